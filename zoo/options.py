@@ -1,0 +1,89 @@
+"""Checks what a user sets against the types that are written in the code, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import operator
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from zoo.errors import UserError, unknown
+from zoo.registry import REQUIRED, Entry
+
+NAMED_TYPES = {
+    "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
+    "None": None, "Any": Any,
+}  # fmt: skip
+
+
+def check_options(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
+    """All options of an entry: the given ones, converted to their types, over the defaults.
+
+    Raises:
+        UserError: an unknown option, a missing one, or a value of the wrong type.
+    """
+    fields: dict[str, Any] = {
+        option.name: (parse_annotation(option.type), ... if option.default == REQUIRED else option.default)
+        for option in entry.options
+    }
+    config = ConfigDict(extra="forbid", protected_namespaces=())
+    schema = create_model("Options", __config__=config, **fields)
+    section = "model" if entry.kind == "model" else "data"
+    return validate(schema, given, section, f"option of {entry.name}").model_dump()
+
+
+def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what: str) -> BaseModel:
+    """A pydantic model made from what the user gave, with pydantic's complaints as one line.
+
+    Args:
+        section: the prefix of the key in the message, as in ``recipe``.
+        what: how an unknown key is called, as in ``recipe key``.
+    """
+    try:
+        return schema(**given)
+    except ValidationError as error:
+        # an unknown key is the likelier cause of a missing one
+        first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise unknown(what, name, known_keys(schema)) from None
+        if first["type"] == "missing":
+            raise UserError(f"{section}.{name} must be given: --set {section}.{name}=...") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{section}.{name}={given.get(name)}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def known_keys(schema: type[BaseModel]) -> Iterable[str]:
+    """The keys that a section takes."""
+    return schema.model_fields
+
+
+def parse_annotation(text: str) -> Any:
+    """The type that an annotation names, without evaluating it: it may come from a file that must not be run.
+
+    Knows the types that can be written on a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions.
+    """
+    return _type_of(ast.parse(text, mode="eval").body)
+
+
+def _type_of(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return parse_annotation(text)
+        case ast.Constant(value=value) if value is ...:
+            return ...
+        case ast.Name(id=name) if name in NAMED_TYPES:
+            return NAMED_TYPES[name]
+        case ast.BinOp(op=ast.BitOr()):
+            return functools.reduce(operator.or_, (_type_of(node.left), _type_of(node.right)))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            return Literal[ast.literal_eval(choices)]
+        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in ("list", "tuple", "dict"):
+            arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return NAMED_TYPES[name][tuple(_type_of(argument) for argument in arguments)]
+    return Any

@@ -1,0 +1,221 @@
+"""How to train (``Recipe``) and one whole training (``Run``), typed and validated before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from zoo.errors import UserError, unknown
+from zoo.options import check_options, validate
+from zoo.registry import Registry
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Recipe(Section):
+    """Everything about a training that is neither network nor data."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training data")
+    batch_size: int = Field(128, ge=1, description="images a step on each device")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step of the optimizer")
+    optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = Field("adamw", description="sgd takes momentum and nesterov")
+    lr: float = Field(1e-3, gt=0, description="learning rate, at its highest point")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
+    nesterov: bool = Field(True, description="sgd looks ahead (Nesterov)")
+    beta1: float = Field(0.9, ge=0, lt=1, description="adam, adamw: decay of the mean gradient")
+    beta2: float = Field(0.999, ge=0, lt=1, description="adam, adamw: decay of the mean squared gradient")
+    weight_decay: float = Field(0.0, ge=0, description="decay of weights; norms and biases are left out")
+    decay_norms_and_biases: bool = Field(False, description="apply weight decay to norms and biases too")
+    schedule: Literal["constant", "multistep", "cosine", "one-cycle"] = Field("cosine", description="of the learning rate")
+    milestones: tuple[Fraction, ...] = Field((0.5, 0.75), description="multistep: where it falls, as shares of training")
+    gamma: float = Field(0.1, gt=0, le=1, description="multistep: the factor it falls by")
+    warmup: float = Field(0.0, ge=0, description="epochs of linear rise from zero; one-cycle has its own (30%)")
+    scale_lr_to: int | None = Field(None, ge=1, description="the global batch that lr is for; lr is scaled linearly from it")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
+    average: Literal["none", "ema"] = Field("none", description="evaluate and keep an average of the weights")
+    average_decay: float = Field(0.998, ge=0, lt=1, description="ema: weight of the past at each step")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
+    precision: Literal["32", "bf16", "16", "64"] = Field("32", description="bf16 and 16 are mixed precision")
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    seed: int = Field(0, ge=0, description="of initialisation, splits, order and augmentation")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="save inside an epoch when so many minutes have passed")
+
+
+class TrainerSettings(Section):
+    """Where and how far a run goes; handed to Lightning's Trainer."""
+
+    devices: Annotated[int | list[int] | str, Field(union_mode="left_to_right")] = Field(1, description="how many devices, a list of indices, or auto")
+    nodes: int = Field(1, ge=1, description="machines")
+    strategy: str = Field("auto", description="Lightning's name: auto, ddp, fsdp, ...")
+    accelerator: str = Field("auto", description="Lightning's name: auto, cpu, gpu, mps, ...")
+    sync_batchnorm: bool = Field(False, description="batch norm over the batches of all devices")
+    deterministic: bool = Field(False, description="only deterministic kernels; needed for exact resume on a GPU")
+    limit_train_batches: int | float = Field(1.0, gt=0, description="batches an epoch (int) or their share (float)")
+    limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches, likewise")
+    limit_test_batches: int | float = Field(1.0, gt=0, description="test batches, likewise")
+    log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
+
+
+class WandbSettings(Section):
+    """Weights & Biases. Environment variables (WANDB_PROJECT, ...) fill what is not set here."""
+
+    mode: Literal["off", "online", "offline"] = Field("off", description="off does not even import wandb")
+    project: str | None = Field(None, description="default: WANDB_PROJECT or bestiary")
+    entity: str | None = Field(None, description="user or team")
+    group: str | None = Field(None, description="runs shown together")
+    job_type: str | None = Field(None, description="as in train or sweep")
+    tags: tuple[str, ...] = Field((), description="labels to filter by")
+    artifacts: bool = Field(False, description="upload the best and the last checkpoint")
+
+
+class Run(Section):
+    """One whole training: a model and its options, data and its options, a recipe, and where it runs.
+
+    ``model`` and ``data`` hold ``name`` beside the options.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    recipe: Recipe
+    trainer: TrainerSettings
+    wandb: WandbSettings
+
+    def options(self, section: Literal["model", "data"]) -> dict[str, Any]:
+        """The options without the name."""
+        return {key: value for key, value in getattr(self, section).items() if key != "name"}
+
+    def to_yaml(self) -> str:
+        """The text of ``run.yaml``, which ``--config`` takes."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+SECTIONS = tuple(Run.model_fields)
+
+
+def resolve(registry: Registry, name: str | None, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]) -> Run:
+    """One Run from all that was said, the later over the earlier: defaults, the model's recipe, config, settings in order.
+
+    Args:
+        name: the model; may be left out when the config names one.
+        config: the content of a configuration file, or nothing.
+        settings: trees of section -> key -> value.
+
+    Raises:
+        UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
+    """
+    for key in config:
+        if key not in SECTIONS:
+            raise unknown("section", key, SECTIONS)
+    named = (config.get("model") or {}).get("name")
+    if name and named and name != named:
+        raise UserError(f"the configuration is for {named!r}, not {name!r}: leave one of the two out")
+    if not (name or named):
+        raise UserError("which model? `zoo list` shows them all")
+    entry = registry.model(name or named)
+    layers = [config, *settings]
+    data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
+    if not data_name:
+        raise UserError(f"{entry.name} has no default data: --data takes {', '.join(registry.data_for(entry.task))}")
+    data_entry = registry.data_set(data_name)
+    if data_entry.task != entry.task:
+        raise UserError(
+            f"{entry.name} is for {entry.task} and cannot take {data_name}, which is for {data_entry.task}: "
+            f"data that fits: {', '.join(registry.data_for(entry.task))}"
+        )
+    if (config.get("data") or {}).get("name", data_name) != data_name:
+        config = {**config, "data": {}}  # its options belong to another data set
+    merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    merged["recipe"].update(entry.recipe)
+    merged["data"].update(entry.data_options if data_name == entry.data else {})
+    for layer in (config, *settings):
+        for section, values in layer.items():
+            if not isinstance(values or {}, dict):
+                raise UserError(f"{section} must hold keys and values, not {values!r}")
+            merged[section].update(values or {})
+    merged["model"].pop("name", None)
+    merged["data"].pop("name", None)
+    recipe = validate(Recipe, merged["recipe"], "recipe", "recipe key")
+    return Run(
+        model={"name": entry.name, **check_options(entry, merged["model"])},
+        data={"name": data_name, **check_options(data_entry, merged["data"])},
+        recipe=recipe,
+        trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
+        wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
+    )
+
+
+def resolve_test(
+    registry: Registry, run: Run, data_name: str | None, settings: list[dict[str, dict[str, Any]]]
+) -> tuple[dict[str, Any], TrainerSettings]:
+    """The data section and the trainer settings for testing a finished run, on its own data or other.
+
+    Raises:
+        UserError: as ``resolve`` does.
+    """
+    trainer: dict[str, Any] = {}
+    options = run.options("data") if data_name in (None, run.data["name"]) else {}
+    for layer in settings:
+        options = {**options, **(layer.get("data") or {})}
+        trainer.update(layer.get("trainer") or {})
+    entry = registry.data_set(data_name or run.data["name"])
+    task = registry.model(run.model["name"]).task
+    if entry.task != task:
+        raise UserError(f"{entry.name} is for {entry.task}, the model for {task}: {', '.join(registry.data_for(task))} fit")
+    section = {"name": entry.name, **check_options(entry, options)}
+    return section, validate(TrainerSettings, trainer, "trainer", "trainer key")
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The content of a YAML file with the sections of a Run.
+
+    Raises:
+        UserError: the file is missing or is not such a file.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree or {}, dict):
+        raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
+    return tree or {}
+
+
+def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:
+    """``recipe.lr=0.1`` as a tree. The value is read as YAML, so ``[512,256]``, ``true`` and ``null`` are what they say.
+
+    Raises:
+        UserError: not of that form, or an unknown section.
+    """
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    if section not in sections:
+        raise unknown("section", section, sections)
+    try:
+        return {section: {name: yaml.safe_load(value)}}
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: {value!r} is not a value that YAML can read") from None
+
+
+def differences(old: Run, new: Run) -> list[str]:
+    """The settings in which two Runs differ, each as ``section.key=new value (was old value)``."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return [
+        f"{section}.{key}={after[section].get(key)} (was {before[section].get(key)})"
+        for section in SECTIONS
+        for key in {**before[section], **after[section]}
+        if before[section].get(key) != after[section].get(key)
+    ]

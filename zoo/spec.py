@@ -1,0 +1,63 @@
+"""What a model must know of its data: a frozen description that the data publishes and the model is built from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Images of one size, each of one class.
+
+    Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
+        object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} values each, one a channel")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        return self.channels, self.height, self.width
+
+    def require_size(self, model: str, smallest: int) -> None:
+        """Refuse images that a network would shrink to nothing.
+
+        Raises:
+            UserError: a side is shorter than ``smallest`` pixels.
+        """
+        if min(self.height, self.width) < smallest:
+            raise UserError(
+                f"{model} needs images of at least {smallest}x{smallest} pixels, these have {self.height}x{self.width}: "
+                f"scale them with --set data.size={smallest}"
+            )
+
+
+KINDS = {"image": ImageSpec}
+
+
+def spec_to_primitives(spec: ImageSpec) -> dict[str, Any]:
+    """The spec as plain data, as checkpoints keep it."""
+    kind = next(kind for kind, cls in KINDS.items() if type(spec) is cls)
+    fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
+    return {"kind": kind, **fields}
+
+
+def spec_from_primitives(fields: dict[str, Any]) -> ImageSpec:
+    """The inverse of ``spec_to_primitives``."""
+    fields = dict(fields)
+    return KINDS[fields.pop("kind")](**fields)
