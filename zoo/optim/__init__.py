@@ -1,0 +1,1 @@
+"""From a recipe to torch objects: optimizers and schedules."""

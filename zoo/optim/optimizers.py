@@ -1,0 +1,44 @@
+"""The optimizer a recipe asks for: torch's own, with weight decay where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from zoo.recipe import Recipe
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """An optimizer over two groups: what decays, and norms and biases, which do not unless the recipe says so.
+
+    ``sgd``, ``rmsprop`` and ``adam`` add the decay to the gradient (L2); ``adamw`` decays the weights themselves
+    (Loshchilov and Hutter 2017). Fused kernels are used where torch has them: one call for all parameters.
+    """
+    groups = decay_groups(parameters, recipe)
+    match recipe.optimizer:
+        case "sgd":
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            return torch.optim.SGD(groups, lr, recipe.momentum, nesterov=nesterov, fused=True)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr, momentum=recipe.momentum)
+        case "adam":
+            return torch.optim.Adam(groups, lr, (recipe.beta1, recipe.beta2), fused=True)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr, (recipe.beta1, recipe.beta2), fused=True)
+    raise ValueError(recipe.optimizer)
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict]:
+    """Parameter groups with their ``weight_decay``. Norms and biases are what has fewer than two dimensions."""
+    decayed, spared = [], []
+    for parameter in parameters:
+        (decayed if parameter.ndim > 1 or recipe.decay_norms_and_biases else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def scaled_lr(recipe: Recipe, global_batch: int) -> float:
+    """The recipe's learning rate, scaled linearly with the global batch if it asks for that (Goyal et al. 2017)."""
+    return recipe.lr * global_batch / recipe.scale_lr_to if recipe.scale_lr_to else recipe.lr

@@ -1,0 +1,1 @@
+"""LightningModules that own a loop, one for each kind of work."""

@@ -1,0 +1,111 @@
+"""The classification task: cross-entropy on images of one class each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from zoo.recipe import Recipe
+from zoo.spec import ImageSpec
+from zoo.tasks.task import Task
+
+IGNORE = -100  # the label of a sample that fills up a batch and must not count
+CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
+
+
+class Classifier(Task):
+    """Images in, one score for each class out. A model writes ``__init__``, ``forward`` and ``stages``.
+
+    A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255; ``labels``, int64 [N]; and, when images were mixed,
+    ``targets``, [N, classes]. Images are normalised here, with the statistics of the spec, so that a trained network
+    carries its own preprocessing with it.
+    """
+
+    task = "classification"
+    monitor = "accuracy"
+    directions = {"accuracy": "max", "accuracy_top5": "max", "loss": "min"}
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
+        super().__init__(spec, recipe)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+        # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
+        self.register_buffer("input_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("input_shift", -mean / std, persistent=False)
+        self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the layout that the network likes."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        if images.is_floating_point():
+            return (images * self.input_scale + self.input_shift).contiguous(
+                memory_format=torch.channels_last if self.channels_last else torch.contiguous_format
+            )
+        return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(self.normalise(batch["images"]))
+        labels = batch["labels"]
+        # for mixed images the loss takes the soft targets, and accuracy the unmixed label
+        loss = F.cross_entropy(logits, batch.get("targets", labels), label_smoothing=self.recipe.label_smoothing)
+        n = len(labels)
+        self.running.add(n, loss=loss.detach() * n, accuracy=(logits.detach().argmax(1) == labels).sum())
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The probability of each class, [N, classes]."""
+        return self(self.normalise(batch["images"])).float().softmax(1)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 256, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
+        return {"images": images, "labels": torch.randint(0, len(self.spec.classes), (n,), generator=generator)}
+
+    def setup(self, stage: str) -> None:
+        if self.device.type != "mps":  # which has no float64
+            for metrics in self.metrics.values():
+                metrics["loss"].set_dtype(torch.float64)
+
+    def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        logits, labels = self(self.normalise(batch["images"])).float(), batch["labels"]
+        for name, metric in self.metrics[stage].items():
+            if name == "loss":
+                losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
+                metric.update(losses, weight=(labels != IGNORE).to(losses))
+            else:
+                metric.update(logits, labels)
+
+    def _log_metrics(self, stage: str) -> None:
+        # each metric reduces its own sums and counts over the processes
+        values = {f"{stage}/{name}": float(metric.compute()) for name, metric in self.metrics[stage].items()}
+        # callbacks read them from Lightning; loggers get them from us, under the right step
+        self.log_dict(values, logger=False)
+        self.send(values)
+        for metric in self.metrics[stage].values():
+            metric.reset()
+
+
+def _metrics(classes: int) -> nn.ModuleDict:
+    metrics: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE, validate_args=False),
+        "loss": MeanMetric(nan_strategy="disable"),
+    }
+    if classes >= CLASSES_FOR_TOP5:
+        metrics["accuracy_top5"] = MulticlassAccuracy(
+            classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False
+        )
+    return nn.ModuleDict(metrics)

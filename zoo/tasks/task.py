@@ -1,0 +1,134 @@
+"""The base of all models: what a training step needs around the network, done once.
+
+The hot loop stays bare: sums stay on the device and cross to the host only when a record is due.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.optim.optimizers import build_optimizer, scaled_lr
+from zoo.optim.schedules import lr_factor
+from zoo.randomness import derive_seed
+from zoo.recipe import Recipe
+from zoo.spec import ImageSpec
+
+
+class RunningMeans:
+    """Means over samples that are summed on the device and read when a record is due."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, count: int, **sums: Tensor) -> None:
+        """Take in sums over ``count`` samples, each a 0-d tensor without gradient."""
+        for name, value in sums.items():
+            known = self.sums.get(name)
+            self.sums[name] = value if known is None else known + value
+        self.count += count
+
+    def take(self, task: L.LightningModule) -> tuple[dict[str, float], int]:
+        """The means over all processes and the number of samples since the last call."""
+        total = torch.stack([*self.sums.values(), torch.tensor(float(self.count), device=task.device)])
+        total = task.trainer.strategy.reduce(total, reduce_op="sum")
+        *sums, count = total.tolist()
+        names = list(self.sums)
+        self.sums, self.count = {}, 0
+        return {name: value / count for name, value in zip(names, sums, strict=True)}, int(count)
+
+
+class Task(L.LightningModule):
+    """A network with its loss, metrics, optimizer and schedule.
+
+    A model of the zoo derives from the Task of its kind of work and writes ``__init__``, ``forward`` and ``stages``.
+
+    Args:
+        spec: what the data is.
+        recipe: how it is trained.
+    """
+
+    task: ClassVar[str]
+    monitor: ClassVar[str]  # the validation metric that says which checkpoint is best, as in "accuracy"
+    directions: ClassVar[dict[str, str]]  # metric -> "max" or "min"
+    channels_last: ClassVar[bool] = False  # convolutions run faster so
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
+        super().__init__()
+        self.spec = spec
+        self.recipe = recipe
+        self.running = RunningMeans()
+        self._recorded_at = 0.0
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The modules that hold the parameters, from input to output, the head last.
+
+        Freezing and layer-wise learning rates are defined on them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its stages are")
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        """A random batch of ``n`` samples made from the spec alone, for checks, profiling and export."""
+        raise NotImplementedError(f"{type(self).__name__} does not make examples")
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the network says of each sample of a batch, [n, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
+
+    # ------------------------------------------------------------------ optimizer
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trainer = self.trainer
+        global_batch = self.recipe.batch_size * self.recipe.accumulate * trainer.world_size
+        optimizer = build_optimizer(self.parameters(), self.recipe, scaled_lr(self.recipe, global_batch))
+        factor = lr_factor(self.recipe, int(trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        self._recorded_at = time.monotonic()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # dropout and its like draw from the global generator: give it this position's seed, so that history does not matter
+        trainer = self.trainer
+        seed = derive_seed(self.recipe.seed, "step", trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer = self.trainer
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+            self._record()
+
+    def _record(self) -> None:
+        """Send what was summed since the last record to the loggers."""
+        means, samples = self.running.take(self)
+        now = time.monotonic()
+        values = {f"train/{name}": value for name, value in means.items()}
+        values["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
+        self._recorded_at = now
+        if not math.isfinite(values["train/loss"]):
+            raise UserError(
+                f"the loss is {values['train/loss']} at step {self.trainer.global_step}: "
+                f"lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.clip=1"
+            )
+        self.send(values)
+
+    def send(self, values: dict[str, float]) -> None:
+        """Hand values to the loggers under the number of optimizer steps so far; all processes must call it alike."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=self.trainer.global_step)
+
+    def on_validation_end(self) -> None:
+        self._recorded_at = time.monotonic()  # validation is not part of the training rate
