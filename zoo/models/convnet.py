@@ -1,0 +1,67 @@
+"""A plain small convolutional network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+
+@register_model(
+    "convnet",
+    task="classification",
+    tags=["cnn"],
+    data="digits",
+    tiny={"channels": [4, 8], "hidden": 16},
+    recipe={
+        "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "one-cycle",
+    },
+)  # fmt: skip
+class ConvNet(Classifier):
+    """Small convolutional network: 3x3 convolution, ReLU and 2x2 max-pooling, again and again, then one hidden layer.
+
+    Args:
+        channels: of each convolution; each is followed by a pooling that halves the image.
+        hidden: width of the fully connected layer.
+        dropout: share of its units that are silenced in training.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        channels: list[int] = [32, 64, 128],  # noqa: B006
+        hidden: int = 128,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec, recipe)
+        if not channels or min(*channels, hidden) < 1:
+            raise UserError(f"model.channels={channels}, model.hidden={hidden}: all must be at least 1, as in [32,64,128]")
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.dropout={dropout}: must be at least 0 and less than 1")
+        spec.require_size("convnet", 2 ** len(channels))
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+            for before, after in zip([spec.channels, *channels], channels, strict=False)
+        )
+        height, width = (side // 2 ** len(channels) for side in (spec.height, spec.width))
+        self.hidden = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        )
+        self.head = nn.Linear(hidden, len(spec.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images
+        for convolution in self.convolutions:
+            features = convolution(features)
+        return self.head(self.hidden(features))
+
+    def stages(self) -> dict[str, nn.Module]:
+        convolutions = {f"conv{i}": layer for i, layer in enumerate(self.convolutions, 1)}
+        return {**convolutions, "hidden": self.hidden, "head": self.head}

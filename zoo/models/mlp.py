@@ -1,0 +1,53 @@
+"""The multilayer perceptron."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+
+@register_model(
+    "mlp",
+    task="classification",
+    tags=["fully-connected"],
+    data="digits",
+    tiny={"hidden": [16]},
+    recipe={
+        "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle",
+    },
+)  # fmt: skip
+class MLP(Classifier):
+    """Multilayer perceptron: fully connected hidden layers with ReLU between them.
+
+    Args:
+        hidden: width of each hidden layer, from input to output.
+        dropout: share of hidden units that are silenced in training.
+    """
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe, hidden: list[int] = [512, 256], dropout: float = 0.0) -> None:  # noqa: B006
+        super().__init__(spec, recipe)
+        if not hidden or min(hidden) < 1:
+            raise UserError(f"model.hidden={hidden}: give the width of at least one layer, as in [512,256]")
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.dropout={dropout}: must be at least 0 and less than 1")
+        channels, height, width = spec.shape
+        widths = [channels * height * width, *hidden]
+        self.hidden = nn.ModuleList(
+            nn.Sequential(nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout))
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.head = nn.Linear(widths[-1], len(spec.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images.flatten(1)
+        for layer in self.hidden:
+            features = layer(features)
+        return self.head(features)
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {**{f"hidden{i}": layer for i, layer in enumerate(self.hidden, 1)}, "head": self.head}

@@ -1,0 +1,146 @@
+"""The ImageNet-size networks: torchvision's own, so that its published weights load with ``strict=True``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+from torchvision.models.vgg import VGG as TorchvisionVGG
+from torchvision.models.vgg import cfgs as vgg_layers
+from torchvision.models.vgg import make_layers
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+# depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
+RESNETS = {
+    10: (BasicBlock, [1, 1, 1, 1]),
+    14: (Bottleneck, [1, 1, 1, 1]),
+    18: (BasicBlock, [2, 2, 2, 2]),
+    34: (BasicBlock, [3, 4, 6, 3]),
+    50: (Bottleneck, [3, 4, 6, 3]),
+    101: (Bottleneck, [3, 4, 23, 3]),
+    152: (Bottleneck, [3, 8, 36, 3]),
+}
+VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the columns of the paper's table 1
+RESIDUAL = ["cnn", "residual", "imagenet"]
+IMAGENET = ["cnn", "imagenet"]
+DIGITS = {"size": 32}
+# torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
+RESNET_RECIPE = {
+    "epochs": 90,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "scale_lr_to": 256,
+    "weight_decay": 1e-4,
+    "schedule": "cosine",
+    "warmup": 5,
+}
+VGG_RECIPE = {
+    "epochs": 90,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "scale_lr_to": 256,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "warmup": 5,
+    "clip": 1.0,
+}
+
+
+class ImageNetClassifier(Classifier):
+    """A network that expects colour: grey images are given three equal channels."""
+
+    channels_last = True
+    network: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+
+
+@register_model("resnet152", task="classification", depth=152, tags=RESIDUAL, data="digits", data_options=DIGITS,
+                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet101", task="classification", depth=101, tags=RESIDUAL, data="digits", data_options=DIGITS,
+                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet50", task="classification", depth=50, tags=RESIDUAL, data="digits", data_options=DIGITS,
+                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet34", task="classification", depth=34, tags=RESIDUAL, data="digits", data_options=DIGITS,
+                tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet18", task="classification", depth=18, tags=RESIDUAL, data="digits", data_options=DIGITS,
+                tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+class ImageNetResNet(ImageNetClassifier):
+    """torchvision's residual network for images of ImageNet's size.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152; 10 and 14 are small ones with one block a stage.
+    """
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 18) -> None:
+        super().__init__(spec, recipe)
+        if depth not in RESNETS:
+            raise UserError(f"model.depth={depth}: known are {', '.join(map(str, RESNETS))}")
+        spec.require_size(f"resnet{depth}", 32)
+        self.network = TorchvisionResNet(*RESNETS[depth], num_classes=len(spec.classes))
+
+    def stages(self) -> dict[str, nn.Module]:
+        network = self.network
+        stem = nn.ModuleList([network.conv1, network.bn1])
+        layers = {name: getattr(network, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+        return {"stem": stem, **layers, "head": network.fc}
+
+
+@register_model("vgg19-bn-imagenet", task="classification", depth=19, batch_norm=True, tags=IMAGENET, data="digits",
+                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16-bn-imagenet", task="classification", depth=16, batch_norm=True, tags=IMAGENET, data="digits",
+                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13-bn-imagenet", task="classification", depth=13, batch_norm=True, tags=IMAGENET, data="digits",
+                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11-bn-imagenet", task="classification", depth=11, batch_norm=True, tags=IMAGENET, data="digits",
+                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19-imagenet", task="classification", depth=19, tags=IMAGENET, data="digits", data_options=DIGITS,
+                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16-imagenet", task="classification", depth=16, tags=IMAGENET, data="digits", data_options=DIGITS,
+                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13-imagenet", task="classification", depth=13, tags=IMAGENET, data="digits", data_options=DIGITS,
+                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11-imagenet", task="classification", depth=11, tags=IMAGENET, data="digits", data_options=DIGITS,
+                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+class ImageNetVGG(ImageNetClassifier):
+    """torchvision's VGG for images of ImageNet's size, with its three fully connected layers.
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        batch_norm: after each convolution.
+        hidden: width of the two hidden fully connected layers; published weights have 4096.
+    """
+
+    def __init__(
+        self, spec: ImageSpec, recipe: Recipe, depth: int = 16, batch_norm: bool = False, hidden: int = 4096
+    ) -> None:
+        super().__init__(spec, recipe)
+        if depth not in VGGS:
+            raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, VGGS))} layers")
+        if hidden < 1:
+            raise UserError(f"model.hidden={hidden}: must be at least 1")
+        spec.require_size(f"vgg{depth}-imagenet", 32)
+        features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
+        self.network = TorchvisionVGG(features, num_classes=len(spec.classes))
+        if hidden != 4096:
+            classifier = self.network.classifier
+            classifier[0] = nn.Linear(classifier[0].in_features, hidden)
+            classifier[3] = nn.Linear(hidden, hidden)
+            classifier[6] = nn.Linear(hidden, len(spec.classes))
+
+    def stages(self) -> dict[str, nn.Module]:
+        blocks: list[nn.ModuleList] = [nn.ModuleList()]
+        for layer in self.network.features:
+            blocks[-1].append(layer)
+            if isinstance(layer, nn.MaxPool2d):
+                blocks.append(nn.ModuleList())
+        stages = {f"block{i}": block for i, block in enumerate(blocks, 1) if len(block)}
+        return {**stages, "hidden": self.network.classifier[:-1], "head": self.network.classifier[-1]}

@@ -1,0 +1,77 @@
+"""VGG with batch norm for small images (Simonyan and Zisserman 2014, table 1): one linear layer after the convolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+# depth -> convolutions in each of the five blocks; the depth counts three fully connected layers, here there is one
+CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+DIGITS = {"size": 32}
+TINY = {"width": 4}
+RECIPE = {
+    "epochs": 40,
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "weight_decay": 5e-4,
+    "schedule": "one-cycle",
+    "label_smoothing": 0.1,
+}
+
+
+@register_model("vgg19", task="classification", depth=19, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
+                recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16", task="classification", depth=16, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
+                recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13", task="classification", depth=13, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
+                recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11", task="classification", depth=11, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
+                recipe=RECIPE, paper="1409.1556")  # fmt: skip
+class VGG(Classifier):
+    """VGG for small images: five blocks of 3x3 convolutions with batch norm, each halved by pooling, and a linear head.
+
+    Args:
+        depth: 11, 13, 16 or 19, as the paper counts.
+        width: channels of the first block; the others have 2, 4, 8 and 8 times as many.
+    """
+
+    channels_last = True
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 16, width: int = 64) -> None:
+        super().__init__(spec, recipe)
+        if depth not in CONVOLUTIONS:
+            raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, CONVOLUTIONS))} layers")
+        if width < 1:
+            raise UserError(f"model.width={width}: must be at least 1")
+        spec.require_size(f"vgg{depth}", 32)
+        self.blocks = nn.ModuleList()
+        channels = spec.channels
+        for count, factor in zip(CONVOLUTIONS[depth], (1, 2, 4, 8, 8), strict=True):
+            layers: list[nn.Module] = []
+            for _ in range(count):
+                # the bias is superfluous before batch norm, but the published counts have it
+                layers += [nn.Conv2d(channels, factor * width, 3, padding=1)]
+                layers += [nn.BatchNorm2d(factor * width), nn.ReLU(inplace=True)]
+                channels = factor * width
+            self.blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, len(spec.classes))
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images
+        for block in self.blocks:
+            features = block(features)
+        return self.head(self.pool(features).flatten(1))
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {**{f"block{i}": block for i, block in enumerate(self.blocks, 1)}, "head": self.head}
