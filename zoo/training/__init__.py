@@ -1,0 +1,1 @@
+"""Whole trainings: building, fitting, testing, predicting, and what they leave on disk."""

@@ -1,0 +1,242 @@
+"""Building, fitting, testing and predicting: what the command calls and any Python program may call.
+
+Everything that can be checked is checked before the first step; from then on nothing loses the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+
+from callbacks.progress import TrainingProgress
+from zoo.errors import UserError
+from zoo.randomness import derive_seed
+from zoo.recipe import Run, TrainerSettings
+from zoo.registry import Registry
+from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
+from zoo.tasks.task import Task
+from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
+from zoo.training.metrics_log import MetricsLog
+from zoo.training.run_folder import HANDED_ON, RunFolder
+
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+
+
+@dataclass
+class Outcome:
+    """What a training left: its folder and the test figures of its best checkpoint."""
+
+    folder: RunFolder
+    is_rank_zero: bool
+    best: float | None
+    test: dict[str, float] = field(default_factory=dict)
+
+
+def build_data(registry: Registry, run: Run) -> Any:
+    """The data of a Run, brought to this machine, read and split; its spec is complete.
+
+    Raises:
+        UserError: what the data set says is wrong with its files or options.
+    """
+    entry = registry.data_set(run.data["name"])
+    data = entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_task(registry: Registry, run: Run, spec: ImageSpec) -> Task:
+    """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
+
+    Raises:
+        UserError: an option has a value that the network cannot take, or the data does not fit.
+    """
+    torch.manual_seed(derive_seed(run.recipe.seed, "init"))
+    task = registry.model(run.model["name"]).load()(spec, run.recipe, **run.options("model"))
+    if task.channels_last:
+        task.to(memory_format=torch.channels_last)
+    return task
+
+
+def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tuple[Task, Run]:
+    """The model that a checkpoint describes, with its weights, ready to evaluate.
+
+    Raises:
+        UserError: the model is not in the zoo (a plugin is missing), or the weights do not fit it.
+    """
+    try:
+        run = Run(**checkpoint[KEY]["run"])
+        spec = spec_from_primitives(checkpoint[KEY]["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:150]}") from None
+    task = build_task(registry, run, spec)
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()).partition(": ")[2][:150]
+        raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
+    return task.eval(), run
+
+
+def train(registry: Registry, run: Run, name: str | None = None, resume: RunFolder | None = None) -> Outcome:
+    """Train, keep the best and the last checkpoint, and test the best.
+
+    Args:
+        registry: where names are looked up.
+        run: what to train, resolved.
+        name: of the folder under ``runs/``; the default is made of model and data.
+        resume: go on with this run, whose own Run ``run`` must be; the result is that of a run that was never stopped.
+
+    Raises:
+        UserError: something the user can put right, before the first step or when the disk fills up.
+        Interrupted: asked to stop; ``last.ckpt`` is where it goes on.
+    """
+    _quiet()
+    folder = resume or RunFolder.plan(name, run)
+    checkpoint = folder.last if resume and folder.last.exists() else None
+    start = read_checkpoint(checkpoint)["global_step"] if checkpoint else 0
+    data = build_data(registry, run)
+    task = build_task(registry, run, data.spec)
+    if run.recipe.compile:
+        task.compile()
+    log = MetricsLog(folder.metrics_file)
+    stop = StopRequest()
+    about = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(data.spec)}
+    monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
+    saving = Checkpoints(folder, lambda: about, monitor, direction, run.recipe.checkpoint_minutes, stop)
+    shown = ("train/loss", "train/accuracy", "val/loss", monitor)
+    callbacks = [*_recipe_callbacks(run, monitor, direction), TrainingProgress(log.latest, shown), saving]
+    trainer = build_trainer(run.trainer, run, logger=[log], callbacks=callbacks)
+    if not resume and trainer.is_global_zero:
+        folder.create(run)
+    log.rewind(start)
+    with stop.listening(), _handed_on(folder), _how_to_go_on(folder):
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.test(task, datamodule=data, ckpt_path=folder.best, weights_only=True, verbose=False)
+    return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))
+
+
+def test(
+    registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings
+) -> tuple[dict[str, float], bool]:
+    """The metrics of a checkpoint on test images, the same on any number of processes, and whether this one is rank zero.
+
+    Args:
+        checkpoint_file: what to test.
+        data: the data section of a Run: ``name`` and options.
+        settings: devices and so on.
+
+    Raises:
+        UserError: other classes than those the model was trained on, or no such files.
+    """
+    _quiet()
+    checkpoint = read_checkpoint(checkpoint_file)
+    task, run = load_task(registry, checkpoint, checkpoint_file)
+    run = run.model_copy(update={"data": data})
+    module = build_data(registry, run)
+    if module.spec.classes != task.spec.classes:
+        raise UserError(
+            f"{run.data['name']} has the classes {_some(module.spec.classes)}, "
+            f"the model knows {_some(task.spec.classes)}: test it on data with its own classes"
+        )
+    if module.spec.shape != task.spec.shape:
+        raise UserError(f"{run.data['name']} has images of {module.spec.shape}, the model takes {task.spec.shape}")
+    trainer = build_trainer(settings, run, logger=False, callbacks=[])
+    trainer.test(task, datamodule=module, verbose=False)
+    return _test_metrics(trainer), trainer.is_global_zero
+
+
+def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's Trainer for a Run, with everything off that would touch the hot loop.
+
+    Raises:
+        UserError: what Lightning says against the devices, the strategy or the precision, in one line.
+    """
+    recipe = run.recipe
+    try:
+        return L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            sync_batchnorm=settings.sync_batchnorm,
+            deterministic=settings.deterministic,
+            limit_train_batches=settings.limit_train_batches,
+            limit_val_batches=settings.limit_val_batches,
+            limit_test_batches=settings.limit_test_batches,
+            log_every_n_steps=settings.log_every_n_steps,
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip,
+            precision=PRECISION[recipe.precision],
+            logger=logger,
+            callbacks=callbacks,
+            plugins=[PlainCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"Lightning cannot run so: {' '.join(str(error).split())}") from error
+
+
+def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
+    callbacks: list[L.Callback] = []
+    if run.recipe.patience:
+        callbacks.append(EarlyStopping(monitor, mode=direction, patience=run.recipe.patience))
+    if run.recipe.average == "ema":
+        callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay))
+    return callbacks
+
+
+@contextmanager
+def _handed_on(folder: RunFolder) -> Iterator[None]:
+    """Tell the processes that a launcher starts from here which folder it is."""
+    os.environ[HANDED_ON] = str(folder.path)
+    try:
+        yield
+    finally:
+        os.environ.pop(HANDED_ON, None)
+
+
+@contextmanager
+def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Say with every fault how the run can be continued."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(folder.name) from None
+    except UserError as error:
+        raise UserError(f"{error}. To go on: zoo train --resume {folder.name}") from error
+    except Exception as error:
+        error.add_note(f"the run is kept; to go on: zoo train --resume {folder.name}")
+        raise
+
+
+def _quiet() -> None:
+    """Lightning's tips and notices say nothing that a user of the zoo could act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+
+
+def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,62 @@
+"""``metrics.jsonl``: the local record of a run, one JSON object a line, whatever the tracker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from zoo.fetch import replace_file
+
+
+class MetricsLog(Logger):
+    """Appends each record with its ``step`` (of the optimizer), ``epoch`` and ``time`` (seconds since 1970).
+
+    Attributes:
+        latest: the newest value of every metric, for whoever shows them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.latest: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The resolved Run is in ``run.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.latest.update(metrics)
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        record = {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop what lies after ``step``, and the test at the end: a resumed run goes through it again. A half written last line is dropped too."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step and not any("test/" in key for key in line)]
+        replace_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, without a last line that was cut off."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
