@@ -1,0 +1,485 @@
+"""The ``zoo`` command: each function parses, calls one thing and prints.
+
+Only Typer is imported here; torch comes in when something is built, so that names are answered at once.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from zoo.errors import UserError
+from zoo.registry import REQUIRED, Entry, Registry, scan
+
+if TYPE_CHECKING:
+    from zoo.recipe import Run
+
+# the base of Typer's own usage errors; Typer has carried its parser inside since 0.20 and took it from click before
+UsageError = typer.BadParameter.__mro__[1]
+
+
+class TextParameters:
+    """Parameters that are text and flags, as all are here.
+
+    Typer sends every parameter through pydantic, whose import takes longer than all the rest of answering a name. Text needs no
+    conversion; numbers are checked with the recipe, where their bounds are known.
+    """
+
+    def get_params(self, context: Any) -> list[Any]:
+        parameters = super().get_params(context)
+        for parameter in parameters:
+            if "process_value" not in vars(parameter):
+                parameter.process_value = partial(_process_text, parameter, parameter.process_value)
+        return parameters
+
+
+def _process_text(parameter: Any, convert: Callable, context: Any, value: Any) -> Any:
+    several = parameter.multiple or parameter.nargs == -1
+    if parameter.required and (value is None or (several and not value)):
+        return convert(context, value)  # which complains
+    value = () if value is None and several else value
+    return parameter.callback(context, parameter, value) if parameter.callback else value
+
+
+class TextCommand(TextParameters, TyperCommand):
+    """A command of text and flags."""
+
+
+class OneLineErrors(TextParameters, TyperGroup):
+    """A group whose errors are one line on standard error: 2 for the user's mistakes, 130 when interrupted."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
+        except UserError as error:
+            _fail(str(error))
+        except UsageError as error:
+            _fail(f"{error.format_message()} (see: {_command_path(error)} --help)")
+        except (KeyboardInterrupt, typer.Abort):
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            import errno
+
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _fail(f"{error.filename or 'output'}: {error.strerror.lower()}")
+
+
+def _fail(text: str) -> None:
+    print("error:", " ".join(text.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _command_path(error: Any) -> str:
+    return error.ctx.command_path if getattr(error, "ctx", None) else "zoo"
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A zoo of classic networks: list them, train them on your data, and see what they learned.\n\n"
+    "[bold]zoo list[/bold] shows what there is; [bold]zoo train resnet20[/bold] trains one, without any network access.",
+)
+data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch and look at them.")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or the path of a run's folder.")]
+Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    plugin: Annotated[list[str], typer.Option(metavar="FILE", help="A Python file that registers models or data.")] = [],  # noqa: B006
+) -> None:
+    context.obj = plugin
+
+
+def _registry(context: typer.Context) -> Registry:
+    registry = scan(context.obj or ())
+    for warning in registry.warnings:
+        print("warning:", warning, file=sys.stderr)
+    return registry
+
+
+def _print_json(value: Any) -> None:
+    print(json_module.dumps(value, indent=2))
+
+
+def _print_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Aligned columns; the last is cut to the width of a terminal, and whole in a pipe."""
+    import shutil
+
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
+    for row in (header, *rows):
+        line = "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
+        print(line if len(line) <= width else line[: width - 1] + "…")
+
+
+def _list(entries: dict[str, Entry], pattern: str, task: str, json: bool, next_command: str) -> None:
+    from fnmatch import fnmatch
+
+    def matches(entry: Entry) -> bool:
+        names = (entry.name, *entry.tags)
+        wanted = any(fnmatch(name, pattern) or pattern in name for name in names) if pattern else True
+        return wanted and task in ("", entry.task)
+
+    found = sorted(filter(matches, entries.values()), key=lambda entry: _natural(entry.name))
+    if json:
+        _print_json([entry.to_dict() for entry in found])
+    elif not found:
+        raise UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}")
+    else:
+        rows = [(entry.name, entry.task, entry.summary.partition(":")[0].rstrip("."), entry.origin) for entry in found]
+        foreign = any(not entry.origin.startswith("bestiary ") for entry in found)
+        header = ("name", "task", "what it is", "from")
+        _print_table(rows if foreign else [row[:3] for row in rows], header if foreign else header[:3])
+        print(f"\nnext: {next_command}")
+
+
+def _natural(name: str) -> list[Any]:
+    """resnet20 before resnet110."""
+    import re
+
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
+
+
+@app.command("list", cls=TextCommand)
+def list_models(
+    context: typer.Context,
+    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern as in 'resnet*'.")] = "",
+    task: Annotated[str, typer.Option(help="Only models for this kind of work, as in classification.")] = "",
+    json: Json = False,
+) -> None:
+    """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold]."""
+    _list(_registry(context).models, pattern, task, json, "zoo show NAME    zoo train NAME")
+
+
+@app.command(cls=TextCommand)
+def show(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A model, as in resnet20.")], json: Json = False
+) -> None:
+    """Describe a model: what it is, its options, its recipe, and the data it can take."""
+    registry = _registry(context)
+    entry = registry.model(name)
+    if json:
+        _print_json(entry.to_dict())
+        return
+    _print_entry(entry, "model")
+    print("\nrecipe (--set recipe.KEY=VALUE)")
+    for key, value in entry.recipe.items():
+        print(f"  {key} = {value}")
+    default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
+    print(f"\ndata    {', '.join(registry.data_for(entry.task))}   (default: {default})")
+    print(f"next    zoo train {entry.name}")
+
+
+def _print_entry(entry: Entry, section: str) -> None:
+    print(f"{entry.name}   {entry.summary}")
+    where = f"   https://arxiv.org/abs/{entry.paper}" if entry.paper else ""
+    print(f"{entry.task}, from {entry.origin}   {' '.join(f'#{tag}' for tag in entry.tags)}{where}")
+    if entry.options:
+        print(f"\noptions (--set {section}.KEY=VALUE)")
+    for option in entry.options:
+        default = "must be given" if option.default == REQUIRED else f"= {option.default}"
+        print(f"  {option.name} {default}   ({option.type}) {option.help}")
+
+
+@app.command(cls=TextCommand)
+def train(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20; left out with --resume or --config.")] = "",
+    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")] = None,
+    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices, or 'auto'.")] = None,
+    nodes: Annotated[str | None, typer.Option(metavar="N", help="How many machines.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Lightning's: ddp, fsdp, ...")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")] = None,
+    run_name: Annotated[str | None, typer.Option("--name", help="Name of the run's folder under runs/.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YAML, as a run's run.yaml.")] = None,
+    settings: Set = [],  # noqa: B006
+    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run exactly where it was saved.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a model, keep the best checkpoint, and test it.
+
+    [bold]zoo train resnet20[/bold]                                  on digits, in under a minute\n
+    [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your pictures, one folder a class\n
+    [bold]zoo train mlp --epochs 5 --set model.hidden=[256,128] --set recipe.lr=3e-4[/bold]\n
+    [bold]zoo train --resume resnet20-digits[/bold]                  after an interruption
+    """
+    registry = _registry(context)
+    # names first: they are answered before anything heavier is imported
+    if name:
+        registry.model(name)
+    if data:
+        registry.data_set(data)
+    from zoo.recipe import differences, parse_setting, read_config, resolve
+
+    flags = {
+        "data": {"name": data or None},
+        "recipe": {"epochs": epochs, "precision": precision},
+        "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+        "wandb": {"mode": wandb},
+    }
+    flags = {key: {k: v for k, v in section.items() if v is not None} for key, section in flags.items()}
+    layers = [*map(parse_setting, settings), {key: section for key, section in flags.items() if section}]
+    folder = None
+    if resume is None:
+        run = resolve(registry, name or None, read_config(config) if config else {}, layers)
+    else:
+        from zoo.training.run_folder import RunFolder
+
+        if config or run_name:
+            raise UserError(f"--resume goes on with a run as it is: leave out {'--config' if config else '--name'}")
+        folder = RunFolder.find(resume)
+        former = folder.read_run()
+        run = resolve(registry, name or None, former.model_dump(mode="json"), layers)
+        changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
+        if changed:
+            raise UserError(
+                f"--resume goes on with a run as it is, and here {changed[0]}: "
+                f"for a new run, zoo train --config {folder.run_file} --set {changed[0].partition(' ')[0]} --name NEW"
+            )
+    _train(registry, run, run_name, folder, json)
+
+
+# they say where a run computes and who watches, not what it computes
+CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
+
+
+def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool) -> None:
+    from zoo.training import engine
+    from zoo.training.checkpoints import Interrupted
+
+    try:
+        outcome = engine.train(registry, run, run_name, resume)
+    except Interrupted as stopped:
+        print(f"interrupted; saved. To go on: zoo train --resume {stopped}", file=sys.stderr)
+        sys.exit(130)
+    if not outcome.is_rank_zero:
+        return
+    if json:
+        _print_json({"run": str(outcome.folder.path), **outcome.test})
+        return
+    name = outcome.folder.name
+    print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
+    print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
+    print(f"next: zoo predict {name} IMAGE...    zoo test {name}")
+
+
+def _metrics_line(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+@app.command(cls=TextCommand)
+def test(
+    context: typer.Context,
+    run: RunName,
+    data: Annotated[str, typer.Option(help="Another data set with the same classes.")] = "",
+    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices; the figures do not depend on it.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
+    settings: Set = [],  # noqa: B006
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Test a trained model on its test images: [bold]zoo test resnet20-digits --json[/bold]."""
+    from zoo.recipe import parse_setting, resolve_test
+
+    flags = {"trainer": {k: v for k, v in {"devices": devices, "accelerator": accelerator}.items() if v is not None}}
+    layers = [*(parse_setting(text, ("data", "trainer")) for text in settings), flags]
+    registry = _registry(context)
+    file, former = _checkpoint_file(run, checkpoint)
+    data_section, trainer_settings = resolve_test(registry, former, data or None, layers)
+    from zoo.training import engine
+
+    metrics, is_rank_zero = engine.test(registry, file, data_section, trainer_settings)
+    if not is_rank_zero:
+        return
+    if json:
+        _print_json(metrics)
+    else:
+        print(f"{former.model['name']} on {data_section['name']}: {_metrics_line(metrics)}")
+
+
+def _checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
+    from zoo.errors import unknown
+    from zoo.training.run_folder import RunFolder
+
+    if checkpoint not in ("best", "last"):
+        raise unknown("checkpoint", checkpoint, ("best", "last"))
+    folder = RunFolder.find(run)
+    file = folder.best if checkpoint == "best" else folder.last
+    if not file.exists():
+        raise UserError(f"run {folder.name} has no {file.name} yet: zoo train --resume {folder.name}")
+    return file, folder.read_run()
+
+
+@app.command(cls=TextCommand)
+def predict(
+    context: typer.Context,
+    run: RunName,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
+    top: Annotated[str, typer.Option(metavar="N", help="How many classes to name for each image.")] = "3",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Say what is in pictures: [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]."""
+    if not top.isdecimal() or int(top) < 1:
+        raise UserError(f"--top {top}: must be a number from 1")
+    registry = _registry(context)
+    file, _ = _checkpoint_file(run, checkpoint)
+    from zoo.training.prediction import predict_files
+
+    predictions = predict_files(registry, file, inputs, int(top))
+    if json:
+        _print_json([prediction.to_dict() for prediction in predictions])
+        return
+    rows = [
+        (prediction.file, prediction.name, f"{prediction.probability:.4f}",
+         "  ".join(f"{name} {probability:.4f}" for name, probability in prediction.top[1:]))
+        for prediction in predictions
+    ]  # fmt: skip
+    _print_table(rows, ("file", "class", "probability", "then"))
+
+
+@app.command(cls=TextCommand)
+def check(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model or a data set, yours perhaps.")],
+    json: Json = False,
+) -> None:
+    """Hold a model or a data set against the zoo's contract: [bold]zoo --plugin mine.py check mine[/bold]."""
+    registry = _registry(context)
+    entry = registry.models.get(name) or registry.data.get(name) or registry.model(name)
+    from zoo.check import check_entry
+
+    results = check_entry(registry, entry)
+    if json:
+        _print_json([vars(result) for result in results])
+    else:
+        for result in results:
+            print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(cls=TextCommand)
+def doctor(context: typer.Context, json: Json = False) -> None:
+    """Look at this machine: versions, devices, folders, plugins, and what is wrong with them."""
+    from zoo.doctor import examine
+
+    findings = examine(_registry(context))
+    if json:
+        _print_json([vars(finding) for finding in findings])
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{'    ' if finding.good else 'BAD '} {finding.name.ljust(width)}  {finding.text}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@data_app.command("list", cls=TextCommand)
+def list_data(
+    context: typer.Context,
+    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern.")] = "",
+    task: Annotated[str, typer.Option(help="Only data for this kind of work.")] = "",
+    json: Json = False,
+) -> None:
+    """List the data sets."""
+    _list(_registry(context).data, pattern, task, json, "zoo data show NAME    zoo data preview NAME")
+
+
+def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
+    """The data set with its options checked, not yet fetched."""
+    entry = _registry(context).data_set(name)
+    from zoo.options import check_options
+    from zoo.recipe import Recipe, parse_setting
+
+    given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
+    options = check_options(entry, given)
+    recipe = Recipe()
+    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+
+
+@data_app.command("show", cls=TextCommand)
+def show_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    settings: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Describe a data set and its options; with --set, also count and measure what is there."""
+    registry = _registry(context)
+    entry = registry.data_set(name)
+    embedded = "embedded" in entry.tags
+    facts = _data_facts(context, name, settings) if settings or embedded else {}
+    if json:
+        _print_json({**entry.to_dict(), **facts})
+        return
+    _print_entry(entry, "data")
+    if facts:
+        print()
+    for key, value in facts.items():
+        print(f"{key:<12} {value}")
+    root = " --set data.root=FOLDER" if any(option.default == REQUIRED for option in entry.options) else ""
+    print(f"\nnext    zoo data preview {name}{root}    zoo train NAME --data {name}{root}")
+
+
+def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[str, Any]:
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    data.setup()
+    return data.facts()
+
+
+@data_app.command("fetch", cls=TextCommand)
+def fetch_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in cifar10.")],
+    settings: Set = [],  # noqa: B006
+) -> None:
+    """Download a data set, verified by its hash, so that training needs no network: [bold]zoo data fetch cifar10[/bold]."""
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    print(f"{name} is here. next: zoo data preview {name}")
+
+
+@data_app.command("preview", cls=TextCommand)
+def preview_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    settings: Set = [],  # noqa: B006
+    output: Annotated[str, typer.Option("--output", "-o", help="The PNG to write; default NAME.png.")] = "",
+) -> None:
+    """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold]."""
+    _, data = _open_data(context, name, settings)
+    from zoo.preview import write_preview
+
+    path = write_preview(data, name, Path(output or f"{name}.png"))
+    print(f"{path}: samples in the first row, augmented ({data.augment}) below")
