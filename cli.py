@@ -432,13 +432,12 @@ def show_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
     settings: Set = [],  # noqa: B006
+    measure: Annotated[bool, typer.Option("--measure", help="Also read it: images a split, statistics, faults.")] = False,
     json: Json = False,
 ) -> None:
-    """Describe a data set and its options; with --set, also count and measure what is there."""
-    registry = _registry(context)
-    entry = registry.data_set(name)
-    embedded = "embedded" in entry.tags
-    facts = _data_facts(context, name, settings) if settings or embedded else {}
+    """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
+    entry = _registry(context).data_set(name)
+    facts = _data_facts(context, name, settings) if measure else {}
     if json:
         _print_json({**entry.to_dict(), **facts})
         return

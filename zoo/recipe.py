@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.errors import UserError, unknown
 from zoo.options import check_options, validate
@@ -76,6 +76,11 @@ class WandbSettings(Section):
     job_type: str | None = Field(None, description="as in train or sweep")
     tags: tuple[str, ...] = Field((), description="labels to filter by")
     artifacts: bool = Field(False, description="upload the best and the last checkpoint")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, mode: Any) -> Any:
+        return "off" if mode is False else mode
 
 
 class Run(Section):

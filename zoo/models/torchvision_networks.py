@@ -95,21 +95,21 @@ class ImageNetResNet(ImageNetClassifier):
 
 
 @register_model("vgg19-bn-imagenet", task="classification", depth=19, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg16-bn-imagenet", task="classification", depth=16, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg13-bn-imagenet", task="classification", depth=13, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg11-bn-imagenet", task="classification", depth=11, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg19-imagenet", task="classification", depth=19, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg16-imagenet", task="classification", depth=16, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg13-imagenet", task="classification", depth=13, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg11-imagenet", task="classification", depth=11, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 class ImageNetVGG(ImageNetClassifier):
     """torchvision's VGG for images of ImageNet's size, with its three fully connected layers.
 

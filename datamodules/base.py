@@ -1,0 +1,319 @@
+"""The base of all image data sets: splits, statistics, order, sharding and batches.
+
+Images are held as one uint8 tensor and indexed by batch, so no Python runs for a single image. The order of an epoch and
+the augmentation of a batch follow from (seed, epoch, step, rank) alone: a loader can start anywhere, and a resumed run sees
+what it would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.augment import Augmentation, Batch
+from zoo.errors import UserError
+from zoo.fetch import cache_folder, replace_file
+from zoo.randomness import derive_seed
+from zoo.spec import ImageSpec
+
+IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
+
+
+class Images(Protocol):
+    """Where images lie: in memory, or in files that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+        """uint8 images [n, C, H, W] for each tensor of n indices, in that order."""
+
+    def subset(self, indices: Tensor) -> Images:
+        """The images at these indices."""
+
+
+@dataclass(frozen=True)
+class ImagesInMemory:
+    """Images in one tensor, uint8 [N, C, H, W]."""
+
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+        device = self.pixels.device
+        for indices in orders:
+            yield self.pixels.index_select(0, indices.to(device, non_blocking=True))
+
+    def subset(self, indices: Tensor) -> ImagesInMemory:
+        return ImagesInMemory(self.pixels.index_select(0, indices))
+
+    def on_device(self, device: torch.device) -> ImagesInMemory:
+        """On the device if it is a GPU with room to spare, so that no batch has to travel."""
+        if device.type == "cuda" and self.pixels.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
+            return ImagesInMemory(self.pixels.to(device))
+        return self
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, int64 [N]."""
+
+    images: Images
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> Split:
+        return Split(self.images.subset(indices), self.labels[indices])
+
+
+class Batches:
+    """One split as batches, for one process: what Lightning takes as a dataloader.
+
+    Args:
+        split: what to draw from.
+        batch_size: images a batch.
+        rank, world: this process and how many there are.
+        seed: of the order; None keeps the order of the split, and is for evaluation.
+        position: asked at the start of each epoch for (epoch, first batch), so that a resumed run starts inside an epoch.
+
+    In training every process draws its own part of one permutation; the rest that fills no global batch waits for another epoch.
+    In evaluation batch b goes to process b modulo world whatever the number of processes, so the figures do not depend on it;
+    a process without a last batch repeats one with all labels ``IGNORE``, since sharded networks need all processes in step.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int | None = None,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self.split, self.rank, self.world, self.seed, self.position = split, rank, world, seed, position
+        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(split) // world))
+
+    def __len__(self) -> int:
+        if self.seed is None:
+            return -(-len(self.split) // (self.batch_size * self.world))
+        return len(self.split) // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator: the position is asked for when the first batch is, not when the loop is being set up
+        return self._evaluation() if self.seed is None else self._training()
+
+    def _training(self) -> Iterator[Batch]:
+        epoch, first = self.position()
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self.split), generator=generator)
+        steps = range(first, len(self))
+        orders = [
+            order[(step * self.world + self.rank) * self.batch_size :][: self.batch_size]
+            for step in steps
+        ]  # fmt: skip
+        for step, indices, images in zip(steps, orders, self.split.images.batches(iter(orders)), strict=True):
+            seed = derive_seed(self.seed, "augment", epoch, step, self.rank)
+            yield {"images": images, "labels": self.split.labels[indices], "seed": seed}
+
+    def _evaluation(self) -> Iterator[Batch]:
+        total = -(-len(self.split) // self.batch_size)
+        turns = [turn * self.world + self.rank for turn in range(len(self))]
+        index = torch.arange(len(self.split))
+        orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
+        for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
+            labels = self.split.labels[indices]
+            yield {"images": images, "labels": labels if turn < total else torch.full_like(labels, IGNORE)}
+
+
+class ImageData(L.LightningDataModule):
+    """A classification data set. A subclass says what its images are (``describe``) and reads them (``read``).
+
+    Args:
+        batch_size: images a batch on each device.
+        seed: of splits, order and augmentation.
+        root: the folder where the files lie or are put; the default is bestiary's cache.
+        size: scale images to this many pixels a side; 0 keeps them.
+        augment: ``none``, ``standard``, ``strong``, or a description (see ``datamodules.augment``).
+        validation: the share of the training images that is held out for validation, class by class.
+    """
+
+    task = "classification"
+    standard = "crop:4,hflip"
+    strong = "crop:4,hflip,jitter,cutout:8"
+
+    def __init__(
+        self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float
+    ) -> None:
+        super().__init__()
+        if not 0 <= validation < 1:
+            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
+        if size < 0:
+            raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
+        self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
+        self.root = Path(root).expanduser() if root else None
+        self.augment = {"standard": self.standard, "strong": self.strong}.get(augment, augment)
+        Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
+        self.splits: dict[str, Split] = {}
+        self._spec: ImageSpec | None = None
+
+    # ------------------------------------------------------------------ what a subclass gives
+
+    @abstractmethod
+    def describe(self) -> ImageSpec:
+        """Shape and classes before ``size`` is applied, without downloading anything."""
+
+    @abstractmethod
+    def read(self) -> dict[str, Split]:
+        """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
+
+    def fetch(self) -> None:
+        """Bring the files to this machine; the default is that there is nothing to bring."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these images from others of the same kind and number: statistics are kept under it."""
+        return str(self.root)
+
+    # ------------------------------------------------------------------ what the rest uses
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What a model must know. Statistics are those of the training images once ``setup`` has run."""
+        if self._spec is None:
+            spec = self.describe()
+            self._spec = replace(spec, height=self.size, width=self.size) if self.size else spec
+        return self._spec
+
+    def prepare_data(self) -> None:
+        self.fetch()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        splits = self.read()
+        if self.size:
+            splits = {name: self._resized(split) for name, split in splits.items()}
+        if "val" not in splits:
+            held_out, rest = split_by_class(splits["train"].labels, self.validation, derive_seed(self.seed, "val"))
+            splits["val"] = splits["train"].subset(held_out)
+            splits["train"] = splits["train"].subset(rest)
+        if not len(splits["train"]):
+            raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
+        self.splits = splits
+        mean, std = self._statistics(splits["train"])
+        self._spec = replace(self.spec, mean=mean, std=std)
+        self.augmentation = Augmentation(self.augment, len(self.spec.classes))
+
+    def train_dataloader(self) -> Batches:
+        return self._batches("train", self.seed)
+
+    def val_dataloader(self) -> Batches:
+        return self._batches("val", None)
+
+    def test_dataloader(self) -> Batches:
+        return self._batches("test", None)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        seed = batch.pop("seed", None)  # only training batches carry one
+        return batch if seed is None else self.augmentation(batch, seed)
+
+    def facts(self) -> dict[str, Any]:
+        """What is there, once ``setup`` has run: shape, classes, images a split, statistics."""
+        spec = self.spec
+        rounded = {"mean": spec.mean, "std": spec.std}
+        return {
+            "shape": list(spec.shape),
+            "classes": list(spec.classes),
+            **{name: len(self.splits[name]) for name in ("train", "val", "test") if name in self.splits},
+            **{name: [round(value, 4) for value in values] for name, values in rounded.items()},
+        }
+
+    def _batches(self, name: str, seed: int | None) -> Batches:
+        split, trainer = self.splits[name], self.trainer
+        if trainer is None:
+            return Batches(split, self.batch_size, seed=seed)
+        if isinstance(split.images, ImagesInMemory):
+            split = replace(split, images=split.images.on_device(trainer.strategy.root_device))
+        return Batches(
+            split, self.batch_size, trainer.global_rank, trainer.world_size, seed,
+            lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1),
+        )  # fmt: skip
+
+    def _resized(self, split: Split) -> Split:
+        if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):
+            return split
+        return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
+
+    def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
+        identity = json.dumps([type(self).__qualname__, self.fingerprint, self.spec.shape, self.validation, self.seed, len(train)])
+        fingerprint = blake2b(identity.encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
+        path = cache_folder() / "statistics" / f"{fingerprint}.json"
+        try:
+            kept = json.loads(path.read_text())
+            return tuple(kept["mean"]), tuple(kept["std"])
+        except (OSError, ValueError, KeyError):
+            mean, std = channel_statistics(train.images)
+        try:
+            replace_file(path, json.dumps({"of": json.loads(identity), "mean": mean, "std": std}).encode())
+        except OSError:
+            pass  # a read-only cache costs time at the next start, nothing else
+        return mean, std
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of pixels scaled to [0, 1].
+
+    Computed from exact integer counts of the 256 values, so they depend neither on order nor on precision.
+    """
+    counts: Tensor | int = 0
+    for pixels in images.batches(iter(torch.arange(len(images)).split(1024))):
+        channels = pixels.transpose(0, 1).flatten(1)
+        counts = counts + torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    total = counts.sum(1)
+    mean = (counts * values).sum(1) / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / total
+    # a constant channel would be divided by zero
+    std = torch.where(variance > 0, variance.sqrt(), torch.ones_like(variance))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of a random share of each class, and of the rest, both ascending.
+
+    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    taken = []
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        count = round(share * len(members))
+        if share > 0 and len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        taken.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.cat(taken)] = True
+    return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """uint8 [N, C, H, W] scaled to size x size, bilinear, smoothed when it shrinks."""
+    parts = [
+        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round_().clamp_(0, 255)
+        for part in pixels.split(256)
+    ]
+    return torch.cat([part.to(torch.uint8) for part in parts])

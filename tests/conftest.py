@@ -1,0 +1,84 @@
+"""What all tests share: an empty working folder, the command in process, and an installed third-party package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder and an empty cache for each test."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    return folder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def is_one_line_error(self, *words: str) -> bool:
+        """Exit code 2 and a single line on standard error that holds all the words."""
+        lines = self.err.strip().splitlines()
+        return self.code == 2 and not self.out and len(lines) == 1 and all(word in lines[0] for word in words)
+
+
+@pytest.fixture
+def zoo(capfd: pytest.CaptureFixture):
+    """The ``zoo`` command in this process: ``zoo("train", "mlp")`` gives an Answer."""
+    from cli import app
+
+    def call(*arguments: object) -> Answer:
+        capfd.readouterr()
+        former = sys.argv
+        sys.argv = ["zoo", *map(str, arguments)]
+        try:
+            app()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            sys.argv = former
+        captured = capfd.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tests/plugin`` installed by pip into a folder of its own."""
+    import shutil
+
+    source = tmp_path_factory.mktemp("plugin") / "source"
+    shutil.copytree(HERE / "plugin", source)
+    target = tmp_path_factory.mktemp("site")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
+         "--disable-pip-version-check", "--target", str(target), str(source)],
+        check=True,
+    )  # fmt: skip
+    return target
+
+
+@pytest.fixture
+def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The third-party package, importable for one test."""
+    monkeypatch.syspath_prepend(str(plugin_folder))
+    return plugin_folder

@@ -1,0 +1,163 @@
+"""Names are read from source without running it, and what is read is what Python would have registered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zoo.errors import UserError
+from zoo.registry import Registry, Entry, read_file, runtime_entry, scan
+
+MINE = '''
+"""A plugin file."""
+from zoo import register_model
+SIZES = [8, 4]
+@register_model("mine", task="classification", widths=SIZES, data="digits", tags=["own"])
+class Mine:
+    """My network: it does nothing.
+
+    Args:
+        widths: of the layers,
+            from input to output.
+        rate: of something.
+    """
+    def __init__(self, spec, recipe, widths: list[int] = [1], rate: float = 0.5): ...
+'''
+
+
+def everything(registry: Registry) -> list[Entry]:
+    return [*registry.models.values(), *registry.data.values()]
+
+
+def test_both_readers_agree_on_every_name() -> None:
+    registry = scan()
+    assert len(registry.models) >= 27 and len(registry.data) >= 6 and not registry.warnings
+    for entry in everything(registry):
+        assert entry.load().__name__ == entry.class_name
+        assert replace(entry, origin="", path="") == runtime_entry(entry.kind, entry.name)
+
+
+def test_every_model_has_data_of_its_task_and_a_class_of_its_task() -> None:
+    registry = scan()
+    for entry in registry.models.values():
+        assert registry.data_set(entry.data).task == entry.task == entry.load().task
+        assert "embedded" in registry.data_set(entry.data).tags, f"{entry.name} needs a network"
+
+
+def test_a_file_is_read_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE + "\nraise SystemExit('this file was run')\n")
+    entry = scan([str(path)]).model("mine")
+    assert entry.summary == "My network: it does nothing."
+    assert [(o.name, o.type, o.default) for o in entry.options] == [("widths", "list[int]", [8, 4]), ("rate", "float", 0.5)]
+    assert entry.options[0].help == "of the layers, from input to output."
+    assert entry.tags == ("own",) and entry.origin == str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("[8, 4]", "list(range(2))"), "is not a literal"),
+        (('task="classification", ', ""), "names no task"),
+        (("widths=SIZES", "heights=SIZES"), "does not take"),
+        (("def __init__", "def start"), "defines no __init__"),
+        (("class Mine:", "class Mine"), "expected ':'"),
+    ],
+)
+def test_a_plugin_file_that_cannot_be_read_is_one_line(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace(*change))
+    with pytest.raises(UserError, match=complaint) as raised:
+        scan([str(path)])
+    assert "\n" not in str(raised.value) and "mine.py" in str(raised.value)
+
+
+def test_a_missing_plugin_file_is_named() -> None:
+    with pytest.raises(UserError, match="nowhere.py: no such file"):
+        scan(["nowhere.py"])
+
+
+def test_the_nearest_name_is_offered() -> None:
+    with pytest.raises(UserError, match="no model 'resnet2': did you mean .*'resnet20'"):
+        scan().model("resnet2")
+    with pytest.raises(UserError, match="no data set 'ciphar10': did you mean 'cifar10'"):
+        scan().data_set("ciphar10")
+
+
+def test_an_installed_plugin_is_listed_without_being_run(plugin: Path) -> None:
+    registry = scan()
+    entry = registry.model("squeezenet")
+    assert entry.origin == "squeezenet-zoo 1.2.0" and entry.defaults == {"version": "1_1"}
+    assert registry.data_set("stripes").task == "classification"
+    code = (
+        f"import sys; sys.path.insert(0, {str(plugin)!r})\n"
+        "from zoo import scan; scan().model('squeezenet')\n"
+        "assert not {'squeezenet_zoo', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_plugins_can_be_turned_off(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "1")
+    assert "squeezenet" not in scan().models
+
+
+def fake_distribution(folder: Path, name: str, module: str, source: str | None) -> None:
+    info = folder / f"{name}-3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3\n")
+    (info / "entry_points.txt").write_text(f"[zoo.plugins]\nit = {module}\n")
+    if source is not None:
+        (folder / f"{module}.py").write_text(source)
+
+
+@pytest.mark.parametrize("source", [None, "def broken(:\n register_model"])
+def test_a_broken_plugin_is_one_warning_and_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None
+) -> None:
+    fake_distribution(tmp_path, "brokenzoo", "broken_zoo_module", source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = scan()
+    assert len(registry.warnings) == 1 and "brokenzoo 3 is left out" in registry.warnings[0]
+    assert "resnet20" in registry.models
+
+
+def test_a_plugin_that_fails_on_import_fails_only_when_it_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_distribution(tmp_path, "lazyzoo", "lazy_zoo_module", MINE.replace("mine", "lazy") + "\nraise RuntimeError('no luck')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = scan().model("lazy")
+    with pytest.raises(UserError, match="'lazy' of lazyzoo 3 cannot be imported: RuntimeError: no luck"):
+        entry.load()
+
+
+def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_distribution(tmp_path, "greedyzoo", "greedy_zoo_module", MINE.replace('"mine"', '"resnet20"'))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = scan()
+    with pytest.raises(UserError, match=r"'resnet20' is claimed by two owners, bestiary .* and greedyzoo 3"):
+        registry.model("resnet20")
+    assert registry.model("resnet56").origin.startswith("bestiary")
+
+
+def test_a_foreign_package_that_hides_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "datamodules").mkdir()
+    (tmp_path / "datamodules" / "__init__.py").write_text("")
+    code = "from zoo import scan\nfrom zoo.errors import UserError\ntry: scan().data_set('digits').load()\nexcept UserError as e: print(e)"
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": ""}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "another package named 'datamodules'" in answer.stdout and str(tmp_path) in answer.stdout
+
+
+def test_reading_ours_imports_nothing_heavy() -> None:
+    code = "import sys, zoo; zoo.scan(); assert not {'torch','lightning','pydantic','numpy','rich'} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_entries_are_read_in_the_order_that_python_registers(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(MINE.replace('@register_model("mine"', '@register_model("second", task="t")\n@register_model("mine"'))
+    assert [entry.name for entry in read_file(path, "two")] == ["mine", "second"]

@@ -1,0 +1,192 @@
+"""A run that was stopped in any way and resumed ends with the same bits as one that was not.
+
+Trainings run in processes of their own, forked from a server that has already imported everything, and are really killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zoo.errors import UserError
+from zoo.recipe import parse_setting, resolve
+from zoo.registry import scan
+from zoo.training import engine
+from zoo.training.checkpoints import Interrupted
+from zoo.training.metrics_log import read_metrics
+from zoo.training.run_folder import RunFolder
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "datamodules.digits", "sklearn.datasets"])
+STEPS_AN_EPOCH, EPOCHS = 10, 3
+SETTINGS = [
+    f"recipe.epochs={EPOCHS}", "recipe.batch_size=64", f"trainer.limit_train_batches={STEPS_AN_EPOCH}",
+    "data.augment=crop:1,cutout:2,mixup", "trainer.accelerator=cpu", "trainer.log_every_n_steps=4",
+]  # fmt: skip
+
+
+class Fault(Exception):
+    """What a defect in a network or in the data would raise."""
+
+
+def run_once(model: str, extra: list[str], name: str, resume: bool, stop_at: int | None, how: str | None) -> str:
+    """One training, stopped after so many steps in one way or another; returns how it ended."""
+    run = resolve(scan(), model, {}, [parse_setting(text) for text in [*SETTINGS, *extra]])
+    if stop_at is not None:
+        _stop_after(stop_at, how)
+    try:
+        engine.train(scan(), run, None if resume else name, RunFolder.find(name) if resume else None)
+    except (Interrupted, Fault) as error:
+        return type(error).__name__
+    return "finished"
+
+
+def _stop_after(step: int, how: str) -> None:
+    from zoo.tasks.task import Task
+
+    hook = "on_train_batch_start" if how == "fault in a step" else "on_train_batch_end"
+    original = getattr(Task, hook)
+
+    def stopping(self: Task, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.trainer.fit_loop.total_batch_idx == step:
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif how == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise Fault
+
+    setattr(Task, hook, stopping)
+
+
+def train(model: str, name: str, extra: list[str], resume: bool = False, stop_at: int | None = None, how: str | None = None) -> int:
+    """``run_once`` in a process of its own; its exit code."""
+    process = SERVER.Process(target=run_once, args=(model, extra, name, resume, stop_at, how))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def last(name: str) -> dict[str, Any]:
+    return torch.load(RunFolder.find(name).last, weights_only=True)
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where}[{i}]")
+    else:
+        assert first == second, where
+
+
+def assert_same_end(reference: str, resumed: str) -> None:
+    first, second = last(reference), last(resumed)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        assert_same(first[key], second[key], key)
+
+
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("softmax", []),
+        ("mlp", ["model.dropout=0.3", "model.hidden=[32,16]"]),
+        ("vgg11", ["model.width=4"]),
+        ("resnet20", ["model.width=4"]),
+    ],
+)
+def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
+    train(model, "whole", extra)
+    step = random.randrange(EPOCHS * STEPS_AN_EPOCH)  # any step must do
+    assert train(model, "killed", extra, stop_at=step, how="kill") == -signal.SIGKILL
+    assert train(model, "killed", extra, resume=True) == 0
+    assert_same_end("whole", "killed")
+    steps = [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("whole").metrics_file)]
+    assert steps == [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("killed").metrics_file)], step
+
+
+@pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault in a step"])
+@pytest.mark.parametrize("step", [13, 19, 20])
+def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:
+    train("mlp", "whole", [])
+    train("mlp", "stopped", [], stop_at=step, how=how)
+    done = last("stopped")["global_step"]
+    assert done >= step - (step % STEPS_AN_EPOCH == 0), "steps were lost"
+    assert train("mlp", "stopped", [], resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["recipe.average=ema", "recipe.average_decay=0.9"],
+        ["recipe.accumulate=3"],
+        ["recipe.precision=bf16"],
+        ["recipe.patience=5", "recipe.clip=0.5", "recipe.schedule=multistep", "recipe.warmup=1"],
+        ["recipe.optimizer=rmsprop"],
+        ["recipe.optimizer=adam", "recipe.schedule=constant"],
+    ],
+    ids=str,
+)
+def test_every_feature_of_a_recipe_survives_an_interrupt(extra: list[str]) -> None:
+    train("mlp", "whole", extra)
+    train("mlp", "stopped", extra, stop_at=14, how="interrupt")
+    assert last("stopped")["global_step"] < last("whole")["global_step"]
+    assert train("mlp", "stopped", extra, resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+def test_a_finished_run_resumed_is_as_it_was() -> None:
+    train("softmax", "whole", [])
+    before, lines = last("whole"), len(read_metrics(RunFolder.find("whole").metrics_file))
+    assert train("softmax", "whole", [], resume=True) == 0
+    assert_same(before["state_dict"], last("whole")["state_dict"])
+    assert len(read_metrics(RunFolder.find("whole").metrics_file)) == lines
+
+
+def test_another_seed_gives_other_weights() -> None:
+    train("mlp", "one", [])
+    train("mlp", "two", ["recipe.seed=1"])
+    with pytest.raises(AssertionError):
+        assert_same_end("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "recipe.lr=0.5"], ["recipe.lr=0.5 (was 0.001)", "--config runs/first/run.yaml"]),
+        (["--epochs", "9"], ["recipe.epochs=9 (was 3)"]),
+        (["--set", "model.hidden=[3]"], ["model.hidden=[3]"]),
+        (["--data", "mnist"], ["data.name=mnist"]),
+        (["--devices", "2"], ["trainer.devices=2"]),
+        (["--name", "second"], ["leave out --name"]),
+        (["--config", "runs/first/run.yaml"], ["leave out --config"]),
+    ],
+)
+def test_a_resume_with_other_options_is_refused_and_nothing_is_lost(zoo, arguments: list[str], words: list[str]) -> None:
+    run = resolve(scan(), "mlp", {}, [parse_setting(text) for text in SETTINGS])
+    folder = RunFolder(Path("runs/first"))
+    folder.create(run)
+    before = sorted((path, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file())
+    assert zoo("train", "--resume", "first", *arguments).is_one_line_error(*words)
+    assert zoo("train", "softmax", "--resume", "first").is_one_line_error("is for 'mlp', not 'softmax'")
+    assert before == sorted((path, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file())
+
+
+def test_a_run_that_does_not_exist_is_named(zoo) -> None:
+    assert zoo("train", "--resume", "nothing").is_one_line_error("no run 'nothing'")
+    with pytest.raises(UserError):
+        RunFolder.find("nothing")

@@ -1,0 +1,231 @@
+"""The only downloader, and where files are kept: what comes from outside is verified before it has its name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from zoo.errors import UserError
+
+PATIENCE = 30.0  # seconds without a byte, or at less than SLOWEST, after which a mirror is given up
+SLOWEST = 1024  # bytes a second
+LARGEST = 32 * 2**30  # bytes; a server that never ends must not fill the disk
+CHUNK = 2**18  # bytes
+
+
+def cache_folder() -> Path:
+    """Where downloads and what is computed from data are kept: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
+    home = os.environ.get("ZOO_HOME")
+    if home:
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
+    """The file ``name``, downloaded unless it is there already with the right content.
+
+    Args:
+        name: what the file is called in ``folder``.
+        sources: where it is to be had, in the order to try: ``https://host/path#sha256=<64 hex digits>``. Plain
+            ``http`` is for this machine alone.
+        folder: where the file is kept; the default is ``downloads`` in bestiary's cache.
+
+    Processes that ask at once download once. A file with other content is replaced only by a verified one.
+
+    Raises:
+        UserError: no source gives the file, or it cannot be written.
+        ValueError: a source is not of that form.
+    """
+    mirrors = [_parse(source) for source in sources]
+    if not mirrors:
+        raise ValueError(f"{name}: no source to fetch it from")
+    path = (folder or cache_folder() / "downloads") / name
+    hashes = {digest for _, digest in mirrors}
+    if _has_content(path, hashes):
+        return path  # before the lock, which a read-only folder does not allow
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not _has_content(path, hashes):
+                _download(path, mirrors)
+    return path
+
+
+def _parse(source: str) -> tuple[str, str]:
+    """(address, SHA-256) of one source."""
+    url, _, digest = source.partition("#sha256=")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"{source}: a source ends in #sha256= and 64 hex digits")
+    if not _is_allowed(url):
+        raise ValueError(f"{source}: only https is fetched")
+    return url, digest
+
+
+def _is_allowed(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"))
+
+
+def _has_content(path: Path, hashes: set[str]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() in hashes
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """A full disk or a folder that cannot be written is the user's to mend, so it is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _download(path: Path, mirrors: list[tuple[str, str]]) -> None:
+    # one name is enough, since the lock is held; what a killed process left behind is overwritten
+    beside = path.with_name(f".{path.name}.part")
+    failures = []
+    try:
+        for url, expected in mirrors:
+            with beside.open("wb") as file:
+                failure = _receive(url, expected, file, path)
+                file.flush()
+                os.fsync(file.fileno())
+            if failure is None:
+                os.replace(beside, path)
+                return
+            failures.append(f"{urlsplit(url).hostname}: {failure}")
+    finally:
+        beside.unlink(missing_ok=True)
+    wanted = " or ".join(dict.fromkeys(digest for _, digest in mirrors))
+    raise UserError(
+        f"{path.name} could not be fetched ({'; '.join(failures)}): put it at {path} by hand, its SHA-256 is {wanted}"
+    )
+
+
+def _receive(url: str, expected: str, file: BinaryIO, path: Path) -> str | None:
+    """Write what the server sends and return what is wrong with it, or None.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "bestiary"})
+    digest, head, received = hashlib.sha256(), b"", 0
+    try:
+        with _opener.open(request, timeout=PATIENCE) as answer:
+            length = int(answer.headers.get("Content-Length") or 0)
+            with _progress(path.name, length, request.host) as advance:
+                for chunk in _chunks(answer):
+                    head = head or chunk[:512]
+                    received += len(chunk)
+                    digest.update(chunk)
+                    with _explained(path):
+                        file.write(chunk)
+                    advance(len(chunk))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _reason(error)
+    if digest.hexdigest() == expected:
+        return None
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "sent a web page instead of the file"
+    if received < length:
+        return f"broke off after {received:,} of {length:,} bytes"
+    return f"sent a file with SHA-256 {digest.hexdigest()[:12]}..., not the expected one"
+
+
+class _OnlyHttps(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, url):
+        if not _is_allowed(url):
+            raise ValueError(f"redirects to {urlsplit(url).scheme}://{urlsplit(url).hostname}")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+_opener = urllib.request.build_opener(_OnlyHttps)
+
+
+def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    """What arrives, as it arrives.
+
+    Raises:
+        TimeoutError: it arrives slower than ``SLOWEST``; that nothing arrives is noticed by the socket.
+    """
+    total, since, start = 0, 0, time.monotonic()
+    while chunk := answer.read1(CHUNK):
+        total += len(chunk)
+        since += len(chunk)
+        if total > LARGEST:
+            raise ValueError(f"sends more than {LARGEST:,} bytes")
+        if (seconds := time.monotonic() - start) > PATIENCE:
+            if since < SLOWEST * seconds:
+                raise TimeoutError
+            since, start = 0, time.monotonic()
+        yield chunk
+
+
+@contextmanager
+def _progress(name: str, length: int, host: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, one line in a log. Gives what is to be called with the number of bytes that arrived."""
+    if not sys.stderr.isatty():
+        size = f" ({length / 1e6:,.1f} MB)" if length else ""
+        print(f"fetching {name}{size} from {host}", file=sys.stderr, flush=True)
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"fetching {name}", total=length or None)
+        yield lambda count: progress.advance(task, count)
+
+
+def _reason(error: Exception) -> str:
+    """Why a mirror failed, in a few words."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(cause, http.client.IncompleteRead):
+        return "broke off"
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return " ".join(text.split())

@@ -1,0 +1,81 @@
+"""A picture of a data set: a row of samples, and under each of them what augmentation makes of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from zoo.fetch import replace_file
+from zoo.randomness import derive_seed
+
+SAMPLES, VERSIONS = 8, 4  # columns, and augmented rows
+SMALLEST = 72  # pixels a side; smaller images are enlarged without smoothing, so that their pixels can be seen
+GAP, CAPTION = 4, 18
+
+
+def write_preview(data: Any, name: str, path: Path) -> Path:
+    """Draw samples of the training images, as different classes as possible, and write a PNG.
+
+    Args:
+        data: a DataModule of images; it is prepared here.
+        name: for the caption.
+
+    Returns:
+        The path that was written.
+    """
+    data.prepare_data()
+    data.setup()
+    split = data.splits["train"]
+    chosen = _one_of_each_class(split.labels, SAMPLES)
+    images = next(split.images.batches(iter([chosen])))
+    # each version is a batch of its own, in which every image meets its own random parameters
+    versions = [_augmented(data, images, split.labels[chosen], version) for version in range(VERSIONS)]
+    captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()]
+    picture = _grid([images, *versions], captions, f"{name}: samples, and below augmented by {data.augment}")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    replace_file(path, buffer.getvalue())
+    return path
+
+
+def _one_of_each_class(labels: Tensor, count: int) -> Tensor:
+    """Indices of ``count`` samples, or all if there are fewer: the first of each class, then the second, and so on."""
+    order = torch.empty(len(labels), dtype=torch.long)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        order[members] = torch.arange(len(members)) * (int(labels.max()) + 1) + label
+    return order.argsort()[:count]
+
+
+def _augmented(data: Any, images: Tensor, labels: Tensor, version: int) -> Tensor:
+    batch = {"images": images, "labels": labels, "seed": derive_seed(data.seed, "preview", version)}
+    return data.on_after_batch_transfer(batch, 0)["images"].round().clamp(0, 255).to(torch.uint8)
+
+
+def _grid(rows: list[Tensor], captions: list[str], title: str) -> Image.Image:
+    height, width = rows[0].shape[-2:]
+    scale = max(1, -(-SMALLEST // min(height, width)))
+    height, width = height * scale, width * scale
+    columns = len(captions)
+    top = 2 * CAPTION + GAP  # the title and the captions
+    font = ImageFont.load_default(12)
+    sheet_width = max(columns * (width + GAP) + GAP, round(font.getlength(title)) + 2 * GAP)
+    sheet = Image.new("RGB", (sheet_width, top + len(rows) * (height + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, 2), title, "black", font)
+    for column, caption in enumerate(captions):
+        while font.getlength(caption) > width and len(caption) > 1:
+            caption = caption[:-2] + "…"
+        draw.text((GAP + column * (width + GAP), CAPTION + 2), caption, "black", font)
+    for r, row in enumerate(rows):
+        for column, pixels in enumerate(row):
+            tile = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+            tile = tile.resize((width, height), Image.Resampling.NEAREST)
+            # the samples stand apart from what was made of them
+            sheet.paste(tile, (GAP + column * (width + GAP), top + r * (height + GAP) + (GAP if r else 0)))
+    return sheet

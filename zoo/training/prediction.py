@@ -1,0 +1,81 @@
+"""What a trained model says of image files: needs the run folder and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.images import EXTENSIONS, UnreadableImage, read_image
+from zoo.errors import UserError
+from zoo.registry import Registry
+from zoo.training.checkpoints import read_checkpoint
+from zoo.training.engine import load_task
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one file, best first, each with its probability."""
+
+    file: str
+    top: list[tuple[str, float]]
+
+    @property
+    def name(self) -> str:
+        return self.top[0][0]
+
+    @property
+    def probability(self) -> float:
+        return self.top[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        top = [{"class": name, "probability": probability} for name, probability in self.top]
+        return {"file": self.file, "class": self.name, "probability": self.probability, "top": top}
+
+
+def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], top: int) -> list[Prediction]:
+    """Predictions for image files and for all images in folders, in order.
+
+    Class names and statistics come from the checkpoint, so they are those of the training whatever today's code says.
+
+    Raises:
+        UserError: a file is missing or not an image, or a folder holds none.
+    """
+    files = [file for text in inputs for file in _files(text)]
+    task, _ = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task.to(device)
+    classes = task.spec.classes
+    predictions = []
+    with torch.inference_mode():
+        for start in range(0, len(files), BATCH):
+            part = files[start : start + BATCH]
+            images = torch.stack([_read(file, task.spec.shape) for file in part]).to(device)
+            best = task.outputs({"images": images}).topk(min(top, len(classes)))
+            for file, values, indices in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
+                names = [classes[index] for index in indices]
+                predictions.append(Prediction(str(file), list(zip(names, values, strict=True))))
+    return predictions
+
+
+def _read(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+    try:
+        return read_image(file, *shape)
+    except UnreadableImage as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _files(text: str) -> list[Path]:
+    path = Path(text)
+    if not path.exists():
+        raise UserError(f"{text}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    if not found:
+        raise UserError(f"{text}: holds no images ({', '.join(sorted(EXTENSIONS))})")
+    return found
