@@ -34,7 +34,7 @@ def padded_crop(batch: Batch, generator: torch.Generator, padding: int) -> Batch
     """
     images = batch["images"]
     n, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4).view(-1)
+    padded = F.pad(images, (padding,) * 4).reshape(-1)
     row, plane = width + 2 * padding, (height + 2 * padding) * (width + 2 * padding)
     down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
     starts = torch.arange(n * channels).view(n, channels, 1) * plane + torch.arange(height) * row
@@ -58,9 +58,10 @@ def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> B
     images = batch["images"]
     n, _, height, width = images.shape
     area = torch.rand(n, generator=generator) * (1 - smallest) + smallest
-    ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * math.log(4 / 3))
-    across = torch.sqrt(area * ratio).clamp(max=1)  # shares of width and height
-    down = torch.sqrt(area / ratio).clamp(max=1)
+    # a box of nearly the whole area fits in the image only if it has nearly its shape
+    widest = torch.clamp(-area.log(), max=math.log(4 / 3))
+    ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * widest)
+    across, down = torch.sqrt(area * ratio), torch.sqrt(area / ratio)  # shares of width and height
     x = (torch.rand(n, generator=generator) * 2 - 1) * (1 - across)  # centre, in [-1, 1] coordinates
     y = (torch.rand(n, generator=generator) * 2 - 1) * (1 - down)
     zero = torch.zeros(n)

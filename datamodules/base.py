@@ -8,6 +8,7 @@ what it would have seen.
 from __future__ import annotations
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -265,8 +266,9 @@ class ImageData(L.LightningDataModule):
         try:
             kept = json.loads(path.read_text())
             return tuple(kept["mean"]), tuple(kept["std"])
-        except (OSError, ValueError, KeyError):
-            mean, std = channel_statistics(train.images)
+        except (OSError, ValueError, KeyError, TypeError):
+            # 32 MB at a time: worker processes hold several such parts at once
+            mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.spec.shape)))
         try:
             replace_file(path, json.dumps({"of": json.loads(identity), "mean": mean, "std": std}).encode())
         except OSError:
@@ -274,36 +276,36 @@ class ImageData(L.LightningDataModule):
         return mean, std
 
 
-def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of pixels scaled to [0, 1].
 
-    Computed from exact integer counts of the 256 values, so they depend neither on order nor on precision.
+    Computed from exact integer counts of the 256 values, ``part`` images at a time, so they depend neither on order nor on
+    precision.
     """
     counts: Tensor | int = 0
-    for pixels in images.batches(iter(torch.arange(len(images)).split(1024))):
+    for pixels in images.batches(iter(torch.arange(len(images)).split(part))):
         channels = pixels.transpose(0, 1).flatten(1)
         counts = counts + torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
     values = torch.arange(256, dtype=torch.float64) / 255
     total = counts.sum(1)
     mean = (counts * values).sum(1) / total
     variance = (counts * (values - mean[:, None]) ** 2).sum(1) / total
-    # a constant channel would be divided by zero
-    std = torch.where(variance > 0, variance.sqrt(), torch.ones_like(variance))
+    # a constant channel would be divided by nothing but the error of rounding
+    std = torch.where((counts > 0).sum(1) > 1, variance.sqrt(), torch.ones_like(variance))
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of a random share of each class, and of the rest, both ascending.
 
-    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two.
+    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two,
+    and leaves at least one.
     """
     generator = torch.Generator().manual_seed(seed)
     taken = []
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
-        count = round(share * len(members))
-        if share > 0 and len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
+        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
         taken.append(members[torch.randperm(len(members), generator=generator)[:count]])
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[torch.cat(taken)] = True

@@ -39,6 +39,12 @@ def test_the_default_data_comes_with_its_options_and_other_data_without() -> Non
     assert resolve(REGISTRY, "vgg11", {}, [{"data": {"name": "cifar10"}}]).data["size"] == 0
 
 
+def test_the_augmentation_that_suits_a_model_goes_with_it_to_any_data() -> None:
+    assert resolve(REGISTRY, "softmax", {}, [{"data": {"name": "cifar10"}}]).data["augment"] == "none"
+    told = [{"data": {"name": "cifar10", "augment": "strong"}}]
+    assert resolve(REGISTRY, "softmax", {}, told).data["augment"] == "strong"
+
+
 def test_a_written_run_is_read_back_as_it_was(tmp_path: Path) -> None:
     run = resolve(REGISTRY, "mlp", {}, [parse_setting("recipe.milestones=[0.3,0.6]"), parse_setting("wandb.tags=[a,b]")])
     path = tmp_path / "run.yaml"

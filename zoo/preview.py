@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from zoo.errors import UserError
 from zoo.fetch import replace_file
 from zoo.randomness import derive_seed
 
@@ -27,6 +28,9 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
 
     Returns:
         The path that was written.
+
+    Raises:
+        UserError: it cannot be written.
     """
     data.prepare_data()
     data.setup()
@@ -39,7 +43,10 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
     picture = _grid([images, *versions], captions, f"{name}: samples, and below augmented by {data.augment}")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    replace_file(path, buffer.getvalue())
+    try:
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
     return path
 
 

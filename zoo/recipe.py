@@ -141,6 +141,8 @@ def resolve(registry: Registry, name: str | None, config: dict[str, Any], settin
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     merged["recipe"].update(entry.recipe)
+    if entry.augment and "augment" in data_entry.defaults:
+        merged["data"]["augment"] = entry.augment
     merged["data"].update(entry.data_options if data_name == entry.data else {})
     for layer in (config, *settings):
         for section, values in layer.items():

@@ -27,6 +27,7 @@ ENTRY_POINT_GROUP = "zoo.plugins"
 KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
 GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
 REQUIRED = "required"
+DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "paper")  # other keywords are options of the class
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Entry:
         tiny: options of a small variant, for checks.
         recipe: the model's own training settings.
         data: the data set a model uses unless told otherwise, and ``data_options`` its settings.
+        augment: the augmentation that suits a model on any data, if it is not the data's own.
         paper: arXiv number or DOI.
         origin: the distribution and version, or the file, that the name comes from.
     """
@@ -65,6 +67,7 @@ class Entry:
     recipe: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     data_options: dict[str, Any] = field(default_factory=dict)
+    augment: str = ""
     paper: str = ""
     origin: str = ""
     path: str = ""
@@ -127,8 +130,8 @@ def register_model(name: str, *, task: str, **keywords: Any) -> Callable[[type],
     Args:
         name: what ``zoo train NAME`` takes.
         task: the kind of work, as in ``classification``.
-        keywords: ``tags``, ``tiny``, ``recipe``, ``data``, ``data_options`` and ``paper`` describe the entry (see ``Entry``);
-            any other keyword is the default, for this name, of an option of the class.
+        keywords: ``tags``, ``tiny``, ``recipe``, ``data``, ``data_options``, ``augment`` and ``paper`` describe the entry (see
+            ``Entry``); any other keyword is the default, for this name, of an option of the class.
     """
     return _register("model", name, {"task": task, **keywords})
 
@@ -146,7 +149,7 @@ def runtime_entry(kind: str, name: str) -> Entry:
 def _make_entry(
     kind: str, name: str, keywords: dict[str, Any], class_name: str, doc: str | None, parameters: dict, module: str
 ) -> Entry:
-    described = {key: keywords[key] for key in ("task", "tiny", "recipe", "data", "data_options", "paper") if key in keywords}
+    described = {key: keywords[key] for key in DESCRIBING if key in keywords}
     defaults = {key: value for key, value in keywords.items() if key not in described and key != "tags"}
     if strange := sorted(set(defaults) - set(parameters)):
         raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name}.__init__ does not take")

@@ -27,7 +27,8 @@ def lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
             return (step + 1) / (warmup_steps + 1)
         match recipe.schedule:
             case "multistep":
-                return recipe.gamma ** sum(step >= share * total_steps for share in recipe.milestones)
+                # 0.55 * 100 is a little more than 55
+                return recipe.gamma ** sum(step >= round(share * total_steps, 6) for share in recipe.milestones)
             case "cosine":
                 return _cosine(1.0, 0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return 1.0

@@ -79,12 +79,12 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
         run = Run(**checkpoint[KEY]["run"])
         spec = spec_from_primitives(checkpoint[KEY]["spec"])
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:150]}") from None
+        raise UserError(f"{path} is damaged: {_one_line(error)[:150]}") from None
     task = build_task(registry, run, spec)
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()).partition(": ")[2][:150]
+        reason = _one_line(error).partition(": ")[2][:150]
         raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
     return task.eval(), run
 
@@ -190,7 +190,8 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"Lightning cannot run so: {' '.join(str(error).split())}") from error
+        asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
+        raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {_one_line(error)}") from error
 
 
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
@@ -236,6 +237,10 @@ def _quiet() -> None:
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _some(names: tuple[str, ...]) -> str:

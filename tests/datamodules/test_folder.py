@@ -1,0 +1,479 @@
+"""Folders of pictures: layouts, formats, damaged files, the cache, and reading by worker processes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from datamodules import folder as folder_module
+from datamodules.base import ImagesInMemory
+from datamodules.folder import Folder, ImageFiles, decode
+from zoo.errors import UserError
+
+HOME = Path(__file__).resolve().parents[2]
+JPEGS = HOME.parent / "data"  # cifar10-jpeg.tar.xz of ../shared/data, unpacked
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "pictures"
+
+
+def picture(width: int = 12, height: int = 12, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """Smooth colours, so that lossy formats stay near."""
+    small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def save(path: Path, image: Image.Image | None = None, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image or picture()).save(path, **options)
+    return path
+
+
+def make(
+    root: Path, count: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (12, 12)
+) -> Path:
+    for position, name in enumerate(classes):
+        for index in range(count):
+            save(root / name / f"{index:02}.png", picture(*size, seed=100 * position + index))
+    return root
+
+
+def ready(root: Path, **options) -> Folder:
+    data = Folder(4, 0, str(root), **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def sizes(data: Folder) -> dict[str, int]:
+    return {name: len(split) for name, split in data.splits.items()}
+
+
+def all_pixels(data: Folder, name: str) -> Tensor:
+    split = data.splits[name]
+    return torch.cat(list(split.images.batches(iter(torch.arange(len(split)).split(5)))))
+
+
+def decoding_fails(*_):
+    raise AssertionError("decoded, though it was to be in the cache")
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def test_split_folders_are_read_as_torchvision_reads_them(root):
+    make(root / "train")
+    make(root / "test", 3)
+    make(root / "val", 2)
+    data = ready(root)
+    assert data.spec.shape == (3, 12, 12) and data.spec.classes == ("cat", "dog")
+    for name in ("train", "test", "val"):
+        reference = torchvision.datasets.ImageFolder(root / name)
+        expected = torch.stack([transforms.pil_to_tensor(image) for image, _ in reference])
+        assert torch.equal(all_pixels(data, name), expected)
+        assert data.splits[name].labels.tolist() == reference.targets
+        assert data.splits[name].labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_for_validation(root, name):
+    make(root / "train")
+    make(root / "test", 3)
+    make(root / name, 2)
+    assert sizes(ready(root)) == {"train": 20, "test": 6, "val": 4}
+
+
+def test_without_split_folders_the_seed_decides(root):
+    make(root, 20)
+    data = ready(root, test=0.25)
+    assert sizes(data) == {"train": 26, "val": 4, "test": 10}
+    parts = torch.cat([all_pixels(data, name) for name in ("train", "val", "test")])
+    assert len(parts.flatten(1).unique(dim=0)) == 40  # nothing twice, nothing lost
+    assert torch.bincount(data.splits["test"].labels).tolist() == [5, 5]
+    assert torch.equal(all_pixels(data, "test"), all_pixels(ready(root, test=0.25), "test"))
+    other = Folder(4, 1, str(root), test=0.25)
+    other.setup()
+    assert not torch.equal(all_pixels(data, "test"), all_pixels(other, "test"))
+
+
+def test_validation_folder_without_test_folder(root):
+    make(root / "train")
+    make(root / "val", 2)
+    assert sizes(ready(root, test=0.3)) == {"train": 14, "test": 6, "val": 4}
+
+
+def test_a_class_may_be_called_train(root):
+    make(root, classes=("bus", "train"))
+    assert ready(root).spec.classes == ("bus", "train")
+
+
+def test_hidden_and_foreign_files_are_ignored_and_folders_below_a_class_are_read(root):
+    make(root, 10)
+    make(root / "cat" / "below", 1, classes=("deeper",))
+    save(root / ".hidden" / "a.png")
+    save(root / "cat" / ".thumbnail.png")
+    save(root / "__MACOSX" / "cat" / "a.png")
+    (root / "cat" / "notes.txt").write_text("a cat")
+    (root / "list.csv").write_text("a,b")
+    data = ready(root, validation=0)
+    assert data.spec.classes == ("cat", "dog")
+    assert sum(sizes(data).values()) == 21
+
+
+def test_links_that_go_round_end(root):
+    make(root, 3)
+    elsewhere = make(root.parent / "elsewhere", 2, classes=("more",))
+    (root / "cat" / "again").symlink_to(root / "cat")
+    (root / "cat" / "up").symlink_to(root)
+    (root / "dog" / "more").symlink_to(elsewhere / "more")
+    (root / "dog" / "gone.png").symlink_to(root / "nothing")
+    assert [len(files) for files in Folder(4, 0, str(root)).tree.files.values()] == [3 + 5]
+
+
+def test_description_needs_headers_only(root, monkeypatch):
+    make(root, 10, size=(20, 10))
+    monkeypatch.setattr(folder_module, "decode", decoding_fails)
+    (root / "cat" / "no image.jpg").write_bytes(b"text")
+    spec = Folder(4, 0, str(root)).spec
+    assert spec.shape == (3, 10, 20) and spec.classes == ("cat", "dog")
+    assert Folder(4, 0, str(root), size=7).spec.shape == (3, 7, 7)
+    save(root / "cat" / "other.png", picture(20, 11))
+    assert Folder(4, 0, str(root)).spec.shape == (3, 224, 224)
+
+
+# ---------------------------------------------------------------------------------------------- pixels
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.gif", "a.tif", "a.TIFF", "a.webp", "a.ppm", "a.jpg", "a.JPEG"])
+def test_formats(root, name):
+    path = save(root / name, picture(), **({"lossless": True} if name.endswith("webp") else {}))
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(decode(str(path), (12, 12)), expected)
+    assert np.abs(expected.astype(int) - np.asarray(picture())).mean() < 16  # the file is what was meant
+
+
+def test_modes(root):
+    grey = np.asarray(picture(mode="L"))
+    for image in (
+        Image.fromarray(grey),
+        Image.fromarray(grey.astype(np.uint16) * 257),
+        Image.fromarray(grey).convert("LA"),
+        Image.fromarray(grey).convert("P"),
+    ):
+        assert np.array_equal(decode(str(save(root / "a.png", image)), (12, 12)), np.stack([grey] * 3, 2)), image.mode
+    for image in (Image.fromarray(grey.astype(np.int32) * 257), Image.fromarray(grey.astype(np.float32) / 255)):
+        assert np.array_equal(decode(str(save(root / "a.tif", image)), (12, 12)), np.stack([grey] * 3, 2)), image.mode
+    plain = b"P5 2 1 65535\n" + struct.pack(">2H", 65535, 256 * 7)
+    (root / "a.pgm").write_bytes(plain)
+    assert decode(str(root / "a.pgm"), (1, 2))[0, :, 0].tolist() == [255, 7]
+    assert decode(str(save(root / "a.jpg", picture(mode="CMYK"))), (12, 12)).shape == (12, 12, 3)
+
+
+def test_what_is_transparent_is_white(root):
+    image = Image.new("RGBA", (2, 1), (200, 100, 0, 255))
+    image.putpixel((1, 0), (200, 100, 0, 0))
+    assert decode(str(save(root / "a.png", image)), (1, 2)).tolist() == [[[200, 100, 0], [255, 255, 255]]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 9, 8, 7])
+    palette.putpixel((1, 0), 1)
+    assert decode(str(save(root / "b.png", palette, transparency=0)), (1, 2)).tolist() == [[[255] * 3, [9, 8, 7]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_exif_orientation(root, orientation, name):
+    upright = picture(16, 8)
+    # how a camera stores it: the inverse of what the tag asks for
+    turned = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]
+    stored = upright if turned is None else upright.transpose(Image.Transpose(turned))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(root / "cat" / name, stored, exif=exif)
+    assert folder_module.upright_size(str(path)) == (8, 16)
+    assert np.abs(decode(str(path), (8, 16)).astype(int) - np.asarray(upright)).mean() < 12
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 60), (30, 30), (7, 9), (1, 50)])
+def test_other_sizes_are_scaled_and_cut_like_torchvision(root, width, height):
+    image = picture(width, height)
+    pixels = decode(str(save(root / "a.png", image)), (10, 10))
+    scaled = transforms.resize(image, 10, transforms.InterpolationMode.BILINEAR)
+    expected = np.asarray(transforms.center_crop(scaled, [10, 10])).astype(int)
+    difference = np.abs(pixels - expected)
+    if max(width, height) % min(width, height):
+        assert difference.mean() < 5  # torchvision rounds the longer side to whole pixels before it cuts
+    else:
+        assert difference.max() <= 1
+
+
+def test_large_jpegs_are_read_at_less_than_full_size_with_the_same_result(root):
+    path = save(root / "a.jpg", picture(800, 600), quality=95)
+    expected = Image.open(path).crop((100, 0, 700, 600)).resize((32, 32), Image.Resampling.BILINEAR)
+    assert np.abs(decode(str(path), (32, 32)).astype(int) - np.asarray(expected)).mean() < 1
+
+
+# ---------------------------------------------------------------------------------------------- what cannot be read
+
+
+def bomb(path: Path) -> None:
+    """A PNG of 30000x30000 pixels in a few bytes."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">2I5B", 30000, 30000, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b""))
+
+
+@pytest.fixture
+def damaged(root) -> Path:
+    make(root, 10)
+    bomb(root / "cat" / "bomb.png")
+    whole = save(root / "dog" / "cut.jpg", picture(12, 12)).read_bytes()
+    (root / "dog" / "cut.jpg").write_bytes(whole[: len(whole) - 60])
+    (root / "dog" / "empty.gif").write_bytes(b"")
+    (root / "dog" / "page.jpg").write_text("<html>")
+    (root / "dog" / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    return root
+
+
+@pytest.mark.parametrize("memory_gb", [2.0, 0.0])
+def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb):
+    for _ in range(2):  # decoded, then from the cache
+        with pytest.warns(UserWarning, match="5 of 25 images cannot be read and are left out: .*bomb.png.* and 2 more"):
+            data = ready(damaged, validation=0, memory_gb=memory_gb)
+        names = ["bomb.png", "cut.jpg", "empty.gif", "page.jpg", "script.png"]
+        assert [path.name for path in data.unreadable] == names
+        assert data.spec.shape == (3, 12, 12)
+        assert sizes(data) == {"train": 18, "val": 0, "test": 2}
+        assert len(torch.cat([all_pixels(data, "train"), all_pixels(data, "test")])) == 20
+        assert all(int(split.labels.sum()) == len(split) // 2 for split in data.splits.values())
+
+
+def test_strict_refuses_it(damaged):
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"bomb.png: is no readable image \(5 such.*data.strict=false") as error:
+            ready(damaged, strict=True)
+        assert "\n" not in str(error.value)
+
+
+def test_damaged_exif_is_no_reason_to_lose_an_image(root):
+    path = save(root / "a.jpg", picture(), exif=b"Exif\0\0broken")
+    assert decode(str(path), (12, 12)).shape == (12, 12, 3)
+    assert folder_module.upright_size(str(path)) == (12, 12)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: root.write_text("file"), "is not a folder"),
+        (lambda root: root.mkdir(), "is empty"),
+        (lambda root: save(root / "a.png"), "no class folder"),
+        (lambda root: (root / ".git").mkdir(parents=True), "is empty"),
+        (lambda root: make(root, classes=("cat",)), "only one class folder, 'cat'"),
+        (lambda root: (make(root), (root / "owl").mkdir()), "owl: holds no image"),
+        (lambda root: (make(root), (root / "dog" / "00.png").rename(root / "x.png"),
+                       [path.write_text("x") for path in (root / "dog").iterdir()]), "class 'dog' of train has no"),
+        (lambda root: (make(root / "train"), make(root / "test", classes=("cat", "cow"))),
+         "class folders of train and test differ: only in train: dog; only in test: cow"),
+        (lambda root: (make(root / "train"), make(root / "val", classes=("cat",))), "val differ: only in train: dog"),
+        (lambda root: make(root / "test"), "has a folder 'test' but no folder 'train'"),
+        (lambda root: (save(root / "train" / "a.png"), save(root / "test" / "a.png")), "train: holds no class folder"),
+        (lambda root: (make(root / "train"), make(root / "val"), make(root / "valid")), "val and valid are both there"),
+        (lambda root: make(root, 1), "no image is left for testing"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_none_is_one_line(root, build, message):
+    build(root)
+    with pytest.raises(UserError, match=message) as error:
+        ready(root)
+    assert "\n" not in str(error.value) and str(root) in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"test": 0}, {"test": 1.0}, {"test": -0.1}, {"size": -1}, {"validation": 1.0}])
+def test_options_out_of_range(root, options):
+    with pytest.raises(UserError, match=f"data.{next(iter(options))}="):
+        Folder(4, 0, str(root), **options)
+
+
+def test_no_root():
+    with pytest.raises(UserError, match="data.root is empty"):
+        Folder(4, 0, "").describe()
+
+
+# ---------------------------------------------------------------------------------------------- the cache
+
+
+def test_the_second_start_decodes_nothing(root, monkeypatch):
+    make(root)
+    first = ready(root)
+    monkeypatch.setattr(folder_module, "decode", decoding_fails)
+    monkeypatch.setattr(folder_module, "upright_size", decoding_fails)
+    second = ready(root)
+    assert second.spec == first.spec
+    for name in ("train", "val", "test"):
+        assert torch.equal(all_pixels(first, name), all_pixels(second, name))
+
+
+def test_a_changed_folder_or_size_is_read_again(root):
+    make(root)
+    ready(root)
+    image = root / "cat" / "00.png"
+    before = image.stat()
+    save(image, picture(seed=77))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    data = ready(root, validation=0)
+    everything = torch.cat([all_pixels(data, "train"), all_pixels(data, "test")])
+    assert any(np.array_equal(np.asarray(picture(seed=77)), pixels.permute(1, 2, 0).numpy()) for pixels in everything)
+    assert ready(root, size=6).splits["train"].images.pixels.shape[1:] == (3, 6, 6)
+    assert ready(root).splits["train"].images.pixels.shape[1:] == (3, 12, 12)
+
+
+def test_statistics_follow_the_content(root):
+    make(root)
+    first = ready(root).spec.mean
+    for path in root.rglob("*.png"):
+        Image.new("RGB", (12, 12), (255, 0, 0)).save(path)
+        os.utime(path, (1, 1))
+    assert ready(root).spec.mean == (1.0, 0.0, 0.0) != first
+
+
+def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd):
+    make(root)
+    expected = all_pixels(ready(root), "train")
+    cache = next((tmp_path / "home" / "folder").iterdir())
+    whole = cache.read_bytes()
+    for content in (b"", whole[:-5], whole[:200] + b"\xff" * 50, whole[:-50] + bytes(50), b"\xff" * len(whole)):
+        cache.write_bytes(content)
+        capfd.readouterr()
+        assert torch.equal(all_pixels(ready(root), "train"), expected)
+        assert "decoding" in capfd.readouterr().err
+        assert len(cache.read_bytes()) == len(whole)
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(root, tmp_path):
+    make(root)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "folder").write_text("in the way")
+    assert sizes(ready(root)) == {"train": 16, "val": 2, "test": 2}
+
+
+def test_the_cache_is_bounded(root, tmp_path):
+    make(root, 3)
+    for size in range(2, 13):
+        ready(root, size=size)
+        ready(root, size=2)  # used again and again, so it stays
+    kept = list((tmp_path / "home" / "folder").iterdir())
+    assert len(kept) == folder_module.KEPT
+    assert folder_module.Cache(Folder(4, 0, str(root), size=2).fingerprint).path in kept
+
+
+# ---------------------------------------------------------------------------------------------- read from files
+
+
+def test_reading_from_files_gives_the_same_batches(root):
+    make(root, 12)
+    save(root / "cat" / "other.jpg", picture(30, 17))
+    options = {"size": 8, "validation": 0.2, "test": 0.2}
+    memory, files = ready(root, **options), ready(root, **options, memory_gb=0)
+    assert isinstance(memory.splits["train"].images, ImagesInMemory)
+    assert isinstance(files.splits["train"].images, ImageFiles)
+    assert files.spec == memory.spec
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        pairs = list(zip(getattr(memory, loader)(), getattr(files, loader)(), strict=True))
+        assert pairs
+        for ours, theirs in pairs:
+            assert torch.equal(ours["images"], theirs["images"]) and torch.equal(ours["labels"], theirs["labels"])
+            assert ours.get("seed") == theirs.get("seed")
+
+
+def test_reading_from_files_leaves_the_random_state_alone(root):
+    make(root)
+    data = ready(root, memory_gb=0)
+    before = torch.get_rng_state()
+    for _ in data.splits["train"].images.batches(iter([torch.arange(4)])):
+        break  # and workers end when nobody asks for more
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_files_are_checked_once(root, monkeypatch):
+    make(root)
+    ready(root, memory_gb=0)
+    monkeypatch.setattr(folder_module, "decode_all", decoding_fails)
+    ready(root, memory_gb=0)
+
+
+def test_a_file_that_vanishes_later_is_one_line(root):
+    make(root)
+    data = ready(root, memory_gb=0)
+    for path in (root / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="could be read before") as error:
+        all_pixels(data, "train")
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- real pictures
+
+
+def test_real_jpegs(tmp_path):
+    if not (JPEGS / "train" / "cat").is_dir():
+        pytest.skip(f"{JPEGS} is not here: cifar10-jpeg.tar.xz of ../shared/data, unpacked")
+    root = tmp_path / "some"
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for path in sorted((JPEGS / part / name).iterdir())[:50]:
+                (root / part / name / path.name).symlink_to(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = ready(root)
+    for name in ("train", "test"):
+        reference = torchvision.datasets.ImageFolder(root / name)
+        ours = all_pixels(data, name)
+        theirs = torch.stack([transforms.pil_to_tensor(image) for image, _ in reference])
+        if name == "test":
+            assert torch.equal(ours, theirs)
+        else:
+            ours = torch.cat([ours, all_pixels(data, "val")])
+            assert torch.equal(ours.flatten(1).long().sum(1).sort()[0], theirs.flatten(1).long().sum(1).sort()[0])
+
+
+def test_one_line_is_printed_in_a_log(root, capfd):
+    make(root)
+    ready(root)
+    assert capfd.readouterr().err.splitlines() == ["looking at 20 images", "decoding 20 images"]
+    ready(root)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_registry_reads_it_without_torch():
+    code = (
+        "import sys; from zoo.registry import scan; entries = scan().data;"
+        "assert {'mnist', 'fashion-mnist', 'cifar10', 'cifar100', 'folder'} <= set(entries);"
+        "assert entries['folder'].options[0].default == 'required';"
+        "assert all(option.help for name in ('mnist', 'cifar10', 'folder') for option in entries[name].options);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=HOME).returncode == 0

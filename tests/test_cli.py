@@ -1,0 +1,322 @@
+"""The command as a user meets it: what it prints, how it ends, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo.training.run_folder import RunFolder
+
+QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
+
+
+def class_folders(root: Path, classes: dict[str, int], size: int = 10) -> Path:
+    """A tree of PNGs: each class has a colour of its own, so that it can be learned."""
+    generator = np.random.default_rng(0)
+    for index, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 60, (size, size, 3), dtype=np.uint8)
+            pixels[..., index % 3] += 150
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def trained(zoo) -> RunFolder:
+    """A finished run named ``first``."""
+    answer = zoo("train", "softmax", *QUICK, "--name", "first")
+    assert answer.code == 0, answer.err
+    return RunFolder(Path("runs/first"))
+
+
+# ---------------------------------------------------------------------------------------------- what works
+
+
+def test_list_shows_every_model_and_the_next_command(zoo) -> None:
+    answer = zoo("list")
+    assert answer.code == 0 and "resnet20" in answer.out and "next: zoo show NAME" in answer.out
+    lines = [line.split()[0] for line in answer.out.splitlines()[1:] if line.strip()]
+    assert lines.index("resnet20") < lines.index("resnet110"), "names are in natural order"
+
+
+def test_list_can_be_narrowed_by_name_tag_and_task(zoo) -> None:
+    names = [entry["name"] for entry in json.loads(zoo("list", "vgg1?", "--json").out)]
+    assert names == ["vgg11", "vgg13", "vgg16", "vgg19"]
+    tagged = json.loads(zoo("list", "linear", "--task", "classification", "--json").out)
+    assert [entry["name"] for entry in tagged] == ["softmax"]
+    assert zoo("list", "nothing-like-it").is_one_line_error("nothing matches")
+
+
+def test_show_tells_options_recipe_and_data(zoo) -> None:
+    answer = zoo("show", "resnet20")
+    assert all(text in answer.out for text in ("depth = 20", "lr = 0.2", "digits", "zoo train resnet20", "1512.03385"))
+    assert json.loads(zoo("show", "resnet20", "--json").out)["recipe"]["optimizer"] == "sgd"
+
+
+def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolder, tmp_path: Path) -> None:
+    assert {path.name for path in trained.path.iterdir()} == {"run.yaml", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in trained.checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+    elsewhere = tmp_path / "moved"
+    shutil.move(trained.path, elsewhere)
+    figures = json.loads(zoo("test", elsewhere, "--json").out)
+    assert 0 <= figures["test/accuracy"] <= 1 and figures["test/loss"] > 0
+    Image.new("RGB", (40, 30), "white").save("white.png")
+    answer = json.loads(zoo("predict", elsewhere, "white.png", "--top", "4", "--json").out)
+    assert answer[0]["file"] == "white.png" and len(answer[0]["top"]) == 4
+    assert answer[0]["class"] in "0123456789" and answer[0]["top"][0]["probability"] == answer[0]["probability"]
+    assert "white.png" in zoo("predict", elsewhere, "white.png").out
+
+
+def test_the_figures_after_training_are_those_of_zoo_test(zoo) -> None:
+    told = json.loads(zoo("train", "mlp", *QUICK, "--name", "figures", "--json").out)
+    again = json.loads(zoo("test", "figures", "--json").out)
+    assert {key: told[key] for key in again} == again
+
+
+def test_a_run_file_trains_the_same_again(zoo, trained: RunFolder) -> None:
+    assert zoo("train", "--config", trained.run_file, "--name", "again").code == 0
+    first, again = (torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("first", "again"))
+    assert all(torch.equal(value, again["state_dict"][key]) for key, value in first["state_dict"].items())
+
+
+def test_runs_without_a_name_are_numbered(zoo) -> None:
+    for _ in range(2):
+        assert zoo("train", "softmax", *QUICK, "--set", "recipe.epochs=1").code == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["softmax-digits", "softmax-digits-2"]
+
+
+def test_pictures_in_folders_are_learned_and_recognised(zoo) -> None:
+    root = class_folders(Path("pictures"), {"blue": 30, "green": 30, "red": 30})
+    answer = zoo("train", "softmax", "--data", "folder", "--set", f"data.root={root}", "--set", "recipe.batch_size=8",
+                 "--set", "recipe.lr=0.01", "--name", "colours")  # fmt: skip
+    assert answer.code == 0, answer.err
+    predictions = json.loads(zoo("predict", "colours", root / "blue", root / "red", "--json").out)
+    assert len(predictions) == 60
+    right = sum(Path(prediction["file"]).parent.name == prediction["class"] for prediction in predictions)
+    assert right >= 58
+
+
+def test_a_plugin_model_is_trained_and_its_run_tested(zoo, plugin: Path) -> None:
+    listed = zoo("list").out
+    assert "squeezenet-zoo 1.2.0" in listed
+    assert zoo("train", "squeezenet", "--epochs", "1", "--name", "stripes").code == 0
+    assert zoo("test", "stripes").code == 0
+
+
+def test_a_plugin_file_is_trained_without_packaging(zoo, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\nfrom zoo import register_model\nfrom zoo.tasks.classification import Classifier\n"
+        "@register_model('mine', task='classification', data='digits', recipe={'epochs': 1})\n"
+        "class Mine(Classifier):\n    'Mine.'\n"
+        "    def __init__(self, spec, recipe):\n        super().__init__(spec, recipe)\n"
+        "        self.linear = nn.Linear(64, 10)\n"
+        "    def forward(self, images):\n        return self.linear(images.flatten(1))\n"
+        "    def stages(self):\n        return {'head': self.linear}\n"
+    )
+    assert zoo("--plugin", path, "train", "mine").code == 0
+    assert zoo("test", "mine-digits").is_one_line_error("no model 'mine'")
+    assert zoo("--plugin", path, "test", "mine-digits").code == 0
+
+
+def test_doctor_finds_versions_and_faults(zoo) -> None:
+    findings = {finding["name"]: finding for finding in json.loads(zoo("doctor", "--json").out)}
+    assert findings["torch"]["text"] == torch.__version__.partition("+")[0] and "models" in findings["registry"]["text"]
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "resnet2"], ["no model 'resnet2'", "'resnet20'"]),
+        (["train"], ["which model?"]),
+        (["train", "mlp", "--data", "digit"], ["no data set 'digit'", "'digits'"]),
+        (["train", "mlp", "--epochs", "0"], ["recipe.epochs=0"]),
+        (["train", "mlp", "--epochs", "-3"], ["recipe.epochs=-3"]),
+        (["train", "mlp", "--epochs", "many"], ["recipe.epochs=many", "integer"]),
+        (["train", "mlp", "--set", "recipe.batch_size=0"], ["recipe.batch_size=0"]),
+        (["train", "mlp", "--set", "model.hiden=3"], ["'hiden'", "'hidden'"]),
+        (["train", "mlp", "--set", "model.hidden=[]"], ["model.hidden=[]"]),
+        (["train", "resnet20", "--set", "model.depth=21"], ["model.depth=21", "6n + 2"]),
+        (["train", "vgg11", "--set", "data.size=0"], ["32x32", "data.size=32"]),
+        (["train", "mlp", "--precision", "8"], ["recipe.precision=8"]),
+        (["train", "mlp", "--accelerator", "gpux"], ["gpux"]),
+        (["train", "mlp", "--strategy", "ddpp"], ["ddpp"]),
+        (["train", "mlp", "--devices", "none"], ["none"]),
+        (["train", "mlp", "--wandb", "yes"], ["wandb.mode"]),
+        (["train", "mlp", "--name", "a/b"], ["plain name"]),
+        (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "No such file"]),
+        (["train", "mlp", "--set", "data.augment=flip"], ["no augmentation 'flip'", "'hflip'"]),
+        (["train", "mlp", "--set", "data.augment=crop:-1"], ["crop:-1"]),
+        (["train", "mlp", "--set", "data.validation=1.5"], ["data.validation=1.5"]),
+        (["train", "mlp", "--data", "folder"], ["data.root must be given"]),
+        (["train", "mlp", "--data", "folder", "--set", "data.root=absent"], ["absent"]),
+        (["train", "mlp", "--colour"], ["--colour"]),
+        (["tran"], ["'tran'", "'train'"]),
+        (["test", "absent"], ["no run 'absent'"]),
+        (["predict", "absent", "x.png"], ["no run 'absent'"]),
+        (["show", "resnet"], ["no model 'resnet'"]),
+        (["check", "resnet"], ["no model 'resnet'"]),
+        (["data", "show", "cifar"], ["no data set 'cifar'", "'cifar10'"]),
+        (["data", "preview", "digits", "--set", "recipe.lr=1"], ["no section 'recipe'"]),
+        (["--plugin", "absent.py", "list"], ["absent.py", "no such file"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_exit_two_and_nothing_written(zoo, arguments: list[str], words: list[str]) -> None:
+    answer = zoo(*arguments)
+    assert answer.is_one_line_error(*words), answer
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"), [({}, ["pictures"]), ({"cat": 0, "dog": 0}, ["pictures"]), ({"cat": 3}, ["one class"])]
+)
+def test_a_folder_that_cannot_be_learned_from_is_one_line(zoo, classes: dict[str, int], words: list[str]) -> None:
+    Path("pictures").mkdir()
+    class_folders(Path("pictures"), classes)
+    answer = zoo("train", "softmax", "--data", "folder", "--set", "data.root=pictures")
+    assert answer.is_one_line_error(*words), answer
+    assert not Path("runs").exists()
+
+
+def test_a_corrupt_image_is_named_and_only_fatal_when_asked(zoo) -> None:
+    root = class_folders(Path("pictures"), {"blue": 20, "red": 20})
+    (root / "blue" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    arguments = ["train", "softmax", "--data", "folder", "--set", f"data.root={root}", "--epochs", "1"]
+    answer = zoo(*arguments, "--set", "data.strict=true")
+    assert answer.is_one_line_error("broken.png"), answer
+    answer = zoo(*arguments)
+    assert answer.code == 0 and "broken.png" in answer.err
+    assert zoo("predict", "softmax-folder", root / "blue" / "broken.png").is_one_line_error("broken.png")
+
+
+def test_images_that_are_not_there_or_not_images_are_named(zoo, trained: RunFolder) -> None:
+    assert zoo("predict", "first", "absent.png").is_one_line_error("absent.png", "no such file")
+    Path("text.png").write_text("not an image")
+    assert zoo("predict", "first", "text.png").is_one_line_error("text.png", "not an image")
+    Path("empty").mkdir()
+    assert zoo("predict", "first", "empty").is_one_line_error("empty", "no images")
+
+
+def test_a_taken_name_is_refused_and_the_run_kept(zoo, trained: RunFolder) -> None:
+    before = trained.last.read_bytes()
+    assert zoo("train", "softmax", *QUICK, "--name", "first").is_one_line_error("'first' exists", "--resume first")
+    assert trained.last.read_bytes() == before
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "tampered":
+        changed = bytearray(content)
+        with zipfile.ZipFile(path) as archive:
+            record = next(item for item in archive.infolist() if "/data/" in item.filename and item.file_size > 100)
+        changed[record.header_offset + 200] ^= 255
+        path.write_bytes(bytes(changed))
+    elif how == "payload":
+        checkpoint = torch.load(path, weights_only=True)
+        torch.save({**checkpoint, "hook": Payload()}, path)
+    elif how == "plain pickle":
+        import pickle
+
+        path.write_bytes(pickle.dumps(Payload()))
+    elif how == "other weights":
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint["state_dict"]["linear.weight"] = torch.zeros(3, 3)
+        torch.save(checkpoint, path)
+    elif how == "foreign":
+        torch.save({"state_dict": {"w": torch.zeros(1)}}, path)
+    elif how == "empty":
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "tampered", "payload", "plain pickle", "other weights", "foreign", "empty"]
+)
+def test_a_damaged_or_hostile_checkpoint_is_refused_and_not_run(zoo, trained: RunFolder, how: str) -> None:
+    Image.new("L", (8, 8)).save("image.png")
+    damage(trained.best, how)
+    for arguments in (["test", "first"], ["predict", "first", "image.png"]):
+        answer = zoo(*arguments)
+        assert answer.is_one_line_error("best.ckpt"), answer
+    if how != "other weights":
+        damage(trained.last, how)
+        metrics = trained.metrics_file.read_bytes()
+        assert zoo("train", "--resume", "first").is_one_line_error("last.ckpt")
+        assert trained.metrics_file.read_bytes() == metrics
+    assert not Path("made").exists()
+
+
+def test_a_damaged_run_file_is_one_line(zoo, trained: RunFolder) -> None:
+    trained.run_file.write_text("recipe: {epochs: none")
+    assert zoo("test", "first").is_one_line_error("run.yaml")
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_it(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = torch.save, []
+
+    def fill_up(content, file, *rest) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            with Path("/dev/full").open("wb", buffering=0) as full:
+                full.write(b"x")
+        save(content, file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fill_up)
+        answer = zoo("train", "softmax", *QUICK, "--name", "first")
+    assert answer.code == 2 and "No space left" in answer.err and "zoo train --resume first" in answer.err
+    assert "Traceback" not in answer.err
+    torch.load("runs/first/checkpoints/last.ckpt", weights_only=True)
+    assert not list(Path("runs/first/checkpoints").glob(".*"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root can write anywhere, and setpriv is missing")
+def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
+    workplace.chmod(0o555)
+    command = [sys.executable, "-c", "from cli import app; app()", "train", "softmax"]
+    if os.geteuid() == 0:
+        # root may write everywhere unless it gives up the capability to
+        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=workplace)
+    workplace.chmod(0o755)
+    assert answer.returncode == 2 and len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert "cannot be made" in answer.stderr and not list(workplace.iterdir())
+
+
+def test_a_runs_folder_that_is_a_file_is_one_line(zoo) -> None:
+    Path("runs").write_text("in the way")
+    assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "not a folder")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(zoo) -> None:
+    answer = zoo("train", "mlp", "--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant")
+    assert answer.code == 2 and "recipe.lr" in answer.err and "recipe.clip" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_preview_that_cannot_be_written_is_one_line(zoo) -> None:
+    answer = zoo("data", "preview", "digits", "-o", "/proc/nowhere.png")
+    assert answer.is_one_line_error("/proc/nowhere.png", "cannot be written")
