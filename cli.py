@@ -56,6 +56,7 @@ class OneLineErrors(TextParameters, TyperGroup):
     """A group whose errors are one line on standard error: 2 for the user's mistakes, 130 when interrupted."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        extra.setdefault("prog_name", "zoo")
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
         try:

@@ -5,7 +5,8 @@ A description is a comma-separated list, applied in order, each with an optional
     crop:4,hflip,jitter:0.4,cutout:8,mixup:0.2
 
 ``crop`` (pixels of padding), ``hflip``, ``vflip``, ``resized-crop`` (smallest share of the area), ``jitter`` (strength of
-brightness, contrast and saturation), ``cutout`` (side of the hole in pixels), ``mixup`` and ``cutmix`` (alpha of Beta(alpha, alpha)).
+brightness, contrast and saturation), ``cutout`` (side of the hole in pixels), ``mixup`` and ``cutmix`` (alpha of
+Beta(alpha, alpha)).
 
 Parameters come from a CPU generator, so that a seed gives the same pictures on every device.
 """
@@ -54,7 +55,10 @@ def flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
 
 
 def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> Batch:
-    """Cut a box with a share of the area in [smallest, 1] and an aspect ratio in [3/4, 4/3], scale it back (Szegedy et al. 2015)."""
+    """Cut a box and scale it back (Szegedy et al. 2015).
+
+    Its share of the area is in [smallest, 1], its aspect ratio in [3/4, 4/3] of the image's own.
+    """
     images = batch["images"]
     n, _, height, width = images.shape
     area = torch.rand(n, generator=generator) * (1 - smallest) + smallest

@@ -155,9 +155,7 @@ class ImageData(L.LightningDataModule):
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,jitter,cutout:8"
 
-    def __init__(
-        self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float
-    ) -> None:
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float) -> None:
         super().__init__()
         if not 0 <= validation < 1:
             raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
@@ -260,7 +258,9 @@ class ImageData(L.LightningDataModule):
 
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
-        identity = json.dumps([type(self).__qualname__, self.fingerprint, self.spec.shape, self.validation, self.seed, len(train)])
+        identity = json.dumps(
+            [type(self).__qualname__, self.fingerprint, self.spec.shape, self.validation, self.seed, len(train)]
+        )
         fingerprint = blake2b(identity.encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
         path = cache_folder() / "statistics" / f"{fingerprint}.json"
         try:

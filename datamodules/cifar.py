@@ -282,9 +282,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(
-                f"it names {module}.{name}, and only arrays, bytes and plain containers are admitted"
-            )
+            raise pickle.UnpicklingError(f"it names {module}.{name}, and only arrays, bytes and plain containers are admitted")
         return ADMITTED[module, name]
 
     def persistent_load(self, identity: Any) -> Any:

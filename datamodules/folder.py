@@ -1,49 +1,29 @@
-"""A folder of pictures, one folder a class: whatever sizes and formats, decoded once and kept.
-
-What fits in memory is decoded by threads (Pillow works outside the interpreter's lock) and remembered, so that the next
-start reads one file. What does not is checked once, and then read by worker processes batch by batch.
-"""
+"""A folder of pictures, one folder a class: whatever sizes and formats, with or without folders for the splits."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image, ImageOps
-from safetensors import safe_open
-from safetensors.torch import save_file
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import ImageData, Images, ImagesInMemory, Split, split_by_class
+from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
+from datamodules.images import EXTENSIONS
 from zoo.errors import UserError
-from zoo.fetch import cache_folder
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
-KEPT = 8  # decoded folders in the cache
-ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
-CHUNK = 128  # images that a thread takes at a time
 NAMED = 3  # of many, so many are named in a message
 VERSION = 1  # of decoding; another one does not take what this one has kept
 
@@ -101,6 +81,9 @@ class Folder(ImageData):
     def describe(self) -> ImageSpec:
         height, width = self._shape
         return ImageSpec(3, height, width, classes=self.tree.classes)
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "unreadable": [str(path) for path in self.unreadable]}
 
     def fetch(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
@@ -167,7 +150,12 @@ class Folder(ImageData):
         if self.unreadable:
             names = _some([str(path) for path in self.unreadable])
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
-            rank_zero_warn(f"{count} cannot be read and are left out: {names}")
+            _warn(f"{count} cannot be read and are left out: {names}")
+
+
+@rank_zero_only
+def _warn(text: str) -> None:
+    print("warning:", text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- the tree
@@ -313,262 +301,3 @@ def _some(names: list[str]) -> str:
     """The first names, and how many more there are."""
     rest = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
-
-
-# ---------------------------------------------------------------------------------------------- one image
-
-
-def open_image(path: str) -> Image.Image:
-    """Pillow's lazy image, of the admitted formats alone."""
-    return Image.open(path, formats=FORMATS)
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; damaged EXIF data is no reason to lose the image."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image to look for it
-    try:
-        return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # whatever a damaged block may raise
-        return 1
-
-
-def upright_size(path: str) -> tuple[int, int] | None:
-    """(height, width) from the header, or None if it cannot be read."""
-    try:
-        with open_image(path) as image:
-            # Pillow's size of a TIFF is turned already, in newer versions
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-            return (width, height) if orientation(image) >= 5 else (height, width)
-    except Exception:  # a damaged file raises almost any
-        return None
-
-
-def decode(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """RGB pixels, uint8 [height, width, 3], scaled to cover ``shape`` and cut out of the middle.
-
-    Raises:
-        Exception: the file cannot be read; a damaged one raises almost any.
-    """
-    height, width = shape
-    with open_image(path) as image:
-        if image.size != (width, height):
-            # JPEG decodes at 1/2, 1/4 or 1/8 for much less work; twice the final size leaves the scaling to the filter
-            image.draft("RGB", (2 * max(shape),) * 2)
-        turned = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
-        return np.asarray(fit(to_rgb(turned), shape))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16 bits by their upper eight, floats from [0, 1] or [0, 255], transparent parts on white."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        image = Image.fromarray(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def fit(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
-    """The largest box in the middle that has the proportions of ``shape`` (height, width), scaled to it."""
-    height, width = shape
-    if image.size == (width, height):
-        return image
-    scale = min(image.width / width, image.height / height)  # pixels there for one here
-    left, top = max(0.0, (image.width - scale * width) / 2), max(0.0, (image.height - scale * height) / 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR, (left, top, image.width - left, image.height - top))
-
-
-# ---------------------------------------------------------------------------------------------- all images
-
-
-@dataclass(frozen=True)
-class Content:
-    """What was found in the files.
-
-    Attributes:
-        readable: bool, one for each file.
-        pixels: uint8 [N, 3, H, W] of the N readable ones, or None where they do not fit in memory.
-    """
-
-    readable: Tensor
-    pixels: Tensor | None
-
-
-def common_size(paths: list[str]) -> tuple[int, int] | None:
-    """(height, width) if all images whose header can be read have the same, else None."""
-    sizes: set[tuple[int, int] | None] = set()
-    for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "looking at"):
-        sizes |= found - {None}
-        if len(sizes) > 1:
-            return None
-    return sizes.pop() if sizes else None
-
-
-def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Content:
-    """Decode every file once, to keep the pixels or only to learn which files can be read."""
-    readable = np.zeros(len(paths), bool)
-    pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
-
-    def work(chunk: slice) -> None:
-        for index in range(len(paths))[chunk]:
-            try:
-                image = decode(paths[index], shape)
-            except Exception:  # a damaged file raises almost any
-                continue
-            readable[index] = True
-            if pixels is not None:
-                pixels[index] = image.transpose(2, 0, 1)
-
-    for _ in _in_threads(work, len(paths), "decoding" if in_memory else "checking"):
-        pass
-    if pixels is not None and not readable.all():
-        pixels = pixels[readable]
-    return Content(torch.from_numpy(readable), None if pixels is None else torch.from_numpy(pixels))
-
-
-def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
-    """What ``work`` gives for each chunk of ``count`` images, in order."""
-    chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
-    Image.init()  # here, since loading the formats in several threads at once is not safe
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
-            yield from _shown(pool.map(work, chunks), count, what)
-    finally:
-        pool.shutdown(cancel_futures=True)  # when interrupted, do not first finish all that waits
-
-
-def _shown(results: Iterable[Any], count: int, what: str) -> Iterator[Any]:
-    """The same results, with a bar on a terminal and one line in a log."""
-    if not sys.stderr.isatty():
-        print(f"{what} {count:,} images", file=sys.stderr, flush=True)
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task):
-            return Text(f"{task.speed or 0:,.0f} images/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{what} images", total=count)
-        for number, result in enumerate(results, start=1):
-            progress.update(task, completed=min(number * CHUNK, count))
-            yield result
-
-
-@dataclass(frozen=True)
-class ImageFiles(Dataset):
-    """Images in files that are known to be readable, decoded by worker processes when a batch is asked for.
-
-    Args:
-        paths: the files.
-        shape: (height, width) that they are brought to.
-    """
-
-    paths: tuple[str, ...]
-    shape: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: list[int]) -> Tensor | str:
-        """One batch, or what is wrong with it: exceptions of a worker arrive as many lines."""
-        pixels = np.empty((len(indices), 3, *self.shape), np.uint8)
-        for position, index in enumerate(indices):
-            try:
-                pixels[position] = decode(self.paths[index], self.shape).transpose(2, 0, 1)
-            except Exception as error:  # a damaged file raises almost any
-                return f"{self.paths[index]}: could be read before, and now cannot: {' '.join(str(error).split())}"
-        return torch.from_numpy(pixels)
-
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
-        loader = DataLoader(
-            self,
-            batch_size=None,  # an order is one index of the "data set", and gives a batch
-            sampler=(indices.tolist() for indices in orders),
-            num_workers=min(4, os.cpu_count() or 1),
-            worker_init_fn=_silence,
-            generator=torch.Generator(),  # workers' seeds are not drawn from the run's own random numbers
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
-
-    def subset(self, indices: Tensor) -> ImageFiles:
-        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape)
-
-
-def _silence(worker: int) -> None:
-    warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
-
-
-# ---------------------------------------------------------------------------------------------- the cache
-
-
-class Cache:
-    """What was decoded before, one file for each state of a folder. Every fault of it costs time and nothing else."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.folder = cache_folder() / "folder"
-        self.path = self.folder / f"{fingerprint}.safetensors"
-
-    def shape(self) -> tuple[int, int] | None:
-        """(height, width), if the folder has been read before."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                height, width = json.loads(file.metadata()["shape"])
-                return height, width
-        except Exception:  # missing or damaged, in whatever way
-            return None
-
-    def load(self, count: int, shape: tuple[int, int], in_memory: bool) -> Content | None:
-        """What was kept of ``count`` files, or None if it is missing, damaged or less than is asked for."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                checksums = json.loads(file.metadata()["checksums"])
-                tensors = {name: file.get_tensor(name) for name in ("readable", "pixels")[: 1 + in_memory]}
-            if any(zlib.crc32(tensor.numpy()) != checksums[name] for name, tensor in tensors.items()):
-                return None
-            content = Content(tensors["readable"], tensors.get("pixels"))
-            if content.readable.shape != (count,):
-                return None
-            if in_memory and content.pixels.shape != (int(content.readable.sum()), 3, *shape):
-                return None
-            os.utime(self.path)  # the ones used last are kept
-        except Exception:
-            return None
-        return content
-
-    def save(self, content: Content, shape: tuple[int, int]) -> None:
-        """Keep it, if the cache can be written, and drop what has not been used for longest."""
-        tensors = {"readable": content.readable}
-        if content.pixels is not None:
-            tensors["pixels"] = content.pixels
-        checksums = {name: zlib.crc32(tensor.numpy()) for name, tensor in tensors.items()}
-        beside = self.folder / f".{self.path.stem}.{os.getpid()}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, beside, {"shape": json.dumps(shape), "checksums": json.dumps(checksums)})
-            os.replace(beside, self.path)
-            self._prune()
-        except Exception:  # a full disk or a read-only folder, in the words of whichever library
-            pass
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
-
-    def _prune(self) -> None:
-        by_age = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        left_by_killed = [path for path in self.folder.glob(".*.part") if path.stat().st_mtime < time.time() - 86400]
-        for path in by_age[:-KEPT] + left_by_killed:
-            path.unlink(missing_ok=True)

@@ -3,49 +3,106 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)  # fmt: skip
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
+ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
 
 
 class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
 
 
-def read_image(path: Path, channels: int, height: int, width: int) -> Tensor:
-    """uint8 [channels, height, width]: turned upright, scaled to cover the size, and cut to it around the centre.
+def read_image(path: str, channels: int, height: int, width: int) -> Tensor:
+    """uint8 [channels, height, width] of a file that may be anything.
 
     Args:
-        channels: 3 makes everything RGB, 1 makes everything grey.
+        channels: 3 gives colour, 1 grey.
 
     Raises:
         UnreadableImage: truncated, not an image, or so large that it must be an attack (Pillow's limit).
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I") or image.mode == "F":  # 16 bits: convert() would clip instead of scaling
-                    values = np.asarray(image, dtype=np.float32)
-                    image = Image.fromarray((values / max(float(values.max()), 255.0) * 255).astype(np.uint8))
-                image = image.convert("L" if channels == 1 else "RGB")
-                if image.size != (width, height):
-                    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
+            pixels = decode(path, (height, width))
+    except Exception as error:  # a damaged file raises almost any
         raise UnreadableImage(_reason(error)) from error
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return "not an image" if "cannot identify" in str(error) else " ".join(str(error).split())
+    return "not an image" if "cannot identify" in str(error) else f"cannot be read: {' '.join(str(error).split())}"
+
+
+def open_image(path: str) -> Image.Image:
+    """Pillow's lazy image, of the admitted formats alone."""
+    return Image.open(path, formats=FORMATS)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; damaged EXIF data is no reason to lose the image."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to look for it
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever a damaged block may raise
+        return 1
+
+
+def upright_size(path: str) -> tuple[int, int] | None:
+    """(height, width) from the header, or None if it cannot be read."""
+    try:
+        with open_image(path) as image:
+            # Pillow's size of a TIFF is turned already, in newer versions
+            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            return (width, height) if orientation(image) >= 5 else (height, width)
+    except Exception:  # a damaged file raises almost any
+        return None
+
+
+def decode(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """RGB pixels, uint8 [height, width, 3], turned upright, scaled to cover ``shape`` and cut out of the middle.
+
+    Raises:
+        Exception: the file cannot be read; a damaged one raises almost any.
+    """
+    height, width = shape
+    with open_image(path) as image:
+        if image.size != (width, height):
+            # JPEG decodes at 1/2, 1/4 or 1/8 for much less work; twice the final size leaves the scaling to the filter
+            image.draft("RGB", (2 * max(shape),) * 2)
+        turned = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+        return np.asarray(fit(to_rgb(turned), shape))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16 bits by their upper eight, floats from [0, 1] or [0, 255], transparent parts on white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        image = Image.fromarray(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255).round().astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """The largest box in the middle that has the proportions of ``shape`` (height, width), scaled to it."""
+    height, width = shape
+    if image.size == (width, height):
+        return image
+    scale = min(image.width / width, image.height / height)  # pixels there for one here
+    left, top = max(0.0, (image.width - scale * width) / 2), max(0.0, (image.height - scale * height) / 2)
+    return image.resize((width, height), Image.Resampling.BILINEAR, (left, top, image.width - left, image.height - top))

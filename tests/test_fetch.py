@@ -176,9 +176,7 @@ def test_a_full_disk_ends_it_with_one_line(server, tmp_path, monkeypatch):
         def write(self, content):
             raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(
-        Path, "open", lambda path, mode="r": Full(opened(path, mode)) if mode == "wb" else opened(path, mode)
-    )
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(opened(path, mode)) if mode == "wb" else opened(path, mode))
     with pytest.raises(UserError, match="No space left") as error:
         fetch("data.bin", server.source("file"), server.source("file"), folder=tmp_path)
     one_line(error)

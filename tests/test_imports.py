@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn"}
-LIGHT = ["cli.py", "zoo/__init__.py", *(f"zoo/{name}.py" for name in ("errors", "fetch", "options", "randomness", "recipe", "registry", "spec"))]
+LIGHT = [
+    "cli.py",
+    "zoo/__init__.py",
+    *(f"zoo/{name}.py" for name in ("errors", "fetch", "options", "randomness", "recipe", "registry", "spec")),
+]
 BASE = {"zoo.errors", "zoo.spec", "zoo.randomness", "zoo.registry", "zoo.fetch"}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first
@@ -28,7 +32,9 @@ FLOORS = {
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/preview.py": SETTINGS,
 }
-SOURCES = sorted(path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))])
+SOURCES = sorted(
+    path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]
+)
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -100,7 +100,12 @@ def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("recipe: [1", "not YAML"), ("- 1", "holds no sections"), ("recpe: {}", "no section 'recpe'"), ("recipe: 3", "must hold keys")],
+    [
+        ("recipe: [1", "not YAML"),
+        ("- 1", "holds no sections"),
+        ("recpe: {}", "no section 'recpe'"),
+        ("recipe: 3", "must hold keys"),
+    ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "run.yaml"

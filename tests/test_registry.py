@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import UserError
-from zoo.registry import Registry, Entry, read_file, runtime_entry, scan
+from zoo.registry import Entry, Registry, read_file, runtime_entry, scan
 
 MINE = '''
 """A plugin file."""
@@ -153,7 +153,9 @@ def test_a_foreign_package_that_hides_ours_is_refused(tmp_path: Path) -> None:
 
 
 def test_reading_ours_imports_nothing_heavy() -> None:
-    code = "import sys, zoo; zoo.scan(); assert not {'torch','lightning','pydantic','numpy','rich'} & set(sys.modules), sys.modules"
+    code = (
+        "import sys, zoo; zoo.scan(); assert not {'torch','lightning','pydantic','numpy','rich'} & set(sys.modules), sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

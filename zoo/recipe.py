@@ -54,7 +54,9 @@ class Recipe(Section):
 class TrainerSettings(Section):
     """Where and how far a run goes; handed to Lightning's Trainer."""
 
-    devices: Annotated[int | list[int] | str, Field(union_mode="left_to_right")] = Field(1, description="how many devices, a list of indices, or auto")
+    devices: Annotated[int | list[int] | str, Field(union_mode="left_to_right")] = Field(
+        1, description="how many devices, a list of indices, or auto"
+    )
     nodes: int = Field(1, ge=1, description="machines")
     strategy: str = Field("auto", description="Lightning's name: auto, ddp, fsdp, ...")
     accelerator: str = Field("auto", description="Lightning's name: auto, cpu, gpu, mps, ...")

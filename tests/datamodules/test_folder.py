@@ -18,9 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from datamodules import decoded as decoded_module
 from datamodules import folder as folder_module
+from datamodules import images as images_module
 from datamodules.base import ImagesInMemory
-from datamodules.folder import Folder, ImageFiles, decode
+from datamodules.decoded import ImageFiles
+from datamodules.folder import Folder
+from datamodules.images import decode
 from zoo.errors import UserError
 
 HOME = Path(__file__).resolve().parents[2]
@@ -49,9 +53,7 @@ def save(path: Path, image: Image.Image | None = None, **options) -> Path:
     return path
 
 
-def make(
-    root: Path, count: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (12, 12)
-) -> Path:
+def make(root: Path, count: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: tuple[int, int] = (12, 12)) -> Path:
     for position, name in enumerate(classes):
         for index in range(count):
             save(root / name / f"{index:02}.png", picture(*size, seed=100 * position + index))
@@ -152,7 +154,7 @@ def test_links_that_go_round_end(root):
 
 def test_description_needs_headers_only(root, monkeypatch):
     make(root, 10, size=(20, 10))
-    monkeypatch.setattr(folder_module, "decode", decoding_fails)
+    monkeypatch.setattr(decoded_module, "decode", decoding_fails)
     (root / "cat" / "no image.jpg").write_bytes(b"text")
     spec = Folder(4, 0, str(root)).spec
     assert spec.shape == (3, 10, 20) and spec.classes == ("cat", "dog")
@@ -209,7 +211,7 @@ def test_exif_orientation(root, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(root / "cat" / name, stored, exif=exif)
-    assert folder_module.upright_size(str(path)) == (8, 16)
+    assert images_module.upright_size(str(path)) == (8, 16)
     assert np.abs(decode(str(path), (8, 16)).astype(int) - np.asarray(upright)).mean() < 12
 
 
@@ -258,10 +260,12 @@ def damaged(root) -> Path:
 
 
 @pytest.mark.parametrize("memory_gb", [2.0, 0.0])
-def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb):
+def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb, capfd):
     for _ in range(2):  # decoded, then from the cache
-        with pytest.warns(UserWarning, match="5 of 25 images cannot be read and are left out: .*bomb.png.* and 2 more"):
-            data = ready(damaged, validation=0, memory_gb=memory_gb)
+        data = ready(damaged, validation=0, memory_gb=memory_gb)
+        (told,) = capfd.readouterr().err.splitlines()
+        assert told.startswith("warning: 5 of 25 images cannot be read and are left out: ")
+        assert "bomb.png" in told and "and 2 more" in told
         names = ["bomb.png", "cut.jpg", "empty.gif", "page.jpg", "script.png"]
         assert [path.name for path in data.unreadable] == names
         assert data.spec.shape == (3, 12, 12)
@@ -280,7 +284,7 @@ def test_strict_refuses_it(damaged):
 def test_damaged_exif_is_no_reason_to_lose_an_image(root):
     path = save(root / "a.jpg", picture(), exif=b"Exif\0\0broken")
     assert decode(str(path), (12, 12)).shape == (12, 12, 3)
-    assert folder_module.upright_size(str(path)) == (12, 12)
+    assert images_module.upright_size(str(path)) == (12, 12)
 
 
 @pytest.mark.parametrize(
@@ -328,8 +332,8 @@ def test_no_root():
 def test_the_second_start_decodes_nothing(root, monkeypatch):
     make(root)
     first = ready(root)
-    monkeypatch.setattr(folder_module, "decode", decoding_fails)
-    monkeypatch.setattr(folder_module, "upright_size", decoding_fails)
+    monkeypatch.setattr(decoded_module, "decode", decoding_fails)
+    monkeypatch.setattr(decoded_module, "upright_size", decoding_fails)
     second = ready(root)
     assert second.spec == first.spec
     for name in ("train", "val", "test"):
@@ -359,8 +363,9 @@ def test_statistics_follow_the_content(root):
     assert ready(root).spec.mean == (1.0, 0.0, 0.0) != first
 
 
-def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd):
+def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd, monkeypatch):
     make(root)
+    monkeypatch.setattr(decoded_module, "WORTH_A_LINE", 1)
     expected = all_pixels(ready(root), "train")
     cache = next((tmp_path / "home" / "folder").iterdir())
     whole = cache.read_bytes()
@@ -385,8 +390,8 @@ def test_the_cache_is_bounded(root, tmp_path):
         ready(root, size=size)
         ready(root, size=2)  # used again and again, so it stays
     kept = list((tmp_path / "home" / "folder").iterdir())
-    assert len(kept) == folder_module.KEPT
-    assert folder_module.Cache(Folder(4, 0, str(root), size=2).fingerprint).path in kept
+    assert len(kept) == decoded_module.KEPT
+    assert decoded_module.Cache(Folder(4, 0, str(root), size=2).fingerprint).path in kept
 
 
 # ---------------------------------------------------------------------------------------------- read from files
@@ -460,10 +465,14 @@ def test_real_jpegs(tmp_path):
             assert torch.equal(ours.flatten(1).long().sum(1).sort()[0], theirs.flatten(1).long().sum(1).sort()[0])
 
 
-def test_one_line_is_printed_in_a_log(root, capfd):
+def test_one_line_is_printed_in_a_log_where_it_takes_long(root, capfd, monkeypatch):
     make(root)
     ready(root)
-    assert capfd.readouterr().err.splitlines() == ["looking at 20 images", "decoding 20 images"]
+    assert capfd.readouterr().err == ""
+    make(root, count=11)
+    monkeypatch.setattr(decoded_module, "WORTH_A_LINE", 20)
+    ready(root)
+    assert capfd.readouterr().err.splitlines() == ["looking at 22 images", "decoding 22 images"]
     ready(root)
     assert capfd.readouterr().err == ""
 

@@ -84,9 +84,7 @@ class ResNet(Classifier):
 
     channels_last = True
 
-    def __init__(
-        self, spec: ImageSpec, recipe: Recipe, depth: int = 20, width: int = 16, shortcuts: bool = True
-    ) -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 20, width: int = 16, shortcuts: bool = True) -> None:
         super().__init__(spec, recipe)
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"model.depth={depth}: must be 6n + 2, as 8, 14, 20, 32, 44, 56 or 110")

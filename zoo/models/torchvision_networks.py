@@ -119,9 +119,7 @@ class ImageNetVGG(ImageNetClassifier):
         hidden: width of the two hidden fully connected layers; published weights have 4096.
     """
 
-    def __init__(
-        self, spec: ImageSpec, recipe: Recipe, depth: int = 16, batch_norm: bool = False, hidden: int = 4096
-    ) -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 16, batch_norm: bool = False, hidden: int = 4096) -> None:
         super().__init__(spec, recipe)
         if depth not in VGGS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, VGGS))} layers")

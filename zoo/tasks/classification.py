@@ -105,7 +105,5 @@ def _metrics(classes: int) -> nn.ModuleDict:
         "loss": MeanMetric(nan_strategy="disable"),
     }
     if classes >= CLASSES_FOR_TOP5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(
-            classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False
-        )
+        metrics["accuracy_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False)
     return nn.ModuleDict(metrics)

@@ -27,6 +27,7 @@ from zoo.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
+from zoo.training.environment import describe_environment
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.run_folder import HANDED_ON, RunFolder
 
@@ -105,25 +106,32 @@ def train(registry: Registry, run: Run, name: str | None = None, resume: RunFold
     _quiet()
     folder = resume or RunFolder.plan(name, run)
     checkpoint = folder.last if resume and folder.last.exists() else None
-    start = read_checkpoint(checkpoint)["global_step"] if checkpoint else 0
+    former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
     if run.recipe.compile:
         task.compile()
-    log = MetricsLog(folder.metrics_file)
-    stop = StopRequest()
-    about = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(data.spec)}
+    log, stop = MetricsLog(folder.metrics_file), StopRequest()
+    environment = describe_environment(task)
+    tracker = _tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
+
+    def about() -> dict[str, Any]:
+        described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(data.spec)}
+        return {**described, "wandb_id": tracker.run_id if tracker else None}
+
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
-    saving = Checkpoints(folder, lambda: about, monitor, direction, run.recipe.checkpoint_minutes, stop)
-    shown = ("train/loss", "train/accuracy", "val/loss", monitor)
-    callbacks = [*_recipe_callbacks(run, monitor, direction), TrainingProgress(log.latest, shown), saving]
-    trainer = build_trainer(run.trainer, run, logger=[log], callbacks=callbacks)
+    saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
+    progress = TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))
+    callbacks = [*_recipe_callbacks(run, monitor, direction), progress, saving]
+    trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     if not resume and trainer.is_global_zero:
-        folder.create(run)
-    log.rewind(start)
-    with stop.listening(), _handed_on(folder), _how_to_go_on(folder):
+        folder.create(run, environment)
+    log.rewind(former["global_step"])
+    with _tracking(tracker, folder), stop.listening(), _handed_on(folder), _how_to_go_on(folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.test(task, datamodule=data, ckpt_path=folder.best, weights_only=True, verbose=False)
+        if tracker and trainer.is_global_zero:
+            tracker.log_predictions(*_validation_examples(task, data))
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))
 
 
@@ -201,6 +209,43 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
     if run.recipe.average == "ema":
         callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay))
     return callbacks
+
+
+def _tracker(run: Run, folder: RunFolder, environment: dict[str, Any], run_id: str | None, task: Task) -> Any:
+    """The W&B tracker, if it is asked for; only then is its module imported."""
+    if run.wandb.mode == "off":
+        return None
+    from zoo.training.wandb_tracker import WandbTracker
+
+    config = {**run.model_dump(mode="json"), "environment": environment}
+    directions = {f"{stage}/{name}": way for stage in ("val", "test") for name, way in task.directions.items()}
+    return WandbTracker(run.wandb, folder.path, folder.path.name, config, run_id, directions)
+
+
+@contextmanager
+def _tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
+    """Open the tracker before the first step, and close it whatever happens."""
+    if tracker is None:
+        yield
+        return
+    tracker.open()
+    try:
+        yield
+    except BaseException:
+        tracker.close(exit_code=1)
+        raise
+    tracker.log_checkpoints(folder.best, folder.last)
+    tracker.close()
+
+
+def _validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str], list[str], list[float]]:
+    """A batch of validation images, uint8 on the CPU, with the classes they have and those the network gives them."""
+    batch = next(iter(data.val_dataloader()))
+    with torch.inference_mode():
+        probabilities, indices = task.eval().outputs({"images": batch["images"].to(task.device)}).max(1)
+    classes = task.spec.classes
+    labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
+    return batch["images"].cpu(), labels, predictions, probabilities.tolist()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
 
 def _read(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
     try:
-        return read_image(file, *shape)
+        return read_image(str(file), *shape)
     except UnreadableImage as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -77,5 +77,5 @@ def _files(text: str) -> list[Path]:
         return [path]
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
     if not found:
-        raise UserError(f"{text}: holds no images ({', '.join(sorted(EXTENSIONS))})")
+        raise UserError(f"{text}: holds no images ({', '.join(EXTENSIONS)})")
     return found

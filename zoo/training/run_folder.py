@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import UserError, unknown
 from zoo.fetch import replace_file
@@ -14,7 +17,7 @@ HANDED_ON = "ZOO_RUN_FOLDER"  # tells the processes that a launcher starts which
 
 
 class RunFolder:
-    """``run.yaml``, ``metrics.jsonl``, ``checkpoints/last.ckpt`` and ``checkpoints/best.ckpt`` of one run."""
+    """``run.yaml``, ``environment.json``, ``metrics.jsonl`` and ``checkpoints/{last,best}.ckpt`` of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +45,9 @@ class RunFolder:
             raise UserError("several launched processes must agree on one folder: give the run a name with --name")
         if name is not None:
             if not name or Path(name).name != name or name.startswith("."):
-                raise UserError(f"--name {name}: must be a plain name, the folder runs/{Path(name).name or 'NAME'} is made for it")
+                raise UserError(
+                    f"--name {name}: must be a plain name, the folder runs/{Path(name).name or 'NAME'} is made for it"
+                )
             path = RUNS / name
             if path.exists() and not _is_follower():
                 raise UserError(f"run {name!r} exists: go on with --resume {name}, or choose another --name")
@@ -71,8 +76,8 @@ class RunFolder:
         known = [path.parent.name for path in RUNS.glob("*/run.yaml")]
         raise unknown("run", text, known, "known are " + ", ".join(sorted(known)) if known else "there is none in runs/ yet")
 
-    def create(self, run: Run) -> None:
-        """Make the folder and write ``run.yaml``; on failure nothing is left of it.
+    def create(self, run: Run, environment: dict[str, Any]) -> None:
+        """Make the folder and write ``run.yaml`` and ``environment.json``; on failure nothing is left of it.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -80,12 +85,11 @@ class RunFolder:
         made = not self.path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
             replace_file(self.run_file, run.to_yaml().encode())
         except OSError:
-            if made and self.path.exists():
-                for folder in (self.checkpoints, self.path):
-                    if folder.exists():
-                        folder.rmdir()
+            if made:
+                shutil.rmtree(self.path, ignore_errors=True)
             raise
 
     def read_run(self) -> Run:

@@ -1,0 +1,222 @@
+"""Many image files decoded once and kept, or, where they do not fit in memory, read by worker processes batch by batch.
+
+What fits is decoded by threads (Pillow works outside the interpreter's lock) and remembered, so that the next start reads one
+file. What does not is checked once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.images import decode, upright_size
+from zoo.errors import UserError
+from zoo.fetch import cache_folder
+
+KEPT = 8  # decoded folders in the cache
+CHUNK = 128  # images that a thread takes at a time
+WORTH_A_LINE = 1000  # fewer images are decoded before anybody wonders
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was found in the files.
+
+    Attributes:
+        readable: bool, one for each file.
+        pixels: uint8 [N, 3, H, W] of the N readable ones, or None where they do not fit in memory.
+    """
+
+    readable: Tensor
+    pixels: Tensor | None
+
+
+def common_size(paths: list[str]) -> tuple[int, int] | None:
+    """(height, width) if all images whose header can be read have the same, else None."""
+    sizes: set[tuple[int, int] | None] = set()
+    for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "looking at"):
+        sizes |= found - {None}
+        if len(sizes) > 1:
+            return None
+    return sizes.pop() if sizes else None
+
+
+def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Content:
+    """Decode every file once, to keep the pixels or only to learn which files can be read."""
+    readable = np.zeros(len(paths), bool)
+    pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
+
+    def work(chunk: slice) -> None:
+        for index in range(len(paths))[chunk]:
+            try:
+                image = decode(paths[index], shape)
+            except Exception:  # a damaged file raises almost any
+                continue
+            readable[index] = True
+            if pixels is not None:
+                pixels[index] = image.transpose(2, 0, 1)
+
+    for _ in _in_threads(work, len(paths), "decoding" if in_memory else "checking"):
+        pass
+    if pixels is not None and not readable.all():
+        pixels = pixels[readable]
+    return Content(torch.from_numpy(readable), None if pixels is None else torch.from_numpy(pixels))
+
+
+def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
+    """What ``work`` gives for each chunk of ``count`` images, in order."""
+    chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+    Image.init()  # here, since loading the formats in several threads at once is not safe
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
+            yield from _shown(pool.map(work, chunks), count, what)
+    finally:
+        pool.shutdown(cancel_futures=True)  # when interrupted, do not first finish all that waits
+
+
+def _shown(results: Iterable[Any], count: int, what: str) -> Iterator[Any]:
+    """The same results, with a bar on a terminal and one line in a log."""
+    if not sys.stderr.isatty():
+        if count >= WORTH_A_LINE:
+            print(f"{what} {count:,} images", file=sys.stderr, flush=True)
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):
+            return Text(f"{task.speed or 0:,.0f} images/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{what} images", total=count)
+        for number, result in enumerate(results, start=1):
+            progress.update(task, completed=min(number * CHUNK, count))
+            yield result
+
+
+@dataclass(frozen=True)
+class ImageFiles(Dataset):
+    """Images in files that are known to be readable, decoded by worker processes when a batch is asked for.
+
+    Args:
+        paths: the files.
+        shape: (height, width) that they are brought to.
+    """
+
+    paths: tuple[str, ...]
+    shape: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: list[int]) -> Tensor | str:
+        """One batch, or what is wrong with it: exceptions of a worker arrive as many lines."""
+        pixels = np.empty((len(indices), 3, *self.shape), np.uint8)
+        for position, index in enumerate(indices):
+            try:
+                pixels[position] = decode(self.paths[index], self.shape).transpose(2, 0, 1)
+            except Exception as error:  # a damaged file raises almost any
+                return f"{self.paths[index]}: could be read before, and now cannot: {' '.join(str(error).split())}"
+        return torch.from_numpy(pixels)
+
+    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            self,
+            batch_size=None,  # an order is one index of the "data set", and gives a batch
+            sampler=(indices.tolist() for indices in orders),
+            num_workers=min(4, os.cpu_count() or 1),
+            worker_init_fn=_silence,
+            generator=torch.Generator(),  # workers' seeds are not drawn from the run's own random numbers
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch
+
+    def subset(self, indices: Tensor) -> ImageFiles:
+        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape)
+
+
+def _silence(worker: int) -> None:
+    warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
+
+
+class Cache:
+    """What was decoded before, one file for each state of a folder. Every fault of it costs time and nothing else."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.folder = cache_folder() / "folder"
+        self.path = self.folder / f"{fingerprint}.safetensors"
+
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width), if the folder has been read before."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                height, width = json.loads(file.metadata()["shape"])
+                return height, width
+        except Exception:  # missing or damaged, in whatever way
+            return None
+
+    def load(self, count: int, shape: tuple[int, int], in_memory: bool) -> Content | None:
+        """What was kept of ``count`` files, or None if it is missing, damaged or less than is asked for."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                checksums = json.loads(file.metadata()["checksums"])
+                tensors = {name: file.get_tensor(name) for name in ("readable", "pixels")[: 1 + in_memory]}
+            if any(zlib.crc32(tensor.numpy()) != checksums[name] for name, tensor in tensors.items()):
+                return None
+            content = Content(tensors["readable"], tensors.get("pixels"))
+            if content.readable.shape != (count,):
+                return None
+            if in_memory and content.pixels.shape != (int(content.readable.sum()), 3, *shape):
+                return None
+            os.utime(self.path)  # the ones used last are kept
+        except Exception:
+            return None
+        return content
+
+    def save(self, content: Content, shape: tuple[int, int]) -> None:
+        """Keep it, if the cache can be written, and drop what has not been used for longest."""
+        tensors = {"readable": content.readable}
+        if content.pixels is not None:
+            tensors["pixels"] = content.pixels
+        checksums = {name: zlib.crc32(tensor.numpy()) for name, tensor in tensors.items()}
+        beside = self.folder / f".{self.path.stem}.{os.getpid()}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, beside, {"shape": json.dumps(shape), "checksums": json.dumps(checksums)})
+            os.replace(beside, self.path)
+            self._prune()
+        except Exception:  # a full disk or a read-only folder, in the words of whichever library
+            pass
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        by_age = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        left_by_killed = [path for path in self.folder.glob(".*.part") if path.stat().st_mtime < time.time() - 86400]
+        for path in by_age[:-KEPT] + left_by_killed:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""The README and every page of ``docs/`` do what they say: their commands are run, their tables are complete."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_works(zoo, page: Path) -> None:
+    ran = 0
+    for language, note, text in FENCE.findall(page.read_text()):
+        if "file=" in note:
+            Path(note.strip().removeprefix("file=")).write_text(text)
+        if language != "bash" or "skip" in note:
+            continue
+        for line in text.splitlines():
+            command = shlex.split(line, comments=True)
+            if command[:1] == ["pip"]:
+                assert command[:3] == ["pip", "install", "-e"]
+                command = command[command.index("&&") + 1 :]
+            if command[:1] == ["zoo"]:
+                answer = zoo(*command[1:])
+                assert answer.code == 0, (line, answer.err)
+                ran += 1
+    assert ran
+
+
+def test_skipped_commands_exist(zoo) -> None:
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            words = shlex.split(line, comments=True) if line.startswith("zoo ") else []
+            if words and not words[1].startswith("-"):
+                assert zoo(words[1], "--help").code == 0, line
+
+
+def test_the_page_on_training_tells_every_key_of_a_recipe() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE))
+    for name, field in Recipe.model_fields.items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert rows[name] == str(default), name
+
+
+def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
+    readme = (ROOT / "README.md").read_text()
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", readme))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}

@@ -1,0 +1,381 @@
+"""The W&B tracker: what an offline run holds, and that no server, dead or half dead, gets in the way of a training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from zoo.recipe import WandbSettings
+from zoo.training import wandb_tracker
+from zoo.training.wandb_tracker import WandbTracker
+
+DIRECTIONS = {"val/accuracy": "max", "train/loss": "min"}
+
+
+class FakeServer:
+    """As much of a W&B server as a run needs; ``hangs`` says which requests (parts of path or query) it never answers."""
+
+    def __init__(self) -> None:
+        self.hangs: tuple[str, ...] = ()
+        self.requests: list[str] = []
+        self.released = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.reply(b"")
+
+            def do_POST(self) -> None:
+                self.reply(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+            do_PUT = do_POST
+
+            def reply(self, body: bytes) -> None:
+                request = f"{self.path} {body.decode('latin1')}"
+                outer.requests.append(request)
+                if any(part in request for part in outer.hangs):
+                    outer.released.wait()
+                    self.close_connection = True
+                    return
+                data = outer.graphql(json.loads(body)) if self.path == "/graphql" else {}
+                answer = json.dumps(data).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.handle_error = lambda *args: None
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+        query, variables = request["query"], request.get("variables") or {}
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": "bestiary", "entity": {"id": "e", "name": "someone"}}
+            bucket = {"id": "b", "name": variables["name"], "displayName": variables["displayName"], "project": project}
+            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        if "createRunFiles" in query:
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
+            return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
+        return {"data": {"model": None, "viewer": None, "serverInfo": None, "entity": None}}
+
+    def stop(self) -> None:
+        self.released.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """wandb with no traces of whoever runs the tests, and none left for the next test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # whatever goes wrong, nothing leaves this machine
+    (tmp_path / "home").mkdir()
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+def tracker(folder: Path, mode: str = "offline", run_id: str | None = None, **settings: Any) -> WandbTracker:
+    config = {"model": {"name": "mlp", "width": 64}, "commit": "abc"}
+    return WandbTracker(WandbSettings(mode=mode, **settings), folder, "mlp-digits", config, run_id, DIRECTIONS)
+
+
+def records(folder: Path) -> list[Any]:
+    """What the one ``.wandb`` file of a run folder holds: protocol buffers in LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/*run-*/*.wandb")
+    content, at, parts, found = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            found.append(Record.FromString(parts))
+            parts = b""
+    return found
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    rows = [record.history.item for record in records(folder) if record.HasField("history")]
+    return [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
+
+
+def run_record(folder: Path) -> Any:
+    return next(record.run for record in records(folder) if record.HasField("run"))
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Our own; wandb's go to its log files, and from there to pytest, but not to the terminal."""
+    ours = [record for record in caplog.records if record.name == wandb_tracker.__name__]
+    return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
+
+
+def test_offline_run_holds_config_history_directions_and_table(tmp_path, capfd, caplog):
+    log = tracker(tmp_path)
+    log.open()
+    log.log_metrics({"train/loss": 2.0, "epoch": 0}, 10)
+    log.log_metrics({"val/accuracy": 0.5, "epoch": 0}, 20)
+    log.log_metrics({"val/accuracy": 0.25}, 20)
+    images = torch.arange(20 * 3 * 8 * 6).remainder(256).to(torch.uint8).view(20, 3, 8, 6)
+    log.log_predictions(images, ["cat"] * 20, ["dog"] * 20, [0.75] * 20)
+    log.log_predictions(images[:2, :1], ["cat"] * 2, ["dog"] * 2, [0.75] * 2)
+    log.log_metrics({"test/accuracy": 0.5}, 0)  # a test of an earlier checkpoint does not turn the steps back
+    log.finalize("success")
+    log.log_metrics({"test/accuracy": 0.75}, None)
+    log.close()
+
+    run = run_record(tmp_path)
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (config["model"], config["commit"]) == ({"name": "mlp", "width": 64}, "abc")
+    assert (run.project, run.display_name, run.run_id) == ("bestiary", "mlp-digits", log.run_id)
+    rows = history(tmp_path)
+    assert [row["trainer/step"] for row in rows] == [10, 20, 20, 20, 20, 20, 20]
+    assert (rows[0]["train/loss"], rows[1]["val/accuracy"], rows[6]["test/accuracy"]) == (2.0, 0.5, 0.75)
+    defined = {record.metric.name: record.metric for record in records(tmp_path) if record.HasField("metric")}
+    assert defined["val/accuracy"].summary.max and not defined["val/accuracy"].summary.min
+    assert defined["train/loss"].summary.min and not defined["train/loss"].summary.max
+    assert defined["val/accuracy"].step_metric == "trainer/step"
+    globs = [record.metric for record in records(tmp_path) if record.metric.glob_name == "*"]
+    assert globs[0].step_metric == "trainer/step"
+    assert [rows[at]["val/predictions.nrows"] for at in (3, 4)] == [16, 2]
+    artifact = next(record.artifact for record in records(tmp_path) if record.HasField("artifact"))
+    files = {Path(entry.path): Path(entry.local_path) for entry in artifact.manifest.contents}
+    content = json.loads(files.pop(Path("val/predictions.table.json")).read_text())
+    assert content["columns"] == ["image", "label", "prediction", "probability"]
+    assert content["data"][0][1:] == ["cat", "dog", 0.75] and len(content["data"]) == 16
+    picture = Image.open(files[Path(content["data"][0][0]["path"])])
+    assert torch.equal(torch.from_numpy(np.array(picture)).permute(2, 0, 1), images[0])
+    assert not [record for record in records(tmp_path) if record.artifact.type == "model"]
+    assert capfd.readouterr() == ("", "") and not warnings_of(caplog)
+
+
+def test_silent_server_costs_seconds_and_one_warning(tmp_path, server, monkeypatch, caplog):
+    server.hangs = ("/",)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    log = tracker(tmp_path, mode="online")
+    start = time.monotonic()
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 1)
+    log.close()
+    assert time.monotonic() - start < 10
+    (warning,) = warnings_of(caplog)
+    assert server.url in warning and f"wandb sync {tmp_path}" in warning and "\n" not in warning
+    assert history(tmp_path)[0]["train/loss"] == 2.0
+    assert len(server.requests) == 1  # the probe, and nothing of wandb's
+
+
+@pytest.mark.parametrize("cause", ["refused", "no key", "bad key", "server error"])
+def test_no_way_online_means_offline(tmp_path, server, monkeypatch, caplog, cause):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    if cause == "refused":
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    elif cause == "no key":
+        monkeypatch.delenv("WANDB_API_KEY")
+    elif cause == "bad key":
+        monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    else:
+        monkeypatch.setattr(server, "graphql", lambda request: {"errors": [{"message": "permission denied"}]})
+    log = tracker(tmp_path, mode="online", run_id="kept1234")
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 1)
+    log.close()
+    assert len(warnings_of(caplog)) == 1
+    assert log.run_id == "kept1234"
+    assert any(tmp_path.glob("wandb/offline-run-*-kept1234"))
+
+
+def test_init_that_hangs_after_the_probe_is_given_up(tmp_path, server, monkeypatch, caplog):
+    server.hangs = ("/graphql",)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setattr(wandb_tracker, "INIT_SECONDS", 1.0)
+    log = tracker(tmp_path, mode="online")
+    start = time.monotonic()
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 1)
+    log.close()
+    assert time.monotonic() - start < 10
+    assert len(warnings_of(caplog)) == 1
+    assert log.run_id and any(tmp_path.glob(f"wandb/offline-run-*-{log.run_id}"))
+
+
+def test_online_run_sends_its_history(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    log = tracker(tmp_path, mode="online", run_id="kept1234")
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 7)
+    log.close()
+    sent = [request for request in server.requests if request.startswith("/files/") and "train/loss" in request]
+    assert sent and "kept1234/file_stream" in sent[0] and "trainer/step" in "".join(sent)
+    assert any("RunResumeStatus" in request for request in server.requests)  # it goes on if it is there
+    assert not warnings_of(caplog)
+
+
+def test_server_that_dies_during_the_run_holds_up_neither_tables_nor_the_end(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 1.0)
+    log = tracker(tmp_path, mode="online", artifacts=True)
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 1)
+    server.hangs = ("/",)
+    start = time.monotonic()
+    log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+    log.log_metrics({"train/loss": 1.0}, 2)
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"weights")
+    log.log_checkpoints(None, checkpoint)
+    log.close()
+    assert time.monotonic() - start < 12
+    assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [2.0, 1.0]
+    assert ["pictures" in text or "checkpoints" in text or "everything" in text for text in warnings_of(caplog)] == [True] * 3
+
+
+def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_path, server):
+    server.hangs = ("file_stream", "createRunFiles")
+    program = f"""
+import sys
+from pathlib import Path
+from zoo.recipe import WandbSettings
+from zoo.training import wandb_tracker
+wandb_tracker.FINISH_SECONDS = 2.0
+log = wandb_tracker.WandbTracker(WandbSettings(mode="online"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})
+assert "wandb" not in sys.modules
+log.open()
+log.log_metrics({{"train/loss": 2.0}}, 1)
+"""
+    environment = {**os.environ, "WANDB_BASE_URL": server.url}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=45)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert history(tmp_path)[0]["train/loss"] == 2.0
+
+
+def test_failure_inside_wandb_is_one_warning(tmp_path, monkeypatch, caplog):
+    log = tracker(tmp_path)
+    log.open()
+    import wandb
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise OSError("disk full\nand more")
+
+    monkeypatch.setattr(wandb.Run, "log", broken)
+    for step in range(3):
+        log.log_metrics({"train/loss": 2.0}, step)
+    monkeypatch.setattr(wandb.Run, "finish", broken)
+    log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+    log.close()
+    (warning,) = warnings_of(caplog)
+    assert "disk full" in warning and "\n" not in warning
+
+
+def test_failure_to_open_is_one_warning(tmp_path, caplog):
+    (tmp_path / "wandb").write_text("a file where the folder should be")
+    log = tracker(tmp_path, run_id="kept1234")
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 1)
+    log.close()
+    assert len(warnings_of(caplog)) <= 1
+    assert log.run_id == "kept1234"
+
+
+def test_environment_fills_what_is_not_set(tmp_path, monkeypatch):
+    variables = {"PROJECT": "birds", "ENTITY": "team", "RUN_GROUP": "group", "TAGS": "one,two", "JOB_TYPE": "sweep"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    said = {"project": "fish", "entity": "me", "group": "mine", "tags": ("three",), "job_type": "train"}
+    for folder, settings in (("environment", {}), ("settings", said)):
+        log = tracker(tmp_path / folder, **settings)
+        (tmp_path / folder).mkdir()
+        log.open()
+        log.close()
+    run = run_record(tmp_path / "environment")
+    assert (run.project, run.entity, run.run_group, run.job_type) == ("birds", "team", "group", "sweep")
+    assert list(run.tags) == ["one", "two"]
+    run = run_record(tmp_path / "settings")
+    assert (run.project, run.entity, run.run_group, run.job_type) == ("fish", "me", "mine", "train")
+    assert list(run.tags) == ["three"]
+
+
+def test_environment_may_only_lower_the_mode(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    for variable, mode, record in (
+        ("disabled", "online", None),
+        ("offline", "online", "offline"),
+        ("online", "offline", "offline"),
+    ):
+        monkeypatch.setenv("WANDB_MODE", variable)
+        folder = tmp_path / f"{variable}-{mode}"
+        folder.mkdir()
+        log = tracker(folder, mode=mode)
+        log.open()
+        log.log_metrics({"train/loss": 2.0}, 1)
+        log.close()
+        found = [path.name.split("-run-")[0] for path in folder.glob("wandb/*run-*") if not path.is_symlink()]
+        assert [name for name in found if name != "latest-run"] == ([record] if record else []), variable
+    assert not server.requests and not warnings_of(caplog)
+
+
+def test_other_ranks_and_mode_off_do_nothing(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"weights")
+    for rank, mode in ((1, "online"), (0, "off")):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        log = tracker(tmp_path, mode=mode, artifacts=True)
+        log.open()
+        log.log_metrics({"train/loss": 2.0}, 1)
+        log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+        log.log_checkpoints(None, checkpoint)
+        log.close()
+        assert log.run_id is None and not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_checkpoints_are_two_versions_of_one_artifact_when_asked_for(tmp_path, asked):
+    for name in ("best", "last"):
+        (tmp_path / f"{name}.ckpt").write_bytes(name.encode())
+    log = tracker(tmp_path, artifacts=asked)
+    log.open()
+    log.log_checkpoints(tmp_path / "best.ckpt", tmp_path / "last.ckpt")
+    log.close()
+    artifacts = [record.artifact for record in records(tmp_path) if record.HasField("artifact")]
+    versions = [(a.type, a.name, sorted(a.aliases), [f.path for f in a.manifest.contents]) for a in artifacts]
+    name = f"mlp-digits-{log.run_id}"
+    both = [("model", name, ["best", "latest"], ["best.ckpt"]), ("model", name, ["last", "latest"], ["last.ckpt"])]
+    assert versions == (both if asked else [])

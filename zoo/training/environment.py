@@ -1,0 +1,38 @@
+"""Where a run ran: versions, commit, command and machine, as plain data beside its figures."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
+
+
+def describe_environment(network: nn.Module) -> dict[str, Any]:
+    """What one needs to know, beside the Run, to judge or repeat a training."""
+    return {
+        "command": " ".join(["zoo", *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "machine": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder one works in, with ``-dirty`` if files differ from it."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,312 @@
+"""Weights & Biases as a guest of a run: opt-in, on rank zero, and nothing it does can stall or end a training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from torch import Tensor
+
+from zoo.recipe import WandbSettings
+
+STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume
+PREDICTIONS = 16  # rows of the table
+PROBE_SECONDS = 3.0
+INIT_SECONDS = 5.0
+TABLE_SECONDS = 5.0
+FINISH_SECONDS = 8.0
+UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest line on which a checkpoint is still waited for
+
+notices = logging.getLogger(__name__)
+
+
+class WandbTracker(Logger):
+    """Sends metrics, a few pictures and, when asked to, the checkpoints of one run.
+
+    The engine calls ``open`` before the first step and ``close`` once at the end. ``finalize``, which Lightning calls
+    after each fit and each test, is left to do nothing: it would end the run too early. On other ranks than zero
+    nothing happens. A failure inside wandb is one warning; from then on the tracker does nothing.
+
+    Args:
+        settings: what is not set here comes from the environment (WANDB_PROJECT, ...) or wandb's own settings file.
+        folder: of the run; wandb writes below ``folder/wandb``.
+        name: of the run, as W&B shows it.
+        config: the resolved Run and facts about where it runs, as plain data.
+        run_id: the id of a run that goes on, or None for a new one.
+        directions: metric name -> "min" or "max": which of its values the summary keeps.
+    """
+
+    def __init__(
+        self,
+        settings: WandbSettings,
+        folder: Path,
+        name: str,
+        config: dict[str, Any],
+        run_id: str | None,
+        directions: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.folder = folder
+        self.config = config
+        self.directions = directions
+        self._name = name
+        self._run_id = run_id
+        self._run: Any = None
+        self._records: Path | None = None
+        self._server = ""
+        self._working = False
+        self._takes_tables = True
+        self._owns_service = False
+        self._step = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return self._run_id or ""
+
+    @property
+    def run_id(self) -> str | None:
+        """What a checkpoint must keep so that a resumed run goes on in the same W&B run; None until a new run is open."""
+        return self._run_id
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Choose online or offline for good and start the run; takes a bounded few seconds when the server is dead."""
+        if self.settings.mode == "off":
+            return
+        # wandb's own crash reports would leave the machine even in offline mode.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        with self._guest("does not start"):
+            # A service that is there already belongs to a program around us, which ends it itself.
+            self._owns_service = "WANDB_SERVICE" not in os.environ
+            known = wandb.setup(wandb.Settings(silent=True, quiet=True, console="off")).settings
+            self._server = known.base_url
+            if known.mode == "disabled":
+                return
+            mode, reason = self.settings.mode, None
+            if known.mode in ("offline", "dryrun") or mode == "online" and (reason := _why_not_online(self._server)):
+                mode = "offline"
+            try:
+                self._start(mode, known.project)
+            except Exception as error:
+                if mode == "offline":
+                    raise
+                reason = _one_line(error)
+                self._start("offline", known.project)
+            if reason:
+                self._warn(f"goes offline: {reason}")
+
+    def _start(self, mode: str, known_project: str | None) -> None:
+        import wandb
+
+        settings = self.settings
+        run = wandb.init(
+            mode=mode,
+            project=settings.project or known_project or "bestiary",
+            entity=settings.entity,
+            group=settings.group,
+            job_type=settings.job_type,
+            tags=settings.tags or None,
+            name=self._name,
+            id=self._run_id,
+            resume="allow" if self._run_id else None,
+            dir=self.folder,
+            config=self.config,
+            settings=wandb.Settings(
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,  # also bounds wandb's own hook at the interpreter's exit
+                finish_timeout_raises=True,
+                reinit="create_new",
+                silent=True,
+                quiet=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+            ),
+        )
+        self._run, self._run_id, self._records, self._working = run, run.id, Path(run.dir).parent, True
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
+        for metric, direction in self.directions.items():
+            run.define_metric(metric, summary=direction, step_metric=STEP)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is given to W&B when the run is opened."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send a record at ``step`` of the optimizer; without one, at the latest."""
+        self._step = max(self._step, step or 0)
+        if self._working:
+            with self._guest("stops"):
+                self._run.log({**metrics, STEP: self._step})
+
+    @rank_zero_only
+    def log_predictions(self, images: Tensor, labels: list[str], predictions: list[str], probabilities: list[float]) -> None:
+        """Send the first 16 rows as the table ``val/predictions``.
+
+        Args:
+            images: uint8, [N, C, H, W] with C 1 or 3, on the CPU.
+            labels: what each image shows.
+            predictions: what the network takes it for.
+            probabilities: that the network gives its prediction, in [0, 1].
+        """
+        if not (self._working and self._takes_tables):
+            return
+        import wandb
+
+        with self._guest("stops"):
+            table = wandb.Table(columns=["image", "label", "prediction", "probability"])
+            for image, *row in zip(images[:PREDICTIONS], labels, predictions, probabilities, strict=False):
+                pixels = image.permute(1, 2, 0).numpy()
+                table.add_data(wandb.Image(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)), *row)
+            record = {"val/predictions": table, STEP: self._step}
+            try:  # a table, other than a number, is not queued: wandb asks the server first, and may wait for long
+                _within(TABLE_SECONDS, lambda: self._run.log(record))
+            except TimeoutError as error:
+                self._takes_tables = False
+                self._warn(f"gets no more pictures: {error}")
+
+    @rank_zero_only
+    def log_checkpoints(self, best: Path | None, last: Path | None) -> None:
+        """When asked for: upload both files, as versions "best" and "last" of one artifact that belongs to this run.
+
+        Called once, at the end, so that storage does not fill up. Waits for the upload as long as a slow line needs;
+        not at all when the server does not answer.
+        """
+        files = {alias: path for alias, path in (("best", best), ("last", last)) if path and path.exists()}
+        if not (self._working and self.settings.artifacts and files):
+            return
+        online = not self._run.offline
+        if online and (reason := _why_dead(self._server)):
+            notices.warning("W&B: the checkpoints are not uploaded: %s", reason)
+            return
+        import wandb
+
+        def upload() -> None:
+            for alias, path in files.items():
+                artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._name}-{self._run_id}")[-128:], type="model")
+                artifact.add_file(str(path), name=path.name, skip_cache=True)
+                logged = self._run.log_artifact(artifact, aliases=[alias])
+                if online:
+                    logged.wait()
+
+        with self._guest("does not have the checkpoints"):
+            size = sum(path.stat().st_size for path in files.values())
+            _within(FINISH_SECONDS + size / UPLOAD_BYTES_A_SECOND, upload)
+
+    @rank_zero_only
+    def close(self, exit_code: int = 0) -> None:
+        """End the run, within a bounded time; what was not sent stays on disk.
+
+        Args:
+            exit_code: 0 for a run that went through; W&B shows others as failed.
+        """
+        run, self._run = self._run, None
+        if run:
+            try:
+                _within(FINISH_SECONDS + 2, lambda: run.finish(exit_code))
+            except Exception as error:
+                if self._working:
+                    self._warn(f"did not get everything: {_one_line(error)}")
+        self._working = False
+        if self._owns_service:
+            import wandb
+
+            self._owns_service = False
+            try:  # otherwise wandb would wait for its service at the interpreter's exit, however long that takes
+                _within(2, wandb.teardown)
+            except Exception as error:
+                notices.debug("W&B: %s", _one_line(error))
+
+    @contextmanager
+    def _guest(self, what: str) -> Iterator[None]:
+        """Turn a failure inside into one warning, and do nothing from then on."""
+        try:
+            yield
+        except Exception as error:
+            self._working = False
+            self._warn(f"{what}: {_one_line(error)}")
+
+    def _warn(self, what: str) -> None:
+        kept = f"; records go to {self._records.parent}, later: wandb sync {self._records}" if self._records else ""
+        notices.warning("W&B %s%s", what, kept)
+
+
+def _why_not_online(server: str) -> str | None:
+    """The reason why an online run would ask for a key or wait, or None."""
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False, verify=False)
+    except Exception as error:  # a key of the wrong form
+        return _one_line(error)
+    return _why_dead(server) if known else "no API key, `wandb login` sets one"
+
+
+def _why_dead(server: str) -> str | None:
+    """The reason to take a server for dead, or None when it answers HTTP in time."""
+
+    def ask() -> str | None:
+        # No secret is sent, so the certificate is not checked: whether it is good is for wandb itself to say.
+        unchecked = ssl.create_default_context()
+        unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+        try:
+            urllib.request.urlopen(server, timeout=PROBE_SECONDS, context=unchecked).close()
+        except urllib.error.HTTPError as error:
+            return f"{server} answers {error.code}" if error.code >= 500 else None
+        return None
+
+    try:
+        return _within(PROBE_SECONDS, ask)
+    except Exception as error:
+        return f"{server}: {_one_line(error)}"
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> Any:
+    """The result of ``work``, done in a thread, because name resolution and wandb's own waits take no time limit.
+
+    Raises:
+        TimeoutError: it is not done in that time. The thread is left to itself and does not hold up the exit.
+        Exception: what ``work`` raised.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = work()
+        except BaseException as error:  # wandb may also call sys.exit
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    if "error" in outcome:
+        error = outcome["error"]
+        raise error if isinstance(error, Exception) else RuntimeError(str(error))
+    return outcome["result"]
+
+
+def _one_line(error: Exception) -> str:
+    """The first line of an error: what wandb says after it is advice on settings that are not the user's here."""
+    return next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
