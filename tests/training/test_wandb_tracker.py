@@ -305,13 +305,18 @@ def test_failure_inside_wandb_is_one_warning(tmp_path, monkeypatch, caplog):
     assert "disk full" in warning and "\n" not in warning
 
 
-def test_failure_to_open_is_one_warning(tmp_path, caplog):
-    (tmp_path / "wandb").write_text("a file where the folder should be")
+def test_failure_to_open_is_one_warning(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(wandb, "init", broken)
     log = tracker(tmp_path, run_id="kept1234")
     log.open()
     log.log_metrics({"train/loss": 2.0}, 1)
     log.close()
-    assert len(warnings_of(caplog)) <= 1
+    assert warnings_of(caplog) == ["W&B does not start: disk full"]
     assert log.run_id == "kept1234"
 
 

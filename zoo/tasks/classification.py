@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.recipe import Recipe
@@ -14,6 +14,28 @@ from zoo.tasks.task import Task
 
 IGNORE = -100  # the label of a sample that fills up a batch and must not count
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
+
+
+class MeanLoss(Metric):
+    """The mean over the samples that count.
+
+    torchmetrics' MeanMetric keeps its weights only when it looks for NaN, which waits for the device at every batch.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, counted: Tensor) -> None:
+        """Take in ``losses``, [N], where ``counted``, bool [N], says so."""
+        self.total += (losses * counted).to(self.total).sum()
+        self.count += counted.sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
 
 
 class Classifier(Task):
@@ -85,7 +107,7 @@ class Classifier(Task):
         for name, metric in self.metrics[stage].items():
             if name == "loss":
                 losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
-                metric.update(losses, weight=(labels != IGNORE).to(losses))
+                metric.update(losses, labels != IGNORE)
             else:
                 metric.update(logits, labels)
 
@@ -102,7 +124,7 @@ class Classifier(Task):
 def _metrics(classes: int) -> nn.ModuleDict:
     metrics: dict[str, Metric] = {
         "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE, validate_args=False),
-        "loss": MeanMetric(nan_strategy="disable"),
+        "loss": MeanLoss(),
     }
     if classes >= CLASSES_FOR_TOP5:
         metrics["accuracy_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False)

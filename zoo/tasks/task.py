@@ -107,7 +107,8 @@ class Task(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer = self.trainer
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
+        every = trainer.log_every_n_steps  # 0 in a Trainer that is told to log nothing
+        if (every and (batch_idx + 1) % every == 0) or trainer.is_last_batch:
             self._record()
 
     def _record(self) -> None:

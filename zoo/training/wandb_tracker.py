@@ -82,7 +82,7 @@ class WandbTracker(Logger):
 
     @property
     def run_id(self) -> str | None:
-        """What a checkpoint must keep so that a resumed run goes on in the same W&B run; None until a new run is open."""
+        """For checkpoints: with it, a resumed run goes on in the same W&B run. None until a new run is open."""
         return self._run_id
 
     @rank_zero_only
@@ -92,9 +92,9 @@ class WandbTracker(Logger):
             return
         # wandb's own crash reports would leave the machine even in offline mode.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
         with self._guest("does not start"):
+            import wandb
+
             # A service that is there already belongs to a program around us, which ends it itself.
             self._owns_service = "WANDB_SERVICE" not in os.environ
             known = wandb.setup(wandb.Settings(silent=True, quiet=True, console="off")).settings
