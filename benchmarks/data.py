@@ -62,9 +62,9 @@ def main(rounds: int = 5, count: int = 50_000, workers: int = 2) -> None:
     """Measure in turns and print the ratio."""
     registry = zoo.scan([str(PLUGIN)])
     settings = [{"data": {"name": "random-images", "count": count}}]
-    run = resolve(registry, "resnet20", {}, settings)
+    run = resolve(registry, "mlp", {}, settings)
     data = engine.build_data(registry, run)
-    normalise = zoo.create("resnet20", data.spec, Recipe()).normalise
+    normalise = zoo.create("mlp", data.spec, Recipe()).normalise  # images as torchvision gives them, [N, C, H, W] in memory
     split = data.splits["train"]
     reference = DataLoader(
         PilImages(split.images.pixels[:20_000], split.labels), 128, shuffle=True, num_workers=workers, drop_last=True

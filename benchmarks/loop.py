@@ -104,6 +104,8 @@ def main(
     settings["trainer"]["log_every_n_steps"] = every
     run = resolve(registry, model, {}, [settings, *map(parse_setting, setting)])
     module = engine.build_data(registry, run)
+    epochs = -(-steps // len(module.train_dataloader()))
+    run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"epochs": epochs})})
     times: dict[str, list[float]] = {"by hand": [], "zoo": []}
     for _ in range(rounds):
         # the first part of each is warming up

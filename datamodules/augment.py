@@ -194,7 +194,7 @@ class Augmentation:
 def _parse(item: str, classes: int) -> Transform:
     name, colon, text = item.partition(":")
     if name not in TRANSFORMS:
-        raise unknown("augmentation", name, [*TRANSFORMS, "none", "standard", "strong"])
+        raise unknown("augmentation", name, [*TRANSFORMS, "none", "light", "standard", "strong"])
     function, default, kind = TRANSFORMS[name]
     if default is None:
         if colon:

@@ -11,6 +11,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -147,11 +148,12 @@ class ImageData(L.LightningDataModule):
         seed: of splits, order and augmentation.
         root: the folder where the files lie or are put; the default is bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps them.
-        augment: ``none``, ``standard``, ``strong``, or a description (see ``datamodules.augment``).
+        augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``datamodules.augment``).
         validation: the share of the training images that is held out for validation, class by class.
     """
 
     task = "classification"
+    light = "hflip"  # every pixel stays in its place, or in its mirror image's
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,jitter,cutout:8"
 
@@ -163,7 +165,7 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
         self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
         self.root = Path(root).expanduser() if root else None
-        self.augment = {"standard": self.standard, "strong": self.strong}.get(augment, augment)
+        self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
         Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
         self.splits: dict[str, Split] = {}
         self._spec: ImageSpec | None = None
@@ -269,10 +271,8 @@ class ImageData(L.LightningDataModule):
         except (OSError, ValueError, KeyError, TypeError):
             # 32 MB at a time: worker processes hold several such parts at once
             mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.spec.shape)))
-        try:
+        with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
             replace_file(path, json.dumps({"of": json.loads(identity), "mean": mean, "std": std}).encode())
-        except OSError:
-            pass  # a read-only cache costs time at the next start, nothing else
         return mean, std
 
 

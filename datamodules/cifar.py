@@ -102,7 +102,7 @@ class Cifar10(CifarImages):
         root: folder with cifar-10-python.tar.gz or the unpacked cifar-10-batches-py, or where the archive is put; by
             default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 32x32.
-        augment: none, standard, strong, or a list as in crop:4,hflip.
+        augment: none, light, standard, strong, or a list as in crop:4,hflip.
         validation: share of the training images held out for validation.
     """
 
@@ -139,7 +139,7 @@ class Cifar100(CifarImages):
         root: folder with cifar-100-python.tar.gz or the unpacked cifar-100-python, or where the archive is put; by
             default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 32x32.
-        augment: none, standard, strong, or a list as in crop:4,hflip.
+        augment: none, light, standard, strong, or a list as in crop:4,hflip.
         validation: share of the training images held out for validation.
     """
 

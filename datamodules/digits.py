@@ -18,10 +18,11 @@ class Digits(ImageData):
 
     Args:
         size: scale images to this many pixels a side; 0 keeps 8x8.
-        augment: none, standard, strong, or a list as in crop:1,cutout:2.
+        augment: none, light, standard, strong, or a list as in crop:1,cutout:2.
         validation: share of the training images held out for validation.
     """
 
+    light = "none"
     standard = "crop:1"
     strong = "crop:1,cutout:2"
 

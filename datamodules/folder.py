@@ -40,7 +40,7 @@ class Folder(ImageData):
     Args:
         root: the folder.
         size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
-        augment: none, standard, strong, or a list as in crop:4,hflip.
+        augment: none, light, standard, strong, or a list as in crop:4,hflip.
         validation: share of the training images held out for validation, where there is no folder for it.
         test: share of the images held out for testing, where there is no test folder.
         strict: refuse the folder if an image in it cannot be read, instead of leaving the image out.

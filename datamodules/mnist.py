@@ -81,11 +81,12 @@ class Mnist(IdxImages):
     Args:
         root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 28x28.
-        augment: none, standard, strong, or a list as in crop:2,cutout:7.
+        augment: none, light, standard, strong, or a list as in crop:2,cutout:7.
         validation: share of the training images held out for validation.
     """
 
-    standard = "crop:2"  # a mirrored digit is another sign
+    light = "none"  # a mirrored digit is another sign
+    standard = "crop:2"
     strong = "crop:2,cutout:7"
     folder = "MNIST"
     class_names = tuple("0123456789")
@@ -119,7 +120,7 @@ class FashionMnist(IdxImages):
     Args:
         root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 28x28.
-        augment: none, standard, strong, or a list as in crop:2,hflip.
+        augment: none, light, standard, strong, or a list as in crop:2,hflip.
         validation: share of the training images held out for validation.
     """
 

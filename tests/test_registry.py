@@ -146,7 +146,7 @@ def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path,
 def test_a_foreign_package_that_hides_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "datamodules").mkdir()
     (tmp_path / "datamodules" / "__init__.py").write_text("")
-    code = "from zoo import scan\nfrom zoo.errors import UserError\ntry: scan().data_set('digits').load()\nexcept UserError as e: print(e)"
+    code = "from zoo import scan, UserError\ntry: scan().data_set('digits').load()\nexcept UserError as error: print(error)"
     environment = {"PYTHONPATH": str(tmp_path), "PATH": ""}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "another package named 'datamodules'" in answer.stdout and str(tmp_path) in answer.stdout

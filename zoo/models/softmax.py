@@ -16,8 +16,10 @@ from zoo.tasks.classification import Classifier
     tags=["linear"],
     data="digits",
     augment="none",  # a template cannot follow a picture that moves
-    recipe={"epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
-)
+    recipe={
+        "epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "one-cycle",
+    },
+)  # fmt: skip
 class Softmax(Classifier):
     """Softmax regression: one score a class, linear in the pixels; each row of weights is a template of its class."""
 

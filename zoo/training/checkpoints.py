@@ -186,9 +186,9 @@ class Checkpoints(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         # a fault between two steps leaves whole weights; other processes may be anywhere, so only a lone one can save
-        if trainer.training and trainer.world_size == 1 and trainer.accumulate_grad_batches == 1 and trainer.global_step:
-            if not isinstance(exception, (Interrupted, UserError)):
-                self.save(trainer)
+        whole = trainer.training and trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        if whole and trainer.global_step and not isinstance(exception, (Interrupted, UserError)):
+            self.save(trainer)
 
     def save(self, trainer: L.Trainer, best: bool = False) -> None:
         """Write ``last.ckpt`` and, first, give the same file the name ``best.ckpt`` if it is the best so far."""

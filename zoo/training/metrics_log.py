@@ -46,7 +46,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop what lies after ``step``, and the test at the end: a resumed run goes through it again. A half written last line is dropped too."""
+        """Drop what lies after ``step``, the test at the end, and a half written line: a resumed run goes through it again."""
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and not any("test/" in key for key in line)]
         replace_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
