@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.errors import UserError
+from zoo.ranks import is_follower
 from zoo.registry import REQUIRED, Entry, Registry, scan
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class OneLineErrors(TextParameters, TyperGroup):
 
 
 def _fail(text: str) -> None:
-    print("error:", " ".join(text.split()), file=sys.stderr)
+    if not is_follower():
+        print("error:", " ".join(text.split()), file=sys.stderr)
     sys.exit(2)
 
 
@@ -116,7 +118,7 @@ def main(
 
 def _registry(context: typer.Context) -> Registry:
     registry = scan(context.obj or ())
-    for warning in registry.warnings:
+    for warning in registry.warnings if not is_follower() else ():
         print("warning:", warning, file=sys.stderr)
     return registry
 
@@ -277,7 +279,8 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     try:
         outcome = engine.train(registry, run, run_name, resume)
     except Interrupted as stopped:
-        print(f"interrupted; saved. To go on: zoo train --resume {stopped}", file=sys.stderr)
+        if not is_follower():
+            print(f"interrupted, and saved. To go on: zoo train --resume {stopped}", file=sys.stderr)
         sys.exit(130)
     if not outcome.is_rank_zero:
         return

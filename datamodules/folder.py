@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.base import ImageData, Images, ImagesInMemory, Split, split_by_class
@@ -19,6 +18,7 @@ from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_
 from datamodules.images import EXTENSIONS
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
+from zoo.ranks import is_follower
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 
@@ -150,12 +150,8 @@ class Folder(ImageData):
         if self.unreadable:
             names = _some([str(path) for path in self.unreadable])
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
-            _warn(f"{count} cannot be read and are left out: {names}")
-
-
-@rank_zero_only
-def _warn(text: str) -> None:
-    print("warning:", text, file=sys.stderr, flush=True)
+            if not is_follower():
+                print(f"warning: {count} cannot be read and are left out: {names}", file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- the tree

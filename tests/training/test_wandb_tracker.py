@@ -384,3 +384,42 @@ def test_checkpoints_are_two_versions_of_one_artifact_when_asked_for(tmp_path, a
     name = f"mlp-digits-{log.run_id}"
     both = [("model", name, ["best", "latest"], ["best.ckpt"]), ("model", name, ["last", "latest"], ["last.ckpt"])]
     assert versions == (both if asked else [])
+
+
+def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
+    quick = ["--epochs", "2", "--set", "trainer.accelerator=cpu"]
+    answer = zoo("train", "softmax", *quick, "--wandb", "offline", "--name", "seen", "--set", "wandb.tags=[a,b]")
+    assert answer.code == 0, answer.err
+    folder = Path("runs/seen")
+    config = {item.key: json.loads(item.value_json) for item in run_record(folder).config.update}
+    assert config["model"] == {"name": "softmax"} and config["recipe"]["epochs"] == 2
+    assert config["environment"]["parameters"] == 64 * 10 + 10 and "torch" in config["environment"]["versions"]
+    assert list(run_record(folder).tags) == ["a", "b"]
+    own = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = ("train/", "val/accuracy", "val/loss")
+    theirs = [{key: value for key, value in row.items() if key.startswith(names)} for row in history(folder)]
+    for record in own:
+        expected = {key: value for key, value in record.items() if key.startswith(("train/", "val/"))}
+        assert not expected or expected in theirs
+    assert any(key.startswith("val/predictions") for row in history(folder) for key in row)
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["bestiary"]["wandb_id"] == run_record(folder).run_id
+
+
+def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
+    from zoo.training.checkpoints import Checkpoints
+
+    save = Checkpoints.save
+
+    def stop_after_the_first(self, trainer, best=False):
+        save(self, trainer, best)
+        self.stop.asked = True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop_after_the_first)
+        answer = zoo("train", "softmax", "--epochs", "2", "--wandb", "offline", "--name", "seen")
+    assert answer.code == 130 and "zoo train --resume seen" in answer.err
+    first = run_record(Path("runs/seen")).run_id
+    (Path("runs/seen") / "wandb").rename("former")
+    assert zoo("train", "--resume", "seen").code == 0
+    assert run_record(Path("runs/seen")).run_id == first

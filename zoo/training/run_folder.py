@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.errors import UserError, unknown
 from zoo.fetch import replace_file
+from zoo.ranks import is_follower
 from zoo.recipe import Run, read_config
 
 RUNS = Path("runs")
@@ -39,9 +40,9 @@ class RunFolder:
         Raises:
             UserError: the name is taken or no name at all, or the folder could not be written.
         """
-        if os.environ.get(HANDED_ON) and _is_follower():
+        if os.environ.get(HANDED_ON) and is_follower():
             return cls(Path(os.environ[HANDED_ON]))
-        if name is None and (_is_follower() or run.trainer.nodes > 1):
+        if name is None and (is_follower() or run.trainer.nodes > 1):
             raise UserError("several launched processes must agree on one folder: give the run a name with --name")
         if name is not None:
             if not name or Path(name).name != name or name.startswith("."):
@@ -49,7 +50,7 @@ class RunFolder:
                     f"--name {name}: must be a plain name, the folder runs/{Path(name).name or 'NAME'} is made for it"
                 )
             path = RUNS / name
-            if path.exists() and not _is_follower():
+            if path.exists() and not is_follower():
                 raise UserError(f"run {name!r} exists: go on with --resume {name}, or choose another --name")
         else:
             stem = f"{run.model['name']}-{run.data['name']}"
@@ -98,8 +99,3 @@ class RunFolder:
             return Run(**read_config(self.run_file))
         except ValueError as error:
             raise UserError(f"{self.run_file} is damaged: {' '.join(str(error).split())[:200]}") from None
-
-
-def _is_follower() -> bool:
-    """Whether this process was started by a launcher and is not rank zero."""
-    return any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
