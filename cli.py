@@ -6,6 +6,7 @@ Only Typer is imported here; torch comes in when something is built, so that nam
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from zoo.errors import UserError
+from zoo.errors import UserError, unknown
 from zoo.ranks import is_follower
 from zoo.registry import REQUIRED, Entry, Registry, scan
 
@@ -65,6 +66,8 @@ class OneLineErrors(TextParameters, TyperGroup):
         except UserError as error:
             _fail(str(error))
         except UsageError as error:
+            if not error.format_message():  # the help was asked for by giving nothing
+                sys.exit(2)
             _fail(f"{error.format_message()} (see: {_command_path(error)} --help)")
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted", file=sys.stderr)
@@ -124,7 +127,7 @@ def _registry(context: typer.Context) -> Registry:
 
 
 def _print_json(value: Any) -> None:
-    print(json_module.dumps(value, indent=2))
+    print(json_module.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _print_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
@@ -227,10 +230,10 @@ def train(
 ) -> None:
     """Train a model, keep the best checkpoint, and test it.
 
-    [bold]zoo train resnet20[/bold]                                  on digits, in under a minute\n
+    [bold]zoo train resnet20[/bold]   on digits, in under a minute\n
     [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your pictures, one folder a class\n
     [bold]zoo train mlp --epochs 5 --set model.hidden=[256,128] --set recipe.lr=3e-4[/bold]\n
-    [bold]zoo train --resume resnet20-digits[/bold]                  after an interruption
+    [bold]zoo train --resume resnet20-digits[/bold]   after an interruption
     """
     registry = _registry(context)
     # names first: they are answered before anything heavier is imported
@@ -261,18 +264,18 @@ def train(
         run = resolve(registry, name or None, former.model_dump(mode="json"), layers)
         changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
         if changed:
-            raise UserError(
-                f"--resume goes on with a run as it is, and here {changed[0]}: "
-                f"for a new run, zoo train --config {folder.run_file} --set {changed[0].partition(' ')[0]} --name NEW"
-            )
-    _train(registry, run, run_name, folder, json)
+            instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
+            raise UserError(f"--resume goes on with a run as it is, and here {changed[0]}: for a new run, {instead}")
+    again = " ".join(["zoo", *(f"--plugin {shlex.quote(file)}" for file in context.obj or ())])
+    _train(registry, run, run_name, folder, json, again)
 
 
 # they say where a run computes and who watches, not what it computes
 CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
 
 
-def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool) -> None:
+def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str) -> None:
+    """Train and tell how to go on; ``again`` is the command with the plugins that were given."""
     from zoo.training import engine
     from zoo.training.checkpoints import Interrupted
 
@@ -280,7 +283,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
         outcome = engine.train(registry, run, run_name, resume)
     except Interrupted as stopped:
         if not is_follower():
-            print(f"interrupted, and saved. To go on: zoo train --resume {stopped}", file=sys.stderr)
+            print(f"interrupted, and saved. To go on: {again} train --resume {stopped}", file=sys.stderr)
         sys.exit(130)
     if not outcome.is_rank_zero:
         return
@@ -290,7 +293,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     name = outcome.folder.name
     print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
-    print(f"next: zoo predict {name} IMAGE...    zoo test {name}")
+    print(f"next: {again} predict {name} IMAGE...    {again} test {name}")
 
 
 def _metrics_line(metrics: dict[str, float]) -> str:
@@ -328,7 +331,6 @@ def test(
 
 
 def _checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
-    from zoo.errors import unknown
     from zoo.training.run_folder import RunFolder
 
     if checkpoint not in ("best", "last"):
@@ -376,7 +378,9 @@ def check(
 ) -> None:
     """Hold a model or a data set against the zoo's contract: [bold]zoo --plugin mine.py check mine[/bold]."""
     registry = _registry(context)
-    entry = registry.models.get(name) or registry.data.get(name) or registry.model(name)
+    if name not in registry.models and name not in registry.data:
+        raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
+    entry = registry.model(name) if name in registry.models else registry.data_set(name)
     from zoo.check import check_entry
 
     results = check_entry(registry, entry)

@@ -199,7 +199,8 @@ class ImageData(L.LightningDataModule):
         return self._spec
 
     def prepare_data(self) -> None:
-        self.fetch()
+        if not self.splits:  # Lightning calls it again, when all is there
+            self.fetch()
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:

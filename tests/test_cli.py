@@ -15,6 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.errors import UserError
+from zoo.recipe import resolve
+from zoo.registry import scan
 from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -78,8 +81,9 @@ def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolde
     assert "white.png" in zoo("predict", elsewhere, "white.png").out
 
 
-def test_the_figures_after_training_are_those_of_zoo_test(zoo) -> None:
-    told = json.loads(zoo("train", "mlp", *QUICK, "--name", "figures", "--json").out)
+@pytest.mark.parametrize("setting", ["recipe.average=none", "recipe.average=ema"])
+def test_the_figures_after_training_are_those_of_zoo_test(zoo, setting: str) -> None:
+    told = json.loads(zoo("train", "convnet", *QUICK, "--set", setting, "--name", "figures", "--json").out)
     again = json.loads(zoo("test", "figures", "--json").out)
     assert {key: told[key] for key in again} == again
 
@@ -88,6 +92,25 @@ def test_a_run_file_trains_the_same_again(zoo, trained: RunFolder) -> None:
     assert zoo("train", "--config", trained.run_file, "--name", "again").code == 0
     first, again = (torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("first", "again"))
     assert all(torch.equal(value, again["state_dict"][key]) for key, value in first["state_dict"].items())
+
+
+def test_two_runs_that_start_together_have_a_folder_each() -> None:
+    run = resolve(scan(), "softmax", {}, [])
+    folders = [RunFolder.claim(None, run) for _ in range(3)]
+    assert len({folder.path for folder in folders}) == 3
+    with pytest.raises(UserError, match="exists"):
+        RunFolder.claim("softmax-digits", run)
+
+
+def test_a_run_can_be_read_by_others_as_other_files_can(trained: RunFolder) -> None:
+    Path("plain").write_text("")
+    for file in (trained.run_file, trained.metrics_file, trained.last):
+        assert file.stat().st_mode == Path("plain").stat().st_mode
+
+
+def test_a_command_that_is_proposed_can_be_pasted(zoo) -> None:
+    answer = zoo("train", "softmax", *QUICK, "--name", "mein lauf")
+    assert "zoo test 'mein lauf'" in answer.out
 
 
 def test_runs_without_a_name_are_numbered(zoo) -> None:
@@ -158,6 +181,8 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "mlp", "--devices", "none"], ["none"]),
         (["train", "mlp", "--wandb", "yes"], ["wandb.mode"]),
         (["train", "mlp", "--name", "a/b"], ["plain name"]),
+        (["train", "mlp", "--name", "a" * 300], ["too long"]),
+        (["train", "softmax", "--set", "model.width=3"], ["no option of softmax 'width'", "there is none"]),
         (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["train", "mlp", "--set", "data.augment=flip"], ["no augmentation 'flip'", "'hflip'"]),
         (["train", "mlp", "--set", "data.augment=crop:-1"], ["crop:-1"]),
@@ -169,7 +194,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["test", "absent"], ["no run 'absent'"]),
         (["predict", "absent", "x.png"], ["no run 'absent'"]),
         (["show", "resnet"], ["no model 'resnet'"]),
-        (["check", "resnet"], ["no model 'resnet'"]),
+        (["check", "digit"], ["no model or data set 'digit'", "'digits'"]),
         (["data", "show", "cifar"], ["no data set 'cifar'", "'cifar10'"]),
         (["data", "preview", "digits", "--set", "recipe.lr=1"], ["no section 'recipe'"]),
         (["--plugin", "absent.py", "list"], ["absent.py", "no such file"]),
@@ -202,6 +227,8 @@ def test_a_corrupt_image_is_named_and_only_fatal_when_asked(zoo) -> None:
     answer = zoo(*arguments)
     assert answer.code == 0 and "broken.png" in answer.err
     assert zoo("predict", "softmax-folder", root / "blue" / "broken.png").is_one_line_error("broken.png")
+    answer = zoo("predict", "softmax-folder", root, "--json")
+    assert answer.code == 0 and len(json.loads(answer.out)) == 40 and "broken.png is left out" in answer.err
 
 
 def test_images_that_are_not_there_or_not_images_are_named(zoo, trained: RunFolder) -> None:
@@ -308,7 +335,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
 
 def test_a_runs_folder_that_is_a_file_is_one_line(zoo) -> None:
     Path("runs").write_text("in the way")
-    assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "not a folder")
+    assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "cannot be made", "not a directory")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(zoo) -> None:

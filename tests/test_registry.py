@@ -76,6 +76,14 @@ def test_a_plugin_file_that_cannot_be_read_is_one_line(tmp_path: Path, change: t
     assert "\n" not in str(raised.value) and "mine.py" in str(raised.value)
 
 
+@pytest.mark.parametrize(("text", "complaint"), [("x = 1", "registers no model"), ("", "registers no model")])
+def test_a_plugin_file_that_registers_nothing_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "empty.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        scan([str(path)])
+
+
 def test_a_missing_plugin_file_is_named() -> None:
     with pytest.raises(UserError, match="nowhere.py: no such file"):
         scan(["nowhere.py"])

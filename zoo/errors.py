@@ -23,4 +23,6 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
+    if not known and not hint:
+        return UserError(f"no {what} {name!r}: there is none")
     return UserError(f"no {what} {name!r}: {hint or 'known are ' + ', '.join(known)}")

@@ -35,6 +35,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
 
 
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write beside and rename, so that a reader sees the old file or the new one, never a part.
 
@@ -48,6 +55,7 @@ def replace_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())  # as any new file, not for its maker alone
         os.replace(beside, path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ HOME = Path(__file__).resolve().parent.parent
 ENTRY_POINT_GROUP = "zoo.plugins"
 KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
 GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
+PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
 DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "paper")  # other keywords are options of the class
 
@@ -331,10 +333,14 @@ def scan(plugins: tuple[str, ...] | list[str] = ()) -> Registry:
         path = Path(plugin).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"--plugin {plugin}: no such file")
-        before = len(registry.warnings)
-        registry.add_files([(path, f"zoo_plugin_{path.stem}")], str(path))
-        if len(registry.warnings) > before:
+        before = len(registry.warnings), len(registry.models) + len(registry.data) + len(registry.clashes)
+        # two files of one name are two modules
+        module = f"{PLUGIN_FILE}{blake2b(str(path).encode(), digest_size=4).hexdigest()}_{path.stem}"
+        registry.add_files([(path, module)], str(path))
+        if len(registry.warnings) > before[0] and not registry.clashes:
             raise UserError(f"--plugin {plugin}: {registry.warnings.pop()}")
+        if len(registry.models) + len(registry.data) + len(registry.clashes) == before[1]:
+            raise UserError(f"--plugin {plugin}: registers no model and no data set")
     return registry
 
 
@@ -372,7 +378,7 @@ def _dotted(package: str, relative: Path) -> str:
 
 def _import(module: str, path: str) -> None:
     """Import by name; a file given with ``--plugin`` has no installed name and is imported from its path."""
-    if not module.startswith("zoo_plugin_"):
+    if not module.startswith(PLUGIN_FILE):
         require_own_package("datamodules")
         importlib.import_module(module)
     elif module not in sys.modules:

@@ -71,7 +71,7 @@ def test_averaged_weights_are_what_is_tested_and_kept() -> None:
 def test_no_other_file_of_the_folder_is_touched() -> None:
     run = resolve(scan(), "softmax", {}, [parse_setting("recipe.epochs=1")])
     folder = RunFolder(Path("runs/run"))
-    folder.create(run, {})
+    folder.describe(run, {})
     other = folder.checkpoints / "mine.ckpt"
     other.write_text("mine")
     engine.train(scan(), run, resume=folder)

@@ -181,7 +181,7 @@ def test_another_seed_gives_other_weights() -> None:
 def test_a_resume_with_other_options_is_refused_and_nothing_is_lost(zoo, arguments: list[str], words: list[str]) -> None:
     run = resolve(scan(), "mlp", {}, [parse_setting(text) for text in SETTINGS])
     folder = RunFolder(Path("runs/first"))
-    folder.create(run, {})
+    folder.describe(run, {})
     before = sorted((path, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file())
     assert zoo("train", "--resume", "first", *arguments).is_one_line_error(*words)
     assert zoo("train", "softmax", "--resume", "first").is_one_line_error("is for 'mlp', not 'softmax'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import time
@@ -70,7 +71,7 @@ class PlainCheckpointIO(CheckpointIO):
             # torch's writer reports a full disk as a RuntimeError that names neither the disk nor the file
             if isinstance(error, (OSError, RuntimeError)):
                 reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
-                raise UserError(f"{path} could not be written: {reason}; the one before it is kept") from error
+                raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
             raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -101,9 +102,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except zipfile.BadZipFile:
         raise UserError(f"{path} is damaged or not a checkpoint: it was cut off, or written by something else") from None
     except pickle.UnpicklingError as error:
-        # torch's text names the first thing that is not plain data
-        named = next((word for word in str(error).split() if "." in word and word.replace(".", "").isidentifier()), "code")
-        raise UserError(f"{path} is refused: it asks to run {named}, a checkpoint of the zoo is plain data") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))  # the first thing that is not plain data
+        raise UserError(
+            f"{path} is refused: it asks to run {named[1] if named else 'code'}, a checkpoint of the zoo is plain data"
+        ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {' '.join(str(error).split())[:150]}") from None
     about = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from callbacks.progress import TrainingProgress
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
+from zoo.ranks import is_follower
 from zoo.recipe import Run, TrainerSettings
 from zoo.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
@@ -104,8 +105,13 @@ def train(registry: Registry, run: Run, name: str | None = None, resume: RunFold
         Interrupted: asked to stop; ``last.ckpt`` is where it goes on.
     """
     _quiet()
-    folder = resume or RunFolder.plan(name, run)
-    checkpoint = folder.last if resume and folder.last.exists() else None
+    folder = resume or RunFolder.claim(name, run)
+    with _given_up_if_it_cannot_start(folder, is_new=resume is None) as started:
+        return _train(registry, run, folder, resume is None, started)
+
+
+def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, started: Callable[[], None]) -> Outcome:
+    checkpoint = folder.last if not is_new and folder.last.exists() else None
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
@@ -124,12 +130,15 @@ def train(registry: Registry, run: Run, name: str | None = None, resume: RunFold
     progress = TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))
     callbacks = [*_recipe_callbacks(run, monitor, direction), progress, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
-    if not resume and trainer.is_global_zero:
-        folder.create(run, environment)
+    if is_new and trainer.is_global_zero:
+        folder.describe(run, environment)
+    started()
     log.rewind(former["global_step"])
     with _tracking(tracker, folder), stop.listening(), _handed_on(folder), _how_to_go_on(folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        trainer.test(task, datamodule=data, ckpt_path=folder.best, weights_only=True, verbose=False)
+        # loaded here: Lightning's own way would take the weights that are not averaged
+        task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+        trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero:
             tracker.log_predictions(*_validation_examples(task, data))
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))
@@ -207,7 +216,8 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
     if run.recipe.patience:
         callbacks.append(EarlyStopping(monitor, mode=direction, patience=run.recipe.patience))
     if run.recipe.average == "ema":
-        callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay))
+        # the statistics of batch norm are averages already: averaged again they would lag far behind
+        callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay, use_buffers=False))
     return callbacks
 
 
@@ -246,6 +256,18 @@ def _validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str]
     classes = task.spec.classes
     labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
     return batch["images"].cpu(), labels, predictions, probabilities.tolist()
+
+
+@contextmanager
+def _given_up_if_it_cannot_start(folder: RunFolder, is_new: bool) -> Iterator[Callable[[], None]]:
+    """Leave no folder of a new run behind that failed before its first step; the value is called when it starts."""
+    can_go = []
+    try:
+        yield lambda: can_go.append(True)
+    except BaseException:
+        if is_new and not can_go and not is_follower():
+            folder.abandon()
+        raise
 
 
 @contextmanager

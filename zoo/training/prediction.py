@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,13 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
 
     Class names and statistics come from the checkpoint, so they are those of the training whatever today's code says.
 
+    A file in a folder that cannot be read is left out with a warning; one that was named is an error.
+
     Raises:
-        UserError: a file is missing or not an image, or a folder holds none.
+        UserError: a named file is missing or not an image, or a folder holds none that can be read.
     """
     files = [file for text in inputs for file in _files(text)]
+    named = {Path(text) for text in inputs}
     task, _ = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
@@ -54,19 +58,27 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     with torch.inference_mode():
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            images = torch.stack([_read(file, task.spec.shape) for file in part]).to(device)
-            best = task.outputs({"images": images}).topk(min(top, len(classes)))
-            for file, values, indices in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
+            pixels = {file: _read(file, task.spec.shape, file in named) for file in part}
+            read = {file: image for file, image in pixels.items() if image is not None}
+            if not read:
+                continue
+            best = task.outputs({"images": torch.stack(list(read.values())).to(device)}).topk(min(top, len(classes)))
+            for file, values, indices in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
                 names = [classes[index] for index in indices]
                 predictions.append(Prediction(str(file), list(zip(names, values, strict=True))))
+    if not predictions:
+        raise UserError(f"{', '.join(inputs)}: no image can be read")
     return predictions
 
 
-def _read(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+def _read(file: Path, shape: tuple[int, int, int], is_named: bool) -> torch.Tensor | None:
     try:
         return read_image(str(file), *shape)
     except UnreadableImage as error:
-        raise UserError(f"{file}: {error}") from None
+        if is_named:
+            raise UserError(f"{file}: {error}") from None
+        print(f"warning: {file} is left out: {error}", file=sys.stderr)
+        return None
 
 
 def _files(text: str) -> list[Path]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +33,42 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """What a user types to name this run: the folder's name if it is under ``runs/``, else its path."""
-        return self.path.name if self.path.parent == RUNS else str(self.path)
+        """What a user types to name this run: the folder's name if it is under ``runs/``, else its path, quoted for a shell."""
+        return shlex.quote(self.path.name if self.path.parent == RUNS else str(self.path))
 
     @classmethod
-    def plan(cls, name: str | None, run: Run) -> RunFolder:
-        """A folder for a new run: named, possible, and not there yet.
+    def claim(cls, name: str | None, run: Run) -> RunFolder:
+        """An empty folder for a new run, made now so that no other run can have it.
 
         Raises:
-            UserError: the name is taken or no name at all, or the folder could not be written.
+            UserError: the name is taken or no name at all, or the folder cannot be made.
         """
-        if os.environ.get(HANDED_ON) and is_follower():
-            return cls(Path(os.environ[HANDED_ON]))
-        if name is None and (is_follower() or run.trainer.nodes > 1):
-            raise UserError("several launched processes must agree on one folder: give the run a name with --name")
-        if name is not None:
-            if not name or Path(name).name != name or name.startswith("."):
-                raise UserError(
-                    f"--name {name}: must be a plain name, the folder runs/{Path(name).name or 'NAME'} is made for it"
-                )
-            path = RUNS / name
-            if path.exists() and not is_follower():
-                raise UserError(f"run {name!r} exists: go on with --resume {name}, or choose another --name")
-        else:
-            stem = f"{run.model['name']}-{run.data['name']}"
-            taken = {path.name for path in RUNS.iterdir()} if RUNS.is_dir() else set()
-            names = (stem if i == 1 else f"{stem}-{i}" for i in range(1, len(taken) + 2))
-            path = RUNS / next(candidate for candidate in names if candidate not in taken)
-        above = next(parent for parent in (path.parent, Path.cwd()) if parent.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{path}: cannot be made, {above.resolve()} is not a folder that can be written to")
-        return cls(path)
+        if is_follower():
+            if name is None and HANDED_ON not in os.environ:
+                raise UserError("several launched processes must agree on one folder: give the run a name with --name")
+            return cls(Path(os.environ.get(HANDED_ON) or RUNS / name))
+        if name is not None and (Path(name).name != name or name.startswith(".")):
+            raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
+        if name is None and run.trainer.nodes > 1:
+            raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
+        stem = name or f"{run.model['name']}-{run.data['name']}"
+        for number in itertools.count(1):
+            path = RUNS / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if name is not None:
+                    raise UserError(f"run {name!r} exists: go on with --resume {name}, or choose another --name") from None
+            except OSError as error:
+                cls(path).abandon()
+                raise UserError(f"{path} cannot be made: {error.strerror.lower()}") from None
+
+    def abandon(self) -> None:
+        """Give a claimed folder up again, before anything was trained."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # other runs are in it
+            RUNS.rmdir()
 
     @classmethod
     def find(cls, text: str) -> RunFolder:
@@ -77,21 +85,15 @@ class RunFolder:
         known = [path.parent.name for path in RUNS.glob("*/run.yaml")]
         raise unknown("run", text, known, "known are " + ", ".join(sorted(known)) if known else "there is none in runs/ yet")
 
-    def create(self, run: Run, environment: dict[str, Any]) -> None:
-        """Make the folder and write ``run.yaml`` and ``environment.json``; on failure nothing is left of it.
+    def describe(self, run: Run, environment: dict[str, Any]) -> None:
+        """Write ``run.yaml`` and ``environment.json``: from now on it is a run that can be resumed.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        made = not self.path.exists()
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
-            replace_file(self.run_file, run.to_yaml().encode())
-        except OSError:
-            if made:
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
+        replace_file(self.run_file, run.to_yaml().encode())
 
     def read_run(self) -> Run:
         """The Run as it was resolved when it started."""
