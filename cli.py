@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, one_line, unknown
 from zoo.ranks import is_follower
 from zoo.registry import REQUIRED, Entry, Registry, scan
 
@@ -82,7 +82,7 @@ class OneLineErrors(TextParameters, TyperGroup):
 
 def _fail(text: str) -> None:
     if not is_follower():
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        print("error:", one_line(text), file=sys.stderr)
     sys.exit(2)
 
 

@@ -26,9 +26,7 @@ from datamodules.augment import Augmentation, Batch
 from zoo.errors import UserError
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
-from zoo.spec import ImageSpec
-
-IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
+from zoo.spec import IGNORE, ImageSpec
 
 
 class Images(Protocol):

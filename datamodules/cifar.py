@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from datamodules.base import ImageData, ImagesInMemory, Split
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder, fetch
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
@@ -306,4 +306,4 @@ def read_pickle(content: bytes, where: str) -> dict[str, Any]:
         arrays = {key: value.to_numpy() for key, value in table.items() if isinstance(value, _PickledArray)}
         return {key.decode() if isinstance(key, bytes) else key: value for key, value in {**table, **arrays}.items()}
     except Exception as error:  # a damaged pickle raises almost any
-        raise UserError(f"{where} is refused: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UserError(f"{where} is refused: {one_line(error) or type(error).__name__}") from error

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.images import decode, upright_size
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder
 
 KEPT = 8  # decoded folders in the cache
@@ -138,7 +138,7 @@ class ImageFiles(Dataset):
             try:
                 pixels[position] = decode(self.paths[index], self.shape).transpose(2, 0, 1)
             except Exception as error:  # a damaged file raises almost any
-                return f"{self.paths[index]}: could be read before, and now cannot: {' '.join(str(error).split())}"
+                return f"{self.paths[index]}: could be read before, and now cannot: {one_line(error)}"
         return torch.from_numpy(pixels)
 
     def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:

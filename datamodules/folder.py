@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.base import ImageData, Images, ImagesInMemory, Split, split_by_class
 from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
 from datamodules.images import EXTENSIONS
-from zoo.errors import UserError
+from zoo.errors import UserError, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.registry import register_data
@@ -148,7 +148,7 @@ class Folder(ImageData):
                     raise UserError(f"{self.root}: class {class_name!r} of {name} has no image that can be read")
             start += len(files)
         if self.unreadable:
-            names = _some([str(path) for path in self.unreadable])
+            names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
             if not is_follower():
                 print(f"warning: {count} cannot be read and are left out: {names}", file=sys.stderr, flush=True)
@@ -208,7 +208,7 @@ def _scan_tree(root: Path) -> Tree:
     for name, place in places.items():
         if own := set(_class_names(place)) ^ set(classes):
             only = {"train": sorted(own & set(classes)), name: sorted(own - set(classes))}
-            told = "; ".join(f"only in {where}: {_some(names)}" for where, names in only.items() if names)
+            told = "; ".join(f"only in {where}: {some(names, NAMED)}" for where, names in only.items() if names)
             raise UserError(f"{root}: the class folders of train and {name} differ: {told}")
     if len(classes) == 1:
         raise UserError(f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed")
@@ -291,9 +291,3 @@ def _image_files(folder: Path, seen: set[tuple[int, int]]) -> dict[str, os.stat_
             elif _is_image(entry):
                 files[entry.path] = entry.stat()
     return files
-
-
-def _some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from zoo.errors import one_line
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
 ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
@@ -41,7 +43,7 @@ def read_image(path: str, channels: int, height: int, width: int) -> Tensor:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return "not an image" if "cannot identify" in str(error) else f"cannot be read: {' '.join(str(error).split())}"
+    return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
 
 
 def open_image(path: str) -> Image.Image:

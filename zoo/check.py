@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
@@ -42,7 +43,7 @@ def check_entry(registry: Registry, entry: Entry) -> list[Result]:
     try:
         subject = _tiny_run(registry, entry) if entry.kind == "model" else _open(registry, entry)
     except Exception as error:
-        return [Result("can be made", False, f"{type(error).__name__}: {' '.join(str(error).split())}")]
+        return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     checks = MODEL_CHECKS if entry.kind == "model" else DATA_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
 
@@ -53,7 +54,7 @@ def _run(name: str, check: Callable, registry: Registry, subject: Any) -> Result
     except Violation as violation:
         return Result(name, False, str(violation))
     except Exception as error:
-        return Result(name, False, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Result(name, False, f"{type(error).__name__}: {one_line(error)}")
     return Result(name, True)
 
 

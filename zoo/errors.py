@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: a single line that names the thing and the nearest right one."""
+"""The one exception for a user's mistake, and the words it is told in: a single line that names the nearest right thing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Something the user can put right. The command prints its text as one line and exits with code 2."""
+
+
+def one_line(error: object, longest: int | None = None) -> str:
+    """The text of an error, which may hold line breaks, as one line of at most ``longest`` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
+def some(names: Iterable[object], shown: int = 5) -> str:
+    """The first names, and how many more there are."""
+    names = list(map(str, names))
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserError:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 
 PATIENCE = 30.0  # seconds without a byte, or at less than SLOWEST, after which a mirror is given up
 SLOWEST = 1024  # bytes a second
@@ -236,4 +236,4 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, http.client.IncompleteRead):
         return "broke off"
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return " ".join(text.split())
+    return one_line(text)

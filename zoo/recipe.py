@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, one_line, unknown
 from zoo.options import check_options, validate
 from zoo.registry import Registry
 
@@ -195,7 +195,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"--config {path}: not YAML: {one_line(error)}") from None
     if not isinstance(tree or {}, dict):
         raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
     return tree or {}

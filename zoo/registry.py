@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, one_line, unknown
 
 HOME = Path(__file__).resolve().parent.parent
 ENTRY_POINT_GROUP = "zoo.plugins"
@@ -97,7 +97,7 @@ class Entry:
                 raise
             except Exception as error:
                 what = f"{self.name!r} of {self.origin}"
-                raise UserError(f"{what} cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
+                raise UserError(f"{what} cannot be imported: {type(error).__name__}: {one_line(error)}") from error
         return _classes[key]
 
 
@@ -305,7 +305,7 @@ class Registry:
                 for entry in read_file(path, module):
                     self.add(replace(entry, origin=origin))
             except (SyntaxError, ValueError, OSError) as error:
-                self.warnings.append(f"{origin} is left out: {path.name}: {_one_line(error)}")
+                self.warnings.append(f"{origin} is left out: {path.name}: {one_line(error)}")
 
 
 def scan(plugins: tuple[str, ...] | list[str] = ()) -> Registry:
@@ -404,7 +404,3 @@ def require_own_package(name: str) -> None:
             f"another package named {name!r} ({found or 'not found'}) hides bestiary's own ({HOME / name}): "
             "rename it, or start zoo from another folder"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

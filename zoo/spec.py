@@ -7,6 +7,8 @@ from typing import Any
 
 from zoo.errors import UserError
 
+IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
+
 
 @dataclass(frozen=True)
 class ImageSpec:

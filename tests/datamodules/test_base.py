@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as vision
 
 from datamodules import base
 from datamodules.base import (
-    IGNORE,
     Batches,
     ImageData,
     ImagesInMemory,
@@ -21,7 +20,7 @@ from datamodules.base import (
     split_by_class,
 )
 from zoo.errors import UserError
-from zoo.spec import ImageSpec
+from zoo.spec import IGNORE, ImageSpec
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,8 @@ from torchvision.transforms.v2 import functional as vision
 import zoo
 from zoo.errors import UserError
 from zoo.recipe import Recipe
-from zoo.spec import ImageSpec
+from zoo.spec import IGNORE, ImageSpec
 
-IGNORE = -100
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.25)
 
 

@@ -9,10 +9,9 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.recipe import Recipe
-from zoo.spec import ImageSpec
+from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.task import Task
 
-IGNORE = -100  # the label of a sample that fills up a batch and must not count
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 
 

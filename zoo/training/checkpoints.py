@@ -18,7 +18,7 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
@@ -107,7 +107,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is refused: it asks to run {named[1] if named else 'code'}, a checkpoint of the zoo is plain data"
         ) from None
     except Exception as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {' '.join(str(error).split())[:150]}") from None
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None
     about = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or not {"format", "run", "spec"} <= set(about) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of the zoo")

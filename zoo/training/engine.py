@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from callbacks.progress import TrainingProgress
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.recipe import Run, TrainerSettings
@@ -81,12 +81,12 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
         run = Run(**checkpoint[KEY]["run"])
         spec = spec_from_primitives(checkpoint[KEY]["spec"])
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {_one_line(error)[:150]}") from None
+        raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
     task = build_task(registry, run, spec)
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = _one_line(error).partition(": ")[2][:150]
+        reason = one_line(error).partition(": ")[2][:150]
         raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
     return task.eval(), run
 
@@ -164,8 +164,8 @@ def test(
     module = build_data(registry, run)
     if module.spec.classes != task.spec.classes:
         raise UserError(
-            f"{run.data['name']} has the classes {_some(module.spec.classes)}, "
-            f"the model knows {_some(task.spec.classes)}: test it on data with its own classes"
+            f"{run.data['name']} has the classes {some(module.spec.classes)}, "
+            f"the model knows {some(task.spec.classes)}: test it on data with its own classes"
         )
     if module.spec.shape != task.spec.shape:
         raise UserError(f"{run.data['name']} has images of {module.spec.shape}, the model takes {task.spec.shape}")
@@ -208,7 +208,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
-        raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {_one_line(error)}") from error
+        raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
 
 
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
@@ -304,11 +304,3 @@ def _quiet() -> None:
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

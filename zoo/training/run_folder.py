@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, one_line, unknown
 from zoo.fetch import replace_file
 from zoo.ranks import is_follower
 from zoo.recipe import Run, read_config
@@ -100,4 +100,4 @@ class RunFolder:
         try:
             return Run(**read_config(self.run_file))
         except ValueError as error:
-            raise UserError(f"{self.run_file} is damaged: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(f"{self.run_file} is damaged: {one_line(error, 200)}") from None
