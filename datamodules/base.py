@@ -218,7 +218,8 @@ class ImageData(L.LightningDataModule):
         self.augmentation = Augmentation(self.augment, len(self.spec.classes))
 
     def train_dataloader(self) -> Batches:
-        return self._batches("train", self.seed)
+        one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
+        return self._batches("train", None if one_pass else self.seed)
 
     def val_dataloader(self) -> Batches:
         return self._batches("val", None)

@@ -45,6 +45,18 @@ class RunningMeans:
         return {name: value / count for name, value in zip(names, sums, strict=True)}, int(count)
 
 
+USED_IN_ONE_PASS = {"batch_size", "precision", "seed"}
+
+
+def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:
+    unused = {"epochs": 1, **{key: field.default for key, field in Recipe.model_fields.items() if key != "epochs"}}
+    for key in unused.keys() - USED_IN_ONE_PASS:
+        if getattr(recipe, key) != unused[key]:
+            raise UserError(
+                f"recipe.{key}={getattr(recipe, key)}: this model learns in one pass, without an optimizer: leave it out"
+            )
+
+
 class Task(L.LightningModule):
     """A network with its loss, metrics, optimizer and schedule.
 
@@ -59,9 +71,13 @@ class Task(L.LightningModule):
     monitor: ClassVar[str]  # the validation metric that says which checkpoint is best, as in "accuracy"
     directions: ClassVar[dict[str, str]]  # metric -> "max" or "min"
     channels_last: ClassVar[bool] = False  # convolutions run faster so
+    one_pass: ClassVar[bool] = False  # sees each training sample once, as it is, and has no gradients
 
     def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
         super().__init__()
+        if self.one_pass:
+            _refuse_what_one_pass_does_not_use(recipe)
+            self.automatic_optimization = False  # there is nothing to optimize
         self.spec = spec
         self.recipe = recipe
         self.running = RunningMeans()
@@ -82,9 +98,18 @@ class Task(L.LightningModule):
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
+    def check_data(self, data: Any) -> None:
+        """Look at the data, read and split, before the first step.
+
+        Raises:
+            UserError: this model cannot learn from it.
+        """
+
     # ------------------------------------------------------------------ optimizer
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any] | None:
+        if self.one_pass:
+            return None
         trainer = self.trainer
         global_batch = self.recipe.batch_size * self.recipe.accumulate * trainer.world_size
         optimizer = build_optimizer(self.parameters(), self.recipe, scaled_lr(self.recipe, global_batch))

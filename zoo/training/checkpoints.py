@@ -168,7 +168,7 @@ class Checkpoints(L.Callback):
                 return
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if stop or due:
+        if (stop or due) and not pl_module.one_pass:  # a pass is short, and not the same from its middle on
             self.save(trainer)
         if stop:
             raise Interrupted

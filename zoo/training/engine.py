@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks.progress import TrainingProgress
 from zoo.errors import UserError, one_line, some
@@ -115,6 +116,7 @@ def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, starte
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
+    task.check_data(data)
     if run.recipe.compile:
         task.compile()
     log, stop = MetricsLog(folder.metrics_file), StopRequest()
@@ -130,6 +132,8 @@ def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, starte
     progress = TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))
     callbacks = [*_recipe_callbacks(run, monitor, direction), progress, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
+    if task.one_pass and isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
     if is_new and trainer.is_global_zero:
         folder.describe(run, environment)
     started()
