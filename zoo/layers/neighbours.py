@@ -13,7 +13,8 @@ exact (some saturate), and on other devices, the same sums are taken in float32,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
@@ -21,8 +22,8 @@ from torch import Tensor
 
 Metric = Literal["L1", "L2"]
 
-QUERIES = 256  # vectors that are searched at a time
-STORED_BYTES = 2**23  # of stored vectors that are compared at a time; with their distances they stay in the cache
+QUERIES = 32  # vectors that are searched at a time
+STORED_BYTES = 2**22  # of stored vectors that are compared at a time; with their distances they stay in the cache
 STORED_ROWS = 4096  # of short vectors
 EXACT_IN_FLOAT32 = 2**24  # the integers up to here
 FLOAT_PART = {"L1": EXACT_IN_FLOAT32 // 2**8, "L2": EXACT_IN_FLOAT32 // 2**14}  # dimensions whose sum is below that
@@ -54,7 +55,9 @@ class NearestNeighbours:
         Returns:
             Distances, int64 [n, k], for L2 squared; and the places of the neighbours among the stored ones, int64 [n, k].
         """
-        keys = torch.cat([self._search(part, k) for part in _signed(queries).split(QUERIES)])
+        each = _each_on_a_core if self.in_int8 else map
+        parts = _signed(queries).split(QUERIES)
+        keys = torch.cat(list(each(lambda part: self._search(part, k), parts)))
         return keys // len(self.stored), keys % len(self.stored)
 
     def _search(self, queries: Tensor, k: int) -> Tensor:
@@ -109,6 +112,20 @@ def _sums_of_maxima(queries: Tensor, stored: Tensor) -> Tensor:
         for row, query in zip(sums, query_part, strict=True):
             row += torch._int_mm(ones, torch.maximum(stored_part, query, out=larger).T)[0]
     return sums
+
+
+def _each_on_a_core(search: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """``search`` of each part, in threads that do not share their work.
+
+    torch would share each of the many short sums among the cores, and wait for the slowest each time: very long, where other
+    programs run.
+    """
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(search, parts))
+    finally:
+        torch.set_num_threads(cores)  # a thread's own number becomes that of threads to come
 
 
 @functools.cache
