@@ -14,9 +14,12 @@ HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn"
 LIGHT = [
     "cli.py",
     "zoo/__init__.py",
-    *(f"zoo/{name}.py" for name in ("errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec")),
+    *(
+        f"zoo/{name}.py"
+        for name in ("layers/names", "errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec")
+    ),
 ]
-BASE = {"zoo.errors", "zoo.spec", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
+BASE = {"zoo.errors", "zoo.spec", "zoo.layers.names", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError, one_line, unknown
+from zoo.layers.names import spelled_out
 
 HOME = Path(__file__).resolve().parent.parent
 ENTRY_POINT_GROUP = "zoo.plugins"
@@ -157,7 +158,8 @@ def _make_entry(
         raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name}.__init__ does not take")
     helps = _argument_help(doc or "")
     options = tuple(
-        Option(key, text, defaults.get(key, default), helps.get(key, "")) for key, (text, default) in parameters.items()
+        Option(key, spelled_out(text), defaults.get(key, default), helps.get(key, ""))
+        for key, (text, default) in parameters.items()
     )
     summary = inspect.cleandoc(doc or "").partition("\n\n")[0].replace("\n", " ")
     tags = tuple(keywords.get("tags", ()))

@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.layers.activations import activation as make_activation
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.inits import initialise
+from zoo.layers.names import Activation, Norm
+from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
@@ -22,11 +27,14 @@ from zoo.tasks.classification import Classifier
     },
 )  # fmt: skip
 class ConvNet(Classifier):
-    """Small convolutional network: 3x3 convolution, ReLU and 2x2 max-pooling, again and again, then one hidden layer.
+    """Small convolutional network: 3x3 convolution, activation and 2x2 max-pooling, again and again, then one hidden layer.
 
     Args:
         channels: of each convolution; each is followed by a pooling that halves the image.
         hidden: width of the fully connected layer.
+        activation: after each convolution and the hidden layer.
+        norm: between a convolution and its activation.
+        init: of all weights but the head's: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
         dropout: share of its units that are silenced in training.
     """
 
@@ -38,23 +46,30 @@ class ConvNet(Classifier):
         recipe: Recipe,
         channels: list[int] = [32, 64, 128],  # noqa: B006
         hidden: int = 128,
+        activation: Activation = "relu",
+        norm: Norm = "none",
+        init: str = "torch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         if not channels or min(*channels, hidden) < 1:
             raise UserError(f"model.channels={channels}, model.hidden={hidden}: all must be at least 1, as in [32,64,128]")
-        if not 0 <= dropout < 1:
-            raise UserError(f"model.dropout={dropout}: must be at least 0 and less than 1")
         spec.require_size("convnet", 2 ** len(channels))
         self.convolutions = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, padding=1), norm_2d(norm, after), make_activation(activation), nn.MaxPool2d(2)
+            )
             for before, after in zip([spec.channels, *channels], channels, strict=False)
         )
         height, width = (side // 2 ** len(channels) for side in (spec.height, spec.width))
         self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)
+            nn.Flatten(),
+            nn.Linear(channels[-1] * height * width, hidden),
+            make_activation(activation),
+            make_dropout(dropout),
         )
         self.head = nn.Linear(hidden, len(spec.classes))
+        initialise([self.convolutions, self.hidden], init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images

@@ -5,6 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.layers.activations import activation as make_activation
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.inits import initialise
+from zoo.layers.names import Activation, Norm
+from zoo.layers.norms import norm_1d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
@@ -23,26 +28,37 @@ from zoo.tasks.classification import Classifier
     },
 )  # fmt: skip
 class MLP(Classifier):
-    """Multilayer perceptron: fully connected hidden layers with ReLU between them.
+    """Multilayer perceptron: fully connected hidden layers with an activation between them.
 
     Args:
         hidden: width of each hidden layer, from input to output.
+        activation: after each hidden layer.
+        norm: between a hidden layer and its activation.
+        init: of the hidden layers' weights: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
         dropout: share of hidden units that are silenced in training.
     """
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, hidden: list[int] = [512, 256], dropout: float = 0.0) -> None:  # noqa: B006
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        hidden: list[int] = [512, 256],  # noqa: B006
+        activation: Activation = "relu",
+        norm: Norm = "none",
+        init: str = "torch",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__(spec, recipe)
         if not hidden or min(hidden) < 1:
             raise UserError(f"model.hidden={hidden}: give the width of at least one layer, as in [512,256]")
-        if not 0 <= dropout < 1:
-            raise UserError(f"model.dropout={dropout}: must be at least 0 and less than 1")
         channels, height, width = spec.shape
         widths = [channels * height * width, *hidden]
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout))
+            nn.Sequential(nn.Linear(before, after), norm_1d(norm, after), make_activation(activation), make_dropout(dropout))
             for before, after in zip(widths, widths[1:], strict=False)
         )
         self.head = nn.Linear(widths[-1], len(spec.classes))
+        initialise(self.hidden, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images.flatten(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -10,6 +12,9 @@ from torchvision.models.vgg import cfgs as vgg_layers
 from torchvision.models.vgg import make_layers
 
 from zoo.errors import UserError
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.names import Norm
+from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
@@ -78,14 +83,25 @@ class ImageNetResNet(ImageNetClassifier):
 
     Args:
         depth: 18, 34, 50, 101 or 152; 10 and 14 are small ones with one block a stage.
+        norm: after each convolution; published weights have batch.
+        zero_init_residual: each block's last norm starts at zero, so that a block starts as its shortcut (Goyal et al. 2017).
     """
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 18) -> None:
+    def __init__(
+        self, spec: ImageSpec, recipe: Recipe, depth: int = 18, norm: Norm = "batch", zero_init_residual: bool = False
+    ) -> None:
         super().__init__(spec, recipe)
         if depth not in RESNETS:
             raise UserError(f"model.depth={depth}: known are {', '.join(map(str, RESNETS))}")
-        spec.require_size(f"resnet{depth}", 32)
-        self.network = TorchvisionResNet(*RESNETS[depth], num_classes=len(spec.classes))
+        spec.require_size(f"resnet{depth}", 64 if norm == "instance" else 32)  # one pixel has no deviation
+        if zero_init_residual and norm == "none":
+            raise UserError("model.zero_init_residual=true: needs a norm to set to zero")
+        self.network = TorchvisionResNet(
+            *RESNETS[depth],
+            num_classes=len(spec.classes),
+            norm_layer=partial(norm_2d, norm),
+            zero_init_residual=zero_init_residual,
+        )
 
     def stages(self) -> dict[str, nn.Module]:
         network = self.network
@@ -117,9 +133,18 @@ class ImageNetVGG(ImageNetClassifier):
         depth: 11, 13, 16 or 19.
         batch_norm: after each convolution.
         hidden: width of the two hidden fully connected layers; published weights have 4096.
+        dropout: share of their units that are silenced in training.
     """
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 16, batch_norm: bool = False, hidden: int = 4096) -> None:
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        depth: int = 16,
+        batch_norm: bool = False,
+        hidden: int = 4096,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__(spec, recipe)
         if depth not in VGGS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, VGGS))} layers")
@@ -127,7 +152,7 @@ class ImageNetVGG(ImageNetClassifier):
             raise UserError(f"model.hidden={hidden}: must be at least 1")
         spec.require_size(f"vgg{depth}-imagenet", 32)
         features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
-        self.network = TorchvisionVGG(features, num_classes=len(spec.classes))
+        self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
         if hidden != 4096:
             classifier = self.network.classifier
             classifier[0] = nn.Linear(classifier[0].in_features, hidden)

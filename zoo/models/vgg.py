@@ -1,10 +1,15 @@
-"""VGG with batch norm for small images (Simonyan and Zisserman 2014, table 1): one linear layer after the convolutions."""
+"""VGG for small images (Simonyan and Zisserman 2014, table 1): one linear layer after the convolutions."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.layers.activations import activation as make_activation
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.inits import initialise
+from zoo.layers.names import Activation, Norm
+from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
@@ -39,11 +44,25 @@ class VGG(Classifier):
     Args:
         depth: 11, 13, 16 or 19, as the paper counts.
         width: channels of the first block; the others have 2, 4, 8 and 8 times as many.
+        activation: after each convolution.
+        norm: between a convolution and its activation.
+        init: of the convolutions: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
+        dropout: share of the features in front of the head that are silenced in training.
     """
 
     channels_last = True
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, depth: int = 16, width: int = 64) -> None:
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        depth: int = 16,
+        width: int = 64,
+        activation: Activation = "relu",
+        norm: Norm = "batch",
+        init: str = "kaiming:out",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__(spec, recipe)
         if depth not in CONVOLUTIONS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, CONVOLUTIONS))} layers")
@@ -57,21 +76,19 @@ class VGG(Classifier):
             for _ in range(count):
                 # the bias is superfluous before batch norm, but the published counts have it
                 layers += [nn.Conv2d(channels, factor * width, 3, padding=1)]
-                layers += [nn.BatchNorm2d(factor * width), nn.ReLU(inplace=True)]
+                layers += [norm_2d(norm, factor * width), make_activation(activation)]
                 channels = factor * width
             self.blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = make_dropout(dropout)
         self.head = nn.Linear(channels, len(spec.classes))
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+        initialise(self.blocks, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images
         for block in self.blocks:
             features = block(features)
-        return self.head(self.pool(features).flatten(1))
+        return self.head(self.dropout(self.pool(features).flatten(1)))
 
     def stages(self) -> dict[str, nn.Module]:
         return {**{f"block{i}": block for i, block in enumerate(self.blocks, 1)}, "head": self.head}

@@ -1,0 +1,73 @@
+"""Initial weights by name: what lets a signal through a deep network, and what makes it vanish or blow up.
+
+A description is a name with an optional parameter: ``kaiming:out``, ``small-normal:0.02``.
+
+=====================  ===========================================================================================
+``torch``              what torch's layers do by themselves: uniform, up to 1 / sqrt(fan in)
+``small-normal:0.01``  normal with the given standard deviation, small: activations vanish with depth
+``large-normal:1``     the same, large: tanh and sigmoid saturate, ReLU blows up
+``xavier``             normal, gain * sqrt(2 / (fan in + fan out)) (Glorot and Bengio 2010, eq. 12)
+``kaiming:in``         normal, gain / sqrt(fan), of the inputs (``in``) or the outputs (``out``) (He et al. 2015, eq. 10, 14)
+=====================  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+
+from zoo.errors import UserError, unknown
+from zoo.layers.activations import gain
+from zoo.layers.names import Activation
+
+PARAMETERS = {"torch": None, "small-normal": "0.01", "large-normal": "1", "xavier": None, "kaiming": "in"}  # and defaults
+
+
+def initialise(layers: Iterable[nn.Module], description: str, activation: Activation) -> None:
+    """Draw the weights of all linear and convolutional layers inside ``layers``, and set their biases to zero.
+
+    Meant for the layers in front of an activation. A head is better left as it is: small scores start the loss at
+    ln(classes).
+
+    Raises:
+        UserError: not such a description.
+    """
+    name, _, given = description.partition(":")
+    if name not in PARAMETERS:
+        raise unknown("initialisation (model.init)", name, PARAMETERS)
+    default = PARAMETERS[name]
+    if given and default is None:
+        raise UserError(f"model.init={description}: {name} takes no parameter")
+    parameter = given or default
+    for module in (module for layer in layers for module in layer.modules()):
+        if not isinstance(module, (nn.Linear, nn.Conv2d)) or name == "torch":
+            continue
+        match name:
+            case "small-normal" | "large-normal":
+                nn.init.normal_(module.weight, std=_positive(parameter, description))
+            case "xavier":
+                nn.init.xavier_normal_(module.weight, gain(activation))
+            case "kaiming":
+                nn.init.normal_(module.weight, std=gain(activation) / math.sqrt(_fan(module, parameter, description)))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _positive(text: str, description: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"model.init={description}: the standard deviation must be a number above 0, as in small-normal:0.01")
+    return value
+
+
+def _fan(module: nn.Linear | nn.Conv2d, which: str, description: str) -> int:
+    """How many products each output sums (``in``), or how many outputs each input goes into (``out``)."""
+    if which not in ("in", "out"):
+        raise UserError(f"model.init={description}: kaiming takes in or out, as in kaiming:out")
+    weight = module.weight  # [outputs, inputs, ...]
+    return weight[0].numel() if which == "in" else weight[:, 0].numel()
