@@ -297,3 +297,35 @@ def test_images_that_are_too_small_are_refused_in_one_line_that_says_what_to_do(
     assert "\n" not in str(error.value)
     enough = ImageSpec(spec[0], smallest, smallest, classes=("a", "b"))
     assert parameters(on_meta(zoo.create, name, enough)) > 0
+
+
+# ------------------------------------------------------------------ the hinge loss of the linear classifier
+
+
+def test_the_hinge_loss_is_the_sum_over_wrong_classes():
+    scores = torch.tensor([[3.0, 1.0, 2.5], [0.0, 0.0, 0.0], [-1.0, 4.0, 0.5]], dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1])
+    task = zoo.create("svm", ImageSpec(1, 2, 2, classes=("a", "b", "c")))
+    by_hand = [0.0 + 0.5, 1 + 1, 0.0]  # max(0, 1 - 3 + 1) + max(0, 2.5 - 3 + 1), ...
+    torch.testing.assert_close(task.test_losses(scores, labels), torch.tensor(by_hand, dtype=torch.float64))
+    torch.testing.assert_close(task.loss(scores, labels), torch.tensor(2.5 / 3, dtype=torch.float64))
+
+
+def test_a_support_vector_machine_finds_the_widest_margin():
+    """Two classes on a line; with a weak penalty the boundary is half-way between the nearest of each."""
+    task = zoo.create("svm", ImageSpec(1, 1, 1, classes=("low", "high"))).double()
+    values = torch.tensor([0.1, 0.2, 0.4, 0.8, 0.9, 0.95], dtype=torch.float64).view(-1, 1, 1, 1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    optimizer = torch.optim.SGD(task.parameters(), 0.05)
+    for _ in range(20_000):
+        optimizer.zero_grad()
+        (task.loss(task(values), labels) + 1e-3 * task.linear.weight.square().sum()).backward()
+        optimizer.step()
+    (w, b) = ((p[1] - p[0]).detach() for p in (task.linear.weight, task.linear.bias))
+    assert float(-b / w) == pytest.approx(0.6, abs=0.02)
+
+
+def test_what_the_hinge_loss_cannot_take_is_one_line(zoo):
+    assert zoo("train", "svm", "--set", "recipe.label_smoothing=0.1").is_one_line_error("label_smoothing", "hinge")
+    assert zoo("train", "svm", "--set", "data.augment=mixup:0.2").is_one_line_error("data.augment", "leave out mixup")
+    assert zoo("train", "softmax", "--set", "model.loss=hing").is_one_line_error("model.loss=hing", "'hinge'")

@@ -1,1 +1,1 @@
-"""From a recipe to torch objects: optimizers and schedules."""
+"""From a recipe to torch objects: optimizers, schedules and penalties."""

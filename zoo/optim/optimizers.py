@@ -30,11 +30,16 @@ def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe, lr: floa
     raise ValueError(recipe.optimizer)
 
 
+def is_regularised(parameter: nn.Parameter, recipe: Recipe) -> bool:
+    """Whether decay and penalties apply to it. Norms and biases are what has fewer than two dimensions."""
+    return parameter.ndim > 1 or recipe.decay_norms_and_biases
+
+
 def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict]:
-    """Parameter groups with their ``weight_decay``. Norms and biases are what has fewer than two dimensions."""
+    """Parameter groups with their ``weight_decay``."""
     decayed, spared = [], []
     for parameter in parameters:
-        (decayed if parameter.ndim > 1 or recipe.decay_norms_and_biases else spared).append(parameter)
+        (decayed if is_regularised(parameter, recipe) else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -70,10 +70,16 @@ class Classifier(Task):
         logits = self(self.normalise(batch["images"]))
         labels = batch["labels"]
         # for mixed images the loss takes the soft targets, and accuracy the unmixed label
-        loss = F.cross_entropy(logits, batch.get("targets", labels), label_smoothing=self.recipe.label_smoothing)
-        n = len(labels)
-        self.running.add(n, loss=loss.detach() * n, accuracy=(logits.detach().argmax(1) == labels).sum())
-        return loss
+        loss = self.loss(logits, batch.get("targets", labels))
+        return self.objective(loss, len(labels), accuracy=(logits.detach().argmax(1) == labels).sum())
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss that is trained on; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
+        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+
+    def test_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample in evaluation, [N]; what it is where the label is ``IGNORE`` does not matter."""
+        return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -105,8 +111,7 @@ class Classifier(Task):
         logits, labels = self(self.normalise(batch["images"])).float(), batch["labels"]
         for name, metric in self.metrics[stage].items():
             if name == "loss":
-                losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
-                metric.update(losses, labels != IGNORE)
+                metric.update(self.test_losses(logits, labels), labels != IGNORE)
             else:
                 metric.update(logits, labels)
 

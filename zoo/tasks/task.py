@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.optim.optimizers import build_optimizer, scaled_lr
+from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.randomness import derive_seed
 from zoo.recipe import Recipe
@@ -118,6 +119,17 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ------------------------------------------------------------------ training
+
+    def objective(self, loss: Tensor, n: int, **sums: Tensor) -> Tensor:
+        """What is minimised: the mean loss over ``n`` samples plus the recipe's penalty on the weights.
+
+        Both are recorded, apart, and so are the means of other ``sums`` over the samples.
+        """
+        added = penalty(self.parameters(), self.recipe)
+        if added is not None:
+            sums["penalty"] = added.detach() * n
+        self.running.add(n, loss=loss.detach() * n, **sums)
+        return loss if added is None else loss + added
 
     def on_train_start(self) -> None:
         self._recorded_at = time.monotonic()

@@ -1,0 +1,26 @@
+"""Penalties on the size of weights, as a part of the loss: L1, L2, and both together, the elastic net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from zoo.optim.optimizers import is_regularised
+from zoo.recipe import Recipe
+
+
+def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None:
+    """l1 * sum |w| + l2 / 2 * sum w^2 over all weights (Zou and Hastie 2005), a 0-d tensor; None if the recipe asks for none.
+
+    The gradient of the L2 part is l2 * w: in ``sgd`` that is ``weight_decay``, while optimizers that scale the gradient scale
+    it too, which the decoupled decay of ``adamw`` avoids (Loshchilov and Hutter 2017).
+    """
+    if not (recipe.l1 or recipe.l2):
+        return None
+    weights = [parameter for parameter in parameters if parameter.requires_grad and is_regularised(parameter, recipe)]
+    with torch.autocast(weights[0].device.type, enabled=False):  # half precision is not for a sum over millions of weights
+        sizes = sum(weight.abs().sum() for weight in weights) if recipe.l1 else 0
+        squares = sum(weight.square().sum() for weight in weights) if recipe.l2 else 0
+        return recipe.l1 * sizes + recipe.l2 / 2 * squares
