@@ -13,7 +13,7 @@ from zoo.registry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 
-RECIPE = {"epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "one-cycle"}
+RECIPE = {"epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-2, "weight_decay": 1.0, "schedule": "one-cycle"}
 
 
 # a template cannot follow a picture that moves: no augmentation
