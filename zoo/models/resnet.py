@@ -90,6 +90,7 @@ class ResNet(Classifier):
             raise UserError(f"model.depth={depth}: must be 6n + 2, as 8, 14, 20, 32, 44, 56 or 110")
         if width < 1:
             raise UserError(f"model.width={width}: must be at least 1")
+        spec.require_size(f"{'resnet' if shortcuts else 'plain'}{depth}", 2)
         self.stem = nn.Sequential(
             nn.Conv2d(spec.channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
