@@ -333,13 +333,8 @@ def test(
 def _checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
     from zoo.training.run_folder import RunFolder
 
-    if checkpoint not in ("best", "last"):
-        raise unknown("checkpoint", checkpoint, ("best", "last"))
     folder = RunFolder.find(run)
-    file = folder.best if checkpoint == "best" else folder.last
-    if not file.exists():
-        raise UserError(f"run {folder.name} has no {file.name} yet: zoo train --resume {folder.name}")
-    return file, folder.read_run()
+    return folder.checkpoint(checkpoint), folder.read_run()
 
 
 @app.command(cls=TextCommand)
