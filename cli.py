@@ -481,7 +481,7 @@ def preview_data(
 ) -> None:
     """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold]."""
     _, data = _open_data(context, name, settings)
-    from zoo.preview import write_preview
+    from zoo.pictures.preview import write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
     print(f"{path}: samples in the first row, augmented ({data.augment}) below")

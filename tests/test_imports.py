@@ -30,7 +30,7 @@ FLOORS = {
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
-    "zoo/preview.py": SETTINGS,
+    "zoo/pictures": SETTINGS | {"zoo.pictures"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

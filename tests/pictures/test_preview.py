@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules.base import ImageData, ImagesInMemory, Split
 from datamodules.digits import Digits
-from zoo.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
+from zoo.pictures.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
 from zoo.spec import ImageSpec
 
 
