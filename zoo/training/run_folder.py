@@ -84,8 +84,8 @@ class RunFolder:
                 return cls(path)
         if Path(text).exists():
             raise UserError(f"{text} is not a run: it holds no run.yaml")
-        known = [path.parent.name for path in RUNS.glob("*/run.yaml")]
-        raise unknown("run", text, known, "known are " + ", ".join(sorted(known)) if known else "there is none in runs/ yet")
+        known = known_runs()
+        raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``: from now on it is a run that can be resumed.
@@ -116,6 +116,11 @@ class RunFolder:
             return Run(**read_config(self.run_file))
         except ValueError as error:
             raise UserError(f"{self.run_file} is damaged: {one_line(error, 200)}") from None
+
+
+def known_runs() -> list[str]:
+    """The names of the runs under ``runs/``."""
+    return sorted(path.parent.name for path in RUNS.glob("*/run.yaml"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
