@@ -195,7 +195,7 @@ def show(
     for key, value in entry.recipe.items():
         print(f"  {key} = {value}")
     default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
-    print(f"\ndata    {', '.join(registry.data_for(entry.task))}   (default: {default})")
+    print(f"\ndata    {', '.join(registry.data_for(entry.task, entry.tags))}   (default: {default})")
     print(f"next    zoo train {entry.name}")
 
 

@@ -81,7 +81,7 @@ class Blobs(PointsInThePlane):
     """
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.12, validation: float = 0.1
+        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.1, validation: float = 0.1
     ) -> None:
         super().__init__(batch_size, seed, samples, classes, noise, validation)
 
