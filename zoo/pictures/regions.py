@@ -28,8 +28,9 @@ from zoo.training.run_folder import RunFolder, temporary_runs
 CHUNK = 4096  # points at a time: nearest neighbours compare each of them with all training points
 PALEST, DARKEST = 0.12, 0.5  # how much of its colour a class has where all are equally probable, and where one is certain
 # what is drawn without a run, in two rows: a title and the settings of a training that is done in seconds and yet converges
-SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {"epochs": 30, "batch_size": 32, "lr": 0.03, "weight_decay": 0.0}})
-MLP = ("mlp", {"model": {"name": "mlp"}, "recipe": {"epochs": 40, "batch_size": 32, "weight_decay": 0.0}})
+QUICK = {"epochs": 30, "batch_size": 32, "weight_decay": 0.0}
+SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {**QUICK, "lr": 0.03}})
+MLP = ("mlp", {"model": {"name": "mlp", "hidden": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
 NEIGHBOURS = {
     metric: [(f"{k}-NN, {metric}", {"model": {"name": "knn", "k": k, "metric": metric}}) for k in (1, 3, 5)]
     for metric in ("L1", "L2")
