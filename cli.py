@@ -195,7 +195,7 @@ def show(
     for key, value in entry.recipe.items():
         print(f"  {key} = {value}")
     default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
-    print(f"\ndata    {', '.join(registry.data_for(entry.task))}   (default: {default})")
+    print(f"\ndata    {', '.join(registry.data_for(entry.task, entry.tags))}   (default: {default})")
     print(f"next    zoo train {entry.name}")
 
 
@@ -293,7 +293,9 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     name = outcome.folder.name
     print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
-    print(f"next: {again} predict {name} IMAGE...    {again} test {name}")
+    points = "points" in registry.data_set(run.data["name"]).tags
+    ask = f"picture regions {name}" if points else f"predict {name} IMAGE..."
+    print(f"next: {again} {ask}    {again} test {name}    {again} picture curves {name}")
 
 
 def _metrics_line(metrics: dict[str, float]) -> str:
@@ -333,13 +335,8 @@ def test(
 def _checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
     from zoo.training.run_folder import RunFolder
 
-    if checkpoint not in ("best", "last"):
-        raise unknown("checkpoint", checkpoint, ("best", "last"))
     folder = RunFolder.find(run)
-    file = folder.best if checkpoint == "best" else folder.last
-    if not file.exists():
-        raise UserError(f"run {folder.name} has no {file.name} yet: zoo train --resume {folder.name}")
-    return file, folder.read_run()
+    return folder.checkpoint(checkpoint), folder.read_run()
 
 
 @app.command(cls=TextCommand)
@@ -368,6 +365,42 @@ def predict(
         for prediction in predictions
     ]  # fmt: skip
     _print_table(rows, ("file", "class", "probability", "then"))
+
+
+@app.command(cls=TextCommand)
+def picture(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="What to draw; without it, the kinds are listed.")] = "",
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path.")] = [],  # noqa: B006
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The PNG; default RUN-KIND.png.")] = "",
+    metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: what to draw, as in train/loss,val/loss.")] = "",
+    data: Annotated[str, typer.Option(help="Other data than the run's own; for regions, toy data without a run.")] = "",
+    settings: Set = [],  # noqa: B006
+    checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
+    json: Json = False,
+) -> None:
+    """Draw what a network has learned, into a PNG.
+
+    [bold]zoo picture[/bold]   lists what can be drawn\n
+    [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
+    [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
+    [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared
+    """
+    from zoo.pictures.kinds import KINDS, write_picture
+
+    if not kind:
+        if json:
+            _print_json([{"name": k.name, "shows": k.shows, "usage": f"zoo picture {k.name} {k.usage}"} for k in KINDS.values()])
+            return
+        _print_table([(f"{k.name} {k.usage}", k.shows) for k in KINDS.values()], ("picture", "what it shows"))
+        print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
+        return
+    given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint}
+    drawn = write_picture(_registry(context), kind, runs, output, **given)
+    if json:
+        _print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})
+    else:
+        print(f"{drawn.path}: {drawn.look_for}\nnext: {drawn.next}")
 
 
 @app.command(cls=TextCommand)
@@ -486,7 +519,8 @@ def preview_data(
 ) -> None:
     """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold]."""
     _, data = _open_data(context, name, settings)
-    from zoo.preview import write_preview
+    from zoo.pictures.preview import write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
-    print(f"{path}: samples in the first row, augmented ({data.augment}) below")
+    shown = "training and test points" if data.spec.are_points else f"samples in the first row, augmented ({data.augment}) below"
+    print(f"{path}: {shown}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn"}
+HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "matplotlib"}
 LIGHT = [
     "cli.py",
     "zoo/__init__.py",
@@ -18,6 +18,9 @@ LIGHT = [
         f"zoo/{name}.py"
         for name in ("layers/names", "errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec")
     ),
+    "zoo/pictures/__init__.py",
+    "zoo/pictures/kinds.py",
+    "zoo/training/run_folder.py",
 ]
 BASE = {"zoo.errors", "zoo.spec", "zoo.layers.names", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
@@ -34,7 +37,7 @@ FLOORS = {
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
-    "zoo/preview.py": SETTINGS,
+    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.tasks", "zoo.training"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]
@@ -75,6 +78,18 @@ def test_a_mistyped_name_is_answered_without_torch() -> None:
         "try: app()\n"
         "except SystemExit as stop: assert stop.code == 2\n"
         "assert not {'torch', 'lightning', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_mistyped_picture_or_run_is_answered_without_torch_or_matplotlib() -> None:
+    code = (
+        "import sys\nfrom cli import app\n"
+        "for arguments in (['curve', 'first'], ['curves', 'first'], ['filters', 'resnet2'], ['templates']):\n"
+        "    sys.argv = ['zoo', 'picture', *arguments]\n"
+        "    try: app()\n"
+        "    except SystemExit as stop: assert stop.code == 2\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +16,9 @@ from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
-from zoo.training import engine, run_folder
+from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
+from zoo.training.run_folder import temporary_runs
 
 SAMPLES = 6
 STEP_SIZES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
@@ -92,7 +90,7 @@ def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
     subject = TinyRun(run, engine.build_data(registry, run))
     if not subject.new_task(registry).one_pass:
         return subject
-    with _runs_in_a_temporary_folder():
+    with temporary_runs():
         best = engine.train(registry, run, "check").folder.best
         return replace(subject, learned=engine.load_task(registry, read_checkpoint(best), best)[0])
 
@@ -186,24 +184,13 @@ def _stages_cover_parameters(registry: Registry, subject: TinyRun) -> None:
 
 
 def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
-    with _runs_in_a_temporary_folder():
+    with temporary_runs():
         outcome = engine.train(registry, subject.run, "check")
         _require(outcome.test, "testing gave no figures")
         for file in (outcome.folder.best, outcome.folder.last):
             task, _ = engine.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():
             _require(task.outputs(task.example(2)).isfinite().all(), "outputs of the trained network are not finite")
-
-
-@contextmanager
-def _runs_in_a_temporary_folder() -> Iterator[None]:
-    former = run_folder.RUNS
-    with tempfile.TemporaryDirectory() as folder:
-        run_folder.RUNS = Path(folder)
-        try:
-            yield
-        finally:
-            run_folder.RUNS = former
 
 
 MODEL_CHECKS = {

@@ -134,13 +134,15 @@ def resolve(registry: Registry, name: str | None, config: dict[str, Any], settin
     layers = [config, *settings]
     data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
     if not data_name:
-        raise UserError(f"{entry.name} has no default data: --data takes {', '.join(registry.data_for(entry.task))}")
+        raise UserError(f"{entry.name} has no default data: --data takes {', '.join(registry.data_for(entry.task, entry.tags))}")
     data_entry = registry.data_set(data_name)
-    if data_entry.task != entry.task:
-        raise UserError(
-            f"{entry.name} is for {entry.task} and cannot take {data_name}, which is for {data_entry.task}: "
-            f"data that fits: {', '.join(registry.data_for(entry.task))}"
+    if data_name not in (fitting := registry.data_for(entry.task, entry.tags)):
+        wrong = (
+            f"is for {entry.task} and cannot take {data_name}, which is for {data_entry.task}"
+            if data_entry.task != entry.task
+            else f"needs images, and {data_name} is points in the plane"
         )
+        raise UserError(f"{entry.name} {wrong}: data that fits: {', '.join(fitting)}")
     if (config.get("data") or {}).get("name", data_name) != data_name:
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

@@ -277,9 +277,10 @@ class Registry:
         """The data set of that name; raises as ``model`` does."""
         return self._find("data", self.data, name, "`zoo data list` shows them all")
 
-    def data_for(self, task: str) -> list[str]:
-        """The data sets that a model of ``task`` can take."""
-        return sorted(name for name, entry in self.data.items() if entry.task == task)
+    def data_for(self, task: str, tags: tuple[str, ...] = ()) -> list[str]:
+        """The data sets that a model of ``task`` with these ``tags`` can take: a ``cnn`` can do nothing with ``points``."""
+        fitting = (name for name, entry in self.data.items() if entry.task == task)
+        return sorted(name for name in fitting if not ("cnn" in tags and "points" in self.data[name].tags))
 
     def _find(self, kind: str, entries: dict[str, Entry], name: str, hint: str) -> Entry:
         if (kind, name) in self.clashes:

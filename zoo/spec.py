@@ -36,12 +36,22 @@ class ImageSpec:
         """(channels, height, width)"""
         return self.channels, self.height, self.width
 
+    @property
+    def are_points(self) -> bool:
+        """Points in the plane, which are stored as images of two channels and one pixel: their coordinates x and y."""
+        return self.shape == (2, 1, 1)
+
     def require_size(self, model: str, smallest: int) -> None:
-        """Refuse images that a network would shrink to nothing.
+        """Refuse images that a network would shrink to nothing, and points, in which there is nothing to convolve.
 
         Raises:
             UserError: a side is shorter than ``smallest`` pixels.
         """
+        if self.are_points:
+            raise UserError(
+                f"{model} needs images, and this data is points in the plane: take a data set of images (`zoo data list`) "
+                "or a model without convolutions, as softmax or mlp"
+            )
         if min(self.height, self.width) < smallest:
             raise UserError(
                 f"{model} needs images of at least {smallest}x{smallest} pixels, these have {self.height}x{self.width}: "

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.training.metrics_log import read_metrics
-from zoo.training.run_folder import RunFolder
+from zoo.training.run_folder import RunFolder, read_metrics
 
 PROGRAM = "import sys; from cli import app; app()"
 

@@ -20,8 +20,7 @@ from zoo.recipe import parse_setting, resolve
 from zoo.registry import scan
 from zoo.training import engine
 from zoo.training.checkpoints import Interrupted
-from zoo.training.metrics_log import read_metrics
-from zoo.training.run_folder import RunFolder
+from zoo.training.run_folder import RunFolder, read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "datamodules.digits", "sklearn.datasets"])

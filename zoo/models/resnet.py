@@ -115,7 +115,8 @@ class ResNet(Classifier):
             raise UserError(f"model.width={width}: must be at least 1")
         if zero_init_residual and (norm == "none" or not shortcuts):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero and a shortcut around it")
-        spec.require_size(f"resnet{depth}", 8 if norm == "instance" else 1)  # one pixel, in the last stage, has no deviation
+        smallest = 8 if norm == "instance" else 2  # one pixel, in the last stage, has no deviation
+        spec.require_size(f"{'resnet' if shortcuts else 'plain'}{depth}", smallest)
         self.stem = nn.Sequential(
             nn.Conv2d(spec.channels, width, 3, padding=1, bias=False), norm_2d(norm, width), make_activation(activation)
         )

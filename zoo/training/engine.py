@@ -59,6 +59,23 @@ def build_data(registry: Registry, run: Run) -> Any:
     return data
 
 
+def build_test_data(registry: Registry, run: Run, spec: ImageSpec) -> Any:
+    """The data of a Run for testing a network that was trained on data of ``spec``.
+
+    Raises:
+        UserError: other classes or another shape than the network knows, or what ``build_data`` raises.
+    """
+    data = build_data(registry, run)
+    if data.spec.classes != spec.classes:
+        raise UserError(
+            f"{run.data['name']} has the classes {some(data.spec.classes)}, "
+            f"the model knows {some(spec.classes)}: test it on data with its own classes"
+        )
+    if data.spec.shape != spec.shape:
+        raise UserError(f"{run.data['name']} has images of {data.spec.shape}, the model takes {spec.shape}")
+    return data
+
+
 def build_task(registry: Registry, run: Run, spec: ImageSpec) -> Task:
     """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
 
@@ -165,14 +182,7 @@ def test(
     checkpoint = read_checkpoint(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
     run = run.model_copy(update={"data": data})
-    module = build_data(registry, run)
-    if module.spec.classes != task.spec.classes:
-        raise UserError(
-            f"{run.data['name']} has the classes {some(module.spec.classes)}, "
-            f"the model knows {some(task.spec.classes)}: test it on data with its own classes"
-        )
-    if module.spec.shape != task.spec.shape:
-        raise UserError(f"{run.data['name']} has images of {module.spec.shape}, the model takes {task.spec.shape}")
+    module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
     trainer.test(task, datamodule=module, verbose=False)
     return _test_metrics(trainer), trainer.is_global_zero

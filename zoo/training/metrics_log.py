@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.fetch import replace_file
+from zoo.training.run_folder import read_metrics
 
 
 class MetricsLog(Logger):
@@ -49,14 +50,3 @@ class MetricsLog(Logger):
         """Drop what lies after ``step``, the test at the end, and a half written line: a resumed run goes through it again."""
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and not any("test/" in key for key in line)]
         replace_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, without a last line that was cut off."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records

@@ -46,11 +46,14 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     A file in a folder that cannot be read is left out with a warning; one that was named is an error.
 
     Raises:
-        UserError: a named file is missing or not an image, or a folder holds none that can be read.
+        UserError: a named file is missing or not an image, a folder holds none that can be read, or the model was trained on
+            points, which are in no file.
     """
     files = [file for text in inputs for file in _files(text)]
     named = {Path(text) for text in inputs}
-    task, _ = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+    task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+    if task.spec.are_points:
+        raise UserError(f"this {run.model['name']} was trained on points in the plane ({run.data['name']}), not on images")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
     classes = task.spec.classes

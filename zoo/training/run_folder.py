@@ -7,7 +7,9 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,8 @@ class RunFolder:
                 return cls(path)
         if Path(text).exists():
             raise UserError(f"{text} is not a run: it holds no run.yaml")
-        known = [path.parent.name for path in RUNS.glob("*/run.yaml")]
-        raise unknown("run", text, known, "known are " + ", ".join(sorted(known)) if known else "there is none in runs/ yet")
+        known = known_runs()
+        raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``: from now on it is a run that can be resumed.
@@ -95,9 +97,51 @@ class RunFolder:
         replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
         replace_file(self.run_file, run.to_yaml().encode())
 
+    def checkpoint(self, which: str) -> Path:
+        """The file of the checkpoint ``best`` or ``last``.
+
+        Raises:
+            UserError: neither of these, or the run has none yet.
+        """
+        files = {"best": self.best, "last": self.last}
+        if which not in files:
+            raise unknown("checkpoint", which, files)
+        if not files[which].exists():
+            raise UserError(f"run {self.name} has no {files[which].name} yet: zoo train --resume {self.name}")
+        return files[which]
+
     def read_run(self) -> Run:
         """The Run as it was resolved when it started."""
         try:
             return Run(**read_config(self.run_file))
         except ValueError as error:
             raise UserError(f"{self.run_file} is damaged: {one_line(error, 200)}") from None
+
+
+def known_runs() -> list[str]:
+    """The names of the runs under ``runs/``."""
+    return sorted(path.parent.name for path in RUNS.glob("*/run.yaml"))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``, without a last line that was cut off."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+@contextmanager
+def temporary_runs() -> Iterator[None]:
+    """Inside, new runs are made in a temporary folder that is gone afterwards: for trainings of which only the result counts."""
+    global RUNS
+    former = RUNS
+    with tempfile.TemporaryDirectory() as folder:
+        RUNS = Path(folder)
+        try:
+            yield
+        finally:
+            RUNS = former

@@ -9,7 +9,8 @@ from PIL import Image
 
 from datamodules.base import ImageData, ImagesInMemory, Split
 from datamodules.digits import Digits
-from zoo.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
+from zoo.pictures.plane import class_colours
+from zoo.pictures.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
 from zoo.spec import ImageSpec
 
 
@@ -122,3 +123,14 @@ def test_the_same_seed_draws_the_same_picture_and_replaces_the_old_one(tmp_path)
     assert write_preview(Digits(16, 0), "digits", path).read_bytes() == first
     assert write_preview(Digits(16, 1), "digits", path).read_bytes() != first
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".png"] == ["digits.png"]
+
+
+def test_points_are_drawn_as_points(zoo):
+    answer = zoo("data", "preview", "spirals", "--set", "data.samples=30", "-o", "points.png")
+    assert answer.code == 0 and "training and test points" in answer.out
+    with Image.open("points.png") as picture:
+        assert picture.format == "PNG" and picture.width > picture.height > 300
+        colours = {tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    expected = {tuple(round(255 * value) for value in colour) for colour in class_colours(3)}
+    assert expected <= colours
+    assert zoo("data", "preview", "spirals", "-o", "points.jpg").is_one_line_error(".png")

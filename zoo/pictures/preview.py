@@ -20,7 +20,7 @@ GAP, CAPTION = 4, 18
 
 
 def write_preview(data: Any, name: str, path: Path) -> Path:
-    """Draw samples of the training images, as different classes as possible, and write a PNG.
+    """Draw samples of the training images, as different classes as possible, and write a PNG; points in the plane are all drawn.
 
     Args:
         data: a DataModule of images; it is prepared here.
@@ -34,6 +34,8 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
     """
     data.prepare_data()
     data.setup()
+    if data.spec.are_points:
+        return _write_points(data, name, path)
     split = data.splits["train"]
     chosen = _one_of_each_class(split.labels, SAMPLES)
     images = next(split.images.batches(iter([chosen])))
@@ -47,6 +49,25 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
         replace_file(path, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    return path
+
+
+def _write_points(data: Any, name: str, path: Path) -> Path:
+    """Training and test points, side by side."""
+    from matplotlib.figure import Figure
+
+    from zoo.pictures.figure import check_output, style, write_png
+    from zoo.pictures.plane import class_handles, draw_points, set_up
+
+    check_output(path)
+    with style():
+        figure = Figure((8, 4.5), layout="constrained")
+        for axes, part in zip(figure.subplots(1, 2), ("train", "test"), strict=True):
+            split = data.splits[part]
+            set_up(axes, f"{name}, {part}: {len(split):,} points")
+            draw_points(axes, split.images.pixels, split.labels, len(data.spec.classes))
+        figure.legend(handles=class_handles(data.spec.classes), loc="outside lower center", ncols=len(data.spec.classes))
+        write_png(figure, path)
     return path
 
 

@@ -1,0 +1,145 @@
+"""Learning curves, read from the records that every run writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from zoo.errors import UserError, unknown
+from zoo.pictures.figure import COLOURS, Picture
+from zoo.registry import Registry
+from zoo.training.run_folder import RunFolder, read_metrics
+
+NOT_METRICS = ("step", "epoch", "time")
+LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colours
+STAGES = {"train": "training", "val": "validation"}
+FEW = 12  # points up to which each is marked
+
+
+def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Picture:
+    """Training and validation along the epochs, a panel for each quantity and a colour for each run."""
+    records = [read_records(folder) for folder in runs]
+    metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(records)
+    lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(records, runs, strict=True)]
+    return Picture(
+        draw_curves(lines, _labels(runs)),
+        "thin lines are training, bold ones validation: both high means too little capacity or training, a gap that widens means "
+        "overfitting, and a loss that jumps means too high a learning rate",
+        f"zoo picture curves {' '.join(folder.name for folder in runs)} --metric train/error,val/error",
+    )
+
+
+def read_records(folder: RunFolder) -> list[dict[str, Any]]:
+    """The records of a run.
+
+    Raises:
+        UserError: it has none yet.
+    """
+    records = [r for r in read_metrics(folder.metrics_file) if isinstance(r, dict) and {"step", "epoch"} <= set(r)]
+    if not records:
+        raise UserError(f"run {folder.name} has recorded nothing yet: zoo train --resume {folder.name}")
+    return records
+
+
+def metrics_of(records: list[dict[str, Any]]) -> list[str]:
+    """The metrics that were recorded, in order, and the errors that follow from accuracies: 1 - accuracy."""
+    names = dict.fromkeys(name for record in records for name in record if name not in NOT_METRICS)
+    errors = [name.replace("/accuracy", "/error") for name in names if name.endswith("/accuracy")]
+    return [*names, *errors]
+
+
+def curve(records: list[dict[str, Any]], metric: str, run_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric along a training: epochs passed, and its value there, both [n].
+
+    What was recorded in training is the mean since the record before. The last record of an epoch may hold a single step, which
+    would stand out as a peak: one that holds less than half of what the record before it does is joined with that.
+
+    Raises:
+        UserError: the run has not recorded it.
+    """
+    known = metrics_of(records)
+    if metric not in known:
+        raise unknown(f"metric of {run_name}", metric, known)
+    is_derived = not any(metric in record for record in records)
+    recorded = metric.replace("/error", "/accuracy") if is_derived else metric
+    points = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
+    steps, values = _joined(points) if metric.startswith("train/") else np.array(points, dtype=float).T[[0, 2]]
+    return steps / _steps_per_epoch(records), 1 - values if is_derived else values
+
+
+def _joined(points: list[tuple[int, int, float]]) -> np.ndarray:
+    """Steps and values, [2, n], of (step, epoch, mean since the step before), with remainders of epochs joined."""
+    joined: list[tuple[int, int, int, float]] = []  # with how many steps each holds
+    for step, epoch, value in points:
+        held = step - (joined[-1][0] if joined else 0)
+        if joined and joined[-1][1] == epoch and held < joined[-1][2] / 2:
+            _, _, before, mean = joined.pop()
+            value, held = (before * mean + held * value) / (before + held), before + held
+        joined.append((step, epoch, held, value))
+    return np.array([(step, value) for step, _, _, value in joined], dtype=float).T
+
+
+def _steps_per_epoch(records: list[dict[str, Any]]) -> float:
+    """How many steps an epoch has: validation comes at its end. Without any, the first epoch counts as complete."""
+    ends = [record for record in records if any(name.startswith("val/") for name in record)]
+    end = ends[-1] if ends else [record for record in records if record["epoch"] == records[0]["epoch"]][-1]
+    return end["step"] / (end["epoch"] + 1)
+
+
+def _default_metrics(records: list[list[dict[str, Any]]]) -> list[str]:
+    """What every run has recorded both in training and in validation."""
+    recorded = [set(metrics_of(of_run)) for of_run in records]
+    first = [name for name in metrics_of(records[0]) if name.startswith("train/") and not name.endswith("/error")]
+    names = [name.partition("/")[2] for name in first]
+    pairs = [(f"train/{name}", f"val/{name}") for name in names]
+    found = [metric for pair in pairs if all(set(pair) <= by_run for by_run in recorded) for metric in pair]
+    if not found:
+        raise UserError("nothing was recorded both in training and in validation yet: name a metric, as in --metric train/loss")
+    return found
+
+
+def _labels(runs: list[RunFolder]) -> list[str]:
+    """The names of the folders, or their paths where a name is not enough."""
+    names = [folder.path.name for folder in runs]
+    return [name if names.count(name) == 1 else str(folder.path) for name, folder in zip(names, runs, strict=True)]
+
+
+def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], labels: Sequence[str]) -> Figure:
+    """One panel for each name behind the slash; ``lines`` are, for each run, metric -> (epochs, values)."""
+    quantities = list(dict.fromkeys(metric.rpartition("/")[2] for metric in lines[0]))
+    figure = Figure((0.8 + 4.6 * len(quantities), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for axes, quantity in zip(panels, quantities, strict=True):
+        for number, metrics in enumerate(lines):
+            for metric, (epochs, values) in metrics.items():
+                if metric.rpartition("/")[2] == quantity:
+                    draw_line(axes, epochs, values, metric, run_style(number))
+        axes.set(xlabel="epochs", ylabel=quantity.replace("_", " "))
+        axes.grid(alpha=0.25)
+    stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
+    handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
+    if len(stages) > 1:
+        handles += [Line2D([], [], color="grey", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def run_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of the n-th run."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]}
+
+
+def stage_style(metric: str) -> dict[str, Any]:
+    """Training is thin, everything else bold."""
+    return {"linewidth": 0.9, "alpha": 0.75} if metric.startswith("train/") else {"linewidth": 2.2}
+
+
+def draw_line(axes: Axes, epochs: np.ndarray, values: Sequence[float], metric: str, style: dict[str, Any]) -> None:
+    """One metric of one run; single points would be invisible without a mark."""
+    marked = {"marker": "o", "markersize": 3} if len(epochs) <= FEW else {}
+    axes.plot(epochs, values, **style, **stage_style(metric), **marked)

@@ -1,0 +1,82 @@
+"""Depth without and with shortcuts: plain networks of 20 and 56 layers beside their residual twins (He et al. 2015, figure 6)."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from zoo.errors import UserError
+from zoo.pictures.curves import curve, draw_line, read_records, stage_style
+from zoo.pictures.figure import COLOURS, Picture
+from zoo.registry import Registry
+from zoo.training.run_folder import RunFolder
+
+PANELS = {"plain networks": {20: "plain20", 56: "plain56"}, "residual networks": {20: "resnet20", 56: "resnet56"}}
+MODELS = [name for names in PANELS.values() for name in names.values()]
+DEPTH_COLOURS = {20: COLOURS[0], 56: COLOURS[1]}
+
+
+def depth(registry: Registry, runs: list[RunFolder]) -> Picture:
+    """Training and validation error of the four networks, which are told apart by their models."""
+    by_model = assign(runs)
+    last = {model: curve(read_records(folder), "train/error", folder.name)[1][-1] for model, folder in by_model.items()}
+    return Picture(
+        draw_depth(by_model),
+        "look at the thin lines, the errors on the training images: where more layers make them larger, the network does not "
+        f"overfit, it is harder to optimise; with 20 and 56 layers they end at {last['plain20']:.1%} and {last['plain56']:.1%} "
+        f"without shortcuts, at {last['resnet20']:.1%} and {last['resnet56']:.1%} with them",
+        f"zoo picture curves {' '.join(by_model[model].name for model in MODELS)} --metric train/error",
+    )
+
+
+def assign(runs: list[RunFolder]) -> dict[str, RunFolder]:
+    """Model -> its run.
+
+    Raises:
+        UserError: one of the four models is missing or there twice, another one is there, or the data differ.
+    """
+    by_model: dict[str, RunFolder] = {}
+    data: dict[str, str] = {}
+    for folder in runs:
+        run = folder.read_run()
+        model = run.model["name"]
+        if model not in MODELS:
+            raise UserError(f"depth compares {', '.join(MODELS)}, and {folder.name} is a {model}")
+        if model in by_model:
+            raise UserError(f"depth takes one run of each model, and {by_model[model].name} and {folder.name} are both {model}")
+        by_model[model] = folder
+        data[run.data["name"]] = folder.name
+    if len(data) > 1:
+        named = ", ".join(f"{folder} on {name}" for name, folder in data.items())
+        raise UserError(f"runs on different data cannot be compared: {named}")
+    for model in MODELS:
+        if model not in by_model:
+            given = f" --data {next(iter(data))}" if data else ""
+            raise UserError(f"depth needs a run of {model} too: zoo train {model}{given}")
+    return by_model
+
+
+def draw_depth(by_model: dict[str, RunFolder]) -> Figure:
+    """Two panels on the same axes; thin lines are the training error, bold ones that of validation."""
+    figure = Figure((9.4, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    highest = 0.0
+    for axes, (title, models) in zip(panels, PANELS.items(), strict=True):
+        for layers, model in models.items():
+            folder = by_model[model]
+            records = read_records(folder)
+            for metric in ("train/error", "val/error"):
+                epochs, errors = curve(records, metric, folder.name)
+                draw_line(axes, epochs, errors, metric, {"color": DEPTH_COLOURS[layers]})
+                # the first steps are near chance and would leave no room for the rest
+                highest = max(highest, errors[epochs > 0.1 * epochs[-1]].max())
+        axes.set(title=title, xlabel="epochs")
+        axes.grid(alpha=0.25)
+    panels[0].set(ylabel="error", ylim=(0, 1.05 * highest))
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles = [Line2D([], [], color=colour, label=f"{layers} layers") for layers, colour in DEPTH_COLOURS.items()]
+    for stage, label in (("train/", "training"), ("val/", "validation")):
+        handles.append(Line2D([], [], color="grey", **stage_style(stage), label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure

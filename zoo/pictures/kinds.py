@@ -1,0 +1,143 @@
+"""The index of pictures: what each shows and what it is made of, readable without torch or matplotlib.
+
+Names of kinds, runs and models are answered here; only then the module that draws is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UserError, unknown
+from zoo.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from zoo.pictures.figure import Picture
+    from zoo.training.run_folder import RunFolder
+
+FLAGS = {"checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric"}
+DATA = ("data", "settings")
+CHECKPOINT = ("checkpoint",)
+MANY = 1000  # runs: more than a command line holds
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of picture, drawn by the function of its name.
+
+    Attributes:
+        name: what ``zoo picture NAME`` takes.
+        shows: what one sees, as a list tells it.
+        usage: what stands after the name.
+        module: where the function is.
+        fewest, most: how many runs it takes.
+        flags: options of the command that the function takes, beside the registry and the runs.
+        takes_models: a model's name will do in place of a run.
+    """
+
+    name: str
+    shows: str
+    usage: str
+    module: str
+    fewest: int = 1
+    most: int = 1
+    flags: tuple[str, ...] = ()
+    takes_models: bool = False
+
+    def draw(self, registry: Registry, subjects: list[RunFolder | Entry], **flags: Any) -> Picture:
+        """Import what draws it, and draw."""
+        return getattr(importlib.import_module(self.module), self.name)(registry, subjects, **flags)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("templates", "the weights of a linear classifier, one image a class", "RUN", "zoo.pictures.weights",
+             flags=CHECKPOINT),
+        Kind("filters", "the first filters of a convolutional network, trained or not", "RUN|MODEL", "zoo.pictures.weights",
+             flags=CHECKPOINT + DATA, takes_models=True),
+        Kind("confusion", "which classes a classifier takes for which others", "RUN", "zoo.pictures.predictions",
+             flags=CHECKPOINT + DATA),
+        Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
+             flags=CHECKPOINT + DATA),
+        Kind("curves", "learning curves of one run or several", "RUN...", "zoo.pictures.curves",
+             most=MANY, flags=("metric",)),
+        Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
+             most=4),
+        Kind("regions", "decision regions in the plane, of runs or of standard classifiers", "RUN...|--data NAME",
+             "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that was written: where, what to look for in it, and the command that goes on from there."""
+
+    path: Path
+    look_for: str
+    next: str
+
+
+def write_picture(registry: Registry, kind_name: str, names: list[str], output: str = "", **flags: Any) -> Drawn:
+    """Draw one picture and write it as PNG.
+
+    Args:
+        kind_name: a key of ``KINDS``.
+        names: runs, by name or path, or models where the kind takes them.
+        output: the file; by default it is named after the run and the kind, in the current folder.
+        flags: options of the command that were given; empty ones count as not given.
+
+    Raises:
+        UserError: an unknown name, an option or a number of runs that the kind does not take, a run that does not fit the
+            kind, or a file that cannot be written.
+    """
+    if kind_name not in KINDS:
+        raise unknown("picture", kind_name, KINDS)
+    kind = KINDS[kind_name]
+    given = {flag: value for flag, value in flags.items() if value}
+    if strange := [flag for flag in given if flag not in kind.flags]:
+        takes = ", ".join(FLAGS[flag] for flag in kind.flags)
+        raise UserError(f"{kind.name} takes no {FLAGS[strange[0]]}: {f'it takes {takes}' if takes else 'leave it out'}")
+    if not kind.fewest <= len(names) <= kind.most:
+        raise UserError(f"write it as zoo picture {kind.name} {kind.usage}: {len(names) or 'no'} runs were given")
+    if "data" in given:
+        registry.data_set(given["data"])
+    subjects = [_find(registry, kind, name) for name in names]
+    found = [subject for subject in subjects if not isinstance(subject, Entry)]
+    if "checkpoint" in given and not found:
+        raise UserError("--checkpoint goes with a run, and none is given")
+    for folder in found if "checkpoint" in kind.flags else ():
+        folder.checkpoint(given.get("checkpoint", "best"))
+
+    from zoo.pictures.figure import check_output, style, write_png
+
+    path = Path(output or _default_file(kind, subjects, given))
+    check_output(path)
+    with style():
+        picture = kind.draw(registry, subjects, **given)
+        write_png(picture.figure, path)
+    return Drawn(path, picture.look_for, picture.next)
+
+
+def _find(registry: Registry, kind: Kind, name: str) -> RunFolder | Entry:
+    """The run of that name or path, or else the model."""
+    from zoo.training.run_folder import RunFolder, known_runs
+
+    try:
+        return RunFolder.find(name)
+    except UserError:
+        if not kind.takes_models:
+            raise
+        if name in registry.models:
+            return registry.model(name)
+        raise unknown("run or model", name, [*known_runs(), *registry.models], "`zoo list` shows the models") from None
+
+
+def _default_file(kind: Kind, subjects: list[RunFolder | Entry], given: dict[str, Any]) -> str:
+    if len(subjects) == 1:
+        only = subjects[0]
+        return f"{only.name if isinstance(only, Entry) else only.path.resolve().name}-{kind.name}.png"
+    return f"{kind.name}.png" if subjects or "data" not in given else f"{given['data']}-{kind.name}.png"

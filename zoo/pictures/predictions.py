@@ -1,0 +1,176 @@
+"""Pictures of what a classifier says of its test images: which classes it confuses, and where it is most surely wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.pictures.figure import SEQUENTIAL, Picture
+from zoo.pictures.tiles import draw_tiles
+from zoo.recipe import parse_setting, resolve_test
+from zoo.registry import Registry
+from zoo.tasks.task import Task
+from zoo.training.checkpoints import read_checkpoint
+from zoo.training.engine import build_test_data, load_task
+from zoo.training.run_folder import RunFolder
+
+SHOWN_MISTAKES = 24
+MOST_NUMBERS = 20  # classes up to which the cells of a confusion matrix hold their counts
+MOST_NAMES = 100  # classes up to which they are named along the edges
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a trained network says of each image of a test split.
+
+    Attributes:
+        data: the data module, set up.
+        labels: the true classes, int64 [N].
+        probabilities: of each class, [N, classes], on the CPU.
+    """
+
+    run_name: str
+    task: Task
+    data: Any
+    labels: Tensor
+    probabilities: Tensor
+
+    @property
+    def predictions(self) -> Tensor:
+        return self.probabilities.argmax(1)
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.predictions == self.labels).double().mean())
+
+
+def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, settings: Sequence[str]) -> Tested:
+    """Put the test images of a run's own data, or of other data with the same classes, to its network.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read, or they do not fit each other.
+    """
+    file = folder.checkpoint(checkpoint)
+    task, run = load_task(registry, read_checkpoint(file), file)
+    layers = [parse_setting(text, ("data",)) for text in settings]
+    section, _ = resolve_test(registry, run, data or None, layers)
+    module = build_test_data(registry, run.model_copy(update={"data": section}), task.spec)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task.to(device)
+    labels, probabilities = [], []
+    with torch.inference_mode():
+        for batch in module.test_dataloader():
+            labels.append(batch["labels"])
+            probabilities.append(task.outputs({"images": batch["images"].to(device)}).cpu())
+    if not labels:
+        raise UserError(f"{section['name']} has no test images")
+    return Tested(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))
+
+
+def confusion(
+    registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
+) -> Picture:
+    """Which classes a classifier takes for which others."""
+    tested = ask(registry, runs[0], checkpoint, data, settings)
+    classes = tested.task.spec.classes
+    counts = confusion_counts(tested)
+    title = f"{tested.run_name}: test accuracy {tested.accuracy:.2%} ({len(tested.labels):,} samples)"
+    return Picture(
+        draw_confusion(counts, classes, title),
+        "rows are what is there, columns what the network says, so the diagonal is right; " + _most_confused(counts, classes),
+        f"zoo picture mistakes {runs[0].name}",
+    )
+
+
+def confusion_counts(tested: Tested) -> np.ndarray:
+    """int64 [classes, classes]: how many images of each true class (row) are taken for each class (column)."""
+    return confusion_matrix(tested.labels, tested.predictions, labels=range(len(tested.task.spec.classes)))
+
+
+def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> str:
+    wrong = counts - np.diag(np.diag(counts))
+    if not wrong.any():
+        return "here nothing is wrong"
+    true, said = np.unravel_index(wrong.argmax(), wrong.shape)
+    return f"most often {classes[true]} is taken for {classes[said]} ({wrong[true, said]:,} of {counts[true].sum():,})"
+
+
+def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """A matrix whose colours are shares of each row, and whose numbers, where they can be read, are counts.
+
+    Colours follow the square root of the share, so that rare confusions can still be seen.
+    """
+    n = len(classes)
+    side = min(max(5.0, 1.8 + 0.45 * n), 14.0)  # inches
+    figure = Figure((side + 0.8, side), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap=SEQUENTIAL, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the true class")
+    size = 9 if n <= MOST_NUMBERS else min(9.0, 0.6 * 72 * (side - 2) / n)
+    if n <= MOST_NAMES:
+        upright = max(map(len, classes)) > 2 and n > 4
+        axes.set_xticks(range(n), classes, rotation=90 if upright else 0, fontsize=size)
+        axes.set_yticks(range(n), classes, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.spines[:].set_visible(False)
+    if n <= MOST_NUMBERS:
+        for row, column in np.ndindex(n, n):
+            if counts[row, column]:
+                colour = "black" if shares[row, column] > 0.3 else "white"
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def mistakes(
+    registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
+) -> Picture:
+    """The test images on which a classifier is most surely wrong, the surest first."""
+    folder = runs[0]
+    tested = ask(registry, folder, checkpoint, data, settings)
+    if tested.task.spec.are_points:
+        raise UserError(f"points are no images to look at; where {folder.name} is wrong: zoo picture regions {folder.name}")
+    order = most_confident_mistakes(tested)
+    if not len(order):
+        raise UserError(f"{folder.name} makes no mistake on its {len(tested.labels):,} test images: there is nothing to draw")
+    shown = order[:SHOWN_MISTAKES]
+    images = next(tested.data.splits["test"].images.batches(iter([shown])))
+    classes = tested.task.spec.classes
+    titles = [
+        f"{classes[true]}\n{probability:.0%} {classes[said]}"
+        for true, said, probability in zip(
+            tested.labels[shown].tolist(),
+            tested.predictions[shown].tolist(),
+            tested.probabilities.amax(1)[shown].tolist(),
+            strict=True,
+        )
+    ]
+    share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
+    heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
+    figure = draw_tiles(_as_colours(images), titles, heading, side=160)
+    return Picture(
+        figure,
+        "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
+        "for images that you could not tell either, and for what the rest has in common",
+        f"zoo picture confusion {folder.name}",
+    )
+
+
+def most_confident_mistakes(tested: Tested) -> Tensor:
+    """Indices of the wrong predictions, int64, from the most probable to the least; equals stay in their order."""
+    wrong = (tested.predictions != tested.labels).nonzero()[:, 0]
+    return wrong[tested.probabilities.amax(1)[wrong].argsort(descending=True, stable=True)]
+
+
+def _as_colours(images: Tensor) -> np.ndarray:
+    """uint8 [n, C, H, W] as colours in [0, 1], [n, H, W, 3]; one channel is grey, of many the first three are shown."""
+    return images[:, :3].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).float().div(255).numpy()

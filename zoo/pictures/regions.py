@@ -1,0 +1,163 @@
+"""Decision regions: which class a classifier gives to every point of the plane, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.pictures.figure import Picture
+from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
+from zoo.recipe import parse_setting, resolve
+from zoo.registry import Registry
+from zoo.tasks.task import Task
+from zoo.training import engine
+from zoo.training.checkpoints import read_checkpoint
+from zoo.training.run_folder import RunFolder, temporary_runs
+
+CHUNK = 4096  # points at a time: nearest neighbours compare each of them with all training points
+PALEST, DARKEST = 0.12, 0.5  # how much of its colour a class has where all are equally probable, and where one is certain
+# what is drawn without a run, in two rows: a title and the settings of a training that is done in seconds and yet converges
+QUICK = {"epochs": 30, "batch_size": 32, "weight_decay": 0.0}
+SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {**QUICK, "lr": 0.03}})
+MLP = ("mlp", {"model": {"name": "mlp", "hidden": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
+NEIGHBOURS = {
+    metric: [(f"{k}-NN, {metric}", {"model": {"name": "knn", "k": k, "metric": metric}}) for k in (1, 3, 5)]
+    for metric in ("L1", "L2")
+}
+STANDARD = [*NEIGHBOURS["L1"], SOFTMAX, *NEIGHBOURS["L2"], MLP]
+LOOK_FOR = (
+    "the colour is the class that a point would be given, paler where the classifier is less sure; look for islands around "
+    "single training points (overfitting) and for boundaries too straight for the data (underfitting)"
+)
+NEIGHBOURS_LOOK = "more neighbours smooth the boundary, and L1, above, gives it corners along the axes that L2 does not"
+ON_THE_SPOT = {"accelerator": "cpu", "devices": 1}  # networks so small that moving them to a GPU takes longer
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A classifier and the points that it was trained and is tested on.
+
+    Attributes:
+        data: the data module, set up.
+        probabilities: of each class at each point of the plane, [256 (y), 256 (x), classes].
+    """
+
+    title: str
+    data: Any
+    probabilities: np.ndarray
+
+    @property
+    def wrong(self) -> Tensor:
+        """Which test points are misclassified, bool [n]: they are points of the plane, so their answers are there already."""
+        split = self.data.splits["test"]
+        x, y = split.images.pixels.flatten(1).long().T
+        return torch.from_numpy(self.probabilities.argmax(2))[y, x] != split.labels
+
+    @property
+    def accuracy(self) -> float:
+        return 1 - float(self.wrong.double().mean())
+
+
+def regions(
+    registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
+) -> Picture:
+    """Decision regions of runs, a panel each; or, on a data set alone, of the standard classifiers, trained on the spot."""
+    points = [name for name, entry in registry.data.items() if "points" in entry.tags]
+    if runs:
+        if data or settings:
+            raise UserError(f"a run is drawn on its own data: leave out {'--data' if data else '--set'}, or the runs")
+        panels = [_panel_of_run(registry, folder, checkpoint, points) for folder in runs]
+        columns, look_for = min(len(runs), 4), LOOK_FOR
+        following = f"zoo picture curves {' '.join(folder.name for folder in runs)}"
+    else:
+        if data not in points:
+            what = f"{data} is not points in the plane" if data else "regions of what? Give runs, or toy data"
+            raise UserError(f"{what}: --data takes {', '.join(points)}")
+        panels = _standard_panels(registry, data, settings)
+        columns = max(2, len(panels) // 2)  # L1 above L2
+        look_for = f"{LOOK_FOR}; {NEIGHBOURS_LOOK}" if "knn" in registry.models else LOOK_FOR
+        following = f"zoo train mlp --data {data} --name bent    zoo picture regions bent"
+    return Picture(draw_regions(panels, columns), look_for, following)
+
+
+def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points: list[str]) -> Panel:
+    task, run = _load(registry, folder.checkpoint(checkpoint))
+    if not task.spec.are_points:
+        raise UserError(
+            f"regions are drawn in the plane, and {folder.name} was trained on images ({run.data['name']}): "
+            f"train on {', '.join(points)}"
+        )
+    return Panel(folder.path.name, engine.build_test_data(registry, run, task.spec), probabilities_in_the_plane(task))
+
+
+def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
+    """k nearest neighbours, the linear classifier and the perceptron, as far as they are registered, trained and forgotten."""
+    layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": ON_THE_SPOT}]
+    panels = []
+    with temporary_runs():
+        for title, training in STANDARD:
+            name = training["model"]["name"]
+            if name in registry.models:
+                run = resolve(registry, name, {}, [training, *layers])
+                task, run = _load(registry, engine.train(registry, run).folder.best)
+                panels.append(Panel(title, engine.build_data(registry, run), probabilities_in_the_plane(task)))
+    if not panels:
+        raise UserError("none of knn, softmax and mlp is registered: give runs")
+    return panels
+
+
+def _load(registry: Registry, file: Path) -> tuple[Task, Any]:
+    return engine.load_task(registry, read_checkpoint(file), file)
+
+
+def probabilities_in_the_plane(task: Task) -> np.ndarray:
+    """What a classifier says of every point that there is, [256 (y), 256 (x), classes]."""
+    with torch.inference_mode():
+        parts = [task.outputs({"images": part.to(task.device)}).cpu() for part in every_input().split(CHUNK)]
+    return torch.cat(parts).view(STEPS, STEPS, -1).numpy()
+
+
+def region_colours(probabilities: np.ndarray) -> np.ndarray:
+    """The colour of the most probable class, the paler the less sure, [256, 256, 3] in [0, 1]."""
+    classes = probabilities.shape[2]
+    sureness = (probabilities.max(2, keepdims=True) * classes - 1) / (
+        classes - 1
+    )  # 0 where all are equal, 1 where one is certain
+    strength = PALEST + (DARKEST - PALEST) * sureness
+    return 1 - strength * (1 - class_colours(classes)[probabilities.argmax(2)])
+
+
+def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
+    """A panel for each classifier: regions, training points in their colours, and crosses on misclassified test points."""
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure((2.9 * columns, 3.1 * rows + 0.5), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, panel in zip(places, panels, strict=False):
+        _draw_panel(axes, panel)
+    for axes in list(places)[len(panels) :]:
+        axes.axis("off")
+    classes = max((panel.data.spec.classes for panel in panels), key=len)
+    cross = Line2D([], [], linestyle="", marker="x", color="black", markersize=5, label="test point, misclassified")
+    handles = [*class_handles(classes), cross]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns), handletextpad=0.2)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    set_up(axes, f"{panel.title}: test accuracy {panel.accuracy:.1%}")
+    axes.imshow(region_colours(panel.probabilities), origin="lower", extent=(0, 1, 0, 1), interpolation="nearest")
+    train, test, wrong = panel.data.splits["train"], panel.data.splits["test"], panel.wrong
+    draw_points(axes, train.images.pixels, train.labels, panel.probabilities.shape[2])
+    x, y = coordinates(test.images.pixels[wrong]).T
+    axes.scatter(x, y, s=9, c="black", marker="x", linewidths=0.6)
