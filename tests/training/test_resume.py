@@ -191,3 +191,12 @@ def test_a_run_that_does_not_exist_is_named(zoo) -> None:
     assert zoo("train", "--resume", "nothing").is_one_line_error("no run 'nothing'")
     with pytest.raises(UserError):
         RunFolder.find("nothing")
+
+
+def test_a_run_that_is_being_trained_cannot_be_resumed_beside_it(zoo) -> None:
+    from zoo.training.run_folder import RunFolder
+
+    assert zoo("train", "softmax", "--epochs", "1", "--name", "busy").code == 0
+    with RunFolder.find("busy").locked():
+        assert zoo("train", "--resume", "busy").is_one_line_error("busy", "another process")
+    assert zoo("train", "--resume", "busy").code == 0

@@ -124,7 +124,7 @@ def train(registry: Registry, run: Run, name: str | None = None, resume: RunFold
     """
     _quiet()
     folder = resume or RunFolder.claim(name, run)
-    with _given_up_if_it_cannot_start(folder, is_new=resume is None) as started:
+    with _given_up_if_it_cannot_start(folder, is_new=resume is None) as started, folder.locked():
         return _train(registry, run, folder, resume is None, started)
 
 

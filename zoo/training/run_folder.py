@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from zoo.errors import UserError, one_line, unknown
 from zoo.fetch import replace_file
 from zoo.ranks import is_follower
@@ -96,6 +98,22 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
         replace_file(self.run_file, run.to_yaml().encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other command can train this run; the lock of a process that was killed is gone with it.
+
+        Raises:
+            UserError: another one does.
+        """
+        if is_follower():  # its leader has the lock
+            yield
+            return
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise UserError(f"run {self.name} is being trained by another process: wait for it, or start a new run") from None
 
     def checkpoint(self, which: str) -> Path:
         """The file of the checkpoint ``best`` or ``last``.
