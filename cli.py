@@ -462,6 +462,8 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, 
         print(f"interrupted; {kept} finished trials are kept. To go on: {again}", file=sys.stderr)
         sys.exit(130)
     _print_search(registry, place, plan, study, json, zoo)
+    if not any(trial.value is not None for trial in study.trials):
+        raise UserError(f"no trial of study {place.name!r} came to a result: the table says why")
 
 
 def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
@@ -473,11 +475,9 @@ def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: b
         _print_json({"study": place.name, "metric": f"val/{plan.metric}", **files, "trials": records(study, plan)})
         return
     _print_table(*table(study, plan))
-    if best is None:
-        print("\nno trial is finished yet" if not study.trials else "\nno trial has come to a result yet")
-        return
-    print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
-    print(f"next: {zoo} train --config {shlex.quote(str(best))}")
+    if best is not None:
+        print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
+        print(f"next: {zoo} train --config {shlex.quote(str(best))}")
 
 
 @app.command(cls=TextCommand)

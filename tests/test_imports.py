@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn"}
+HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "optuna", "matplotlib"}
 LIGHT = [
     "cli.py",
     "zoo/__init__.py",
+    "zoo/search/plan.py",
+    "zoo/search/space.py",
     *(f"zoo/{name}.py" for name in ("errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec")),
 ]
 BASE = {"zoo.errors", "zoo.spec", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
@@ -31,6 +33,7 @@ FLOORS = {
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/preview.py": SETTINGS,
+    "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

@@ -161,10 +161,20 @@ class Worker:
                 raise
 
         try:
-            self.study.optimize(attempt, n_trials=1, catch=(TrialFailed, _Duplicate))
-        except ValueError as error:  # Optuna's for a trial that was taken for lost while it was measured
-            if not str(error).startswith("Cannot tell a FAIL trial"):
+            self._optimize(attempt)
+        except ValueError as error:
+            # Optuna's for the result of a trial that somebody has taken for lost meanwhile; its point is tried again
+            if "Cannot tell a FAIL trial" not in str(error):
                 raise
+
+    def _optimize(self, attempt: Callable[[optuna.Trial], float]) -> None:
+        try:
+            self.study.optimize(attempt, n_trials=1, catch=(TrialFailed, _Duplicate))
+        except AssertionError as error:
+            hidden = error.__context__
+            if hidden is None or str(error) != "Should not reach.":
+                raise
+            raise hidden from hidden.__cause__  # Optuna asserts while an error of its storage is on its way
 
     def _another_is_at_it(self, own: optuna.Trial) -> bool:
         """Whether the same point has an earlier trial, as happens when two machines look at a database at once."""

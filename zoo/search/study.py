@@ -5,6 +5,7 @@ In a file, Optuna's journal, which it recommends for several processes on one ma
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -59,7 +60,7 @@ class Place:
 
 def hide_password(url: str) -> str:
     """A database address that can be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def start_or_go_on(place: Place, search: Search) -> optuna.Study:
@@ -68,21 +69,24 @@ def start_or_go_on(place: Place, search: Search) -> optuna.Study:
     Raises:
         UserError: there is one, and it is another search; or it cannot be read or written.
     """
-    with faults_explained(place), _damage_explained(place):
+    with _opening_explained(place):
         storage = _open(place)
-        study = _create(storage, place, search)
+        study = _load_or_create(storage, place, search)
         different = _difference(search, _identity(place, study))
         if different and not any(is_over(t) or not t.state.is_finished() for t in study.get_trials(deepcopy=False)):
             optuna.delete_study(study_name=place.name, storage=storage)
-            return _create(storage, place, search)
+            return _load_or_create(storage, place, search)
     if different:
         raise UserError(f"study {place.name!r} is another search, and here {different}: --name NEW starts a new one")
     return study
 
 
-def _create(storage: BaseStorage, place: Place, search: Search) -> optuna.Study:
-    direction = {"max": "maximize", "min": "minimize"}[search.direction]
-    study = optuna.create_study(storage=storage, study_name=place.name, direction=direction, load_if_exists=True)
+def _load_or_create(storage: BaseStorage, place: Place, search: Search) -> optuna.Study:
+    if place.name in [study.study_name for study in storage.get_all_studies()]:
+        study = optuna.load_study(study_name=place.name, storage=storage)
+    else:  # or another process is faster
+        direction = {"max": "maximize", "min": "minimize"}[search.direction]
+        study = optuna.create_study(storage=storage, study_name=place.name, direction=direction, load_if_exists=True)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr(IDENTITY, search.identity())
     return study
@@ -104,7 +108,7 @@ def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
     if not place.storage and not place.journal.exists():
         known = [path.parent.name for path in SEARCHES.glob("*/study.journal")]
         raise unknown("study", place.name, known, "" if known else "there is none in searches/ yet")
-    with faults_explained(place), _damage_explained(place):
+    with _opening_explained(place):
         storage = _open(place)
         known = [study.study_name for study in storage.get_all_studies()]
         if place.name not in known:
@@ -115,7 +119,7 @@ def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
 
 def reopen(place: Place) -> optuna.Study:
     """A study that is known to be there, in another process."""
-    with faults_explained(place), _damage_explained(place):
+    with _opening_explained(place):
         return optuna.load_study(study_name=place.name, storage=_open(place))
 
 
@@ -134,8 +138,12 @@ def _open(place: Place) -> BaseStorage:
     if not place.storage:
         place.folder.mkdir(parents=True, exist_ok=True)
         lock = JournalLock(place.journal)
-        lock.acquire()  # mends what a killed process has left, before it is read
-        lock.release()
+        lock.acquire()
+        try:
+            for line in place.journal.read_bytes().splitlines():
+                json.loads(line)  # Optuna overlooks a last line that is not JSON, and would write after it
+        finally:
+            lock.release()
         return JournalStorage(JournalFileBackend(str(place.journal), lock_obj=lock))
     engine = {}
     if place.storage.startswith(("postgresql", "mysql")):
@@ -182,26 +190,27 @@ def _cut_off_half_a_line(file: BinaryIO) -> None:
 
 @contextmanager
 def faults_explained(place: Place) -> Iterator[None]:
-    """What goes wrong with a storage, in one line that names it."""
+    """What a database says against us, in one line that names it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{error.filename or place}: {error.strerror.lower()}") from error
-    except ImportError as error:
-        missing = getattr(error.__cause__, "name", None) or "of its driver"
-        raise UserError(f"--storage {place} needs the Python package {missing}: pip install {missing}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         told = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
         raise UserError(f"--storage {place}: {one_line(getattr(told, 'orig', None) or told, 200)}") from error
 
 
 @contextmanager
-def _damage_explained(place: Place) -> Iterator[None]:
-    """A journal that cannot be read fails in whatever way Optuna fails over it."""
+def _opening_explained(place: Place) -> Iterator[None]:
+    """Why a study cannot be opened. A damaged journal fails in whatever way Optuna fails over it."""
     try:
-        yield
+        with faults_explained(place):
+            yield
+    except OSError as error:
+        raise UserError(f"{error.filename or place}: {(error.strerror or str(error)).lower()}") from error
+    except ImportError as error:
+        missing = getattr(error.__cause__, "name", None) or "of its driver"
+        raise UserError(f"--storage {place} needs the Python package {missing}: pip install {missing}") from error
     except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
         if place.storage:
             raise

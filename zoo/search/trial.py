@@ -27,7 +27,7 @@ SECONDS = "seconds"  # attribute of a trial: how long it took
 FOLDS = "folds"  # attribute of a trial: the value of each fold
 
 
-class Trainer:
+class TrainingObjective:
     """The objective of a search: called with a trial and its values, it trains and gives the best validation value."""
 
     def __init__(self, registry: Registry, place: Place, search: Search) -> None:

@@ -23,10 +23,11 @@ from zoo.search.plan import Effort, Search
 from zoo.search.points import Worker, build_pruner, points_over
 from zoo.search.progress import SearchProgress
 from zoo.search.study import Place, faults_explained, reopen
-from zoo.search.trial import Trainer, drop_checkpoints
+from zoo.search.trial import TrainingObjective, drop_checkpoints
 from zoo.training import engine
 from zoo.training.checkpoints import Interrupted
 
+DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60  # that workers have to end in when asked to
 
@@ -76,7 +77,7 @@ def _work(
             raise Interrupted  # nobody would see what comes of it
 
     with faults_explained(place):
-        Worker(study, place, search, effort.points).work(Trainer(registry, place, search), after_trial)
+        Worker(study, place, search, effort.points).work(TrainingObjective(registry, place, search), after_trial)
 
 
 @contextmanager
@@ -157,22 +158,35 @@ def _stop(processes: list[_Process]) -> None:
 def _start(number: int, place: Place, search: Search, effort: Effort) -> _Process:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (number, place, search, effort, sender)
-    process = context.Process(target=_worker, args=arguments, name=f"zoo search worker {number}")
-    # Ctrl-C reaches the whole group of processes: the workers leave it to this one, which asks them to stop
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    process = context.Process(target=_worker, args=(place, search, effort, sender), name=f"zoo search worker {number}")
+    devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
+    with _inherited(devices[number % len(devices)] if devices else None):
         process.start()
-    finally:
-        signal.signal(signal.SIGINT, former)
     sender.close()
     return _Process(process, receiver)
 
 
-def _worker(number: int, place: Place, search: Search, effort: Effort, fault: Connection) -> None:
+@contextmanager
+def _inherited(device: str | None) -> Iterator[None]:
+    """What a process that is started inside has from its first moment: its GPU, and no ear for Ctrl-C.
+
+    Ctrl-C reaches the whole group of processes; the workers leave it to this one, which asks them to stop.
+    """
+    handler, devices = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get(DEVICES)
+    if device is not None:
+        os.environ[DEVICES] = device
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if devices is not None:
+            os.environ[DEVICES] = devices
+        else:
+            os.environ.pop(DEVICES, None)
+
+
+def _worker(place: Place, search: Search, effort: Effort, fault: Connection) -> None:
     """What one process does; it ends with 0 when all is done or it was asked to stop, and with 1 at a fault."""
-    if search.base["trainer"]["devices"] == 1 and (devices := _visible_devices()):
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
     torch.set_num_threads(max(1, torch.get_num_threads() // effort.workers))
     try:
         with _stopped_by_signals():
@@ -189,9 +203,8 @@ def _worker(number: int, place: Place, search: Search, effort: Effort, fault: Co
     sys.exit(1)
 
 
-def _visible_devices() -> list[str]:
+def visible_devices() -> list[str]:
     """The GPUs of this machine by the names that CUDA_VISIBLE_DEVICES takes, if there are several."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
+    count, named = torch.cuda.device_count(), os.environ.get(DEVICES)
     names = named.split(",")[:count] if named else list(map(str, range(count)))
     return names if len(names) > 1 else []
