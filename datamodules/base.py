@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -147,7 +148,8 @@ class ImageData(L.LightningDataModule):
         root: the folder where the files lie or are put; the default is bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps them.
         augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``datamodules.augment``).
-        validation: the share of the training images that is held out for validation, class by class.
+        validation: what is held out of the training images for validation, class by class: a share of them, or one of k
+            folds, as in ``2/5``. The folds of one seed share no image and together are all of them.
     """
 
     task = "classification"
@@ -155,9 +157,10 @@ class ImageData(L.LightningDataModule):
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,jitter,cutout:8"
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float) -> None:
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
         super().__init__()
-        if not 0 <= validation < 1:
+        self.fold = _parse_fold(validation)
+        if self.fold is None and not 0 <= float(validation) < 1:
             raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
         if size < 0:
             raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
@@ -207,9 +210,13 @@ class ImageData(L.LightningDataModule):
         if self.size:
             splits = {name: self._resized(split) for name, split in splits.items()}
         if "val" not in splits:
-            held_out, rest = split_by_class(splits["train"].labels, self.validation, derive_seed(self.seed, "val"))
+            held_out, rest = self._held_out(splits["train"].labels)
             splits["val"] = splits["train"].subset(held_out)
             splits["train"] = splits["train"].subset(rest)
+        elif self.fold:
+            raise UserError(
+                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
+            )
         if not len(splits["train"]):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         self.splits = splits
@@ -252,6 +259,16 @@ class ImageData(L.LightningDataModule):
             split, self.batch_size, trainer.global_rank, trainer.world_size, seed,
             lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1),
         )  # fmt: skip
+
+    def _held_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the images for validation, and of the rest."""
+        seed = derive_seed(self.seed, "val")
+        if self.fold is None:
+            return split_by_class(labels, float(self.validation), seed)
+        smallest = int(torch.bincount(labels)[labels.unique()].min())
+        if smallest < self.fold[1]:
+            raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
+        return fold_by_class(labels, *self.fold, seed)
 
     def _resized(self, split: Split) -> Split:
         if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):
@@ -310,6 +327,34 @@ def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[torch.cat(taken)] = True
     return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+
+
+def fold_by_class(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of fold number ``fold``, from 1, and of the rest, both ascending.
+
+    The folds of one seed are disjoint and cover everything; each class is spread over them as evenly as its number allows.
+    """
+    from sklearn.model_selection import StratifiedKFold  # a second to import
+
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+    rest, held_out = list(splitter.split(labels, labels))[fold - 1]
+    return torch.from_numpy(held_out), torch.from_numpy(rest)
+
+
+def _parse_fold(validation: float | str) -> tuple[int, int] | None:
+    """(i, k) of ``i/k``, or None for a share."""
+    text = str(validation)
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        try:
+            float(text)
+        except ValueError:
+            raise UserError(f"data.validation={text}: must be a share, as in 0.1, or a fold, as in 2/5") from None
+        return None
+    fold, folds = map(int, found.groups())
+    if folds < 2 or not 1 <= fold <= folds:
+        raise UserError(f"data.validation={text}: must be a fold from 1/{folds} to {folds}/{folds}, of at least two")
+    return fold, folds
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:

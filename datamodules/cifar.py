@@ -103,7 +103,7 @@ class Cifar10(CifarImages):
             default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 32x32.
         augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
     """
 
     archive = "cifar-10-python.tar.gz"
@@ -126,7 +126,7 @@ class Cifar10(CifarImages):
         root: str = "",
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
@@ -140,7 +140,7 @@ class Cifar100(CifarImages):
             default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 32x32.
         augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
     """
 
     archive = "cifar-100-python.tar.gz"
@@ -162,7 +162,7 @@ class Cifar100(CifarImages):
         root: str = "",
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 

@@ -19,7 +19,7 @@ class Digits(ImageData):
     Args:
         size: scale images to this many pixels a side; 0 keeps 8x8.
         augment: none, light, standard, strong, or a list as in crop:1,cutout:2.
-        validation: share of the training images held out for validation.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
     """
 
     light = "none"
@@ -32,7 +32,7 @@ class Digits(ImageData):
         seed: int,
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=validation)
 

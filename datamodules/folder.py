@@ -41,7 +41,8 @@ class Folder(ImageData):
         root: the folder.
         size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
         augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation, where there is no folder for it.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5, where there is no
+            folder for it.
         test: share of the images held out for testing, where there is no test folder.
         strict: refuse the folder if an image in it cannot be read, instead of leaving the image out.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
@@ -54,7 +55,7 @@ class Folder(ImageData):
         root: str,
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
         test: float = 0.1,
         strict: bool = False,
         memory_gb: float = 2.0,

@@ -82,7 +82,7 @@ class Mnist(IdxImages):
         root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 28x28.
         augment: none, light, standard, strong, or a list as in crop:2,cutout:7.
-        validation: share of the training images held out for validation.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
     """
 
     light = "none"  # a mirrored digit is another sign
@@ -108,7 +108,7 @@ class Mnist(IdxImages):
         root: str = "",
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
@@ -121,7 +121,7 @@ class FashionMnist(IdxImages):
         root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps 28x28.
         augment: none, light, standard, strong, or a list as in crop:2,hflip.
-        validation: share of the training images held out for validation.
+        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
     """
 
     standard = "crop:2,hflip"
@@ -149,7 +149,7 @@ class FashionMnist(IdxImages):
         root: str = "",
         size: int = 0,
         augment: str = "standard",
-        validation: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 

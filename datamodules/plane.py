@@ -31,7 +31,7 @@ class PointsInThePlane(ImageData):
     of the same deviation in x and y; what it carries out of the square is put on its border.
     """
 
-    def __init__(self, batch_size: int, seed: int, samples: int, classes: int, noise: float, validation: float) -> None:
+    def __init__(self, batch_size: int, seed: int, samples: int, classes: int, noise: float, validation: float | str) -> None:
         super().__init__(batch_size, seed, root=None, size=0, augment="none", validation=validation)
         if not 2 <= classes <= MOST_CLASSES:
             raise UserError(f"data.classes={classes}: must be from 2 to {MOST_CLASSES}")
@@ -77,11 +77,11 @@ class Blobs(PointsInThePlane):
         samples: points for training and validation; as many again are the test.
         classes: how many clouds.
         noise: standard deviation of a cloud, as a share of the side of the square.
-        validation: share of the training points held out for validation.
+        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.1, validation: float = 0.1
+        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.1, validation: float | str = 0.1
     ) -> None:
         super().__init__(batch_size, seed, samples, classes, noise, validation)
 
@@ -97,11 +97,17 @@ class Rings(PointsInThePlane):
         samples: points for training and validation; as many again are the test.
         classes: how many rings.
         noise: standard deviation around a ring, as a share of the side of the square.
-        validation: share of the training points held out for validation.
+        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 2, noise: float = 0.04, validation: float = 0.1
+        self,
+        batch_size: int,
+        seed: int,
+        samples: int = 1000,
+        classes: int = 2,
+        noise: float = 0.04,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, samples, classes, noise, validation)
 
@@ -117,10 +123,12 @@ class Quadrants(PointsInThePlane):
     Args:
         samples: points for training and validation; as many again are the test.
         noise: standard deviation of the shift after the class was given, as a share of the side of the square.
-        validation: share of the training points held out for validation.
+        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
-    def __init__(self, batch_size: int, seed: int, samples: int = 1000, noise: float = 0.02, validation: float = 0.1) -> None:
+    def __init__(
+        self, batch_size: int, seed: int, samples: int = 1000, noise: float = 0.02, validation: float | str = 0.1
+    ) -> None:
         super().__init__(batch_size, seed, samples, 2, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -137,13 +145,19 @@ class Spirals(PointsInThePlane):
         samples: points for training and validation; as many again are the test.
         classes: how many arms.
         noise: standard deviation around an arm, as a share of the side of the square.
-        validation: share of the training points held out for validation.
+        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
     winding = 4.0  # radians from the inner to the outer end
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.03, validation: float = 0.1
+        self,
+        batch_size: int,
+        seed: int,
+        samples: int = 1000,
+        classes: int = 3,
+        noise: float = 0.03,
+        validation: float | str = 0.1,
     ) -> None:
         super().__init__(batch_size, seed, samples, classes, noise, validation)
 

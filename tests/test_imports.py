@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "matplotlib"}
+HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "optuna", "matplotlib"}
 LIGHT = [
     "cli.py",
     "zoo/__init__.py",
@@ -21,6 +21,8 @@ LIGHT = [
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
     "zoo/training/run_folder.py",
+    "zoo/search/plan.py",
+    "zoo/search/space.py",
 ]
 BASE = {"zoo.errors", "zoo.spec", "zoo.layers.names", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
@@ -38,6 +40,7 @@ FLOORS = {
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.tasks", "zoo.training"},
+    "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

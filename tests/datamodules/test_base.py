@@ -16,6 +16,7 @@ from datamodules.base import (
     ImagesInMemory,
     Split,
     channel_statistics,
+    fold_by_class,
     resize,
     split_by_class,
 )
@@ -151,6 +152,51 @@ def test_split_by_class_follows_from_the_seed_alone():
     assert not torch.equal(first, torch.arange(len(first)))
 
 
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_are_disjoint_cover_everything_and_hold_each_class_evenly(folds):
+    labels = torch.from_numpy(np.random.default_rng(0).choice(4, 401, p=[0.6, 0.3, 0.07, 0.03]))
+    parts = [fold_by_class(labels, fold, folds, seed=3) for fold in range(1, folds + 1)]
+    assert sorted(index for held_out, _ in parts for index in held_out.tolist()) == list(range(401))
+    for held_out, rest in parts:
+        assert sorted([*held_out.tolist(), *rest.tolist()]) == list(range(401))
+        assert held_out.tolist() == sorted(held_out.tolist()) and rest.tolist() == sorted(rest.tolist())
+        for label in range(4):
+            members = int((labels == label).sum())
+            assert abs(int((labels[held_out] == label).sum()) - members / folds) < 1
+    torch.manual_seed(42)
+    np.random.seed(42)
+    assert torch.equal(fold_by_class(labels, 1, folds, seed=3)[0], parts[0][0]), "the seed alone decides"
+    assert not torch.equal(fold_by_class(labels, 1, folds, seed=4)[0], parts[0][0])
+
+
+def test_a_data_set_gives_any_fold_of_its_training_images():
+    everything = random_pixels(50, 3, 6, 4)[:40].reshape(40, -1).tolist()
+    parts = [ready(validation=f"{fold}/3").splits for fold in (1, 2, 3)]
+    assert sorted(image for part in parts for image in part["val"].images.pixels.flatten(1).tolist()) == sorted(everything)
+    for part in parts:
+        together = torch.cat([part[name].images.pixels for name in ("train", "val")]).flatten(1).tolist()
+        assert sorted(together) == sorted(everything) and len(part["test"]) == 10
+    assert len(ready(validation="2.5e-1").splits["val"]) == len(ready(validation=0.25).splits["val"])
+
+
+def test_the_statistics_of_each_fold_are_those_of_its_own_training_images():
+    for fold in (1, 2, 3):
+        data = ready(validation=f"{fold}/3")
+        scaled = data.splits["train"].images.pixels.numpy().astype(np.float64) / 255
+        np.testing.assert_allclose(data.spec.mean, scaled.mean((0, 2, 3)), rtol=1e-12)
+
+
+def test_there_are_no_folds_where_validation_images_are_given_or_a_class_is_too_small():
+    class WithValidation(Noise):
+        def read(self):
+            return {**super().read(), "val": numbered(7)}
+
+    with pytest.raises(UserError, match="validation images of its own"):
+        WithValidation(validation="1/2").setup()
+    with pytest.raises(UserError, match="only 13 images"):
+        Noise(validation="1/14").setup()
+
+
 def test_validation_is_cut_from_the_training_images_and_the_test_images_stay():
     data, other = ready(), ready(seed=1)
     everything = random_pixels(50, 3, 6, 4)
@@ -184,6 +230,11 @@ def test_a_split_that_the_data_set_brings_is_used():
     [
         ({"validation": 1.0}, "validation"),
         ({"validation": -0.1}, "validation"),
+        ({"validation": "nan"}, "validation"),
+        ({"validation": "half"}, "a fold, as in 2/5"),
+        ({"validation": "0/5"}, "1/5 to 5/5"),
+        ({"validation": "6/5"}, "1/5 to 5/5"),
+        ({"validation": "1/1"}, "at least two"),
         ({"size": -1}, "size"),
         ({"augment": "crp"}, "crop"),
     ],

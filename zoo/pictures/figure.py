@@ -81,4 +81,4 @@ def write_png(figure: Figure, path: Path) -> None:
     try:
         replace_file(path, buffer.getvalue())
     except OSError as error:
-        raise UserError(f"--output {path}: cannot be written: {error.strerror.lower()}") from None
+        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None

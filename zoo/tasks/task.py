@@ -22,6 +22,10 @@ from zoo.recipe import Recipe
 from zoo.spec import ImageSpec
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer a finite number."""
+
+
 class RunningMeans:
     """Means over samples that are summed on the device and read when a record is due."""
 
@@ -157,7 +161,7 @@ class Task(L.LightningModule):
         values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
         self._recorded_at = now
         if not math.isfinite(values["train/loss"]):
-            raise UserError(
+            raise Diverged(
                 f"the loss is {values['train/loss']} at step {self.trainer.global_step}: "
                 f"lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.clip=1"
             )

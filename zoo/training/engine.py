@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +109,17 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
     return task.eval(), run
 
 
-def train(registry: Registry, run: Run, name: str | None = None, resume: RunFolder | None = None) -> Outcome:
+def train(
+    registry: Registry,
+    run: Run,
+    name: str | None = None,
+    resume: RunFolder | None = None,
+    *,
+    folder: RunFolder | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    test: bool = True,
+    progress: bool = True,
+) -> Outcome:
     """Train, keep the best and the last checkpoint, and test the best.
 
     Args:
@@ -117,18 +127,32 @@ def train(registry: Registry, run: Run, name: str | None = None, resume: RunFold
         run: what to train, resolved.
         name: of the folder under ``runs/``; the default is made of model and data.
         resume: go on with this run, whose own Run ``run`` must be; the result is that of a run that was never stopped.
+        folder: where a new run goes that is not to be under ``runs/``; it is there already.
+        callbacks: that watch the training beside those of the recipe.
+        test: whether to test the best checkpoint at the end.
+        progress: whether to show how far it is.
 
     Raises:
         UserError: something the user can put right, before the first step or when the disk fills up.
         Interrupted: asked to stop; ``last.ckpt`` is where it goes on.
     """
     _quiet()
-    folder = resume or RunFolder.claim(name, run)
-    with _given_up_if_it_cannot_start(folder, is_new=resume is None) as started, folder.locked():
-        return _train(registry, run, folder, resume is None, started)
+    is_new = resume is None
+    folder = resume or folder or RunFolder.claim(name, run)
+    with _given_up_if_it_cannot_start(folder, is_new) as started, folder.locked():
+        return _train(registry, run, folder, is_new, started, callbacks, test, progress)
 
 
-def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, started: Callable[[], None]) -> Outcome:
+def _train(
+    registry: Registry,
+    run: Run,
+    folder: RunFolder,
+    is_new: bool,
+    started: Callable[[], None],
+    watching: Sequence[L.Callback],
+    test: bool,
+    progress: bool,
+) -> Outcome:
     checkpoint = folder.last if not is_new and folder.last.exists() else None
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
@@ -146,8 +170,8 @@ def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, starte
 
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
-    progress = TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))
-    callbacks = [*_recipe_callbacks(run, monitor, direction), progress, saving]
+    shown = [TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))] if progress else []
+    callbacks = [*_recipe_callbacks(run, monitor, direction), *watching, *shown, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     if task.one_pass and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
@@ -159,7 +183,8 @@ def _train(registry: Registry, run: Run, folder: RunFolder, is_new: bool, starte
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
-        trainer.test(task, datamodule=data, verbose=False)
+        if test:
+            trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero:
             tracker.log_predictions(*_validation_examples(task, data))
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))

@@ -1,0 +1,86 @@
+"""How far a search is: a bar on a terminal, and one line for each trial that is over."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from zoo.search.plan import Search
+from zoo.search.points import planned_trials, points_over
+from zoo.search.study import REASON, best_trial, is_over
+
+WORDS = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped early"}
+
+
+class SearchProgress:
+    """Shows, on standard error, each trial as it is over, how many are, the best so far and the time left.
+
+    Args:
+        points: how many trials there are to be.
+    """
+
+    def __init__(self, study: optuna.Study, search: Search, points: int) -> None:
+        self.study, self.search, self.points = study, search, points
+        self.seen = {trial.number for trial in self._over()}
+        self.started_at, self.done_before = time.monotonic(), len(points_over(study, points))
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> SearchProgress:
+        if sys.stderr.isatty():
+            columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.add_task("", total=self.points, completed=self.done_before, state="")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self) -> None:
+        """Show what has come to its end since the last call."""
+        fresh = [trial for trial in self._over() if trial.number not in self.seen]
+        self.seen.update(trial.number for trial in fresh)
+        done = len(points_over(self.study, self.points))
+        state = self._state(done)
+        for trial in fresh:
+            self.say(f"{self._line(trial)}   {state}" if self.bar is None else self._line(trial))
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=done, state=state)
+
+    def say(self, text: str) -> None:
+        """A line, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _over(self) -> list[FrozenTrial]:
+        return [trial for trial in planned_trials(self.study) if is_over(trial)]
+
+    def _line(self, trial: FrozenTrial) -> str:
+        value = f"{self.search.metric} {trial.value:.4f}" if trial.value is not None else ""
+        word = WORDS.get(trial.state) or (trial.user_attrs.get(REASON) and f"failed: {trial.user_attrs[REASON]}")
+        values = "  ".join(f"{key}={shown(value)}" for key, value in trial.params.items())
+        return "  ".join(filter(None, (f"trial {trial.number}", value, values, word)))
+
+    def _state(self, done: int) -> str:
+        best = best_trial(self.study)
+        state = f"{done}/{self.points} done" if self.bar is None else ""
+        if best is not None:
+            state += f"{', ' if state else ''}best {best.value:.4f} (trial {best.number})"
+        if done > self.done_before and done < self.points:
+            seconds = (time.monotonic() - self.started_at) / (done - self.done_before) * (self.points - done)
+            state += f", {seconds / 60:.0f} min left" if seconds > 90 else f", {seconds:.0f} s left"
+        return state.removeprefix(", ")
+
+
+def shown(value: Any) -> str:
+    """A parameter, as short as its size allows."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

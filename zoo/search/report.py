@@ -1,0 +1,194 @@
+"""What came of a search: a table, a picture, and the best Run as a file that trains it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from optuna.trial import FrozenTrial, TrialState
+
+from zoo.errors import one_line
+from zoo.fetch import replace_file
+from zoo.pictures.figure import style, write_png
+from zoo.registry import Registry
+from zoo.search.plan import Search
+from zoo.search.points import planned_trials
+from zoo.search.progress import shown
+from zoo.search.space import Dimension
+from zoo.search.study import DUPLICATE, REASON, Place, best_trial, is_over
+from zoo.search.trial import FOLDS, SECONDS
+
+ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
+COLUMNS = 3  # panels in a row of the picture
+ERROR_WIDTH = 50  # letters of a reason in the table
+IN_TIME = LinearSegmentedColormap.from_list("in time", colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # yellow is too pale
+BEST = "crimson"
+
+
+def records(study: optuna.Study, search: Search) -> list[dict[str, Any]]:
+    """Every trial as plain data, the best first: number, state, value, parameters, seconds, epochs or the value of
+    each fold, and a reason if it failed."""
+    sign = -1 if search.direction == "max" else 1
+    trials = [trial for trial in planned_trials(study) if DUPLICATE not in trial.user_attrs]
+    trials.sort(key=lambda t: (ORDER.index(t.state), sign * t.value if t.value is not None else 0, t.number))
+    return [_record(trial, search) for trial in trials]
+
+
+def _record(trial: FrozenTrial, search: Search) -> dict[str, Any]:
+    states = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed" if is_over(trial) else "lost; tried again"}
+    record: dict[str, Any] = {
+        "trial": trial.number,
+        "state": states.get(trial.state, trial.state.name.lower()),
+        search.metric: trial.value,
+        "parameters": search.values(trial.params),
+        "seconds": trial.user_attrs.get(SECONDS),
+    }
+    if search.folds > 1:
+        record["folds"] = trial.user_attrs.get(FOLDS, [])
+    else:
+        record["epochs"] = max(trial.intermediate_values, default=0)
+    if REASON in trial.user_attrs:
+        record["reason"] = trial.user_attrs[REASON]
+    return record
+
+
+def table(study: optuna.Study, search: Search) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """The rows and the header of a table of all trials."""
+    folds = search.folds > 1
+    steps = ("spread", "folds") if folds else ("epochs",)
+    header = ("trial", search.metric, *(dimension.key for dimension in search.space), *steps, "seconds", "state")
+    rows = []
+    for record in records(study, search):
+        value = record[search.metric]
+        parameters = [_cell(record["parameters"].get(dimension.key)) for dimension in search.space]
+        steps = (_spread(record["folds"]), str(len(record["folds"]))) if folds else (str(record["epochs"]),)
+        state = ": ".join(filter(None, (record["state"], one_line(record.get("reason", ""), ERROR_WIDTH))))
+        number, value = str(record["trial"]), "" if value is None else f"{value:.4f}"
+        rows.append((number, value, *parameters, *steps, _cell(record["seconds"]), state))
+    return rows, header
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else shown(value)
+
+
+def _spread(values: list[float]) -> str:
+    """The standard deviation over the folds."""
+    return f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+
+
+def write_best(study: optuna.Study, place: Place, search: Search, registry: Registry) -> Path | None:
+    """Write the Run of the best trial as the YAML that ``zoo train --config`` takes; None while no trial is complete."""
+    best = best_trial(study)
+    if best is None:
+        return None
+    path = place.folder / "best.yaml"
+    replace_file(path, search.run(registry, search.values(best.params)).to_yaml().encode())
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- the picture
+
+
+def write_picture(study: optuna.Study, place: Place, search: Search) -> Path | None:
+    """Draw the metric over each key, and the best so far over the trials; None while there is nothing to draw.
+
+    Colour is the order of the trials, so that one sees where a search has gone; trials stopped early are crosses at the last
+    value they had, and the best is a star.
+    """
+    trials = [trial for trial in planned_trials(study) if trial.value is not None]
+    if best_trial(study) is None:
+        return None
+    panels = len(search.space) + 1
+    rows = -(-panels // COLUMNS)
+    columns = -(-panels // rows)
+    with style():
+        figure = _draw(study, place, search, trials, rows, columns)
+        path = place.folder / "search.png"
+        write_png(figure, path)
+    return path
+
+
+def _draw(study: optuna.Study, place: Place, search: Search, trials: list[FrozenTrial], rows: int, columns: int) -> Figure:
+    panels = len(search.space) + 1
+    figure = Figure(figsize=(4.2 * columns + 0.8, 3.4 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axis, dimension in zip(axes, search.space, strict=False):
+        points = _draw_key(axis, dimension, trials, study, search)
+    _draw_history(axes[panels - 1], trials, search)
+    values = [trial.value for trial in trials]
+    if 0 < 100 * min(values) < max(values):
+        axes[0].set_yscale("log")  # of all panels: a few very bad losses would hide what the others differ in
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    for axis in axes[:panels:columns]:
+        axis.set_ylabel(f"validation {search.metric}" + (f", mean of {search.folds} folds" if search.folds > 1 else ""))
+    bar = figure.colorbar(points, ax=list(axes), label="trial")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    marks = {"complete": ("o", "dimgrey"), "stopped early": ("x", "dimgrey"), "the best": ("*", BEST)}
+    handles = [Line2D([], [], linestyle="", marker=marker, color=color, label=name) for name, (marker, color) in marks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.suptitle(f"{place.name}: {search.base['model']['name']} on {search.base['data']['name']}")
+    return figure
+
+
+def _draw_key(axis: Axes, dimension: Dimension, trials: list[FrozenTrial], study: optuna.Study, search: Search) -> Any:
+    """One panel; returns what the colour bar is made of."""
+    newest = max(trial.number for trial in trials)
+    points = None
+    for state, marker, size in ((TrialState.PRUNED, "x", 26), (TrialState.COMPLETE, "o", 34)):
+        chosen = [trial for trial in trials if trial.state is state]
+        drawn = axis.scatter(
+            [_place(dimension, trial) for trial in chosen], [trial.value for trial in chosen],
+            c=[trial.number for trial in chosen], vmin=0, vmax=max(1, newest), cmap=IN_TIME, marker=marker, s=size,
+            linewidths=1.4 if marker == "x" else 0.5, **({} if marker == "x" else {"edgecolors": "white"}),
+        )  # fmt: skip
+        points = drawn if chosen else points
+    best = study.best_trial
+    axis.plot(_place(dimension, best), best.value, "*", color=BEST, markersize=11, zorder=3)
+    if search.folds > 1:
+        for trial in trials:
+            spread = statistics.stdev(values) if len(values := trial.user_attrs.get(FOLDS, [])) > 1 else 0
+            axis.errorbar(_place(dimension, trial), trial.value, spread, color="grey", linewidth=0.8, zorder=0)
+    axis.set_xlabel(dimension.key)
+    if dimension.kind == "choice":
+        axis.set_xticks(range(len(dimension.choices)), dimension.choices, rotation=30 if len(dimension.choices) > 4 else 0)
+        axis.set_xlim(-0.5, len(dimension.choices) - 0.5)
+    elif dimension.kind == "log":
+        axis.set_xscale("log")
+    elif dimension.is_integer:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.25)
+    return points
+
+
+def _place(dimension: Dimension, trial: FrozenTrial) -> float:
+    """Where a trial stands on the axis of a key; equal choices are moved apart a little, by their number alone."""
+    value = trial.params[dimension.key]
+    if dimension.kind != "choice":
+        return value
+    return dimension.choices.index(value) + 0.3 * math.modf(trial.number * 0.618)[0] - 0.15
+
+
+def _draw_history(axis: Axes, trials: list[FrozenTrial], search: Search) -> None:
+    better = max if search.direction == "max" else min
+    best: list[float] = []
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    for trial in complete:
+        best.append(better([*best[-1:], trial.value]))
+    for trial in trials:
+        axis.plot(trial.number, trial.value, "o" if trial in complete else "x", color="darkgrey", markersize=5)
+    axis.step([*(trial.number for trial in complete), trials[-1].number], [*best, best[-1]], where="post", color=BEST)
+    axis.set_xlabel("trial; the line is the best so far")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.25)

@@ -1,0 +1,205 @@
+"""What is searched: ranges and choices of ``--set`` keys, read from text and held against the types of the keys."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from zoo.errors import UserError, unknown
+from zoo.recipe import SECTIONS, Run
+
+KINDS = ("log", "uniform", "choice")
+FORM = "write it as KEY=log:LOW..HIGH, KEY=uniform:LOW..HIGH or KEY=choice:A,B, for example recipe.lr=log:1e-4..1e-1"
+LARGEST_GRID = 100_000  # points; more than this is not a grid that anybody means to walk through
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One key and the values it may take.
+
+    Attributes:
+        key: as in ``recipe.lr``.
+        text: what was written after the ``=``.
+        kind: ``log`` (uniform in the logarithm), ``uniform`` or ``choice``.
+        low, high: the ends of a range, both included; both are int where the key takes whole numbers.
+        points: into how many values a grid cuts a range.
+        choices: the values as they were written, each of which YAML can read.
+    """
+
+    key: str
+    text: str
+    kind: str
+    low: float = 0
+    high: float = 0
+    points: int | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind != "choice" and isinstance(self.low, int)
+
+    def value(self, parameter: Any) -> Any:
+        """What a parameter of the study stands for: a choice is kept as its text, since a study holds no lists."""
+        return yaml.safe_load(parameter) if self.kind == "choice" else parameter
+
+    def suggest(self, trial: Any) -> Any:
+        """The value that the study's sampler draws for an Optuna trial."""
+        if self.kind == "choice":
+            return self.value(trial.suggest_categorical(self.key, self.choices))
+        draw = trial.suggest_int if self.is_integer else trial.suggest_float
+        return draw(self.key, self.low, self.high, log=self.kind == "log")
+
+    def ends(self) -> list[Any]:
+        """Both ends of a range, or all choices, as values."""
+        return [self.low, self.high] if self.kind != "choice" else [self.value(choice) for choice in self.choices]
+
+    def grid(self) -> tuple[Any, ...]:
+        """The parameters that a grid takes, in order.
+
+        Raises:
+            UserError: a range that does not say into how many points it is cut.
+        """
+        if self.kind == "choice":
+            return self.choices
+        if self.points is None:
+            if self.is_integer and self.kind == "uniform":
+                return tuple(range(self.low, self.high + 1))
+            raise UserError(f"--over {self.key}={self.text}: a grid needs a number of points, as in {self.key}={self.text}:4")
+        places = [step / (self.points - 1) for step in range(self.points)]
+        if self.kind == "log":
+            values = [self.low * (self.high / self.low) ** place for place in places]
+        else:
+            values = [self.low + (self.high - self.low) * place for place in places]
+        values[-1] = self.high  # which rounding may miss
+        return tuple(dict.fromkeys(map(round, values))) if self.is_integer else tuple(values)
+
+
+def read_space(texts: list[str], resolve: Callable[[dict[str, dict[str, Any]]], Run]) -> tuple[Dimension, ...]:
+    """The dimensions that were asked for, every end of a range and every choice tried on the Run.
+
+    Args:
+        texts: each as in ``recipe.lr=log:1e-4..1e-1``.
+        resolve: the Run with some settings (section -> key -> value) over all others.
+
+    Raises:
+        UserError: there is none, one is malformed, or the key is unknown or does not take a value.
+    """
+    if not texts:
+        raise UserError("nothing to search over: --over KEY=RANGE, for example --over recipe.lr=log:1e-4..1e-1")
+    space = tuple(_fitted(_parse(text), resolve) for text in texts)
+    keys = [dimension.key for dimension in space]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--over {key} is given twice")
+    return space
+
+
+def nested(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """``{"recipe.lr": 0.1}`` as section -> key -> value."""
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    return tree
+
+
+def grid_points(space: tuple[Dimension, ...], seed: int) -> list[dict[str, Any]]:
+    """Every combination, as parameters of the study, shuffled so that a part of the grid is spread over all of it.
+
+    Raises:
+        UserError: a range without a number of points, or too many combinations.
+    """
+    axes = [dimension.grid() for dimension in space]
+    if (size := math.prod(map(len, axes))) > LARGEST_GRID:
+        raise UserError(f"the grid has {size:,} points: take fewer for each key, or --sampler random")
+    points = [dict(zip([dimension.key for dimension in space], values, strict=True)) for values in itertools.product(*axes)]
+    random.Random(seed).shuffle(points)
+    return points
+
+
+def _parse(text: str) -> Dimension:
+    key, equals, written = text.partition("=")
+    kind, colon, rest = written.partition(":")
+    key, kind = key.strip(), kind.strip()
+    section, dot, name = key.partition(".")
+    if not (equals and colon and dot and name):
+        raise UserError(f"--over {text}: {FORM}")
+    if section not in SECTIONS:
+        raise unknown("section", section, SECTIONS)
+    if key in ("model.name", "data.name"):
+        raise UserError(f"--over {text}: a search is of one model on one data set; start one for each")
+    if kind not in KINDS:
+        raise unknown("kind of range", kind, KINDS, FORM)
+    if kind == "choice":
+        return Dimension(key, written, kind, choices=_choices(text, rest))
+    return _range(text, Dimension(key, written, kind), rest)
+
+
+def _choices(text: str, rest: str) -> tuple[str, ...]:
+    """Split at the commas that stand outside brackets."""
+    parts, depth = [""], 0
+    for letter in rest:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    parts = [part.strip() for part in parts]
+    for part in parts:
+        if not part:
+            raise UserError(f"--over {text}: a choice is empty")
+        if parts.count(part) > 1:
+            raise UserError(f"--over {text}: {part} is there twice")
+        try:
+            yaml.safe_load(part)
+        except yaml.YAMLError:
+            raise UserError(f"--over {text}: {part!r} is not a value that YAML can read") from None
+    return tuple(parts)
+
+
+def _range(text: str, dimension: Dimension, rest: str) -> Dimension:
+    ends, _, points = rest.partition(":")
+    found = re.fullmatch(r"(.+?)\.\.(.+)", ends)
+    if not found:
+        raise UserError(f"--over {text}: {FORM}")
+    low, high = (_number(text, end) for end in found.groups())
+    if low >= high:
+        raise UserError(f"--over {text}: the low end, {low}, must be below the high end, {high}")
+    if dimension.kind == "log" and low <= 0:
+        raise UserError(f"--over {text}: a range of logarithms starts above 0, not at {low}")
+    if rest.count(":") and not (points.isdecimal() and int(points) >= 2):
+        raise UserError(f"--over {text}: the number of points of a grid must be 2 or more, not {points!r}")
+    return replace(dimension, low=low, high=high, points=int(points) if points else None)
+
+
+def _number(text: str, end: str) -> float:
+    try:
+        value = float(end)
+    except ValueError:
+        raise UserError(f"--over {text}: {end!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UserError(f"--over {text}: {end!r} is not finite")
+    return int(value) if value.is_integer() else value
+
+
+def _fitted(dimension: Dimension, resolve: Callable) -> Dimension:
+    """The dimension with its ends in the type of the key; both ends, or every choice, are values that the key takes."""
+    section, _, name = dimension.key.partition(".")
+    values = []
+    for value in dimension.ends():
+        part = getattr(resolve(nested({dimension.key: value})), section)
+        values.append(part[name] if isinstance(part, dict) else getattr(part, name))
+    if dimension.kind == "choice":
+        return dimension
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+        raise UserError(f"--over {dimension.key}={dimension.text}: the key takes no numbers; list values, as in choice:A,B")
+    if not all(isinstance(value, int) for value in values):
+        values = list(map(float, values))
+    return replace(dimension, low=values[0], high=values[1])

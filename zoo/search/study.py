@@ -1,0 +1,237 @@
+"""A study: where the trials of a search are kept, and how they are found again.
+
+In a file, Optuna's journal, which it recommends for several processes on one machine; or in a database, for several machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from zoo.errors import UserError, one_line, unknown
+from zoo.registry import Registry
+from zoo.search.plan import Search
+
+SEARCHES = Path("searches")
+IDENTITY = "zoo"  # the attribute of a study that says what is searched
+HEARTBEAT_SECONDS = 30  # between two signs of life of a trial in a database; a file needs none
+SILENCE_SECONDS = 120  # without a sign of life a trial in a database is taken for lost
+CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study lies: its folder, which also takes what the trials leave, and a database if it is not in a file."""
+
+    name: str
+    storage: str = ""
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise UserError(f"--name {self.name!r}: must be a plain name, without folders and without a dot in front")
+
+    @property
+    def folder(self) -> Path:
+        return SEARCHES / self.name
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "study.journal"
+
+    def trial_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:03}"
+
+    def __str__(self) -> str:
+        return hide_password(self.storage) if self.storage else str(self.journal)
+
+
+def hide_password(url: str) -> str:
+    """A database address that can be shown."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+
+
+def start_or_go_on(place: Place, search: Search) -> optuna.Study:
+    """The study of that name, a new one if there is none or nothing has come of it.
+
+    Raises:
+        UserError: there is one, and it is another search; or it cannot be read or written.
+    """
+    with _opening_explained(place):
+        storage = _open(place)
+        study = _load_or_create(storage, place, search)
+        different = _difference(search, _identity(place, study))
+        if different and not any(is_over(t) or not t.state.is_finished() for t in study.get_trials(deepcopy=False)):
+            optuna.delete_study(study_name=place.name, storage=storage)
+            return _load_or_create(storage, place, search)
+    if different:
+        raise UserError(f"study {place.name!r} is another search, and here {different}: --name NEW starts a new one")
+    return study
+
+
+def _load_or_create(storage: BaseStorage, place: Place, search: Search) -> optuna.Study:
+    if place.name in [study.study_name for study in storage.get_all_studies()]:
+        study = optuna.load_study(study_name=place.name, storage=storage)
+    else:  # or another process is faster
+        direction = {"max": "maximize", "min": "minimize"}[search.direction]
+        study = optuna.create_study(storage=storage, study_name=place.name, direction=direction, load_if_exists=True)
+    if not study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(IDENTITY, search.identity())
+    return study
+
+
+def _difference(search: Search, former: dict[str, Any]) -> str | None:
+    try:
+        return search.difference(former)
+    except ValueError:
+        return "its settings are of another version of bestiary"
+
+
+def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
+    """An existing study and what it searches.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if not place.storage and not place.journal.exists():
+        known = [path.parent.name for path in SEARCHES.glob("*/study.journal")]
+        raise unknown("study", place.name, known, "" if known else "there is none in searches/ yet")
+    with _opening_explained(place):
+        storage = _open(place)
+        known = [study.study_name for study in storage.get_all_studies()]
+        if place.name not in known:
+            raise unknown("study", place.name, known)
+        study = optuna.load_study(study_name=place.name, storage=storage)
+    return Search.from_identity(registry, _identity(place, study)), study
+
+
+def reopen(place: Place) -> optuna.Study:
+    """A study that is known to be there, in another process."""
+    with _opening_explained(place):
+        return optuna.load_study(study_name=place.name, storage=_open(place))
+
+
+def _identity(place: Place, study: optuna.Study) -> dict[str, Any]:
+    if IDENTITY not in study.user_attrs:
+        raise UserError(f"{place}: the study {place.name!r} there was not made by zoo search: choose another --name")
+    return study.user_attrs[IDENTITY]
+
+
+# ---------------------------------------------------------------------------------------------- storage
+
+
+def _open(place: Place) -> BaseStorage:
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what a user should know is told by us
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if not place.storage:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        lock = JournalLock(place.journal)
+        lock.acquire()
+        try:
+            for line in place.journal.read_bytes().splitlines():
+                json.loads(line)  # Optuna overlooks a last line that is not JSON, and would write after it
+        finally:
+            lock.release()
+        return JournalStorage(JournalFileBackend(str(place.journal), lock_obj=lock))
+    engine = {}
+    if place.storage.startswith(("postgresql", "mysql")):
+        engine = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
+    return optuna.storages.get_storage(
+        RDBStorage(place.storage, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=SILENCE_SECONDS)
+    )
+
+
+class JournalLock:
+    """The lock under which a journal is written, given back by the system when its holder is killed.
+
+    Optuna's own locks are files that a killed process leaves behind; the others then wait half a minute. A line that was only
+    half written is cut off before the next is added, since a journal with such a line inside could never be read again.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.journal = journal
+        self.lock = FileLock(journal.with_name(f".{journal.name}.lock"))
+
+    def acquire(self) -> bool:
+        self.lock.acquire()
+        try:
+            with self.journal.open("a+b") as file:
+                _cut_off_half_a_line(file)
+        except BaseException:
+            self.lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def _cut_off_half_a_line(file: BinaryIO) -> None:
+    end = file.seek(0, os.SEEK_END)
+    if not end:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextmanager
+def faults_explained(place: Place) -> Iterator[None]:
+    """What a database says against us, in one line that names it."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        told = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
+        raise UserError(f"--storage {place}: {one_line(getattr(told, 'orig', None) or told, 200)}") from error
+
+
+@contextmanager
+def _opening_explained(place: Place) -> Iterator[None]:
+    """Why a study cannot be opened. A damaged journal fails in whatever way Optuna fails over it."""
+    try:
+        with faults_explained(place):
+            yield
+    except OSError as error:
+        raise UserError(f"{error.filename or place}: {(error.strerror or str(error)).lower()}") from error
+    except ImportError as error:
+        missing = getattr(error.__cause__, "name", None) or "of its driver"
+        raise UserError(f"--storage {place} needs the Python package {missing}: pip install {missing}") from error
+    except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
+        if place.storage:
+            raise
+        raise UserError(f"{place} is damaged ({one_line(error, 100)}): move it away, or choose another --name") from error
+
+
+# ---------------------------------------------------------------------------------------------- trials
+
+REASON = "reason"  # attribute of a trial: why its parameters are no good
+DUPLICATE = "duplicate"  # attribute of a trial that another process was already at
+
+
+def is_over(trial: FrozenTrial) -> bool:
+    """Whether a trial has come to its own end: measured, stopped early, or failed by its parameters.
+
+    One that was lost with its process has not; it is tried again, and counts only then.
+    """
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or REASON in trial.user_attrs and trial.state.is_finished()
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The best trial that was trained to its end, the first of equals."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return study.best_trial if complete else None

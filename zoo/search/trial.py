@@ -1,0 +1,128 @@
+"""One trial: a training, or one for each fold, judged on validation images and never on test images."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import optuna
+import torch
+
+from zoo.errors import UserError, one_line
+from zoo.recipe import Run, resolve
+from zoo.registry import Registry
+from zoo.search.plan import Search
+from zoo.search.points import TrialFailed
+from zoo.search.study import Place, best_trial
+from zoo.tasks.task import Diverged
+from zoo.training import engine
+from zoo.training.run_folder import RunFolder
+
+SECONDS = "seconds"  # attribute of a trial: how long it took
+FOLDS = "folds"  # attribute of a trial: the value of each fold
+
+
+class TrainingObjective:
+    """The objective of a search: called with a trial and its values, it trains and gives the best validation value."""
+
+    def __init__(self, registry: Registry, place: Place, search: Search) -> None:
+        self.registry, self.place, self.search = registry, place, search
+
+    def __call__(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
+        """The value of a trial: that of its best epoch, or the mean of these over the folds.
+
+        Raises:
+            TrialFailed: the values do not go together, the loss is no longer finite, or the memory does not suffice.
+            optuna.TrialPruned: stopped early.
+            UserError: nothing that other values would mend.
+        """
+        try:
+            run = self.search.run(self.registry, values)
+        except UserError as error:
+            raise TrialFailed(str(error)) from error
+        folder = self.place.trial_folder(trial.number)
+        started = time.monotonic()
+        try:
+            if self.search.folds > 1:
+                return self._cross_validate(run, folder, trial)
+            judge = Judge(self.search, trial)
+            self._fit(run, folder, judge)
+            if judge.stopped_early:
+                raise optuna.TrialPruned
+            return judge.best
+        finally:
+            trial.set_user_attr(SECONDS, round(time.monotonic() - started, 1))
+
+    def _cross_validate(self, run: Run, folder: Path, trial: optuna.Trial) -> float:
+        values: list[float] = []
+        for fold in range(1, self.search.folds + 1):
+            held_out = {"data": {"validation": f"{fold}/{self.search.folds}"}}
+            judge = Judge(self.search)
+            self._fit(resolve(self.registry, None, run.model_dump(mode="json"), [held_out]), folder / f"fold-{fold}", judge)
+            values.append(judge.best)
+            trial.set_user_attr(FOLDS, values)
+            trial.report(statistics.fmean(values), fold)
+            if fold < self.search.folds and trial.should_prune():
+                raise optuna.TrialPruned
+        return statistics.fmean(values)
+
+    def _fit(self, run: Run, path: Path, judge: Judge) -> None:
+        folder = RunFolder(path)
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            engine.train(self.registry, run, folder=folder, callbacks=[judge], test=False, progress=False)
+        except torch.OutOfMemoryError as error:
+            raise TrialFailed(one_line(error, 100)) from error
+        except (UserError, ValueError, TypeError, RuntimeError) as error:
+            # the engine adds how its run would go on; a trial does not
+            reason = error.__cause__ if isinstance(error.__cause__, UserError) else error
+            did_not_start = not folder.run_file.exists()  # so the network cannot be built with these values
+            if did_not_start or isinstance(reason, Diverged):
+                raise TrialFailed(one_line(reason)) from error
+            raise reason from None
+
+
+class Judge(L.Callback):
+    """Follows the metric of a search through one training.
+
+    Args:
+        search: says which metric, and which way is better.
+        trial: is told the value of every epoch, and may stop the training; without one nothing does.
+
+    Attributes:
+        best: the best value so far.
+        stopped_early: whether the trial was so bad beside others that it was stopped.
+    """
+
+    def __init__(self, search: Search, trial: optuna.Trial | None = None) -> None:
+        self.metric, self.trial = f"val/{search.metric}", trial
+        self.better = {"max": max, "min": min}[search.direction]
+        self.best: float | None = None
+        self.stopped_early = False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.metric not in trainer.callback_metrics:
+            known = [name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(f"{self.metric} is not measured on this data: --metric takes {', '.join(known)}")
+        value, epoch = float(trainer.callback_metrics[self.metric]), trainer.current_epoch + 1
+        if not math.isfinite(value):
+            raise Diverged(f"{self.metric} is {value} after epoch {epoch}")
+        self.best = value if self.best is None else self.better(self.best, value)
+        if self.trial is not None:
+            self.trial.report(value, epoch)
+            if epoch < trainer.max_epochs and self.trial.should_prune():
+                trainer.should_stop = self.stopped_early = True
+
+
+def drop_checkpoints(study: optuna.Study, place: Place) -> None:
+    """Remove the checkpoints of all trials that are finished, except those of the best; what they logged stays."""
+    best = best_trial(study)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
+            for checkpoints in place.trial_folder(trial.number).glob("**/checkpoints"):
+                shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,0 +1,88 @@
+"""The same search as a sweep of Weights & Biases: a file for ``wandb sweep``, whose agents then run ``zoo train``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.errors import UserError
+from zoo.fetch import replace_file
+from zoo.recipe import resolve
+from zoo.registry import Registry
+from zoo.search.plan import Effort, Search
+from zoo.search.space import Dimension
+
+METHODS = {"random": "random", "grid": "grid", "tpe": "bayes"}
+QUARTER = 4  # the factor of successive halving, as Optuna's default
+
+
+def write_sweep(path: Path, registry: Registry, search: Search, effort: Effort) -> None:
+    """Write the sweep configuration; its keys are those of https://docs.wandb.ai/models/sweeps/sweep-config-keys.
+
+    Raises:
+        UserError: something that a sweep cannot do, or the file cannot be written.
+    """
+    text = yaml.safe_dump(sweep(registry, search, effort), sort_keys=False)
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise UserError(f"--wandb-sweep {path}: {error.strerror.lower()}") from None
+
+
+def sweep(registry: Registry, search: Search, effort: Effort) -> dict[str, Any]:
+    """The sweep configuration as plain data.
+
+    Raises:
+        UserError: folds, or a pruner that W&B does not know.
+    """
+    if search.folds > 1:
+        raise UserError("--wandb-sweep: a run of a sweep is one training, so it has no folds: leave --folds out")
+    if effort.pruner == "median":
+        raise UserError("--wandb-sweep: W&B stops runs by hyperband alone: --pruner asha or none")
+    early = {"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": QUARTER}} if effort.pruner == "asha" else {}
+    return {
+        "program": "zoo",
+        "method": METHODS[search.sampler],
+        "metric": {"name": f"val/{search.metric}", "goal": {"max": "maximize", "min": "minimize"}[search.direction]},
+        "run_cap": effort.points,
+        "parameters": {dimension.key: _parameter(dimension, search.sampler == "grid") for dimension in search.space},
+        **early,
+        # an agent writes each parameter as key=value; bash puts --set= before it
+        "command": [
+            "${env}", "bash", "-c", f'exec {_command(registry, search, effort)} "${{@/#/--set=}}"', "zoo", "${args_no_hyphens}",
+        ],
+    }  # fmt: skip
+
+
+def _parameter(dimension: Dimension, as_grid: bool) -> dict[str, Any]:
+    if as_grid or dimension.kind == "choice":
+        return {"values": [_plain(dimension, value) for value in dimension.grid()]}
+    distributions = {"log": ("q_log_uniform_values", "log_uniform_values"), "uniform": ("int_uniform", "uniform")}
+    distribution = distributions[dimension.kind][0 if dimension.is_integer else 1]
+    return {"distribution": distribution, "min": dimension.low, "max": dimension.high}
+
+
+def _plain(dimension: Dimension, parameter: Any) -> Any:
+    """A number, a flag or a word; what W&B would not write as YAML reads it stays the text it was."""
+    value = dimension.value(parameter)
+    return value if isinstance(value, (bool, int, float, str)) else parameter
+
+
+def _command(registry: Registry, search: Search, effort: Effort) -> str:
+    """``zoo train`` with everything in which the search's Run is not the default one."""
+    model, data = search.base["model"]["name"], search.base["data"]["name"]
+    default = resolve(registry, model, {}, [{"data": {"name": data}}]).model_dump(mode="json")
+    searched = {dimension.key for dimension in search.space}
+    settings = [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, values in search.base.items()
+        for key, value in values.items()
+        if value != default[section].get(key) and f"{section}.{key}" not in {*searched, "wandb.mode"}
+    ]
+    plugins = [word for file in effort.plugins for word in ("--plugin", str(Path(file).resolve()))]
+    fixed = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["zoo", *plugins, "train", model, "--data", data, "--wandb", "online", *fixed])
