@@ -30,7 +30,10 @@ FLOORS = {
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
+    "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
+    "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
     "zoo/preview.py": SETTINGS,
+    "zoo/receptive_field.py": set(),
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]
