@@ -414,13 +414,21 @@ def predict(
 def check(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A model or a data set, yours perhaps.")],
+    gradients: Annotated[bool, typer.Option("--gradients", help="Hold a model's gradients against differences.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold a model or a data set against the zoo's contract: [bold]zoo --plugin mine.py check mine[/bold]."""
+    """Hold a model or a data set against the zoo's contract.
+
+    [bold]zoo --plugin mine.py check mine[/bold]\n
+    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centred differences
+    """
     registry = _registry(context)
     if name not in registry.models and name not in registry.data:
         raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
     entry = registry.model(name) if name in registry.models else registry.data_set(name)
+    if gradients:
+        _check_gradients(registry, entry, json)
+        return
     from zoo.check import check_entry
 
     results = check_entry(registry, entry)
@@ -430,6 +438,29 @@ def check(
         for result in results:
             print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
     if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
+    if entry.kind != "model":
+        raise UserError(f"--gradients is for models; {entry.name} is a data set")
+    from zoo.gradient_check import check_gradients
+
+    results = []
+    for result in check_gradients(registry, entry):  # a large network takes a while: tell what is known
+        results.append(result)
+        if not json:
+            shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
+            kinks = f", {result.kinks} left out at kinks" if result.kinks else ""
+            print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
+    failed = [result.name for result in results if not result.passed]
+    if json:
+        _print_json([vars(result) for result in results])
+    elif not results:
+        print(f"{entry.name} has no parameters, nothing to check")
+    else:
+        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with differences of the loss")
+    if failed:
         raise typer.Exit(1)
 
 
