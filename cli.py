@@ -455,7 +455,7 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
             print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
     failed = [result.name for result in results if not result.passed]
     if json:
-        _print_json([vars(result) for result in results])
+        _print_json([result.to_dict() for result in results])
     elif not results:
         print(f"{entry.name} has no parameters, nothing to check")
     else:

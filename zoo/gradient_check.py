@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
+from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ class ParameterCheck:
         error: the largest relative error, ``|a - n| / max(|a|, |n|)``, of analytic derivatives ``a`` against numeric ones ``n``
             (Stanford CS231n, notes on gradient checks). Where both are so small that a difference of one part in a million would
             drown in the rounding of the loss, the denominator is as large as is needed for it not to; so a gradient that is zero
-            up to rounding has a small error.
+            up to rounding has a small error. Infinite if a derivative is not a number, or none was compared.
         compared: points at which both were compared.
         kinks: points that were left out because the loss has a kink there.
         passed: the error is below 1e-6, at as many points as are wanted.
@@ -56,6 +58,10 @@ class ParameterCheck:
     compared: int
     kinks: int
     passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for ``--json``, which knows no infinity."""
+        return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in vars(self).items()}
 
 
 def check_gradients(registry: Registry, entry: Entry, samples: int = 4, points: int = 2) -> Iterator[ParameterCheck]:
@@ -103,7 +109,7 @@ def compare_gradients(
             directions in which all entries move.
 
     Raises:
-        UserError: a loss is not in float64.
+        UserError: a loss is not in float64, or not finite.
     """
     bases = [cache(partial(Base, loss, parameters)) for loss in losses]  # one that is not needed is not computed
     for name, parameter in parameters.items():
@@ -111,7 +117,7 @@ def compare_gradients(
         errors, kinks = _compare(bases, name, Base.entries, entries)
         more_errors, more_kinks = _compare(bases, name, Base.directions, points)
         errors, kinks = errors + more_errors, kinks + more_kinks
-        worst = max(errors, default=float("nan"))
+        worst = max(errors, default=inf)
         passed = len(errors) == entries + points and worst < TOLERANCE
         norm = float(bases[0]().gradients[name].norm())
         yield ParameterCheck(name, tuple(parameter.shape), norm, worst, len(errors), kinks, passed)
@@ -142,6 +148,8 @@ class Base:
         value = loss()
         if value.dtype != torch.float64:
             raise UserError(f"the loss is {value.dtype} though all parameters are float64: something on its way is converted")
+        if not value.isfinite():
+            raise UserError(f"the loss is {value.item()}: there is nothing to differentiate")
         gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         self.loss, self.value, self.parameters = loss, value.item(), parameters
         self.gradients = {
@@ -173,6 +181,8 @@ class Base:
         The step is as large as rounding demands and, should it meet a kink, once more as small as rounding allows.
         """
         analytic = float((self.gradients[name] * direction).sum())
+        if not isfinite(analytic):
+            return inf
         for lost in LOST:
             step = ROUNDING * self.noise / max(lost * abs(analytic), TINY)
             step = min(max(step, SMALLEST_STEP), LARGEST_STEP)

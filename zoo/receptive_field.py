@@ -57,7 +57,8 @@ class ReceptiveFields(TorchDispatchMode):
     """A context in which every tensor that is computed from ``images`` is known by its geometry.
 
     Args:
-        images: [N, C, H, W], on any device.
+        images: [N, C, H, W], on any device. One is enough, and better: what merges samples with positions, as transformers do,
+            can only be followed when there is one.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -318,8 +319,9 @@ def _joined(geometries: list[Geometry]) -> Geometry:
     for axes in zip(*geometries, strict=True):
         # a mean that scales every position of an image has none of its own
         leading = max(axes, key=lambda axis: (axis.dim is not None, axis.count))
-        if any(axis.dim not in (None, leading.dim) for axis in axes):
-            raise Untraceable
+        others = [axis for axis in axes if axis.count < leading.count]
+        if any(axis.dim not in (None, leading.dim) for axis in axes) or any(axis.last != math.inf for axis in others):
+            raise Untraceable  # each position would see what lies around it and a region that does not move with it
         joined.append(replace(leading, first=min(axis.first for axis in axes), last=max(axis.last for axis in axes)))
     return tuple(joined)
 
