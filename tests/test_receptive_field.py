@@ -74,6 +74,8 @@ def test_every_layer_of_every_model_sees_what_it_says(name: str) -> None:
     spec = ImageSpec(3, HEIGHT, WIDTH, classes=("a", "b"))
     run = resolve(REGISTRY, name, {}, [{"model": REGISTRY.model(name).tiny}])
     network = build_task(REGISTRY, run, spec).double().eval()
+    if not list(network.parameters()):
+        pytest.skip("it compares images with those that it remembers: there are no layers")
     assert watch(network, spoiled(3)) > 1
 
 

@@ -199,7 +199,8 @@ class Recorder(TorchDispatchMode):
 
     def _write(self, piece: Piece) -> None:
         """Make a row of a piece, if there is something in it, and start a new one."""
-        if piece.output is not None:
+        # an Identity is where an option has put nothing
+        if piece.output is not None and not isinstance(piece.module, nn.Identity):
             total = self.flops.get_total_flops() // 2  # a multiply-add is two operations
             kind = " + ".join(piece.operations) if piece.has_children else type(piece.module).__name__
             geometry = self._geometry(piece.output)
