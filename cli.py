@@ -142,14 +142,15 @@ def _print_json(value: Any) -> None:
     print(json_module.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Aligned columns; the last is cut to the width of a terminal, and whole in a pipe."""
+def _print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
+    """Aligned columns, those of ``numbers`` to the right; a line is cut to the width of a terminal, and whole in a pipe."""
     import shutil
 
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    aligns = [str.rjust if title in numbers else str.ljust for title in header]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
     for row in (header, *rows):
-        line = "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
+        line = "  ".join(align(cell, w) for align, cell, w in zip(aligns, row, widths, strict=True)).rstrip()
         print(line if len(line) <= width else line[: width - 1] + "…")
 
 
@@ -194,11 +195,29 @@ def list_models(
 
 @app.command(cls=TextCommand)
 def show(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="A model, as in resnet20.")], json: Json = False
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20.")],
+    layers: Annotated[bool, typer.Option("--layers", help="A table of the layers for one input.")] = False,
+    data: Annotated[str, typer.Option(help="With --layers: the data set whose samples are the input.")] = "",
+    image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: the size of an image.")] = "",
+    settings: Set = [],  # noqa: B006
+    json: Json = False,
 ) -> None:
-    """Describe a model: what it is, its options, its recipe, and the data it can take."""
+    """Describe a model: what it is, its options, its recipe, and the data it can take.
+
+    [bold]zoo show resnet20[/bold]\n
+    [bold]zoo show vgg16-imagenet --layers --input 3x224x224[/bold]   shapes, parameters, multiply-adds, receptive fields\n
+    [bold]zoo show resnet20 --layers --data cifar10 --set model.width=32[/bold]
+    """
     registry = _registry(context)
     entry = registry.model(name)
+    if data:
+        registry.data_set(data)
+    if layers:
+        _show_layers(registry, name, data, image, settings, json)
+        return
+    if data or image or settings:
+        raise UserError("--data, --input and --set go with --layers")
     if json:
         _print_json(entry.to_dict())
         return
@@ -208,7 +227,28 @@ def show(
         print(f"  {key} = {value}")
     default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
     print(f"\ndata    {', '.join(registry.data_for(entry.task, entry.tags))}   (default: {default})")
-    print(f"next    zoo train {entry.name}")
+    print(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
+
+
+def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:
+    from zoo.recipe import parse_setting, resolve
+    from zoo.spec import parse_image_shape
+
+    chosen = [{"data": {"name": data}}] if data else []
+    run = resolve(registry, name, {}, [*(parse_setting(text, ("model", "data")) for text in settings), *chosen])
+    shape = parse_image_shape(image) if image else None
+    from zoo.layer_table import tabulate
+
+    table = tabulate(registry, run, shape)
+    if json:
+        _print_json({"model": name, **table.to_dict()})
+        return
+    numbers = ("output", "parameters", "multiply-adds", "stride", "field")
+    header = ("layer", "kind", *(numbers if table.has_positions else numbers[:3]))
+    rows = [row.to_text()[: len(header)] for row in table.layers]
+    _print_table([*rows, table.total_text()[: len(header)]], header, numbers)
+    taken = f"an image of {'x'.join(map(str, table.input))}" if table.input else f"a sample of {run.data['name']}"
+    print(f"\n{name} for {taken}. next: zoo train {name}    zoo check {name} --gradients")
 
 
 def _print_entry(entry: Entry, section: str) -> None:
@@ -517,13 +557,21 @@ def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: b
 def check(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A model or a data set, yours perhaps.")],
+    gradients: Annotated[bool, typer.Option("--gradients", help="Hold a model's gradients against differences.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold a model or a data set against the zoo's contract: [bold]zoo --plugin mine.py check mine[/bold]."""
+    """Hold a model or a data set against the zoo's contract.
+
+    [bold]zoo --plugin mine.py check mine[/bold]\n
+    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centred differences
+    """
     registry = _registry(context)
     if name not in registry.models and name not in registry.data:
         raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
     entry = registry.model(name) if name in registry.models else registry.data_set(name)
+    if gradients:
+        _check_gradients(registry, entry, json)
+        return
     from zoo.check import check_entry
 
     results = check_entry(registry, entry)
@@ -533,6 +581,29 @@ def check(
         for result in results:
             print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
     if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
+    if entry.kind != "model":
+        raise UserError(f"--gradients is for models; {entry.name} is a data set")
+    from zoo.gradient_check import check_gradients
+
+    results = []
+    for result in check_gradients(registry, entry):  # a large network takes a while: tell what is known
+        results.append(result)
+        if not json:
+            shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
+            kinks = f", {result.kinks} left out at kinks" if result.kinks else ""
+            print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
+    failed = [result.name for result in results if not result.passed]
+    if json:
+        _print_json([result.to_dict() for result in results])
+    elif not results:
+        print(f"{entry.name} has no parameters, nothing to check")
+    else:
+        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with differences of the loss")
+    if failed:
         raise typer.Exit(1)
 
 

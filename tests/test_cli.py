@@ -57,7 +57,7 @@ def test_list_can_be_narrowed_by_name_tag_and_task(zoo) -> None:
     names = [entry["name"] for entry in json.loads(zoo("list", "vgg1?", "--json").out)]
     assert names == ["vgg11", "vgg13", "vgg16", "vgg19"]
     tagged = json.loads(zoo("list", "linear", "--task", "classification", "--json").out)
-    assert [entry["name"] for entry in tagged] == ["softmax"]
+    assert [entry["name"] for entry in tagged] == ["softmax", "svm"]
     assert zoo("list", "nothing-like-it").is_one_line_error("nothing matches")
 
 
@@ -68,7 +68,13 @@ def test_show_tells_options_recipe_and_data(zoo) -> None:
 
 
 def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolder, tmp_path: Path) -> None:
-    assert {path.name for path in trained.path.iterdir()} == {"run.yaml", "environment.json", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in trained.path.iterdir()} == {
+        "run.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        ".lock",
+    }
     assert {path.name for path in trained.checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
     elsewhere = tmp_path / "moved"
     shutil.move(trained.path, elsewhere)
@@ -182,7 +188,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "mlp", "--wandb", "yes"], ["wandb.mode"]),
         (["train", "mlp", "--name", "a/b"], ["plain name"]),
         (["train", "mlp", "--name", "a" * 300], ["too long"]),
-        (["train", "softmax", "--set", "model.width=3"], ["no option of softmax 'width'", "there is none"]),
+        (["train", "softmax", "--set", "model.width=3"], ["no option of softmax 'width'", "known are loss"]),
         (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["train", "mlp", "--set", "data.augment=flip"], ["no augmentation 'flip'", "'hflip'"]),
         (["train", "mlp", "--set", "data.augment=crop:-1"], ["crop:-1"]),

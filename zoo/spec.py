@@ -59,6 +59,18 @@ class ImageSpec:
             )
 
 
+def parse_image_shape(text: str) -> tuple[int, int, int]:
+    """(channels, height, width) from ``3x224x224``.
+
+    Raises:
+        UserError: not three numbers from one.
+    """
+    numbers = text.lower().split("x")
+    if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise UserError(f"--input {text}: write it as CHANNELSxHEIGHTxWIDTH, for example 3x224x224")
+    return tuple(map(int, numbers))
+
+
 KINDS = {"image": ImageSpec}
 
 

@@ -14,7 +14,7 @@ from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import build_task, load_task
+from zoo.training.engine import build_task, load_task, open_data
 from zoo.training.run_folder import RunFolder
 
 MOST_TILES = 256
@@ -120,5 +120,4 @@ def _untrained(registry: Registry, entry: Entry, data: str, settings: Sequence[s
     """The model as it starts. What its data looks like is known without reading or fetching it."""
     layers = [parse_setting(text, ("model", "data", "recipe")) for text in settings]
     run = resolve(registry, entry.name, {}, [*layers, {"data": {"name": data}} if data else {}])
-    module = registry.data_set(run.data["name"]).load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
-    return build_task(registry, run, module.spec), run
+    return build_task(registry, run, open_data(registry, run).spec), run

@@ -46,14 +46,23 @@ class Outcome:
     test: dict[str, float] = field(default_factory=dict)
 
 
+def open_data(registry: Registry, run: Run) -> Any:
+    """The data of a Run with nothing fetched or read: its spec lacks the statistics.
+
+    Raises:
+        UserError: what the data set says is wrong with its options.
+    """
+    entry = registry.data_set(run.data["name"])
+    return entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
+
+
 def build_data(registry: Registry, run: Run) -> Any:
     """The data of a Run, brought to this machine, read and split; its spec is complete.
 
     Raises:
         UserError: what the data set says is wrong with its files or options.
     """
-    entry = registry.data_set(run.data["name"])
-    data = entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
+    data = open_data(registry, run)
     data.prepare_data()
     data.setup()
     return data
