@@ -211,14 +211,16 @@ class Wrong(torch.autograd.Function):
 
 @register_model("NAME", task="classification", data="digits")
 class Mine(Classifier):
-    """Dropout, batch norm, weights whose norm is tracked in a buffer, and a backward of its own."""
+    """Dropout, norms, a buffer that counts, and a backward of its own."""
     def __init__(self, spec, recipe, empty: bool = EMPTY):
         super().__init__(spec, recipe)
         self.linear = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 12)) if not empty else nn.Identity()
         self.rest = nn.Sequential(nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.5)) if not empty else nn.Identity()
         self.head = nn.Linear(12, len(spec.classes)) if not empty else nn.Identity()
+        self.register_buffer("calls", torch.zeros(()))
     def forward(self, images):
-        return self.head(self.rest(Wrong.apply(self.linear(images.flatten(1)))))
+        self.calls += 1  # a network that is another at every call, unless what it keeps is put back
+        return self.head(self.rest(Wrong.apply(self.linear(images.flatten(1))))) / self.calls
     def stages(self):
         return {"body": nn.ModuleList([self.linear, self.rest]), "head": self.head}
 '''

@@ -170,13 +170,13 @@ class Upscale(nn.Module):
 class Written(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         canvas = torch.zeros(1, 3, 64, 64)
-        canvas[:, :, 8:40, 8:47] = images
+        canvas[:, :, 8:40, 8:48] = images
         return canvas + 1
 
 
 @pytest.mark.parametrize("network", [Upscale(), Written(), nn.ConvTranspose2d(3, 2, 2, stride=2), nn.PixelUnshuffle(2)])
 def test_what_cannot_be_followed_is_not_guessed(network: nn.Module) -> None:
-    images = torch.rand(1, 3, 32, 39)[..., :39] if not isinstance(network, nn.PixelUnshuffle) else torch.rand(1, 3, 32, 40)
+    images = torch.rand(1, 3, 32, 40)
     with torch.no_grad(), ReceptiveFields(images) as fields:
         output = network(images)
         assert fields.of(output) is None and fields.of(output + output) is None
