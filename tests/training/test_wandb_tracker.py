@@ -392,7 +392,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     assert answer.code == 0, answer.err
     folder = Path("runs/seen")
     config = {item.key: json.loads(item.value_json) for item in run_record(folder).config.update}
-    assert config["model"] == {"name": "softmax"} and config["recipe"]["epochs"] == 2
+    assert config["model"] == {"name": "softmax", "loss": "cross-entropy"} and config["recipe"]["epochs"] == 2
     assert config["environment"]["parameters"] == 64 * 10 + 10 and "torch" in config["environment"]["versions"]
     assert list(run_record(folder).tags) == ["a", "b"]
     own = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
