@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,6 +131,14 @@ def _number(option: str, text: str, least: int = 1) -> int:
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{option} {text}: must be a number from {least}")
     return int(text)
+
+
+def _decimal(option: str, text: str) -> float:
+    """A number that an option was given."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{option} {text}: must be a number") from None
 
 
 def _zoo(context: typer.Context) -> str:
@@ -344,8 +352,9 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     name = outcome.folder.name
     print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
-    points = "points" in registry.data_set(run.data["name"]).tags
-    ask = f"picture regions {name}" if points else f"predict {name} IMAGE..."
+    data = registry.data_set(run.data["name"])
+    ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
+    ask = f"sample {name}" if data.task == "language-modelling" else ask
     print(f"next: {again} {ask}    {again} test {name}    {again} picture curves {name}")
 
 
@@ -415,6 +424,62 @@ def predict(
         for prediction in predictions
     ]  # fmt: skip
     _print_table(rows, ("file", "class", "probability", "then"))
+
+
+@app.command(cls=TextCommand)
+def sample(
+    context: typer.Context,
+    run: RunName,
+    prompt: Annotated[str, typer.Option(help="The text to go on from; the default is a new line.")] = "",
+    length: Annotated[str, typer.Option(metavar="N", help="Characters to write.")] = "500",
+    temperature: Annotated[str, typer.Option(metavar="T", help="Below 1 the likely becomes likelier, above 1 rarer.")] = "1",
+    top_k: Annotated[str, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest characters; 0 is all.")] = "0",
+    top_p: Annotated[str, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that together have P.")] = "1",
+    seed: Annotated[str, typer.Option(metavar="N", help="The same seed writes the same text.")] = "0",
+    samples: Annotated[str, typer.Option(metavar="N", help="Texts to write, side by side.")] = "1",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest character.")] = False,
+    beams: Annotated[str, typer.Option(metavar="N", help="Beam search: keep the N likeliest texts.")] = "0",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Let a language model write.
+
+    [bold]zoo sample char-lstm-pydoc --prompt 'The for statement' --length 300[/bold]\n
+    [bold]zoo sample char-lstm-pydoc --temperature 0.7 --top-k 10 --samples 3 --seed 7[/bold]\n
+    [bold]zoo sample char-lstm-pydoc --prompt 'class ' --beams 5 --length 40[/bold]
+    """
+    count, several, width = _number("--length", length), _number("--samples", samples), _number("--beams", beams, 0)
+    if sum((greedy, width > 0, several > 1)) > 1:
+        raise UserError("--greedy, --beams and several --samples exclude each other")
+    registry = _registry(context)
+    file, _ = _checkpoint_file(run, checkpoint)
+    from zoo.decoding import Sampling
+    from zoo.training.writing import Writer
+
+    sampling = Sampling(_decimal("--temperature", temperature), _number("--top-k", top_k, 0), _decimal("--top-p", top_p))
+    writer = Writer(registry, file)
+    if width:
+        texts = [text for text, _ in writer.beam(prompt, count, width)]
+    else:
+        drawn = (prompt, count, several, sampling, _number("--seed", seed, 0))
+        stream = writer.greedy(prompt, count) if greedy else writer.sample(*drawn)
+        if several == 1 and not json:
+            _stream(prompt, stream)
+            return
+        texts = ["".join(characters) for characters in zip(*stream, strict=True)]
+    if json:
+        _print_json([{"prompt": prompt, "text": text} for text in texts])
+        return
+    for number, text in enumerate(texts, 1):
+        print(f"{'' if number == 1 else chr(10)}--- {number}\n{prompt}{text}")
+
+
+def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
+    """Print characters as they come."""
+    print(prompt, end="", flush=True)
+    for characters in stream:
+        print(characters[0], end="", flush=True)
+    print()
 
 
 @app.command(cls=TextCommand)
@@ -691,6 +756,9 @@ def fetch_data(
     print(f"{name} is here. next: zoo data preview {name}")
 
 
+PREVIEWED = 1000  # characters of a text
+
+
 @data_app.command("preview", cls=TextCommand)
 def preview_data(
     context: typer.Context,
@@ -698,8 +766,18 @@ def preview_data(
     settings: Set = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", help="The PNG to write; default NAME.png.")] = "",
 ) -> None:
-    """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold]."""
-    _, data = _open_data(context, name, settings)
+    """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].
+
+    Of a text, the beginning is printed.
+    """
+    entry, data = _open_data(context, name, settings)
+    if entry.task == "language-modelling":
+        if output:
+            raise UserError(f"--output {output}: a text is printed, not drawn")
+        data.prepare_data()
+        data.setup()
+        print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
+        return
     from zoo.pictures.preview import write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))

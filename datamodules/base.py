@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.augment import Augmentation, Batch
-from zoo.errors import UserError
+from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
 from zoo.spec import IGNORE, ImageSpec
@@ -198,6 +198,20 @@ class ImageData(L.LightningDataModule):
             spec = self.describe()
             self._spec = replace(spec, height=self.size, width=self.size) if self.size else spec
         return self._spec
+
+    def adopt(self, spec: ImageSpec, name: str) -> None:
+        """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
+
+        Raises:
+            UserError: other classes or another shape.
+        """
+        if self.spec.classes != spec.classes:
+            raise UserError(
+                f"{name} has the classes {some(self.spec.classes)}, "
+                f"the model knows {some(spec.classes)}: test it on data with its own classes"
+            )
+        if self.spec.shape != spec.shape:
+            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
 
     def prepare_data(self) -> None:
         if not self.splits:  # Lightning calls it again, when all is there

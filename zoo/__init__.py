@@ -9,13 +9,14 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.registry import Entry, Registry, register_data, register_model, scan
-from zoo.spec import ImageSpec
+from zoo.spec import ImageSpec, Spec, TextSpec
 
 __all__ = [
     "Entry",
     "ImageSpec",
     "Recipe",
     "Registry",
+    "TextSpec",
     "UserError",
     "create",
     "register_data",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def create(name: str, spec: ImageSpec, recipe: Any = None, **options: Any) -> Any:
+def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
     """Build a model of the zoo for data of the given spec.
 
     Args:

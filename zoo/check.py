@@ -15,6 +15,7 @@ from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
+from zoo.spec import IGNORE, TextSpec
 from zoo.tasks.task import Task
 from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
@@ -43,7 +44,10 @@ def check_entry(registry: Registry, entry: Entry) -> list[Result]:
         subject = _tiny_run(registry, entry) if entry.kind == "model" else _open(registry, entry)
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
-    checks = DATA_CHECKS if entry.kind == "data" else MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
+    if entry.kind == "data":
+        checks = TEXT_CHECKS if isinstance(subject.spec, TextSpec) else DATA_CHECKS
+    else:
+        checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
 
 
@@ -256,6 +260,36 @@ def _evaluates_each_once(registry: Registry, data: Any) -> None:
         _require(seen == len(data.splits[name]), f"{name} has {len(data.splits[name])} images, {seen} were seen")
 
 
+def _text_fits(registry: Registry, data: Any) -> None:
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        tokens, targets = batch["tokens"], batch["targets"]
+        _require(tokens.shape == targets.shape, f"tokens are {tuple(tokens.shape)}, targets {tuple(targets.shape)}")
+        _require(tokens.min() >= 0 and tokens.max() < len(data.spec.vocabulary), "a token is outside the vocabulary of the spec")
+        going_on = targets[:, :-1] == tokens[:, 1:]
+        _require((going_on | (targets[:, :-1] == IGNORE)).all(), "targets are not the text one character later")
+
+
+def _seed_and_epoch_decide(registry: Registry, data: Any) -> None:
+    first, second = (next(iter(data.train_dataloader())) for _ in range(2))
+    _require(torch.equal(first["tokens"], second["tokens"]), "one seed gave two texts")
+    loader = data.train_dataloader()
+    loader.position = lambda: (1, 0)
+    _require(not torch.equal(first["tokens"], next(iter(loader))["tokens"]), "two epochs begin at the same places")
+
+
+def _evaluates_each_character_once(registry: Registry, data: Any) -> None:
+    for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        seen = sum(int((batch["targets"] != IGNORE).sum()) for batch in loader)
+        expected = len(data.splits[name]) - 1
+        _require(seen == expected, f"{name} has {expected} characters behind others, {seen} were targets")
+
+
+TEXT_CHECKS = {
+    "batches fit the spec": _text_fits,
+    "text follows from seed and epoch": _seed_and_epoch_decide,
+    "evaluation sees each character once": _evaluates_each_character_once,
+}
 DATA_CHECKS = {
     "batches fit the spec": _batches_fit,
     "order follows from seed and epoch": _seed_decides,

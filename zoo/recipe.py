@@ -25,7 +25,7 @@ class Recipe(Section):
     """Everything about a training that is neither network nor data."""
 
     epochs: int = Field(20, ge=1, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, description="images a step on each device")
+    batch_size: int = Field(128, ge=1, description="samples a step on each device: images, or streams of text")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step of the optimizer")
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = Field("adamw", description="sgd takes momentum and nesterov")
     lr: float = Field(1e-3, gt=0, description="learning rate, at its highest point")

@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from importlib import metadata
@@ -121,7 +121,10 @@ def _register(kind: str, name: str, keywords: dict[str, Any]) -> Callable[[type]
             key: (text, REQUIRED if default is inspect.Parameter.empty else default)
             for key, (text, default) in parameters.items()
         }
-        _runtime_entries[kind, name] = _make_entry(kind, name, keywords, cls.__name__, cls.__doc__, options, cls.__module__)
+        helps = _argument_help(base.__doc__ for base in reversed(cls.__mro__) if base.__module__ == cls.__module__)
+        _runtime_entries[kind, name] = _make_entry(
+            kind, name, keywords, cls.__name__, cls.__doc__, options, helps, cls.__module__
+        )
         return cls
 
     return register
@@ -150,13 +153,19 @@ def runtime_entry(kind: str, name: str) -> Entry:
 
 
 def _make_entry(
-    kind: str, name: str, keywords: dict[str, Any], class_name: str, doc: str | None, parameters: dict, module: str
+    kind: str,
+    name: str,
+    keywords: dict[str, Any],
+    class_name: str,
+    doc: str | None,
+    parameters: dict[str, tuple[str, Any]],
+    helps: dict[str, str],
+    module: str,
 ) -> Entry:
     described = {key: keywords[key] for key in DESCRIBING if key in keywords}
     defaults = {key: value for key, value in keywords.items() if key not in described and key != "tags"}
     if strange := sorted(set(defaults) - set(parameters)):
         raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name}.__init__ does not take")
-    helps = _argument_help(doc or "")
     options = tuple(
         Option(key, spelled_out(text), defaults.get(key, default), helps.get(key, ""))
         for key, (text, default) in parameters.items()
@@ -166,9 +175,13 @@ def _make_entry(
     return Entry(kind, name, module=module, class_name=class_name, summary=summary, options=options, tags=tags, **described)
 
 
-def _argument_help(doc: str) -> dict[str, str]:
-    """The ``Args:`` section of a docstring, as option -> text."""
-    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(doc) + "\n", re.MULTILINE)
+def _argument_help(docs: Iterable[str | None]) -> dict[str, str]:
+    """The ``Args:`` sections of the docstrings of a class and, before it, its bases in the same file, as option -> text."""
+    return {name: text for doc in docs for name, text in _section_of_arguments(doc).items()}
+
+
+def _section_of_arguments(doc: str | None) -> dict[str, str]:
+    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(doc or "") + "\n", re.MULTILINE)
     if not section:
         return {}
     items = re.findall(r"^    (\w+): ((?:.*)(?:\n {8}.*)*)", section[1], re.MULTILINE)
@@ -227,19 +240,25 @@ def _read_decorator(kind, call, node, classes, constants, module, path) -> Entry
     keywords = {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg}
     if "task" not in keywords:
         raise ValueError(f"line {call.lineno}: {name!r} names no task")
-    parameters = _read_parameters(kind, node, classes, literal)
-    entry = _make_entry(kind, name, keywords, node.name, ast.get_docstring(node), parameters, module)
+    lineage = _lineage(node, classes)
+    parameters = _read_parameters(kind, lineage, literal)
+    helps = _argument_help(ast.get_docstring(each) for each in reversed(lineage))
+    entry = _make_entry(kind, name, keywords, node.name, ast.get_docstring(node), parameters, helps, module)
     return replace(entry, path=str(path))
 
 
-def _read_parameters(kind: str, node: ast.ClassDef, classes: dict, literal: Callable) -> dict[str, tuple[str, Any]]:
+def _lineage(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """The class, its base in the same file, the base of that, and so on."""
+    base = next((classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), None)
+    return [node, *(_lineage(base, classes) if base else [])]
+
+
+def _read_parameters(kind: str, lineage: list[ast.ClassDef], literal: Callable) -> dict[str, tuple[str, Any]]:
     """The options of a class: what its ``__init__``, or that of a base in the same file, takes beside what the engine gives."""
-    init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+    methods = (method for node in lineage for method in node.body)
+    init = next((f for f in methods if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     if init is None:
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in classes:
-                return _read_parameters(kind, classes[base.id], classes, literal)
-        raise ValueError(f"line {node.lineno}: {node.name} defines no __init__, so its options cannot be read")
+        raise ValueError(f"line {lineage[0].lineno}: {lineage[0].name} defines no __init__, so its options cannot be read")
     plain = init.args.posonlyargs + init.args.args
     defaults = [None] * (len(plain) - len(init.args.defaults)) + list(init.args.defaults)
     pairs = [*zip(plain, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]

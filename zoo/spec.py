@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
 
@@ -71,17 +72,43 @@ def parse_image_shape(text: str) -> tuple[int, int, int]:
     return tuple(map(int, numbers))
 
 
-KINDS = {"image": ImageSpec}
+@dataclass(frozen=True)
+class TextSpec:
+    """Text as a sequence of characters: those that there are, each known by its place in this order."""
+
+    vocabulary: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+
+    def encode(self, text: str, what: str = "the text") -> list[int]:
+        """The place of each character.
+
+        Raises:
+            UserError: characters that the vocabulary lacks; ``what`` says in the message where they stand.
+        """
+        places = {character: place for place, character in enumerate(self.vocabulary)}
+        if strange := sorted(set(text) - set(places)):
+            raise UserError(f"{what} has characters that the model does not know: {some(map(repr, strange))}")
+        return [places[character] for character in text]
+
+    def decode(self, places: Iterable[int]) -> str:
+        """The inverse of ``encode``."""
+        return "".join(self.vocabulary[place] for place in places)
 
 
-def spec_to_primitives(spec: ImageSpec) -> dict[str, Any]:
+Spec = ImageSpec | TextSpec
+KINDS = {"image": ImageSpec, "text": TextSpec}
+
+
+def spec_to_primitives(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, as checkpoints keep it."""
     kind = next(kind for kind, cls in KINDS.items() if type(spec) is cls)
     fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
     return {"kind": kind, **fields}
 
 
-def spec_from_primitives(fields: dict[str, Any]) -> ImageSpec:
+def spec_from_primitives(fields: dict[str, Any]) -> Spec:
     """The inverse of ``spec_to_primitives``."""
     fields = dict(fields)
     return KINDS[fields.pop("kind")](**fields)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from zoo.training.run_folder import RunFolder, read_metrics
 
@@ -50,3 +51,23 @@ def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes:
     assert figures[2]["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
     told = next(record for record in records if "test/accuracy" in record)
     assert told["test/accuracy"] == figures[0]["test/accuracy"]
+
+
+def test_a_text_has_the_same_loss_on_any_number_of_processes() -> None:
+    settings = ["--set", "model.hidden=16", "--set", "data.chunk=32", "--set", "recipe.batch_size=8"]
+    settings += ["--set", "trainer.limit_train_batches=6", "--epochs", "1", "--accelerator", "cpu"]
+    zoo("train", "char-gru", "--name", "text", "--devices", "2", *settings)
+    kept = torch.load("runs/text/checkpoints/last.ckpt", weights_only=True)
+    assert kept["stream_state"].shape == (2, 2, 8, 16), "the states of both processes"
+    figures = [json.loads(zoo("test", "text", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    for other in figures[1:]:
+        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], abs=1e-6)
+
+
+def test_two_processes_remember_what_one_does() -> None:
+    zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
+    zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")
+    alone, shared = (
+        torch.load(f"runs/{name}/checkpoints/best.ckpt", weights_only=True)["state_dict"] for name in ("alone", "shared")
+    )
+    assert all(torch.equal(value, shared[name]) for name, value in alone.items())

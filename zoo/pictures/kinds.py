@@ -35,6 +35,7 @@ class Kind:
         fewest, most: how many runs it takes.
         flags: options of the command that the function takes, beside the registry and the runs.
         takes_models: a model's name will do in place of a run.
+        task: what the runs must be of; empty for any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Kind:
     most: int = 1
     flags: tuple[str, ...] = ()
     takes_models: bool = False
+    task: str = "classification"
 
     def draw(self, registry: Registry, subjects: list[RunFolder | Entry], **flags: Any) -> Picture:
         """Import what draws it, and draw."""
@@ -63,7 +65,7 @@ KINDS = {
         Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
         Kind("curves", "learning curves of one run or several", "RUN...", "zoo.pictures.curves",
-             most=MANY, flags=("metric",)),
+             most=MANY, flags=("metric",), task=""),
         Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
              most=4),
         Kind("regions", "decision regions in the plane, of runs or of standard classifiers", "RUN...|--data NAME",
@@ -107,6 +109,10 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
         registry.data_set(given["data"])
     subjects = [_find(registry, kind, name) for name in names]
     found = [subject for subject in subjects if not isinstance(subject, Entry)]
+    for folder in found:
+        model = registry.model(folder.read_run().model["name"])
+        if kind.task and model.task != kind.task:
+            raise UserError(f"zoo picture {kind.name} is for {kind.task}, and {folder.name} is a {model.name}, for {model.task}")
     if "checkpoint" in given and not found:
         raise UserError("--checkpoint goes with a run, and none is given")
     for folder in found if "checkpoint" in kind.flags else ():

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from zoo.errors import UserError
@@ -19,7 +20,7 @@ from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.randomness import derive_seed
 from zoo.recipe import Recipe
-from zoo.spec import ImageSpec
+from zoo.spec import Spec
 
 
 class Diverged(UserError):
@@ -78,7 +79,7 @@ class Task(L.LightningModule):
     channels_last: ClassVar[bool] = False  # convolutions run faster so
     one_pass: ClassVar[bool] = False  # sees each training sample once, as it is, and has no gradients
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: Spec, recipe: Recipe) -> None:
         super().__init__()
         if self.one_pass:
             _refuse_what_one_pass_does_not_use(recipe)
@@ -86,6 +87,7 @@ class Task(L.LightningModule):
         self.spec = spec
         self.recipe = recipe
         self.running = RunningMeans()
+        self._samples_of_step = 0
         self._recorded_at = 0.0
 
     def stages(self) -> dict[str, nn.Module]:
@@ -133,7 +135,22 @@ class Task(L.LightningModule):
         if added is not None:
             sums["penalty"] = added.detach() * n
         self.running.add(n, loss=loss.detach() * n, **sums)
+        self._samples_of_step += n
         return loss if added is None else loss + added
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limit the norm of the gradient, and record the share of steps in which it was larger, as ``train/clipped``."""
+        if gradient_clip_val and isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self.running.add(0, clipped=(norm > gradient_clip_val) * self._samples_of_step)
+        else:  # a strategy that holds parts of the gradient knows its norm
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self._samples_of_step = 0
 
     def on_train_start(self) -> None:
         self._recorded_at = time.monotonic()

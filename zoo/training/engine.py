@@ -21,18 +21,19 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks.progress import TrainingProgress
-from zoo.errors import UserError, one_line, some
+from zoo.errors import UserError, one_line
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.recipe import Run, TrainerSettings
 from zoo.registry import Registry
-from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
+from zoo.spec import ImageSpec, Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.run_folder import HANDED_ON, RunFolder
 
+SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress, as far as they are recorded, and the monitored metric
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
@@ -68,24 +69,18 @@ def build_data(registry: Registry, run: Run) -> Any:
     return data
 
 
-def build_test_data(registry: Registry, run: Run, spec: ImageSpec) -> Any:
+def build_test_data(registry: Registry, run: Run, spec: Spec) -> Any:
     """The data of a Run for testing a network that was trained on data of ``spec``.
 
     Raises:
-        UserError: other classes or another shape than the network knows, or what ``build_data`` raises.
+        UserError: the network does not know such data, or what ``build_data`` raises.
     """
     data = build_data(registry, run)
-    if data.spec.classes != spec.classes:
-        raise UserError(
-            f"{run.data['name']} has the classes {some(data.spec.classes)}, "
-            f"the model knows {some(spec.classes)}: test it on data with its own classes"
-        )
-    if data.spec.shape != spec.shape:
-        raise UserError(f"{run.data['name']} has images of {data.spec.shape}, the model takes {spec.shape}")
+    data.adopt(spec, run.data["name"])
     return data
 
 
-def build_task(registry: Registry, run: Run, spec: ImageSpec) -> Task:
+def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
     """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
 
     Raises:
@@ -179,7 +174,7 @@ def _train(
 
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
-    shown = [TrainingProgress(log.latest, ("train/loss", "train/accuracy", "val/loss", monitor))] if progress else []
+    shown = [TrainingProgress(log.latest, SHOWN + ((monitor,) if monitor not in SHOWN else ()))] if progress else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *watching, *shown, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     if task.one_pass and isinstance(trainer.strategy, DDPStrategy):
@@ -194,7 +189,7 @@ def _train(
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
         if test:
             trainer.test(task, datamodule=data, verbose=False)
-        if tracker and trainer.is_global_zero:
+        if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec):
             tracker.log_predictions(*_validation_examples(task, data))
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))
 

@@ -1,0 +1,158 @@
+"""Text as streams: rows go on from batch to batch, held-out text is read once, and what cannot be read is one line."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.text import OwnText, PythonReference, Shakespeare, WholeText, Windows
+from zoo.errors import UserError
+from zoo.spec import IGNORE, TextSpec
+
+
+def own(folder: Path, text: str, batch_size: int = 3, seed: int = 0, **options) -> OwnText:
+    path = folder / "own.txt"
+    path.write_text(text, encoding="utf-8")
+    data = OwnText(batch_size, seed, str(path), **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+TEXT = "".join(random.Random(0).choices(ALPHABET, k=2000))
+
+
+def test_splits_lie_behind_each_other_and_characters_keep_their_places(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=8)
+    assert data.spec.vocabulary == tuple(sorted(set(TEXT)))
+    parts = {name: data.spec.decode(places.tolist()) for name, places in data.splits.items()}
+    assert parts["train"] + parts["val"] + parts["test"] == TEXT
+    assert (len(parts["val"]), len(parts["test"])) == (100, 100)
+
+
+def test_each_row_goes_on_where_it_stopped_and_only_the_first_batch_is_fresh(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=16)
+    batches = list(data.train_dataloader())
+    assert len(batches) == len(data.train_dataloader()) > 5
+    text = data.spec.decode(data.splits["train"].tolist())
+    assert [bool(batch["fresh"].all()) for batch in batches] == [True] + [False] * (len(batches) - 1)
+    for row in range(3):
+        tokens = data.spec.decode(torch.cat([batch["tokens"][row] for batch in batches]).tolist())
+        targets = data.spec.decode(torch.cat([batch["targets"][row] for batch in batches]).tolist())
+        assert tokens in text and tokens[1:] == targets[:-1]
+    starts = [text.index(data.spec.decode(batches[0]["tokens"][row].tolist())) for row in range(3)]
+    assert starts == sorted(starts)
+
+
+def test_an_epoch_starts_elsewhere_and_any_batch_can_be_made_alone(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=16)
+    loader = data.train_dataloader()
+    first = list(loader)
+    loader.position = lambda: (1, 0)
+    second = list(loader)
+    assert not torch.equal(first[0]["tokens"], second[0]["tokens"])
+    loader.position = lambda: (1, 4)
+    for resumed, whole in zip(loader, second[4:], strict=True):
+        assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_processes_share_the_rows_of_one_batch(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=16)
+    alone = data._training(data.splits["train"], 0, 1)
+    alone.rows, alone.length = 6, alone.length // 2
+    together = [data._training(data.splits["train"], rank, 2) for rank in range(2)]
+    for one, *others in zip(alone, *together, strict=False):
+        assert torch.equal(one["tokens"], torch.cat([other["tokens"] for other in others]))
+
+
+def test_windows_are_from_anywhere_and_differ_between_steps_epochs_and_processes(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=16, order="windows")
+    loader = data.train_dataloader()
+    assert isinstance(loader, Windows)
+    seen = [batch["tokens"] for batch in loader]
+    seen += [batch["tokens"] for batch in data._training(data.splits["train"], 1, 2)]
+    loader.position = lambda: (1, 0)
+    seen += [batch["tokens"] for batch in loader]
+    assert len(torch.unique(torch.cat(seen), dim=0)) > 0.9 * sum(map(len, seen))
+    text = data.spec.decode(data.splits["train"].tolist())
+    assert all(data.spec.decode(row.tolist()) in text for row in torch.cat(seen))
+
+
+def test_chunk_zero_takes_whole_rows(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=0)
+    (batch,) = data.train_dataloader()
+    assert batch["tokens"].shape == (3, (1800 - 1) // 3)
+
+
+@pytest.mark.parametrize("length", [3, 50, 700, 20_000])
+@pytest.mark.parametrize("chunk", [1, 32, 0])
+@pytest.mark.parametrize("world", [1, 2, 3, 40])
+def test_every_held_out_character_is_a_target_once(length: int, chunk: int, world: int) -> None:
+    if chunk == 1 and length > 1000:
+        pytest.skip("many small batches prove no more")
+    text = torch.arange(length, dtype=torch.int32)  # every character is its own place
+    counted = []
+    batches = [list(WholeText(text, chunk, rank, world)) for rank in range(world)]
+    assert len({len(own) for own in batches}) == 1
+    for batch in (batch for own in batches for batch in own):
+        targets = batch["targets"]
+        is_counted = targets != IGNORE
+        counted.append(targets[is_counted])
+        assert torch.equal(batch["tokens"][is_counted] + 1, targets[is_counted])
+    assert torch.cat(counted).sort().values.tolist() == list(range(1, length))
+
+
+def test_text_for_another_model_gets_its_places(tmp_path: Path) -> None:
+    data = own(tmp_path, TEXT, chunk=8)
+    spec = TextSpec(("z", *ALPHABET[:-1], "!"))
+    data.adopt(spec, "own")
+    assert spec.decode(data.splits["train"].tolist()) == TEXT[:1800]
+    with pytest.raises(UserError, match="characters that the model does not know: 'B'"):
+        own(tmp_path, TEXT + "B", chunk=8).adopt(TextSpec(tuple(sorted(set(TEXT)))), "own")
+
+
+def test_the_python_reference_is_real_text_that_needs_nothing() -> None:
+    data = PythonReference(4, 0)
+    data.setup()
+    assert len(data.splits["train"]) > 300_000
+    assert "for_stmt" in data.read() and len(data.spec.vocabulary) > 80
+
+
+def test_shakespeares_characters_are_known_before_he_is_fetched(tmp_path: Path) -> None:
+    spec = Shakespeare(4, 0).spec
+    assert len(spec.vocabulary) == 65 and spec.encode("To be, or not!")
+    (tmp_path / "input.txt").write_text("To be, or not to be: that is the question.\n" * 300)
+    data = Shakespeare(2, 0, root=str(tmp_path), chunk=16)
+    data.prepare_data()
+    data.setup()
+    assert data.spec == spec
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.txt").write_text("two " * 100)
+    (tmp_path / "a.txt").write_text("one " * 100)
+    assert OwnText(1, 0, str(tmp_path)).read() == "one " * 100 + "\n" + "two " * 100
+
+
+def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
+    def refused(content: bytes, *words: str, settings: tuple[str, ...] = ()) -> bool:
+        path = tmp_path / "bad.txt"
+        path.write_bytes(content)
+        answer = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={path}", *settings)
+        return answer.is_one_line_error(*words) and not Path("runs").exists()
+
+    assert refused(b"", "bad.txt", "empty")
+    assert refused("Grüße".encode("latin-1") * 1000, "not UTF-8", "byte 2")
+    assert refused(b"too short", "9 characters")
+    assert refused(b"short " * 200, "data.chunk=128", "lower recipe.batch_size or data.chunk")
+    missing = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={tmp_path / 'nowhere'}")
+    assert missing.is_one_line_error("nowhere", "no such file")
+    assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
+    assert zoo("train", "char-rnn", "--set", "data.chunk=-1").is_one_line_error("data.chunk=-1")
+    assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modelling", "pydoc")
+    assert zoo("train", "resnet20", "--data", "pydoc").is_one_line_error("classification", "digits")

@@ -1,0 +1,117 @@
+"""Recurrent language models over characters: vanilla RNN, GRU and LSTM, on torch's fused cells."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import TextSpec
+from zoo.tasks.language_modelling import LanguageModel, State
+
+TINY = {"hidden": 16, "layers": 2}
+RECIPE = {
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+}  # fmt: skip
+VANILLA_RECIPE = {
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+}  # fmt: skip
+STREAM = {"chunk": 128}
+
+
+class RecurrentLanguageModel(LanguageModel):
+    """An embedding, recurrent layers, and a score for each character.
+
+    Args:
+        hidden: units of each recurrent layer.
+        layers: recurrent layers, one upon the other.
+        dropout: share of units silenced between layers, and in front of the head.
+        input: embedding, a learned vector for each character; or one-hot, with which the first layer learns it.
+        tied: the head's weights are the embedding's (Press and Wolf 2016), which then has ``hidden`` values.
+    """
+
+    cell: ClassVar[type[nn.RNNBase]]
+
+    def __init__(
+        self,
+        spec: TextSpec,
+        recipe: Recipe,
+        hidden: int = 256,
+        layers: int = 2,
+        dropout: float = 0.0,
+        input: Literal["embedding", "one-hot"] = "embedding",
+        tied: bool = False,
+    ) -> None:
+        super().__init__(spec, recipe)
+        if min(hidden, layers) < 1:
+            raise UserError(f"model.hidden={hidden}, model.layers={layers}: both must be at least 1")
+        if tied and input == "one-hot":
+            raise UserError("model.tied=true: the head can share an embedding's weights, and model.input=one-hot has none")
+        size = len(spec.vocabulary)
+        self.dropout = make_dropout(dropout)
+        self.embedding = nn.Embedding(size, hidden) if input == "embedding" else None
+        between = dropout if layers > 1 else 0.0  # torch warns of one that has no place
+        self.recurrent = self.cell(hidden if self.embedding else size, hidden, layers, batch_first=True, dropout=between)
+        self.head = nn.Linear(hidden, size)
+        if tied:
+            self.embedding.weight = self.head.weight
+
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        if self.embedding is None:
+            inputs = F.one_hot(tokens, len(self.spec.vocabulary)).to(self.head.weight.dtype)
+        else:
+            inputs = self.embedding(tokens)
+        outputs, state = self.recurrent(inputs, state)
+        return self.head(self.dropout(outputs)), state
+
+    def stages(self) -> dict[str, nn.Module]:
+        first = {} if self.embedding is None or self.embedding.weight is self.head.weight else {"embedding": self.embedding}
+        return {**first, "recurrent": self.recurrent, "head": self.head}
+
+
+@register_model("char-rnn", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+                recipe=VANILLA_RECIPE)  # fmt: skip
+class CharRNN(RecurrentLanguageModel):
+    """Vanilla recurrent network over characters (Elman 1990).
+
+    Args:
+        nonlinearity: of the recurrence.
+    """
+
+    cell = nn.RNN
+
+    def __init__(
+        self,
+        spec: TextSpec,
+        recipe: Recipe,
+        hidden: int = 256,
+        layers: int = 2,
+        dropout: float = 0.0,
+        input: Literal["embedding", "one-hot"] = "embedding",
+        tied: bool = False,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+    ) -> None:
+        super().__init__(spec, recipe, hidden, layers, dropout, input, tied)
+        tanh = self.recurrent
+        self.recurrent = nn.RNN(tanh.input_size, hidden, layers, nonlinearity, batch_first=True, dropout=tanh.dropout)
+
+
+@register_model("char-gru", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+                recipe=RECIPE, paper="1406.1078")  # fmt: skip
+class CharGRU(RecurrentLanguageModel):
+    """Gated recurrent units over characters (Cho et al. 2014)."""
+
+    cell = nn.GRU
+
+
+@register_model("char-lstm", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+                recipe=RECIPE)  # fmt: skip
+class CharLSTM(RecurrentLanguageModel):
+    """Long short-term memory over characters (Hochreiter and Schmidhuber 1997)."""
+
+    cell = nn.LSTM

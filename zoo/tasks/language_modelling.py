@@ -1,0 +1,143 @@
+"""The language-modelling task: the next character of a text, with a state that is carried from chunk to chunk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.metrics.mean_loss import MeanLoss
+from zoo.recipe import Recipe
+from zoo.spec import IGNORE, TextSpec
+from zoo.tasks.task import Task
+
+State: TypeAlias = Any  # a tensor [layers, N, ...], a tuple of such, or None where nothing is carried
+EXAMPLE_LENGTH = 12
+KEPT = "stream_state"  # where a checkpoint has the state of the training rows
+
+
+class LanguageModel(Task):
+    """Characters in, scores for the next character out. A model writes ``__init__``, ``forward`` and ``stages``.
+
+    A batch is a dict: ``tokens`` and ``targets``, int64 [N, T], a text and the same text one character later; and ``fresh``, bool
+    [N], which rows begin here. The state of the others is carried over from the batch before and cut from its graph: truncated
+    back-propagation through time (Williams and Peng 1990). It is kept in checkpoints, so that a run resumes within a row.
+
+    The loss is in nats a character.
+    """
+
+    task = "language-modelling"
+    monitor = "loss"
+    directions = {"loss": "min", "bits_per_character": "min", "perplexity": "min"}
+
+    def __init__(self, spec: TextSpec, recipe: Recipe) -> None:
+        super().__init__(spec, recipe)
+        self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
+        self.stream_state: State = None
+        self.evaluation_state: State = None
+
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Scores of the character after each, [N, T, vocabulary], and the state after the last.
+
+        Args:
+            tokens: int64, [N, T].
+            state: what an earlier call gave, or None at the beginning.
+        """
+        raise NotImplementedError
+
+    def decode(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Scores of the character after the last one, [N, vocabulary], and the state, for writing text step by step."""
+        logits, state = self(tokens, state)
+        return logits[:, -1].float(), state
+
+    @staticmethod
+    def select_rows(state: State, rows: Tensor) -> State:
+        """The state of other rows: of each in ``rows``, an index into those that it has."""
+        return map_state(lambda part: part.index_select(1, rows), state)
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, state = self(batch["tokens"], self._where_it_goes_on(self.stream_state, batch["fresh"]))
+        self.stream_state = map_state(Tensor.detach, state)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.recipe.label_smoothing)
+        return self.objective(loss, batch["targets"].numel())
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        logits, self.evaluation_state = self(batch["tokens"], self._where_it_goes_on(self.evaluation_state, batch["fresh"]))
+        targets = batch["targets"].flatten()
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none", ignore_index=IGNORE)
+        self.losses[stage].update(losses, targets != IGNORE)
+
+    @staticmethod
+    def _where_it_goes_on(state: State, fresh: Tensor) -> State:
+        """The state with zeros for rows that begin; chosen on the device, so that nobody waits for it."""
+        return map_state(lambda part: part.masked_fill(fresh[:, None], 0), state)
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation_state = None
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation_state = None
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        self.evaluation_state = None
+        loss = float(self.losses[stage].compute())
+        self.losses[stage].reset()
+        values = {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
+        values = {f"{stage}/{name}": value for name, value in values.items()}
+        self.log_dict(values, logger=False)
+        self.send(values)
+
+    def setup(self, stage: str) -> None:
+        if self.device.type != "mps":  # which has no float64
+            for metric in self.losses.values():
+                metric.set_dtype(torch.float64)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # every process has rows of its own: all their states are kept, in the order of the processes
+        checkpoint[KEPT] = map_state(lambda part: self.all_gather(part).cpu(), self.stream_state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+
+        def own(part: Tensor) -> Tensor:
+            return (part[rank] if world > 1 else part).to(self.device)
+
+        self.stream_state = map_state(own, checkpoint.get(KEPT))
+
+    # ------------------------------------------------------------------ checks
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The probability of each next character, [N, T, vocabulary]."""
+        return self(batch["tokens"])[0].float().softmax(-1)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        text = torch.randint(0, len(self.spec.vocabulary), (n, EXAMPLE_LENGTH + 1), generator=generator)
+        return {"tokens": text[:, :-1], "targets": text[:, 1:], "fresh": torch.ones(n, dtype=torch.bool)}
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """``function`` of every tensor of a state."""
+    if state is None or isinstance(state, Tensor):
+        return state if state is None else function(state)
+    return tuple(map_state(function, part) for part in state)
