@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+State = Tensor | tuple[Tensor, Tensor]  # h, or h and c, each [layers, N, hidden]
 Activations = dict[str, Tensor]  # each [layers, N, T, hidden]
 
 
@@ -55,12 +56,12 @@ class ReadableRecurrent(nn.Module):
         """What h is before the first step, [layers, N, hidden]."""
         return input.new_zeros(self.num_layers, len(input), self.hidden_size)
 
-    def forward(self, input: Tensor, state=None):
+    def forward(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Outputs and the state to go on from, as ``look_inside`` gives them."""
         output, state, _ = self.look_inside(input, state)
         return output, state
 
-    def look_inside(self, input: Tensor, state=None):
+    def look_inside(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State, Activations]:
         """Outputs of the last layer [N, T, hidden], the state after the last step, and all activations.
 
         Args:
