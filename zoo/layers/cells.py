@@ -1,7 +1,7 @@
 """Recurrent layers written out step by step, to look inside: torch's ``nn.RNN`` and ``nn.LSTM`` with nothing hidden.
 
 Parameters have torch's names and layout, so a state dict goes either way, and the same weights give the same outputs. Torch's are
-many times faster, and the ones to train with.
+faster, and the ones to train with.
 """
 
 from __future__ import annotations
