@@ -499,15 +499,16 @@ def picture(
     [bold]zoo picture[/bold]   lists what can be drawn\n
     [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
-    [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared
+    [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
+    [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
 
     if not kind:
         if json:
-            _print_json([{"name": k.name, "shows": k.shows, "usage": f"zoo picture {k.name} {k.usage}"} for k in KINDS.values()])
+            _print_json([{"name": k.name, "shows": k.shows, "usage": f"zoo picture {k.call}"} for k in KINDS.values()])
             return
-        _print_table([(f"{k.name} {k.usage}", k.shows) for k in KINDS.values()], ("picture", "what it shows"))
+        _print_table([(k.call, k.shows) for k in KINDS.values()], ("picture", "what it shows"))
         print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint}

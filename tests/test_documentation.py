@@ -35,6 +35,14 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
     assert ran
 
 
+def test_the_python_of_the_page_on_recurrence_runs() -> None:
+    blocks = [text for language, _, text in FENCE.findall((ROOT / "docs" / "recurrence.md").read_text()) if language == "python"]
+    assert len(blocks) > 2
+    names: dict[str, object] = {}
+    for text in blocks:  # each goes on where the one before it ended, and asserts what it claims
+        exec(text, names)
+
+
 def test_skipped_commands_exist(zoo) -> None:
     for page in PAGES:
         for line in page.read_text().splitlines():

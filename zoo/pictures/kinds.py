@@ -25,7 +25,7 @@ MANY = 1000  # runs: more than a command line holds
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of picture, drawn by the function of its name.
+    """One sort of picture, drawn by the function of its name, in which ``_`` stands for ``-``.
 
     Attributes:
         name: what ``zoo picture NAME`` takes.
@@ -50,7 +50,13 @@ class Kind:
 
     def draw(self, registry: Registry, subjects: list[RunFolder | Entry], **flags: Any) -> Picture:
         """Import what draws it, and draw."""
-        return getattr(importlib.import_module(self.module), self.name)(registry, subjects, **flags)
+        function = getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
+        return function(registry, subjects, **flags)
+
+    @property
+    def call(self) -> str:
+        """What a command line says after ``zoo picture``."""
+        return f"{self.name} {self.usage}".rstrip()
 
 
 KINDS = {
@@ -70,6 +76,8 @@ KINDS = {
              most=4),
         Kind("regions", "decision regions in the plane, of runs or of standard classifiers", "RUN...|--data NAME",
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
+        Kind("gradient-flow", "gradients through time, of a vanilla recurrent network beside an LSTM", "",
+             "zoo.pictures.gradient_flow", fewest=0, most=0),
     )
 }  # fmt: skip
 
@@ -104,7 +112,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
         takes = ", ".join(FLAGS[flag] for flag in kind.flags)
         raise UserError(f"{kind.name} takes no {FLAGS[strange[0]]}: {f'it takes {takes}' if takes else 'leave it out'}")
     if not kind.fewest <= len(names) <= kind.most:
-        raise UserError(f"write it as zoo picture {kind.name} {kind.usage}: {len(names) or 'no'} runs were given")
+        raise UserError(f"write it as zoo picture {kind.call}: {len(names) or 'no'} runs were given")
     if "data" in given:
         registry.data_set(given["data"])
     subjects = [_find(registry, kind, name) for name in names]
