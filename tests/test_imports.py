@@ -39,7 +39,7 @@ FLOORS = {
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
-    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.tasks", "zoo.training"},
+    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.tasks", "zoo.training", "zoo.layers.attention"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
