@@ -486,12 +486,15 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
 def picture(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="What to draw; without it, the kinds are listed.")] = "",
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path.")] = [],  # noqa: B006
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; for attention, then image files.")
+    ] = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The PNG; default RUN-KIND.png.")] = "",
     metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: what to draw, as in train/loss,val/loss.")] = "",
     data: Annotated[str, typer.Option(help="Other data than the run's own; for regions, toy data without a run.")] = "",
     settings: Set = [],  # noqa: B006
     checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
+    layer: Annotated[str, typer.Option(metavar="N", help="attention: of which layer, from 1; the default is the last.")] = "",
     json: Json = False,
 ) -> None:
     """Draw what a network has learned, into a PNG.
@@ -499,6 +502,7 @@ def picture(
     [bold]zoo picture[/bold]   lists what can be drawn\n
     [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
+    [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
@@ -511,7 +515,7 @@ def picture(
         _print_table([(k.call, k.shows) for k in KINDS.values()], ("picture", "what it shows"))
         print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
         return
-    given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint}
+    given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
     drawn = write_picture(_registry(context), kind, runs, output, **given)
     if json:
         _print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})

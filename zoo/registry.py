@@ -30,6 +30,7 @@ KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
 GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
+NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart into places
 DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "paper")  # other keywords are options of the class
 
 
@@ -297,9 +298,9 @@ class Registry:
         return self._find("data", self.data, name, "`zoo data list` shows them all")
 
     def data_for(self, task: str, tags: tuple[str, ...] = ()) -> list[str]:
-        """The data sets that a model of ``task`` with these ``tags`` can take: a ``cnn`` can do nothing with ``points``."""
+        """The data sets that a model of ``task`` with these ``tags`` can take: ``points`` are not for all."""
         fitting = (name for name, entry in self.data.items() if entry.task == task)
-        return sorted(name for name in fitting if not ("cnn" in tags and "points" in self.data[name].tags))
+        return sorted(name for name in fitting if not (NEED_IMAGES & set(tags) and "points" in self.data[name].tags))
 
     def _find(self, kind: str, entries: dict[str, Entry], name: str, hint: str) -> Entry:
         if (kind, name) in self.clashes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,6 +58,21 @@ class ImageSpec:
             raise UserError(
                 f"{model} needs images of at least {smallest}x{smallest} pixels, these have {self.height}x{self.width}: "
                 f"scale them with --set data.size={smallest}"
+            )
+
+    def require_patches(self, model: str, patch: int) -> None:
+        """Refuse images that square patches do not fill, and points.
+
+        Raises:
+            UserError: ``patch`` pixels do not divide height and width.
+        """
+        self.require_size(model, 1)
+        sides = math.gcd(self.height, self.width)
+        if patch < 1 or sides % patch:
+            fitting = (number for number in range(1, sides + 1) if sides % number == 0)
+            nearest = min(fitting, key=lambda number: abs(number - patch))
+            raise UserError(
+                f"model.patch={patch}: must divide images of {self.height}x{self.width}; the nearest that does is {nearest}"
             )
 
 

@@ -26,7 +26,8 @@ RECORDS = [
 def test_the_index_tells_of_each_function_what_it_takes(kind):
     function = getattr(importlib.import_module(kind.module), kind.name.replace("-", "_"))
     _, _, *options = inspect.signature(function).parameters
-    assert set(options) == set(kind.flags) <= set(FLAGS)
+    assert set(kind.flags) <= set(FLAGS)
+    assert set(options) == set(kind.flags) | ({"images"} if kind.takes_images else set())
 
 
 def test_the_kinds_are_listed_with_what_they_show(zoo):

@@ -10,8 +10,10 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vgg import VGG as TorchvisionVGG
 from torchvision.models.vgg import cfgs as vgg_layers
 from torchvision.models.vgg import make_layers
+from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVisionTransformer
 
 from zoo.errors import UserError
+from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.names import Norm
 from zoo.layers.norms import norm_2d
@@ -33,6 +35,8 @@ RESNETS = {
 VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the columns of the paper's table 1
 RESIDUAL = ["cnn", "residual", "imagenet"]
 IMAGENET = ["cnn", "imagenet"]
+TRANSFORMER = ["transformer", "attention", "imagenet"]
+TINY_VIT = {"width": 16, "depth": 1, "heads": 2}
 DIGITS = {"size": 32}
 # torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
 RESNET_RECIPE = {
@@ -54,6 +58,19 @@ VGG_RECIPE = {
     "weight_decay": 5e-4,
     "schedule": "cosine",
     "warmup": 5,
+    "clip": 1.0,
+}
+
+# Dosovitskiy et al. 2020, table 3 and appendix B.1: AdamW in place of Adam with the same decoupled decay
+VIT_RECIPE = {
+    "epochs": 300,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 3e-3,
+    "scale_lr_to": 4096,
+    "weight_decay": 0.3,
+    "schedule": "cosine",
+    "warmup": 30,
     "clip": 1.0,
 }
 
@@ -167,3 +184,50 @@ class ImageNetVGG(ImageNetClassifier):
                 blocks.append(nn.ModuleList())
         stages = {f"block{i}": block for i, block in enumerate(blocks, 1) if len(block)}
         return {**stages, "hidden": self.network.classifier[:-1], "head": self.network.classifier[-1]}
+
+
+@register_model("vit-l16-imagenet", task="classification", width=1024, depth=24, heads=16, tags=TRANSFORMER, data="digits",
+                data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
+@register_model("vit-b16-imagenet", task="classification", tags=TRANSFORMER, data="digits", data_options=DIGITS,
+                tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
+class ImageNetVisionTransformer(ImageNetClassifier):
+    """torchvision's vision transformer for images of ImageNet's size, with a class token and learned positions.
+
+    Args:
+        patch: pixels a side of a patch; must divide the sides of the image.
+        width: numbers that stand for a patch; each block's perceptron has four times as many.
+        depth: transformer blocks.
+        heads: of the attention in each block; must divide the width.
+        dropout: share of the features that are silenced in training.
+    """
+
+    channels_last = False
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec, recipe)
+        spec.require_patches("vit", patch)
+        require_heads(width, heads)
+        if spec.height != spec.width:
+            raise UserError(f"this network takes square images, not {spec.height}x{spec.width}; vit takes any that patches fill")
+        if depth < 1:
+            raise UserError(f"model.depth={depth}: must be at least 1")
+        self.network = TorchvisionVisionTransformer(
+            spec.height, patch, depth, heads, width, 4 * width, make_dropout(dropout).p, num_classes=len(spec.classes)
+        )
+        # torchvision starts it at zero, from where nothing below it would learn in the first step
+        self.network.heads.head.reset_parameters()
+
+    def stages(self) -> dict[str, nn.Module]:
+        network, encoder = self.network, self.network.encoder
+        embedding = nn.ModuleList([network.conv_proj, nn.ParameterList([network.class_token, encoder.pos_embedding])])
+        blocks = {f"block{i}": block for i, block in enumerate(encoder.layers, 1)}
+        return {"embedding": embedding, **blocks, "norm": encoder.ln, "head": network.heads.head}

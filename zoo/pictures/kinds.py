@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.pictures.figure import Picture
     from zoo.training.run_folder import RunFolder
 
-FLAGS = {"checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric"}
+FLAGS = {"checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer"}
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
 MANY = 1000  # runs: more than a command line holds
@@ -36,6 +36,7 @@ class Kind:
         flags: options of the command that the function takes, beside the registry and the runs.
         takes_models: a model's name will do in place of a run.
         task: what the runs must be of; empty for any.
+        takes_images: what is named after the runs are image files.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Kind:
     flags: tuple[str, ...] = ()
     takes_models: bool = False
     task: str = "classification"
+    takes_images: bool = False
 
     def draw(self, registry: Registry, subjects: list[RunFolder | Entry], **flags: Any) -> Picture:
         """Import what draws it, and draw."""
@@ -70,6 +72,8 @@ KINDS = {
              flags=CHECKPOINT + DATA),
         Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
+        Kind("attention", "where a transformer looks in images", "RUN [IMAGE...]", "zoo.pictures.attention",
+             flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True),
         Kind("curves", "learning curves of one run or several", "RUN...", "zoo.pictures.curves",
              most=MANY, flags=("metric",), task=""),
         Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
@@ -96,7 +100,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
 
     Args:
         kind_name: a key of ``KINDS``.
-        names: runs, by name or path, or models where the kind takes them.
+        names: runs, by name or path, or models where the kind takes them; then image files where it takes those.
         output: the file; by default it is named after the run and the kind, in the current folder.
         flags: options of the command that were given; empty ones count as not given.
 
@@ -111,6 +115,9 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     if strange := [flag for flag in given if flag not in kind.flags]:
         takes = ", ".join(FLAGS[flag] for flag in kind.flags)
         raise UserError(f"{kind.name} takes no {FLAGS[strange[0]]}: {f'it takes {takes}' if takes else 'leave it out'}")
+    if kind.takes_images and len(names) > kind.most:
+        given["images"] = names[kind.most :]
+        names = names[: kind.most]
     if not kind.fewest <= len(names) <= kind.most:
         raise UserError(f"write it as zoo picture {kind.call}: {len(names) or 'no'} runs were given")
     if "data" in given:

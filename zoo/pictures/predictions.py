@@ -16,8 +16,9 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
-from zoo.recipe import parse_setting, resolve_test
+from zoo.recipe import Run, parse_setting, resolve_test
 from zoo.registry import Registry
+from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import build_test_data, load_task
@@ -53,17 +54,30 @@ class Tested:
         return float((self.predictions == self.labels).double().mean())
 
 
+def load_trained(registry: Registry, folder: RunFolder, checkpoint: str) -> tuple[Task, Run]:
+    """The network of a run, ready to evaluate, and the Run it was trained by."""
+    file = folder.checkpoint(checkpoint)
+    return load_task(registry, read_checkpoint(file), file)
+
+
+def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str]) -> Any:
+    """The run's own data, or other data with the same classes, for a network that was trained on data of ``spec``.
+
+    Raises:
+        UserError: the data cannot be read or does not fit.
+    """
+    section, _ = resolve_test(registry, run, data or None, [parse_setting(text, ("data",)) for text in settings])
+    return build_test_data(registry, run.model_copy(update={"data": section}), spec)
+
+
 def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, settings: Sequence[str]) -> Tested:
     """Put the test images of a run's own data, or of other data with the same classes, to its network.
 
     Raises:
         UserError: the checkpoint or the data cannot be read, or they do not fit each other.
     """
-    file = folder.checkpoint(checkpoint)
-    task, run = load_task(registry, read_checkpoint(file), file)
-    layers = [parse_setting(text, ("data",)) for text in settings]
-    section, _ = resolve_test(registry, run, data or None, layers)
-    module = build_test_data(registry, run.model_copy(update={"data": section}), task.spec)
+    task, run = load_trained(registry, folder, checkpoint)
+    module = open_test_data(registry, run, task.spec, data, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
     labels, probabilities = [], []
@@ -72,7 +86,7 @@ def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, setti
             labels.append(batch["labels"])
             probabilities.append(task.outputs({"images": batch["images"].to(device)}).cpu())
     if not labels:
-        raise UserError(f"{section['name']} has no test images")
+        raise UserError(f"{data or run.data['name']} has no test images")
     return Tested(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))
 
 
@@ -156,7 +170,7 @@ def mistakes(
     ]
     share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
     heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
-    figure = draw_tiles(_as_colours(images), titles, heading, side=160)
+    figure = draw_tiles(as_colours(images), titles, heading, side=160)
     return Picture(
         figure,
         "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
@@ -171,6 +185,6 @@ def most_confident_mistakes(tested: Tested) -> Tensor:
     return wrong[tested.probabilities.amax(1)[wrong].argsort(descending=True, stable=True)]
 
 
-def _as_colours(images: Tensor) -> np.ndarray:
+def as_colours(images: Tensor) -> np.ndarray:
     """uint8 [n, C, H, W] as colours in [0, 1], [n, H, W, 3]; one channel is grey, of many the first three are shown."""
     return images[:, :3].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).float().div(255).numpy()

@@ -77,12 +77,26 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     return predictions
 
 
-def _read(file: Path, shape: tuple[int, int, int], is_named: bool) -> torch.Tensor | None:
+def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+    """uint8 [channels, height, width] of an image file that somebody named.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: {'is no file' if file.exists() else 'no such file'}")
     try:
         return read_image(str(file), *shape)
     except UnreadableImage as error:
-        if is_named:
-            raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error}") from None
+
+
+def _read(file: Path, shape: tuple[int, int, int], is_named: bool) -> torch.Tensor | None:
+    if is_named:
+        return read_named(file, shape)
+    try:
+        return read_image(str(file), *shape)
+    except UnreadableImage as error:
         print(f"warning: {file} is left out: {error}", file=sys.stderr)
         return None
 

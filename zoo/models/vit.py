@@ -1,0 +1,117 @@
+"""The vision transformer: an image is a sequence of patches (Dosovitskiy et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+
+@register_model(
+    "vit",
+    task="classification",
+    tags=["transformer", "attention"],
+    data="digits",
+    data_options={"size": 32},
+    tiny={"patch": 8, "width": 16, "depth": 2, "heads": 2},
+    recipe={
+        "epochs": 30, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle",
+        "clip": 1.0,
+    },
+    paper="2010.11929",
+)  # fmt: skip
+class VisionTransformer(Classifier):
+    """Vision transformer: cuts an image into patches, and lets each look at all others.
+
+    Args:
+        patch: pixels a side of a patch; must divide the sides of the image.
+        width: numbers that stand for a patch.
+        depth: transformer blocks.
+        heads: of the attention in each block; must divide the width.
+        mlp_ratio: hidden width of each block's perceptron, in widths.
+        pool: what the head reads: the mean over all patches, or a class token that looks at them.
+        positions: how a patch knows its place: by numbers that are learned, or by fixed waves over rows and columns.
+        dropout: share of the features that are silenced in training, after each layer but those that make queries and keys.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        patch: int = 4,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        pool: Literal["mean", "token"] = "mean",
+        positions: Literal["learned", "sinusoidal"] = "sinusoidal",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec, recipe)
+        spec.require_patches("vit", patch)
+        require_heads(width, heads)
+        if depth < 1:
+            raise UserError(f"model.depth={depth}: must be at least 1")
+        if not math.isfinite(mlp_ratio) or int(mlp_ratio * width) < 1:
+            raise UserError(f"model.mlp_ratio={mlp_ratio}: leaves no hidden unit; 4 is usual")
+        self.embedding = PatchEmbedding(spec, patch, width, pool == "token", positions, dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, int(mlp_ratio * width), dropout=dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, NORM_EPSILON)
+        self.pool = pool
+        self.head = nn.Linear(width, len(spec.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.embedding(images)
+        for block in self.blocks:
+            features = block(features)
+        features = self.norm(features)
+        return self.head(features[:, 0] if self.pool == "token" else features.mean(1))
+
+    def stages(self) -> dict[str, nn.Module]:
+        blocks = {f"block{i}": block for i, block in enumerate(self.blocks, 1)}
+        return {"embedding": self.embedding, **blocks, "norm": self.norm, "head": self.head}
+
+
+class PatchEmbedding(nn.Module):
+    """Images [N, C, H, W] to sequences [N, T, width] (equation 1): patches row by row, behind a class token if there is one.
+
+    A linear map of all pixels of a patch is a convolution whose stride is its size.
+    """
+
+    def __init__(self, spec: ImageSpec, patch: int, width: int, has_token: bool, positions: str, dropout: float) -> None:
+        super().__init__()
+        self.grid = spec.height // patch, spec.width // patch
+        self.patches = nn.Conv2d(spec.channels, width, patch, stride=patch)
+        nn.init.trunc_normal_(self.patches.weight, std=1 / math.sqrt(self.patches.weight[0].numel()))
+        nn.init.zeros_(self.patches.bias)
+        self.token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
+        if positions == "learned":
+            self.positions = nn.Parameter(torch.empty(1, has_token + math.prod(self.grid), width).normal_(std=0.02))
+        else:
+            self.register_buffer("positions", _waves(self.grid, width, has_token), persistent=False)
+        self.dropout = make_dropout(dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.patches(images).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            features = torch.cat([self.token.expand(len(features), -1, -1), features], 1)
+        return self.dropout(features + self.positions)
+
+
+def _waves(grid: tuple[int, int], width: int, has_token: bool) -> Tensor:
+    """Codes [1, T, width] of which one half tells the row and the other the column; a class token stands nowhere, at zero."""
+    if width % 4:
+        raise UserError(f"model.width={width}: sinusoidal positions over rows and columns need a multiple of 4")
+    rows, columns = (sinusoidal_positions(places, width // 2) for places in grid)
+    codes = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)], 2).flatten(0, 1)
+    return torch.cat([codes.new_zeros(int(has_token), width), codes])[None]

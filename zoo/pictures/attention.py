@@ -1,0 +1,213 @@
+"""Where a network looks: attention drawn over images, head by head, and followed through all layers.
+
+Weights are taken from the layers themselves while a network runs, so models need to do nothing for it; drawing takes maps over
+images, wherever they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.layers.attention import SelfAttention
+from zoo.pictures.figure import SEQUENTIAL, Picture
+from zoo.pictures.predictions import as_colours, load_trained, open_test_data
+from zoo.registry import Registry
+from zoo.spec import ImageSpec
+from zoo.tasks.task import Task
+from zoo.training.prediction import read_named
+from zoo.training.run_folder import RunFolder
+
+SHOWN_IMAGES = 6  # of a test split
+MOST_IMAGES = 24  # files
+MOST_HEADS = 16
+TILE = 0.95  # inches a side
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images to look at: uint8 [n, C, H, W], each with what stands beside it."""
+
+    images: Tensor
+    names: list[str]
+
+
+def attention(
+    registry: Registry,
+    runs: list[RunFolder],
+    images: Sequence[str] = (),
+    checkpoint: str = "best",
+    data: str = "",
+    settings: Sequence[str] = (),
+    layer: str = "",
+) -> Picture:
+    """Where each head of one layer looks, and where the image goes on its way to the head of the network."""
+    folder = runs[0]
+    if images and (data or settings):
+        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out where image files are given")
+    task, run = load_trained(registry, folder, checkpoint)
+    depth = sum(isinstance(module, ATTENTION) for module in task.modules())
+    if not depth:
+        raise UserError(f"{folder.name} has no attention ({run.model['name']}): `zoo list attention` shows the models that have")
+    if not isinstance(task.spec, ImageSpec):
+        raise UserError(f"attention is drawn over images, and {folder.name} reads something else ({run.data['name']})")
+    number = _layer_number(layer, depth)
+    shown = _read(images, task.spec) if images else _test_images(open_test_data(registry, run, task.spec, data, settings))
+    probabilities, weights = watch(task, shown.images)
+    chosen = weights[number - 1][:, :MOST_HEADS]
+    heads = [f"head {i}" for i in range(1, chosen.shape[1] + 1)]
+    maps = torch.cat([looked_at(chosen, task.spec), looked_at(rollout(weights), task.spec)[:, None]], 1)
+    best = [f"{name}\n{p:.0%} {task.spec.classes[i]}" for name, p, i in zip(shown.names, *_best(probabilities), strict=True)]
+    heading = f"{folder.path.name}: attention of layer {number} of {depth}, and rolled out through all"
+    return Picture(
+        draw_attention(as_colours(shown.images), maps.numpy(), best, [*heads, "rollout"], heading),
+        "bright patches are those that the output is gathered from, and below each map stands how many times its share the "
+        "brightest has: look for heads that look elsewhere than the others, and for heads near 1, which look everywhere alike",
+        f"zoo picture attention {folder.name} --layer {number - 1 if number > 1 else depth}",
+    )
+
+
+def _best(probabilities: Tensor) -> tuple[list[float], list[int]]:
+    best = probabilities.max(1)
+    return best.values.tolist(), best.indices.tolist()
+
+
+def _layer_number(text: str, depth: int) -> int:
+    if not text:
+        return depth
+    if not text.isdecimal() or not 1 <= int(text) <= depth:
+        raise UserError(f"--layer {text}: must be a number from 1 to {depth}, the layers with attention that the network has")
+    return int(text)
+
+
+def _read(files: Sequence[str], spec: ImageSpec) -> Shown:
+    if len(files) > MOST_IMAGES:
+        raise UserError(f"{len(files)} images were given: one picture holds {MOST_IMAGES}")
+    return Shown(torch.stack([read_named(Path(file), spec.shape) for file in files]), [Path(file).name for file in files])
+
+
+def _test_images(data: Any) -> Shown:
+    """Some test images from all over the split, which may be sorted by class."""
+    split = data.splits["test"]
+    chosen = torch.linspace(0, len(split) - 1, min(SHOWN_IMAGES, len(split))).round().long()
+    images = next(split.images.batches(iter([chosen])))
+    return Shown(images, [data.spec.classes[label] for label in split.labels[chosen].tolist()])
+
+
+# ---------------------------------------------------------------------------------------------- where the weights come from
+
+ATTENTION = (SelfAttention, nn.MultiheadAttention)
+
+
+def watch(task: Task, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What a network says of images, and how it attends meanwhile.
+
+    Returns:
+        The probabilities, [n, classes], and for each layer in the order in which they run the weights, [n, heads, T, T]: how much
+        each of T places (rows) takes from each (columns).
+    """
+    weights: list[Tensor] = []
+    layers = [module for module in task.modules() if isinstance(module, ATTENTION)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: weights.append(_weights(layer, *inputs))) for layer in layers]
+    try:
+        with torch.inference_mode():
+            return task.outputs({"images": images}), weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _weights(layer: SelfAttention | nn.MultiheadAttention, queries: Tensor, *rest: Tensor) -> Tensor:
+    if isinstance(layer, SelfAttention):
+        return layer.weights(queries)
+    # its forward, not the layer itself, which would call the hook again
+    return layer.forward(queries, *rest, need_weights=True, average_attn_weights=False)[1]
+
+
+def rollout(weights: Sequence[Tensor]) -> Tensor:
+    """How much of each place of the input (columns) is in each place of the output (rows), [n, T, T].
+
+    Attention rollout (Abnar and Zuidema 2020, section 3): half of a block's output is its shortcut, the other half what the heads
+    gather on average, and layers follow each other as a product of matrices.
+
+    Args:
+        weights: of each layer from input to output, [n, heads, T, T].
+    """
+    rolled = torch.eye(weights[0].shape[-1])
+    for of_layer in weights:
+        mixed = of_layer.mean(1) / 2 + torch.eye(of_layer.shape[-1]) / 2
+        rolled = mixed @ rolled
+    return rolled
+
+
+def looked_at(weights: Tensor, spec: ImageSpec) -> Tensor:
+    """Weights [..., T, T] as maps over the patches of an image, [..., rows, columns], for the places that are read in the end.
+
+    That is the class token if there is one in front of the patches, and else the mean over all patches.
+    """
+    rows, columns, has_token = patch_grid(weights.shape[-1], spec)
+    read = weights[..., 0, 1:] if has_token else weights.mean(-2)
+    return read.unflatten(-1, (rows, columns))
+
+
+def patch_grid(places: int, spec: ImageSpec) -> tuple[int, int, bool]:
+    """How many rows and columns of square patches an image has if they make so many places, and whether one more is a token.
+
+    Raises:
+        UserError: no patches make so many places.
+    """
+    for patch in range(1, min(spec.height, spec.width) + 1):
+        rows, columns = spec.height // patch, spec.width // patch
+        if spec.height % patch == spec.width % patch == 0 and rows * columns in (places, places - 1):
+            return rows, columns, rows * columns < places
+    raise UserError(f"the {places} places that this network attends to are not the patches of {spec.height}x{spec.width} pixels")
+
+
+# ---------------------------------------------------------------------------------------------- drawing
+
+
+def draw_attention(
+    images: np.ndarray, maps: np.ndarray, row_titles: Sequence[str], map_titles: Sequence[str], heading: str
+) -> Figure:
+    """A row for each image: the image itself, then each of its maps over a pale copy of it.
+
+    Args:
+        images: colours in [0, 1], [n, H, W, 3].
+        maps: shares of attention, [n, maps, rows, columns]; each is drawn on a scale of its own that starts at zero, and below it
+            stands its largest value as a multiple of an equal share.
+        row_titles: beside each image; map_titles: above the first row.
+    """
+    count, columns = len(images), 1 + maps.shape[1]
+    figure = Figure((1.5 + TILE * columns, 0.9 + (TILE + 0.22) * count), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.03)
+    grid = figure.subplots(count, columns, squeeze=False)
+    for row, image, of_image, title in zip(grid, images, maps, row_titles, strict=True):
+        row[0].imshow(image, interpolation="nearest")
+        row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+        for axes, values in zip(row[1:], of_image, strict=True):
+            _draw_map(axes, image, values)
+    for axes, title in zip(grid[0], ["image", *map_titles], strict=True):
+        axes.set_title(title, fontsize=9)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.suptitle(f"{heading}\n", fontsize=10)  # the empty line keeps it off the titles below
+    figure.supxlabel("below each map: the share of its brightest patch over an equal share", fontsize=8)
+    return figure
+
+
+def _draw_map(axes: Axes, image: np.ndarray, values: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=values.max(), alpha=0.65, extent=extent, interpolation="nearest")
+    axes.set_xlabel(f"{values.max() * values.size:.1f}×", fontsize=7, labelpad=2)
