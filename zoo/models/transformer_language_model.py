@@ -1,0 +1,117 @@
+"""A transformer that reads and writes characters, on the attention that the vision transformer has too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.layers.attention import Past, TransformerBlock
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import TextSpec
+from zoo.tasks.language_modelling import LanguageModel, State
+
+INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, section 4.1)
+
+
+@register_model(
+    "char-transformer",
+    task="language-modelling",
+    tags=["attention"],
+    data="pydoc",
+    data_options={"order": "windows", "chunk": 128},
+    tiny={"width": 16, "layers": 2, "heads": 2},
+    recipe={
+        "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "beta2": 0.99, "weight_decay": 0.1, "clip": 1.0,
+        "schedule": "one-cycle",
+    },
+    paper="1706.03762",
+)  # fmt: skip
+class CharTransformer(LanguageModel):
+    """Transformer over characters: causal self-attention with the norm in front, as in GPT-2 (Radford et al. 2019).
+
+    It carries no state from chunk to chunk: each is read by itself, so ``data.chunk`` is what it can look back on.
+
+    Args:
+        layers: blocks of attention and perceptron.
+        heads: of each attention; they share the width.
+        width: numbers a character.
+        context: the longest text that it can look at, as each place has an encoding of its own that is learned.
+        dropout: share of units silenced in training.
+    """
+
+    def __init__(
+        self,
+        spec: TextSpec,
+        recipe: Recipe,
+        layers: int = 4,
+        heads: int = 4,
+        width: int = 128,
+        context: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(spec, recipe)
+        if min(layers, context) < 1:
+            raise UserError(f"model.layers={layers}, model.context={context}: both must be at least 1")
+        self.context = context
+        self.embedding = nn.Embedding(len(spec.vocabulary), width)
+        self.positions = nn.Embedding(context, width)
+        self.dropout = make_dropout(dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads, 4 * width, causal=True, dropout=dropout, attention_dropout=dropout)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(spec.vocabulary), bias=False)
+        for table in (self.embedding, self.positions, self.head):
+            nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+
+    def check_data(self, data: Any) -> None:
+        if not 0 < data.chunk <= self.context:
+            raise UserError(
+                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that the model can see"
+            )
+
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        features = self._embedded(tokens, first=0)
+        for block in self.blocks:
+            features = block(features)
+        return self.head(self.norm(features)), None
+
+    def decode(self, tokens: Tensor, state: State = None, cached: bool = True) -> tuple[Tensor, State]:
+        """Scores of the character after the last one, [N, vocabulary], and the state: what was read, and its keys and values.
+
+        When the context is full, the newer half of it is read again as a new beginning: the encodings of places cannot move.
+
+        Args:
+            cached: without, everything is read again at each step, for the same scores.
+        """
+        text, pasts = state or (tokens[:, :0], None)
+        text = torch.cat([text, tokens], 1)
+        if text.shape[1] > self.context:
+            text, pasts = text[:, -max(1, self.context // 2) :], None
+        unread = tokens if pasts else text
+        features = self._embedded(unread, first=text.shape[1] - unread.shape[1])
+        kept: list[Past] = []
+        for block, past in zip(self.blocks, pasts or [None] * len(self.blocks), strict=True):
+            features, past = block.step(features, past)
+            kept.append(past)
+        return self.head(self.norm(features[:, -1])).float(), (text, kept if cached else None)
+
+    @staticmethod
+    def select_rows(state: State, rows: Tensor) -> State:
+        text, pasts = state
+        return text[rows], pasts and [Past(past.keys[rows], past.values[rows]) for past in pasts]
+
+    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
+        """Characters and their places, counted from ``first``, as vectors [N, T, width]."""
+        places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+        return self.dropout(self.embedding(tokens) + self.positions(places))
+
+    def stages(self) -> dict[str, nn.Module]:
+        blocks = {f"block{number}": block for number, block in enumerate(self.blocks, 1)}
+        return {"embedding": nn.ModuleList([self.embedding, self.positions]), **blocks, "norm": self.norm, "head": self.head}
