@@ -1,14 +1,15 @@
 """The adding problem: the mean squared error of an LSTM and of a vanilla recurrent network that must remember over many steps.
 
     python benchmarks/adding.py
-    python benchmarks/adding.py --length 50 --steps 1000
+    python benchmarks/adding.py --length 20
 
 At each of 150 steps the network reads a random number in [0, 1] and a marker, which is 1 at one step of either half and 0
 elsewhere; after the last step it is to give the sum of the two marked numbers (Hochreiter and Schmidhuber 1997, section 5.4, with
 the lengths of Le, Jaitly and Hinton 2015, arXiv:1504.00941). Who has learned nothing but the mean errs by the variance of the sum
 of two uniform numbers, 1/6 = 0.167.
 
-Both networks see the same sequences, never one twice. Prints both errors on sequences that neither has seen.
+Both networks see the same sequences, never one twice, and each has a learning rate that suits it: with that of the LSTM a vanilla
+network does not learn even 20 steps, with its own it does. Prints both errors on sequences that neither has seen.
 """
 
 from __future__ import annotations
@@ -94,16 +95,21 @@ def train(kind: Literal["LSTM", "vanilla RNN"], length: int, hidden: int, batch:
 
 
 def main(
-    length: int = 150, hidden: int = 100, batch: int = 20, lr: float = 4e-3, steps: int = 5000, seed: int = 0, threads: int = 1
+    length: int = 150,
+    hidden: int = 100,
+    batch: int = 20,
+    lr: float = 4e-3,
+    vanilla_lr: float = 1e-3,
+    steps: int = 5000,
+    seed: int = 0,
+    threads: int = 1,
 ) -> None:
     """Train both and print their errors."""
     torch.set_num_threads(threads)  # the products of one step are too small to be shared
-    print(f"{length} steps, {hidden} units, batches of {batch}, Adam with learning rate {lr:g}; who has learned nothing: 0.167")
-    for kind in KINDS:
-        result = train(kind, length, hidden, batch, lr, steps, seed)
-        print(
-            f"{kind:<12} mean squared error {result.error:.4f}   after {result.steps} steps, {result.seconds:.0f} s", flush=True
-        )
+    print(f"{length} steps, {hidden} units, batches of {batch}; mean squared error of who has learned nothing: 0.167")
+    for kind, rate in {"LSTM": lr, "vanilla RNN": vanilla_lr}.items():
+        result = train(kind, length, hidden, batch, rate, steps, seed)
+        print(f"{kind:<12} {result.error:.4f}   after {result.steps} steps, {result.seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
