@@ -107,6 +107,10 @@ Set = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."),
 ]
+SetData = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, as in data.size=32.")]
+SetModelAndData = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of model or data, as in model.depth=32, data.size=64.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or the path of a run's folder.")]
 Checkpoint = Annotated[str, typer.Option(help="best or last.")]
 
@@ -208,7 +212,7 @@ def show(
     layers: Annotated[bool, typer.Option("--layers", help="A table of the layers for one input.")] = False,
     data: Annotated[str, typer.Option(help="With --layers: the data set whose samples are the input.")] = "",
     image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: the size of an image.")] = "",
-    settings: Set = [],  # noqa: B006
+    settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Describe a model: what it is, its options, its recipe, and the data it can take.
@@ -256,7 +260,9 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
     rows = [row.to_text()[: len(header)] for row in table.layers]
     _print_table([*rows, table.total_text()[: len(header)]], header, numbers)
     taken = f"an image of {'x'.join(map(str, table.input))}" if table.input else f"a sample of {run.data['name']}"
-    print(f"\n{name} for {taken}. next: zoo train {name}    zoo check {name} --gradients")
+    given = " ".join([name, *(["--data", data] if data else []), *(f"--set {shlex.quote(text)}" for text in settings)])
+    check = f"    zoo check {name} --gradients" if table.parameters else ""
+    print(f"\n{name} for {taken}. next: zoo train {given}{check}")
 
 
 def _print_entry(entry: Entry, section: str) -> None:
@@ -267,7 +273,8 @@ def _print_entry(entry: Entry, section: str) -> None:
         print(f"\noptions (--set {section}.KEY=VALUE)")
     for option in entry.options:
         default = "must be given" if option.default == REQUIRED else f"= {option.default}"
-        print(f"  {option.name} {default}   ({option.type}) {option.help}")
+        values = option.type.removeprefix("Literal[").removesuffix("]").replace("'", "")
+        print(f"  {option.name} {default}   ({values if option.type.startswith('Literal[') else option.type}) {option.help}")
 
 
 @app.command(cls=TextCommand)
@@ -355,7 +362,9 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
     ask = f"sample {name}" if data.task == "language-modelling" else ask
-    print(f"next: {again} {ask}    {again} test {name}    {again} picture curves {name}")
+    several_epochs = run.recipe.epochs > 1 or data.task != "classification"
+    look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
+    print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
 
 
 def _metrics_line(metrics: dict[str, float]) -> str:
@@ -369,7 +378,7 @@ def test(
     data: Annotated[str, typer.Option(help="Another data set with the same classes.")] = "",
     devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices; the figures do not depend on it.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
-    settings: Set = [],  # noqa: B006
+    settings: SetData = [],  # noqa: B006
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
@@ -492,7 +501,7 @@ def picture(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The PNG; default RUN-KIND.png.")] = "",
     metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: what to draw, as in train/loss,val/loss.")] = "",
     data: Annotated[str, typer.Option(help="Other data than the run's own; for regions, toy data without a run.")] = "",
-    settings: Set = [],  # noqa: B006
+    settings: SetModelAndData = [],  # noqa: B006
     checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
     layer: Annotated[str, typer.Option(metavar="N", help="attention: of which layer, from 1; the default is the last.")] = "",
     json: Json = False,
@@ -606,7 +615,7 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, 
         sys.exit(130)
     _print_search(registry, place, plan, study, json, zoo)
     if not any(trial.value is not None for trial in study.trials):
-        raise UserError(f"no trial of study {place.name!r} came to a result: the table says why")
+        raise UserError(f"no trial of study {place.name!r} came to a result: the table says why; for another range, --name NEW")
 
 
 def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
@@ -621,6 +630,8 @@ def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: b
     if best is not None:
         print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
         print(f"next: {zoo} train --config {shlex.quote(str(best))}")
+    else:
+        print("\nno trial is complete yet. next: the command that began the study goes on with it, and tries lost trials again")
 
 
 @app.command(cls=TextCommand)
@@ -723,7 +734,7 @@ def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
 def show_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
-    settings: Set = [],  # noqa: B006
+    settings: SetData = [],  # noqa: B006
     measure: Annotated[bool, typer.Option("--measure", help="Also read it: images a split, statistics, faults.")] = False,
     json: Json = False,
 ) -> None:
@@ -753,7 +764,7 @@ def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[
 def fetch_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A data set, as in cifar10.")],
-    settings: Set = [],  # noqa: B006
+    settings: SetData = [],  # noqa: B006
 ) -> None:
     """Download a data set, verified by its hash, so that training needs no network: [bold]zoo data fetch cifar10[/bold]."""
     _, data = _open_data(context, name, settings)
@@ -768,7 +779,7 @@ PREVIEWED = 1000  # characters of a text
 def preview_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
-    settings: Set = [],  # noqa: B006
+    settings: SetData = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", help="The PNG to write; default NAME.png.")] = "",
 ) -> None:
     """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].

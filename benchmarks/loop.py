@@ -5,35 +5,25 @@
 
 The loop by hand has all that makes one fast: images in memory as bytes, indexed and augmented by batch, channels_last, a fused
 optimizer, gradients set to None, nothing logged. The zoo's is the whole command's training, with its records and progress.
-
-The two take turns within one training, a block of steps each: whenever the zoo asks for the first batch of its next block, its
-clock stops and the loop by hand goes on for as many steps. A machine whose speed drifts from one second to the next, as
-shared ones do, slows both alike. Each block of the zoo is compared with the two by hand around it.
+The two take turns, block by block.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import torch
 import typer
 from torch.nn import functional as F
+from turns import take_turns, tell
 
 import zoo
 from zoo.recipe import Run, parse_setting, resolve
 from zoo.training import engine
 
 PLUGIN = Path(__file__).with_name("random_images.py")
-WARMING_UP = 2  # turns that do not count
 
 
 def by_hand(registry: Any, run: Run, data: Any, steps: int) -> Iterator[None]:
@@ -78,60 +68,6 @@ def crop_and_flip(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
     return cropped
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Seconds a step of one block of the zoo, and of the blocks by hand before and after it."""
-
-    before: float
-    zoo: float
-    after: float
-
-    @property
-    def hand(self) -> float:
-        return (self.before + self.after) / 2
-
-
-class TakingTurns:
-    """Training batches that hand over to another loop after each block of steps, and keep the time of both in ``turns``."""
-
-    def __init__(self, batches: Any, other: Iterator[None], block: int) -> None:
-        self.batches, self.other, self.block = batches, other, block
-        self.turns: list[Turn] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        before = resumed = 0.0
-        for step, batch in enumerate(self.batches):
-            if step % self.block == 0:
-                paused = time.perf_counter()
-                hand = self._other_block()
-                if step:
-                    self.turns.append(Turn(before, (paused - resumed) / self.block, hand))
-                before, resumed = hand, time.perf_counter()
-            yield batch
-
-    def _other_block(self) -> float:
-        started = time.perf_counter()
-        with torch.enable_grad():
-            for _ in range(self.block):
-                next(self.other)
-        return (time.perf_counter() - started) / self.block
-
-
-@contextmanager
-def in_an_empty_folder() -> Iterator[None]:
-    """A current folder that is gone afterwards, for the run that is timed."""
-    former = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(former)
-
-
 def main(
     model: Annotated[str, typer.Argument(help="A classification model.")] = "mlp",
     data: str = "random-images",
@@ -149,21 +85,7 @@ def main(
     trainer = run.trainer.model_copy(update={"limit_train_batches": steps if epochs == 1 else 1.0})
     run = run.model_copy(update={"recipe": recipe, "trainer": trainer})
     other = by_hand(registry, run, module, 2 * steps + block)
-    loaders: list[TakingTurns] = []
-    original = type(module).train_dataloader
-
-    def train_dataloader(self: Any) -> TakingTurns:
-        loaders.append(TakingTurns(original(self), other, block))
-        return loaders[-1]
-
-    with patch.object(type(module), "train_dataloader", train_dataloader), in_an_empty_folder():
-        engine.train(registry, run, "benchmark")
-    turns = [turn for loader in loaders for turn in loader.turns][WARMING_UP:]
-    for name, values in (("by hand", [turn.hand for turn in turns]), ("zoo", [turn.zoo for turn in turns])):
-        low, middle, high = quantiles(values, n=4)
-        print(f"{name:<8} {1e3 * middle:8.3f} ms a step   (half of the blocks from {1e3 * low:.3f} to {1e3 * high:.3f})")
-    low, middle, high = quantiles([turn.zoo / turn.hand for turn in turns], n=4)
-    print(f"ratio    {middle:8.3f}   ({len(turns)} blocks of {block} steps, half of them from {low:.3f} to {high:.3f})")
+    tell(take_turns(registry, run, module, other, block), block)
 
 
 if __name__ == "__main__":

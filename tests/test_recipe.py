@@ -89,7 +89,7 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipes.lr=1"], ["no section 'recipes'", "'recipe'"]),
         (["lr=1"], ["section.key=value"]),
         (["recipe.lr"], ["section.key=value"]),
-        (["data.name=pydoc"], ["no data set 'pydoc'"]),
+        (["data.name=nothing"], ["no data set 'nothing'"]),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str], words: list[str]) -> None:

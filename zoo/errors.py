@@ -22,6 +22,13 @@ def some(names: Iterable[object], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What to add to a message about a name that is not known, if one that is known is near."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest names that do.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, did_you_mean, unknown
 from zoo.registry import REQUIRED, Entry
 
 NAMED_TYPES = {
@@ -53,6 +54,8 @@ def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what:
         if first["type"] == "missing":
             raise UserError(f"{section}.{name} must be given: --set {section}.{name}=...") from None
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "literal_error":
+            reason += did_you_mean(str(given.get(name)), re.findall("'([^']*)'", first["ctx"]["expected"]))
         raise UserError(f"{section}.{name}={given.get(name)}: {reason[0].lower()}{reason[1:]}") from None
 
 

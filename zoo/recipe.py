@@ -215,6 +215,8 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and name):
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    if section in SECTIONS and section not in sections:
+        raise UserError(f"--set {text}: {section} does not matter here; what does: {', '.join(sections)}")
     if section not in sections:
         raise unknown("section", section, sections)
     try:

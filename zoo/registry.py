@@ -305,6 +305,10 @@ class Registry:
     def _find(self, kind: str, entries: dict[str, Entry], name: str, hint: str) -> Entry:
         if (kind, name) in self.clashes:
             raise UserError(self.clashes[kind, name])
+        if name not in entries and name in self.models:
+            raise UserError(f"{name!r} is a model, not a data set: zoo show {name}")
+        if name not in entries and name in self.data:
+            raise UserError(f"{name!r} is a data set, not a model: zoo data show {name}")
         if name not in entries:
             raise unknown({"model": "model", "data": "data set"}[kind], name, entries, hint)
         return entries[name]

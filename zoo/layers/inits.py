@@ -61,7 +61,8 @@ def _positive(text: str, description: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise UserError(f"model.init={description}: the standard deviation must be a number above 0, as in small-normal:0.01")
+        name = description.partition(":")[0]
+        raise UserError(f"model.init={description}: the standard deviation must be a number above 0, as in {name}:0.01")
     return value
 
 

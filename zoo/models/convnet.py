@@ -52,8 +52,10 @@ class ConvNet(Classifier):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
-        if not channels or min(*channels, hidden) < 1:
-            raise UserError(f"model.channels={channels}, model.hidden={hidden}: all must be at least 1, as in [32,64,128]")
+        if not channels or min(channels) < 1:
+            raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [32,64,128]")
+        if hidden < 1:
+            raise UserError(f"model.hidden={hidden}: must be at least 1")
         spec.require_size("convnet", 2 ** len(channels))
         self.convolutions = nn.ModuleList(
             nn.Sequential(

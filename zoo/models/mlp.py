@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import initialise
-from zoo.layers.names import Activation, Norm
+from zoo.layers.names import Activation
 from zoo.layers.norms import norm_1d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
@@ -44,7 +46,7 @@ class MLP(Classifier):
         recipe: Recipe,
         hidden: list[int] = [512, 256],  # noqa: B006
         activation: Activation = "relu",
-        norm: Norm = "none",
+        norm: Literal["none", "batch", "layer", "group"] = "none",
         init: str = "torch",
         dropout: float = 0.0,
     ) -> None:

@@ -73,7 +73,7 @@ class CharTransformer(LanguageModel):
     def check_data(self, data: Any) -> None:
         if not 0 < data.chunk <= self.context:
             raise UserError(
-                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that the model can see"
+                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see"
             )
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from zoo.errors import UserError, unknown
+from zoo.errors import UserError, some, unknown
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.registry import Registry
 from zoo.training.run_folder import RunFolder, read_metrics
@@ -99,7 +100,8 @@ def _default_metrics(records: list[list[dict[str, Any]]]) -> list[str]:
     pairs = [(f"train/{name}", f"val/{name}") for name in names]
     found = [metric for pair in pairs if all(set(pair) <= by_run for by_run in recorded) for metric in pair]
     if not found:
-        raise UserError("nothing was recorded both in training and in validation yet: name a metric, as in --metric train/loss")
+        known = some(sorted(set.intersection(*recorded)), 8)
+        raise UserError(f"nothing was recorded both in training and in validation: --metric takes {known or 'nothing yet'}")
     return found
 
 
@@ -120,6 +122,7 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
                 if metric.rpartition("/")[2] == quantity:
                     draw_line(axes, epochs, values, metric, run_style(number))
         axes.set(xlabel="epochs", ylabel=quantity.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
     handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
@@ -141,5 +144,5 @@ def stage_style(metric: str) -> dict[str, Any]:
 
 def draw_line(axes: Axes, epochs: np.ndarray, values: Sequence[float], metric: str, style: dict[str, Any]) -> None:
     """One metric of one run; single points would be invisible without a mark."""
-    marked = {"marker": "o", "markersize": 3} if len(epochs) <= FEW else {}
+    marked = {"marker": "." if metric.startswith("train/") else "s", "markersize": 4} if len(epochs) <= FEW else {}
     axes.plot(epochs, values, **style, **stage_style(metric), **marked)

@@ -17,6 +17,14 @@ from zoo.recipe import SECTIONS, Run
 
 KINDS = ("log", "uniform", "choice")
 FORM = "write it as KEY=log:LOW..HIGH, KEY=uniform:LOW..HIGH or KEY=choice:A,B, for example recipe.lr=log:1e-4..1e-1"
+ONE_OF_EACH = "a search is of one model on one data set; start one for each"
+NOT_SEARCHED = {  # key or section -> why
+    "model.name": ONE_OF_EACH,
+    "data.name": ONE_OF_EACH,
+    "data.validation": "trials are compared on the same validation images; --folds K validates each on all",
+    "trainer": "says where a trial computes, not what comes of it; --workers N uses several devices",
+    "wandb": "says who watches a trial, not what comes of it",
+}
 LARGEST_GRID = 100_000  # points; more than this is not a grid that anybody means to walk through
 
 
@@ -133,8 +141,8 @@ def _parse(text: str) -> Dimension:
         raise UserError(f"--over {text}: {FORM}")
     if section not in SECTIONS:
         raise unknown("section", section, SECTIONS)
-    if key in ("model.name", "data.name"):
-        raise UserError(f"--over {text}: a search is of one model on one data set; start one for each")
+    if reason := NOT_SEARCHED.get(key) or NOT_SEARCHED.get(section):
+        raise UserError(f"--over {text}: {reason}")
     if kind not in KINDS:
         raise unknown("kind of range", kind, KINDS, FORM)
     if kind == "choice":
