@@ -11,8 +11,13 @@ from PIL import Image
 
 import zoo as bestiary
 from zoo.errors import UserError
-from zoo.pictures.attention import draw_attention, looked_at, patch_grid, rollout, watch
+from zoo.pictures.attention import attention, draw_attention, looked_at, patch_grid, rollout, watch
+from zoo.registry import scan
 from zoo.spec import ImageSpec
+from zoo.training.checkpoints import read_checkpoint
+from zoo.training.engine import load_task
+from zoo.training.prediction import read_named
+from zoo.training.run_folder import RunFolder
 
 WIDE = ImageSpec(1, 16, 32, classes=("a", "b"))
 TINY = {"patch": 8, "width": 16, "depth": 2, "heads": 2}
@@ -139,6 +144,21 @@ def test_a_run_is_drawn_over_its_own_images_and_over_files(zoo):
     own, files = (Image.open(name).size for name in ("first-attention.png", "files.png"))
     assert own[0] == files[0] and own[1] > 2 * files[1]
     assert zoo("picture", "attention", "first", "--set", "data.size=32", "--checkpoint", "last").code == 0
+
+
+def test_the_layer_that_is_asked_for_is_drawn_with_the_rollout_of_all(zoo):
+    assert zoo("train", "vit", *SMALL, *QUICK, "--name", "first").code == 0
+    Image.radial_gradient("L").save("disc.png")
+    folder = RunFolder.find("first")
+    task, _ = load_task(scan(), read_checkpoint(folder.best), folder.best)
+    _, weights = watch(task, read_named(Path("disc.png"), task.spec.shape)[None])
+    assert not torch.allclose(weights[0], weights[1])
+    for layer, expected in (("1", weights[0]), ("2", weights[1]), ("", weights[1])):
+        figure = attention(scan(), [folder], ["disc.png"], layer=layer).figure
+        drawn = [axes.images[-1].get_array() for axes in figure.axes[1:]]
+        maps = [*looked_at(expected, task.spec)[0], looked_at(rollout(weights), task.spec)[0]]
+        for values, of_layer in zip(drawn, maps, strict=True):
+            np.testing.assert_allclose(values, of_layer, rtol=1e-6)
 
 
 def test_a_run_of_the_imagenet_network_is_drawn_too(zoo):

@@ -41,7 +41,7 @@ class VisionTransformer(Classifier):
         mlp_ratio: hidden width of each block's perceptron, in widths.
         pool: what the head reads: the mean over all patches, or a class token that looks at them.
         positions: how a patch knows its place: by numbers that are learned, or by fixed waves over rows and columns.
-        dropout: share of the features that are silenced in training, after each layer but those that make queries and keys.
+        dropout: share of the features that are silenced in training, after each layer but that of queries, keys, values.
     """
 
     def __init__(
