@@ -17,7 +17,8 @@ from zoo.spec import ImageSpec
 from zoo.training.engine import build_task
 
 REGISTRY = scan()
-DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in REGISTRY.models.items()}
+IMAGE_MODELS = {name: entry for name, entry in REGISTRY.models.items() if entry.task == "classification"}
+DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in IMAGE_MODELS.items()}
 HEIGHT, WIDTH = 32, 39
 
 

@@ -17,7 +17,8 @@ from zoo.training import engine
 REGISTRY = scan()
 PLANE = sorted(name for name, entry in REGISTRY.data.items() if "points" in entry.tags)
 # entries that differ only in depth have the same tiny variant: one of each is enough
-DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in REGISTRY.models.items()}
+IMAGE_MODELS = {name: entry for name, entry in REGISTRY.models.items() if entry.task == "classification"}
+DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in IMAGE_MODELS.items()}
 
 
 def ready(name: str, seed: int = 0, **options):
