@@ -43,7 +43,7 @@ def gradient_flow(registry: Registry, runs: list[RunFolder]) -> Picture:
         "on these axes a straight line is a power: a vanilla network multiplies the gradient at each step, so that it vanishes "
         "or explodes unless the spectral radius of its recurrent weights is close to 1; the cell of an LSTM multiplies it by the "
         "forget gate, which a bias opens from the start and training opens where it is needed",
-        "zoo picture",
+        "zoo train char-lstm",
     )
 
 
