@@ -504,6 +504,8 @@ def picture(
     settings: SetModelAndData = [],  # noqa: B006
     checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
     layer: Annotated[str, typer.Option(metavar="N", help="attention: of which layer, from 1; the default is the last.")] = "",
+    text: Annotated[str, typer.Option(metavar="FILE", help="cells: the text; the default is the run's own test text.")] = "",
+    units: Annotated[str, typer.Option(metavar="N,N", help="cells: which; the default is those that follow the text best.")] = "",
     json: Json = False,
 ) -> None:
     """Draw what a network has learned, into a PNG.
@@ -513,6 +515,7 @@ def picture(
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
+    [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
@@ -525,6 +528,7 @@ def picture(
         print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
+    given |= {"text": text, "units": units}
     drawn = write_picture(_registry(context), kind, runs, output, **given)
     if json:
         _print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})

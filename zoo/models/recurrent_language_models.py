@@ -61,12 +61,14 @@ class RecurrentLanguageModel(LanguageModel):
         if tied:
             self.embedding.weight = self.head.weight
 
-    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """What enters the first recurrent layer, [N, T, its input size]."""
         if self.embedding is None:
-            inputs = F.one_hot(tokens, len(self.spec.vocabulary)).to(self.head.weight.dtype)
-        else:
-            inputs = self.embedding(tokens)
-        outputs, state = self.recurrent(inputs, state)
+            return F.one_hot(tokens, len(self.spec.vocabulary)).to(self.head.weight.dtype)
+        return self.embedding(tokens)
+
+    def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
+        outputs, state = self.recurrent(self.embedded(tokens), state)
         return self.head(self.dropout(outputs)), state
 
     def stages(self) -> dict[str, nn.Module]:

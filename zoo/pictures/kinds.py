@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from zoo.pictures.figure import Picture
     from zoo.training.run_folder import RunFolder
 
-FLAGS = {"checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer"}
+FLAGS = {
+    "checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer",
+    "text": "--text", "units": "--units",
+}  # fmt: skip
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
 MANY = 1000  # runs: more than a command line holds
@@ -80,6 +83,8 @@ KINDS = {
              most=4),
         Kind("regions", "decision regions in the plane, of runs or of standard classifiers", "RUN...|--data NAME",
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
+        Kind("cells", "a text coloured by single cells of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
+             flags=(*CHECKPOINT, "text", "units"), task="language-modelling"),
         Kind("gradient-flow", "gradients through time, of a vanilla recurrent network beside an LSTM", "",
              "zoo.pictures.gradient_flow", fewest=0, most=0),
     )
