@@ -27,8 +27,11 @@ SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "data
 STEPS_AN_EPOCH, EPOCHS = 10, 3
 SETTINGS = [
     f"recipe.epochs={EPOCHS}", "recipe.batch_size=64", f"trainer.limit_train_batches={STEPS_AN_EPOCH}",
-    "data.augment=crop:1,cutout:2,mixup", "trainer.accelerator=cpu", "trainer.log_every_n_steps=4",
+    "trainer.accelerator=cpu", "trainer.log_every_n_steps=4",
 ]  # fmt: skip
+AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
+# saved at every step, so that a run is killed within a row and goes on with the state that is carried
+TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
 
 
 class Fault(Exception):
@@ -37,7 +40,8 @@ class Fault(Exception):
 
 def run_once(model: str, extra: list[str], name: str, resume: bool, stop_at: int | None, how: str | None) -> str:
     """One training, stopped after so many steps in one way or another; returns how it ended."""
-    run = resolve(scan(), model, {}, [parse_setting(text) for text in [*SETTINGS, *extra]])
+    of_data = AUGMENTED if scan().model(model).task == "classification" else []
+    run = resolve(scan(), model, {}, [parse_setting(text) for text in [*SETTINGS, *of_data, *extra]])
     if stop_at is not None:
         _stop_after(stop_at, how)
     try:
@@ -107,6 +111,8 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("mlp", ["model.dropout=0.3", "model.hidden=[32,16]"]),
         ("vgg11", ["model.width=4"]),
         ("resnet20", ["model.width=4"]),
+        ("char-lstm", [*TEXT, "model.hidden=16"]),
+        ("char-transformer", [*TEXT, "model.width=16"]),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
@@ -178,7 +184,7 @@ def test_another_seed_gives_other_weights() -> None:
     ],
 )
 def test_a_resume_with_other_options_is_refused_and_nothing_is_lost(zoo, arguments: list[str], words: list[str]) -> None:
-    run = resolve(scan(), "mlp", {}, [parse_setting(text) for text in SETTINGS])
+    run = resolve(scan(), "mlp", {}, [parse_setting(text) for text in [*SETTINGS, *AUGMENTED]])
     folder = RunFolder(Path("runs/first"))
     folder.describe(run, {})
     before = sorted((path, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file())
