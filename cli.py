@@ -470,7 +470,7 @@ def sample(
     if width:
         texts = [text for text, _ in writer.beam(prompt, count, width)]
     else:
-        drawn = (prompt, count, several, sampling, _number("--seed", seed, 0))
+        drawn = (prompt, count, several, sampling, _number("--seed", seed, 0) % 2**63)
         stream = writer.greedy(prompt, count) if greedy else writer.sample(*drawn)
         if several == 1 and not json:
             _stream(prompt, stream)

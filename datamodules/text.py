@@ -178,7 +178,6 @@ class TextData(L.LightningDataModule):
         train, val, test = places.split([len(text) - 2 * held_out, held_out, held_out])
         if held_out < 2:
             raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
-        self._training(train, 0, 1)  # which complains
         self.splits = {"train": train, "val": val, "test": test}
 
     def adopt(self, spec: TextSpec, name: str) -> None:
@@ -331,7 +330,9 @@ class PythonReference(TextData):
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, or of all files of a folder and its folders, in the order of their paths, a newline between.
+    """The text of a UTF-8 file, or of all files of a folder and its folders in the order of their paths, a newline between.
+
+    A mark that some editors put in front (BOM) is left out.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
@@ -342,7 +343,7 @@ def read_text(path: Path) -> str:
     texts = []
     for file in files:
         try:
-            texts.append(file.read_text(encoding="utf-8"))
+            texts.append(file.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
         except OSError as error:

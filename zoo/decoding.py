@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 
+LEAST_TEMPERATURE = 1e-3  # below, only the likeliest character is left, and scores overflow
 State = Any
 Decode = Callable[[Tensor, State], tuple[Tensor, State]]  # tokens [N, T], state -> scores of the next [N, vocabulary], state
 SelectRows = Callable[[State, Tensor], State]  # a state for other rows, by their indices
@@ -31,8 +32,10 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"--temperature {self.temperature:g}: must be above 0; --greedy takes the likeliest character")
+        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
+            raise UserError(
+                f"--temperature {self.temperature:g}: must be above 0, and at least {LEAST_TEMPERATURE:g}; --greedy takes the likeliest character"
+            )
         if self.top_k < 0:
             raise UserError(f"--top-k {self.top_k}: must be 0 (all) or a number of characters")
         if not 0 < self.top_p <= 1:

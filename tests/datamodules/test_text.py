@@ -156,3 +156,14 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert zoo("train", "char-rnn", "--set", "data.chunk=-1").is_one_line_error("data.chunk=-1")
     assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modelling", "pydoc")
     assert zoo("train", "resnet20", "--data", "pydoc").is_one_line_error("classification", "digits")
+
+
+def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + b"for x in y: pass\r\n" * 12)  # as some editors write it
+    assert OwnText(1, 0, str(path)).read() == "for x in y: pass\n" * 12
+    assert zoo("data", "show", "text", "--measure", "--set", f"data.root={path}").code == 0
+    assert "for x in y" in zoo("data", "preview", "text", "--set", f"data.root={path}").out
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
+    assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
+    assert zoo("test", "reader", "--data", "text", "--set", f"data.root={path}").code == 0

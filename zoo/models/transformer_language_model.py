@@ -71,6 +71,7 @@ class CharTransformer(LanguageModel):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
     def check_data(self, data: Any) -> None:
+        super().check_data(data)
         if not 0 < data.chunk <= self.context:
             raise UserError(
                 f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see"

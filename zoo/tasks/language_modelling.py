@@ -49,6 +49,9 @@ class LanguageModel(Task):
         """
         raise NotImplementedError
 
+    def check_data(self, data: Any) -> None:
+        data.train_dataloader()  # which complains of too short a text
+
     def decode(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Scores of the character after the last one, [N, vocabulary], and the state, for writing text step by step."""
         logits, state = self(tokens, state)
