@@ -187,7 +187,6 @@ class TextData(L.LightningDataModule):
             UserError: characters that the model does not know.
         """
         if spec != self.spec:
-            spec.encode("".join(self.spec.vocabulary), name)
             places = torch.tensor(spec.encode("".join(self.spec.vocabulary), name))
             self.splits = {split: places[text.long()] for split, text in self.splits.items()}
             self._spec = spec

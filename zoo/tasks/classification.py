@@ -60,18 +60,6 @@ class Classifier(Task):
         """The loss of each sample in evaluation, [N]; what it is where the label is ``IGNORE`` does not matter."""
         return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         """The probability of each class, [N, classes]."""
         return self(self.normalise(batch["images"])).float().softmax(1)
@@ -81,12 +69,7 @@ class Classifier(Task):
         images = torch.randint(0, 256, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
         return {"images": images, "labels": torch.randint(0, len(self.spec.classes), (n,), generator=generator)}
 
-    def setup(self, stage: str) -> None:
-        if self.device.type != "mps":  # which has no float64
-            for metrics in self.metrics.values():
-                metrics["loss"].set_dtype(torch.float64)
-
-    def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self(self.normalise(batch["images"])).float(), batch["labels"]
         for name, metric in self.metrics[stage].items():
             if name == "loss":
@@ -94,14 +77,12 @@ class Classifier(Task):
             else:
                 metric.update(logits, labels)
 
-    def _log_metrics(self, stage: str) -> None:
+    def figures(self, stage: str) -> dict[str, float]:
         # each metric reduces its own sums and counts over the processes
-        values = {f"{stage}/{name}": float(metric.compute()) for name, metric in self.metrics[stage].items()}
-        # callbacks read them from Lightning; loggers get them from us, under the right step
-        self.log_dict(values, logger=False)
-        self.send(values)
+        values = {name: float(metric.compute()) for name, metric in self.metrics[stage].items()}
         for metric in self.metrics[stage].values():
             metric.reset()
+        return values
 
 
 def _metrics(classes: int) -> nn.ModuleDict:

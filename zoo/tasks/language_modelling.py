@@ -70,13 +70,7 @@ class LanguageModel(Task):
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.recipe.label_smoothing)
         return self.objective(loss, batch["targets"].numel())
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate("test", batch)
-
-    def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, self.evaluation_state = self(batch["tokens"], self._where_it_goes_on(self.evaluation_state, batch["fresh"]))
         targets = batch["targets"].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none", ignore_index=IGNORE)
@@ -93,25 +87,11 @@ class LanguageModel(Task):
     def on_test_epoch_start(self) -> None:
         self.evaluation_state = None
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
-
-    def _log_metrics(self, stage: str) -> None:
+    def figures(self, stage: str) -> dict[str, float]:
         self.evaluation_state = None
         loss = float(self.losses[stage].compute())
         self.losses[stage].reset()
-        values = {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
-        values = {f"{stage}/{name}": value for name, value in values.items()}
-        self.log_dict(values, logger=False)
-        self.send(values)
-
-    def setup(self, stage: str) -> None:
-        if self.device.type != "mps":  # which has no float64
-            for metric in self.losses.values():
-                metric.set_dtype(torch.float64)
+        return {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.metrics.mean_loss import MeanLoss
 from zoo.optim.optimizers import build_optimizer, scaled_lr
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
@@ -168,6 +169,42 @@ class Task(L.LightningModule):
         every = trainer.log_every_n_steps  # 0 in a Trainer that is told to log nothing
         if (every and (batch_idx + 1) % every == 0) or trainer.is_last_batch:
             self._record()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        """Take a batch into the metrics of a stage, "val" or "test"."""
+        raise NotImplementedError(f"{type(self).__name__} does not evaluate")
+
+    def figures(self, stage: str) -> dict[str, float]:
+        """The metrics of what was evaluated, over all processes; after that they start anew."""
+        raise NotImplementedError(f"{type(self).__name__} does not evaluate")
+
+    def setup(self, stage: str) -> None:
+        if self.device.type != "mps":  # which has no float64
+            for module in self.modules():
+                if isinstance(module, MeanLoss):
+                    module.set_dtype(torch.float64)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_figures("test")
+
+    def _log_figures(self, stage: str) -> None:
+        values = {f"{stage}/{name}": value for name, value in self.figures(stage).items()}
+        # callbacks read them from Lightning; loggers get them from us, under the right step
+        self.log_dict(values, logger=False)
+        self.send(values)
+
+    # ------------------------------------------------------------------ records
 
     def _record(self) -> None:
         """Send what was summed since the last record to the loggers."""
