@@ -123,7 +123,6 @@ def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
     assert [path.name for path in workplace.iterdir()] == ["blobs-regions.png"]
 
 
-@pytest.mark.skipif("knn" not in REGISTRY.models, reason="the model knn is not registered")
 def test_nearest_neighbours_give_each_point_the_class_of_the_nearest(monkeypatch):
     panels: list[Panel] = []
     monkeypatch.setattr("zoo.pictures.regions.draw_regions", lambda drawn, columns: panels.extend(drawn))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
+from zoo.pictures.predictions import load_trained
 from zoo.recipe import parse_setting, resolve
 from zoo.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import engine
-from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder, temporary_runs
 
 CHUNK = 4096  # points at a time: nearest neighbours compare each of them with all training points
@@ -86,13 +85,13 @@ def regions(
             raise UserError(f"{what}: --data takes {', '.join(points)}")
         panels = _standard_panels(registry, data, settings)
         columns = max(2, len(panels) // 2)  # L1 above L2
-        look_for = f"{LOOK_FOR}; {NEIGHBOURS_LOOK}" if "knn" in registry.models else LOOK_FOR
+        look_for = f"{LOOK_FOR}; {NEIGHBOURS_LOOK}"
         following = f"zoo train mlp --data {data} --name bent    zoo picture regions bent"
     return Picture(draw_regions(panels, columns), look_for, following)
 
 
 def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points: list[str]) -> Panel:
-    task, run = _load(registry, folder.checkpoint(checkpoint))
+    task, run = load_trained(registry, folder, checkpoint)
     if not task.spec.are_points:
         raise UserError(
             f"regions are drawn in the plane, and {folder.name} was trained on images ({run.data['name']}): "
@@ -102,23 +101,15 @@ def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points
 
 
 def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
-    """k nearest neighbours, the linear classifier and the perceptron, as far as they are registered, trained and forgotten."""
+    """k nearest neighbours, the linear classifier and the perceptron, trained and forgotten."""
     layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": ON_THE_SPOT}]
     panels = []
     with temporary_runs():
         for title, training in STANDARD:
-            name = training["model"]["name"]
-            if name in registry.models:
-                run = resolve(registry, name, {}, [training, *layers])
-                task, run = _load(registry, engine.train(registry, run).folder.best)
-                panels.append(Panel(title, engine.build_data(registry, run), probabilities_in_the_plane(task)))
-    if not panels:
-        raise UserError("none of knn, softmax and mlp is registered: give runs")
+            run = resolve(registry, training["model"]["name"], {}, [training, *layers])
+            task, run = load_trained(registry, engine.train(registry, run).folder, "best")
+            panels.append(Panel(title, engine.build_data(registry, run), probabilities_in_the_plane(task)))
     return panels
-
-
-def _load(registry: Registry, file: Path) -> tuple[Task, Any]:
-    return engine.load_task(registry, read_checkpoint(file), file)
 
 
 def probabilities_in_the_plane(task: Task) -> np.ndarray:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.pictures.figure import Picture
+from zoo.pictures.predictions import load_trained
 from zoo.pictures.tiles import draw_tiles
 from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import build_task, load_task, open_data
+from zoo.training.engine import build_task, open_data
 from zoo.training.run_folder import RunFolder
 
 MOST_TILES = 256
@@ -25,8 +25,7 @@ RED_AND_BLUE = "red adds and blue subtracts"
 def templates(registry: Registry, runs: list[RunFolder], checkpoint: str = "best") -> Picture:
     """The weights of a linear classifier, one image a class."""
     folder = runs[0]
-    file = folder.checkpoint(checkpoint)
-    task, run = load_task(registry, read_checkpoint(file), file)
+    task, run = load_trained(registry, folder, checkpoint)
     if task.spec.are_points:
         raise UserError(f"templates are images, and {folder.name} knows points: zoo picture regions {folder.name}")
     weights = class_templates(task)
@@ -72,8 +71,7 @@ def filters(
     else:
         if data or settings:
             raise UserError(f"{'--data' if data else '--set'} is for untrained models, and {subject.name} is a run")
-        file = subject.checkpoint(checkpoint)
-        task, run = load_task(registry, read_checkpoint(file), file)
+        task, run = load_trained(registry, subject, checkpoint)
         title, name = subject.path.name, subject.name
         following = f"zoo picture filters {run.model['name']}"
     weights = first_filters(task)
