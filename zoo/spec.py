@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from zoo.errors import UserError, some
@@ -113,15 +115,76 @@ class TextSpec:
         return "".join(self.vocabulary[place] for place in places)
 
 
-Spec = ImageSpec | TextSpec
-KINDS = {"image": ImageSpec, "text": TextSpec}
+PAD, START, END, UNKNOWN = range(4)  # places in every vocabulary of words
+SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
+
+
+@dataclass(frozen=True)
+class WordedSpec:
+    """Pictures of one size, and words: those that there are, each known by its place; ``SPECIAL_WORDS`` come first.
+
+    The base of the specs for work on pictures and language. ``image`` has no classes.
+    """
+
+    image: ImageSpec
+    vocabulary: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        image = ImageSpec(**self.image) if isinstance(self.image, dict) else self.image  # a checkpoint has plain data
+        object.__setattr__(self, "image", image)
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if self.vocabulary[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+            raise ValueError(f"a vocabulary of words begins with {', '.join(SPECIAL_WORDS)}")
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """The place of each word, ``UNKNOWN`` for one that the vocabulary lacks."""
+        return [self._places.get(word, UNKNOWN) for word in words]
+
+    def decode(self, places: Iterable[int]) -> list[str]:
+        """The words up to the first ``END`` or ``PAD``; a ``START`` in front is left out."""
+        kept = takewhile(lambda place: place not in (END, PAD), places)
+        return [self.vocabulary[place] for place in kept if place != START]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.vocabulary)}
+
+
+@dataclass(frozen=True)
+class CaptionSpec(WordedSpec):
+    """Pictures, each with sentences that say what is in it; ``length`` is that of the longest in words, ``END`` included."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class QuestionSpec(WordedSpec):
+    """Pictures with questions of at most ``length`` words, each with one of ``answers``.
+
+    ``kinds`` are sorts of questions whose accuracy is told apart, as in relational and non-relational; there may be none.
+    """
+
+    answers: tuple[str, ...]
+    length: int
+    kinds: tuple[str, ...] = ()
+
+
+Spec = ImageSpec | TextSpec | WordedSpec
+KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec}
 
 
 def spec_to_primitives(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, as checkpoints keep it."""
     kind = next(kind for kind, cls in KINDS.items() if type(spec) is cls)
-    fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
-    return {"kind": kind, **fields}
+    return {"kind": kind, **_plain(asdict(spec))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
 
 
 def spec_from_primitives(fields: dict[str, Any]) -> Spec:
