@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.augment import Augmentation, Batch
+from datamodules.features import kept_features
 from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
@@ -246,6 +247,18 @@ class PictureData(L.LightningDataModule):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         return {**splits, "train": rest, "val": held_out}
 
+    def keep_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
+        """Give, in place of images, what a frozen network makes of them: computed once and kept.
+
+        Args:
+            encode: uint8 images [n, C, H, W] to features [n, ...].
+            network: a fingerprint of that network with its weights.
+        """
+        for name, split in self.splits.items():
+            parts = [network, self._identity(split), name]
+            identity = blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+            self.splits[name] = replace(split, images=kept_features(split.images, encode, identity))
+
     def train_dataloader(self) -> Batches:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
         return self._batches("train", None if one_pass else self.seed)
@@ -286,12 +299,14 @@ class PictureData(L.LightningDataModule):
             return split
         return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
 
+    def _identity(self, split: Split) -> list[Any]:
+        """What tells the images of a split from others."""
+        return [type(self).__qualname__, self.fingerprint, list(self.image_spec.shape), self.validation, self.seed, len(split)]
+
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
-        identity = json.dumps(
-            [type(self).__qualname__, self.fingerprint, self.image_spec.shape, self.validation, self.seed, len(train)]
-        )
-        fingerprint = blake2b(identity.encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
+        identity = self._identity(train)
+        fingerprint = blake2b(json.dumps(identity).encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
         path = cache_folder() / "statistics" / f"{fingerprint}.json"
         try:
             kept = json.loads(path.read_text())
@@ -300,7 +315,7 @@ class PictureData(L.LightningDataModule):
             # 32 MB at a time: worker processes hold several such parts at once
             mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.image_spec.shape)))
         with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
-            replace_file(path, json.dumps({"of": json.loads(identity), "mean": mean, "std": std}).encode())
+            replace_file(path, json.dumps({"of": identity, "mean": mean, "std": std}).encode())
         return mean, std
 
 

@@ -70,8 +70,8 @@ class CharTransformer(LanguageModel):
         for table in (self.embedding, self.positions, self.head):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
-    def check_data(self, data: Any) -> None:
-        super().check_data(data)
+    def prepare(self, data: Any) -> None:
+        super().prepare(data)
         if not 0 < data.chunk <= self.context:
             raise UserError(
                 f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see"
