@@ -26,7 +26,8 @@ def test_bleu_worked_by_hand():
     assert scores["bleu3"] == pytest.approx(0, abs=1e-4)
 
 
-def test_bleu_takes_the_shorter_of_two_references_that_are_equally_near():
+def test_bleu_takes_the_nearest_length_and_the_shorter_of_two_that_are_equally_near():
+    assert scores_of((["a", "b", "c"], [["a"], ["a", "b", "c", "d"]]))["bleu1"] == pytest.approx(exp(1 - 4 / 3))
     assert scores_of((["a", "b", "c"], [["a", "b"], ["a", "b", "c", "d"]]))["bleu1"] == pytest.approx(1)
 
 
