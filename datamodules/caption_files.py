@@ -176,8 +176,8 @@ class CaptionFiles(CaptionedPictures):
 class Flickr8k(CaptionFiles):
     """Flickr8k (Hodosh et al. 2013): 8,000 photographs with five captions each, or your own pictures in the same layout.
 
-    Anywhere below ``root``: the captions, as ``captions.txt`` (image,caption), ``Flickr8k.token.txt`` (image#0, a tab, caption) or
-    Karpathy's ``dataset_flickr8k.json``; the official lists ``Flickr_8k.trainImages.txt``, ``Flickr_8k.devImages.txt`` and
+    Anywhere below ``root``: the captions, as ``captions.txt`` (image,caption), ``Flickr8k.token.txt`` (image#0, a tab, caption)
+    or Karpathy's ``dataset_flickr8k.json``; the official lists ``Flickr_8k.trainImages.txt``, ``Flickr_8k.devImages.txt`` and
     ``Flickr_8k.testImages.txt``; and the images. Where there are no lists, a tenth of the images is for testing.
 
     Args:
@@ -207,16 +207,16 @@ class Flickr8k(CaptionFiles):
     def find(self) -> Found:
         texts, images = files_below(self.root)
         split_of: dict[str, str] = {}
-        if karpathy := next(
-            (path for name, path in sorted(texts.items()) if name.startswith("dataset") and name.endswith(".json")), ""
-        ):
-            captions, split_of = read_karpathy(karpathy)
+        if karpathy := [path for name, path in sorted(texts.items()) if name.startswith("dataset") and name.endswith(".json")]:
+            captions, split_of = read_karpathy(karpathy[0])
         elif path := texts.get("Flickr8k.token.txt"):
             captions = read_tokens(path)
         elif path := texts.get("captions.txt"):
             captions = read_captions(path)
         else:
             raise UserError(f"data.root={self.root}: holds no captions.txt, Flickr8k.token.txt or dataset_flickr8k.json")
+        if not captions.keys() & images.keys():
+            raise UserError(f"data.root={self.root}: no image below it is one of the {len(captions):,} that have captions")
         if not split_of:
             split_of = self._listed(texts, sorted(captions.keys() & images.keys()))
         named = captions.keys() | split_of.keys()
@@ -243,8 +243,8 @@ class Flickr8k(CaptionFiles):
 class CocoCaptions(CaptionFiles):
     """COCO with its captions (Chen et al. 2015): 118,287 photographs for training and 5,000 for validation, five captions each.
 
-    In the layout of its download: ``annotations/captions_train2017.json``, ``annotations/captions_val2017.json``, ``train2017/`` and
-    ``val2017/``. The captions of its test images are not public: what is said of testing is said of the validation images.
+    In the layout of its download: ``annotations/captions_train2017.json``, ``annotations/captions_val2017.json``, ``train2017/``
+    and ``val2017/``. The captions of its test images are not public: what is said of testing is said of the validation images.
 
     Args:
         root: the folder.

@@ -54,9 +54,10 @@ class CrossAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to what is told of, and a perceptron at each place, each behind a norm and beside a shortcut.
+    """``TransformerBlock`` with a look at something else in the middle; R sequences look at each of N things.
 
-    ``TransformerBlock`` with a look at something else in the middle. R sequences look at each of N things.
+    That is causal self-attention, attention to what is told of, and a perceptron at each place, each behind a norm and beside a
+    shortcut.
 
     Args:
         width: numbers a place.

@@ -211,7 +211,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         return self.watch(seen, captions)[0]
 
     def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the word after each, [N, R, T, vocabulary], and where it is looked for, [N, R, T, places]: rows sum to one."""
+        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]."""
         number = captions.shape[1]
         words = self.dropout(self.embedding(captions))
         keys, state = self.attention.keys(seen), self._first_state(seen, number)

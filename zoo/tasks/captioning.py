@@ -29,8 +29,8 @@ class Captioner(Task):
     which the data knows each. What is seen of a picture serves all its captions.
 
     The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
-    picture once, and judges the captions in the words of the data, so that rare words, which the vocabulary lacks, count as missed:
-    BLEU, ROUGE-L and CIDEr; and ``truth``, the share of captions that are wholly true, where the data can tell.
+    picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
+    and CIDEr; and ``truth``, the share of captions that are wholly true, where the data can tell.
 
     Args:
         beams: how many sentences are kept at a time in writing a caption when the network is tested, or asked; 1 is greedy. In

@@ -36,8 +36,8 @@ class Prediction(Protocol):
 def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], **asked: Any) -> list[Prediction]:
     """Predictions for image files and for all images in folders, in order.
 
-    What the model knows of classes, words and statistics comes from the checkpoint, so it is that of the training whatever today's
-    code says. A file in a folder that cannot be read is left out with a warning; one that was named is an error.
+    What the model knows of classes, words and statistics comes from the checkpoint, so it is that of the training whatever
+    today's code says. A file in a folder that cannot be read is left out with a warning; one that was named is an error.
 
     Args:
         asked: options of the model's task, as in ``top=5``; None counts as not given.
