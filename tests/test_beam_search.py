@@ -1,4 +1,4 @@
-"""Beam search over several pictures at once, with sentences that end: held against greedy choice, itself alone, and enumeration."""
+"""Beam search over several sentences that end: held against greedy choice, against each alone, and against enumeration."""
 
 from __future__ import annotations
 

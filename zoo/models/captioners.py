@@ -345,8 +345,10 @@ class CNNTransformer(SeeingCaptioner):
         return self.head(self.norm(features)).unflatten(0, captions.shape[:2])
 
     def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]: the mean over all
-        heads of all layers."""
+        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places].
+
+        The latter is the mean over all heads of all layers.
+        """
         looks: list[Tensor] = []
         layers = [block.look for block in self.blocks]
         hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
