@@ -22,12 +22,17 @@ from zoo.spec import QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
 
-# the convolutions of Santoro et al. 2017, section 4: a small map, since what follows looks at all its cells
-CONVNET = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}
-TINY = {"encoder_options": {"channels": [4, 4, 8, 8]}, "hidden": 12, "embedding": 8}
+SMALL_MAP = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
+TINY = {
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
+}  # fmt: skip
+TINY_RELATIONS = {
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
+    "question": 8, "relation": [12, 8],
+}  # fmt: skip
 RECIPE = {
-    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 1.0,
-    "clip": 1.0,
+    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
+    "clip": 5.0,
 }  # fmt: skip
 
 
@@ -36,9 +41,9 @@ class PictureQuestionAnswerer(QuestionAnswerer):
 
     Args:
         encoder: an image network of the zoo, as in resnet20.
-        encoder_options: its options; a convnet has four convolutions of stride 2 with 24 channels, unless they say otherwise.
-        weights: that it begins with: none, imagenet (those it was published with), or a run that trained it.
-        frozen: the image network is not trained; its features are computed once, if nothing augments the pictures.
+        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
         hidden: width of the layers, and numbers in the vector of a question.
         embedding: numbers in the vector of a word.
         dropout: share of the units in front of the head that are silenced in training.
@@ -59,9 +64,8 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         super().__init__(spec, recipe)
         if frozen and not weights:
             raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
-        options = {**CONVNET, **encoder_options} if encoder == "convnet" else encoder_options
-        self.weights, self.sees_features = weights, False
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, options, frozen)
+        self.weights = weights
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
         self.question = SentenceEncoder(len(spec.vocabulary), embedding, hidden)
         self.dropout = make_dropout(dropout)
 
@@ -75,8 +79,12 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         """
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
-        features = images if self.sees_features else self.encoder(images)
-        return self.answer(features, self.question(questions))
+        return self.answer(self.features(images), self.question(questions))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map of each picture, [N, features, rows, columns]; of kept features, themselves."""
+        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
+        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
         if self.weights:
@@ -84,8 +92,7 @@ class PictureQuestionAnswerer(QuestionAnswerer):
 
     def prepare(self, data: Any) -> None:
         if self.encoder.frozen and data.augment == "none":
-            data.keep_features(self.encoder.eval(), self.encoder.identity)
-            self.sees_features = True
+            data.keep_features(self.encoder, self.encoder.identity)
 
 
 @register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions", tiny=TINY,
@@ -94,7 +101,7 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
     """Picture and question each as one vector, multiplied number by number, and an MLP that picks an answer.
 
     Args:
-        places: flat, the whole map of features is weighed, so places count; or mean, of all places, as large networks give.
+        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
         join: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
     """
 
@@ -103,19 +110,19 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {},  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         hidden: int = 128,
         embedding: int = 32,
         dropout: float = 0.0,
-        places: Literal["flat", "mean"] = "flat",
+        pool: Literal["whole", "mean"] = "whole",
         join: Literal["product", "mlp"] = "product",
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
         rows, columns = self.encoder.grid
-        self.pool = nn.Flatten() if places == "flat" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        seen = self.encoder.features * (rows * columns if places == "flat" else 1)
+        self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        seen = self.encoder.features * (rows * columns if pool == "whole" else 1)
         self.picture = nn.Sequential(nn.Linear(seen, hidden), nn.Tanh())
         self.asked = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh()) if join == "product" else nn.Identity()
         self.join = join
@@ -149,7 +156,7 @@ class StackedAttention(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {},  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         hidden: int = 128,
@@ -198,12 +205,13 @@ class Look(nn.Module):
 
 
 @register_model("vqa-relation", task="question-answering", tags=["cnn", "recurrent", "relational"], data="sort-of-clevr",
-                tiny=TINY, recipe=RECIPE, paper="1706.01427")  # fmt: skip
+                tiny=TINY_RELATIONS, recipe=RECIPE, paper="1706.01427")  # fmt: skip
 class RelationNetwork(PictureQuestionAnswerer):
     """Looks at all pairs of cells of the picture in the light of the question, and sums up what it finds.
 
     Args:
-        relation_layers: of the network g that looks at a pair.
+        question: numbers in the vector of a question.
+        relation: widths of the layers of the network g that looks at a pair.
         answer_layers: hidden layers of the network f that answers from the sum.
         norm: of the sum, most of which is the same for all pictures; none as in the paper.
     """
@@ -213,24 +221,26 @@ class RelationNetwork(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {},  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         hidden: int = 128,
         embedding: int = 32,
         dropout: float = 0.0,
-        relation_layers: int = 2,
+        question: int = 64,
+        relation: list[int] = [128, 64],  # noqa: B006
         answer_layers: int = 2,
         norm: Norm = "batch",
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
-        if min(relation_layers, answer_layers) < 1:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, question, embedding, dropout)
+        if min(relation, default=0) < 1 or answer_layers < 1:
             raise UserError(
-                f"model.relation_layers={relation_layers}, model.answer_layers={answer_layers}: both must be at least 1"
+                f"model.relation={relation}, model.answer_layers={answer_layers}: at least one layer, of a width from 1"
             )
-        self.relations = Relations(self.encoder.features + PLACE, hidden, hidden, relation_layers)
-        self.norm = norm_1d(norm, hidden)
-        layers = (nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(inplace=True)) for _ in range(answer_layers))
+        self.relations = Relations(self.encoder.features + PLACE, question, relation)
+        self.norm = norm_1d(norm, relation[-1])
+        widths = [relation[-1], *[hidden] * answer_layers]
+        layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))
         self.hidden = nn.Sequential(*layers, self.dropout)
         self.head = nn.Linear(hidden, len(spec.answers))
 
@@ -253,24 +263,24 @@ class Relations(nn.Module):
     added for each pair.
     """
 
-    def __init__(self, features: int, question: int, width: int, layers: int) -> None:
+    def __init__(self, features: int, question: int, widths: list[int]) -> None:
         super().__init__()
-        self.first = nn.Linear(features, width)
-        self.second = nn.Linear(features, width, bias=False)
-        self.question = nn.Linear(question, width, bias=False)
-        self.rest = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.first = nn.Linear(features, widths[0])
+        self.second = nn.Linear(features, widths[0], bias=False)
+        self.question = nn.Linear(question, widths[0], bias=False)
+        self.rest = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
 
     def forward(self, objects: Tensor, questions: Tensor) -> Tensor:
-        """[N, Q, width], from objects [N, K, features] and questions [N, Q, question]."""
+        """[N, Q, the last width], from objects [N, K, features] and questions [N, Q, question]."""
         count = objects.shape[1]
         first, second = torch.triu_indices(count, count, 1, device=objects.device)
         pairs = self.first(objects).index_select(1, first) + self.second(objects).index_select(1, second)
         found = F.relu(pairs[:, None] + self.question(questions)[:, :, None], inplace=True)
-        shape = found.shape
+        pictures, asked, looked_at, _ = found.shape
         found = found.flatten(0, 2)  # what a layer makes of more dimensions is a view, and in place in a view means a copy
         for layer in self.rest:
             found = F.relu(layer(found), inplace=True)
-        return found.view(shape).sum(2, dtype=torch.promote_types(found.dtype, torch.float32))
+        return found.view(pictures, asked, looked_at, -1).sum(2, dtype=torch.promote_types(found.dtype, torch.float32))
 
 
 PLACE = 2  # numbers that say where a cell is
