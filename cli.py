@@ -413,7 +413,8 @@ def predict(
     context: typer.Context,
     run: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
-    top: Annotated[str | None, typer.Option(metavar="N", help="Classes to name for each image; default 3.")] = None,
+    top: Annotated[str | None, typer.Option(metavar="N", help="Classes or answers to name for each image; default 3.")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked about each image.")] = None,
     beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
     samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
     temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
@@ -425,10 +426,13 @@ def predict(
 
     [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
-    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
+    [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
     """
     numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
     asked = {name[2:]: _number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    if question is not None:
+        asked["question"] = question
     if temperature is not None:
         asked["temperature"] = _decimal("--temperature", temperature)
     registry = _registry(context)

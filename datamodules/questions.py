@@ -15,7 +15,8 @@ from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec
 
-MOST_QUESTIONS = 24  # on a picture of the world of shapes
+HELD_OUT = 1000  # pictures of the world of shapes for validation, and as many for testing
+MOST_QUESTIONS = 24  # on a picture of it, since of a single shape not much can be asked
 
 
 class Question(NamedTuple):
@@ -110,9 +111,7 @@ class ShapesQuestions(QuestionedPictures):
     Pictures and questions are drawn, always the same; no two splits share a picture.
 
     Args:
-        train: pictures to train on.
-        val: pictures for validation.
-        test: pictures to test on.
+        pictures: for training; there are 1,000 for validation and 1,000 for testing besides.
         questions: on each picture.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:2.
@@ -122,20 +121,20 @@ class ShapesQuestions(QuestionedPictures):
         self,
         batch_size: int,
         seed: int,
-        train: int = 10_000,
-        val: int = 500,
-        test: int = 1_000,
-        questions: int = 8,
+        pictures: int = 8000,
+        questions: int = 6,
         size: int = 64,
         augment: str = "none",
     ) -> None:
         super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.5)
-        for name, number in (("train", train), ("val", val), ("test", test), ("questions", questions)):
-            if number < 1:
-                raise UserError(f"data.{name}={number}: must be at least 1")
-        if questions > MOST_QUESTIONS:
-            raise UserError(f"data.questions={questions}: a scene of one object has only so many: at most {MOST_QUESTIONS}")
-        self.numbers, self.questions = {"train": train, "val": val, "test": test}, questions
+        if pictures < 1 or not 1 <= questions <= MOST_QUESTIONS:
+            raise UserError(
+                f"data.pictures={pictures}, data.questions={questions}: pictures are at least 1, questions 1 to {MOST_QUESTIONS}"
+            )
+        if size < shapes.SIDE // 2:
+            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
+        self.numbers = {"train": pictures, "val": HELD_OUT, "test": HELD_OUT}
+        self.questions = questions
 
     def describe(self) -> QuestionSpec:
         return QuestionSpec(
