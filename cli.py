@@ -361,7 +361,8 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    ask = f"sample {name}" if data.task == "language-modelling" else ask
+    others = {"language-modelling": f"sample {name}", "question-answering": f"predict {name} IMAGE... --question TEXT"}
+    ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
@@ -809,8 +810,12 @@ def preview_data(
         data.setup()
         print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
         return
-    from zoo.pictures.preview import write_preview
+    from zoo.pictures.preview import SAMPLES, write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
-    shown = "training and test points" if data.spec.are_points else f"samples in the first row, augmented ({data.augment}) below"
+    points = data.image_spec.are_points
+    shown = "training and test points" if points else f"samples in the first row, augmented ({data.augment}) below"
     print(f"{path}: {shown}")
+    if entry.task != "classification":
+        for number, lines in enumerate(data.told(SAMPLES), 1):
+            print(f"{number}  {'   '.join(lines)}")

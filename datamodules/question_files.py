@@ -85,10 +85,15 @@ class QuestionFiles(QuestionedPictures):
     @cached_property
     def found(self) -> dict[str, list[AskedPicture]]:
         """What ``find`` gives, without questions that have no words, and with pictures for validation."""
-        found, empty = {}, 0
-        for name, pictures in self.find().items():
-            found[name] = [AskedPicture(path, [question for question in asked if question.words]) for path, asked in pictures]
-            found[name] = [picture for picture in found[name] if picture.questions]
+        found: dict[str, list[AskedPicture]] = {}
+        empty = 0
+        read = self.find()
+        for name, pictures in read.items():
+            if same := next((other for other in found if read[other] is pictures), None):  # testing on what validates
+                found[name] = found[same]
+                continue
+            with_words = [AskedPicture(path, [question for question in asked if question.words]) for path, asked in pictures]
+            found[name] = [picture for picture in with_words if picture.questions]
             empty += sum(len(asked) for _, asked in pictures) - sum(len(asked) for _, asked in found[name])
             if not found[name]:
                 raise UserError(f"{self.root}: has no question for {name}")

@@ -52,6 +52,20 @@ class QuestionedPictures(WordedPictures):
         beside = {"questions": questions, **({"kinds": kind_column} if kinds else {})}
         return Split(images, labels[..., 0] if people == 1 else labels, beside)
 
+    def told(self, count: int) -> list[list[str]]:
+        """The questions on each of the first training pictures, with their answers."""
+        split = self.splits["train"]
+        labels = split.labels if split.labels.dim() == 3 else split.labels[..., None]
+        told = []
+        for questions, answers in zip(split.beside["questions"][:count].tolist(), labels[:count].tolist(), strict=True):
+            asked = [(" ".join(self.spec.decode(words)), said) for words, said in zip(questions, answers, strict=True)]
+            told.append([f"{words}? {self._said(said)}" for words, said in asked if words])
+        return told
+
+    def _said(self, answers: list[int]) -> str:
+        """The answers of all people, each once."""
+        return "/".join(self.spec.answers[answer] for answer in dict.fromkeys(answers) if answer >= 0) or "-"
+
     def facts(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run: also how many questions have no answer that a model can give."""
         asked, outside = {}, {}
