@@ -1,0 +1,153 @@
+"""Sort-of-CLEVR: pictures of six coloured squares and circles, with relational and non-relational questions, drawn from a seed.
+
+Santoro et al. 2017 (arXiv:1706.01427). What the paper leaves open is as in the public
+re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colours, the order of answers and of bits. There,
+corners may overlap and of equally close objects the first counts; here such pictures are drawn again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.randomness import derive_seed
+
+SIDE, RADIUS = 75, 5  # pixels of the picture, and from the centre of an object to its edge
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "orange": (255, 156, 0),
+    "grey": (128, 128, 128),
+    "yellow": (255, 255, 0),
+}
+SQUARE, CIRCLE = range(2)
+PICTURES = {"train": 9800, "test": 200}
+ANSWERS = ("yes", "no", "rectangle", "circle", *"123456")
+KINDS = ("non-relational", "relational")
+QUESTIONS_OF_A_KIND = 10
+DRAWN_AT_ONCE = 4096  # pictures, before those are left out that are not clear
+CODE_LENGTH = len(COLOURS) + len(KINDS) + 3
+# what each kind asks of an object, in the order of the three bits of the subtype
+ASKED = {
+    "non-relational": (
+        "what is the shape of the {} object",
+        "is the {} object on the left",
+        "is the {} object on the top",
+    ),
+    "relational": (
+        "what is the shape of the object closest to the {} object",
+        "what is the shape of the object furthest from the {} object",
+        "how many objects have the shape of the {} object",
+    ),
+}
+LONGEST = 12  # words in a question
+WORDS = sorted({*COLOURS, *(word for kind in ASKED.values() for words in kind for word in words.replace("{} ", "").split())})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures as what is in them: an object of each of the six colours, in the order of ``COLOURS``.
+
+    ``centres`` are int64 [N, 6, 2], x and y in pixels, y downwards; ``shapes`` are int64 [N, 6], ``SQUARE`` or ``CIRCLE``.
+    """
+
+    centres: Tensor
+    shapes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Twenty questions on each of N pictures, the ten non-relational ones first: all int64 [N, 20].
+
+    ``kind`` is a place in ``KINDS``, ``subtype`` in the list that ``ASKED`` has of the kind, ``colour`` in ``COLOURS`` and
+    ``answer`` in ``ANSWERS``. Of the 18 questions of a kind that there are, none is asked twice of a picture.
+    """
+
+    kind: Tensor
+    subtype: Tensor
+    colour: Tensor
+    answer: Tensor
+
+    def codes(self) -> Tensor:
+        """The questions as bits, uint8 [N, 20, 11]: one of six for the colour, one of two for the kind, one of three for the subtype."""
+        parts = ((self.colour, len(COLOURS)), (self.kind, len(KINDS)), (self.subtype, 3))
+        return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
+
+    def words(self) -> list[list[str]]:
+        """The questions in words, without a mark at the end: a list of 20 for each picture."""
+        phrases = [[[words.format(colour) for colour in COLOURS] for words in ASKED[kind]] for kind in KINDS]
+        places = torch.stack([self.kind, self.subtype, self.colour], -1).tolist()
+        return [[phrases[kind][subtype][colour] for kind, subtype, colour in picture] for picture in places]
+
+
+def draw_pictures(seed: int, split: str) -> Pictures:
+    """The pictures of a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split))
+    number = PICTURES[split]
+    centres = torch.empty(0, len(COLOURS), 2, dtype=torch.int64)
+    while len(centres) < number:
+        drawn = torch.randint(RADIUS, SIDE - RADIUS, (DRAWN_AT_ONCE, len(COLOURS), 2), generator=generator)
+        centres = torch.cat([centres, drawn[_is_clear(drawn)]])
+    shapes = torch.randint(0, 2, (number, len(COLOURS)), generator=generator)
+    return Pictures(centres[:number], shapes)
+
+
+def _is_clear(centres: Tensor) -> Tensor:
+    offsets = (centres[:, :, None] - centres[:, None]).abs().amax(-1)
+    apart = (offsets > 2 * RADIUS).sum((1, 2)) == len(COLOURS) * (len(COLOURS) - 1)  # of all but each with itself
+    ordered = _squared_distances(centres).sort(-1).values[..., 1:]  # without the object itself
+    no_ties = (ordered[..., 0] < ordered[..., 1]) & (ordered[..., -2] < ordered[..., -1])
+    return apart & no_ties.all(-1)
+
+
+def _squared_distances(centres: Tensor) -> Tensor:
+    """Between the centres of any two objects, int64 [N, 6, 6]."""
+    return (centres[:, :, None] - centres[:, None]).square().sum(-1)
+
+
+def render(pictures: Pictures) -> Tensor:
+    """uint8 [N, 3, 75, 75]: full colours on white, with hard edges."""
+    canvas = torch.full((len(pictures), 3, SIDE * SIDE), 255, dtype=torch.uint8)
+    reach = torch.arange(-RADIUS, RADIUS + 1)
+    square = (reach[:, None] * SIDE + reach).flatten()  # places of pixels around a centre
+    disc = (reach[:, None].square() + reach.square() <= RADIUS**2).flatten()
+    for place, colour in enumerate(COLOURS.values()):
+        x, y = pictures.centres[:, place].T
+        pixels = ((y * SIDE + x)[:, None] + square)[:, None].expand(-1, 3, -1)
+        covered = disc | (pictures.shapes[:, place] == SQUARE)[:, None, None]
+        paint = torch.tensor(colour, dtype=torch.uint8)[:, None]
+        canvas.scatter_(2, pixels, torch.where(covered, paint, canvas.gather(2, pixels)))
+    return canvas.view(-1, 3, SIDE, SIDE)
+
+
+def ask_questions(pictures: Pictures, seed: int, split: str) -> Questions:
+    """Ten questions of each kind on each picture, drawn at random from the 18 that there are."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split, "questions"))
+    number, subtypes = len(pictures), CODE_LENGTH - len(COLOURS) - len(KINDS)
+    chosen = torch.rand(number, len(KINDS), subtypes * len(COLOURS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
+    answers = _answers(pictures).flatten(2).gather(2, chosen)
+    kind = torch.arange(len(KINDS))[:, None].expand_as(chosen)
+    parts = (kind, chosen // len(COLOURS), chosen % len(COLOURS), answers)
+    return Questions(*(part.reshape(number, -1) for part in parts))
+
+
+def _answers(pictures: Pictures) -> Tensor:
+    """To each question that can be asked, int64 [N, kinds, subtypes, colours]."""
+    x, y = pictures.centres.unbind(-1)
+    shape_answer = ANSWERS.index("rectangle") + pictures.shapes
+    distances = _squared_distances(pictures.centres)
+    closest = (distances + torch.eye(len(COLOURS), dtype=torch.int64) * (2 * SIDE**2)).argmin(-1)
+    same = pictures.shapes[:, :, None] == pictures.shapes[:, None]
+    non_relational = [shape_answer, (2 * x > SIDE).long(), (2 * y > SIDE).long()]  # "yes" is the first answer, "no" the second
+    relational = [
+        shape_answer.gather(1, closest),
+        shape_answer.gather(1, distances.argmax(-1)),
+        same.sum(-1) + ANSWERS.index("1") - 1,
+    ]
+    return torch.stack([torch.stack(non_relational, 1), torch.stack(relational, 1)], 1)
