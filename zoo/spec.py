@@ -171,8 +171,22 @@ class QuestionSpec(WordedSpec):
     kinds: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class DialogueSpec(WordedSpec):
+    """Pictures, each with a caption and up to ``rounds`` of question and answer.
+
+    ``answers`` are those known from training, the most frequent first. In each round the right one stands among so many
+    ``candidates``. ``length`` is that of the longest caption, question or answer in words, ``END`` included.
+    """
+
+    answers: tuple[str, ...]
+    length: int
+    rounds: int
+    candidates: int
+
+
 Spec = ImageSpec | TextSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec}
+KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec, "dialogue": DialogueSpec}
 
 
 def image_spec(spec: Spec) -> ImageSpec:
