@@ -413,26 +413,33 @@ def predict(
     context: typer.Context,
     run: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
-    top: Annotated[str, typer.Option(metavar="N", help="How many classes to name for each image.")] = "3",
+    top: Annotated[str | None, typer.Option(metavar="N", help="Classes to name for each image; default 3.")] = None,
+    beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
+    samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
+    temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of samples: the same seed draws the same.")] = None,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Say what is in pictures: [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]."""
-    count = _number("--top", top)
+    """Say what is in pictures.
+
+    [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random
+    """
+    numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
+    asked = {name[2:]: _number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    if temperature is not None:
+        asked["temperature"] = _decimal("--temperature", temperature)
     registry = _registry(context)
     file, _ = _checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
-    predictions = predict_files(registry, file, inputs, count)
+    predictions = predict_files(registry, file, inputs, **asked)
     if json:
         _print_json([prediction.to_dict() for prediction in predictions])
         return
-    rows = [
-        (prediction.file, prediction.name, f"{prediction.probability:.4f}",
-         "  ".join(f"{name} {probability:.4f}" for name, probability in prediction.top[1:]))
-        for prediction in predictions
-    ]  # fmt: skip
-    _print_table(rows, ("file", "class", "probability", "then"))
+    _print_table([prediction.row() for prediction in predictions], predictions[0].header)
 
 
 @app.command(cls=TextCommand)

@@ -35,7 +35,7 @@ FLOORS = {
     "zoo/layers": SETTINGS | {"zoo.layers"},
     "zoo/optim": SETTINGS | {"zoo.optim"},
     "zoo/metrics": SETTINGS,
-    "zoo/tasks": SETTINGS | {"zoo.optim", "zoo.metrics", "zoo.tasks"},
+    "zoo/tasks": SETTINGS | {"zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},

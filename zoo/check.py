@@ -15,7 +15,7 @@ from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
-from zoo.spec import IGNORE, TextSpec
+from zoo.spec import IGNORE, OUTSIDE, TextSpec, WordedSpec
 from zoo.tasks.task import Task
 from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
@@ -45,7 +45,8 @@ def check_entry(registry: Registry, entry: Entry) -> list[Result]:
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     if entry.kind == "data":
-        checks = TEXT_CHECKS if isinstance(subject.spec, TextSpec) else DATA_CHECKS
+        kinds = {TextSpec: TEXT_CHECKS, WordedSpec: WORDED_CHECKS}
+        checks = next((checks for kind, checks in kinds.items() if isinstance(subject.spec, kind)), DATA_CHECKS)
     else:
         checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
@@ -285,10 +286,36 @@ def _evaluates_each_character_once(registry: Registry, data: Any) -> None:
         _require(seen == expected, f"{name} has {expected} characters behind others, {seen} were targets")
 
 
+def _words_fit(registry: Registry, data: Any) -> None:
+    spec = data.spec
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
+        images = batch.pop("images")
+        _require(
+            tuple(images.shape[1:]) == spec.image.shape, f"images are {tuple(images.shape[1:])}, the spec says {spec.image.shape}"
+        )
+        _require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
+        _require(set(batch) == set(spec.columns), f"a batch has {sorted(batch)}, the spec says {sorted(spec.columns)}")
+        for name, values in spec.columns.items():
+            column = batch[name]
+            _require(len(column) == len(images), f"{name} has {len(column)} rows, there are {len(images)} images")
+            there = column[(column != IGNORE) & (column != OUTSIDE)]
+            _require(len(there), f"{name} has nothing for any image of a batch")
+            _require(
+                there.min() >= 0 and there.max() < values, f"a value of {name} is not from 0 to {values - 1}, as the spec says"
+            )
+
+
 TEXT_CHECKS = {
     "batches fit the spec": _text_fits,
     "text follows from seed and epoch": _seed_and_epoch_decide,
     "evaluation sees each character once": _evaluates_each_character_once,
+}
+WORDED_CHECKS = {
+    "batches fit the spec": _words_fit,
+    "order follows from seed and epoch": _seed_decides,
+    "images of a batch are augmented apart": _augments_each_apart,
+    "evaluation sees each image once": _evaluates_each_once,
 }
 DATA_CHECKS = {
     "batches fit the spec": _batches_fit,

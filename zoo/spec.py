@@ -12,6 +12,7 @@ from typing import Any
 from zoo.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
+OUTSIDE = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,14 @@ class WordedSpec:
         if self.vocabulary[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
             raise ValueError(f"a vocabulary of words begins with {', '.join(SPECIAL_WORDS)}")
 
+    @property
+    def columns(self) -> dict[str, int]:
+        """What a batch holds beside its pictures: how many values each column may take, counted from 0.
+
+        A column is int64 with the pictures first; in any, ``IGNORE`` fills what is not there, as ``PAD`` does among words.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its columns are")
+
     def encode(self, words: Iterable[str]) -> list[int]:
         """The place of each word, ``UNKNOWN`` for one that the vocabulary lacks."""
         return [self._places.get(word, UNKNOWN) for word in words]
@@ -158,6 +167,10 @@ class CaptionSpec(WordedSpec):
 
     length: int
 
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"labels": len(self.vocabulary)}
+
 
 @dataclass(frozen=True)
 class QuestionSpec(WordedSpec):
@@ -169,6 +182,11 @@ class QuestionSpec(WordedSpec):
     answers: tuple[str, ...]
     length: int
     kinds: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, int]:
+        kinds = {"kinds": len(self.kinds)} if self.kinds else {}
+        return {"labels": len(self.answers), "questions": len(self.vocabulary), **kinds}
 
 
 @dataclass(frozen=True)

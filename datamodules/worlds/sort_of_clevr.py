@@ -75,7 +75,7 @@ class Questions:
     answer: Tensor
 
     def codes(self) -> Tensor:
-        """The questions as bits, uint8 [N, 20, 11]: one of six for the colour, one of two for the kind, one of three for the subtype."""
+        """The questions as uint8 [N, 20, 11]: one bit of six for the colour, one of two for the kind, one of three for the subtype."""
         parts = ((self.colour, len(COLOURS)), (self.kind, len(KINDS)), (self.subtype, 3))
         return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
 
@@ -116,7 +116,7 @@ def render(pictures: Pictures) -> Tensor:
     canvas = torch.full((len(pictures), 3, SIDE * SIDE), 255, dtype=torch.uint8)
     reach = torch.arange(-RADIUS, RADIUS + 1)
     square = (reach[:, None] * SIDE + reach).flatten()  # places of pixels around a centre
-    disc = (reach[:, None].square() + reach.square() <= RADIUS**2).flatten()
+    disc = (reach[:, None].square() + reach.square() <= RADIUS * (RADIUS + 1)).flatten()  # without tips of one pixel
     for place, colour in enumerate(COLOURS.values()):
         x, y = pictures.centres[:, place].T
         pixels = ((y * SIDE + x)[:, None] + square)[:, None].expand(-1, 3, -1)
