@@ -90,7 +90,7 @@ class PicturesWithDialogues(WordedPictures):
         return {"answers": len(self.spec.answers), "candidates": self.spec.candidates, **rounds, **super().facts()}
 
 
-@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "colour"])
+@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "colour"], tiny={"pictures": 100})
 class ShapesDialogues(PicturesWithDialogues):
     """Coloured shapes on a dark ground and dialogues such as: what colour is it, red, and the one to its left, blue.
 
@@ -129,7 +129,7 @@ class ShapesDialogues(PicturesWithDialogues):
     def describe(self) -> DialogueSpec:
         image = ImageSpec(3, self.size, self.size, classes=())
         answers = dialogues.ANSWERS
-        vocabulary = (*SPECIAL_WORDS, *dialogues.WORDS)
+        vocabulary = (*SPECIAL_WORDS, *sorted({*dialogues.WORDS, *answers}))
         return DialogueSpec(image, vocabulary, answers, self.longest, self.rounds, len(answers))
 
     def read(self) -> dict[str, Split]:

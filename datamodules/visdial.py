@@ -291,7 +291,7 @@ def _options(each: dict[str, Any], answers: int) -> np.ndarray | None:
     options = each.get("answer_options")
     if not isinstance(options, np.ndarray) or options.ndim != 1 or not options.size:
         return None
-    return options if 0 <= options.min() and options.max() < answers else None
+    return options if options.min() >= 0 and options.max() < answers else None
 
 
 def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:

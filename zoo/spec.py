@@ -141,7 +141,7 @@ class WordedSpec:
 
     @property
     def columns(self) -> dict[str, int]:
-        """What a batch holds beside its pictures: how many values each column may take, counted from 0.
+        """What a batch holds beside its pictures, at least: how many values each column may take, counted from 0.
 
         A column is int64 with the pictures first; in any, ``IGNORE`` fills what is not there, as ``PAD`` does among words.
         """
@@ -201,6 +201,10 @@ class DialogueSpec(WordedSpec):
     length: int
     rounds: int
     candidates: int
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"labels": self.candidates, **dict.fromkeys(("captions", "questions", "answers"), len(self.vocabulary))}
 
 
 Spec = ImageSpec | TextSpec | WordedSpec

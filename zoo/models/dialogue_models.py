@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +12,17 @@ from torch.nn import functional as F
 from zoo.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.map_attention import MapAttention
+from zoo.layers.map_cells import PLACE, with_places
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue
 from zoo.tasks.task import Task
 
-TINY = {"encoder_options": {"channels": [4, 8]}, "hidden": 16, "embedding": 8}
+TINY = {"encoder_options": {"channels": [4, 4, 8, 8]}, "hidden": 8, "embedding": 8}
 RECIPE = {
-    "epochs": 20, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+    "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
 }  # fmt: skip
 
 
@@ -51,9 +52,9 @@ class Reader(nn.Module):
 class Sight(nn.Module):
     """What a picture tells about each of several questions.
 
-    First one look for what a question speaks of: attention over the cells of the map (as Luong et al. 2015, arXiv:1508.04025,
-    section 3.1, "general"). Then all cells are held against what was found, and the outcome is averaged, as in a relation network
-    (Santoro et al. 2017, arXiv:1706.01427) in which one object of each pair is given: so things beside it are found and counted.
+    First one look for what a question speaks of: attention over the cells of the map. Then all cells are held against what was
+    found, and the outcome is averaged, as in a relation network (Santoro et al. 2017, arXiv:1706.01427) of which one object of
+    each pair is given: so things beside it are found and counted.
 
     Args:
         features: of a cell of the map.
@@ -62,29 +63,20 @@ class Sight(nn.Module):
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        features += 2  # where it is
-        self.wanted, self.cell = nn.Linear(hidden, hidden), nn.Linear(features, hidden, bias=False)
+        features += PLACE
+        self.attention = MapAttention(hidden, features, hidden)
         self.found = nn.Linear(features, hidden)
-        self.pair_cell = nn.Linear(features, hidden, bias=False)
-        self.pair_given = nn.Linear(features + hidden, hidden)
+        self.cell = nn.Linear(features, hidden, bias=False)
+        self.given = nn.Linear(features + hidden, hidden)
         self.pair = nn.Linear(hidden, hidden)
 
     def forward(self, map: Tensor, query: Tensor) -> Tensor:
-        """[n, R, 2 * hidden] for a map [n, F, rows, columns] and queries [n, R, hidden]."""
-        cells = with_places(map)  # [n, cells, features]
-        fit = self.wanted(query) @ self.cell(cells).transpose(1, 2) / math.sqrt(query.shape[-1])
-        found = fit.softmax(2) @ cells  # [n, R, features]
-        given = self.pair_given(torch.cat([found, query], -1))
-        pairs = (self.pair_cell(cells)[:, None] + given[:, :, None]).relu()  # [n, R, cells, hidden]
-        return torch.cat([self.found(found).relu(), self.pair(pairs).relu().mean(2)], -1)
-
-
-def with_places(map: Tensor) -> Tensor:
-    """The cells of a map [n, F, rows, columns] with their places from -1 to 1, x and y: [n, rows * columns, F + 2]."""
-    n, _, rows, columns = map.shape
-    y, x = (torch.linspace(-1, 1, side, device=map.device, dtype=map.dtype) for side in (rows, columns))
-    places = torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)]).expand(n, -1, -1, -1)
-    return torch.cat([map, places], 1).flatten(2).transpose(1, 2)
+        """[n, R, 2 * hidden] for a map [n, features, rows, columns] and queries [n, R, hidden]."""
+        cells = with_places(map)
+        found, _ = self.attention(query, self.attention.keys(cells), cells)
+        # a layer over cell, what was found and query, side by side; but each part of the sum is only computed once
+        pairs = self.cell(cells)[:, None] + self.given(torch.cat([found, query], -1))[:, :, None]
+        return torch.cat([self.found(found).relu(), self.pair(pairs.relu()).relu().mean(2)], -1)
 
 
 class LateFusion(VisualDialogue):
@@ -94,10 +86,10 @@ class LateFusion(VisualDialogue):
     for in the picture depends on question and history.
 
     Args:
-        encoder: the image network that looks at the picture.
-        encoder_options: of that network, as in {channels: [16, 32]}.
-        weights: of that network to start from: imagenet, or a run that trained it; empty for none.
-        frozen: that network is not trained.
+        encoder: an image network of the zoo, as in resnet20.
+        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
         history: whether the rounds before and the caption are seen.
         hidden: units of each part.
         embedding: numbers for a word.
@@ -109,7 +101,7 @@ class LateFusion(VisualDialogue):
         spec: DialogueSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         history: bool = True,
@@ -120,6 +112,8 @@ class LateFusion(VisualDialogue):
         super().__init__(spec, recipe)
         if min(hidden, embedding) < 1:
             raise UserError(f"model.hidden={hidden}, model.embedding={embedding}: both must be at least 1")
+        if frozen and not weights:
+            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
         self.weights = weights
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
@@ -144,15 +138,18 @@ class LateFusion(VisualDialogue):
             data.keep_features(self.encoder, self.encoder.identity)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
-        words, images = self.read(self.question, batch["questions"]), batch["images"]
+        words = self.read(self.question, batch["questions"])
         if self.history is not None:
             text, lengths = history_of(batch)
             words = torch.cat([words, self.history(self.embedding(text), lengths)], -1)
         query = self.query(self.dropout(words)).relu()
-        kept = images.is_floating_point() and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
-        map = images if kept else self.encoder(images)
-        seen = self.sight(map.contiguous(), query)
+        seen = self.sight(self.features(batch["images"]), query)
         return self.joined(self.dropout(torch.cat([seen, query], -1))).tanh()
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map of each picture, [n, features, rows, columns]; of kept features, themselves."""
+        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
+        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
 
     def read(self, reader: Reader, texts: Tensor) -> Tensor:
         """What is known after all words of each text, [..., hidden], for texts int64 [..., T]."""
@@ -187,7 +184,7 @@ class DiscriminativeDialogue(LateFusion):
 
     def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         labels = batch["labels"]
-        scores = self.scores(encoding, batch).float().transpose(1, 2)
+        scores = _exact(self.scores(encoding, batch)).transpose(1, 2)
         return F.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORE), labels != IGNORE
 
     def reply(self, batch: dict[str, Tensor]) -> list[str]:
@@ -215,7 +212,7 @@ class GenerativeDialogue(LateFusion):
     def decode(self, words: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Scores of the word behind each, [N, T, vocabulary], and the state behind the last."""
         outputs, state = self.decoder(self.embedding(words), state)
-        return self.head(outputs).float(), state
+        return _exact(self.head(outputs)), state
 
     def word_losses(self, encoding: Tensor, answers: Tensor) -> Tensor:
         """Nats of each word of an answer, [n, R, A], 0 behind its ``END``."""
@@ -248,3 +245,8 @@ class GenerativeDialogue(LateFusion):
             if written[-1] == END:
                 break
         return self.spec.decode(written)
+
+
+def _exact(scores: Tensor) -> Tensor:
+    """In 32 bits or more, whatever the network computes in."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
