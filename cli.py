@@ -361,7 +361,11 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    others = {"language-modelling": f"sample {name}", "question-answering": f"predict {name} IMAGE... --question TEXT"}
+    others = {
+        "language-modelling": f"sample {name}",
+        "question-answering": f"predict {name} IMAGE... --question TEXT",
+        "dialogue": f"chat {name} IMAGE",
+    }
     ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
@@ -501,6 +505,51 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
     for characters in stream:
         print(characters[0], end="", flush=True)
     print()
+
+
+@app.command(cls=TextCommand)
+def chat(
+    context: typer.Context,
+    run: RunName,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to talk about.")],
+    caption: Annotated[str, typer.Option(help="What is known of the picture before the first question.")] = "",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Talk about a picture: a question a line, each understood in the light of those before; quit or Ctrl-D ends.
+
+    [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
+    [bold]printf 'what colour is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
+    """
+    registry = _registry(context)
+    file, _ = _checkpoint_file(run, checkpoint)
+    from zoo.training.conversation import Conversation, Unanswered
+
+    talk = Conversation(registry, file, Path(image), caption)
+    for question in _lines():
+        if question.strip().lower() == "quit":
+            break
+        try:
+            said = {"answer": talk.ask(question)}
+        except Unanswered as reason:
+            said = {"unanswered": str(reason)}
+        told = json_module.dumps({"question": question.strip(), **said}, ensure_ascii=False)
+        print(told if json else next(iter(said.values())), flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, line by line, with a sign that it is awaited; or what comes through a pipe."""
+    sys.stdin.reconfigure(errors="replace")
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    print("ask about the picture; quit or Ctrl-D ends", file=sys.stderr)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
 
 
 @app.command(cls=TextCommand)

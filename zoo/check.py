@@ -39,7 +39,7 @@ class Result:
 
 
 def check_entry(registry: Registry, entry: Entry) -> list[Result]:
-    """Run every check of an entry's kind, a model in its ``tiny`` variant. Never raises for a fault of the entry."""
+    """Run every check of an entry's kind, in its ``tiny`` variant. Never raises for a fault of the entry."""
     try:
         subject = _tiny_run(registry, entry) if entry.kind == "model" else _open(registry, entry)
     except Exception as error:
@@ -88,6 +88,7 @@ class TinyRun:
 def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
     settings = {
         "model": entry.tiny,
+        "data": registry.data_set(entry.data).tiny if entry.data else {},
         "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
     }
     settings["trainer"] = {"accelerator": "cpu", "limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
@@ -146,7 +147,7 @@ def _samples_do_not_mix(registry: Registry, subject: TinyRun) -> None:
     batch = task.example(SAMPLES)
     with torch.no_grad():
         together = task.outputs(batch)
-        apart = torch.cat([task.outputs({key: value[i : i + 1] for key, value in batch.items()}) for i in range(SAMPLES)])
+        apart = torch.cat([task.outputs(task.part(batch, slice(i, i + 1))) for i in range(SAMPLES)])
     difference = float((together - apart).abs().max())
     _require(torch.allclose(together, apart, rtol=1e-4, atol=1e-5), f"alone and in a batch differ by {difference:.2g}")
 
@@ -217,7 +218,7 @@ ONE_PASS_CHECKS = {name: check for name, check in MODEL_CHECKS.items() if check 
 
 
 def _open(registry: Registry, entry: Entry) -> Any:
-    data = entry.load()(16, 0, **check_options(entry, {}))
+    data = entry.load()(16, 0, **check_options(entry, entry.tiny))
     _ = data.spec  # known before anything is fetched
     data.prepare_data()
     data.setup()
@@ -295,7 +296,8 @@ def _words_fit(registry: Registry, data: Any) -> None:
             tuple(images.shape[1:]) == spec.image.shape, f"images are {tuple(images.shape[1:])}, the spec says {spec.image.shape}"
         )
         _require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
-        _require(set(batch) == set(spec.columns), f"a batch has {sorted(batch)}, the spec says {sorted(spec.columns)}")
+        missing = sorted(set(spec.columns) - set(batch))
+        _require(not missing, f"a batch lacks {', '.join(missing)}, which the spec names")
         for name, values in spec.columns.items():
             column = batch[name]
             _require(len(column) == len(images), f"{name} has {len(column)} rows, there are {len(images)} images")

@@ -141,7 +141,7 @@ class WordedSpec:
 
     @property
     def columns(self) -> dict[str, int]:
-        """What a batch holds beside its pictures: how many values each column may take, counted from 0.
+        """What a batch holds beside its pictures, at least: how many values each column may take, counted from 0.
 
         A column is int64 with the pictures first; in any, ``IGNORE`` fills what is not there, as ``PAD`` does among words.
         """
@@ -189,8 +189,26 @@ class QuestionSpec(WordedSpec):
         return {"labels": len(self.answers), "questions": len(self.vocabulary), **kinds}
 
 
+@dataclass(frozen=True)
+class DialogueSpec(WordedSpec):
+    """Pictures, each with a caption and up to ``rounds`` of question and answer.
+
+    ``answers`` are those known from training, the most frequent first. In each round the right one stands among so many
+    ``candidates``. ``length`` is that of the longest caption, question or answer in words, ``END`` included.
+    """
+
+    answers: tuple[str, ...]
+    length: int
+    rounds: int
+    candidates: int
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"labels": self.candidates, **dict.fromkeys(("captions", "questions", "answers"), len(self.vocabulary))}
+
+
 Spec = ImageSpec | TextSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec}
+KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec, "dialogue": DialogueSpec}
 
 
 def image_spec(spec: Spec) -> ImageSpec:

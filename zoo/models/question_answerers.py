@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from zoo.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.map_cells import PLACE, with_places
 from zoo.layers.names import Norm
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
@@ -281,14 +282,3 @@ class Relations(nn.Module):
         for layer in self.rest:
             found = F.relu(layer(found), inplace=True)
         return found.view(pictures, asked, looked_at, -1).sum(2, dtype=torch.promote_types(found.dtype, torch.float32))
-
-
-PLACE = 2  # numbers that say where a cell is
-
-
-def with_places(features: Tensor) -> Tensor:
-    """The cells of a map [N, features, rows, columns], each with its place from -1 to 1: [N, rows * columns, features + 2]."""
-    n, _, rows, columns = features.shape
-    down, right = (torch.linspace(-1, 1, side, dtype=features.dtype, device=features.device) for side in (rows, columns))
-    places = torch.stack([down[:, None].expand(rows, columns), right.expand(rows, columns)]).expand(n, -1, -1, -1)
-    return torch.cat([features, places], 1).flatten(2).transpose(1, 2)
