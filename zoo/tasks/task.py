@@ -107,6 +107,10 @@ class Task(L.LightningModule):
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
+    def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
+        """The batch of these samples alone; what all samples of a batch share stays as it is."""
+        return {name: value[samples] for name, value in batch.items()}
+
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
         """Take over weights that were learned before; called once, when a new run begins.
 
