@@ -369,6 +369,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
+    look = f"picture captions {name}" if data.task == "captioning" else look
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
 
 
@@ -574,7 +575,8 @@ def picture(
     [bold]zoo picture[/bold]   lists what can be drawn\n
     [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
-    [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
+    [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks, or a captioner for each word\n
+    [bold]zoo picture captions captioner-shapes-captions[/bold]   its best and its worst captions\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
     [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM

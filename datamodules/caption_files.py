@@ -58,16 +58,26 @@ class CaptionFiles(CaptionedPictures):
 
     Args:
         least: how often a word must be seen in training captions to be in the vocabulary.
+        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, root: str, size: int, augment: str, validation: float, least: int, memory_gb: float
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int,
+        augment: str,
+        validation: float,
+        least: int,
+        longest: int,
+        memory_gb: float,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-        if least < 1:
-            raise UserError(f"data.least={least}: must be at least 1")
-        self.least, self.memory_gb = least, memory_gb
+        if least < 1 or longest < 0:
+            raise UserError(f"data.least={least}, data.longest={longest}: must be at least 1, and at least 0")
+        self.least, self.longest, self.memory_gb = least, longest, memory_gb
 
     @abstractmethod
     def find(self) -> Found:
@@ -139,7 +149,7 @@ class CaptionFiles(CaptionedPictures):
         return told
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "longest caption": self.spec.length - 1, "captions": sum(map(len, self._told))}
+        return {**super().facts(), "longest caption": self.spec.length - 1, "captions": sum(map(len, self._captions))}
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
@@ -186,6 +196,7 @@ class Flickr8k(CaptionFiles):
         augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
         validation: share of the training images held out for validation, where no list says which.
         least: how often a word must be seen in training captions to be in the vocabulary.
+        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -200,9 +211,10 @@ class Flickr8k(CaptionFiles):
         augment: str = "none",
         validation: float = 0.1,
         least: int = 5,
+        longest: int = 0,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, validation, least, memory_gb)
+        super().__init__(batch_size, seed, root, size, augment, validation, least, longest, memory_gb)
 
     def find(self) -> Found:
         texts, images = files_below(self.root)
@@ -252,6 +264,7 @@ class CocoCaptions(CaptionFiles):
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
         least: how often a word must be seen in training captions to be in the vocabulary.
+        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -264,9 +277,10 @@ class CocoCaptions(CaptionFiles):
         size: int = 224,
         augment: str = "none",
         least: int = 5,
+        longest: int = 0,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, 0.1, least, memory_gb)
+        super().__init__(batch_size, seed, root, size, augment, 0.1, least, longest, memory_gb)
         self.year = year
 
     def find(self) -> Found:

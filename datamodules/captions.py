@@ -38,19 +38,21 @@ class CaptionedPictures(WordedPictures):
     """
 
     task = "captioning"
+    longest: int = 0  # words of a training caption that count; 0 for all
 
     @abstractmethod
     def tell(self) -> dict[str, Told]:
         """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
 
     def read(self) -> dict[str, Split]:
-        self._told: list[Sequence[Sentence]] = []
+        self._captions: list[Sequence[Sentence]] = []
         splits = {}
         for name, told in self.tell().items():
-            first = len(self._told)
-            self._told += told.captions
-            picture = torch.arange(first, len(self._told))
-            splits[name] = Split(told.images, self._labels(told.captions), {"picture": picture})
+            first = len(self._captions)
+            self._captions += told.captions
+            picture = torch.arange(first, len(self._captions))
+            longest = self.longest if name == "train" and self.longest else self.spec.length - 1
+            splits[name] = Split(told.images, self._labels(told.captions, longest), {"picture": picture})
         return splits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -61,15 +63,17 @@ class CaptionedPictures(WordedPictures):
 
     def references(self, pictures: Tensor) -> list[Sequence[Sentence]]:
         """All captions that were given for each of these pictures, in their own words, the rarest among them."""
-        return [self._told[picture] for picture in pictures.tolist()]
+        return [self._captions[picture] for picture in pictures.tolist()]
 
-    def _labels(self, captions: Sequence[Sequence[Sentence]]) -> Tensor:
+    def told(self, count: int) -> list[list[str]]:
+        captions = self.references(self.splits["train"].beside["picture"][:count])
+        return [[" ".join(words) for words in sentences] for sentences in captions]
+
+    def _labels(self, captions: Sequence[Sequence[Sentence]], longest: int) -> Tensor:
         spec, most = self.spec, max(map(len, captions), default=1)
-        rows = [
-            [START, *spec.encode(sentence[: spec.length - 1]), END]
-            for sentences in captions
-            for sentence in _filled(sentences, most)
-        ]
+        sentences = [sentence for given in captions for sentence in _filled(given, most)]
+        # of a sentence that is cut, nobody learns that it ends there
+        rows = [[START, *spec.encode(sentence[:longest]), *[END][: len(sentence) <= longest]] for sentence in sentences]
         labels = padded(rows, spec.length + 1)
         labels[labels[:, 1] == END] = PAD  # a sentence without words is none
         return labels.view(len(captions), most, spec.length + 1)

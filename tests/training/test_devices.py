@@ -73,6 +73,19 @@ def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
         assert figures[1][name] == pytest.approx(figure, rel=1e-6)
 
 
+def test_captions_have_the_same_figures_on_any_number_of_processes() -> None:
+    settings = ["--set", "data.pictures=64", "--set", "recipe.batch_size=77", "--set", "model.hidden=16", "--epochs", "1"]
+    settings += ["--set", 'model.encoder_options={"channels": [4, 8, 8]}', "--set", "model.beams=2"]
+    zoo("train", "captioner-attention", "--name", "told", "--devices", "2", "--accelerator", "cpu", *settings)
+    # 1,000 test pictures make 13 batches, which neither 2 nor 3 divides
+    figures = [json.loads(zoo("test", "told", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    for other in figures[1:]:
+        assert other.keys() == figures[0].keys()
+        for name in ("bleu4", "rouge_l", "cider", "truth"):
+            assert other[f"test/{name}"] == figures[0][f"test/{name}"], "the very captions of one process, judged together"
+        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+
+
 def test_two_processes_remember_what_one_does() -> None:
     zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
     zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")

@@ -32,6 +32,8 @@ SETTINGS = [
 AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
 TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
+CAPTIONS = ["data.pictures=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+CAPTIONS += ['model.encoder_options={"channels": [4, 8, 8], "norm": "batch"}']
 
 
 class Fault(Exception):
@@ -113,6 +115,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("resnet20", ["model.width=4"]),
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
+        ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage=1"]),
         ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
     ],
 )

@@ -71,6 +71,7 @@ class SeeingCaptioner(Captioner):
     task="captioning",
     tags=["cnn", "recurrent"],
     data="shapes-captions",
+    data_options={"most": 2},
     tiny={"encoder_options": {"channels": [4, 8, 8, 8], "norm": "batch"}, "hidden": 8, "embedding": 8},
     recipe={
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
@@ -98,7 +99,7 @@ class CNNLSTM(SeeingCaptioner):
         spec: CaptionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128, 256], "norm": "batch"},  # noqa: B006
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128], "norm": "batch"},  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         pool: Literal["whole", "mean"] = "whole",
@@ -119,9 +120,7 @@ class CNNLSTM(SeeingCaptioner):
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
         self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
-        with (
-            torch.no_grad()
-        ):  # what is seen is told of ten words later: at first the LSTM forgets little (Jozefowicz et al. 2015)
+        with torch.no_grad():  # it tells of what it saw ten words before: at first it forgets little (Jozefowicz et al. 2015)
             self.recurrent.bias_ih_l0[hidden : 2 * hidden] = 2
         self.head = nn.Linear(hidden, len(spec.vocabulary))
 
@@ -157,7 +156,7 @@ class CNNLSTM(SeeingCaptioner):
     data="shapes-captions",
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden": 12, "embedding": 8, "width": 10},
     recipe={
-        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
     },
     paper="1502.03044",
@@ -197,7 +196,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         beams: int = 1,
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
-        require_positive(width=width, hidden=hidden, embedding=embedding)
+        require_positive(hidden=hidden, embedding=embedding)
         if coverage < 0:
             raise UserError(f"model.coverage={coverage}: must be at least 0")
         self.coverage = coverage
@@ -392,6 +391,8 @@ class CNNTransformer(SeeingCaptioner):
 class MapPlaces(nn.Module):
     """A map of features as a sequence of its places, row by row, each told where it is.
 
+    The last two numbers of a place are its coordinates, from -1 to 1: who attends to some places gathers where they are.
+
     Args:
         encoder: whose map it is.
         width: numbers that are kept of each place.
@@ -399,12 +400,18 @@ class MapPlaces(nn.Module):
 
     def __init__(self, encoder: ImageEncoder, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(encoder.features, width)
-        self.positions = nn.Parameter(torch.randn(encoder.grid[0] * encoder.grid[1], width) * INITIAL_DEVIATION)
+        if width < 4:
+            raise UserError(f"model.width={width}: must be at least 4")
+        rows, columns = encoder.grid
+        self.project = nn.Linear(encoder.features, width - 2)
+        self.positions = nn.Parameter(torch.randn(rows * columns, width - 2) * INITIAL_DEVIATION)
+        y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (rows, columns)), indexing="ij")
+        self.register_buffer("coordinates", torch.stack([x, y], 2).view(-1, 2), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, features, rows, columns] to [N, places, width]."""
-        return F.relu(self.project(features.flatten(2).transpose(1, 2)) + self.positions)
+        there = F.relu(self.project(features.flatten(2).transpose(1, 2)) + self.positions)
+        return torch.cat([there, self.coordinates.expand(len(there), -1, -1)], 2)
 
 
 def require_positive(**options: int) -> None:
