@@ -361,7 +361,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    ask = f"sample {name}" if data.task == "language-modelling" else ask
+    ask = {"language-modelling": f"sample {name}", "sequence-memory": f"data preview {data.name}"}.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
@@ -776,9 +776,6 @@ def fetch_data(
     print(f"{name} is here. next: zoo data preview {name}")
 
 
-PREVIEWED = 1000  # characters of a text
-
-
 @data_app.command("preview", cls=TextCommand)
 def preview_data(
     context: typer.Context,
@@ -788,15 +785,15 @@ def preview_data(
 ) -> None:
     """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].
 
-    Of a text, the beginning is printed.
+    Of texts and of sequences of numbers, the beginning is printed.
     """
     entry, data = _open_data(context, name, settings)
-    if entry.task == "language-modelling":
+    if entry.task in ("language-modelling", "sequence-memory"):
         if output:
-            raise UserError(f"--output {output}: a text is printed, not drawn")
+            raise UserError(f"--output {output}: {name} is printed, not drawn")
         data.prepare_data()
         data.setup()
-        print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
+        print(data.beginning())
         return
     from zoo.pictures.preview import write_preview
 

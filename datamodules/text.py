@@ -26,6 +26,7 @@ from zoo.spec import IGNORE, TextSpec
 Batch = dict[str, Tensor]
 HELD_OUT = 0.05  # of the text for validation, and as much for the test
 EVALUATION_ROWS = 32  # parts of a held-out text that are read side by side, whatever the number of devices
+PREVIEWED = 1000  # characters, as a beginning
 WARM_UP = 256  # characters that each of them reads, uncounted, before its own
 
 
@@ -232,6 +233,10 @@ class TextData(L.LightningDataModule):
             "vocabulary": len(self.spec.vocabulary),
             "begins": self._whole_text()[:60],
         }
+
+    def beginning(self) -> str:
+        """The first characters for training, once ``setup`` has run."""
+        return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
 
 
 @register_data("text", task="language-modelling", tags=["own"])
