@@ -7,7 +7,6 @@ from (seed, epoch), so any batch can be made without those before it.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from zoo.fetch import cache_folder, fetch
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import IGNORE, TextSpec
+from zoo.text_files import read_text
 
 Batch = dict[str, Tensor]
 HELD_OUT = 0.05  # of the text for validation, and as much for the test
@@ -260,7 +260,7 @@ class OwnText(TextData):
         super().__init__(batch_size, seed, root=root, chunk=chunk, order=order)
 
     def read(self) -> str:
-        return read_text(self.root)
+        return read_text(self.root, f"data.root={self.root}")
 
 
 @register_data("shakespeare", task="language-modelling", tags=["classic"])
@@ -300,7 +300,8 @@ class Shakespeare(TextData):
         self._file()
 
     def read(self) -> str:
-        return read_text(self._file())
+        file = self._file()
+        return read_text(file, str(file))
 
     def _file(self) -> Path:
         """The file that ``root`` is or holds, or else fetched into it."""
@@ -331,28 +332,3 @@ class PythonReference(TextData):
         from pydoc_data.topics import topics
 
         return "\n\n".join(text for _, text in sorted(topics.items()))
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, or of all files of a folder and its folders in the order of their paths, a newline between.
-
-    A mark that some editors put in front (BOM) is left out.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
-    """
-    if not path.exists():
-        raise UserError(f"data.root={path}: there is no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read: {os.strerror(error.errno).lower()}") from None
-    text = "\n".join(texts)
-    if not text:
-        raise UserError(f"data.root={path}: is empty: there is no text to learn from")
-    return text

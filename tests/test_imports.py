@@ -16,7 +16,18 @@ LIGHT = [
     "zoo/__init__.py",
     *(
         f"zoo/{name}.py"
-        for name in ("layers/names", "errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec")
+        for name in (
+            "layers/names",
+            "errors",
+            "fetch",
+            "options",
+            "randomness",
+            "ranks",
+            "recipe",
+            "registry",
+            "spec",
+            "text_files",
+        )
     ),
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
@@ -24,7 +35,16 @@ LIGHT = [
     "zoo/search/plan.py",
     "zoo/search/space.py",
 ]
-BASE = {"zoo.errors", "zoo.spec", "zoo.layers.names", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch"}
+BASE = {
+    "zoo.errors",
+    "zoo.spec",
+    "zoo.layers.names",
+    "zoo.randomness",
+    "zoo.ranks",
+    "zoo.registry",
+    "zoo.fetch",
+    "zoo.text_files",
+}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {

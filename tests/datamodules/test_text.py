@@ -139,6 +139,20 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert OwnText(1, 0, str(tmp_path)).read() == "one " * 100 + "\n" + "two " * 100
 
 
+def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "picture.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "z.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(UserError, match="data.root=.*none of its files is UTF-8 text"):
+        (tmp_path / "b.txt").rename(tmp_path / ".hidden")
+        OwnText(1, 0, str(tmp_path)).read()
+    (tmp_path / ".hidden").rename(tmp_path / "a.txt")
+    (tmp_path / "c.txt").write_text("three")
+    assert OwnText(1, 0, str(tmp_path)).read() == "two\nthree"
+    warning = capfd.readouterr().err.splitlines()
+    assert len(warning) == 1 and "2 of 4 files, as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
+
+
 def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     def refused(content: bytes, *words: str, settings: tuple[str, ...] = ()) -> bool:
         path = tmp_path / "bad.txt"
