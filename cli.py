@@ -460,6 +460,9 @@ def sample(
     count, several, width = _number("--length", length), _number("--samples", samples), _number("--beams", beams, 0)
     if sum((greedy, width > 0, several > 1)) > 1:
         raise UserError("--greedy, --beams and several --samples exclude each other")
+    of_drawing = {"--temperature": temperature != "1", "--top-k": top_k != "0", "--top-p": top_p != "1", "--seed": seed != "0"}
+    if (greedy or width) and (given := [name for name, is_given in of_drawing.items() if is_given]):
+        raise UserError(f"{'--greedy' if greedy else '--beams'} draws nothing at random: leave {' and '.join(given)} out")
     registry = _registry(context)
     file, _ = _checkpoint_file(run, checkpoint)
     from zoo.decoding import Sampling
