@@ -728,13 +728,24 @@ def list_data(
 def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
     """The data set with its options checked, not yet fetched."""
     entry = _registry(context).data_set(name)
+    options = _data_options(entry, settings)
+    from zoo.recipe import Recipe
+
+    recipe = Recipe()
+    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+
+
+def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
+    """All options of a data set, checked; what must lie at the root that the user names is looked for."""
     from zoo.options import check_options
-    from zoo.recipe import Recipe, parse_setting
+    from zoo.recipe import parse_setting
 
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)
-    recipe = Recipe()
-    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+    needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
+    if needs_root and not Path(options["root"]).expanduser().exists():
+        raise UserError(f"data.root={options['root']}: there is no such file or folder")
+    return options
 
 
 @data_app.command("show", cls=TextCommand)
@@ -747,6 +758,8 @@ def show_data(
 ) -> None:
     """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
     entry = _registry(context).data_set(name)
+    if settings:
+        _data_options(entry, settings)
     facts = _data_facts(context, name, settings) if measure else {}
     if json:
         _print_json({**entry.to_dict(), **facts})

@@ -181,3 +181,12 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
     quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
     assert zoo("test", "reader", "--data", "text", "--set", f"data.root={path}").code == 0
+
+
+def test_a_root_that_is_not_there_is_told_even_if_nothing_is_read(zoo, tmp_path: Path) -> None:
+    for command in (("show",), ("show", "--measure"), ("preview",)):
+        answer = zoo("data", *command, "text", "--set", f"data.root={tmp_path / 'nowhere'}")
+        assert answer.is_one_line_error("nowhere", "no such file or folder"), command
+    assert zoo("data", "show", "text", "--set", f"data.root={tmp_path}").code == 0
+    assert zoo("data", "show", "shakespeare", "--set", "data.root=nowhere").code == 0, "where it would be put"
+    assert zoo("data", "show", "text", "--set", "data.chunks=3").is_one_line_error("chunks", "chunk")
