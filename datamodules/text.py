@@ -113,6 +113,15 @@ class WholeText:
             yield {**batch, "targets": batch["targets"].where(counted, IGNORE), "fresh": fresh}
 
 
+def _what_fits(targets: int, chunk: int, rows: int, world: int, spare: bool) -> str:
+    """The most rows and the longest chunk with which so many characters make a batch, where a chunk is left over or not."""
+    most_rows = (targets - spare * chunk) // (max(chunk, 1) * world)
+    longest_chunk = targets // (rows * world + spare) if chunk else 0
+    fitting = {"recipe.batch_size": most_rows, "data.chunk": longest_chunk}
+    said = [f"{key}={value}" for key, value in fitting.items() if value > 0]
+    return f"at most {' or '.join(said)} fits" if said else "a longer text is needed"
+
+
 def _cut(text: Tensor, starts: Tensor, length: int) -> Batch:
     """``tokens``, int64 [rows, length], from each start on, and ``targets``, one character later; beyond the end the last."""
     places = starts[:, None] + torch.arange(length + 1, device=text.device)
@@ -136,9 +145,9 @@ class TextData(L.LightningDataModule):
     def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str) -> None:
         super().__init__()
         if chunk < 0:
-            raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters")
+            raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters, as {-chunk}")
         if order == "windows" and chunk == 0:
-            raise UserError("data.chunk=0: windows need a length")
+            raise UserError("data.chunk=0: windows need a length, as 128; whole rows go with data.order=stream")
         self.batch_size, self.seed, self.chunk, self.order = batch_size, seed, chunk, order
         self.root = Path(root).expanduser() if root else None
         self.splits: dict[str, Tensor] = {}
@@ -203,9 +212,10 @@ class TextData(L.LightningDataModule):
         kind = Windows if self.order == "windows" else Streams
         loader = kind(text, self.batch_size, self.chunk, self.seed, rank, world, position)
         if not len(loader):
+            name, rows = self.root or type(self).__name__, self.batch_size
             raise UserError(
-                f"{self.root or type(self).__name__}: {len(text):,} characters for training are too few for "
-                f"{self.batch_size * world} rows of data.chunk={self.chunk}: lower recipe.batch_size or data.chunk"
+                f"{name}: {len(text):,} characters for training are too few for {rows * world} rows of data.chunk={self.chunk}: "
+                + _what_fits(len(text) - 1, self.chunk, rows, world, spare=self.order == "stream" and self.chunk > 0)
             )
         return loader
 
@@ -325,7 +335,13 @@ class PythonReference(TextData):
         order: stream, where rows go on from step to step, or windows, chunks from random places.
     """
 
-    def __init__(self, batch_size: int, seed: int, chunk: int = 128, order: Literal["stream", "windows"] = "stream") -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        chunk: int = 128,
+        order: Literal["stream", "windows"] = "stream",
+    ) -> None:
         super().__init__(batch_size, seed, root=None, chunk=chunk, order=order)
 
     def read(self) -> str:

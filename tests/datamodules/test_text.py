@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from datamodules.text import OwnText, PythonReference, Shakespeare, WholeText, Windows
+from datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
 from zoo.errors import UserError
 from zoo.spec import IGNORE, TextSpec
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert refused(b"", "bad.txt", "empty")
     assert refused("Grüße".encode("latin-1") * 1000, "not UTF-8", "byte 2")
     assert refused(b"too short", "9 characters")
-    assert refused(b"short " * 200, "data.chunk=128", "lower recipe.batch_size or data.chunk")
+    assert refused(b"short " * 200, "data.chunk=128", "at most recipe.batch_size=7 or data.chunk=16 fits")
     missing = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={tmp_path / 'nowhere'}")
     assert missing.is_one_line_error("nowhere", "no such file")
     assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
@@ -181,6 +182,26 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
     quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
     assert zoo("test", "reader", "--data", "text", "--set", f"data.root={path}").code == 0
+
+
+@pytest.mark.parametrize(("order", "world"), [("stream", 1), ("stream", 3), ("windows", 1), ("windows", 3)])
+@pytest.mark.parametrize("chunk", [1, 16, 0])
+def test_the_most_rows_and_the_longest_chunk_that_are_named_are_just_what_fits(order: str, world: int, chunk: int) -> None:
+    if order == "windows" and not chunk:
+        return
+    text, kind = torch.zeros(200, dtype=torch.uint8), {"stream": Streams, "windows": Windows}[order]
+
+    def batches(rows: int, chunk: int) -> int:
+        return len(kind(text, rows, chunk, 0, 0, world, lambda: (0, 0)))
+
+    rows = 300
+    said = _what_fits(199, chunk, rows, world, spare=order == "stream" and chunk > 0)
+    most = int(re.search(r"batch_size=(\d+)", said)[1])
+    assert batches(most, chunk) and not batches(most + 1, chunk)
+    rows = 7
+    said = _what_fits(199, 100, rows, world, spare=order == "stream")
+    longest = int(re.search(r"chunk=(\d+)", said)[1])
+    assert batches(rows, longest) and not batches(rows, longest + 1)
 
 
 def test_a_root_that_is_not_there_is_told_even_if_nothing_is_read(zoo, tmp_path: Path) -> None:
