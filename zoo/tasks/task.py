@@ -106,6 +106,13 @@ class Task(L.LightningModule):
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
+    def check_data_options(self, data: Any) -> None:
+        """Look at the options of the data, which may not have been read yet.
+
+        Raises:
+            UserError: this model cannot take such data.
+        """
+
     def check_data(self, data: Any) -> None:
         """Look at the data, read and split, before the first step.
 

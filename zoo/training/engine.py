@@ -161,6 +161,7 @@ def _train(
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
+    task.check_data_options(data)
     task.check_data(data)
     if run.recipe.compile:
         task.compile()
