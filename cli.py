@@ -368,7 +368,10 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
 
 
 def _metrics_line(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    def text(name: str, value: float) -> str:
+        return f"{value:,.0f}" if name.endswith("/characters") else f"{value:.4f}"
+
+    return "  ".join(f"{name} {text(name, value)}" for name, value in metrics.items())
 
 
 @app.command(cls=TextCommand)

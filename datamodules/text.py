@@ -24,7 +24,7 @@ from zoo.spec import IGNORE, TextSpec
 from zoo.text_files import read_text
 
 Batch = dict[str, Tensor]
-HELD_OUT = 0.05  # of the text for validation, and as much for the test
+MOST_HELD_OUT = 0.4  # of the text for validation, and as much for the test
 EVALUATION_ROWS = 32  # parts of a held-out text that are read side by side, whatever the number of devices
 PREVIEWED = 1000  # characters, as a beginning
 WARM_UP = 256  # characters that each of them reads, uncounted, before its own
@@ -130,7 +130,7 @@ def _cut(text: Tensor, starts: Tensor, length: int) -> Batch:
 
 
 class TextData(L.LightningDataModule):
-    """A text, split by position into 90% for training, 5% for validation and 5% for the test. A subclass reads it.
+    """A text, split by position: the last part is for the test, the one before for validation. A subclass reads it.
 
     Args:
         batch_size: rows of text on each device.
@@ -138,17 +138,22 @@ class TextData(L.LightningDataModule):
         root: the file or folder where the text lies; the default is bestiary's cache.
         chunk: characters a step: how far gradients reach back. 0 takes whole rows (full back-propagation through time).
         order: ``stream``, where each row goes on from batch to batch, or ``windows``, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     task = "language-modelling"
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str) -> None:
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str, held_out: float) -> None:
         super().__init__()
+        if not (0 < held_out <= MOST_HELD_OUT or held_out == 1):
+            raise UserError(
+                f"data.held_out={held_out}: must be above 0 and at most {MOST_HELD_OUT}, or 1 to test on the whole text"
+            )
         if chunk < 0:
             raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters, as {-chunk}")
         if order == "windows" and chunk == 0:
             raise UserError("data.chunk=0: windows need a length, as 128; whole rows go with data.order=stream")
-        self.batch_size, self.seed, self.chunk, self.order = batch_size, seed, chunk, order
+        self.batch_size, self.seed, self.chunk, self.order, self.held_out = batch_size, seed, chunk, order, held_out
         self.root = Path(root).expanduser() if root else None
         self.splits: dict[str, Tensor] = {}
         self._text: str | None = None
@@ -184,9 +189,10 @@ class TextData(L.LightningDataModule):
         if not text:
             raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to learn from")
         places = torch.tensor(self.spec.encode(text), dtype=torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32)
-        held_out = round(HELD_OUT * len(text))
-        train, val, test = places.split([len(text) - 2 * held_out, held_out, held_out])
-        if held_out < 2:
+        test_length = round(self.held_out * len(text))
+        val_length = 0 if self.held_out == 1 else test_length
+        train, val, test = places.split([len(text) - val_length - test_length, val_length, test_length])
+        if test_length < 2:
             raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
         self.splits = {"train": train, "val": val, "test": test}
 
@@ -205,6 +211,9 @@ class TextData(L.LightningDataModule):
         return self._training(*self._placed("train"))
 
     def _training(self, text: Tensor, rank: int, world: int) -> Streams:
+        if self.held_out == 1:
+            raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
+
         def position() -> tuple[int, int]:
             trainer = self.trainer
             return (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1) if trainer else (0, 0)
@@ -257,6 +266,7 @@ class OwnText(TextData):
         root: the file or the folder.
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     def __init__(
@@ -266,8 +276,9 @@ class OwnText(TextData):
         root: str,
         chunk: int = 128,
         order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order)
+        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
 
     def read(self) -> str:
         return read_text(self.root, f"data.root={self.root}")
@@ -281,6 +292,7 @@ class Shakespeare(TextData):
         root: the file, or the folder where it lies or is put; the default is bestiary's cache.
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     mirrors = (
@@ -296,8 +308,9 @@ class Shakespeare(TextData):
         root: str = "",
         chunk: int = 128,
         order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order)
+        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
 
     @property
     def spec(self) -> TextSpec:
@@ -333,6 +346,7 @@ class PythonReference(TextData):
     Args:
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     def __init__(
@@ -341,8 +355,9 @@ class PythonReference(TextData):
         seed: int,
         chunk: int = 128,
         order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=None, chunk=chunk, order=order)
+        super().__init__(batch_size, seed, root=None, chunk=chunk, order=order, held_out=held_out)
 
     def read(self) -> str:
         from pydoc_data.topics import topics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -181,7 +182,13 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
     assert "for x in y" in zoo("data", "preview", "text", "--set", f"data.root={path}").out
     quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
-    assert zoo("test", "reader", "--data", "text", "--set", f"data.root={path}").code == 0
+    other = ("test", "reader", "--data", "text", "--set", f"data.root={path}")
+    assert zoo(*other).out.rstrip().endswith("test/characters 9"), "5% of 204, of which the first is no target"
+    whole = zoo(*other, "--set", "data.held_out=1", "--json")
+    assert json.loads(whole.out)["test/characters"] == 203
+    train = ("train", "char-rnn", "--data", "text", "--set", f"data.root={path}", "--set")
+    assert zoo(*train, "data.held_out=1").is_one_line_error("data.held_out=1", "zoo test")
+    assert zoo(*train, "data.held_out=0.5").is_one_line_error("data.held_out=0.5", "0.4")
 
 
 @pytest.mark.parametrize(("order", "world"), [("stream", 1), ("stream", 3), ("windows", 1), ("windows", 3)])
