@@ -357,6 +357,8 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
         _print_json({"run": str(outcome.folder.path), **outcome.test})
         return
     name = outcome.folder.name
+    if outcome.was_finished:
+        print(f"{name} was finished: there was nothing left to train")
     print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
