@@ -21,6 +21,7 @@ from zoo.errors import UserError
 from zoo.layers.cells import ReadableLSTM, ReadableRNN
 from zoo.pictures.figure import DIVERGING, Picture
 from zoo.pictures.predictions import load_trained
+from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.tasks.task import Task
 from zoo.text_files import read_text
@@ -43,34 +44,39 @@ def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", t
         raise UserError(
             f"{folder.name} has no recurrent cells ({run.model['name']}): `zoo list recurrent` shows the models that have"
         )
-    if text:
-        content = read_text(Path(text), f"--text {text}")[:MEASURED]
-    else:
-        data = build_test_data(registry, run, task.spec)
-        content = task.spec.decode(data.splits["test"][:MEASURED].tolist())
-    if len(content) < 2:
-        raise UserError(f"--text {text}: is too short to be coloured")
-    activations, features = cell_activations(task, content), text_features(content)
-    followers = {} if units else most_selective(activations, features)
+    content = _content(registry, task, run, text)
+    activations = cell_activations(task, content)
     name = partial(unit_name, network=task.recurrent, count=activations.shape[1])
+    heading = f"{folder.path.name}: what single cells do"
     if units:
         chosen = {name(unit): unit for unit in _named(units, activations.shape[1])}
     else:
+        features = text_features(content)
+        followers = most_selective(activations, features)
         chosen = {f"{name(unit)}: {feature} (correlation {r:+.2f})": unit for feature, (unit, r) in followers.items()}
+        if missing := [feature for feature in features if feature not in followers]:
+            heading += f"\nno cell follows: {', '.join(missing)}"
     if not chosen:
         raise UserError(f"no cell of {folder.name} follows the text: train it longer, or choose with --units 0,1,2")
-    missing = [] if units else [feature for feature in features if feature not in followers]
-    heading = f"{folder.path.name}: what single cells do"
-    if missing:
-        heading += f"\nno cell follows: {', '.join(missing)}"
-    measure = "tanh(c)" if isinstance(task.recurrent, nn.LSTM) else "h"
     drawn = {title: activations[:SHOWN, unit] for title, unit in chosen.items()}
+    measure = f"{'tanh(c)' if isinstance(task.recurrent, nn.LSTM) else 'h'} of the cell after the character"
     return Picture(
-        draw_text(content[:SHOWN], drawn, heading, f"{measure} of the cell after the character"),
+        draw_text(content[:SHOWN], drawn, heading, measure),
         "red is a cell near 1, blue near -1: look for cells that fade along a line (they count), switch at quotation marks, or "
         "stay through an indented block; most cells follow nothing that has a name",
         f"zoo sample {folder.name}",
     )
+
+
+def _content(registry: Registry, task: Task, run: Run, text: str) -> str:
+    """The beginning of the text that was asked for, or of the run's own test text."""
+    if not text:
+        data = build_test_data(registry, run, task.spec)
+        return task.spec.decode(data.splits["test"][:MEASURED].tolist())
+    content = read_text(Path(text), f"--text {text}")
+    if len(content) < 2:
+        raise UserError(f"--text {text}: is too short to be coloured")
+    return content[:MEASURED]
 
 
 def cell_activations(task: Task, text: str) -> np.ndarray:
