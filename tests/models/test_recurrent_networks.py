@@ -1,4 +1,4 @@
-"""Recurrent networks over sequences: their figures by hand, and that an LSTM remembers what a vanilla one forgets."""
+"""Recurrent networks over sequences: figures by hand, how gates start, and that an LSTM remembers what a vanilla one forgets."""
 
 from __future__ import annotations
 
@@ -50,11 +50,20 @@ def test_the_answer_is_the_last_output_through_the_head() -> None:
     torch.testing.assert_close(task(inputs), state @ task.head.weight[0] + task.head.bias)
 
 
-def test_the_forget_gates_of_all_layers_start_with_the_bias_that_is_asked_for() -> None:
-    layer = zoo.create("lstm", NUMBERS, hidden=6, layers=2, forget_bias=2.5).recurrent
-    for biases in (layer.bias_ih_l0 + layer.bias_hh_l0, layer.bias_ih_l1 + layer.bias_hh_l1):
-        i, f, g, o = biases.chunk(4)
-        assert f.eq(2.5).all() and not torch.cat((i, g, o)).eq(2.5).any()
+def test_cells_start_out_keeping_what_they_have_for_different_times_up_to_the_horizon() -> None:
+    torch.manual_seed(0)
+    for layer in zoo.create("lstm", NUMBERS, hidden=500, layers=2, horizon=50).recurrent.all_weights:
+        i, f, g, o = (layer[2] + layer[3]).chunk(4)
+        assert torch.equal(i, -f), "what is kept is not written over"
+        times = f.exp()  # with the gate at sigmoid(log t) = t / (t + 1), a value falls to 1/e within about t steps
+        assert 1 <= times.min() < 2 and 49 < times.max() <= 50 and times.mean().item() == pytest.approx(25.5, rel=0.1)
+        assert max(g.abs().max(), o.abs().max()) < 0.1
+    r, z, n = (lambda w: (w[2] + w[3]).chunk(3))(zoo.create("gru", NUMBERS, hidden=500, horizon=50).recurrent.all_weights[0])
+    assert 49 < z.exp().max() <= 50 and z.min() >= 0 and max(r.abs().max(), n.abs().max()) < 0.1
+    plain = zoo.create("lstm", NUMBERS, hidden=4, horizon=1).recurrent
+    assert not (plain.bias_ih_l0 + plain.bias_hh_l0)[:8].any(), "gates half open"
+    with pytest.raises(UserError, match="horizon=0"):
+        zoo.create("gru", NUMBERS, horizon=0)
 
 
 def test_labels_are_smoothed_only_where_there_are_any() -> None:
