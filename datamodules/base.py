@@ -13,10 +13,10 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import lightning as L
 import torch
@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.augment import Augmentation, Batch
+from datamodules.features import kept_features
 from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
-from zoo.spec import IGNORE, ImageSpec
+from zoo.spec import IGNORE, ImageSpec, Spec, image_spec
 
 
 class Images(Protocol):
@@ -68,16 +69,27 @@ class ImagesInMemory:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels, int64 [N]."""
+    """Images, and what is to be learned of each: labels, int64 [N] for classes, [N, ...] for words or several answers.
+
+    ``beside`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do.
+    """
 
     images: Images
     labels: Tensor
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> Split:
-        return Split(self.images.subset(indices), self.labels[indices])
+        return Split(self.images.subset(indices), self.labels[indices], self._beside(indices))
+
+    def batch(self, images: Tensor, indices: Tensor) -> Batch:
+        """The images at these indices, which were read already, with all that goes with them."""
+        return {"images": images, "labels": self.labels[indices], **self._beside(indices)}
+
+    def _beside(self, indices: Tensor) -> dict[str, Tensor]:
+        return {name: column[indices] for name, column in self.beside.items()}
 
 
 class Batches:
@@ -127,7 +139,7 @@ class Batches:
         ]  # fmt: skip
         for step, indices, images in zip(steps, orders, self.split.images.batches(iter(orders)), strict=True):
             seed = derive_seed(self.seed, "augment", epoch, step, self.rank)
-            yield {"images": images, "labels": self.split.labels[indices], "seed": seed}
+            yield {**self.split.batch(images, indices), "seed": seed}
 
     def _evaluation(self) -> Iterator[Batch]:
         total = -(-len(self.split) // self.batch_size)
@@ -135,12 +147,14 @@ class Batches:
         index = torch.arange(len(self.split))
         orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
         for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
-            labels = self.split.labels[indices]
-            yield {"images": images, "labels": labels if turn < total else torch.full_like(labels, IGNORE)}
+            batch = self.split.batch(images, indices)
+            yield batch if turn < total else {**batch, "labels": torch.full_like(batch["labels"], IGNORE)}
 
 
-class ImageData(L.LightningDataModule):
-    """A classification data set. A subclass says what its images are (``describe``) and reads them (``read``).
+class PictureData(L.LightningDataModule):
+    """Pictures with something to learn of each: the base of all such data sets, whatever it is.
+
+    A subclass says what they are (``describe``) and reads them (``read``).
 
     Args:
         batch_size: images a batch on each device.
@@ -148,20 +162,17 @@ class ImageData(L.LightningDataModule):
         root: the folder where the files lie or are put; the default is bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps them.
         augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``datamodules.augment``).
-        validation: what is held out of the training images for validation, class by class: a share of them, or one of k
-            folds, as in ``2/5``. The folds of one seed share no image and together are all of them.
+        validation: what is held out of the training images for validation, if the data brings none.
     """
 
-    task = "classification"
+    task: ClassVar[str]
     light = "hflip"  # every pixel stays in its place, or in its mirror image's
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,jitter,cutout:8"
+    class_count: int = 1  # for augmentations that mix classes
 
     def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
         super().__init__()
-        self.fold = _parse_fold(validation)
-        if self.fold is None and not 0 <= float(validation) < 1:
-            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
         if size < 0:
             raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
         self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
@@ -169,13 +180,13 @@ class ImageData(L.LightningDataModule):
         self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
         Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
         self.splits: dict[str, Split] = {}
-        self._spec: ImageSpec | None = None
+        self._spec: Spec | None = None
 
     # ------------------------------------------------------------------ what a subclass gives
 
     @abstractmethod
-    def describe(self) -> ImageSpec:
-        """Shape and classes before ``size`` is applied, without downloading anything."""
+    def describe(self) -> Spec:
+        """What the pictures are before ``size`` is applied, without downloading anything."""
 
     @abstractmethod
     def read(self) -> dict[str, Split]:
@@ -191,27 +202,22 @@ class ImageData(L.LightningDataModule):
 
     # ------------------------------------------------------------------ what the rest uses
 
+    @abstractmethod
+    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Indices of what is held out of the training images for validation, and of the rest."""
+
     @property
-    def spec(self) -> ImageSpec:
+    def spec(self) -> Spec:
         """What a model must know. Statistics are those of the training images once ``setup`` has run."""
         if self._spec is None:
             spec = self.describe()
-            self._spec = replace(spec, height=self.size, width=self.size) if self.size else spec
+            self._spec = _of_pictures(spec, height=self.size, width=self.size) if self.size else spec
         return self._spec
 
-    def adopt(self, spec: ImageSpec, name: str) -> None:
-        """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
-
-        Raises:
-            UserError: other classes or another shape.
-        """
-        if self.spec.classes != spec.classes:
-            raise UserError(
-                f"{name} has the classes {some(self.spec.classes)}, "
-                f"the model knows {some(spec.classes)}: test it on data with its own classes"
-            )
-        if self.spec.shape != spec.shape:
-            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
+    @property
+    def image_spec(self) -> ImageSpec:
+        """What the pictures are, whatever is to be learned of them."""
+        return image_spec(self.spec)
 
     def prepare_data(self) -> None:
         if not self.splits:  # Lightning calls it again, when all is there
@@ -223,20 +229,35 @@ class ImageData(L.LightningDataModule):
         splits = self.read()
         if self.size:
             splits = {name: self._resized(split) for name, split in splits.items()}
-        if "val" not in splits:
-            held_out, rest = self._held_out(splits["train"].labels)
-            splits["val"] = splits["train"].subset(held_out)
-            splits["train"] = splits["train"].subset(rest)
-        elif self.fold:
-            raise UserError(
-                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
-            )
-        if not len(splits["train"]):
+        self.splits = self.with_validation(splits)
+        mean, std = self._statistics(self.splits["train"])
+        self._spec = _of_pictures(self.spec, mean=mean, std=std)
+        self.augmentation = Augmentation(self.augment, self.class_count)
+
+    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
+        """The splits with one for validation, which is held out of the training images where the data brings none.
+
+        Raises:
+            UserError: no image is left for training.
+        """
+        if "val" in splits:
+            return splits
+        held_out, rest = (splits["train"].subset(indices) for indices in self.hold_out(splits["train"]))
+        if not len(rest):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
-        self.splits = splits
-        mean, std = self._statistics(splits["train"])
-        self._spec = replace(self.spec, mean=mean, std=std)
-        self.augmentation = Augmentation(self.augment, len(self.spec.classes))
+        return {**splits, "train": rest, "val": held_out}
+
+    def keep_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
+        """Give, in place of images, what a frozen network makes of them: computed once and kept.
+
+        Args:
+            encode: uint8 images [n, C, H, W] to features [n, ...].
+            network: a fingerprint of that network with its weights.
+        """
+        for name, split in self.splits.items():
+            parts = [network, self._identity(split), name]
+            identity = blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+            self.splits[name] = replace(split, images=kept_features(split.images, encode, identity))
 
     def train_dataloader(self) -> Batches:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
@@ -253,12 +274,11 @@ class ImageData(L.LightningDataModule):
         return batch if seed is None else self.augmentation(batch, seed)
 
     def facts(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run: shape, classes, images a split, statistics."""
-        spec = self.spec
+        """What is there, once ``setup`` has run: shape, images a split, statistics."""
+        spec = self.image_spec
         rounded = {"mean": spec.mean, "std": spec.std}
         return {
             "shape": list(spec.shape),
-            "classes": list(spec.classes),
             **{name: len(self.splits[name]) for name in ("train", "val", "test") if name in self.splits},
             **{name: [round(value, 4) for value in values] for name, values in rounded.items()},
         }
@@ -274,9 +294,74 @@ class ImageData(L.LightningDataModule):
             lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1),
         )  # fmt: skip
 
-    def _held_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the images for validation, and of the rest."""
-        seed = derive_seed(self.seed, "val")
+    def _resized(self, split: Split) -> Split:
+        if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):
+            return split
+        return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
+
+    def _identity(self, split: Split) -> list[Any]:
+        """What tells the images of a split from others."""
+        return [type(self).__qualname__, self.fingerprint, list(self.image_spec.shape), self.validation, self.seed, len(split)]
+
+    def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
+        identity = self._identity(train)
+        fingerprint = blake2b(json.dumps(identity).encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
+        path = cache_folder() / "statistics" / f"{fingerprint}.json"
+        try:
+            kept = json.loads(path.read_text())
+            return tuple(kept["mean"]), tuple(kept["std"])
+        except (OSError, ValueError, KeyError, TypeError):
+            # 32 MB at a time: worker processes hold several such parts at once
+            mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.image_spec.shape)))
+        with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
+            replace_file(path, json.dumps({"of": identity, "mean": mean, "std": std}).encode())
+        return mean, std
+
+
+class ImageData(PictureData):
+    """A classification data set. A subclass says what its images are (``describe``) and reads them (``read``).
+
+    Args:
+        validation: what is held out of the training images for validation, class by class: a share of them, or one of k
+            folds, as in ``2/5``. The folds of one seed share no image and together are all of them.
+    """
+
+    task = "classification"
+
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
+        self.fold = _parse_fold(validation)
+        if self.fold is None and not 0 <= float(validation) < 1:
+            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
+        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
+
+    @property
+    def class_count(self) -> int:
+        return len(self.spec.classes)
+
+    def adopt(self, spec: ImageSpec, name: str) -> None:
+        """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
+
+        Raises:
+            UserError: other classes or another shape.
+        """
+        if self.spec.classes != spec.classes:
+            raise UserError(
+                f"{name} has the classes {some(self.spec.classes)}, "
+                f"the model knows {some(spec.classes)}: test it on data with its own classes"
+            )
+        if self.spec.shape != spec.shape:
+            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
+
+    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
+        if self.fold and "val" in splits:
+            raise UserError(
+                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
+            )
+        return super().with_validation(splits)
+
+    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        labels, seed = split.labels, derive_seed(self.seed, "val")
         if self.fold is None:
             return split_by_class(labels, float(self.validation), seed)
         smallest = int(torch.bincount(labels)[labels.unique()].min())
@@ -284,27 +369,14 @@ class ImageData(L.LightningDataModule):
             raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
         return fold_by_class(labels, *self.fold, seed)
 
-    def _resized(self, split: Split) -> Split:
-        if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):
-            return split
-        return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
+    def facts(self) -> dict[str, Any]:
+        """What is there, once ``setup`` has run: classes, shape, images a split, statistics."""
+        return {"classes": list(self.spec.classes), **super().facts()}
 
-    def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
-        identity = json.dumps(
-            [type(self).__qualname__, self.fingerprint, self.spec.shape, self.validation, self.seed, len(train)]
-        )
-        fingerprint = blake2b(identity.encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
-        path = cache_folder() / "statistics" / f"{fingerprint}.json"
-        try:
-            kept = json.loads(path.read_text())
-            return tuple(kept["mean"]), tuple(kept["std"])
-        except (OSError, ValueError, KeyError, TypeError):
-            # 32 MB at a time: worker processes hold several such parts at once
-            mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.spec.shape)))
-        with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
-            replace_file(path, json.dumps({"of": json.loads(identity), "mean": mean, "std": std}).encode())
-        return mean, std
+
+def _of_pictures(spec: Spec, **changes: Any) -> Spec:
+    """The spec with changes to what it says of pictures."""
+    return replace(spec, **changes) if isinstance(spec, ImageSpec) else replace(spec, image=replace(spec.image, **changes))
 
 
 def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:

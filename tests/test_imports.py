@@ -27,6 +27,7 @@ LIGHT = [
             "registry",
             "spec",
             "text_files",
+            "words",
         )
     ),
     "zoo/pictures/__init__.py",
@@ -44,6 +45,7 @@ BASE = {
     "zoo.registry",
     "zoo.fetch",
     "zoo.text_files",
+    "zoo.words",
 }
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first

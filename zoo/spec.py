@@ -191,6 +191,11 @@ Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
 KINDS = {"image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec}
 
 
+def image_spec(spec: Spec) -> ImageSpec:
+    """What a spec says of pictures."""
+    return spec if isinstance(spec, ImageSpec) else spec.image
+
+
 def spec_to_primitives(spec: Spec) -> dict[str, Any]:
     """The spec as plain data, as checkpoints keep it."""
     kind = next(kind for kind, cls in KINDS.items() if type(spec) is cls)

@@ -79,6 +79,9 @@ class ConvNet(Classifier):
             features = convolution(features)
         return self.head(self.hidden(features))
 
+    def trunk(self) -> nn.Module:
+        return nn.Sequential(*self.convolutions)
+
     def stages(self) -> dict[str, nn.Module]:
         convolutions = {f"conv{i}": layer for i, layer in enumerate(self.convolutions, 1)}
         return {**convolutions, "hidden": self.hidden, "head": self.head}

@@ -59,7 +59,7 @@ class KNearestNeighbours(Classifier):
     def stages(self) -> dict[str, nn.Module]:
         return {"head": self.memory}
 
-    def check_data(self, data: Any) -> None:
+    def prepare(self, data: Any) -> None:
         known = len(data.splits["train"])
         if self.k > known:
             raise UserError(f"model.k={self.k}: there are only {known} training images")

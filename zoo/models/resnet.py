@@ -139,5 +139,8 @@ class ResNet(Classifier):
         features = self.stage3(self.stage2(self.stage1(self.stem(images))))
         return self.head(self.dropout(features.mean((2, 3))))
 
+    def trunk(self) -> nn.Module:
+        return nn.Sequential(self.stem, self.stage1, self.stage2, self.stage3)
+
     def stages(self) -> dict[str, nn.Module]:
         return {name: getattr(self, name) for name in ("stem", "stage1", "stage2", "stage3", "head")}

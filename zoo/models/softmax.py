@@ -42,7 +42,7 @@ class Linear(Classifier):
     def stages(self) -> dict[str, nn.Module]:
         return {"head": self.linear}
 
-    def check_data(self, data: Any) -> None:
+    def prepare(self, data: Any) -> None:
         mixing = [name for name in ("mixup", "cutmix") if name in getattr(data, "augment", "")]
         if self.is_hinge and mixing:
             raise UserError(f"data.augment={data.augment}: the hinge loss takes one label an image: leave out {mixing[0]}")

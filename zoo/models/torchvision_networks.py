@@ -126,6 +126,11 @@ class ImageNetResNet(ImageNetClassifier):
         layers = {name: getattr(network, name) for name in ("layer1", "layer2", "layer3", "layer4")}
         return {"stem": stem, **layers, "head": network.fc}
 
+    def trunk(self) -> nn.Module:
+        network = self.network
+        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4)
+
 
 @register_model("vgg19-bn-imagenet", task="classification", depth=19, batch_norm=True, tags=IMAGENET, data="digits",
                 data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
@@ -184,6 +189,9 @@ class ImageNetVGG(ImageNetClassifier):
                 blocks.append(nn.ModuleList())
         stages = {f"block{i}": block for i, block in enumerate(blocks, 1) if len(block)}
         return {**stages, "hidden": self.network.classifier[:-1], "head": self.network.classifier[-1]}
+
+    def trunk(self) -> nn.Module:
+        return self.network.features
 
 
 @register_model("vit-l16-imagenet", task="classification", width=1024, depth=24, heads=16, tags=TRANSFORMER, data="digits",

@@ -90,5 +90,8 @@ class VGG(Classifier):
             features = block(features)
         return self.head(self.dropout(self.pool(features).flatten(1)))
 
+    def trunk(self) -> nn.Module:
+        return nn.Sequential(*self.blocks)
+
     def stages(self) -> dict[str, nn.Module]:
         return {**{f"block{i}": block for i, block in enumerate(self.blocks, 1)}, "head": self.head}

@@ -77,9 +77,27 @@ class VisionTransformer(Classifier):
         features = self.norm(features)
         return self.head(features[:, 0] if self.pool == "token" else features.mean(1))
 
+    def trunk(self) -> nn.Module:
+        return PatchFeatures(self.embedding, self.blocks, self.norm)
+
     def stages(self) -> dict[str, nn.Module]:
         blocks = {f"block{i}": block for i, block in enumerate(self.blocks, 1)}
         return {"embedding": self.embedding, **blocks, "norm": self.norm, "head": self.head}
+
+
+class PatchFeatures(nn.Module):
+    """What a transformer finds in each patch, as a map [N, width, rows, columns]; a class token is left out."""
+
+    def __init__(self, embedding: PatchEmbedding, blocks: nn.ModuleList, norm: nn.Module) -> None:
+        super().__init__()
+        self.embedding, self.blocks, self.norm = embedding, blocks, norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.embedding(images)
+        for block in self.blocks:
+            features = block(features)
+        rows, columns = self.embedding.grid
+        return self.norm(features)[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
 
 class PatchEmbedding(nn.Module):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from zoo.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
@@ -44,6 +45,24 @@ class Classifier(Task):
                 memory_format=torch.channels_last if self.channels_last else torch.contiguous_format
             )
         return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
+
+    def trunk(self) -> nn.Module:
+        """The part that sees: normalised images [N, C, H, W] to what it finds at each place, [N, features, rows, columns].
+
+        The head and what only serves it are left out. The module shares its parameters with this one.
+
+        Raises:
+            UserError: the network does not keep places apart.
+        """
+        raise UserError(f"{type(self).__name__} has no feature map: take a convolutional network or a transformer")
+
+    def load_published(self) -> None:
+        """Take over the weights that the network was published with, and its statistics of images; the head stays as it is.
+
+        Raises:
+            UserError: there are none to be had.
+        """
+        raise UserError(f"{type(self).__name__} comes without published weights: name a run that trained it")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(self.normalise(batch["images"]))

@@ -49,7 +49,7 @@ class LanguageModel(Task):
         """
         raise NotImplementedError
 
-    def check_data(self, data: Any) -> None:
+    def prepare(self, data: Any) -> None:
         data.train_dataloader()  # which complains of too short a text
 
     def decode(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning as L
@@ -113,8 +114,19 @@ class Task(L.LightningModule):
             UserError: this model cannot take such data.
         """
 
-    def check_data(self, data: Any) -> None:
-        """Look at the data, read and split, before the first step.
+    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
+        """Take over weights that were learned before; called once, when a new run begins.
+
+        Args:
+            open_run: gives the trained model of a run, by name or path.
+
+        Raises:
+            UserError: there are none, or they do not fit.
+        """
+
+    def prepare(self, data: Any) -> None:
+        """Look at the data, read and split, before the first step, when the weights are in place; it may be replaced by
+        what a frozen part of the network makes of it.
 
         Raises:
             UserError: this model cannot learn from it.

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
     return task.eval(), run
 
 
+def _open_run(registry: Registry, name: str) -> Task:
+    """The trained model of a run, by name or path."""
+    best = RunFolder.find(name).checkpoint("best")
+    return load_task(registry, read_checkpoint(best), best)[0]
+
+
 def train(
     registry: Registry,
     run: Run,
@@ -163,7 +170,11 @@ def _train(
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
     task.check_data_options(data)
-    task.check_data(data)
+    if checkpoint:
+        task.load_state_dict(former["state_dict"])
+    else:
+        task.load_pretrained(partial(_open_run, registry))
+    task.prepare(data)
     if run.recipe.compile:
         task.compile()
     log, stop = MetricsLog(folder.metrics_file), StopRequest()

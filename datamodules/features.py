@@ -1,0 +1,75 @@
+"""What a frozen network makes of images, computed once and kept in a file, in place of their pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from zoo.fetch import cache_folder
+
+if TYPE_CHECKING:
+    from datamodules.base import Images
+
+PART = 64  # images that the network looks at together
+
+
+@dataclass(frozen=True)
+class FeaturesOnDisk:
+    """Features of images, float32 [N, ...], in a file that is mapped into memory; ``chosen`` are those that count, [n]."""
+
+    path: Path
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+        features = np.load(self.path, mmap_mode="r")
+        for indices in orders:
+            yield torch.from_numpy(features[self.chosen[indices].numpy()])
+
+    def subset(self, indices: Tensor) -> FeaturesOnDisk:
+        return FeaturesOnDisk(self.path, self.chosen[indices])
+
+
+def kept_features(images: Images, encode: Callable[[Tensor], Tensor], identity: str) -> FeaturesOnDisk:
+    """The features of all images, from the cache or computed now by whichever process comes first.
+
+    Args:
+        images: whose features.
+        encode: uint8 images [n, C, H, W] to features [n, ...].
+        identity: what tells these images and this network from all others.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    folder = cache_folder() / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{identity}.npy"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            _write(images, encode, path)
+    return FeaturesOnDisk(path, torch.arange(len(images)))
+
+
+@torch.inference_mode()
+def _write(images: Images, encode: Callable[[Tensor], Tensor], path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    out = None
+    start = 0
+    for pixels in images.batches(iter(torch.arange(len(images)).split(PART))):
+        features = encode(pixels).float().cpu().numpy()
+        if out is None:
+            out = np.lib.format.open_memmap(unfinished, "w+", np.float32, (len(images), *features.shape[1:]))
+        out[start : start + len(features)] = features
+        start += len(features)
+    out.flush()
+    os.replace(unfinished, path)

@@ -1,0 +1,109 @@
+"""Any image network of the zoo as the eye of a larger one: pixels in, a map of features out, frozen or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError, did_you_mean, one_line
+from zoo.options import check_options
+from zoo.recipe import Recipe
+from zoo.registry import Entry, scan
+from zoo.spec import ImageSpec
+
+PUBLISHED = "imagenet"  # the weights that a network was published with
+
+
+class ImageEncoder(nn.Module):
+    """An image network without its head.
+
+    Args:
+        name: of a model for classification that has a feature map, as in ``resnet20``.
+        spec: what the images are.
+        recipe: of the whole training.
+        options: of the network, as in ``{"width": 32}``.
+        frozen: nothing in it is trained, and its norms keep the statistics that they came with.
+
+    Attributes:
+        features: channels of the map.
+        grid: rows and columns of the map.
+
+    Raises:
+        UserError: there is no such network, an option does not fit it, or it has no feature map.
+    """
+
+    def __init__(
+        self, name: str, spec: ImageSpec, recipe: Recipe, options: dict[str, Any] | None = None, frozen: bool = False
+    ) -> None:
+        super().__init__()
+        self.name, self.frozen = name, frozen
+        self._build = lambda: _image_network(name).load()(
+            replace(spec, classes=("any",)), recipe, **check_options(_image_network(name), options or {})
+        )
+        network = self._build()
+        self.channels_last = network.channels_last
+        self.trunk = network.trunk()
+        # in the state dict, since weights that were learned before bring statistics of their own
+        self.register_buffer("input_scale", network.input_scale.clone())
+        self.register_buffer("input_shift", network.input_shift.clone())
+        if frozen:
+            self.requires_grad_(False)
+        self.train(False)
+        with torch.no_grad():
+            _, self.features, *grid = self(torch.zeros(1, *spec.shape)).shape
+        self.grid: tuple[int, int] = tuple(grid)
+        self.train(True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] of values from 0 to 255 to a map [N, features, rows, columns]."""
+        images = images.to(self.input_scale.dtype) * self.input_scale + self.input_shift
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.trunk(images)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        return super().train(mode and not self.frozen)
+
+    def load_pretrained(self, weights: str, open_run: Callable[[str], nn.Module]) -> None:
+        """Take over what a network of the same kind has learned, with the statistics that it normalises images by.
+
+        Args:
+            weights: ``imagenet``, those it was published with; or the name or path of a run that trained it.
+            open_run: gives the network of a run.
+
+        Raises:
+            UserError: it was not published with any, or the run's network is another.
+        """
+        if weights == PUBLISHED:
+            network = self._build()
+            network.load_published()
+        else:
+            network = open_run(weights)
+        try:
+            self.trunk.load_state_dict(network.trunk().state_dict())
+        except (RuntimeError, AttributeError) as error:
+            raise UserError(f"model.weights={weights}: does not fit {self.name}: {one_line(error, 150)}") from None
+        self.input_scale.copy_(network.input_scale)
+        self.input_shift.copy_(network.input_shift)
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of all that decides on its features: the network and its weights."""
+        digest = blake2b(f"{self.name} {self.trunk}".encode(), digest_size=12)
+        for name, value in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _image_network(name: str) -> Entry:
+    registry = scan()
+    networks = {entry.name: entry for entry in registry.models.values() if entry.task == "classification"}
+    if name not in networks:
+        raise UserError(f"model.encoder={name}: is no image network of the zoo{did_you_mean(name, networks)}")
+    return networks[name]
