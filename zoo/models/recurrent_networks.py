@@ -14,8 +14,8 @@ from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
 
 TINY = {"hidden": 8, "layers": 2}
-RECIPE = {"epochs": 12, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "clip": 1.0}
-VANILLA_RECIPE = {"epochs": 12, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "clip": 1.0}
+RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "clip": 1.0}
+VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "clip": 1.0}
 
 
 class RecurrentNetwork(SequenceMemory):
@@ -28,7 +28,7 @@ class RecurrentNetwork(SequenceMemory):
 
     cell: ClassVar[type[nn.RNNBase]]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 128, layers: int = 1) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1) -> None:
         super().__init__(spec, recipe)
         if min(hidden, layers) < 1:
             raise UserError(f"model.hidden={hidden}, model.layers={layers}: both must be at least 1")
@@ -58,7 +58,7 @@ class GatedNetwork(RecurrentNetwork):
     keeps: ClassVar[int]  # which of them
     writes: ClassVar[int | None]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 128, layers: int = 1, horizon: int = 100) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1, horizon: int = 100) -> None:
         super().__init__(spec, recipe, hidden, layers)
         if horizon < 1:
             raise UserError(f"model.horizon={horizon}: must be at least 1")
