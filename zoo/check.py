@@ -15,7 +15,7 @@ from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
-from zoo.spec import IGNORE, TextSpec
+from zoo.spec import IGNORE, SequenceSpec, TextSpec
 from zoo.tasks.task import Task
 from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
@@ -45,7 +45,7 @@ def check_entry(registry: Registry, entry: Entry) -> list[Result]:
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     if entry.kind == "data":
-        checks = TEXT_CHECKS if isinstance(subject.spec, TextSpec) else DATA_CHECKS
+        checks = CHECKS_OF_DATA.get(type(subject.spec), DATA_CHECKS)
     else:
         checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
@@ -285,6 +285,38 @@ def _evaluates_each_character_once(registry: Registry, data: Any) -> None:
         _require(seen == expected, f"{name} has {expected} characters behind others, {seen} were targets")
 
 
+def _sequences_fit(registry: Registry, data: Any) -> None:
+    spec = data.spec
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        inputs, targets = batch["inputs"], batch["targets"]
+        expected = (len(inputs), spec.length, spec.features)
+        _require(inputs.shape == expected, f"inputs are {tuple(inputs.shape)}, the spec says {expected}")
+        expected = expected[:2] if spec.symbols else expected[:1]
+        _require(targets.shape == expected, f"targets are {tuple(targets.shape)}, the spec says {expected}")
+        if spec.symbols:
+            _require(targets.min() >= 0 and targets.max() < len(spec.symbols), "a target is none of the symbols of the spec")
+            _require((targets > 0).any(1).all(), "a sequence asks for nothing")
+
+
+def _seed_and_position_decide(registry: Registry, data: Any) -> None:
+    first, second = (next(iter(data.train_dataloader())) for _ in range(2))
+    _require(torch.equal(first["inputs"], second["inputs"]), "one seed gave two batches")
+    loader = data.train_dataloader()
+    for position, what in (((0, 1), "two steps"), ((1, 0), "two epochs")):
+        loader.position = lambda position=position: position
+        _require(not torch.equal(first["inputs"], next(iter(loader))["inputs"]), f"{what} have the same sequences")
+
+
+def _evaluates_the_same_sequences(registry: Registry, data: Any) -> None:
+    splits = {}
+    for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        first, second = (torch.cat([batch["inputs"][batch["counted"]] for batch in loader]) for _ in range(2))
+        _require(torch.equal(first, second), f"{name} has other sequences when it is read again")
+        splits[name] = first
+    _require(not torch.equal(*splits.values()), "val and test have the same sequences")
+
+
 TEXT_CHECKS = {
     "batches fit the spec": _text_fits,
     "text follows from seed and epoch": _seed_and_epoch_decide,
@@ -296,3 +328,9 @@ DATA_CHECKS = {
     "images of a batch are augmented apart": _augments_each_apart,
     "evaluation sees each image once": _evaluates_each_once,
 }
+SEQUENCE_CHECKS = {
+    "batches fit the spec": _sequences_fit,
+    "sequences follow from seed, epoch and step": _seed_and_position_decide,
+    "evaluation sees the same sequences each time": _evaluates_the_same_sequences,
+}
+CHECKS_OF_DATA = {TextSpec: TEXT_CHECKS, SequenceSpec: SEQUENCE_CHECKS}

@@ -115,6 +115,22 @@ class TextSpec:
         return "".join(self.vocabulary[place] for place in places)
 
 
+@dataclass(frozen=True)
+class SequenceSpec:
+    """Sequences of ``length`` steps with ``features`` numbers each, that ask for something.
+
+    With ``symbols``, that is one of them at each step, and the first stands for having nothing to say. Without, it is one number
+    after the last step.
+    """
+
+    length: int
+    features: int
+    symbols: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "symbols", tuple(self.symbols))
+
+
 PAD, START, END, UNKNOWN = range(4)  # places in every vocabulary of words
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 
@@ -171,8 +187,8 @@ class QuestionSpec(WordedSpec):
     kinds: tuple[str, ...] = ()
 
 
-Spec = ImageSpec | TextSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec}
+Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
+KINDS = {"image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec}
 
 
 def image_spec(spec: Spec) -> ImageSpec:

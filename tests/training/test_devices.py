@@ -64,6 +64,16 @@ def test_a_text_has_the_same_loss_on_any_number_of_processes() -> None:
         assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], abs=1e-6)
 
 
+def test_a_memory_has_the_same_figures_on_any_number_of_processes() -> None:
+    settings = ["--set", "model.hidden=8", "--set", "data.length=6", "--set", "data.sequences=640", "--epochs", "1"]
+    zoo("train", "gru", "--name", "memory", "--devices", "2", "--accelerator", "cpu", *settings)
+    figures = [json.loads(zoo("test", "memory", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    assert set(figures[0]) == {"test/loss", "test/solved"}
+    for other in figures[1:]:
+        assert other["test/solved"] == figures[0]["test/solved"]
+        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+
+
 def test_two_processes_remember_what_one_does() -> None:
     zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
     zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")

@@ -113,6 +113,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("resnet20", ["model.width=4"]),
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
+        ("lstm", ["data.name=copy-memory", "data.length=5"]),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
@@ -205,4 +206,15 @@ def test_a_run_that_is_being_trained_cannot_be_resumed_beside_it(zoo) -> None:
     assert zoo("train", "softmax", "--epochs", "1", "--name", "busy").code == 0
     with RunFolder.find("busy").locked():
         assert zoo("train", "--resume", "busy").is_one_line_error("busy", "another process")
-    assert zoo("train", "--resume", "busy").code == 0
+    again = zoo("train", "--resume", "busy")
+    assert again.code == 0 and "busy was finished: there was nothing left to train" in again.out and "test/accuracy" in again.out
+
+
+def test_only_a_finished_run_is_said_to_be_finished(zoo) -> None:
+    quick = ("--epochs", "2", "--set", "recipe.batch_size=64", "--set", "trainer.limit_train_batches=10")
+    train("softmax", "stopped", [], stop_at=14, how="interrupt")
+    for name, answer in (
+        ("new", zoo("train", "softmax", "--name", "new", *quick)),
+        ("stopped", zoo("train", "--resume", "stopped")),
+    ):
+        assert answer.code == 0 and "was finished" not in answer.out, name

@@ -107,6 +107,13 @@ class Task(L.LightningModule):
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
+    def check_data_options(self, data: Any) -> None:
+        """Look at the options of the data, which may not have been read yet.
+
+        Raises:
+            UserError: this model cannot take such data.
+        """
+
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
         """Take over weights that were learned before; called once, when a new run begins.
 
