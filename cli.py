@@ -363,7 +363,13 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    ask = {"language-modelling": f"sample {name}", "sequence-memory": f"data preview {data.name}"}.get(data.task, ask)
+    others = {
+        "language-modelling": f"sample {name}",
+        "sequence-memory": f"data preview {data.name}",
+        "question-answering": f"predict {name} IMAGE... --question TEXT",
+        "dialogue": f"chat {name} IMAGE",
+    }
+    ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
@@ -418,26 +424,37 @@ def predict(
     context: typer.Context,
     run: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
-    top: Annotated[str, typer.Option(metavar="N", help="How many classes to name for each image.")] = "3",
+    top: Annotated[str | None, typer.Option(metavar="N", help="Classes or answers to name for each image; default 3.")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked about each image.")] = None,
+    beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
+    samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
+    temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of samples: the same seed draws the same.")] = None,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Say what is in pictures: [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]."""
-    count = _number("--top", top)
+    """Say what is in pictures.
+
+    [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
+    [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
+    """
+    numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
+    asked = {name[2:]: _number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    if question is not None:
+        asked["question"] = question
+    if temperature is not None:
+        asked["temperature"] = _decimal("--temperature", temperature)
     registry = _registry(context)
     file, _ = _checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
-    predictions = predict_files(registry, file, inputs, count)
+    predictions = predict_files(registry, file, inputs, **asked)
     if json:
         _print_json([prediction.to_dict() for prediction in predictions])
         return
-    rows = [
-        (prediction.file, prediction.name, f"{prediction.probability:.4f}",
-         "  ".join(f"{name} {probability:.4f}" for name, probability in prediction.top[1:]))
-        for prediction in predictions
-    ]  # fmt: skip
-    _print_table(rows, ("file", "class", "probability", "then"))
+    _print_table([prediction.row() for prediction in predictions], predictions[0].header)
 
 
 @app.command(cls=TextCommand)
@@ -497,6 +514,51 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
     for characters in stream:
         print(characters[0], end="", flush=True)
     print()
+
+
+@app.command(cls=TextCommand)
+def chat(
+    context: typer.Context,
+    run: RunName,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to talk about.")],
+    caption: Annotated[str, typer.Option(help="What is known of the picture before the first question.")] = "",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Talk about a picture: a question a line, each understood in the light of those before; quit or Ctrl-D ends.
+
+    [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
+    [bold]printf 'what colour is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
+    """
+    registry = _registry(context)
+    file, _ = _checkpoint_file(run, checkpoint)
+    from zoo.training.conversation import Conversation, Unanswered
+
+    talk = Conversation(registry, file, Path(image), caption)
+    for question in _lines():
+        if question.strip().lower() == "quit":
+            break
+        try:
+            said = {"answer": talk.ask(question)}
+        except Unanswered as reason:
+            said = {"unanswered": str(reason)}
+        told = json_module.dumps({"question": question.strip(), **said}, ensure_ascii=False)
+        print(told if json else next(iter(said.values())), flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, line by line, with a sign that it is awaited; or what comes through a pipe."""
+    sys.stdin.reconfigure(errors="replace")
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    print("ask about the picture; quit or Ctrl-D ends", file=sys.stderr)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
 
 
 @app.command(cls=TextCommand)
@@ -816,8 +878,12 @@ def preview_data(
         data.setup()
         print(data.beginning())
         return
-    from zoo.pictures.preview import write_preview
+    from zoo.pictures.preview import SAMPLES, write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
-    shown = "training and test points" if data.spec.are_points else f"samples in the first row, augmented ({data.augment}) below"
+    points = data.image_spec.are_points
+    shown = "training and test points" if points else f"samples in the first row, augmented ({data.augment}) below"
     print(f"{path}: {shown}")
+    if entry.task != "classification":
+        for number, lines in enumerate(data.told(SAMPLES), 1):
+            print(f"{number}  {'   '.join(lines)}")

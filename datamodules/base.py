@@ -82,7 +82,7 @@ class Split:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> Split:
-        return Split(self.images.subset(indices), self.labels[indices], self._beside(indices))
+        return replace(self, images=self.images.subset(indices), labels=self.labels[indices], beside=self._beside(indices))
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:
         """The images at these indices, which were read already, with all that goes with them."""

@@ -75,11 +75,11 @@ def test_enough_beams_find_the_likeliest_of_all_texts(name: str) -> None:
     exhaustive = {text: log_probability(text) for text in itertools.product(range(4), repeat=4)}
     texts, totals = beam_search(task.decode, task.select_rows, prompt(), 4, beams=64)
     best = max(exhaustive, key=exhaustive.get)
-    assert tuple(texts[0].tolist()) == best
-    for text, total in zip(texts.tolist(), totals.tolist(), strict=True):
+    assert tuple(texts[0, 0].tolist()) == best
+    for text, total in zip(texts[0].tolist(), totals[0].tolist(), strict=True):
         assert total == pytest.approx(exhaustive[tuple(text)], abs=1e-4)
     one, _ = beam_search(task.decode, task.select_rows, prompt(), 4, beams=1)
-    assert one[0].tolist() == torch.cat(list(greedy(task.decode, prompt(), 4))).tolist()
+    assert one[0, 0].tolist() == torch.cat(list(greedy(task.decode, prompt(), 4))).tolist()
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}])

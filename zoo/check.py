@@ -15,7 +15,7 @@ from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
-from zoo.spec import IGNORE, SequenceSpec, TextSpec
+from zoo.spec import IGNORE, OUTSIDE, SequenceSpec, TextSpec, WordedSpec
 from zoo.tasks.task import Task
 from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
@@ -39,13 +39,13 @@ class Result:
 
 
 def check_entry(registry: Registry, entry: Entry) -> list[Result]:
-    """Run every check of an entry's kind, a model in its ``tiny`` variant. Never raises for a fault of the entry."""
+    """Run every check of an entry's kind, in its ``tiny`` variant. Never raises for a fault of the entry."""
     try:
         subject = _tiny_run(registry, entry) if entry.kind == "model" else _open(registry, entry)
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     if entry.kind == "data":
-        checks = CHECKS_OF_DATA.get(type(subject.spec), DATA_CHECKS)
+        checks = next((checks for kind, checks in CHECKS_OF_DATA.items() if isinstance(subject.spec, kind)), DATA_CHECKS)
     else:
         checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
@@ -87,6 +87,7 @@ class TinyRun:
 def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
     settings = {
         "model": entry.tiny,
+        "data": registry.data_set(entry.data).tiny if entry.data else {},
         "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
     }
     settings["trainer"] = {"accelerator": "cpu", "limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
@@ -145,7 +146,7 @@ def _samples_do_not_mix(registry: Registry, subject: TinyRun) -> None:
     batch = task.example(SAMPLES)
     with torch.no_grad():
         together = task.outputs(batch)
-        apart = torch.cat([task.outputs({key: value[i : i + 1] for key, value in batch.items()}) for i in range(SAMPLES)])
+        apart = torch.cat([task.outputs(task.part(batch, slice(i, i + 1))) for i in range(SAMPLES)])
     difference = float((together - apart).abs().max())
     _require(torch.allclose(together, apart, rtol=1e-4, atol=1e-5), f"alone and in a batch differ by {difference:.2g}")
 
@@ -216,7 +217,7 @@ ONE_PASS_CHECKS = {name: check for name, check in MODEL_CHECKS.items() if check 
 
 
 def _open(registry: Registry, entry: Entry) -> Any:
-    data = entry.load()(16, 0, **check_options(entry, {}))
+    data = entry.load()(16, 0, **check_options(entry, entry.tiny))
     _ = data.spec  # known before anything is fetched
     data.prepare_data()
     data.setup()
@@ -317,10 +318,37 @@ def _evaluates_the_same_sequences(registry: Registry, data: Any) -> None:
     _require(not torch.equal(*splits.values()), "val and test have the same sequences")
 
 
+def _words_fit(registry: Registry, data: Any) -> None:
+    spec = data.spec
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = data.on_after_batch_transfer(next(iter(loader)), 0)
+        images = batch.pop("images")
+        _require(
+            tuple(images.shape[1:]) == spec.image.shape, f"images are {tuple(images.shape[1:])}, the spec says {spec.image.shape}"
+        )
+        _require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
+        missing = sorted(set(spec.columns) - set(batch))
+        _require(not missing, f"a batch lacks {', '.join(missing)}, which the spec names")
+        for name, values in spec.columns.items():
+            column = batch[name]
+            _require(len(column) == len(images), f"{name} has {len(column)} rows, there are {len(images)} images")
+            there = column[(column != IGNORE) & (column != OUTSIDE)]
+            _require(len(there), f"{name} has nothing for any image of a batch")
+            _require(
+                there.min() >= 0 and there.max() < values, f"a value of {name} is not from 0 to {values - 1}, as the spec says"
+            )
+
+
 TEXT_CHECKS = {
     "batches fit the spec": _text_fits,
     "text follows from seed and epoch": _seed_and_epoch_decide,
     "evaluation sees each character once": _evaluates_each_character_once,
+}
+WORDED_CHECKS = {
+    "batches fit the spec": _words_fit,
+    "order follows from seed and epoch": _seed_decides,
+    "images of a batch are augmented apart": _augments_each_apart,
+    "evaluation sees each image once": _evaluates_each_once,
 }
 DATA_CHECKS = {
     "batches fit the spec": _batches_fit,
@@ -333,4 +361,4 @@ SEQUENCE_CHECKS = {
     "sequences follow from seed, epoch and step": _seed_and_position_decide,
     "evaluation sees the same sequences each time": _evaluates_the_same_sequences,
 }
-CHECKS_OF_DATA = {TextSpec: TEXT_CHECKS, SequenceSpec: SEQUENCE_CHECKS}
+CHECKS_OF_DATA = {TextSpec: TEXT_CHECKS, SequenceSpec: SEQUENCE_CHECKS, WordedSpec: WORDED_CHECKS}

@@ -1,4 +1,4 @@
-"""Writing with a language model: sampling, greedy choice and beam search, one character at a time with the state carried."""
+"""Writing, one character or word at a time with the state carried: sampling, greedy choice and beam search."""
 
 from __future__ import annotations
 
@@ -85,23 +85,78 @@ def _write(decode: Decode, prompt: Tensor, length: int, choose: Callable[[Tensor
         tokens = chosen[:, None].to(prompt.device)
 
 
+def until(end: int, words: Iterator[Tensor]) -> Tensor:
+    """The words of several sentences, [N, T], drawn until each sentence has had its ``end``; what is behind it means nothing."""
+    drawn: list[Tensor] = []
+    ended: Tensor | bool = False
+    for word in words:
+        drawn.append(word)
+        ended = ended | (word == end)
+        if ended.all():
+            break
+    return torch.stack(drawn, 1)
+
+
 @torch.inference_mode()
-def beam_search(decode: Decode, select_rows: SelectRows, prompt: Tensor, length: int, beams: int) -> tuple[Tensor, Tensor]:
-    """The likeliest texts of ``length`` characters behind one prompt, [1, T], that are found with ``beams`` of them kept.
+def beam_search(
+    decode: Decode, select_rows: SelectRows, prompt: Tensor, length: int, beams: int, end: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The likeliest texts of at most ``length`` characters or words behind each prompt, [N, T], that ``beams`` find.
+
+    A wider beam can miss what a narrower one finds, when it drops the beginning of the best text for one that ends worse. So the
+    search is done with every width from 1 to ``beams``, and the likeliest text that any of them found comes first: its
+    log-probability never falls as ``beams`` grows, and is at least that of the greedy text.
+
+    Args:
+        end: the word that ends a text; without one all have ``length``.
 
     Returns:
-        The texts, int64 [beams, length], the likeliest first; and their log-probabilities, [beams].
+        The texts, int64 [N, beams, T], the likeliest first, filled up with ``end`` behind their end; and their log-probabilities,
+        [N, beams], which are -inf in place of texts that are not there, as there are fewer than ``beams``.
     """
+    first, best = _beam_search(decode, select_rows, prompt, length, 1, end)
+    texts, totals = first, best
+    for width in range(2, beams + 1):
+        texts, totals = _beam_search(decode, select_rows, prompt, length, width, end)
+        missed = best[:, 0] > totals[:, 0]
+        # likelier than the likeliest of this width, it is not among them
+        with_it = torch.cat([first[:, :1], texts[:, :-1]], 1), torch.cat([best[:, :1], totals[:, :-1]], 1)
+        texts = torch.where(missed[:, None, None], with_it[0], texts)
+        totals = torch.where(missed[:, None], with_it[1], totals)
+        first, best = texts[:, :1], totals[:, :1]
+    return texts, totals
+
+
+def _beam_search(
+    decode: Decode, select_rows: SelectRows, prompt: Tensor, length: int, beams: int, end: int | None
+) -> tuple[Tensor, Tensor]:
+    """Plain beam search with one width; the texts have ``length``."""
+    count = len(prompt)
     scores, state = decode(prompt, None)
-    log_probabilities = scores.log_softmax(1)
-    total, chosen = log_probabilities[0].topk(min(beams, scores.shape[1]))
-    texts = chosen[:, None]
-    state = select_rows(state, torch.zeros_like(chosen))
-    for _ in range(length - 1):
-        scores, state = decode(texts[:, -1:], state)
-        candidates = total[:, None] + scores.log_softmax(1)
-        total, places = candidates.flatten().topk(min(beams, candidates.numel()))
-        rows, characters = places // scores.shape[1], places % scores.shape[1]
-        texts = torch.cat([texts[rows], characters[:, None]], 1)
-        state = select_rows(state, rows)
+    size = scores.shape[1]
+    firsts = torch.arange(count, device=prompt.device)[:, None] * beams  # the first row of each prompt
+    copies = (firsts // beams).expand(-1, beams).flatten()
+    scores, state = scores[copies], select_rows(state, copies)
+    total = torch.full((count, beams), -torch.inf, device=scores.device)
+    total[:, 0] = 0  # all beams are the same still: one of them is gone on with
+    texts = torch.full((count, beams, length), 0 if end is None else end, device=prompt.device)
+    ended = torch.zeros(count, beams, dtype=torch.bool, device=prompt.device)
+    for place in range(length):
+        grown = total[:, :, None] + scores.log_softmax(1).view(count, beams, size)
+        if end is not None:  # a text that has ended stays as it is
+            stays = torch.full_like(grown, -torch.inf)
+            stays[:, :, end] = total
+            grown = torch.where(ended[:, :, None], stays, grown)
+        total, chosen = grown.flatten(1).topk(beams)
+        parents, words = chosen // size, chosen % size
+        texts = texts.gather(1, parents[:, :, None].expand(-1, -1, length))
+        texts[:, :, place] = words
+        if place + 1 == length:
+            break
+        if end is not None:
+            ended = words == end
+            if ended.all():
+                break
+        rows = (firsts + parents).flatten()
+        scores, state = decode(words.view(-1, 1), select_rows(state, rows))
     return texts, total

@@ -12,6 +12,7 @@ from typing import Any
 from zoo.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
+OUTSIDE = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,14 @@ class WordedSpec:
         if self.vocabulary[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
             raise ValueError(f"a vocabulary of words begins with {', '.join(SPECIAL_WORDS)}")
 
+    @property
+    def columns(self) -> dict[str, int]:
+        """What a batch holds beside its pictures, at least: how many values each column may take, counted from 0.
+
+        A column is int64 with the pictures first; in any, ``IGNORE`` fills what is not there, as ``PAD`` does among words.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its columns are")
+
     def encode(self, words: Iterable[str]) -> list[int]:
         """The place of each word, ``UNKNOWN`` for one that the vocabulary lacks."""
         return [self._places.get(word, UNKNOWN) for word in words]
@@ -174,6 +183,10 @@ class CaptionSpec(WordedSpec):
 
     length: int
 
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"labels": len(self.vocabulary)}
+
 
 @dataclass(frozen=True)
 class QuestionSpec(WordedSpec):
@@ -186,9 +199,35 @@ class QuestionSpec(WordedSpec):
     length: int
     kinds: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> dict[str, int]:
+        kinds = {"kinds": len(self.kinds)} if self.kinds else {}
+        return {"labels": len(self.answers), "questions": len(self.vocabulary), **kinds}
+
+
+@dataclass(frozen=True)
+class DialogueSpec(WordedSpec):
+    """Pictures, each with a caption and up to ``rounds`` of question and answer.
+
+    ``answers`` are those known from training, the most frequent first. In each round the right one stands among so many
+    ``candidates``. ``length`` is that of the longest caption, question or answer in words, ``END`` included.
+    """
+
+    answers: tuple[str, ...]
+    length: int
+    rounds: int
+    candidates: int
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"labels": self.candidates, **dict.fromkeys(("captions", "questions", "answers"), len(self.vocabulary))}
+
 
 Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec}
+KINDS = {
+    "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
+    "dialogue": DialogueSpec,
+}  # fmt: skip
 
 
 def image_spec(spec: Spec) -> ImageSpec:

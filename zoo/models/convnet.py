@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from zoo.errors import UserError
@@ -30,7 +32,8 @@ class ConvNet(Classifier):
     """Small convolutional network: 3x3 convolution, activation and 2x2 max-pooling, again and again, then one hidden layer.
 
     Args:
-        channels: of each convolution; each is followed by a pooling that halves the image.
+        channels: of each convolution; each halves the image.
+        downsampling: pool, by the pooling behind a convolution; or stride, by the convolution itself.
         hidden: width of the fully connected layer.
         activation: after each convolution and the hidden layer.
         norm: between a convolution and its activation.
@@ -45,6 +48,7 @@ class ConvNet(Classifier):
         spec: ImageSpec,
         recipe: Recipe,
         channels: list[int] = [32, 64, 128],  # noqa: B006
+        downsampling: Literal["pool", "stride"] = "pool",
         hidden: int = 128,
         activation: Activation = "relu",
         norm: Norm = "none",
@@ -57,13 +61,18 @@ class ConvNet(Classifier):
         if hidden < 1:
             raise UserError(f"model.hidden={hidden}: must be at least 1")
         spec.require_size("convnet", 2 ** len(channels))
+        pools = downsampling == "pool"
         self.convolutions = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before, after, 3, padding=1), norm_2d(norm, after), make_activation(activation), nn.MaxPool2d(2)
+                nn.Conv2d(before, after, 3, stride=1 if pools else 2, padding=1),
+                norm_2d(norm, after),
+                make_activation(activation),
+                *([nn.MaxPool2d(2)] if pools else []),
             )
             for before, after in zip([spec.channels, *channels], channels, strict=False)
         )
-        height, width = (side // 2 ** len(channels) for side in (spec.height, spec.width))
+        shrinking = 2 ** len(channels)
+        height, width = (side // shrinking if pools else -(-side // shrinking) for side in (spec.height, spec.width))
         self.hidden = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels[-1] * height * width, hidden),

@@ -114,6 +114,10 @@ class Task(L.LightningModule):
             UserError: this model cannot take such data.
         """
 
+    def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
+        """The batch of these samples alone; what all samples of a batch share stays as it is."""
+        return {name: value[samples] for name, value in batch.items()}
+
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
         """Take over weights that were learned before; called once, when a new run begins.
 

@@ -3,26 +3,90 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from datamodules.images import EXTENSIONS, UnreadableImage, read_image
-from zoo.errors import UserError
+from zoo.decoding import Sampling, beam_search, sample, until
+from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry
-from zoo.spec import SequenceSpec, TextSpec
+from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
+from zoo.tasks.captioning import Captioner
+from zoo.tasks.question_answering import QuestionAnswerer
+from zoo.tasks.task import Task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import load_task
+from zoo.words import tokenise
 
 BATCH = 64
+INSTEAD = {  # task -> what a model for it does, and the command that lets it
+    "language-modelling": "writes text, and knows no images: zoo sample",
+    "sequence-memory": "reads sequences of numbers, and knows no images: zoo test",
+    "dialogue": "talks about images: zoo chat",
+    "navigation": "walks through rooms of its own: zoo picture path",
+}
+
+
+class Prediction(Protocol):
+    """What was said of one file: as a row of a table, and as plain data."""
+
+    header: ClassVar[tuple[str, ...]]
+
+    def row(self) -> tuple[str, ...]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], **asked: Any) -> list[Prediction]:
+    """Predictions for image files and for all images in folders, in order.
+
+    What the model knows of classes, words and statistics comes from the checkpoint, so it is that of the training whatever
+    today's code says. A file in a folder that cannot be read is left out with a warning; one that was named is an error.
+
+    Args:
+        asked: options of the model's task, as in ``top=5``; None counts as not given.
+
+    Raises:
+        UserError: a named file is missing or not an image, a folder holds none that can be read, an option is of another task, or
+            the model knows no images.
+    """
+    files = [file for text in inputs for file in _files(text)]
+    task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+    name = run.model["name"]
+    if task.task in INSTEAD:
+        raise UserError(f"this {name} {INSTEAD[task.task]}")
+    if image_spec(task.spec).are_points:
+        raise UserError(f"this {name} was trained on points in the plane ({run.data['name']}), not on images")
+    if task.task not in PREDICTORS:
+        raise UserError(f"this {name} is for {task.task}, of which zoo predict knows nothing")
+    predict, options = PREDICTORS[task.task]
+    given = {option: value for option, value in asked.items() if value is not None}
+    if strange := [option for option in given if option not in options]:
+        takes = ", ".join(f"--{option}" for option in options)
+        raise UserError(f"--{strange[0]} is not for {task.task}, which {name} does: it takes {takes}")
+    task.to("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.inference_mode():
+        predictions = predict(task, _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape), **given)
+    if not predictions:
+        raise UserError(f"{', '.join(inputs)}: no image can be read")
+    return predictions
+
+
+Pictures = Iterable[tuple[list[str], torch.Tensor]]  # files and their images, uint8 [n, channels, height, width], in parts
+
+
+# ---------------------------------------------------------------------------------------------- classes
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Classes:
     """The most probable classes of one file, best first, each with its probability."""
 
+    header = ("file", "class", "probability", "then")
     file: str
     top: list[tuple[str, float]]
 
@@ -34,49 +98,136 @@ class Prediction:
     def probability(self) -> float:
         return self.top[0][1]
 
+    def row(self) -> tuple[str, ...]:
+        then = "  ".join(f"{name} {probability:.4f}" for name, probability in self.top[1:])
+        return self.file, self.name, f"{self.probability:.4f}", then
+
     def to_dict(self) -> dict[str, Any]:
         top = [{"class": name, "probability": probability} for name, probability in self.top]
         return {"file": self.file, "class": self.name, "probability": self.probability, "top": top}
 
 
-def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], top: int) -> list[Prediction]:
-    """Predictions for image files and for all images in folders, in order.
-
-    Class names and statistics come from the checkpoint, so they are those of the training whatever today's code says.
-
-    A file in a folder that cannot be read is left out with a warning; one that was named is an error.
-
-    Raises:
-        UserError: a named file is missing or not an image, a folder holds none that can be read, or the model was trained on
-            points, which are in no file.
-    """
-    files = [file for text in inputs for file in _files(text)]
-    named = {Path(text) for text in inputs}
-    task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
-    if isinstance(task.spec, TextSpec):
-        raise UserError(f"this {run.model['name']} writes text, and knows no images: zoo sample")
-    if isinstance(task.spec, SequenceSpec):
-        raise UserError(f"this {run.model['name']} reads sequences of numbers, and knows no images: zoo test")
-    if task.spec.are_points:
-        raise UserError(f"this {run.model['name']} was trained on points in the plane ({run.data['name']}), not on images")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task.to(device)
+def predict_classes(task: Task, pictures: Pictures, top: int = 3) -> list[Classes]:
+    """The ``top`` most probable classes of each picture."""
     classes = task.spec.classes
     predictions = []
-    with torch.inference_mode():
-        for start in range(0, len(files), BATCH):
-            part = files[start : start + BATCH]
-            pixels = {file: _read(file, task.spec.shape, file in named) for file in part}
-            read = {file: image for file, image in pixels.items() if image is not None}
-            if not read:
-                continue
-            best = task.outputs({"images": torch.stack(list(read.values())).to(device)}).topk(min(top, len(classes)))
-            for file, values, indices in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
-                names = [classes[index] for index in indices]
-                predictions.append(Prediction(str(file), list(zip(names, values, strict=True))))
-    if not predictions:
-        raise UserError(f"{', '.join(inputs)}: no image can be read")
+    for files, images in pictures:
+        best = task.outputs({"images": images.to(task.device)}).topk(min(top, len(classes)))
+        for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
+            predictions.append(Classes(file, list(zip((classes[index] for index in indices), values, strict=True))))
     return predictions
+
+
+# ---------------------------------------------------------------------------------------------- captions
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about one file, with its log-probability where a search has found it; of several, the likeliest stand first."""
+
+    header = ("file", "caption", "log-probability")
+    file: str
+    caption: str
+    log_probability: float | None
+
+    def row(self) -> tuple[str, ...]:
+        return self.file, self.caption, "" if self.log_probability is None else f"{self.log_probability:.3f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"file": self.file, "caption": self.caption, "log_probability": self.log_probability}
+
+
+def predict_captions(
+    task: Captioner,
+    pictures: Pictures,
+    beams: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+) -> list[Caption]:
+    """A caption of each picture, found by beam search; or several, drawn at random.
+
+    Args:
+        beams: sentences that are kept at a time; the default is the model's own.
+        samples: how many to draw in place of a search; ``temperature`` and ``seed`` are of the drawing.
+    """
+    if samples is None and not temperature == seed == None:  # noqa: E711
+        raise UserError(f"--{'seed' if temperature is None else 'temperature'} goes with --samples, which are drawn at random")
+    if samples is not None and beams is not None:
+        raise UserError("--beams and --samples exclude each other")
+    predictions = []
+    for files, images in pictures:
+        seen = task.see(images.to(task.device))
+        prompt, length = task.start(seen), task.spec.length
+        if samples is None:
+            texts, totals = beam_search(task.decoder(seen), task.select_rows, prompt, length, beams or task.beams, END)
+            found = zip(files, texts[:, 0].tolist(), totals[:, 0].tolist(), strict=True)
+        else:
+            copies = torch.arange(len(files), device=seen.device).repeat_interleave(samples)
+            drawn = sample(task.decoder(seen[copies]), prompt[copies], length, Sampling(temperature or 1.0), seed or 0)
+            found = ((files[copy], text, None) for copy, text in zip(copies.tolist(), until(END, drawn).tolist(), strict=True))
+        predictions += [Caption(file, " ".join(task.spec.decode(text)), total) for file, text, total in found]
+    return predictions
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Answers(Classes):
+    """The most probable answers to a question about one file, best first, each with its probability."""
+
+    header = ("file", "answer", "probability", "then")
+
+    def to_dict(self) -> dict[str, Any]:
+        top = [{"answer": name, "probability": probability} for name, probability in self.top]
+        return {"file": self.file, "answer": self.name, "probability": self.probability, "top": top}
+
+
+def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | None = None, top: int = 3) -> list[Answers]:
+    """The ``top`` most probable answers to a question about each picture.
+
+    Raises:
+        UserError: there is no question, it has words that the model does not know, or it is too long.
+    """
+    spec = task.spec
+    if question is None:
+        raise UserError('give a question about the images, as in --question "what colour is the circle"')
+    words = tokenise(question)
+    if not words:
+        raise UserError(f"--question {question!r}: has no word in it")
+    if strange := [word for word in dict.fromkeys(words) if word not in spec.vocabulary[len(SPECIAL_WORDS) :]]:
+        known = "".join(did_you_mean(word, spec.vocabulary) for word in strange[:1])
+        raise UserError(f"--question {question!r}: the model does not know {some(map(repr, strange))}{known}")
+    if len(words) > spec.length:
+        raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
+    asked = torch.full((1, 1, spec.length), PAD)
+    asked[0, 0, : len(words)] = torch.tensor(spec.encode(words))
+    predictions = []
+    for files, images in pictures:
+        questions = asked.to(task.device).expand(len(images), -1, -1)
+        best = task.outputs({"images": images.to(task.device), "questions": questions})[:, 0].topk(min(top, len(spec.answers)))
+        for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
+            predictions.append(Answers(file, list(zip((spec.answers[index] for index in indices), values, strict=True))))
+    return predictions
+
+
+PREDICTORS: dict[str, tuple[Callable[..., list[Prediction]], tuple[str, ...]]] = {  # by task, with the options it takes
+    "classification": (predict_classes, ("top",)),
+    "captioning": (predict_captions, ("beams", "samples", "temperature", "seed")),
+    "question-answering": (predict_answers, ("question", "top")),
+}
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _read_all(files: list[Path], named: set[Path], shape: tuple[int, int, int]) -> Iterator[tuple[list[str], torch.Tensor]]:
+    for start in range(0, len(files), BATCH):
+        pixels = {file: _read(file, shape, file in named) for file in files[start : start + BATCH]}
+        read = {str(file): image for file, image in pixels.items() if image is not None}
+        if read:
+            yield list(read), torch.stack(list(read.values()))
 
 
 def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -39,7 +39,8 @@ class Writer:
     def beam(self, prompt: str, length: int, beams: int) -> list[tuple[str, float]]:
         """The likeliest texts that beam search finds, the likeliest first, with their log-probabilities."""
         texts, totals = beam_search(self.task.decode, self.task.select_rows, self._prompt(prompt, 1), length, beams)
-        return [(self._characters(text), total) for text, total in zip(texts, totals.tolist(), strict=True)]
+        found = zip(texts[0], totals[0].tolist(), strict=True)
+        return [(self._characters(text), total) for text, total in found if total > -torch.inf]
 
     def _prompt(self, text: str, rows: int) -> torch.Tensor:
         """int64 [rows, T]; without a prompt a new line, as in front of a text, or the first character that there is."""

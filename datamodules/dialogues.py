@@ -1,0 +1,155 @@
+"""Pictures with dialogues about them: the base of such data sets, and the world of shapes, whose rounds speak of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.augment import Batch
+from datamodules.base import Images, ImagesInMemory, Split
+from datamodules.worded import WordedPictures, padded
+from datamodules.worlds import dialogues, shapes
+from zoo.errors import UserError
+from zoo.registry import register_data
+from zoo.spec import END, IGNORE, SPECIAL_WORDS, DialogueSpec, ImageSpec
+
+Sentence = list[str]
+NO_ROUND = -1  # in place of a question or an answer, where a dialogue has fewer rounds
+
+
+@dataclass(frozen=True)
+class DialogueSplit(Split):
+    """Pictures with their rounds, of which a batch gets the words of the candidates that occur in it, each once.
+
+    Among what stands ``beside`` is ``candidates``, [N, R, K], rows of ``texts``, int64 [answers, A].
+    """
+
+    texts: Tensor = field(default_factory=lambda: torch.empty(0, 1, dtype=torch.int64))
+
+    def batch(self, images: Tensor, indices: Tensor) -> Batch:
+        batch = super().batch(images, indices)
+        used, places = batch["candidates"].unique(return_inverse=True)
+        return {**batch, "candidates": places, "candidate_words": self.texts[used]}
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """N dialogues of up to R rounds, whose questions and answers are rows of lists in which each stands once.
+
+    Attributes:
+        captions: in words.
+        questions, answers: int64 [N, R], ``NO_ROUND`` where there is none.
+        candidates: of each round, rows of the list of answers, [N, R, K].
+        right: which candidate is the answer, int64 [N, R], ``IGNORE`` where there is no round or nobody can tell.
+        beside: what else is known of each, under its name in a batch.
+    """
+
+    captions: Sequence[Sentence]
+    questions: Tensor
+    answers: Tensor
+    candidates: Tensor
+    right: Tensor
+    beside: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PicturesWithDialogues(WordedPictures):
+    """Pictures, each with a caption and rounds of question and answer. A batch is that of ``zoo.tasks.dialogue``.
+
+    Args:
+        longest: words of a question or an answer that are read.
+        longest_caption: words of a caption that are read.
+    """
+
+    task = "dialogue"
+    longest: int
+    longest_caption: int
+
+    def split(self, images: Images, held: Dialogues, questions: Sequence[Sentence], answers: Sequence[Sentence]) -> Split:
+        """The dialogues as places of words; ``questions`` and ``answers`` are the lists that their rows are of."""
+        texts = self._places(answers, self.longest, ended=True)
+        words = {
+            "captions": self._places(held.captions, self.longest_caption, ended=True)[:-1],
+            "questions": self._places(questions, self.longest, ended=False)[held.questions],
+            "answers": texts[held.answers],
+        }
+        return DialogueSplit(images, held.right, {**words, "candidates": held.candidates, **held.beside}, texts)
+
+    def _places(self, sentences: Sequence[Sentence], longest: int, ended: bool) -> Tensor:
+        """Each sentence as places of words, and a row of ``PAD`` at the end, which ``NO_ROUND`` finds."""
+        end = [END] if ended else []
+        rows = [[*self.spec.encode(sentence[: longest - len(end)]), *end] for sentence in sentences]
+        return padded([*rows, []], max(map(len, rows), default=1) or 1)
+
+    def facts(self) -> dict[str, Any]:
+        """What is there, once ``setup`` has run: answers, candidates a round, rounds a split, and so on."""
+        rounds = {f"{name} rounds": int((split.labels != IGNORE).sum()) for name, split in self.splits.items()}
+        return {"answers": len(self.spec.answers), "candidates": self.spec.candidates, **rounds, **super().facts()}
+
+
+@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "colour"], tiny={"pictures": 100})
+class ShapesDialogues(PicturesWithDialogues):
+    """Coloured shapes on a dark ground and dialogues such as: what colour is it, red, and the one to its left, blue.
+
+    There are 24 answers, all of them candidates in every round. It is told apart which rounds need the history: the same question
+    has another answer after other rounds. The pictures are the same for every seed, and no two splits share one.
+
+    Args:
+        pictures: for training; there are as many for validation and for testing, but not more than 1,000 each.
+        rounds: of each dialogue, from 1 to 10.
+        size: pixels a side.
+        augment: none, light, standard, strong, or a list as in crop:4,jitter.
+    """
+
+    HELD_OUT = 1000
+    FEWEST = 3  # things in a picture, so that there is something to ask
+    MOST_ROUNDS = 10
+    longest = dialogues.LONGEST + 1
+    longest_caption = dialogues.LONGEST + 1
+
+    def __init__(
+        self, batch_size: int, seed: int, pictures: int = 10_000, rounds: int = 8, size: int = 64, augment: str = "none"
+    ) -> None:
+        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.1)
+        if pictures < 1:
+            raise UserError(f"data.pictures={pictures}: must be at least 1")
+        if not 1 <= rounds <= self.MOST_ROUNDS:
+            raise UserError(f"data.rounds={rounds}: must be from 1 to {self.MOST_ROUNDS}")
+        if size < shapes.SIDE // 2:
+            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
+        self.pictures, self.rounds = pictures, rounds
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.pictures} {self.rounds}"
+
+    def describe(self) -> DialogueSpec:
+        image = ImageSpec(3, self.size, self.size, classes=())
+        answers = dialogues.ANSWERS
+        vocabulary = (*SPECIAL_WORDS, *sorted({*dialogues.WORDS, *answers}))
+        return DialogueSpec(image, vocabulary, answers, self.longest, self.rounds, len(answers))
+
+    def read(self) -> dict[str, Split]:
+        return {name: self._read(name) for name in shapes.SPLITS}
+
+    def _read(self, name: str) -> Split:
+        count = self.pictures if name == "train" else min(self.pictures, self.HELD_OUT)
+        scenes = shapes.draw_scenes(0, name, range(count), fewest=self.FEWEST)
+        held = [
+            dialogues.hold_dialogue(things, key, self.rounds)
+            for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
+        ]
+        row_of: dict[str, int] = {}
+        questions = [[row_of.setdefault(r.question, len(row_of)) for r in dialogue.rounds] for dialogue in held]
+        answers = torch.tensor([[dialogues.ANSWERS.index(r.answer) for r in dialogue.rounds] for dialogue in held])
+        needs_history = torch.tensor([[r.needs_history for r in dialogue.rounds] for dialogue in held])
+        candidates = torch.arange(len(dialogues.ANSWERS)).expand(*answers.shape, -1)
+        rows = Dialogues(
+            [dialogue.caption.split() for dialogue in held], torch.tensor(questions), answers, candidates, answers,
+            {"needs_history": needs_history},
+        )  # fmt: skip
+        pictures = ImagesInMemory(shapes.render(scenes, self.size))
+        return self.split(pictures, rows, [question.split() for question in row_of], [[answer] for answer in dialogues.ANSWERS])

@@ -1,0 +1,68 @@
+"""easy-VQA: pictures of one coloured shape, with questions on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datamodules.question_files import AskedPicture, QuestionFiles, by_picture, read_json
+from datamodules.questions import Question
+from zoo.errors import UserError
+from zoo.registry import register_data
+from zoo.words import tokenise
+
+
+@register_data("easy-vqa", task="question-answering", tags=["own", "colour"])
+class EasyVQA(QuestionFiles):
+    """easy-VQA (github.com/vzhou842/easy-VQA): 4,000 training and 1,000 test pictures of a shape, 48,000 questions in all.
+
+    In the layout of its download: ``answers.txt``, and in ``train/`` and in ``test/`` the folder ``images/`` with ``0.png`` and
+    so on, and ``questions.json``, a list of [question, answer, number of the image].
+
+    Args:
+        root: the folder.
+        size: pixels a side.
+        augment: none, light, standard, strong, or a list as in crop:4.
+        validation: share of the training pictures held out for validation.
+        least: how often a word must be seen in training questions to be known.
+        together: questions on a picture that are answered at once; a picture with more comes several times.
+        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int = 64,
+        augment: str = "none",
+        validation: float = 0.1,
+        least: int = 1,
+        together: int = 12,
+        memory_gb: float = 2.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root, (size, size), augment, validation, least, together, memory_gb)
+
+    def find(self) -> dict[str, list[AskedPicture]]:
+        return {split: self._find(self.root / split) for split in ("train", "test")}
+
+    def _find(self, folder: Path) -> list[AskedPicture]:
+        def read(content: Any) -> list[tuple[Path, Question]]:
+            return [
+                (folder / "images" / f"{int(image)}.png", Question(tokenise(question), [str(answer)]))
+                for question, answer, image in content
+            ]
+
+        return by_picture(read_json(folder / "questions.json", read))
+
+    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
+        file = self.root / "answers.txt"
+        try:
+            answers = tuple(dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()))
+        except OSError:
+            raise UserError(f"{file}: no such file") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{file}: is no text in UTF-8") from None
+        if not answers:
+            raise UserError(f"{file}: is empty, and should have an answer on each line")
+        return answers

@@ -1,0 +1,56 @@
+"""Pictures that are named in a file of words: found in a folder, and read like those of any folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.base import Images, ImagesInMemory
+from datamodules.decoded import Cache, ImageFiles, decode_all
+from datamodules.images import EXTENSIONS
+from zoo.errors import UserError
+
+
+def image_files(root: Path | None) -> list[Path]:
+    """All files below a folder that have the name of an image, sorted.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if root is None or not root.is_dir():
+        raise UserError(f"data.root={root}: {'is not a folder' if root and root.exists() else 'there is no such folder'}")
+    folders = os.walk(root)
+    return sorted(Path(folder, name) for folder, _, names in folders for name in names if name.lower().endswith(EXTENSIONS))
+
+
+def read_pictures(paths: Sequence[Path], shape: tuple[int, int], memory_gb: float) -> tuple[Images, Tensor]:
+    """The pictures in these files that can be read, and which can, bool [files].
+
+    Args:
+        shape: height and width that they are brought to: scaled, and the middle cut out.
+        memory_gb: up to so many gigabytes are held in memory; more are read again whenever they are asked for.
+    """
+    files = list(map(str, paths))
+    in_memory = len(files) * 3 * shape[0] * shape[1] <= memory_gb * 1e9
+    cache = Cache(_fingerprint(paths, shape))
+    content = cache.load(len(files), shape, in_memory)
+    if content is None:
+        content = decode_all(files, shape, in_memory)
+        cache.save(content, shape)
+    if content.pixels is not None:
+        return ImagesInMemory(content.pixels), content.readable
+    good = content.readable.nonzero()[:, 0].tolist()
+    return ImageFiles(tuple(files[index] for index in good), shape), torch.as_tensor(content.readable)
+
+
+def _fingerprint(paths: Sequence[Path], shape: tuple[int, int]) -> str:
+    described = [f"{shape}"]
+    for path in paths:
+        stat = path.stat()
+        described.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    return blake2b("\n".join(described).encode(errors="surrogateescape"), digest_size=16).hexdigest()

@@ -1,0 +1,320 @@
+"""VisDial 1.0: photographs with dialogues of ten rounds between two people, a hundred candidates for each answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.base import Split
+from datamodules.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
+from datamodules.picture_files import image_files, read_pictures
+from zoo.errors import UserError, one_line, some
+from zoo.randomness import derive_seed
+from zoo.ranks import is_follower
+from zoo.registry import register_data
+from zoo.spec import IGNORE, DialogueSpec, ImageSpec
+from zoo.words import build_vocabulary, tokenise
+
+WORDS_FILE = re.compile(r"visdial_[\d.]+_(train|val)(?!.*dense).*\.json(\.gz)?")
+DENSE_FILE = re.compile(r"visdial_[\d.]+_val_dense_annotations.*\.json(\.gz)?")
+PICTURE = {  # the names of pictures; numbers of one kind mean nothing in the other
+    "train": re.compile(r"(?:COCO_(?:train|val)2014_)?(\d+)\.\w+"),
+    "val": re.compile(r"VisualDialog_val2018_(\d+)\.\w+"),
+}
+LIKE = {"train": "COCO_train2014_{:012}.jpg", "val": "VisualDialog_val2018_{:012}.jpg"}
+TEST_SHARE = 0.1  # of the dialogues, where there is no file of training dialogues
+
+
+@dataclass(frozen=True)
+class Talks:
+    """The content of one file: its lists of questions and answers in words, and its dialogues.
+
+    Attributes:
+        pictures: the number of each dialogue's picture.
+        held: the dialogues.
+        damaged: how many were left out.
+        unanswerable: rounds that have no right candidate among as many as the others have.
+    """
+
+    path: Path
+    questions: list[Sentence]
+    answers: list[Sentence]
+    pictures: list[int]
+    held: Dialogues
+    damaged: int
+    unanswerable: int
+
+    def sentences(self) -> Iterator[Sentence]:
+        """All that was said, as often as it was."""
+        yield from self.held.captions
+        for table, rows in ((self.questions, self.held.questions), (self.answers, self.held.answers)):
+            yield from (table[row] for row in rows.flatten().tolist() if row != NO_ROUND)
+
+
+@register_data("visdial", task="dialogue", tags=["colour"])
+class VisDial(PicturesWithDialogues):
+    """VisDial 1.0 (Das et al. 2017): photographs of COCO with dialogues, in its own files anywhere below one folder.
+
+    These are visdial_1.0_train.json and visdial_1.0_val.json (or .json.gz), visdial_1.0_val_dense_annotations.json if NDCG is
+    wanted, and the pictures, as COCO_train2014_000000185565.jpg and VisualDialog_val2018_000000185565.jpg. Testing is on the
+    official validation dialogues, as the answers of the official test are not public. Without a file for training, a tenth of
+    those for validation is for testing and the rest for training.
+
+    Args:
+        root: the folder.
+        size: pixels a side.
+        augment: none, light, standard, strong, or a list as in crop:4,jitter.
+        validation: share of the training dialogues held out for validation.
+        least: words seen less often in training are unknown.
+        answers: so many of the most frequent answers are what a trained model chooses among when there are no candidates.
+        longest: words of a question or an answer that are read.
+        longest_caption: words of a caption that are read.
+        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int = 224,
+        augment: str = "none",
+        validation: float = 0.05,
+        least: int = 5,
+        answers: int = 1000,
+        longest: int = 20,
+        longest_caption: int = 40,
+        memory_gb: float = 2.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
+        for name, value in {"size": size, "least": least, "answers": answers}.items():
+            if value < 1:
+                raise UserError(f"data.{name}={value}: must be at least 1")
+        for name, value in {"longest": longest, "longest_caption": longest_caption}.items():
+            if value < 2:
+                raise UserError(f"data.{name}={value}: must be at least 2, one word and the end")
+        self.least, self.answers, self.memory_gb = least, answers, memory_gb
+        self.longest, self.longest_caption = longest, longest_caption
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.root.resolve()} {[(path.name, path.stat().st_size) for path in self._files.values()]}"
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """``train`` if it is there, ``val``, and ``dense`` if it is there."""
+        if not self.root.is_dir():
+            raise UserError(f"data.root={self.root}: {'is not a folder' if self.root.exists() else 'there is no such folder'}")
+        found: dict[str, Path] = {}
+        for path in sorted(self.root.rglob("visdial_*.json*")):
+            match = WORDS_FILE.fullmatch(path.name)
+            kind = match[1] if match else "dense" if DENSE_FILE.fullmatch(path.name) else None
+            if kind in found:
+                raise UserError(f"{self.root}: {found[kind].name} and {path.name} are both there: keep one of them")
+            if kind:
+                found[kind] = path
+        if "val" not in found:
+            raise UserError(f"{self.root}: has no visdial_1.0_val.json (or .json.gz), which testing is on")
+        return found
+
+    @cached_property
+    def _talks(self) -> dict[str, Talks]:
+        return {name: read_talks(path) for name, path in self._files.items() if name != "dense"}
+
+    def describe(self) -> DialogueSpec:
+        talks = self._talks.get("train") or self._talks["val"]
+        vocabulary = build_vocabulary(talks.sentences(), self.least)
+        rows = talks.held.answers
+        counts = Counter(" ".join(talks.answers[row]) for row in rows[rows != NO_ROUND].tolist())
+        known = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.answers]
+        image = ImageSpec(3, self.size, self.size, classes=())
+        length = max(self.longest, self.longest_caption)
+        return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.held.candidates.shape[2])
+
+    def read(self) -> dict[str, Split]:
+        files = image_files(self.root)
+        splits = {name: self._read(name, talks, files) for name, talks in self._talks.items()}
+        del self._talks  # the splits hold what is needed of it
+        if "train" in splits:
+            return {"train": splits["train"], "test": splits["val"]}
+        everything = splits["val"]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "test"))
+        order = torch.randperm(len(everything), generator=generator)
+        count = max(1, round(TEST_SHARE * len(everything)))
+        if len(everything) < 3:
+            raise UserError(f"{self.root}: {len(everything)} dialogues are too few to train, validate and test with")
+        return {"train": everything.subset(order[count:].sort().values), "test": everything.subset(order[:count].sort().values)}
+
+    def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
+        if talks.held.candidates.shape[2] != self.spec.candidates:
+            count = talks.held.candidates.shape[2]
+            raise UserError(f"{talks.path}: has {count} candidates a round, the model ranks {self.spec.candidates}")
+        path_of = {int(match[1]): path for path in files if (match := PICTURE[name].fullmatch(path.name))}
+        there = [number for number, picture in enumerate(talks.pictures) if picture in path_of]
+        if not there:
+            like = LIKE[name].format(talks.pictures[0])
+            raise UserError(f"{self.root}: holds no picture of {talks.path.name}: looked for {like} and the like in all folders")
+        paths = [path_of[talks.pictures[number]] for number in there]
+        images, readable = read_pictures(paths, (self.size, self.size), self.memory_gb)
+        if not readable.any():
+            raise UserError(f"{self.root}: no picture of {talks.path.name} can be read, {paths[0].name} for one")
+        held = talks.held
+        if name == "val" and "dense" in self._files:
+            held = replace(held, beside=read_relevance(self._files["dense"], talks))
+        self._report(talks, len(there), paths, readable)
+        everything = self.split(images, held, talks.questions, talks.answers)
+        chosen = torch.tensor(there)[readable]
+        return replace(
+            everything,
+            labels=everything.labels[chosen],
+            beside={key: column[chosen] for key, column in everything.beside.items()},
+        )
+
+    def _report(self, talks: Talks, with_picture: int, paths: Sequence[Path], readable: torch.Tensor) -> None:
+        """Say in one line what is left out of a file, and why."""
+        unread = [paths[index].name for index in (~readable).nonzero()[:, 0].tolist()]
+        parts = {
+            "of damaged form": talks.damaged,
+            "without a picture": len(talks.pictures) - with_picture,
+            f"with a picture that cannot be read ({some(unread, 3)})": len(unread),
+        }
+        told = [f"{count:,} {what}" for what, count in parts.items() if count]
+        total = len(talks.pictures) + talks.damaged
+        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are left out: {', '.join(told)}"] if told else []
+        if talks.unanswerable:
+            texts.append(f"{talks.unanswerable:,} rounds have no right candidate and are not ranked")
+        if texts and not is_follower():
+            print(f"warning: {talks.path.name}: {'; '.join(texts)}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- the files
+
+
+def read_json(path: Path, object_hook: Any = None) -> Any:
+    """The content of a JSON file, compressed or not.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            return json.load(file, object_hook=object_hook)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(getattr(error, 'strerror', None) or error)}") from None
+    except (ValueError, RecursionError) as error:  # also of its encoding
+        raise UserError(f"{path}: is not whole JSON: {one_line(error, 100)}") from None
+
+
+def _as_array(fields: dict[str, Any]) -> dict[str, Any]:
+    """A hundred candidates as an array while the file is read: as numbers of Python they would need gigabytes."""
+    try:
+        if "answer_options" in fields:
+            fields["answer_options"] = np.asarray(fields["answer_options"], np.int32)
+    except (ValueError, TypeError, OverflowError):
+        del fields["answer_options"]
+    return fields
+
+
+def read_talks(path: Path) -> Talks:
+    """The dialogues of a file in VisDial's layout.
+
+    Raises:
+        UserError: it is not of that layout, or no dialogue in it is whole.
+    """
+    content = read_json(path, _as_array)
+    data = content.get("data") if isinstance(content, dict) else None
+    for key in ("questions", "answers", "dialogs"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise UserError(f"{path}: is not a file of VisDial: data.{key} is missing")
+    for key in ("questions", "answers"):
+        if not all(isinstance(text, str) for text in data[key]):
+            raise UserError(f"{path}: is not a file of VisDial: data.{key} holds something that is no text")
+    sizes = len(data["questions"]), len(data["answers"])
+    whole = [dialogue for dialogue in data["dialogs"] if _is_whole(dialogue, *sizes)]
+    if not whole:
+        raise UserError(f"{path}: holds no dialogue that is whole, with image_id, caption, and rounds of question and answer")
+    rounds = max(len(dialogue["dialog"]) for dialogue in whole)
+    counts = Counter(len(options) for d in whole for r in d["dialog"] if (options := _options(r, sizes[1])) is not None)
+    if not counts:
+        raise UserError(f"{path}: no round has answer_options, so there is nothing to rank")
+    most = counts.most_common(1)[0][0]
+    questions, answers, right = (np.full((len(whole), rounds), fill, np.int64) for fill in (NO_ROUND, NO_ROUND, IGNORE))
+    candidates = np.zeros((len(whole), rounds, most), np.int32)
+    for place, dialogue in enumerate(whole):
+        for number, each in enumerate(dialogue["dialog"]):
+            questions[place, number], answers[place, number] = each["question"], each["answer"]
+            options = _options(each, sizes[1])
+            if options is not None and len(options) == most and (found := (options == each["answer"]).nonzero()[0]).size:
+                candidates[place, number] = options
+                given = each.get("gt_index")
+                right[place, number] = given if given in found.tolist() else found[0]
+    held = Dialogues(
+        [tokenise(dialogue["caption"]) for dialogue in whole],
+        *map(torch.from_numpy, (questions, answers, candidates, right)),
+    )
+    unanswerable = int(((questions != NO_ROUND) & (right == IGNORE)).sum())
+    tables = ([tokenise(text) for text in data[key]] for key in ("questions", "answers"))
+    pictures = [dialogue["image_id"] for dialogue in whole]
+    return Talks(path, *tables, pictures, held, len(data["dialogs"]) - len(whole), unanswerable)
+
+
+def _is_whole(dialogue: Any, questions: int, answers: int) -> bool:
+    """Whether it has a picture, a caption, and rounds whose questions and answers are there."""
+    if not isinstance(dialogue, dict) or not isinstance(dialogue.get("image_id"), int):
+        return False
+    if not isinstance(dialogue.get("caption"), str) or not isinstance(dialogue.get("dialog"), list) or not dialogue["dialog"]:
+        return False
+    return all(
+        isinstance(each, dict) and _is_row(each.get("question"), questions) and _is_row(each.get("answer"), answers)
+        for each in dialogue["dialog"]
+    )
+
+
+def _is_row(value: Any, size: int) -> bool:
+    return isinstance(value, int) and 0 <= value < size
+
+
+def _options(each: dict[str, Any], answers: int) -> np.ndarray | None:
+    """The candidates of a round, if they are a list of answers that are there."""
+    options = each.get("answer_options")
+    if not isinstance(options, np.ndarray) or options.ndim != 1 or not options.size:
+        return None
+    return options if options.min() >= 0 and options.max() < answers else None
+
+
+def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:
+    """``relevance``, [N, R, K], how right each candidate is of the rounds with dense annotations, zero for all others.
+
+    Raises:
+        UserError: it is not a file of dense annotations.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: is not a file of dense annotations: a list of image_id, round_id and gt_relevance")
+    relevance = torch.zeros(talks.held.candidates.shape)
+    place_of = {picture: place for place, picture in enumerate(talks.pictures)}
+    lost = 0
+    for entry in content:
+        try:
+            values = torch.tensor(entry["gt_relevance"], dtype=torch.float32)
+            number = int(entry["round_id"]) - 1  # rounds are counted from one
+            if number < 0 or not values.isfinite().all() or (values < 0).any():
+                raise ValueError
+            relevance[place_of[entry["image_id"]], number] = values
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
+            lost += 1
+    if lost and not is_follower():
+        print(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out", file=sys.stderr)
+    return {"relevance": relevance}

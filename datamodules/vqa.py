@@ -1,0 +1,122 @@
+"""VQA: photographs of COCO with questions that ten people answered, and their answers made alike as its evaluation does."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datamodules.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers, read_json
+from datamodules.questions import Question
+from zoo.errors import UserError, some
+from zoo.registry import register_data
+from zoo.words import tokenise
+
+SPLITS = {"train": "train2014", "val": "val2014"}
+
+
+@register_data("vqa", task="question-answering", tags=["own", "colour"], paper="1612.00837")
+class VQA(QuestionFiles):
+    """VQA v2 (Goyal et al. 2016): 204,721 photographs of COCO with 1.1 million questions, ten answers to each.
+
+    In the layout of its download: ``v2_OpenEnded_mscoco_train2014_questions.json``, ``v2_mscoco_train2014_annotations.json``, the
+    same for ``val2014``, and the photographs in ``train2014/`` and ``val2014/``. The answers to its test questions are not
+    public: what is said of testing is said of the validation photographs. Accuracy is VQA's own: an answer counts in full if
+    three of the ten people gave it, after both were made alike as in the official evaluation.
+
+    Args:
+        root: the folder.
+        size: pixels a side; the shorter side is scaled to it, and the middle is cut out.
+        augment: none, light, standard, strong, or a list as in crop:4; none lets features of a frozen encoder be kept.
+        least: how often a word must be seen in training questions to be known.
+        least_answers: an answer that a model can give must be the most frequent one of so many training questions.
+        together: questions on a picture that are answered at once; a picture with more comes several times.
+        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+    """
+
+    kinds = ("yes-no", "number", "other")
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int = 224,
+        augment: str = "none",
+        least: int = 3,
+        least_answers: int = 9,
+        together: int = 8,
+        memory_gb: float = 2.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root, (size, size), augment, 0.1, least, together, memory_gb)
+        self.least_answers = least_answers
+
+    def find(self) -> dict[str, list[AskedPicture]]:
+        train, val = (self._find(split) for split in SPLITS.values())
+        return {"train": train, "val": val, "test": val}
+
+    def _find(self, split: str) -> list[AskedPicture]:
+        questions_file = self.root / f"v2_OpenEnded_mscoco_{split}_questions.json"
+        questions = read_json(questions_file, lambda content: {entry["question_id"]: entry for entry in content["questions"]})
+
+        def read(content: Any) -> list[tuple[Path, Question]]:
+            annotations = {entry["question_id"]: entry for entry in content["annotations"]}
+            if unanswered := sorted(questions.keys() - annotations.keys()):
+                raise UserError(f"{annotations_file}: has no answers to questions {some(unanswered)} of {questions_file.name}")
+            if unasked := sorted(annotations.keys() - questions.keys()):
+                raise UserError(f"{questions_file}: has no questions {some(unasked)}, which {annotations_file.name} answers")
+            return [
+                (
+                    self.root / split / f"COCO_{split}_{int(entry['image_id']):012d}.jpg",
+                    _question(entry["question"], annotations[number]),
+                )
+                for number, entry in questions.items()
+            ]
+
+        annotations_file = self.root / f"v2_mscoco_{split}_annotations.json"
+        return by_picture(read_json(annotations_file, read))
+
+    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
+        return frequent_answers(train, self.least_answers, lambda question: Counter(question.answers).most_common(1)[0][0])
+
+
+def _question(text: str, annotation: dict[str, Any]) -> Question:
+    answers = [normalise_answer(said["answer"]) for said in annotation["answers"]]
+    if not answers:
+        raise ValueError(f"question {annotation['question_id']} has an empty list of answers")
+    return Question(tokenise(text), answers, annotation["answer_type"].replace("/", "-"))
+
+
+# ---------------------------------------------------------------------------------------------- answers made alike
+
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # in the order of the official evaluation (GT-Vision-Lab/VQA, vqaEval.py, version 2)
+NUMBERS = "zero one two three four five six seven eight nine ten"
+ARTICLES = ("a", "an", "the")
+CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd
+    how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't
+    'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+    someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
+    they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've
+    who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd
+    you'd've you'll you're you've
+"""
+DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS.split())}}
+# each is put right where one apostrophe is missing; the last is an oddity of the official list
+PUT_RIGHT = {
+    word[:place] + word[place + 1 :]: word for word in CONTRACTIONS.split() for place, sign in enumerate(word) if sign == "'"
+} | {"somebody'd": "somebodyd"}
+
+
+def normalise_answer(answer: str) -> str:
+    """An answer as the official evaluation compares it: without punctuation and articles, small numbers as digits."""
+    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    has_thousands = re.search(r"\d,\d", answer) is not None
+    kept = answer
+    for sign in PUNCTUATION:
+        beside_blank = f"{sign} " in answer or f" {sign}" in answer
+        kept = kept.replace(sign, "" if beside_blank or has_thousands else " ")
+    kept = re.sub(r"\.(?!\d)", "", kept, count=32)
+    words = (DIGITS.get(word, word) for word in kept.lower().split())
+    return " ".join(PUT_RIGHT.get(word, word) for word in words if word not in ARTICLES)

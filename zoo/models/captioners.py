@@ -1,0 +1,416 @@
+"""Networks that say what is in a picture: a convolutional network that sees, and an LSTM or a transformer that tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+from zoo.layers.attention import Past
+from zoo.layers.cross_attention import DecoderBlock
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.map_attention import MapAttention
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import PAD, CaptionSpec
+from zoo.tasks.captioning import Captioner, State
+from zoo.tasks.task import Task
+
+INITIAL_DEVIATION = 0.02  # of positions and of a transformer's embeddings (Radford et al. 2018, section 4.1)
+
+
+class SeeingCaptioner(Captioner):
+    """What the captioners here share: an image network of the zoo, whose feature map they tell of.
+
+    Args:
+        encoder: the image network, without its head.
+        encoder_options: of it, as in {"width": 32}.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        spec: CaptionSpec,
+        recipe: Recipe,
+        encoder: str,
+        encoder_options: dict[str, Any],
+        weights: str,
+        frozen: bool,
+        beams: int,
+    ) -> None:
+        super().__init__(spec, recipe, beams)
+        if beams < 1:
+            raise UserError(f"model.beams={beams}: must be at least 1, which is greedy")
+        self.weights = weights
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+
+    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
+        if self.weights:
+            self.encoder.load_pretrained(self.weights, open_run)
+
+    def prepare(self, data: Any) -> None:
+        if self.encoder.frozen and data.augment == "none":
+            data.keep_features(self.encoder, self.encoder.identity)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map of each picture, [N, features, rows, columns]; of kept features, themselves."""
+        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
+        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
+
+
+@register_model(
+    "captioner",
+    task="captioning",
+    tags=["cnn", "recurrent"],
+    data="shapes-captions",
+    tiny={"encoder_options": {"channels": [4, 8, 8, 8], "norm": "batch"}, "hidden": 8, "embedding": 8},
+    recipe={
+        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "clip": 1.0,
+    },
+    paper="1411.4555",
+)  # fmt: skip
+class CNNLSTM(SeeingCaptioner):
+    """Show and tell (Vinyals et al. 2015): the picture, as one vector, is the first input of an LSTM that writes.
+
+    Args:
+        encoder: the image network, without its head.
+        encoder_options: of it, as in {"width": 32}.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
+        hidden: units of the LSTM.
+        embedding: numbers a word.
+        dropout: share of units that are silenced in training, around the LSTM.
+        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+    """
+
+    def __init__(
+        self,
+        spec: CaptionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128, 256], "norm": "batch"},  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        pool: Literal["whole", "mean"] = "whole",
+        hidden: int = 128,
+        embedding: int = 128,
+        dropout: float = 0.0,
+        beams: int = 1,
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
+        require_positive(hidden=hidden, embedding=embedding)
+        rows, columns = self.encoder.grid
+        self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        size = self.encoder.features * (rows * columns if pool == "whole" else 1)
+        # the norm makes a picture as large as a word, or the LSTM hardly sees it
+        self.summary = nn.Sequential(
+            nn.Linear(size, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, embedding), nn.LayerNorm(embedding)
+        )
+        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        self.dropout = make_dropout(dropout)
+        self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
+        with (
+            torch.no_grad()
+        ):  # what is seen is told of ten words later: at first the LSTM forgets little (Jozefowicz et al. 2015)
+            self.recurrent.bias_ih_l0[hidden : 2 * hidden] = 2
+        self.head = nn.Linear(hidden, len(spec.vocabulary))
+
+    def see(self, images: Tensor) -> Tensor:
+        """One vector of each picture, [N, embedding]."""
+        return self.summary(self.pool(self.features(images)))
+
+    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+        number = captions.shape[1]
+        inputs = torch.cat([seen.repeat_interleave(number, 0)[:, None], self.embedding(captions.flatten(0, 1))], 1)
+        outputs, _ = self.recurrent(self.dropout(inputs))
+        return self.head(self.dropout(outputs[:, 1:])).unflatten(0, (-1, number))
+
+    def begin(self, seen: Tensor) -> State:
+        _, state = self.recurrent(seen[:, None])
+        return tuple(part.transpose(0, 1) for part in state)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        outputs, state = self.recurrent(self.embedding(tokens), tuple(part.transpose(0, 1).contiguous() for part in state))
+        return self.head(outputs[:, -1]), tuple(part.transpose(0, 1) for part in state)
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {
+            "encoder": self.encoder, "summary": self.summary, "embedding": self.embedding, "recurrent": self.recurrent,
+            "head": self.head,
+        }  # fmt: skip
+
+
+@register_model(
+    "captioner-attention",
+    task="captioning",
+    tags=["cnn", "recurrent", "attention"],
+    data="shapes-captions",
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden": 12, "embedding": 8, "width": 10},
+    recipe={
+        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "clip": 1.0,
+    },
+    paper="1502.03044",
+)  # fmt: skip
+class CNNLSTMAttention(SeeingCaptioner):
+    """Show, attend and tell (Xu et al. 2015): before each word, an LSTM looks at the places of the map that matter to it.
+
+    Soft attention with the gate beta (section 4.2.1); each place also has an encoding of where it is, that is learned.
+
+    Args:
+        encoder: the image network, without its head.
+        encoder_options: of it, as in {"width": 32}.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+        width: numbers that are kept of each place of the map.
+        hidden: units of the LSTM.
+        embedding: numbers a word.
+        dropout: share of units that are silenced in training, of words, of the map, and in front of the head.
+        coverage: weight of a penalty that asks each caption to look at every place once in all (Xu's equation 14, with the mean
+            over the places in place of the sum).
+        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+    """
+
+    def __init__(
+        self,
+        spec: CaptionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        width: int = 96,
+        hidden: int = 128,
+        embedding: int = 64,
+        dropout: float = 0.0,
+        coverage: float = 0.0,
+        beams: int = 1,
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
+        require_positive(width=width, hidden=hidden, embedding=embedding)
+        if coverage < 0:
+            raise UserError(f"model.coverage={coverage}: must be at least 0")
+        self.coverage = coverage
+        self.places = MapPlaces(self.encoder, width)
+        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        self.dropout = make_dropout(dropout)
+        self.attention = MapAttention(hidden, width, width)
+        self.gate = nn.Linear(hidden, 1)
+        self.first = nn.Linear(width, 2 * hidden)
+        self.recurrent = nn.LSTMCell(embedding + width, hidden)
+        self.output = nn.Linear(hidden + width + embedding, embedding)  # Xu's equation 7
+        self.head = nn.Linear(embedding, len(spec.vocabulary))
+
+    def see(self, images: Tensor) -> Tensor:
+        """What there is at each place, [N, places, width]."""
+        return self.dropout(self.places(self.features(images)))
+
+    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+        return self.watch(seen, captions)[0]
+
+    def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]."""
+        number = captions.shape[1]
+        words = self.dropout(self.embedding(captions))
+        keys, state = self.attention.keys(seen), self._first_state(seen, number)
+        outputs, looks = [], []
+        for word in words.unbind(2):
+            output, weights, state = self._word(word, state, keys, seen)
+            outputs.append(output)
+            looks.append(weights)
+        return self.head(self.dropout(torch.stack(outputs, 2))), torch.stack(looks, 2)
+
+    def _first_state(self, seen: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """h and c for that many captions of each picture, [N * number, hidden], from the mean over the map."""
+        hidden, cell = self.first(seen.mean(1)).chunk(2, 1)
+        return hidden.tanh().repeat_interleave(number, 0), cell.repeat_interleave(number, 0)
+
+    def _word(
+        self, word: Tensor, state: tuple[Tensor, Tensor], keys: Tensor, seen: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """One step for R captions of each picture: what the head reads and where it looked, [N, R, ...], and the state.
+
+        Args:
+            word: the last word, [N, R, embedding].
+            state: h and c, [N * R, hidden].
+        """
+        hidden = state[0].view(*word.shape[:2], -1)
+        gathered, weights = self.attention(hidden, keys, seen)
+        gathered = gathered * self.gate(hidden).sigmoid()
+        state = self.recurrent(torch.cat([word, gathered], 2).flatten(0, 1), state)
+        told = self.output(torch.cat([state[0].view_as(hidden), gathered, word], 2))
+        return told.tanh(), weights, state
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if not self.coverage:
+            return super().training_step(batch, batch_idx)
+        captions = batch["labels"]
+        logits, looks = self.watch(self.see(batch["images"]), captions[:, :, :-1])
+        targets = captions[:, :, 1:]
+        loss = self.loss(logits, targets)
+        is_word = targets != PAD
+        looked_at = (looks * is_word[..., None]).sum(2)  # how often in a caption, [N, R, places]
+        is_caption = is_word.any(2)
+        uneven = (((1 - looked_at) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
+        return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage * uneven
+
+    def begin(self, seen: Tensor) -> State:
+        return (*self._first_state(seen, 1), self.attention.keys(seen), seen)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, cell, keys, seen = state
+        for word in self.embedding(tokens).split(1, 1):
+            output, _, (hidden, cell) = self._word(word, (hidden, cell), keys, seen)
+        return self.head(output[:, 0]), (hidden, cell, keys, seen)
+
+    def stages(self) -> dict[str, nn.Module]:
+        looking = nn.ModuleList([self.attention, self.gate, self.first])
+        return {
+            "encoder": self.encoder, "places": self.places, "embedding": self.embedding, "attention": looking,
+            "recurrent": self.recurrent, "output": self.output, "head": self.head,
+        }  # fmt: skip
+
+
+@register_model(
+    "captioner-transformer",
+    task="captioning",
+    tags=["cnn", "attention"],
+    data="shapes-captions",
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "layers": 2, "heads": 2},
+    recipe={
+        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
+        "schedule": "one-cycle", "clip": 1.0,
+    },
+    paper="1706.03762",
+)  # fmt: skip
+class CNNTransformer(SeeingCaptioner):
+    """Transformer that writes while it looks: causal self-attention over the words, cross-attention to the places of the map.
+
+    Args:
+        encoder: the image network, without its head.
+        encoder_options: of it, as in {"width": 32}.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+        layers: blocks of two attentions and a perceptron.
+        heads: of each attention; they share the width.
+        width: numbers a word, and a place of the map.
+        dropout: share of units that are silenced in training.
+        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+    """
+
+    def __init__(
+        self,
+        spec: CaptionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        layers: int = 2,
+        heads: int = 4,
+        width: int = 128,
+        dropout: float = 0.0,
+        beams: int = 1,
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
+        require_positive(layers=layers)
+        self.places = MapPlaces(self.encoder, width)
+        self.embedding = nn.Embedding(len(spec.vocabulary), width)
+        self.positions = nn.Embedding(spec.length, width)
+        self.dropout = make_dropout(dropout)
+        self.blocks = nn.ModuleList(DecoderBlock(width, heads, 4 * width, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(spec.vocabulary))
+        for table in (self.embedding, self.positions):
+            nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+
+    def see(self, images: Tensor) -> Tensor:
+        """What there is at each place, [N, places, width]."""
+        return self.dropout(self.places(self.features(images)))
+
+    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+        features = self._embedded(captions.flatten(0, 1), first=0)
+        for block in self.blocks:
+            features, _ = block(features, block.look.read(seen))
+        return self.head(self.norm(features)).unflatten(0, captions.shape[:2])
+
+    def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]: the mean over all
+        heads of all layers."""
+        looks: list[Tensor] = []
+        layers = [block.look for block in self.blocks]
+        hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
+        try:
+            scores = self.tell(seen, captions)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return scores, torch.stack(looks).mean((0, 2)).unflatten(1, captions.shape[1:])
+
+    def begin(self, seen: Tensor) -> State:
+        return tuple((block.look.read(seen), None) for block in self.blocks)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        past = state[0][1]
+        features = self._embedded(tokens, first=0 if past is None else past[0].shape[2])
+        kept = []
+        for block, (read, past) in zip(self.blocks, state, strict=True):
+            features, past = block(features, Past(*read), past and Past(*past))
+            kept.append((read, past))
+        return self.head(self.norm(features[:, -1])), tuple(kept)
+
+    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
+        """Words and their places, counted from ``first``, as vectors [N, T, width]."""
+        places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+        return self.dropout(self.embedding(tokens) + self.positions(places))
+
+    def stages(self) -> dict[str, nn.Module]:
+        blocks = {f"block{number}": block for number, block in enumerate(self.blocks, 1)}
+        words = nn.ModuleList([self.embedding, self.positions])
+        return {
+            "encoder": self.encoder,
+            "places": self.places,
+            "embedding": words,
+            **blocks,
+            "norm": self.norm,
+            "head": self.head,
+        }
+
+
+class MapPlaces(nn.Module):
+    """A map of features as a sequence of its places, row by row, each told where it is.
+
+    Args:
+        encoder: whose map it is.
+        width: numbers that are kept of each place.
+    """
+
+    def __init__(self, encoder: ImageEncoder, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder.features, width)
+        self.positions = nn.Parameter(torch.randn(encoder.grid[0] * encoder.grid[1], width) * INITIAL_DEVIATION)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, features, rows, columns] to [N, places, width]."""
+        return F.relu(self.project(features.flatten(2).transpose(1, 2)) + self.positions)
+
+
+def require_positive(**options: int) -> None:
+    """Refuse a size below one.
+
+    Raises:
+        UserError: which, and its value.
+    """
+    for name, value in options.items():
+        if value < 1:
+            raise UserError(f"model.{name}={value}: must be at least 1")

@@ -1,0 +1,252 @@
+"""Visual dialogue: an encoder of picture, history and question, and two ways to an answer: choosing one, and writing one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.map_attention import MapAttention
+from zoo.layers.map_cells import PLACE, with_places
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
+from zoo.tasks.dialogue import SHARED, VisualDialogue
+from zoo.tasks.task import Task
+
+TINY = {"encoder_options": {"channels": [4, 4, 8, 8]}, "hidden": 8, "embedding": 8}
+RECIPE = {
+    "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+}  # fmt: skip
+
+
+class Reader(nn.Module):
+    """An LSTM over the words of texts.
+
+    Args:
+        embedding: numbers that stand for a word.
+        hidden: units.
+    """
+
+    def __init__(self, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """What is known after so many words of each text, [N, E, hidden]; zeros after none.
+
+        Args:
+            words: their embeddings, [N, T, embedding].
+            lengths: of E beginnings of each text, int64 [N, E].
+        """
+        outputs = F.pad(self.lstm(words)[0], (0, 0, 1, 0))
+        return outputs.gather(1, lengths[..., None].expand(-1, -1, outputs.shape[-1]))
+
+
+class Sight(nn.Module):
+    """What a picture tells about each of several questions.
+
+    First one look for what a question speaks of: attention over the cells of the map. Then all cells are held against what was
+    found, and the outcome is averaged, as in a relation network (Santoro et al. 2017, arXiv:1706.01427) of which one object of
+    each pair is given: so things beside it are found and counted.
+
+    Args:
+        features: of a cell of the map.
+        hidden: width of the query and of what comes out.
+    """
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        features += PLACE
+        self.attention = MapAttention(hidden, features, hidden)
+        self.found = nn.Linear(features, hidden)
+        self.cell = nn.Linear(features, hidden, bias=False)
+        self.given = nn.Linear(features + hidden, hidden)
+        self.pair = nn.Linear(hidden, hidden)
+
+    def forward(self, map: Tensor, query: Tensor) -> Tensor:
+        """[n, R, 2 * hidden] for a map [n, features, rows, columns] and queries [n, R, hidden]."""
+        cells = with_places(map)
+        found, _ = self.attention(query, self.attention.keys(cells), cells)
+        # a layer over cell, what was found and query, side by side; but each part of the sum is only computed once
+        pairs = self.cell(cells)[:, None] + self.given(torch.cat([found, query], -1))[:, :, None]
+        return torch.cat([self.found(found).relu(), self.pair(pairs.relu()).relu().mean(2)], -1)
+
+
+class LateFusion(VisualDialogue):
+    """A late-fusion encoder: picture, history and question are encoded apart and then joined (Das et al. 2017, section 4.1).
+
+    The history is one text, the caption and all questions and answers so far, which is read once for all rounds. What is looked
+    for in the picture depends on question and history.
+
+    Args:
+        encoder: an image network of the zoo, as in resnet20.
+        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+        history: whether the rounds before and the caption are seen.
+        hidden: units of each part.
+        embedding: numbers for a word.
+        dropout: share of units silenced in front of joining.
+    """
+
+    def __init__(
+        self,
+        spec: DialogueSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        history: bool = True,
+        hidden: int = 128,
+        embedding: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(spec, recipe)
+        if min(hidden, embedding) < 1:
+            raise UserError(f"model.hidden={hidden}, model.embedding={embedding}: both must be at least 1")
+        if frozen and not weights:
+            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
+        self.weights = weights
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        self.question = Reader(embedding, hidden)
+        self.history = Reader(embedding, hidden) if history else None
+        self.query = nn.Linear(2 * hidden if history else hidden, hidden)
+        self.sight = Sight(self.encoder.features, hidden)
+        self.dropout = make_dropout(dropout)
+        self.joined = nn.Linear(3 * hidden, hidden)
+        self.add_decoder(hidden, embedding)
+
+    def add_decoder(self, hidden: int, embedding: int) -> None:
+        """Make what leads from what is known to an answer, ``head`` among it."""
+        raise NotImplementedError
+
+    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
+        if self.weights:
+            self.encoder.load_pretrained(self.weights, open_run)
+
+    def prepare(self, data: Any) -> None:
+        if self.encoder.frozen and data.augment == "none":
+            data.keep_features(self.encoder, self.encoder.identity)
+
+    def encode(self, batch: dict[str, Tensor]) -> Tensor:
+        words = self.read(self.question, batch["questions"])
+        if self.history is not None:
+            text, lengths = history_of(batch)
+            words = torch.cat([words, self.history(self.embedding(text), lengths)], -1)
+        query = self.query(self.dropout(words)).relu()
+        seen = self.sight(self.features(batch["images"]), query)
+        return self.joined(self.dropout(torch.cat([seen, query], -1))).tanh()
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map of each picture, [n, features, rows, columns]; of kept features, themselves."""
+        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
+        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
+
+    def read(self, reader: Reader, texts: Tensor) -> Tensor:
+        """What is known after all words of each text, [..., hidden], for texts int64 [..., T]."""
+        rows = texts.flatten(0, -2)
+        return reader(self.embedding(rows), (rows != PAD).sum(1, keepdim=True)).view(*texts.shape[:-1], -1)
+
+    def stages(self) -> dict[str, nn.Module]:
+        reading = {"question": self.question} if self.history is None else {"question": self.question, "history": self.history}
+        joining = {"query": self.query, "sight": self.sight, "joined": self.joined}
+        return {"encoder": self.encoder, "embedding": self.embedding, **reading, **joining, "head": self.head}
+
+
+def history_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The caption and all rounds but the last as one text, int64 [n, T], and how much of it lies before each round, [n, R]."""
+    rounds = torch.cat([batch["questions"], batch["answers"]], 2)[:, :-1]
+    text = torch.cat([batch["captions"], rounds.flatten(1)], 1)
+    lengths = torch.cat([(batch["captions"] != PAD).sum(1, keepdim=True), (rounds != PAD).sum(2)], 1)
+    order = (text == PAD).to(torch.uint8).argsort(dim=1, stable=True)  # words first, in their order
+    return text.gather(1, order), lengths.cumsum(1)
+
+
+@register_model("dialogue-discriminative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
+                recipe=RECIPE, paper="1611.08669")  # fmt: skip
+class DiscriminativeDialogue(LateFusion):
+    """Visual dialogue that chooses among answers: each is scored by its product with what the encoder knows."""
+
+    def add_decoder(self, hidden: int, embedding: int) -> None:
+        self.head = Reader(embedding, hidden)
+
+    def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return (encoding @ self.read(self.head, batch[SHARED]).T).gather(2, batch["candidates"])
+
+    def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        labels = batch["labels"]
+        scores = _exact(self.scores(encoding, batch)).transpose(1, 2)
+        return F.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORE), labels != IGNORE
+
+    def reply(self, batch: dict[str, Tensor]) -> list[str]:
+        known = self.spec.answers
+        words = [[*self.spec.encode(answer.split()), END] for answer in known]
+        table = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in words], batch_first=True, padding_value=PAD)
+        scores = self.encode(batch)[0, -1] @ self.read(self.head, table.to(self.device)).T
+        return known[int(scores.argmax())].split()
+
+
+@register_model("dialogue-generative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
+                recipe=RECIPE, paper="1611.08669")  # fmt: skip
+class GenerativeDialogue(LateFusion):
+    """Visual dialogue that writes its answers word by word; candidates are ranked by how likely it is to write them."""
+
+    def add_decoder(self, hidden: int, embedding: int) -> None:
+        self.decoder = nn.LSTM(embedding, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, len(self.spec.vocabulary))
+
+    def stages(self) -> dict[str, nn.Module]:
+        stages = super().stages()
+        head = stages.pop("head")
+        return {**stages, "decoder": self.decoder, "head": head}
+
+    def decode(self, words: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Scores of the word behind each, [N, T, vocabulary], and the state behind the last."""
+        outputs, state = self.decoder(self.embedding(words), state)
+        return _exact(self.head(outputs)), state
+
+    def word_losses(self, encoding: Tensor, answers: Tensor) -> Tensor:
+        """Nats of each word of an answer, [n, R, A], 0 behind its ``END``."""
+        words = answers.flatten(0, 1)
+        given = F.pad(words, (1, 0), value=START)[:, :-1]
+        start = encoding.flatten(0, 1)[None]
+        scores, _ = self.decode(given, (start.contiguous(), torch.zeros_like(start)))
+        losses = F.cross_entropy(scores.transpose(1, 2), words, reduction="none", ignore_index=PAD)
+        return losses.view(answers.shape)
+
+    def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.word_losses(encoding, batch["answers"]), batch["answers"] != PAD
+
+    def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        words = batch[SHARED]
+        # one candidate at a time: all at once would need a hundred times the memory
+        return torch.stack(
+            [-self.word_losses(encoding, words[candidate]).sum(-1) for candidate in batch["candidates"].unbind(-1)], -1
+        )
+
+    def reply(self, batch: dict[str, Tensor]) -> list[str]:
+        encoding = self.encode(batch)[:, -1:].transpose(0, 1).contiguous()
+        word, state = torch.full((1, 1), START, device=self.device), (encoding, torch.zeros_like(encoding))
+        written: list[int] = []
+        while len(written) < self.spec.length:
+            scores, state = self.decode(word, state)
+            scores[..., [PAD, START, UNKNOWN]] = -torch.inf
+            word = scores.argmax(-1)
+            written.append(int(word))
+            if written[-1] == END:
+                break
+        return self.spec.decode(written)
+
+
+def _exact(scores: Tensor) -> Tensor:
+    """In 32 bits or more, whatever the network computes in."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

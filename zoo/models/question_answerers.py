@@ -1,0 +1,284 @@
+"""Networks that answer questions about pictures: LSTM with a picture, stacked attention, and the relation network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.map_cells import PLACE, with_places
+from zoo.layers.names import Norm
+from zoo.layers.norms import norm_1d
+from zoo.layers.sentence_encoder import SentenceEncoder
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import QuestionSpec
+from zoo.tasks.question_answering import QuestionAnswerer
+from zoo.tasks.task import Task
+
+SMALL_MAP = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
+TINY = {
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
+}  # fmt: skip
+TINY_RELATIONS = {
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
+    "question": 8, "relation": [12, 8],
+}  # fmt: skip
+RECIPE = {
+    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
+    "clip": 5.0,
+}  # fmt: skip
+
+
+class PictureQuestionAnswerer(QuestionAnswerer):
+    """An image network, an LSTM over the words of a question, and what a subclass makes of both.
+
+    Args:
+        encoder: an image network of the zoo, as in resnet20.
+        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        frozen: leave it as it is, and compute its features of each picture only once.
+        hidden: width of the layers, and numbers in the vector of a question.
+        embedding: numbers in the vector of a word.
+        dropout: share of the units in front of the head that are silenced in training.
+    """
+
+    def __init__(
+        self,
+        spec: QuestionSpec,
+        recipe: Recipe,
+        encoder: str,
+        encoder_options: dict[str, Any],
+        weights: str,
+        frozen: bool,
+        hidden: int,
+        embedding: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(spec, recipe)
+        if frozen and not weights:
+            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
+        self.weights = weights
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+        self.question = SentenceEncoder(len(spec.vocabulary), embedding, hidden)
+        self.dropout = make_dropout(dropout)
+
+    @abstractmethod
+    def answer(self, features: Tensor, questions: Tensor) -> Tensor:
+        """A score for each answer, [N, Q, answers].
+
+        Args:
+            features: of each picture, [N, features, rows, columns].
+            questions: vectors of questions, [N, Q, hidden].
+        """
+
+    def forward(self, images: Tensor, questions: Tensor) -> Tensor:
+        return self.answer(self.features(images), self.question(questions))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map of each picture, [N, features, rows, columns]; of kept features, themselves."""
+        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
+        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
+
+    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
+        if self.weights:
+            self.encoder.load_pretrained(self.weights, open_run)
+
+    def prepare(self, data: Any) -> None:
+        if self.encoder.frozen and data.augment == "none":
+            data.keep_features(self.encoder, self.encoder.identity)
+
+
+@register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions", tiny=TINY,
+                recipe=RECIPE, paper="1505.00468")  # fmt: skip
+class LSTMQuestionAnswerer(PictureQuestionAnswerer):
+    """Picture and question each as one vector, multiplied number by number, and an MLP that picks an answer.
+
+    Args:
+        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
+        join: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
+    """
+
+    def __init__(
+        self,
+        spec: QuestionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        hidden: int = 128,
+        embedding: int = 32,
+        dropout: float = 0.0,
+        pool: Literal["whole", "mean"] = "whole",
+        join: Literal["product", "mlp"] = "product",
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
+        rows, columns = self.encoder.grid
+        self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        seen = self.encoder.features * (rows * columns if pool == "whole" else 1)
+        self.picture = nn.Sequential(nn.Linear(seen, hidden), nn.Tanh())
+        self.asked = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh()) if join == "product" else nn.Identity()
+        self.join = join
+        self.hidden = nn.Sequential(nn.Linear(hidden if join == "product" else 2 * hidden, 2 * hidden), nn.ReLU(), self.dropout)
+        self.head = nn.Linear(2 * hidden, len(spec.answers))
+
+    def answer(self, features: Tensor, questions: Tensor) -> Tensor:
+        picture, question = self.picture(self.pool(features))[:, None], self.asked(questions)
+        if self.join == "product":
+            both = picture * question
+        else:
+            both = torch.cat([picture.expand(-1, question.shape[1], -1), question], -1)
+        return self.head(self.hidden(both))
+
+    def stages(self) -> dict[str, nn.Module]:
+        joined = nn.ModuleList([self.picture, self.asked])
+        return {"encoder": self.encoder, "question": self.question, "join": joined, "hidden": self.hidden, "head": self.head}
+
+
+@register_model("vqa-attention", task="question-answering", tags=["cnn", "recurrent", "attention"], data="shapes-questions",
+                tiny=TINY, recipe=RECIPE, paper="1511.02274")  # fmt: skip
+class StackedAttention(PictureQuestionAnswerer):
+    """Looks at the picture again and again: each look weighs the cells of the map by what is asked and was seen before.
+
+    Args:
+        looks: layers of attention.
+    """
+
+    def __init__(
+        self,
+        spec: QuestionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        hidden: int = 128,
+        embedding: int = 32,
+        dropout: float = 0.0,
+        looks: int = 2,
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
+        if looks < 1:
+            raise UserError(f"model.looks={looks}: must be at least 1")
+        self.cells = nn.Sequential(nn.Linear(self.encoder.features + PLACE, hidden), nn.Tanh())
+        self.looks = nn.ModuleList(Look(hidden) for _ in range(looks))
+        self.head = nn.Linear(hidden, len(spec.answers))
+
+    def answer(self, features: Tensor, questions: Tensor) -> Tensor:
+        cells, query = self.cells(with_places(features)), questions
+        for look in self.looks:
+            query, _ = look(cells, query)
+        return self.head(self.dropout(query))
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {
+            "encoder": self.encoder, "question": self.question, "cells": self.cells, "looks": self.looks, "head": self.head,
+        }  # fmt: skip
+
+
+class Look(nn.Module):
+    """One layer of stacked attention (Yang et al. 2016, equations 15 to 18)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.cells = nn.Linear(hidden, hidden, bias=False)
+        self.query = nn.Linear(hidden, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)  # a bias would not change the weights
+
+    def forward(self, cells: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The refined query, [N, Q, hidden], and the weights of the cells, [N, Q, K].
+
+        Args:
+            cells: [N, K, hidden].
+            query: [N, Q, hidden].
+        """
+        scores = self.score(torch.tanh(self.cells(cells)[:, None] + self.query(query)[:, :, None]))[..., 0]
+        weights = scores.softmax(-1)
+        return query + weights @ cells, weights
+
+
+@register_model("vqa-relation", task="question-answering", tags=["cnn", "recurrent", "relational"], data="sort-of-clevr",
+                tiny=TINY_RELATIONS, recipe=RECIPE, paper="1706.01427")  # fmt: skip
+class RelationNetwork(PictureQuestionAnswerer):
+    """Looks at all pairs of cells of the picture in the light of the question, and sums up what it finds.
+
+    Args:
+        question: numbers in the vector of a question.
+        relation: widths of the layers of the network g that looks at a pair.
+        answer_layers: hidden layers of the network f that answers from the sum.
+        norm: of the sum, most of which is the same for all pictures; none as in the paper.
+    """
+
+    def __init__(
+        self,
+        spec: QuestionSpec,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        weights: str = "",
+        frozen: bool = False,
+        hidden: int = 128,
+        embedding: int = 32,
+        dropout: float = 0.0,
+        question: int = 64,
+        relation: list[int] = [128, 64],  # noqa: B006
+        answer_layers: int = 2,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, question, embedding, dropout)
+        if min(relation, default=0) < 1 or answer_layers < 1:
+            raise UserError(
+                f"model.relation={relation}, model.answer_layers={answer_layers}: at least one layer, of a width from 1"
+            )
+        self.relations = Relations(self.encoder.features + PLACE, question, relation)
+        self.norm = norm_1d(norm, relation[-1])
+        widths = [relation[-1], *[hidden] * answer_layers]
+        layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.Sequential(*layers, self.dropout)
+        self.head = nn.Linear(hidden, len(spec.answers))
+
+    def answer(self, features: Tensor, questions: Tensor) -> Tensor:
+        found = self.relations(with_places(features), questions)
+        return self.head(self.hidden(self.norm(found.flatten(0, 1)).view(found.shape)))
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {
+            "encoder": self.encoder, "question": self.question, "relations": self.relations, "norm": self.norm,
+            "hidden": self.hidden, "head": self.head,
+        }  # fmt: skip
+
+
+class Relations(nn.Module):
+    """The sum of g(a, b, question) over all pairs of objects, g an MLP with ReLU (Santoro et al. 2017, equation 1).
+
+    Each pair is looked at once, the object that comes first as ``a``; objects know their place, so nothing is lost. The first
+    layer is linear in its parts, W [a, b, q] = A a + B b + C q: each is computed once for each object or question, and only
+    added for each pair.
+    """
+
+    def __init__(self, features: int, question: int, widths: list[int]) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, widths[0])
+        self.second = nn.Linear(features, widths[0], bias=False)
+        self.question = nn.Linear(question, widths[0], bias=False)
+        self.rest = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, objects: Tensor, questions: Tensor) -> Tensor:
+        """[N, Q, the last width], from objects [N, K, features] and questions [N, Q, question]."""
+        count = objects.shape[1]
+        first, second = torch.triu_indices(count, count, 1, device=objects.device)
+        pairs = self.first(objects).index_select(1, first) + self.second(objects).index_select(1, second)
+        found = F.relu(pairs[:, None] + self.question(questions)[:, :, None], inplace=True)
+        pictures, asked, looked_at, _ = found.shape
+        found = found.flatten(0, 2)  # what a layer makes of more dimensions is a view, and in place in a view means a copy
+        for layer in self.rest:
+            found = F.relu(layer(found), inplace=True)
+        return found.view(pictures, asked, looked_at, -1).sum(2, dtype=torch.promote_types(found.dtype, torch.float32))

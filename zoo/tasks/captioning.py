@@ -1,0 +1,151 @@
+"""The captioning task: sentences that say what is in a picture, learned word by word and judged as a whole."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.decoding import Decode, beam_search, greedy, until
+from zoo.metrics.captions import caption_scores
+from zoo.metrics.mean_loss import MeanLoss
+from zoo.metrics.written_captions import WrittenCaptions
+from zoo.recipe import Recipe
+from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
+from zoo.tasks.language_modelling import map_state
+from zoo.tasks.task import Task
+
+State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
+NEVER_WRITTEN = [PAD, START, UNKNOWN]
+
+
+class Captioner(Task):
+    """Pictures in, sentences out. A model writes ``__init__``, ``see``, ``tell``, ``begin``, ``step`` and ``stages``.
+
+    A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, or the features that a frozen encoder made of them;
+    ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``picture``, int64 [N], by
+    which the data knows each. What is seen of a picture serves all its captions.
+
+    The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
+    picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
+    and CIDEr; and ``truth``, the share of captions that are wholly true, where the data can tell.
+
+    Args:
+        beams: how many sentences are kept at a time in writing a caption when the network is tested, or asked; 1 is greedy. In
+            validation, after each epoch, it is greedy.
+    """
+
+    task = "captioning"
+    monitor = "cider"
+    directions = {
+        "loss": "min", "bleu1": "max", "bleu2": "max", "bleu3": "max", "bleu4": "max", "rouge_l": "max", "cider": "max",
+        "truth": "max",
+    }  # fmt: skip
+
+    def __init__(self, spec: CaptionSpec, recipe: Recipe, beams: int) -> None:
+        super().__init__(spec, recipe)
+        self.beams = beams
+        self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
+        self.written = nn.ModuleDict({stage: WrittenCaptions() for stage in ("val", "test")})
+
+    # ------------------------------------------------------------------ what a model gives
+
+    def see(self, images: Tensor) -> Tensor:
+        """What is kept of each picture to tell of it, [N, ...]."""
+        raise NotImplementedError
+
+    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+        """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
+        raise NotImplementedError
+
+    def begin(self, seen: Tensor) -> State:
+        """The state before the first word, with a row for each picture."""
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Scores of the word after the last, [N, vocabulary], and the state then, for words ``tokens``, int64 [N, T]."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ writing
+
+    def forward(self, images: Tensor, captions: Tensor) -> Tensor:
+        """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
+        return self.tell(self.see(images), captions)
+
+    def decoder(self, seen: Tensor) -> Decode:
+        """``decode(tokens, state)`` for pictures that were seen, as ``zoo.decoding`` takes it; nothing writes a special word."""
+
+        def decode(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+            scores, state = self.step(tokens, self.begin(seen) if state is None else state)
+            return scores.float().index_fill(1, torch.tensor(NEVER_WRITTEN, device=scores.device), -torch.inf), state
+
+        return decode
+
+    @staticmethod
+    def select_rows(state: State, rows: Tensor) -> State:
+        """The state of other rows: of each in ``rows``, an index into those that it has."""
+        return map_state(lambda part: part.index_select(0, rows), state)
+
+    def start(self, seen: Tensor) -> Tensor:
+        """The word before the first, int64 [N, 1]."""
+        return torch.full((len(seen), 1), START, device=seen.device)
+
+    def write(self, seen: Tensor, beams: int) -> Tensor:
+        """A caption of each picture, int64 [N, spec.length]; what is behind an ``END`` means nothing."""
+        length, prompt = self.spec.length, self.start(seen)
+        if beams == 1:
+            texts = until(END, greedy(self.decoder(seen), prompt, length)).to(seen.device)
+        else:
+            texts = beam_search(self.decoder(seen), self.select_rows, prompt, length, beams, END)[0][:, 0]
+        return F.pad(texts, (0, length - texts.shape[1]), value=END)
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        captions = batch["labels"]
+        logits = self(batch["images"], captions[:, :, :-1])
+        return self.objective(self.loss(logits, captions[:, :, 1:]), len(captions))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over all words, ``targets``, int64 [N, R, T], of scores [N, R, T, vocabulary]; ``PAD`` is none."""
+        smoothing = self.recipe.label_smoothing
+        return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        labels = batch["labels"]
+        captions = labels.clamp(min=PAD)  # a batch that does not count is labelled IGNORE
+        seen = self.see(batch["images"])
+        logits, targets = self.tell(seen, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
+        losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
+        self.losses[stage].update(losses, targets != PAD)
+        written = self.write(seen, self.beams if stage == "test" else 1)
+        self.written[stage].update(batch["picture"], written, labels[:, 0, 0] != IGNORE)
+
+    def figures(self, stage: str) -> dict[str, float]:
+        data = self.trainer.datamodule
+        pictures, places = self.written[stage].compute()
+        captions = [self.spec.decode(row) for row in places.tolist()]
+        values = {"loss": float(self.losses[stage].compute()), **caption_scores(captions, data.references(pictures))}
+        if hasattr(data, "true_captions"):
+            truths = data.true_captions(pictures, captions)
+            values["truth"] = sum(truths) / len(truths)
+        for metric in (self.losses[stage], self.written[stage]):
+            metric.reset()
+        return values
+
+    # ------------------------------------------------------------------ checks
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The probability of each next word of the captions, [N, R, T, vocabulary]."""
+        return self(batch["images"], batch["labels"][:, :, :-1].clamp(min=PAD)).float().softmax(-1)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 256, (n, *self.spec.image.shape), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(UNKNOWN, len(self.spec.vocabulary), (n, 2, self.spec.length + 1), generator=generator)
+        labels[:, :, 0] = START
+        labels[:, 0, -1] = END
+        labels[:, 1, -2:] = torch.tensor([END, PAD])
+        return {"images": images, "labels": labels, "picture": torch.arange(n)}

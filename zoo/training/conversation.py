@@ -1,0 +1,88 @@
+"""A talk with a trained model about one picture, which remembers what was said: needs the run folder and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zoo.errors import UserError, did_you_mean, some
+from zoo.registry import Registry
+from zoo.spec import END, UNKNOWN, DialogueSpec
+from zoo.tasks.dialogue import VisualDialogue
+from zoo.training.checkpoints import read_checkpoint
+from zoo.training.engine import load_task
+from zoo.training.prediction import read_named
+from zoo.words import tokenise
+
+
+class Unanswered(Exception):
+    """A question that cannot be answered; the text says why, and the talk can go on."""
+
+
+class Conversation:
+    """A picture and what was asked and answered about it so far.
+
+    Args:
+        checkpoint_file: of a model for dialogue.
+        image: the picture's file.
+        caption: what opens the dialogue; may be empty.
+
+    Raises:
+        UserError: the model is for other work, the picture cannot be read, or the caption has words that the model does not know.
+    """
+
+    def __init__(self, registry: Registry, checkpoint_file: Path, image: Path, caption: str = "") -> None:
+        task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+        if not isinstance(task, VisualDialogue):
+            raise UserError(
+                f"{run.model['name']} is for {task.task} and holds no dialogue: `zoo list --task dialogue` shows what does"
+            )
+        self.task = task.to("cuda" if torch.cuda.is_available() else "cpu")
+        words = tokenise(caption)
+        if unknown := self.unknown_words(words):
+            raise UserError(f"--caption has words that the model does not know: {some(map(repr, unknown))}")
+        self.pixels = read_named(image, self.spec.image.shape)
+        self.caption = [*self.spec.encode(words), END] if words else []
+        self.rounds: list[tuple[list[int], list[int]]] = []
+
+    @property
+    def spec(self) -> DialogueSpec:
+        return self.task.spec
+
+    def unknown_words(self, words: list[str]) -> list[str]:
+        """Those that the model has not learned, each once."""
+        places = self.spec.encode(words)
+        return list(dict.fromkeys(word for word, place in zip(words, places, strict=True) if place == UNKNOWN))
+
+    def ask(self, question: str) -> str:
+        """The answer to a question in the light of those before, which it joins.
+
+        Raises:
+            Unanswered: it has no words, or some that the model does not know; it is forgotten then.
+        """
+        words = tokenise(question)
+        if not words:
+            raise Unanswered("ask me something about the picture")
+        if unknown := self.unknown_words(words):
+            hint = did_you_mean(unknown[0], self.spec.vocabulary)
+            raise Unanswered(f"I do not know {some(map(repr, unknown))}{hint or ': please ask in other words'}")
+        asked = self.spec.encode(words)
+        with torch.inference_mode():
+            answer = self.task.reply(self._batch([*self.rounds, (asked, [])]))
+        self.rounds.append((asked, [*self.spec.encode(answer), END]))
+        return " ".join(answer)
+
+    def _batch(self, rounds: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
+        """One dialogue; the question to be answered is its last."""
+        questions, answers = (
+            torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True)[None]
+            for rows in zip(*rounds, strict=True)
+        )
+        batch = {
+            "images": self.pixels[None],
+            "captions": torch.tensor([self.caption], dtype=torch.int64),
+            "questions": questions,
+            "answers": answers,
+        }
+        return {name: value.to(self.task.device) for name, value in batch.items()}
