@@ -171,8 +171,20 @@ class QuestionSpec(WordedSpec):
     kinds: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class NavigationSpec(WordedSpec):
+    """Views along ways, with instructions of at most ``length`` words, ``END`` included, that say which way to go.
+
+    ``actions`` are what one can do at each step, the last of them to stop; an episode ends after ``steps`` of them.
+    """
+
+    actions: tuple[str, ...]
+    length: int
+    steps: int
+
+
 Spec = ImageSpec | TextSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec}
+KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec, "navigation": NavigationSpec}
 
 
 def spec_to_primitives(spec: Spec) -> dict[str, Any]:
