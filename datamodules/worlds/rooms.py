@@ -291,7 +291,7 @@ def _shape(code: Tensor, across: Tensor, height: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- from above
 
-PLAN_CELL = 24  # pixels a side
+PLAN_CELL = 32  # pixels a side
 
 
 def draw_plan(house: House) -> Tensor:
