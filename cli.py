@@ -362,6 +362,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
     ask = f"sample {name}" if data.task == "language-modelling" else ask
+    ask = f"picture path {name}" if data.task == "navigation" else ask
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
@@ -516,6 +517,7 @@ def picture(
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
     [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
+    [bold]zoo picture path navigator-rooms[/bold]   where an agent goes when it is told where to\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
@@ -797,6 +799,11 @@ def preview_data(
         data.prepare_data()
         data.setup()
         print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
+        return
+    if entry.task == "navigation":
+        from zoo.pictures.paths import write_maps
+
+        print(f"{write_maps(data, name, Path(output or f'{name}.png'))}: houses with instructions and the ways that they tell")
         return
     from zoo.pictures.preview import write_preview
 

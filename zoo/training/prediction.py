@@ -12,7 +12,7 @@ import torch
 from datamodules.images import EXTENSIONS, UnreadableImage, read_image
 from zoo.errors import UserError
 from zoo.registry import Registry
-from zoo.spec import TextSpec
+from zoo.spec import NavigationSpec, TextSpec
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import load_task
 
@@ -55,6 +55,8 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
     if isinstance(task.spec, TextSpec):
         raise UserError(f"this {run.model['name']} writes text, and knows no images: zoo sample")
+    if isinstance(task.spec, NavigationSpec):
+        raise UserError(f"this {run.model['name']} finds its way in a world of views, and takes no images: zoo picture path RUN")
     if task.spec.are_points:
         raise UserError(f"this {run.model['name']} was trained on points in the plane ({run.data['name']}), not on images")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
