@@ -40,7 +40,7 @@ State = tuple[Tensor, Tensor]  # of the acting LSTM, h and c, each [N, hidden]
 class Navigator(NavigationAgent):
     """Sequence-to-sequence agent: an LSTM reads the instruction, convolutions look, and an LSTM that attends to the words acts.
 
-    Anderson et al. 2018, section 4.3, with two changes, since what one is told decides what to look for: the words are attended
+    As in Anderson et al. 2018, with two changes, since what one is told decides what to look for: the words are attended
     to before the acting LSTM, not behind it, and what they say opens and shuts the channels of the features (Chaplot et al. 2018,
     arXiv:1706.07230).
 
@@ -68,7 +68,7 @@ class Navigator(NavigationAgent):
         if not channels or min(channels) < 1:
             raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [16,32,32]")
         spec.image.require_size("navigator", 2 ** len(channels))
-        self.words = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        self.words = nn.Embedding(len(spec.vocabulary), embedding)
         self.reader = nn.LSTM(embedding, hidden, batch_first=True)
         layers = [
             layer

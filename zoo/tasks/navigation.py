@@ -53,7 +53,7 @@ class NavigationAgent(Task):
 
     Args:
         forcing: what is imitated: ``teacher``, the expert's actions on the expert's way; or ``student``, the expert's actions
-            wherever the agent's own samples lead it (Anderson et al. 2018, arXiv:1711.07280, section 4.3).
+            wherever the agent's own samples lead it (Anderson et al. 2018, arXiv:1711.07280).
     """
 
     task = "navigation"
