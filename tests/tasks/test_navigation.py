@@ -198,10 +198,11 @@ def test_a_run_from_training_to_its_picture(zoo) -> None:
     assert answer.code == 0, answer.err
     assert "next: zoo picture path agent" in answer.out
     told = json.loads(zoo("test", "agent", *FEW).out)
-    assert set(told) == {f"test/{name}" for name in Navigator.directions}
+    # the first batches are of unseen houses
+    assert set(told) == {f"test/{name}" for name in Navigator.directions if not name.endswith("_seen")}
     assert 0 <= told["test/success"] <= 1 and told["test/length"] <= Rooms(1, 0).spec.steps
     again = json.loads(zoo("test", "agent", *FEW, "--set", "data.instructions=shuffled").out)
-    assert again["test/length"] != told["test/length"] or again["test/error"] != told["test/error"]
+    assert again["test/loss"] != told["test/loss"], "it is told something else"
     assert zoo("predict", "agent", ".").code == 2
     Image.new("RGB", (8, 8)).save("photo.png")
     assert zoo("predict", "agent", "photo.png").is_one_line_error("navigator", "zoo picture path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -171,7 +172,8 @@ class NavigationAgent(Task):
         values = {name: float(mean.compute()) for name, mean in self.means[stage].items()}
         for mean in self.means[stage].values():
             mean.reset()
-        return values
+        # a test of a few batches may have met no seen world
+        return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
 
     # ------------------------------------------------------------------ checks
 
