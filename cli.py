@@ -368,6 +368,7 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
         "sequence-memory": f"data preview {data.name}",
         "question-answering": f"predict {name} IMAGE... --question TEXT",
         "dialogue": f"chat {name} IMAGE",
+        "navigation": f"picture path {name}",
     }
     ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
@@ -586,6 +587,7 @@ def picture(
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
     [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
+    [bold]zoo picture path navigator-rooms[/bold]   where an agent goes when it is told where to\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
@@ -877,6 +879,11 @@ def preview_data(
         data.prepare_data()
         data.setup()
         print(data.beginning())
+        return
+    if entry.task == "navigation":
+        from zoo.pictures.paths import write_maps
+
+        print(f"{write_maps(data, name, Path(output or f'{name}.png'))}: houses with instructions and the ways that they tell")
         return
     from zoo.pictures.preview import SAMPLES, write_preview
 

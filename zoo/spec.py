@@ -223,10 +223,22 @@ class DialogueSpec(WordedSpec):
         return {"labels": self.candidates, **dict.fromkeys(("captions", "questions", "answers"), len(self.vocabulary))}
 
 
+@dataclass(frozen=True)
+class NavigationSpec(WordedSpec):
+    """Views along ways, with instructions of at most ``length`` words, ``END`` included, that say which way to go.
+
+    ``actions`` are what one can do at each step, the last of them to stop; an episode ends after ``steps`` of them.
+    """
+
+    actions: tuple[str, ...]
+    length: int
+    steps: int
+
+
 Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
 KINDS = {
     "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
-    "dialogue": DialogueSpec,
+    "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
 
 

@@ -83,6 +83,16 @@ def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
         assert figures[1][name] == pytest.approx(figure, rel=1e-6)
 
 
+def test_an_agent_fares_alike_on_any_number_of_processes() -> None:
+    settings = ["--set", "data.houses=2", "--set", "data.starts=2", "--set", "model.hidden=8", "--set", "model.channels=[4,4]"]
+    zoo("train", "navigator", "--name", "agent", "--devices", "2", "--epochs", "1", "--accelerator", "cpu", *settings)
+    figures = [json.loads(zoo("test", "agent", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    assert figures[0]["test/length"] > 0
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-6)
+        assert all(other[f"test/{name}"] == figures[0][f"test/{name}"] for name in ("success", "error", "length_seen"))
+
+
 def test_two_processes_remember_what_one_does() -> None:
     zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
     zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")

@@ -33,6 +33,12 @@ AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
 TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
 
+# an agent that walks by its own samples
+ROOMS = [
+    "data.houses=4", "data.starts=30", "model.hidden=8", "model.channels=[4,4]", "model.dropout=0.2", "model.forcing=student",
+    "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
+]  # fmt: skip
+
 
 class Fault(Exception):
     """What a defect in a network or in the data would raise."""
@@ -115,6 +121,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("char-transformer", [*TEXT, "model.width=16"]),
         ("lstm", ["data.name=copy-memory", "data.length=5"]),
         ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
+        ("navigator", ROOMS),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:

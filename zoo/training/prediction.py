@@ -27,7 +27,7 @@ INSTEAD = {  # task -> what a model for it does, and the command that lets it
     "language-modelling": "writes text, and knows no images: zoo sample",
     "sequence-memory": "reads sequences of numbers, and knows no images: zoo test",
     "dialogue": "talks about images: zoo chat",
-    "navigation": "walks through rooms of its own: zoo picture path",
+    "navigation": "finds its way in a world of views, and takes no images: zoo picture path",
 }
 
 
