@@ -3,10 +3,10 @@
     zoo train captioner-attention
     python benchmarks/attention_truth.py captioner-attention-shapes-captions
 
-For every word of a colour or a shape in the captions that a network writes of the test pictures, the benchmark adds up the attention
-on the cells of the map that the thing's box touches. A word counts as looked for when that is at least half. Only captions that are
-true of exactly one thing, or one pair of things, are judged, for of others nobody can tell what they speak of. Beside the share of
-such words stands that of attention spread evenly, which never reaches a half, and how much of the map a thing has.
+For every word of a colour or a shape in the captions that a network writes of the test pictures, the benchmark adds up the
+attention on the cells of the map that the thing's box touches. A word counts as looked for when that is at least half. Only
+captions that are true of exactly one thing, or one pair of things, are judged, for of others nobody can tell what they speak of.
+Beside the share of such words stand the mean of their attention, and what attention that is spread evenly would have there.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def cells(thing: Thing, rows: int, columns: int) -> torch.Tensor:
 
 
 def judge(task: torch.nn.Module, data: object) -> Iterator[tuple[str, int, float, float]]:
-    """For each judged word its kind, which thing of its caption it is about, the attention on that thing, and its share of the map."""
+    """For each judged word its kind, which thing it is about, the attention on that thing, and that thing's share of the map."""
     split = data.splits["test"]
     order = torch.arange(len(split)).split(BATCH)
     for chosen, images in zip(order, split.images.batches(iter(order)), strict=True):

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from datamodules.base import Images, ImagesInMemory
+from datamodules.base import Images
 from datamodules.captions import CaptionedPictures, Told
-from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
+from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
+from datamodules.picture_files import read_pictures
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
@@ -28,7 +30,6 @@ from zoo.spec import CaptionSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
-VERSION = 1  # of decoding; another one does not take what this one has kept
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 NAMED = 3  # of many, so many are named in a message
 
@@ -113,7 +114,7 @@ class CaptionFiles(CaptionedPictures):
 
     @cached_property
     def fingerprint(self) -> str:
-        described = [f"{VERSION} {self.size} {self.root.resolve()}"]
+        described = [f"{self.size} {self.root.resolve()}"]
         for path in self._paths():
             stat = os.stat(path)
             described.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
@@ -126,26 +127,20 @@ class CaptionFiles(CaptionedPictures):
         return CaptionSpec(ImageSpec(3, height, width, classes=()), vocabulary, longest + 1)
 
     def fetch(self) -> None:
-        _ = self._content  # decoded now, by one process, and found in the cache by the others
+        _ = self._pictures  # decoded now, by one process, and found in the cache by the others
 
     def tell(self) -> dict[str, Told]:
-        content, start, first = self._content, 0, 0
-        told = {}
+        images, readable = self._pictures
+        place = readable.cumsum(0) - 1  # of each file among those that can be read
+        told, start = {}, 0
         for name, captioned in self.found.splits.items():
-            readable = content.readable[start : start + len(captioned)]
             captions = self.words[name]
-            kept = [index for index in readable.nonzero()[:, 0].tolist() if captions[index]]
+            kept = [index for index in range(len(captioned)) if readable[start + index] and captions[index]]
             if not kept:
                 raise UserError(f"{self.root}: no image of {name} can be read")
-            if content.pixels is None:
-                images: Images = ImageFiles(tuple(captioned[index].path for index in kept), self._shape)
-            else:
-                places = torch.tensor(kept)
-                rows = first + readable.cumsum(0)[places] - 1  # of pixels, which has readable images alone
-                images = ImagesInMemory(content.pixels[rows])
-            told[name] = Told(images, [captions[index] for index in kept])
-            start, first = start + len(captioned), first + int(readable.sum())
-        del self._content  # the splits hold what is needed of it
+            told[name] = Told(images.subset(place[start + torch.tensor(kept)]), [captions[index] for index in kept])
+            start += len(captioned)
+        del self._pictures  # the splits hold what is needed of it
         return told
 
     def facts(self) -> dict[str, Any]:
@@ -156,21 +151,16 @@ class CaptionFiles(CaptionedPictures):
         """(height, width) after scaling, from the headers of the images if nobody has given it."""
         if self.size:
             return self.size, self.size
-        return Cache(self.fingerprint).shape() or common_size(self._paths()) or (MIXED_SIZE, MIXED_SIZE)
+        return common_size(self._paths()) or (MIXED_SIZE, MIXED_SIZE)
 
     @cached_property
-    def _content(self) -> Content:
-        """What can be read of the images: decoded, if that fits in memory."""
-        paths, shape = self._paths(), self._shape
-        in_memory = len(paths) * 3 * shape[0] * shape[1] <= self.memory_gb * 1e9
-        cache = Cache(self.fingerprint)
-        content = cache.load(len(paths), shape, in_memory)
-        if content is None:
-            content = decode_all(paths, shape, in_memory)
-            cache.save(content, shape)
-        unreadable = [os.path.basename(paths[index]) for index in (~content.readable).nonzero()[:, 0].tolist()]
+    def _pictures(self) -> tuple[Images, Tensor]:
+        """All images that can be read, and which can, bool [files]."""
+        paths = self._paths()
+        images, readable = read_pictures(list(map(Path, paths)), self._shape, self.memory_gb)
+        unreadable = [os.path.basename(paths[index]) for index in (~readable).nonzero()[:, 0].tolist()]
         self._warn((unreadable, "that cannot be read", "images"))
-        return content
+        return images, readable
 
     def _paths(self) -> list[str]:
         return [captioned.path for split in self.found.splits.values() for captioned in split]

@@ -182,11 +182,6 @@ def test_a_wrong_option_is_one_line(options: dict) -> None:
         zoo.create("captioner", SPEC, **options)
 
 
-def test_the_mean_over_the_map_takes_maps_of_any_size() -> None:
-    task = model("captioner", pool="mean")
-    assert task.summary[0].in_features == task.encoder.features
-
-
 def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, seen: Tensor) -> Tensor:
     """One step of Xu et al. 2015, equations 1 to 3, 7 and 13 to 14, for one caption, written out with torch's functions alone."""
     fit = (seen @ task.attention.key.weight.T / task.attention.key.out_features**0.5) @ (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,9 @@ class SeeingCaptioner(Captioner):
     tags=["cnn", "recurrent"],
     data="shapes-captions",
     data_options={"most": 2},
-    tiny={"encoder_options": {"channels": [4, 8, 8, 8], "norm": "batch"}, "hidden": 8, "embedding": 8},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "hidden": 8, "embedding": 8},
     recipe={
-        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
     },
     paper="1411.4555",
@@ -87,7 +87,7 @@ class CNNLSTM(SeeingCaptioner):
         encoder_options: of it, as in {"width": 32}.
         weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
         frozen: leave it as it is, and compute its features of each picture only once.
-        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
+        width: numbers that are kept of each place of the map.
         hidden: units of the LSTM.
         embedding: numbers a word.
         dropout: share of units that are silenced in training, around the LSTM.
@@ -99,10 +99,10 @@ class CNNLSTM(SeeingCaptioner):
         spec: CaptionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128], "norm": "batch"},  # noqa: B006
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
         weights: str = "",
         frozen: bool = False,
-        pool: Literal["whole", "mean"] = "whole",
+        width: int = 96,
         hidden: int = 128,
         embedding: int = 128,
         dropout: float = 0.0,
@@ -110,12 +110,11 @@ class CNNLSTM(SeeingCaptioner):
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
         require_positive(hidden=hidden, embedding=embedding)
-        rows, columns = self.encoder.grid
-        self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        size = self.encoder.features * (rows * columns if pool == "whole" else 1)
+        self.places = MapPlaces(self.encoder, width)
+        self.there = nn.Sequential(nn.Linear(width, 2 * hidden), nn.ReLU())
         # the norm makes a picture as large as a word, or the LSTM hardly sees it
         self.summary = nn.Sequential(
-            nn.Linear(size, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, embedding), nn.LayerNorm(embedding)
+            nn.Linear(4 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, embedding), nn.LayerNorm(embedding)
         )
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
@@ -125,8 +124,9 @@ class CNNLSTM(SeeingCaptioner):
         self.head = nn.Linear(hidden, len(spec.vocabulary))
 
     def see(self, images: Tensor) -> Tensor:
-        """One vector of each picture, [N, embedding]."""
-        return self.summary(self.pool(self.features(images)))
+        """One vector of each picture, [N, embedding]: of all that is there, the mean and the most."""
+        there = self.there(self.places(self.features(images)))
+        return self.summary(torch.cat([there.mean(1), there.amax(1)], 1))
 
     def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
         number = captions.shape[1]
@@ -144,8 +144,8 @@ class CNNLSTM(SeeingCaptioner):
 
     def stages(self) -> dict[str, nn.Module]:
         return {
-            "encoder": self.encoder, "summary": self.summary, "embedding": self.embedding, "recurrent": self.recurrent,
-            "head": self.head,
+            "encoder": self.encoder, "places": self.places, "there": self.there, "summary": self.summary,
+            "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
         }  # fmt: skip
 
 
