@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.caption_files import CocoCaptions, Flickr8k
 from zoo.errors import UserError
-from zoo.spec import UNKNOWN
+from zoo.spec import END, UNKNOWN
 
 # the first lines of the published files, with their spelling and their spaces
 NAMES = ["1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg", "1002674143_1b742ab4b8.jpg", "1003163366_44323f5815.jpg"]
@@ -231,3 +231,16 @@ def test_an_image_of_coco_without_a_caption_is_left_out(coco: Path, capsys: pyte
     data.setup()
     assert len(data.splits["train"]) == 1
     assert "1 images without a caption (000000391895.jpg)" in capsys.readouterr().err
+
+
+def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(images: Path) -> None:
+    write_tokens(images)
+    write_lists(images)
+    data = opened(images, longest=5)
+    labels = data.splits["train"].labels
+    assert data.spec.decode(labels[0, 0].tolist()) == ["a", "child", "in", "a", "pink"]
+    assert not (labels == END).any(), "all of them have more words"
+    assert (data.splits["test"].labels == END).sum() == 2
+    batch = data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch["labels"].shape == (2, 2, 6)
+    assert len(data.references(data.splits["train"].beside["picture"])[0][0]) == 16

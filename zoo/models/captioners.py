@@ -74,7 +74,7 @@ class SeeingCaptioner(Captioner):
     data_options={"most": 2},
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "hidden": 8, "embedding": 8},
     recipe={
-        "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
     },
     paper="1411.4555",
@@ -156,7 +156,7 @@ class CNNLSTM(SeeingCaptioner):
     data="shapes-captions",
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden": 12, "embedding": 8, "width": 10},
     recipe={
-        "epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
     },
     paper="1502.03044",
@@ -287,7 +287,7 @@ class CNNLSTMAttention(SeeingCaptioner):
     data="shapes-captions",
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "layers": 2, "heads": 2},
     recipe={
-        "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
+        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
         "schedule": "one-cycle", "clip": 1.0,
     },
     paper="1706.03762",
