@@ -32,6 +32,10 @@ SETTINGS = [
 AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
 TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
+DIALOGUE = [
+    "model.hidden=8", "model.encoder_options={channels: [4, 8], norm: batch}", "model.dropout=0.2", "data.augment=crop:2",
+    "data.pictures=40", "recipe.batch_size=4",
+]  # fmt: skip
 
 
 class Fault(Exception):
@@ -113,6 +117,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("resnet20", ["model.width=4"]),
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
+        ("dialogue-discriminative", DIALOGUE),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
