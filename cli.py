@@ -361,7 +361,12 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    ask = {"language-modelling": f"sample {name}", "dialogue": f"chat {name} IMAGE"}.get(data.task, ask)
+    others = {
+        "language-modelling": f"sample {name}",
+        "question-answering": f"predict {name} IMAGE... --question TEXT",
+        "dialogue": f"chat {name} IMAGE",
+    }
+    ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
     look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
@@ -413,7 +418,8 @@ def predict(
     context: typer.Context,
     run: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
-    top: Annotated[str | None, typer.Option(metavar="N", help="Classes to name for each image; default 3.")] = None,
+    top: Annotated[str | None, typer.Option(metavar="N", help="Classes or answers to name for each image; default 3.")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked about each image.")] = None,
     beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
     samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
     temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
@@ -425,10 +431,13 @@ def predict(
 
     [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
-    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
+    [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
     """
     numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
     asked = {name[2:]: _number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    if question is not None:
+        asked["question"] = question
     if temperature is not None:
         asked["temperature"] = _decimal("--temperature", temperature)
     registry = _registry(context)
@@ -850,8 +859,12 @@ def preview_data(
         data.setup()
         print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
         return
-    from zoo.pictures.preview import write_preview
+    from zoo.pictures.preview import SAMPLES, write_preview
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
-    shown = "training and test points" if data.spec.are_points else f"samples in the first row, augmented ({data.augment}) below"
+    points = data.image_spec.are_points
+    shown = "training and test points" if points else f"samples in the first row, augmented ({data.augment}) below"
     print(f"{path}: {shown}")
+    if entry.task != "classification":
+        for number, lines in enumerate(data.told(SAMPLES), 1):
+            print(f"{number}  {'   '.join(lines)}")

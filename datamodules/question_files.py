@@ -18,6 +18,7 @@ from datamodules.base import Split
 from datamodules.picture_files import read_pictures
 from datamodules.questions import Question, QuestionedPictures
 from zoo.errors import UserError, one_line, some
+from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.words import build_vocabulary
@@ -83,16 +84,31 @@ class QuestionFiles(QuestionedPictures):
 
     @cached_property
     def found(self) -> dict[str, list[AskedPicture]]:
-        """What ``find`` gives, without questions that have no words."""
-        found, empty = {}, 0
-        for name, pictures in self.find().items():
-            found[name] = [AskedPicture(path, [question for question in asked if question.words]) for path, asked in pictures]
-            found[name] = [picture for picture in found[name] if picture.questions]
+        """What ``find`` gives, without questions that have no words, and with pictures for validation."""
+        found: dict[str, list[AskedPicture]] = {}
+        empty = 0
+        read = self.find()
+        for name, pictures in read.items():
+            if same := next((other for other in found if read[other] is pictures), None):  # testing on what validates
+                found[name] = found[same]
+                continue
+            with_words = [AskedPicture(path, [question for question in asked if question.words]) for path, asked in pictures]
+            found[name] = [picture for picture in with_words if picture.questions]
             empty += sum(len(asked) for _, asked in pictures) - sum(len(asked) for _, asked in found[name])
             if not found[name]:
                 raise UserError(f"{self.root}: has no question for {name}")
         if empty:
             _warn(f"{empty:,} questions without a word are left out")
+        if "val" not in found:  # here, since a picture may become several samples
+            train = found["train"]
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
+            held_out = set(
+                torch.randperm(len(train), generator=generator)[: max(1, round(self.validation * len(train)))].tolist()
+            )
+            found["val"] = [picture for place, picture in enumerate(train) if place in held_out]
+            found["train"] = [picture for place, picture in enumerate(train) if place not in held_out]
+            if not found["train"]:
+                raise UserError(f"{self.root}: no picture is left for training: data.validation={self.validation} is too large")
         return found
 
     @property

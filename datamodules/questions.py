@@ -15,7 +15,8 @@ from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec
 
-MOST_QUESTIONS = 24  # on a picture of the world of shapes
+HELD_OUT = 1000  # pictures of the world of shapes for validation, and as many for testing
+MOST_QUESTIONS = 24  # on a picture of it, since of a single shape not much can be asked
 
 
 class Question(NamedTuple):
@@ -50,6 +51,20 @@ class QuestionedPictures(WordedPictures):
             labels[row, : len(asked)] = torch.tensor([line + [IGNORE] * (people - len(line)) for line in said])
         beside = {"questions": questions, **({"kinds": kind_column} if kinds else {})}
         return Split(images, labels[..., 0] if people == 1 else labels, beside)
+
+    def told(self, count: int) -> list[list[str]]:
+        """The questions on each of the first training pictures, with their answers."""
+        split = self.splits["train"]
+        labels = split.labels if split.labels.dim() == 3 else split.labels[..., None]
+        told = []
+        for questions, answers in zip(split.beside["questions"][:count].tolist(), labels[:count].tolist(), strict=True):
+            asked = [(" ".join(self.spec.decode(words)), said) for words, said in zip(questions, answers, strict=True)]
+            told.append([f"{words}? {self._said(said)}" for words, said in asked if words])
+        return told
+
+    def _said(self, answers: list[int]) -> str:
+        """The answers of all people, each once."""
+        return "/".join(self.spec.answers[answer] for answer in dict.fromkeys(answers) if answer >= 0) or "-"
 
     def facts(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run: also how many questions have no answer that a model can give."""
@@ -110,9 +125,7 @@ class ShapesQuestions(QuestionedPictures):
     Pictures and questions are drawn, always the same; no two splits share a picture.
 
     Args:
-        train: pictures to train on.
-        val: pictures for validation.
-        test: pictures to test on.
+        pictures: for training; there are 1,000 for validation and 1,000 for testing besides.
         questions: on each picture.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:2.
@@ -122,20 +135,20 @@ class ShapesQuestions(QuestionedPictures):
         self,
         batch_size: int,
         seed: int,
-        train: int = 10_000,
-        val: int = 500,
-        test: int = 1_000,
-        questions: int = 8,
+        pictures: int = 8000,
+        questions: int = 6,
         size: int = 64,
         augment: str = "none",
     ) -> None:
         super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.5)
-        for name, number in (("train", train), ("val", val), ("test", test), ("questions", questions)):
-            if number < 1:
-                raise UserError(f"data.{name}={number}: must be at least 1")
-        if questions > MOST_QUESTIONS:
-            raise UserError(f"data.questions={questions}: a scene of one object has only so many: at most {MOST_QUESTIONS}")
-        self.numbers, self.questions = {"train": train, "val": val, "test": test}, questions
+        if pictures < 1 or not 1 <= questions <= MOST_QUESTIONS:
+            raise UserError(
+                f"data.pictures={pictures}, data.questions={questions}: pictures are at least 1, questions 1 to {MOST_QUESTIONS}"
+            )
+        if size < shapes.SIDE // 2:
+            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
+        self.numbers = {"train": pictures, "val": HELD_OUT, "test": HELD_OUT}
+        self.questions = questions
 
     def describe(self) -> QuestionSpec:
         return QuestionSpec(

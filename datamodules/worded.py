@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,10 @@ class WordedPictures(PictureData):
         if spec != self.spec:
             self.splits, self._spec = {}, spec
             self.setup()
+
+    @abstractmethod
+    def told(self, count: int) -> list[list[str]]:
+        """What is said of each of the first ``count`` training pictures, to be read by people: a list of lines."""
 
     def facts(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run."""

@@ -41,7 +41,7 @@ FLOORS = {
     "zoo/check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/decoding.py": SETTINGS,
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
-    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
+    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/gradient_flow.py": set(),
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},

@@ -101,7 +101,7 @@ def until(end: int, words: Iterator[Tensor]) -> Tensor:
 def beam_search(
     decode: Decode, select_rows: SelectRows, prompt: Tensor, length: int, beams: int, end: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest texts of at most ``length`` characters or words behind each prompt, [N, T], found with ``beams`` of them kept.
+    """The likeliest texts of at most ``length`` characters or words behind each prompt, [N, T], that ``beams`` find.
 
     A wider beam can miss what a narrower one finds, when it drops the beginning of the best text for one that ends worse. So the
     search is done with every width from 1 to ``beams``, and the likeliest text that any of them found comes first: its

@@ -198,7 +198,7 @@ def _ground(keys: Tensor, size: int) -> Tensor:
     level, down, right = torch.from_numpy((bits[:, -3:] >> np.uint64(11)) * 2.0**-53).float().T[:, :, None, None]
     noise = torch.from_numpy(bits[:, :words].copy().view(np.uint8)[:, : size * size])
     along = torch.linspace(-1, 1, size)
-    ground = 25 + 30 * level + 20 * (down - 0.5) * along[:, None] + 20 * (right - 0.5) * along
+    ground = 35 + 30 * level + 20 * (down - 0.5) * along[:, None] + 20 * (right - 0.5) * along
     return ground + (noise.view(-1, size, size).float() / 255 - 0.5) * GROUND_NOISE
 
 

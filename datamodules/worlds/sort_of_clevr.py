@@ -75,7 +75,7 @@ class Questions:
     answer: Tensor
 
     def codes(self) -> Tensor:
-        """The questions as uint8 [N, 20, 11]: one bit of six for the colour, one of two for the kind, one of three for the subtype."""
+        """The questions as uint8 [N, 20, 11]: six bits for the colour, two for the kind, three for the subtype."""
         parts = ((self.colour, len(COLOURS)), (self.kind, len(KINDS)), (self.subtype, 3))
         return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
 

@@ -79,6 +79,15 @@ def test_dialogues_are_ranked_alike_on_any_number_of_processes() -> None:
         assert other == {name: value for name, value in figures[0].items() if name != "test/loss"}, "ranks are counted"
 
 
+def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
+    settings = ["--set", "data.pictures=64", "--set", "recipe.batch_size=84", "--set", "model.hidden=16", "--epochs", "1"]
+    zoo("train", "vqa-attention", "--name", "asked", "--devices", "2", "--accelerator", "cpu", *settings)
+    figures = [json.loads(zoo("test", "asked", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2)]
+    assert "test/accuracy_related exists" in figures[0]
+    for name, figure in figures[0].items():
+        assert figures[1][name] == pytest.approx(figure, rel=1e-6)
+
+
 def test_two_processes_remember_what_one_does() -> None:
     zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
     zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")

@@ -118,6 +118,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
         ("dialogue-discriminative", DIALOGUE),
+        ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:

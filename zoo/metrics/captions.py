@@ -42,8 +42,13 @@ def caption_scores(hypotheses: Sequence[Words], references: Sequence[Sequence[Wo
     return {
         **_bleu(judged, given),
         "rouge_l": _mean([_rouge_l(*pair) for pair in zip(hypotheses, references, strict=True)]),
-        "cider": _cider(judged, given),
+        "cider": _mean(_cider(judged, given)),
     }
+
+
+def cider_of_each(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """CIDEr of each caption among all of a set, whose mean is that of ``caption_scores``."""
+    return _cider([_phrases(words) for words in hypotheses], [[_phrases(words) for words in some] for some in references])
 
 
 def _phrases(words: Words) -> Phrases:
@@ -93,7 +98,7 @@ def _longest_common_subsequence(one: Words, other: Words) -> int:
     return former[-1]
 
 
-def _cider(judged: Sequence[Phrases], given: Sequence[Sequence[Phrases]]) -> float:
+def _cider(judged: Sequence[Phrases], given: Sequence[Sequence[Phrases]]) -> list[float]:
     """What the reference calls CIDEr; the paper (Vedantam et al. 2015, 1411.5726, section 7) calls it CIDEr-D."""
     pictures: Counter = Counter()  # in how many a phrase is
     for sentences in given:
@@ -125,4 +130,4 @@ def _cider(judged: Sequence[Phrases], given: Sequence[Sequence[Phrases]]) -> flo
             difference = hypothesis[1].total() - sentence[1].total()  # the reference measures lengths in pairs of words
             likeness += sum(cosines) * math.exp(-(difference**2) / (2 * SIGMA**2))
         scores.append(10 * likeness / (LONGEST * len(sentences)))
-    return _mean(scores)
+    return scores

@@ -71,7 +71,7 @@ class SeeingCaptioner(Captioner):
     task="captioning",
     tags=["cnn", "recurrent"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8, 8]}, "hidden": 8, "embedding": 8},
+    tiny={"encoder_options": {"channels": [4, 8, 8, 8], "norm": "batch"}, "hidden": 8, "embedding": 8},
     recipe={
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
@@ -112,10 +112,17 @@ class CNNLSTM(SeeingCaptioner):
         rows, columns = self.encoder.grid
         self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         size = self.encoder.features * (rows * columns if pool == "whole" else 1)
-        self.summary = nn.Sequential(nn.Linear(size, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, embedding))
+        # the norm makes a picture as large as a word, or the LSTM hardly sees it
+        self.summary = nn.Sequential(
+            nn.Linear(size, 4 * hidden), nn.ReLU(), nn.Linear(4 * hidden, embedding), nn.LayerNorm(embedding)
+        )
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
         self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
+        with (
+            torch.no_grad()
+        ):  # what is seen is told of ten words later: at first the LSTM forgets little (Jozefowicz et al. 2015)
+            self.recurrent.bias_ih_l0[hidden : 2 * hidden] = 2
         self.head = nn.Linear(hidden, len(spec.vocabulary))
 
     def see(self, images: Tensor) -> Tensor:
@@ -148,7 +155,7 @@ class CNNLSTM(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "recurrent", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8]}, "hidden": 12, "embedding": 8, "width": 10},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden": 12, "embedding": 8, "width": 10},
     recipe={
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
@@ -169,7 +176,8 @@ class CNNLSTMAttention(SeeingCaptioner):
         hidden: units of the LSTM.
         embedding: numbers a word.
         dropout: share of units that are silenced in training, of words, of the map, and in front of the head.
-        coverage: weight of the penalty on places that a caption does not look at as often as others (Xu's equation 14).
+        coverage: weight of a penalty that asks each caption to look at every place once in all (Xu's equation 14, with the mean
+            over the places in place of the sum).
         beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
     """
 
@@ -250,9 +258,10 @@ class CNNLSTMAttention(SeeingCaptioner):
         logits, looks = self.watch(self.see(batch["images"]), captions[:, :, :-1])
         targets = captions[:, :, 1:]
         loss = self.loss(logits, targets)
-        looked_at = (looks * (targets != PAD)[..., None]).sum(2)  # how often in a caption, [N, R, places]
-        lengths = (targets != PAD).sum(2, keepdim=True)
-        uneven = ((lengths / looks.shape[3] - looked_at) ** 2).sum(2).mean()
+        is_word = targets != PAD
+        looked_at = (looks * is_word[..., None]).sum(2)  # how often in a caption, [N, R, places]
+        is_caption = is_word.any(2)
+        uneven = (((1 - looked_at) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
         return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage * uneven
 
     def begin(self, seen: Tensor) -> State:
@@ -277,7 +286,7 @@ class CNNLSTMAttention(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8]}, "width": 8, "layers": 2, "heads": 2},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "layers": 2, "heads": 2},
     recipe={
         "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
         "schedule": "one-cycle", "clip": 1.0,
@@ -334,6 +343,21 @@ class CNNTransformer(SeeingCaptioner):
         for block in self.blocks:
             features, _ = block(features, block.look.read(seen))
         return self.head(self.norm(features)).unflatten(0, captions.shape[:2])
+
+    def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places].
+
+        The latter is the mean over all heads of all layers.
+        """
+        looks: list[Tensor] = []
+        layers = [block.look for block in self.blocks]
+        hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
+        try:
+            scores = self.tell(seen, captions)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return scores, torch.stack(looks).mean((0, 2)).unflatten(1, captions.shape[1:])
 
     def begin(self, seen: Tensor) -> State:
         return tuple((block.look.read(seen), None) for block in self.blocks)

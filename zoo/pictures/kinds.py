@@ -6,7 +6,7 @@ Names of kinds, runs and models are answered here; only then the module that dra
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Kind:
         takes_models: a model's name will do in place of a run.
         task: what the runs must be of; empty for any.
         takes_images: what is named after the runs are image files.
+        other_modules: runs of these tasks are drawn by the function of that name in another module.
     """
 
     name: str
@@ -52,10 +53,12 @@ class Kind:
     takes_models: bool = False
     task: str = "classification"
     takes_images: bool = False
+    other_modules: dict[str, str] = field(default_factory=dict)
 
-    def draw(self, registry: Registry, subjects: list[RunFolder | Entry], **flags: Any) -> Picture:
-        """Import what draws it, and draw."""
-        function = getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
+    def draw(self, registry: Registry, subjects: list[RunFolder | Entry], task: str, **flags: Any) -> Picture:
+        """Import what draws it, and draw; ``task`` is that of the subjects."""
+        module = importlib.import_module(self.other_modules.get(task, self.module))
+        function = getattr(module, self.name.replace("-", "_"))
         return function(registry, subjects, **flags)
 
     @property
@@ -75,8 +78,11 @@ KINDS = {
              flags=CHECKPOINT + DATA),
         Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
-        Kind("attention", "where a transformer looks in images", "RUN [IMAGE...]", "zoo.pictures.attention",
-             flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True),
+        Kind("attention", "where a transformer looks in images, or a captioner for each word", "RUN [IMAGE...]",
+             "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
+             other_modules={"captioning": "zoo.pictures.caption_attention"}),
+        Kind("captions", "test images with the best and the worst captions", "RUN", "zoo.pictures.caption_attention",
+             flags=CHECKPOINT + DATA, task="captioning"),
         Kind("curves", "learning curves of one run or several", "RUN...", "zoo.pictures.curves",
              most=MANY, flags=("metric",), task=""),
         Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
@@ -129,9 +135,11 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
         registry.data_set(given["data"])
     subjects = [_find(registry, kind, name) for name in names]
     found = [subject for subject in subjects if not isinstance(subject, Entry)]
+    task = kind.task
     for folder in found:
         model = registry.model(folder.read_run().model["name"])
-        if kind.task and model.task != kind.task:
+        task = model.task
+        if kind.task and task not in (kind.task, *kind.other_modules):
             raise UserError(f"zoo picture {kind.name} is for {kind.task}, and {folder.name} is a {model.name}, for {model.task}")
     if "checkpoint" in given and not found:
         raise UserError("--checkpoint goes with a run, and none is given")
@@ -143,7 +151,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     path = Path(output or _default_file(kind, subjects, given))
     check_output(path)
     with style():
-        picture = kind.draw(registry, subjects, **given)
+        picture = kind.draw(registry, subjects, task, **given)
         write_png(picture.figure, path)
     return Drawn(path, picture.look_for, picture.next)
 

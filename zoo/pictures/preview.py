@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.fetch import replace_file
 from zoo.randomness import derive_seed
+from zoo.spec import ImageSpec
 
 SAMPLES, VERSIONS = 8, 4  # columns, and augmented rows
 SMALLEST = 72  # pixels a side; smaller images are enlarged without smoothing, so that their pixels can be seen
@@ -21,6 +22,8 @@ GAP, CAPTION = 4, 18
 
 def write_preview(data: Any, name: str, path: Path) -> Path:
     """Draw samples of the training images, as different classes as possible, and write a PNG; points in the plane are all drawn.
+
+    Of pictures with words, the first are drawn and numbered.
 
     Args:
         data: a DataModule of images; it is prepared here.
@@ -34,14 +37,16 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
     """
     data.prepare_data()
     data.setup()
-    if data.spec.are_points:
+    if data.image_spec.are_points:
         return _write_points(data, name, path)
     split = data.splits["train"]
-    chosen = _one_of_each_class(split.labels, SAMPLES)
+    has_classes = isinstance(data.spec, ImageSpec)
+    chosen = _one_of_each_class(split.labels, SAMPLES) if has_classes else torch.arange(min(SAMPLES, len(split)))
     images = next(split.images.batches(iter([chosen])))
     # each version is a batch of its own, in which every image meets its own random parameters
     versions = [_augmented(data, images, split.labels[chosen], version) for version in range(VERSIONS)]
-    captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()]
+    numbers = [str(place + 1) for place in chosen.tolist()]
+    captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()] if has_classes else numbers
     picture = _grid([images, *versions], captions, f"{name}: samples, and below augmented by {data.augment}")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

@@ -12,13 +12,15 @@ import torch
 
 from datamodules.images import EXTENSIONS, UnreadableImage, read_image
 from zoo.decoding import Sampling, beam_search, sample, until
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry
-from zoo.spec import END, TextSpec, image_spec
+from zoo.spec import END, PAD, SPECIAL_WORDS, TextSpec, image_spec
 from zoo.tasks.captioning import Captioner
+from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import load_task
+from zoo.words import tokenise
 
 BATCH = 64
 
@@ -162,9 +164,52 @@ def predict_captions(
     return predictions
 
 
+# ---------------------------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Answers(Classes):
+    """The most probable answers to a question about one file, best first, each with its probability."""
+
+    header = ("file", "answer", "probability", "then")
+
+    def to_dict(self) -> dict[str, Any]:
+        top = [{"answer": name, "probability": probability} for name, probability in self.top]
+        return {"file": self.file, "answer": self.name, "probability": self.probability, "top": top}
+
+
+def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | None = None, top: int = 3) -> list[Answers]:
+    """The ``top`` most probable answers to a question about each picture.
+
+    Raises:
+        UserError: there is no question, it has words that the model does not know, or it is too long.
+    """
+    spec = task.spec
+    if question is None:
+        raise UserError('give a question about the images, as in --question "what colour is the circle"')
+    words = tokenise(question)
+    if not words:
+        raise UserError(f"--question {question!r}: has no word in it")
+    if strange := [word for word in dict.fromkeys(words) if word not in spec.vocabulary[len(SPECIAL_WORDS) :]]:
+        known = "".join(did_you_mean(word, spec.vocabulary) for word in strange[:1])
+        raise UserError(f"--question {question!r}: the model does not know {some(map(repr, strange))}{known}")
+    if len(words) > spec.length:
+        raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
+    asked = torch.full((1, 1, spec.length), PAD)
+    asked[0, 0, : len(words)] = torch.tensor(spec.encode(words))
+    predictions = []
+    for files, images in pictures:
+        questions = asked.to(task.device).expand(len(images), -1, -1)
+        best = task.outputs({"images": images.to(task.device), "questions": questions})[:, 0].topk(min(top, len(spec.answers)))
+        for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
+            predictions.append(Answers(file, list(zip((spec.answers[index] for index in indices), values, strict=True))))
+    return predictions
+
+
 PREDICTORS: dict[str, tuple[Callable[..., list[Prediction]], tuple[str, ...]]] = {  # by task, with the options it takes
     "classification": (predict_classes, ("top",)),
     "captioning": (predict_captions, ("beams", "samples", "temperature", "seed")),
+    "question-answering": (predict_answers, ("question", "top")),
 }
 
 

@@ -1,0 +1,65 @@
+"""Features of a frozen network in place of images."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from datamodules.base import ImagesInMemory
+from datamodules.digits import Digits
+from datamodules.features import kept_features
+
+
+def means(images: Tensor) -> Tensor:
+    return images.float().mean((2, 3))
+
+
+def test_features_are_computed_once_and_drawn_as_images_are() -> None:
+    images = ImagesInMemory(torch.arange(150, dtype=torch.uint8).view(150, 1, 1, 1).expand(-1, 2, 3, 3).contiguous())
+    seen = []
+
+    def encode(pixels: Tensor) -> Tensor:
+        seen.append(len(pixels))
+        return means(pixels)
+
+    first, second = (kept_features(images, encode, "these") for _ in range(2))
+    assert sum(seen) == 150
+    indices = torch.tensor([149, 3, 3])
+    for kept in (first, second):
+        assert len(kept) == 150
+        [drawn] = kept.batches(iter([indices]))
+        assert torch.equal(drawn, torch.tensor([[149.0, 149.0], [3.0, 3.0], [3.0, 3.0]]))
+    [of_subset] = first.subset(torch.tensor([5, 7, 9])).batches(iter([torch.tensor([2, 0])]))
+    assert of_subset[:, 0].tolist() == [9, 5]
+
+
+def test_an_unfinished_file_is_computed_anew() -> None:
+    images = ImagesInMemory(torch.zeros(100, 1, 2, 2, dtype=torch.uint8))
+    calls = []
+
+    def interrupted(pixels: Tensor) -> Tensor:
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return means(pixels)
+
+    with suppress(KeyboardInterrupt):
+        kept_features(images, interrupted, "cut")
+    [drawn] = kept_features(images, means, "cut").batches(iter([torch.arange(100)]))
+    assert drawn.shape == (100, 1)
+
+
+def test_a_data_set_gives_features_of_the_images_it_would_give() -> None:
+    def ready() -> Digits:
+        data = Digits(32, 0, augment="none")
+        data.setup()
+        return data
+
+    pixels, features = ready(), ready()
+    features.keep_features(means, "a network")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for one, other in zip(getattr(pixels, name)(), getattr(features, name)(), strict=True):
+            assert torch.equal(means(one["images"]), other["images"])
+            assert torch.equal(one["labels"], other["labels"])

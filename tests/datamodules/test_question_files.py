@@ -1,0 +1,253 @@
+"""CLEVR, VQA v2 and easy-VQA as they were published, each in tiny: what is read, and what is said of faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.clevr import CLEVR
+from datamodules.easy_vqa import EasyVQA
+from datamodules.vqa import VQA, normalise_answer
+from zoo.errors import UserError
+from zoo.spec import IGNORE, OUTSIDE
+
+
+def picture(path: Path, shade: int, size: tuple[int, int] = (48, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 0, 255 - shade)).save(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def opened(data):
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def asked(data, split: str) -> list[list[tuple[str, Any]]]:
+    """The questions of each sample with the numbers of their answers."""
+    part = data.splits[split]
+    return [
+        [(" ".join(data.spec.decode(words)), answer) for words, answer in zip(*row, strict=True) if answer != IGNORE]
+        for row in zip(part.beside["questions"].tolist(), part.labels.tolist(), strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- CLEVR
+
+
+def clevr_question(split: str, image: int, question: str, answer: str, function: str) -> dict[str, Any]:
+    """With all the fields of the published files."""
+    return {
+        "image_index": image, "program": [{"inputs": [], "function": "scene", "value_inputs": []},
+                                          {"inputs": [0], "function": function, "value_inputs": []}],
+        "question_index": 0, "image_filename": f"CLEVR_{split}_{image:06d}.png", "question_family_index": 2, "split": split,
+        "answer": answer, "question": question,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def clevr(workplace: Path) -> Path:
+    root = workplace / "CLEVR_v1.0"
+    for split, count in (("train", 4), ("val", 2)):
+        questions = [
+            clevr_question(split, image, "How many small spheres are there?", str(image), "count") for image in range(count)
+        ] + [clevr_question(split, 0, "Is there a big brown thing; what about a cube?", "yes", "exist")]
+        write_json(root / "questions" / f"CLEVR_{split}_questions.json", {"info": {"split": split}, "questions": questions})
+        for image in range(count):
+            picture(root / "images" / split / f"CLEVR_{split}_{image:06d}.png", 40 * image)
+    return root
+
+
+def test_clevr_is_read_as_published(clevr: Path) -> None:
+    data = opened(CLEVR(2, 0, str(clevr), size=16))
+    assert data.spec.image.shape == (3, 16, 24), "nothing of the picture is cut off"
+    assert data.spec.answers == ("0", "1", "2", "3", "yes")
+    rows = asked(data, "train")
+    assert rows[0] == [("how many small spheres are there", 0), ("is there a big brown thing what about a cube", 4)]
+    assert [row[0][1] for row in rows] == [0, 1, 2, 3]
+    kinds = [data.spec.kinds[kind] for kind in data.splits["train"].beside["kinds"][0].tolist()]
+    assert kinds == ["count", "exist"]
+    assert data.splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 40, 80, 120]
+    assert data.splits["test"] is data.splits["val"] and len(data.splits["val"]) == 2
+
+
+def test_a_picture_with_more_questions_comes_several_times(clevr: Path) -> None:
+    data = opened(CLEVR(2, 0, str(clevr), size=16, together=1))
+    assert [row[0][1] for row in asked(data, "train")] == [0, 4, 1, 2, 3]
+    assert data.splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 0, 40, 80, 120]
+
+
+# ---------------------------------------------------------------------------------------------- VQA
+
+SAID = {  # question -> what ten people said in training, of each picture
+    "What color is the dog?": ["brown"] * 7 + ["Brown.", "tan", "a dog"],
+    "Is it raining?": ["no"] * 9 + ["yes"],
+    "How many?": ["two"] * 6 + ["2"] * 3 + ["three"],
+}
+
+
+def annotation(number: int, image: int, answers: list[str], kind: str) -> dict[str, Any]:
+    said = [{"answer": answer, "answer_confidence": "yes", "answer_id": i} for i, answer in enumerate(answers, 1)]
+    return {
+        "question_type": "what", "multiple_choice_answer": answers[0], "answers": said, "image_id": image, "answer_type": kind,
+        "question_id": number,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def vqa(workplace: Path) -> Path:
+    root = workplace / "vqa"
+    for split, images in (("train2014", (9, 25)), ("val2014", (42,))):
+        questions, annotations = [], []
+        for image in images:
+            for place, (question, said) in enumerate(SAID.items()):
+                number = image * 1000 + place
+                questions.append({"image_id": image, "question": question, "question_id": number})
+                annotations.append(annotation(number, image, said, ("other", "yes/no", "number")[place]))
+            picture(root / split / f"COCO_{split}_{image:012d}.jpg", image)
+        about = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": split}
+        write_json(
+            root / f"v2_OpenEnded_mscoco_{split}_questions.json",
+            {**about, "task_type": "Open-Ended", "questions": questions},
+        )
+        write_json(root / f"v2_mscoco_{split}_annotations.json", {**about, "annotations": annotations})
+    return root
+
+
+def test_vqa_is_read_as_published(vqa: Path) -> None:
+    data = opened(VQA(2, 0, str(vqa), size=16, least=1, least_answers=2))
+    assert data.spec.answers == ("2", "brown", "no")
+    labels = data.splits["train"].labels
+    assert labels.shape == (2, 3, 10)
+    assert labels[0, 0].tolist() == [1] * 8 + [OUTSIDE] * 2, "written in another way it is the same answer"
+    assert labels[1, 1].tolist() == [2] * 9 + [OUTSIDE]
+    assert labels[0, 2].tolist() == [0] * 9 + [OUTSIDE]
+    assert data.spec.kinds == ("yes-no", "number", "other")
+    assert data.splits["train"].beside["kinds"].tolist() == [[2, 0, 1]] * 2
+    assert data.facts()["val_questions"] == 3 and data.facts()["val_outside"] == 0
+    assert data.told(1)[0][0] == "what color is the dog? brown"
+
+
+@pytest.mark.parametrize(
+    ("written", "compared"),
+    [
+        ("The dog.", "dog"), ("none", "0"), ("Ten", "10"), ("1,000 cars", "1000 cars"), ("dont know", "don't know"),
+        ("red-white", "red white"), ("red, white", "red white"), ("2:50 pm", "2:50 pm"), ("3.5", "3.5"), ("St. Mary", "st mary"),
+        ("an\tapple\n", "apple"), ("girl's", "girl's"), ("couldn'tve", "couldn't've"), ("yes!", "yes"), ("a", ""),
+        ("and/or", "and or"), ("somebody'd", "somebodyd"),
+    ],
+)  # fmt: skip
+def test_answers_are_made_alike_as_the_official_evaluation_does(written: str, compared: str) -> None:
+    assert normalise_answer(written) == compared
+
+
+# ---------------------------------------------------------------------------------------------- easy-VQA
+
+
+@pytest.fixture
+def easy(workplace: Path) -> Path:
+    root = workplace / "easy"
+    root.mkdir()
+    (root / "answers.txt").write_text("circle\nyes\nno\n\nteal")
+    for split, count in (("train", 10), ("test", 3)):
+        questions = []
+        for image in range(count):
+            questions += [["what is the teal shape?", "circle", image], ["is there a circle?", "yes", image]]
+            picture(root / split / "images" / f"{image}.png", 20 * image, (64, 64))
+        write_json(root / split / "questions.json", questions)
+    return root
+
+
+def test_easy_vqa_is_read_as_published(easy: Path) -> None:
+    data = opened(EasyVQA(2, 0, str(easy), validation=0.2))
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "test": 3, "val": 2}
+    assert data.spec.answers == ("circle", "yes", "no", "teal") and data.spec.kinds == ()
+    assert asked(data, "test") == [[("what is the teal shape", 0), ("is there a circle", 1)]] * 3
+    assert data.splits["test"].images.pixels[:, 0, 9, 9].tolist() == [0, 20, 40]
+
+
+def test_no_picture_is_both_trained_on_and_held_out(easy: Path) -> None:
+    data = opened(EasyVQA(2, 0, str(easy), validation=0.2, together=1))
+    shades = {name: set(split.images.pixels[:, 0, 9, 9].tolist()) for name, split in data.splits.items()}
+    assert len(data.splits["val"]) == 4 and not shades["train"] & shades["val"]
+
+
+def test_a_tested_model_meets_its_own_words_and_answers(easy: Path) -> None:
+    known = opened(EasyVQA(2, 0, str(easy))).spec
+    write_json(easy / "test" / "questions.json", [["is there a huge circle?", "maybe", 0], ["is there a circle?", "no", 1]])
+    (easy / "answers.txt").write_text("maybe\nno\nyes\ncircle")
+    data = opened(EasyVQA(2, 0, str(easy)))
+    data.adopt(known, "easy-vqa")
+    assert data.spec == known
+    assert data.splits["test"].labels.tolist() == [[OUTSIDE], [2]]
+    assert data.facts()["test_outside"] == 1
+    assert known.decode(data.splits["test"].beside["questions"][0, 0].tolist()) == ["is", "there", "a", "<unknown>", "circle"]
+
+
+def without(path: str) -> Callable[[Path], None]:
+    return lambda root: (root / path).unlink()
+
+
+def rewritten(path: str, content: Any) -> Callable[[Path], None]:
+    return lambda root: (root / path).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "named"),
+    [
+        (without("answers.txt"), "answers.txt: no such file"),
+        (rewritten("answers.txt", "\n"), "answers.txt: is empty"),
+        (without("train/questions.json"), "train/questions.json: no such file"),
+        (rewritten("train/questions.json", '[["what'), "train/questions.json: is no JSON"),
+        (rewritten("train/questions.json", [["what?", "yes"]]), "train/questions.json: is not laid out as published"),
+        (rewritten("train/questions.json", {"what?": "yes"}), "train/questions.json: is not laid out as published"),
+        (rewritten("test/questions.json", []), "has no question for test"),
+        (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such picture"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(easy: Path, break_it: Callable[[Path], None], named: str) -> None:
+    break_it(easy)
+    with pytest.raises(UserError) as error:
+        opened(EasyVQA(2, 0, str(easy)))
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_questions_without_words_and_unreadable_pictures_are_left_out_and_told(easy: Path, capsys) -> None:
+    questions = json.loads((easy / "test" / "questions.json").read_text())
+    write_json(easy / "test" / "questions.json", [*questions, ["?", "yes", 0]])
+    (easy / "test" / "images" / "1.png").write_bytes(b"not a picture")
+    data = opened(EasyVQA(2, 0, str(easy)))
+    told = capsys.readouterr().err
+    assert "1 questions without a word are left out" in told and "1 of 3 pictures cannot be read" in told and "1.png" in told
+    assert len(data.splits["test"]) == 2 and data.facts()["test_questions"] == 4
+
+
+def test_vqa_names_questions_without_answers(vqa: Path) -> None:
+    file = vqa / "v2_mscoco_train2014_annotations.json"
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    write_json(file, content)
+    with pytest.raises(UserError, match="has no answers to questions 25002 of v2_OpenEnded"):
+        opened(VQA(2, 0, str(vqa)))
+
+
+def test_an_answer_must_be_frequent_enough_for_some(vqa: Path) -> None:
+    with pytest.raises(UserError, match="data.least_answers=9: no answer is given so often, the most frequent 2 times"):
+        _ = VQA(2, 0, str(vqa), least=1).spec
+
+
+def test_large_data_is_read_from_its_files(easy: Path) -> None:
+    kept, read = (opened(EasyVQA(3, 0, str(easy), memory_gb=memory)) for memory in (2.0, 0.0))
+    for one, other in zip(kept.test_dataloader(), read.test_dataloader(), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)

