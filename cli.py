@@ -357,14 +357,18 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
         _print_json({"run": str(outcome.folder.path), **outcome.test})
         return
     name = outcome.folder.name
+    if outcome.was_finished:
+        print(f"{name} was finished: there was nothing left to train")
     print(f"{run.model['name']} on {run.data['name']}: {_metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
     others = {
         "language-modelling": f"sample {name}",
+        "sequence-memory": f"data preview {data.name}",
         "question-answering": f"predict {name} IMAGE... --question TEXT",
         "dialogue": f"chat {name} IMAGE",
+        "navigation": f"picture path {name}",
     }
     ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
@@ -373,7 +377,10 @@ def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json
 
 
 def _metrics_line(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    def text(name: str, value: float) -> str:
+        return f"{value:,.0f}" if name.endswith("/characters") else f"{value:.4f}"
+
+    return "  ".join(f"{name} {text(name, value)}" for name, value in metrics.items())
 
 
 @app.command(cls=TextCommand)
@@ -476,6 +483,9 @@ def sample(
     count, several, width = _number("--length", length), _number("--samples", samples), _number("--beams", beams, 0)
     if sum((greedy, width > 0, several > 1)) > 1:
         raise UserError("--greedy, --beams and several --samples exclude each other")
+    of_drawing = {"--temperature": temperature != "1", "--top-k": top_k != "0", "--top-p": top_p != "1", "--seed": seed != "0"}
+    if (greedy or width) and (given := [name for name, is_given in of_drawing.items() if is_given]):
+        raise UserError(f"{'--greedy' if greedy else '--beams'} draws nothing at random: leave {' and '.join(given)} out")
     registry = _registry(context)
     file, _ = _checkpoint_file(run, checkpoint)
     from zoo.decoding import Sampling
@@ -577,6 +587,7 @@ def picture(
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
     [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
+    [bold]zoo picture path navigator-rooms[/bold]   where an agent goes when it is told where to\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
@@ -786,13 +797,24 @@ def list_data(
 def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
     """The data set with its options checked, not yet fetched."""
     entry = _registry(context).data_set(name)
+    options = _data_options(entry, settings)
+    from zoo.recipe import Recipe
+
+    recipe = Recipe()
+    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+
+
+def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
+    """All options of a data set, checked; what must lie at the root that the user names is looked for."""
     from zoo.options import check_options
-    from zoo.recipe import Recipe, parse_setting
+    from zoo.recipe import parse_setting
 
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)
-    recipe = Recipe()
-    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+    needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
+    if needs_root and not Path(options["root"]).expanduser().exists():
+        raise UserError(f"data.root={options['root']}: there is no such file or folder")
+    return options
 
 
 @data_app.command("show", cls=TextCommand)
@@ -805,6 +827,8 @@ def show_data(
 ) -> None:
     """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
     entry = _registry(context).data_set(name)
+    if settings:
+        _data_options(entry, settings)
     facts = _data_facts(context, name, settings) if measure else {}
     if json:
         _print_json({**entry.to_dict(), **facts})
@@ -837,9 +861,6 @@ def fetch_data(
     print(f"{name} is here. next: zoo data preview {name}")
 
 
-PREVIEWED = 1000  # characters of a text
-
-
 @data_app.command("preview", cls=TextCommand)
 def preview_data(
     context: typer.Context,
@@ -849,15 +870,20 @@ def preview_data(
 ) -> None:
     """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].
 
-    Of a text, the beginning is printed.
+    Of texts and of sequences of numbers, the beginning is printed.
     """
     entry, data = _open_data(context, name, settings)
-    if entry.task == "language-modelling":
+    if entry.task in ("language-modelling", "sequence-memory"):
         if output:
-            raise UserError(f"--output {output}: a text is printed, not drawn")
+            raise UserError(f"--output {output}: {name} is printed, not drawn")
         data.prepare_data()
         data.setup()
-        print(data.spec.decode(data.splits["train"][:PREVIEWED].tolist()))
+        print(data.beginning())
+        return
+    if entry.task == "navigation":
+        from zoo.pictures.paths import write_maps
+
+        print(f"{write_maps(data, name, Path(output or f'{name}.png'))}: houses with instructions and the ways that they tell")
         return
     from zoo.pictures.preview import SAMPLES, write_preview
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData, Images, ImagesInMemory, Split, split_by_class
+from datamodules.base import Batches, ImageData, Images, ImagesInMemory, Split, split_by_class
 from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
 from datamodules.images import EXTENSIONS
 from zoo.errors import UserError, some
@@ -88,6 +88,22 @@ class Folder(ImageData):
 
     def fetch(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
+
+    def val_dataloader(self) -> Batches:
+        self._spread_if_a_part("val")
+        return super().val_dataloader()
+
+    def test_dataloader(self) -> Batches:
+        self._spread_if_a_part("test")
+        return super().test_dataloader()
+
+    def _spread_if_a_part(self, name: str) -> None:
+        """Where only some batches are evaluated, make them images of all classes: files come class by class."""
+        limit = getattr(self.trainer, f"limit_{name}_batches", 1.0)
+        if isinstance(limit, int) or limit < 1:
+            split, seed = self.splits[name], derive_seed(0, "part", name)
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+            self.splits[name] = split.subset(order)
 
     def read(self) -> dict[str, Split]:
         content, start, first = self._content, 0, 0

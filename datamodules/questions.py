@@ -118,7 +118,7 @@ class SortOfCLEVR(QuestionedPictures):
         return self.split(ImagesInMemory(sort_of_clevr.render(pictures)), questions)
 
 
-@register_data("shapes-questions", task="question-answering", tags=["embedded", "colour"])
+@register_data("shapes-questions", task="question-answering", tags=["embedded", "colour"], tiny={"pictures": 200})
 class ShapesQuestions(QuestionedPictures):
     """Scenes of one to five shapes with questions whose answers cannot be guessed, of six kinds, three of them relational.
 

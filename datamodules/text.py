@@ -7,7 +7,6 @@ from (seed, epoch), so any batch can be made without those before it.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,10 +21,12 @@ from zoo.fetch import cache_folder, fetch
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import IGNORE, TextSpec
+from zoo.text_files import read_text
 
 Batch = dict[str, Tensor]
-HELD_OUT = 0.05  # of the text for validation, and as much for the test
+MOST_HELD_OUT = 0.4  # of the text for validation, and as much for the test
 EVALUATION_ROWS = 32  # parts of a held-out text that are read side by side, whatever the number of devices
+PREVIEWED = 1000  # characters, as a beginning
 WARM_UP = 256  # characters that each of them reads, uncounted, before its own
 
 
@@ -112,6 +113,15 @@ class WholeText:
             yield {**batch, "targets": batch["targets"].where(counted, IGNORE), "fresh": fresh}
 
 
+def _what_fits(targets: int, chunk: int, rows: int, world: int, spare: bool) -> str:
+    """The most rows and the longest chunk with which so many characters make a batch, where a chunk is left over or not."""
+    most_rows = (targets - spare * chunk) // (max(chunk, 1) * world)
+    longest_chunk = targets // (rows * world + spare) if chunk else 0
+    fitting = {"recipe.batch_size": most_rows, "data.chunk": longest_chunk}
+    said = [f"{key}={value}" for key, value in fitting.items() if value > 0]
+    return f"at most {' or '.join(said)} fits" if said else "a longer text is needed"
+
+
 def _cut(text: Tensor, starts: Tensor, length: int) -> Batch:
     """``tokens``, int64 [rows, length], from each start on, and ``targets``, one character later; beyond the end the last."""
     places = starts[:, None] + torch.arange(length + 1, device=text.device)
@@ -120,7 +130,7 @@ def _cut(text: Tensor, starts: Tensor, length: int) -> Batch:
 
 
 class TextData(L.LightningDataModule):
-    """A text, split by position into 90% for training, 5% for validation and 5% for the test. A subclass reads it.
+    """A text, split by position: the last part is for the test, the one before for validation. A subclass reads it.
 
     Args:
         batch_size: rows of text on each device.
@@ -128,17 +138,22 @@ class TextData(L.LightningDataModule):
         root: the file or folder where the text lies; the default is bestiary's cache.
         chunk: characters a step: how far gradients reach back. 0 takes whole rows (full back-propagation through time).
         order: ``stream``, where each row goes on from batch to batch, or ``windows``, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     task = "language-modelling"
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str) -> None:
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str, held_out: float) -> None:
         super().__init__()
+        if not (0 < held_out <= MOST_HELD_OUT or held_out == 1):
+            raise UserError(
+                f"data.held_out={held_out}: must be above 0 and at most {MOST_HELD_OUT}, or 1 to test on the whole text"
+            )
         if chunk < 0:
-            raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters")
+            raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters, as {-chunk}")
         if order == "windows" and chunk == 0:
-            raise UserError("data.chunk=0: windows need a length")
-        self.batch_size, self.seed, self.chunk, self.order = batch_size, seed, chunk, order
+            raise UserError("data.chunk=0: windows need a length, as 128; whole rows go with data.order=stream")
+        self.batch_size, self.seed, self.chunk, self.order, self.held_out = batch_size, seed, chunk, order, held_out
         self.root = Path(root).expanduser() if root else None
         self.splits: dict[str, Tensor] = {}
         self._text: str | None = None
@@ -174,9 +189,10 @@ class TextData(L.LightningDataModule):
         if not text:
             raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to learn from")
         places = torch.tensor(self.spec.encode(text), dtype=torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32)
-        held_out = round(HELD_OUT * len(text))
-        train, val, test = places.split([len(text) - 2 * held_out, held_out, held_out])
-        if held_out < 2:
+        test_length = round(self.held_out * len(text))
+        val_length = 0 if self.held_out == 1 else test_length
+        train, val, test = places.split([len(text) - val_length - test_length, val_length, test_length])
+        if test_length < 2:
             raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
         self.splits = {"train": train, "val": val, "test": test}
 
@@ -195,6 +211,9 @@ class TextData(L.LightningDataModule):
         return self._training(*self._placed("train"))
 
     def _training(self, text: Tensor, rank: int, world: int) -> Streams:
+        if self.held_out == 1:
+            raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
+
         def position() -> tuple[int, int]:
             trainer = self.trainer
             return (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1) if trainer else (0, 0)
@@ -202,9 +221,10 @@ class TextData(L.LightningDataModule):
         kind = Windows if self.order == "windows" else Streams
         loader = kind(text, self.batch_size, self.chunk, self.seed, rank, world, position)
         if not len(loader):
+            name, rows = self.root or type(self).__name__, self.batch_size
             raise UserError(
-                f"{self.root or type(self).__name__}: {len(text):,} characters for training are too few for "
-                f"{self.batch_size * world} rows of data.chunk={self.chunk}: lower recipe.batch_size or data.chunk"
+                f"{name}: {len(text):,} characters for training are too few for {rows * world} rows of data.chunk={self.chunk}: "
+                + _what_fits(len(text) - 1, self.chunk, rows, world, spare=self.order == "stream" and self.chunk > 0)
             )
         return loader
 
@@ -233,6 +253,10 @@ class TextData(L.LightningDataModule):
             "begins": self._whole_text()[:60],
         }
 
+    def beginning(self) -> str:
+        """The first characters for training, once ``setup`` has run."""
+        return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
+
 
 @register_data("text", task="language-modelling", tags=["own"])
 class OwnText(TextData):
@@ -242,6 +266,7 @@ class OwnText(TextData):
         root: the file or the folder.
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     def __init__(
@@ -251,11 +276,12 @@ class OwnText(TextData):
         root: str,
         chunk: int = 128,
         order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order)
+        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
 
     def read(self) -> str:
-        return read_text(self.root)
+        return read_text(self.root, f"data.root={self.root}")
 
 
 @register_data("shakespeare", task="language-modelling", tags=["classic"])
@@ -266,6 +292,7 @@ class Shakespeare(TextData):
         root: the file, or the folder where it lies or is put; the default is bestiary's cache.
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     mirrors = (
@@ -281,8 +308,9 @@ class Shakespeare(TextData):
         root: str = "",
         chunk: int = 128,
         order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order)
+        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
 
     @property
     def spec(self) -> TextSpec:
@@ -295,7 +323,8 @@ class Shakespeare(TextData):
         self._file()
 
     def read(self) -> str:
-        return read_text(self._file())
+        file = self._file()
+        return read_text(file, str(file))
 
     def _file(self) -> Path:
         """The file that ``root`` is or holds, or else fetched into it."""
@@ -317,37 +346,20 @@ class PythonReference(TextData):
     Args:
         chunk: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
+        held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
-    def __init__(self, batch_size: int, seed: int, chunk: int = 128, order: Literal["stream", "windows"] = "stream") -> None:
-        super().__init__(batch_size, seed, root=None, chunk=chunk, order=order)
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        chunk: int = 128,
+        order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
+    ) -> None:
+        super().__init__(batch_size, seed, root=None, chunk=chunk, order=order, held_out=held_out)
 
     def read(self) -> str:
         from pydoc_data.topics import topics
 
         return "\n\n".join(text for _, text in sorted(topics.items()))
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, or of all files of a folder and its folders in the order of their paths, a newline between.
-
-    A mark that some editors put in front (BOM) is left out.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
-    """
-    if not path.exists():
-        raise UserError(f"data.root={path}: there is no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read: {os.strerror(error.errno).lower()}") from None
-    text = "\n".join(texts)
-    if not text:
-        raise UserError(f"data.root={path}: is empty: there is no text to learn from")
-    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from datamodules.base import PictureData, Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.spec import PAD, WordedSpec
+
+MIXING = ("mixup", "cutmix")
 
 
 class WordedPictures(PictureData):
@@ -31,6 +32,8 @@ class WordedPictures(PictureData):
         if not 0 < validation < 1:
             raise UserError(f"data.validation={validation}: must be above 0 and less than 1")
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
+        if mixing := [part for part in self.augment.split(",") if part.partition(":")[0].strip() in MIXING]:
+            raise UserError(f"data.augment={mixing[0]}: mixes the classes of pictures, and words cannot be mixed: leave it out")
 
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
@@ -50,9 +53,17 @@ class WordedPictures(PictureData):
             self.splits, self._spec = {}, spec
             self.setup()
 
-    @abstractmethod
     def told(self, count: int) -> list[list[str]]:
-        """What is said of each of the first ``count`` training pictures, to be read by people: a list of lines."""
+        """What is said of each of the first ``count`` training pictures, to be read by people: a list of sentences."""
+        split = self.splits["train"]
+        batch = split.batch(torch.empty(0), torch.arange(min(count, len(split))))
+        columns = [
+            batch[name].flatten(1, -2) if batch[name].dim() > 2 else batch[name][:, None]
+            for name, values in self.spec.columns.items()
+            if values == len(self.spec.vocabulary)
+        ]
+        sentences = ([words for column in columns for words in column[row].tolist()] for row in range(len(columns[0])))
+        return [[" ".join(said) for words in of_picture if (said := self.spec.decode(words))] for of_picture in sentences]
 
     def facts(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run."""

@@ -16,7 +16,19 @@ LIGHT = [
     "zoo/__init__.py",
     *(
         f"zoo/{name}.py"
-        for name in ("layers/names", "errors", "fetch", "options", "randomness", "ranks", "recipe", "registry", "spec", "words")
+        for name in (
+            "layers/names",
+            "errors",
+            "fetch",
+            "options",
+            "randomness",
+            "ranks",
+            "recipe",
+            "registry",
+            "spec",
+            "text_files",
+            "words",
+        )
     ),
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
@@ -24,7 +36,17 @@ LIGHT = [
     "zoo/search/plan.py",
     "zoo/search/space.py",
 ]
-BASE = {"zoo.errors", "zoo.spec", "zoo.layers.names", "zoo.randomness", "zoo.ranks", "zoo.registry", "zoo.fetch", "zoo.words"}
+BASE = {
+    "zoo.errors",
+    "zoo.spec",
+    "zoo.layers.names",
+    "zoo.randomness",
+    "zoo.ranks",
+    "zoo.registry",
+    "zoo.fetch",
+    "zoo.text_files",
+    "zoo.words",
+}
 SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {

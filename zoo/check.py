@@ -15,7 +15,7 @@ from zoo.errors import one_line
 from zoo.options import check_options
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
-from zoo.spec import IGNORE, OUTSIDE, TextSpec, WordedSpec
+from zoo.spec import END, IGNORE, OUTSIDE, NavigationSpec, SequenceSpec, TextSpec, WordedSpec
 from zoo.tasks.task import Task
 from zoo.training import engine
 from zoo.training.checkpoints import read_checkpoint
@@ -45,8 +45,7 @@ def check_entry(registry: Registry, entry: Entry) -> list[Result]:
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     if entry.kind == "data":
-        kinds = {TextSpec: TEXT_CHECKS, WordedSpec: WORDED_CHECKS}
-        checks = next((checks for kind, checks in kinds.items() if isinstance(subject.spec, kind)), DATA_CHECKS)
+        checks = next((checks for kind, checks in CHECKS_OF_DATA.items() if isinstance(subject.spec, kind)), DATA_CHECKS)
     else:
         checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return [_run(name, check, registry, subject) for name, check in checks.items()]
@@ -287,6 +286,38 @@ def _evaluates_each_character_once(registry: Registry, data: Any) -> None:
         _require(seen == expected, f"{name} has {expected} characters behind others, {seen} were targets")
 
 
+def _sequences_fit(registry: Registry, data: Any) -> None:
+    spec = data.spec
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        inputs, targets = batch["inputs"], batch["targets"]
+        expected = (len(inputs), spec.length, spec.features)
+        _require(inputs.shape == expected, f"inputs are {tuple(inputs.shape)}, the spec says {expected}")
+        expected = expected[:2] if spec.symbols else expected[:1]
+        _require(targets.shape == expected, f"targets are {tuple(targets.shape)}, the spec says {expected}")
+        if spec.symbols:
+            _require(targets.min() >= 0 and targets.max() < len(spec.symbols), "a target is none of the symbols of the spec")
+            _require((targets > 0).any(1).all(), "a sequence asks for nothing")
+
+
+def _seed_and_position_decide(registry: Registry, data: Any) -> None:
+    first, second = (next(iter(data.train_dataloader())) for _ in range(2))
+    _require(torch.equal(first["inputs"], second["inputs"]), "one seed gave two batches")
+    loader = data.train_dataloader()
+    for position, what in (((0, 1), "two steps"), ((1, 0), "two epochs")):
+        loader.position = lambda position=position: position
+        _require(not torch.equal(first["inputs"], next(iter(loader))["inputs"]), f"{what} have the same sequences")
+
+
+def _evaluates_the_same_sequences(registry: Registry, data: Any) -> None:
+    splits = {}
+    for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        first, second = (torch.cat([batch["inputs"][batch["counted"]] for batch in loader]) for _ in range(2))
+        _require(torch.equal(first, second), f"{name} has other sequences when it is read again")
+        splits[name] = first
+    _require(not torch.equal(*splits.values()), "val and test have the same sequences")
+
+
 def _words_fit(registry: Registry, data: Any) -> None:
     spec = data.spec
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
@@ -308,6 +339,54 @@ def _words_fit(registry: Registry, data: Any) -> None:
             )
 
 
+def _worlds_fit(registry: Registry, data: Any) -> None:
+    spec = data.spec
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        views, moves, words = batch["views"], batch["moves"], batch["words"]
+        poses = views.shape[1]
+        shape = spec.image.shape
+        _require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec says {shape}")
+        _require(moves.shape[1:] == (poses, len(spec.actions)), f"moves are {tuple(moves.shape[1:])} for {poses} poses")
+        _require(moves.min() >= 0 and moves.max() < poses, "an action leads to a pose that is not there")
+        _require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} is to stop, and leads elsewhere")
+        _require(words.min() >= 0 and words.max() < len(spec.vocabulary), "a word is outside the vocabulary of the spec")
+        _require((words == END).sum(1).eq(1).all(), "an instruction does not end, or ends twice")
+
+
+def _expert_arrives(registry: Registry, data: Any) -> None:
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        row, pose = torch.arange(len(batch["start"])), batch["start"]
+        left = batch["steps"][row, pose]
+        _require((left < data.spec.steps).all(), f"a goal is {int(left.max())} steps away, and {data.spec.steps} may be taken")
+        for _ in range(int(left.max())):
+            pose = batch["moves"][row, pose, batch["expert"][row, pose]]
+            left = (left - 1).clamp(min=0)
+            _require(torch.equal(batch["steps"][row, pose], left), "an action of the expert does not bring the goal nearer")
+        _require((batch["expert"][row, pose] == len(data.spec.actions) - 1).all(), "the expert does not stop at the goal")
+
+
+def _seed_decides_episodes(registry: Registry, data: Any) -> None:
+    first, second = (next(iter(data.train_dataloader())) for _ in range(2))
+    _require(torch.equal(first["start"], second["start"]), "one seed gave two orders")
+    loader = data.train_dataloader()
+    loader.position = lambda: (1, 0)
+    _require(not torch.equal(first["start"], next(iter(loader))["start"]), "two epochs have the same order")
+
+
+def _evaluates_each_episode_once(registry: Registry, data: Any) -> None:
+    for name, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        seen = sum(int(batch["counted"].sum()) for batch in loader)
+        _require(seen == len(data.splits[name]), f"{name} has {len(data.splits[name])} episodes, {seen} were counted")
+
+
+NAVIGATION_CHECKS = {
+    "batches fit the spec": _worlds_fit,
+    "the expert arrives by a shortest way": _expert_arrives,
+    "order follows from seed and epoch": _seed_decides_episodes,
+    "evaluation sees each episode once": _evaluates_each_episode_once,
+}
 TEXT_CHECKS = {
     "batches fit the spec": _text_fits,
     "text follows from seed and epoch": _seed_and_epoch_decide,
@@ -324,4 +403,15 @@ DATA_CHECKS = {
     "order follows from seed and epoch": _seed_decides,
     "images of a batch are augmented apart": _augments_each_apart,
     "evaluation sees each image once": _evaluates_each_once,
+}
+SEQUENCE_CHECKS = {
+    "batches fit the spec": _sequences_fit,
+    "sequences follow from seed, epoch and step": _seed_and_position_decide,
+    "evaluation sees the same sequences each time": _evaluates_the_same_sequences,
+}
+CHECKS_OF_DATA = {  # the first that the spec is one of
+    TextSpec: TEXT_CHECKS,
+    SequenceSpec: SEQUENCE_CHECKS,
+    NavigationSpec: NAVIGATION_CHECKS,
+    WordedSpec: WORDED_CHECKS,
 }

@@ -107,7 +107,8 @@ def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = 
     Raises:
         UserError: the network cannot take such an input, or the data is not of images and has no such shape.
     """
-    spec = engine.open_data(registry, run).spec
+    data = engine.open_data(registry, run)
+    spec = data.spec
     if shape:
         if not isinstance(spec, ImageSpec):
             raise UserError(f"--input is for images; {run.data['name']} has none")
@@ -117,7 +118,9 @@ def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = 
         if max(shape) > LARGEST_SIDE:
             raise UserError(f"an input of {'x'.join(map(str, shape))} is too large: sides may have {LARGEST_SIDE:,} pixels")
     try:
-        return LayerTable(shape, _trace(_on_meta(registry, run, spec), shape is not None))
+        task = _on_meta(registry, run, spec)
+        task.check_data_options(data)
+        return LayerTable(shape, _trace(task, shape is not None))
     except (RuntimeError, ValueError) as error:
         what = f"an input of {'x'.join(map(str, shape))}" if shape else run.data["name"]
         raise UserError(f"{run.model['name']} cannot take {what}: {one_line(error, 200)}") from error

@@ -116,6 +116,22 @@ class TextSpec:
         return "".join(self.vocabulary[place] for place in places)
 
 
+@dataclass(frozen=True)
+class SequenceSpec:
+    """Sequences of ``length`` steps with ``features`` numbers each, that ask for something.
+
+    With ``symbols``, that is one of them at each step, and the first stands for having nothing to say. Without, it is one number
+    after the last step.
+    """
+
+    length: int
+    features: int
+    symbols: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "symbols", tuple(self.symbols))
+
+
 PAD, START, END, UNKNOWN = range(4)  # places in every vocabulary of words
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 
@@ -207,8 +223,23 @@ class DialogueSpec(WordedSpec):
         return {"labels": self.candidates, **dict.fromkeys(("captions", "questions", "answers"), len(self.vocabulary))}
 
 
-Spec = ImageSpec | TextSpec | WordedSpec
-KINDS = {"image": ImageSpec, "text": TextSpec, "caption": CaptionSpec, "question": QuestionSpec, "dialogue": DialogueSpec}
+@dataclass(frozen=True)
+class NavigationSpec(WordedSpec):
+    """Views along ways, with instructions of at most ``length`` words, ``END`` included, that say which way to go.
+
+    ``actions`` are what one can do at each step, the last of them to stop; an episode ends after ``steps`` of them.
+    """
+
+    actions: tuple[str, ...]
+    length: int
+    steps: int
+
+
+Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
+KINDS = {
+    "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
+    "dialogue": DialogueSpec, "navigation": NavigationSpec,
+}  # fmt: skip
 
 
 def image_spec(spec: Spec) -> ImageSpec:

@@ -1,1 +1,1 @@
-"""Small worlds that are drawn and told from a seed: pictures whose every sentence, question and answer can be checked."""
+"""Worlds that are made from a seed: scenes, pictures and words whose truth is known."""

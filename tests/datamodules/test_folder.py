@@ -9,6 +9,7 @@ import sys
 import warnings
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -486,3 +487,18 @@ def test_the_registry_reads_it_without_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=HOME).returncode == 0
+
+
+@pytest.mark.parametrize(("limit", "spread"), [(1, True), (0.3, True), (1.0, False)])
+def test_a_part_of_an_evaluation_is_of_all_classes(root, limit, spread):
+    data = Folder(8, 0, str(make(root, 40, ("a", "b", "c", "d"))), test=0.5)
+    data.setup()
+    labels = data.splits["test"].labels
+    data.trainer = SimpleNamespace(
+        limit_val_batches=limit, limit_test_batches=limit, strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        global_rank=0, world_size=1, lightning_module=None,
+    )  # fmt: skip
+    batches = [batch["labels"] for batch in data.test_dataloader()]
+    assert (batches[0].unique().numel() > 1) == spread
+    assert torch.equal(torch.cat(batches).sort().values, labels.sort().values), "the same images"
+    assert torch.equal(torch.cat(batches), labels) != spread

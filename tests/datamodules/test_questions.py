@@ -53,7 +53,9 @@ def test_sort_of_clevr_asks_in_words_what_the_world_asks() -> None:
     assert IGNORE not in data.splits["train"].labels
 
 
-@pytest.mark.parametrize("options", [{"pictures": 0}, {"questions": 25}, {"questions": 0}, {"size": 16}])
+@pytest.mark.parametrize(
+    "options", [{"pictures": 0}, {"questions": 25}, {"questions": 0}, {"size": 16}, {"augment": "mixup:0.2"}]
+)
 def test_values_that_cannot_be_are_refused(options: dict) -> None:
     with pytest.raises(UserError, match=f"data.{next(iter(options))}="):
         ShapesQuestions(4, 0, **options)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from datamodules.text import OwnText, PythonReference, Shakespeare, WholeText, Windows
+from datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
 from zoo.errors import UserError
 from zoo.spec import IGNORE, TextSpec
 
@@ -139,6 +141,20 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert OwnText(1, 0, str(tmp_path)).read() == "one " * 100 + "\n" + "two " * 100
 
 
+def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "picture.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "z.txt").write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(UserError, match="data.root=.*none of its files is UTF-8 text"):
+        (tmp_path / "b.txt").rename(tmp_path / ".hidden")
+        OwnText(1, 0, str(tmp_path)).read()
+    (tmp_path / ".hidden").rename(tmp_path / "a.txt")
+    (tmp_path / "c.txt").write_text("three")
+    assert OwnText(1, 0, str(tmp_path)).read() == "two\nthree"
+    warning = capfd.readouterr().err.splitlines()
+    assert len(warning) == 1 and "2 of 4 files, as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
+
+
 def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     def refused(content: bytes, *words: str, settings: tuple[str, ...] = ()) -> bool:
         path = tmp_path / "bad.txt"
@@ -149,7 +165,7 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert refused(b"", "bad.txt", "empty")
     assert refused("Grüße".encode("latin-1") * 1000, "not UTF-8", "byte 2")
     assert refused(b"too short", "9 characters")
-    assert refused(b"short " * 200, "data.chunk=128", "lower recipe.batch_size or data.chunk")
+    assert refused(b"short " * 200, "data.chunk=128", "at most recipe.batch_size=7 or data.chunk=16 fits")
     missing = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={tmp_path / 'nowhere'}")
     assert missing.is_one_line_error("nowhere", "no such file")
     assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
@@ -166,4 +182,39 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
     assert "for x in y" in zoo("data", "preview", "text", "--set", f"data.root={path}").out
     quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
-    assert zoo("test", "reader", "--data", "text", "--set", f"data.root={path}").code == 0
+    other = ("test", "reader", "--data", "text", "--set", f"data.root={path}")
+    assert zoo(*other).out.rstrip().endswith("test/characters 9"), "5% of 204, of which the first is no target"
+    whole = zoo(*other, "--set", "data.held_out=1", "--json")
+    assert json.loads(whole.out)["test/characters"] == 203
+    train = ("train", "char-rnn", "--data", "text", "--set", f"data.root={path}", "--set")
+    assert zoo(*train, "data.held_out=1").is_one_line_error("data.held_out=1", "zoo test")
+    assert zoo(*train, "data.held_out=0.5").is_one_line_error("data.held_out=0.5", "0.4")
+
+
+@pytest.mark.parametrize(("order", "world"), [("stream", 1), ("stream", 3), ("windows", 1), ("windows", 3)])
+@pytest.mark.parametrize("chunk", [1, 16, 0])
+def test_the_most_rows_and_the_longest_chunk_that_are_named_are_just_what_fits(order: str, world: int, chunk: int) -> None:
+    if order == "windows" and not chunk:
+        return
+    text, kind = torch.zeros(200, dtype=torch.uint8), {"stream": Streams, "windows": Windows}[order]
+
+    def batches(rows: int, chunk: int) -> int:
+        return len(kind(text, rows, chunk, 0, 0, world, lambda: (0, 0)))
+
+    rows = 300
+    said = _what_fits(199, chunk, rows, world, spare=order == "stream" and chunk > 0)
+    most = int(re.search(r"batch_size=(\d+)", said)[1])
+    assert batches(most, chunk) and not batches(most + 1, chunk)
+    rows = 7
+    said = _what_fits(199, 100, rows, world, spare=order == "stream")
+    longest = int(re.search(r"chunk=(\d+)", said)[1])
+    assert batches(rows, longest) and not batches(rows, longest + 1)
+
+
+def test_a_root_that_is_not_there_is_told_even_if_nothing_is_read(zoo, tmp_path: Path) -> None:
+    for command in (("show",), ("show", "--measure"), ("preview",)):
+        answer = zoo("data", *command, "text", "--set", f"data.root={tmp_path / 'nowhere'}")
+        assert answer.is_one_line_error("nowhere", "no such file or folder"), command
+    assert zoo("data", "show", "text", "--set", f"data.root={tmp_path}").code == 0
+    assert zoo("data", "show", "shakespeare", "--set", "data.root=nowhere").code == 0, "where it would be put"
+    assert zoo("data", "show", "text", "--set", "data.chunks=3").is_one_line_error("chunks", "chunk")

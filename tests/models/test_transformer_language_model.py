@@ -78,7 +78,9 @@ def test_it_starts_at_the_loss_of_guessing() -> None:
 
 
 def test_what_it_cannot_take_is_one_line(zoo) -> None:
-    assert zoo("train", "char-transformer", "--set", "data.chunk=256").is_one_line_error("data.chunk=256", "model.context=128")
+    for command in (["train", "char-transformer"], ["show", "char-transformer", "--layers"]):
+        refused = zoo(*command, "--set", "data.chunk=256")
+        assert refused.is_one_line_error("data.chunk=256", "data.chunk=128 or model.context=256 fits"), command
     assert zoo("train", "char-transformer", "--set", "model.heads=3").is_one_line_error("model.heads=3", "model.width=128")
     with pytest.raises(UserError, match="context=0"):
         model(context=0)

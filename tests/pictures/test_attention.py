@@ -119,19 +119,32 @@ def test_places_that_are_no_patches_are_told():
         patch_grid(7, ImageSpec(1, 32, 32, classes=("a", "b")))
 
 
-def test_each_map_lies_over_its_image_with_its_peak_below():
+def test_each_map_stands_beside_its_image_on_one_scale_that_a_bar_tells():
     pictures, maps = np.random.default_rng(0).random((2, 16, 32, 3)), np.full((2, 3, 2, 4), 1 / 8)
     maps[1, 2] = 0
     maps[1, 2, 1, 3] = 1.0
     figure = draw_attention(pictures, maps, ["one", "two"], ["head 1", "head 2", "rollout"], "heading")
-    axes = figure.axes
+    *axes, bar = figure.axes
     assert [a.get_title() for a in axes[:4]] == ["image", "head 1", "head 2", "rollout"] and len(axes) == 8
     assert [a.get_ylabel() for a in (axes[0], axes[4])] == ["one", "two"]
     assert [a.get_xlabel() for a in axes] == ["", *["1.0×"] * 3, "", "1.0×", "1.0×", "8.0×"]
+    assert all(len(a.images) == 1 for a in axes), "nothing is blended"
     assert np.array_equal(axes[4].images[0].get_array(), pictures[1])
-    pale, overlay = axes[7].images
-    assert pale.get_extent() == overlay.get_extent() and np.array_equal(overlay.get_array(), maps[1, 2])
-    assert overlay.norm.vmin == 0 and overlay.norm.vmax == 1
+    drawn = [axes[place].images[0] for place in (1, 2, 3, 5, 6, 7)]
+    for image, values in zip(drawn, maps.reshape(6, 2, 4), strict=True):
+        np.testing.assert_allclose(image.get_array(), values * 8)
+    scales = {(image.norm.vmin, image.norm.vmax, image.get_cmap().name) for image in drawn}
+    assert len(scales) == 1 and scales.pop()[0] == 0
+    assert "equal share" in bar.get_xlabel() and bar.get_xlim() == (0, drawn[0].norm.vmax)
+    lines = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes[0].lines]
+    assert [y for _, y in lines[:1]] == [7.5] and [x for x, _ in lines[1:]] == [7.5, 15.5, 23.5], "the borders of patches"
+
+
+def test_one_bright_patch_does_not_take_the_colours_of_all_others():
+    maps = np.full((1, 1, 20, 20), 1 / 400)
+    maps[0, 0, 0, 0] = 1.0
+    drawn = draw_attention(np.zeros((1, 20, 20, 3)), maps, ["one"], ["head 1"], "heading").axes[1].images[0]
+    assert drawn.norm.vmax == 2
 
 
 def test_a_run_is_drawn_over_its_own_images_and_over_files(zoo):
@@ -155,8 +168,9 @@ def test_the_layer_that_is_asked_for_is_drawn_with_the_rollout_of_all(zoo):
     assert not torch.allclose(weights[0], weights[1])
     for layer, expected in (("1", weights[0]), ("2", weights[1]), ("", weights[1])):
         figure = attention(scan(), [folder], ["disc.png"], layer=layer).figure
-        drawn = [axes.images[-1].get_array() for axes in figure.axes[1:]]
+        drawn = [axes.images[-1].get_array() for axes in figure.axes[1:-1]]
         maps = [*looked_at(expected, task.spec)[0], looked_at(rollout(weights), task.spec)[0]]
+        drawn = [values / maps[0].numel() for values in drawn]
         for values, of_layer in zip(drawn, maps, strict=True):
             np.testing.assert_allclose(values, of_layer, rtol=1e-6)
 

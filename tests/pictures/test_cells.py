@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 import zoo as bestiary
-from zoo.pictures.cells import cell_activations, most_selective, text_features
+from zoo.pictures.cells import WRAPPED, cell_activations, cells, draw_text, most_selective, text_features, unit_name
+from zoo.registry import scan
+from zoo.training.run_folder import RunFolder
 
 TEXT = 'say "abc de" and\n    then "x"\n'
 SPEC = bestiary.TextSpec(tuple(sorted(set(TEXT))))
@@ -46,12 +48,46 @@ def test_the_cell_that_follows_a_feature_is_found_and_none_where_none_does() -> 
     activations[:, 3] += 0.05 * features["place in the line"]
     activations[:, 5] -= features["inside quotation marks"]
     found = most_selective(activations, features)
-    units = {title.split(": ")[1].split(" (")[0]: unit for title, unit in found.items()}
-    assert units["place in the line"] == 3 and units["inside quotation marks"] == 5
-    title = next(title for title, unit in found.items() if unit == 5)
+    assert found["place in the line"][0] == 3 and found["inside quotation marks"][0] == 5
     expected = np.corrcoef(activations[:, 5], features["inside quotation marks"])[0, 1]
-    assert f"{expected:+.2f}" in title
+    assert found["inside quotation marks"][1] == pytest.approx(expected)
     assert most_selective(generator.normal(0, 1, (len(TEXT) * 20, 7)), features) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "unit", "expected"),
+    [
+        ("char-lstm", 2, 12, "layer 2, unit 3 (--units 12)"),
+        ("char-rnn", 3, 5, "layer 1, unit 5 (--units 5)"),
+        ("char-gru", 2, 3, "layer 2, unit 3"),
+        ("char-lstm", 1, 3, "layer 1, unit 3"),
+    ],
+)
+def test_a_unit_is_named_with_its_layer(name: str, layers: int, unit: int, expected: str) -> None:
+    task = bestiary.create(name, SPEC, hidden=9, layers=layers).eval()
+    assert unit_name(unit, task.recurrent, cell_activations(task, TEXT).shape[1]) == expected
+
+
+def test_the_drawing_tells_its_colours_and_where_a_line_goes_on() -> None:
+    text = "x" * 95 + "\n" + "short\n"
+    values = np.linspace(-1, 1, len(text))
+    figure = draw_text(text, {"first": values, "second": -values}, "heading", "tanh(c)")
+    first, second, bar = figure.axes
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["first", "second"]
+    marks = [mark for mark in first.texts if mark.get_text() == WRAPPED]
+    assert [mark.get_position()[1] for mark in marks] == [1], "the second row goes on with the first line, the third does not"
+    assert bar.get_xlim() == (-1, 1) and "tanh(c)" in bar.get_xlabel() and WRAPPED in bar.get_xlabel()
+    assert first.images[0].norm.vmin == -1 and first.images[0].norm.vmax == 1
+    assert WRAPPED not in draw_text("short\n", {"first": values[:6]}, "heading", "h").axes[-1].get_xlabel()
+
+
+def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
+    assert zoo("train", "char-rnn", "--name", "small", *quick).code == 0
+    monkeypatch.setattr("zoo.pictures.cells.most_selective", lambda *_: {"indentation": (9, 0.5)})
+    figure = cells(scan(), [RunFolder.find("small")]).figure
+    assert figure.axes[0].get_title(loc="left") == "layer 2, unit 1 (--units 9): indentation (correlation +0.50)"
+    assert figure.get_suptitle().endswith("no cell follows: place in the line, inside quotation marks")
 
 
 def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
@@ -65,6 +101,7 @@ def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
     cases = {
         ("--units", "16"): ["16 is not a unit", "0 to 15"],
         ("--units", "a"): ["a is not a unit"],
+        ("--units", "3,0,3"): ["3 is named twice"],
         ("--text", "nowhere.txt"): ["nowhere.txt", "no such file"],
         ("--metric", "val/loss"): ["cells takes no --metric"],
     }

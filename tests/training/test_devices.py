@@ -79,6 +79,16 @@ def test_dialogues_are_ranked_alike_on_any_number_of_processes() -> None:
         assert other == {name: value for name, value in figures[0].items() if name != "test/loss"}, "ranks are counted"
 
 
+def test_a_memory_has_the_same_figures_on_any_number_of_processes() -> None:
+    settings = ["--set", "model.hidden=8", "--set", "data.length=6", "--set", "data.sequences=640", "--epochs", "1"]
+    zoo("train", "gru", "--name", "memory", "--devices", "2", "--accelerator", "cpu", *settings)
+    figures = [json.loads(zoo("test", "memory", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    assert set(figures[0]) == {"test/loss", "test/solved"}
+    for other in figures[1:]:
+        assert other["test/solved"] == figures[0]["test/solved"]
+        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+
+
 def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
     settings = ["--set", "data.pictures=64", "--set", "recipe.batch_size=84", "--set", "model.hidden=16", "--epochs", "1"]
     zoo("train", "vqa-attention", "--name", "asked", "--devices", "2", "--accelerator", "cpu", *settings)
@@ -86,6 +96,16 @@ def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
     assert "test/accuracy_related exists" in figures[0]
     for name, figure in figures[0].items():
         assert figures[1][name] == pytest.approx(figure, rel=1e-6)
+
+
+def test_an_agent_fares_alike_on_any_number_of_processes() -> None:
+    settings = ["--set", "data.houses=2", "--set", "data.starts=2", "--set", "model.hidden=8", "--set", "model.channels=[4,4]"]
+    zoo("train", "navigator", "--name", "agent", "--devices", "2", "--epochs", "1", "--accelerator", "cpu", *settings)
+    figures = [json.loads(zoo("test", "agent", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    assert figures[0]["test/length"] > 0
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-6)
+        assert all(other[f"test/{name}"] == figures[0][f"test/{name}"] for name in ("success", "error", "length_seen"))
 
 
 def test_two_processes_remember_what_one_does() -> None:

@@ -37,6 +37,12 @@ DIALOGUE = [
     "data.pictures=40", "recipe.batch_size=4",
 ]  # fmt: skip
 
+# an agent that walks by its own samples
+ROOMS = [
+    "data.houses=4", "data.starts=30", "model.hidden=8", "model.channels=[4,4]", "model.dropout=0.2", "model.forcing=student",
+    "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
+]  # fmt: skip
+
 
 class Fault(Exception):
     """What a defect in a network or in the data would raise."""
@@ -118,7 +124,9 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
         ("dialogue-discriminative", DIALOGUE),
+        ("lstm", ["data.name=copy-memory", "data.length=5"]),
         ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
+        ("navigator", ROOMS),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
@@ -211,4 +219,15 @@ def test_a_run_that_is_being_trained_cannot_be_resumed_beside_it(zoo) -> None:
     assert zoo("train", "softmax", "--epochs", "1", "--name", "busy").code == 0
     with RunFolder.find("busy").locked():
         assert zoo("train", "--resume", "busy").is_one_line_error("busy", "another process")
-    assert zoo("train", "--resume", "busy").code == 0
+    again = zoo("train", "--resume", "busy")
+    assert again.code == 0 and "busy was finished: there was nothing left to train" in again.out and "test/accuracy" in again.out
+
+
+def test_only_a_finished_run_is_said_to_be_finished(zoo) -> None:
+    quick = ("--epochs", "2", "--set", "recipe.batch_size=64", "--set", "trainer.limit_train_batches=10")
+    train("softmax", "stopped", [], stop_at=14, how="interrupt")
+    for name, answer in (
+        ("new", zoo("train", "softmax", "--name", "new", *quick)),
+        ("stopped", zoo("train", "--resume", "stopped")),
+    ):
+        assert answer.code == 0 and "was finished" not in answer.out, name

@@ -112,7 +112,8 @@ def require_heads(width: int, heads: int) -> None:
     if heads < 1 or width % heads:
         fitting = [number for number in range(1, width + 1) if width % number == 0]
         nearest = min(fitting, key=lambda number: abs(number - heads))
-        raise UserError(f"model.heads={heads}: must divide model.width={width}; the nearest that does is {nearest}")
+        wider = f", or model.width={heads * max(1, round(width / heads))} for these heads" if heads > 0 else ""
+        raise UserError(f"model.heads={heads}: must divide model.width={width}; the nearest that does is {nearest}{wider}")
 
 
 class TransformerBlock(nn.Module):
@@ -169,7 +170,7 @@ def sinusoidal_positions(places: int, width: int) -> Tensor:
         UserError: an odd width.
     """
     if width % 2:
-        raise UserError(f"model.width={width}: sinusoidal positions need an even number")
+        raise UserError(f"model.width={width}: sinusoidal positions need an even number, as {width + 1}")
     frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = torch.arange(places)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)

@@ -70,11 +70,12 @@ class CharTransformer(LanguageModel):
         for table in (self.embedding, self.positions, self.head):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
-    def prepare(self, data: Any) -> None:
-        super().prepare(data)
+    def check_data_options(self, data: Any) -> None:
         if not 0 < data.chunk <= self.context:
+            instead = f"data.chunk={self.context}" + (f" or model.context={data.chunk}" if data.chunk else "")
             raise UserError(
-                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see"
+                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see: "
+                f"{instead} fits"
             )
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -129,7 +129,8 @@ class PatchEmbedding(nn.Module):
 def _waves(grid: tuple[int, int], width: int, has_token: bool) -> Tensor:
     """Codes [1, T, width] of which one half tells the row and the other the column; a class token stands nowhere, at zero."""
     if width % 4:
-        raise UserError(f"model.width={width}: sinusoidal positions over rows and columns need a multiple of 4")
+        nearest = max(4, 4 * round(width / 4))
+        raise UserError(f"model.width={width}: sinusoidal positions over rows and columns need a multiple of 4, as {nearest}")
     rows, columns = (sinusoidal_positions(places, width // 2) for places in grid)
     codes = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)], 2).flatten(0, 1)
     return torch.cat([codes.new_zeros(int(has_token), width), codes])[None]

@@ -1,4 +1,4 @@
-"""Where a network looks: attention drawn over images, head by head, and followed through all layers.
+"""Where a network looks: attention drawn beside images, head by head, and followed through all layers.
 
 Weights are taken from the layers themselves while a network runs, so models need to do nothing for it; drawing takes maps over
 images, wherever they come from.
@@ -6,6 +6,7 @@ images, wherever they come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -31,6 +34,7 @@ SHOWN_IMAGES = 6  # of a test split
 MOST_IMAGES = 24  # files
 MOST_HEADS = 16
 TILE = 0.95  # inches a side
+BELOW_THE_TOP = 99  # per cent of all values that the scale of colours reaches to
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def attention(
     heading = f"{folder.path.name}: attention of layer {number} of {depth}, and rolled out through all"
     return Picture(
         draw_attention(as_colours(shown.images), maps.numpy(), best, [*heads, "rollout"], heading),
-        "bright patches are those that the output is gathered from, and below each map stands how many times its share the "
-        "brightest has: look for heads that look elsewhere than the others, and for heads near 1, which look everywhere alike",
+        "bright patches are those that the output is gathered from: look for heads that look elsewhere than the others, and for "
+        "heads that are near 1 all over, which look everywhere alike",
         f"zoo picture attention {folder.name} --layer {number - 1 if number > 1 else depth}",
     )
 
@@ -178,36 +182,43 @@ def patch_grid(places: int, spec: ImageSpec) -> tuple[int, int, bool]:
 def draw_attention(
     images: np.ndarray, maps: np.ndarray, row_titles: Sequence[str], map_titles: Sequence[str], heading: str
 ) -> Figure:
-    """A row for each image: the image itself, then each of its maps over a pale copy of it.
+    """A row for each image: the image itself, cut into its patches, then its maps, all on one scale that a bar below tells.
 
     Args:
         images: colours in [0, 1], [n, H, W, 3].
-        maps: shares of attention, [n, maps, rows, columns]; each is drawn on a scale of its own that starts at zero, and below it
-            stands its largest value as a multiple of an equal share.
+        maps: shares of attention, [n, maps, rows, columns]; drawn as multiples of an equal share, with the largest below each.
         row_titles: beside each image; map_titles: above the first row.
     """
     count, columns = len(images), 1 + maps.shape[1]
-    figure = Figure((1.5 + TILE * columns, 0.9 + (TILE + 0.22) * count), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.03)
+    multiples = maps * math.prod(maps.shape[2:])
+    limit = max(float(np.percentile(multiples, BELOW_THE_TOP)), 2.0)  # a single patch must not take all colours
+    norm, extend = Normalize(0, limit), "max" if multiples.max() > limit else "neither"
+    figure = Figure((1.5 + TILE * columns, 1.5 + (TILE + 0.22) * count), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.05)
     grid = figure.subplots(count, columns, squeeze=False)
-    for row, image, of_image, title in zip(grid, images, maps, row_titles, strict=True):
-        row[0].imshow(image, interpolation="nearest")
+    for row, image, of_image, title in zip(grid, images, multiples, row_titles, strict=True):
+        _draw_image(row[0], image, maps.shape[2:])
         row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
         for axes, values in zip(row[1:], of_image, strict=True):
-            _draw_map(axes, image, values)
+            axes.imshow(values, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
+            axes.set_xlabel(f"{values.max():.1f}×", fontsize=7, labelpad=2)
     for axes, title in zip(grid[0], ["image", *map_titles], strict=True):
         axes.set_title(title, fontsize=9)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     figure.suptitle(f"{heading}\n", fontsize=10)  # the empty line keeps it off the titles below
-    figure.supxlabel("below each map: the share of its brightest patch over an equal share", fontsize=8)
+    bar = figure.colorbar(
+        ScalarMappable(norm, SEQUENTIAL), ax=grid, orientation="horizontal", extend=extend, shrink=0.6, aspect=40
+    )
+    bar.set_label("attention to a patch, as a multiple of an equal share; the number below a map is its largest", fontsize=8)
     return figure
 
 
-def _draw_map(axes: Axes, image: np.ndarray, values: np.ndarray) -> None:
+def _draw_image(axes: Axes, image: np.ndarray, patches: Sequence[int]) -> None:
+    """The image under the grid of its (rows, columns) of patches."""
+    axes.imshow(image, interpolation="nearest")
     height, width = image.shape[:2]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    axes.imshow(image.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=values.max(), alpha=0.65, extent=extent, interpolation="nearest")
-    axes.set_xlabel(f"{values.max() * values.size:.1f}×", fontsize=7, labelpad=2)
+    for draw, side, parts in ((axes.axhline, height, patches[0]), (axes.axvline, width, patches[1])):
+        for part in range(1, parts):
+            draw(part * side / parts - 0.5, color="white", alpha=0.6, linewidth=0.5)

@@ -6,11 +6,14 @@ go together with what is known of the text.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -18,8 +21,10 @@ from zoo.errors import UserError
 from zoo.layers.cells import ReadableLSTM, ReadableRNN
 from zoo.pictures.figure import DIVERGING, Picture
 from zoo.pictures.predictions import load_trained
+from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.tasks.task import Task
+from zoo.text_files import read_text
 from zoo.training.engine import build_test_data
 from zoo.training.run_folder import RunFolder
 
@@ -28,6 +33,7 @@ SHOWN = 900  # of them are drawn
 COLUMNS = 90
 LEAST_CORRELATION = 0.3  # below, a cell cannot be said to follow anything
 MOST_UNITS = 8
+WRAPPED = "↪"
 
 
 def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", text: str = "", units: str = "") -> Picture:
@@ -38,22 +44,39 @@ def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", t
         raise UserError(
             f"{folder.name} has no recurrent cells ({run.model['name']}): `zoo list recurrent` shows the models that have"
         )
-    if text:
-        content = _read(Path(text))[:MEASURED]
-    else:
-        data = build_test_data(registry, run, task.spec)
-        content = task.spec.decode(data.splits["test"][:MEASURED].tolist())
+    content = _content(registry, task, run, text)
     activations = cell_activations(task, content)
-    chosen = _named(units, activations.shape[1]) if units else most_selective(activations, text_features(content))
+    name = partial(unit_name, network=task.recurrent, count=activations.shape[1])
+    heading = f"{folder.path.name}: what single cells do"
+    if units:
+        chosen = {name(unit): unit for unit in _named(units, activations.shape[1])}
+    else:
+        features = text_features(content)
+        followers = most_selective(activations, features)
+        chosen = {f"{name(unit)}: {feature} (correlation {r:+.2f})": unit for feature, (unit, r) in followers.items()}
+        if missing := [feature for feature in features if feature not in followers]:
+            heading += f"\nno cell follows: {', '.join(missing)}"
     if not chosen:
         raise UserError(f"no cell of {folder.name} follows the text: train it longer, or choose with --units 0,1,2")
-    figure = draw_text(content[:SHOWN], {title: activations[:SHOWN, unit] for title, unit in chosen.items()}, folder.path.name)
+    drawn = {title: activations[:SHOWN, unit] for title, unit in chosen.items()}
+    measure = f"{'tanh(c)' if isinstance(task.recurrent, nn.LSTM) else 'h'} of the cell after the character"
     return Picture(
-        figure,
+        draw_text(content[:SHOWN], drawn, heading, measure),
         "red is a cell near 1, blue near -1: look for cells that fade along a line (they count), switch at quotation marks, or "
         "stay through an indented block; most cells follow nothing that has a name",
         f"zoo sample {folder.name}",
     )
+
+
+def _content(registry: Registry, task: Task, run: Run, text: str) -> str:
+    """The beginning of the text that was asked for, or of the run's own test text."""
+    if not text:
+        data = build_test_data(registry, run, task.spec)
+        return task.spec.decode(data.splits["test"][:MEASURED].tolist())
+    content = read_text(Path(text), f"--text {text}")
+    if len(content) < 2:
+        raise UserError(f"--text {text}: is too short to be coloured")
+    return content[:MEASURED]
 
 
 def cell_activations(task: Task, text: str) -> np.ndarray:
@@ -105,9 +128,9 @@ def text_features(text: str) -> dict[str, np.ndarray]:
     return dict(zip(("place in the line", "inside quotation marks", "indentation"), columns, strict=True))
 
 
-def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> dict[str, int]:
-    """For each feature the unit that follows it best, by correlation, under a title that says so; none that hardly follows it."""
-    found: dict[str, int] = {}
+def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> dict[str, tuple[int, float]]:
+    """For each feature the unit that follows it best, and their correlation; without features that no unit follows."""
+    found: dict[str, tuple[int, float]] = {}
     centred = activations - activations.mean(0)
     deviations = np.sqrt((centred**2).mean(0))
     for name, values in features.items():
@@ -118,66 +141,83 @@ def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> 
         correlations = np.divide(covariances, deviations * feature.std(), out=np.zeros_like(covariances), where=deviations > 0)
         unit = int(np.abs(correlations).argmax())
         if abs(correlations[unit]) >= LEAST_CORRELATION:
-            found[f"unit {unit}: {name} (correlation {correlations[unit]:+.2f})"] = unit
+            found[name] = unit, float(correlations[unit])
     return found
 
 
-def _named(units: str, count: int) -> dict[str, int]:
+def unit_name(unit: int, network: nn.RNNBase, count: int) -> str:
+    """What a unit is called: its layer from 1 and its place there from 0, and, in a network of several layers, its number in all.
+
+    Args:
+        unit: its number among the units of ``cell_activations``, of which there are ``count``.
+    """
+    layer, place = divmod(unit, network.hidden_size)
+    first = network.num_layers - count // network.hidden_size  # a GRU shows its last layer alone
+    number = f" (--units {unit})" if count > network.hidden_size else ""
+    return f"layer {first + layer + 1}, unit {place}{number}"
+
+
+def _named(units: str, count: int) -> list[int]:
     parts = [part.strip() for part in units.split(",") if part.strip()]
     for part in parts:
         if not part.isdecimal() or int(part) >= count:
             raise UserError(f"--units {units}: {part} is not a unit; there are 0 to {count - 1}")
-    if not 0 < len(parts) <= MOST_UNITS:
+    chosen = [int(part) for part in parts]
+    if not 0 < len(chosen) <= MOST_UNITS:
         raise UserError(f"--units {units}: name 1 to {MOST_UNITS} units, as in --units 3,17")
-    return {f"unit {int(part)}": int(part) for part in parts}
+    if twice := [unit for unit in chosen if chosen.count(unit) > 1]:
+        raise UserError(f"--units {units}: {twice[0]} is named twice")
+    return chosen
 
 
-def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"--text {path}: is not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"--text {path}: {(error.strerror or 'cannot be read').lower()}") from None
-    if len(text) < 2:
-        raise UserError(f"--text {path}: is too short to be coloured")
-    return text
+def draw_text(text: str, cells: dict[str, np.ndarray], heading: str, measure: str) -> Figure:
+    """The text once for each cell (title -> activation of each character in [-1, 1]), coloured by it.
 
-
-def draw_text(text: str, cells: dict[str, np.ndarray], heading: str) -> Figure:
-    """The text once for each cell (title -> activation of each character in [-1, 1]), coloured by it."""
+    Args:
+        measure: what the colours are, as the bar below says.
+    """
     places = _layout(text)
-    rows, columns = (max(ends) + 1 for ends in zip(*places, strict=True))
-    figure = Figure((max(0.115 * columns, 5) + 0.3, len(cells) * (rows * 0.16 + 0.45) + 0.5), layout="constrained")
-    figure.suptitle(f"{heading}: what single cells do", fontsize=10)
-    for axes, (title, values) in zip(figure.subplots(len(cells), 1, squeeze=False)[:, 0], cells.items(), strict=True):
+    rows, columns = (max(ends) + 1 for ends in zip(*((row, column) for row, column, _ in places), strict=True))
+    figure = Figure((max(0.115 * columns, 5) + 0.5, len(cells) * (rows * 0.16 + 0.45) + 1.2), layout="constrained")
+    figure.suptitle(heading, fontsize=10)
+    panels = figure.subplots(len(cells), 1, squeeze=False)[:, 0]
+    for axes, (title, values) in zip(panels, cells.items(), strict=True):
         _draw_one(axes, text, places, (rows, columns), values, title)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-1, 1), DIVERGING), ax=panels, orientation="horizontal", fraction=0.3 / figure.get_figheight(),
+        pad=0.02, shrink=0.5, aspect=40, ticks=[-1, -0.5, 0, 0.5, 1],
+    )  # fmt: skip
+    marks = f"; {WRAPPED} goes on with a line that is too long" if any(wrapped for *_, wrapped in places) else ""
+    bar.set_label(measure + marks, fontsize=8)
     return figure
 
 
-def _layout(text: str) -> list[tuple[int, int]]:
-    """The row and the column of each character: a new row behind each line's end, and where a line is too long."""
+def _layout(text: str) -> list[tuple[int, int, bool]]:
+    """The row and the column of each character, and whether a line goes on there that was too long for one row."""
     row = column = 0
     places = []
     for character in text:
-        if column == COLUMNS:
+        wrapped = column == COLUMNS
+        if wrapped:
             row, column = row + 1, 0
-        places.append((row, column))
+        places.append((row, column, wrapped))
         row, column = (row + 1, 0) if character == "\n" else (row, column + 1)
     return places
 
 
 def _draw_one(
-    axes: Axes, text: str, places: list[tuple[int, int]], shape: tuple[int, int], values: np.ndarray, title: str
+    axes: Axes, text: str, places: list[tuple[int, int, bool]], shape: tuple[int, int], values: np.ndarray, title: str
 ) -> None:
     colours = np.full(shape, np.nan)
-    for (row, column), value in zip(places, values, strict=True):
+    for (row, column, _), value in zip(places, values, strict=True):
         colours[row, column] = value
     axes.imshow(colours, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    for (row, column), character, value in zip(places, text, values, strict=True):
+    for (row, column, wrapped), character, value in zip(places, text, values, strict=True):
         if not character.isspace():
             colour = "white" if abs(value) > 0.75 else "black"
             axes.text(column, row, character, ha="center", va="center", fontsize=6.5, family="monospace", color=colour)
+        if wrapped:
+            axes.text(-0.8, row, WRAPPED, ha="right", va="center", fontsize=6.5, color="grey")
     axes.set_title(title, loc="left", fontsize=9)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -91,6 +91,8 @@ KINDS = {
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
         Kind("cells", "a text coloured by single cells of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
              flags=(*CHECKPOINT, "text", "units"), task="language-modelling"),
+        Kind("path", "where an agent goes when it is told where to, from above", "RUN", "zoo.pictures.paths",
+             flags=CHECKPOINT + DATA, task="navigation"),
         Kind("gradient-flow", "gradients through time, of a vanilla recurrent network beside an LSTM", "",
              "zoo.pictures.gradient_flow", fewest=0, most=0),
     )

@@ -89,9 +89,11 @@ class LanguageModel(Task):
 
     def figures(self, stage: str) -> dict[str, float]:
         self.evaluation_state = None
-        loss = float(self.losses[stage].compute())
-        self.losses[stage].reset()
-        return {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
+        losses = self.losses[stage]
+        loss, read = float(losses.compute()), self.trainer.strategy.reduce(losses.count.clone(), reduce_op="sum")
+        losses.reset()
+        values = {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
+        return values if stage == "val" else {**values, "characters": float(read)}
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -107,6 +107,13 @@ class Task(L.LightningModule):
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
+    def check_data_options(self, data: Any) -> None:
+        """Look at the options of the data, which may not have been read yet.
+
+        Raises:
+            UserError: this model cannot take such data.
+        """
+
     def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
         """The batch of these samples alone; what all samples of a batch share stays as it is."""
         return {name: value[samples] for name, value in batch.items()}

@@ -40,12 +40,13 @@ PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-
 
 @dataclass
 class Outcome:
-    """What a training left: its folder and the test figures of its best checkpoint."""
+    """What a training left: its folder and the test figures of its best checkpoint; a finished run is resumed without a step."""
 
     folder: RunFolder
     is_rank_zero: bool
     best: float | None
     test: dict[str, float] = field(default_factory=dict)
+    was_finished: bool = False
 
 
 def open_data(registry: Registry, run: Run) -> Any:
@@ -168,6 +169,7 @@ def _train(
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
+    task.check_data_options(data)
     if checkpoint:
         task.load_state_dict(former["state_dict"])
     else:
@@ -202,7 +204,8 @@ def _train(
             trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec):
             tracker.log_predictions(*_validation_examples(task, data))
-    return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer))
+    was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
+    return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished)
 
 
 def test(

@@ -14,7 +14,7 @@ from datamodules.images import EXTENSIONS, UnreadableImage, read_image
 from zoo.decoding import Sampling, beam_search, sample, until
 from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry
-from zoo.spec import END, PAD, SPECIAL_WORDS, TextSpec, image_spec
+from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
@@ -23,6 +23,12 @@ from zoo.training.engine import load_task
 from zoo.words import tokenise
 
 BATCH = 64
+INSTEAD = {  # task -> what a model for it does, and the command that lets it
+    "language-modelling": "writes text, and knows no images: zoo sample",
+    "sequence-memory": "reads sequences of numbers, and knows no images: zoo test",
+    "dialogue": "talks about images: zoo chat",
+    "navigation": "finds its way in a world of views, and takes no images: zoo picture path",
+}
 
 
 class Prediction(Protocol):
@@ -51,12 +57,12 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     files = [file for text in inputs for file in _files(text)]
     task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
     name = run.model["name"]
-    if isinstance(task.spec, TextSpec):
-        raise UserError(f"this {name} writes text, and knows no images: zoo sample")
+    if task.task in INSTEAD:
+        raise UserError(f"this {name} {INSTEAD[task.task]}")
     if image_spec(task.spec).are_points:
         raise UserError(f"this {name} was trained on points in the plane ({run.data['name']}), not on images")
     if task.task not in PREDICTORS:
-        raise UserError(f"this {name} is for {task.task}: zoo predict cannot put its questions")
+        raise UserError(f"this {name} is for {task.task}, of which zoo predict knows nothing")
     predict, options = PREDICTORS[task.task]
     given = {option: value for option, value in asked.items() if value is not None}
     if strange := [option for option in given if option not in options]:

@@ -1,0 +1,97 @@
+"""Recurrent networks over sequences of numbers: vanilla RNN, GRU and LSTM, on torch's fused cells."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import SequenceSpec
+from zoo.tasks.sequence_memory import SequenceMemory
+
+TINY = {"hidden": 8, "layers": 2}
+RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "clip": 1.0}
+VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "clip": 1.0}
+
+
+class RecurrentNetwork(SequenceMemory):
+    """Recurrent layers, and a linear one that makes the answer of what the uppermost gives: at each step, or at the last.
+
+    Args:
+        hidden: units of each recurrent layer.
+        layers: recurrent layers, one upon the other.
+    """
+
+    cell: ClassVar[type[nn.RNNBase]]
+
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1) -> None:
+        super().__init__(spec, recipe)
+        if min(hidden, layers) < 1:
+            raise UserError(f"model.hidden={hidden}, model.layers={layers}: both must be at least 1")
+        self.recurrent = self.cell(spec.features, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, len(spec.symbols) or 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs, _ = self.recurrent(inputs)
+        return self.head(outputs) if self.spec.symbols else self.head(outputs[:, -1])[:, 0]
+
+    def stages(self) -> dict[str, nn.Module]:
+        return {"recurrent": self.recurrent, "head": self.head}
+
+
+class GatedNetwork(RecurrentNetwork):
+    """Recurrent layers with gates that say how much of a cell is kept from step to step.
+
+    Cells start out keeping what they have for different times, up to ``horizon`` steps: the biases of the gates that keep are the
+    logarithms of numbers drawn evenly from 1 to ``horizon``, and those of gates that write, if there are any, the opposite
+    (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
+
+    Args:
+        horizon: steps that the most lasting cells keep what they have at the start; 1 leaves the gates half open.
+    """
+
+    gates: ClassVar[int]  # whose weights lie on top of each other in torch's
+    keeps: ClassVar[int]  # which of them
+    writes: ClassVar[int | None]
+
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1, horizon: int = 100) -> None:
+        super().__init__(spec, recipe, hidden, layers)
+        if horizon < 1:
+            raise UserError(f"model.horizon={horizon}: must be at least 1")
+        for layer in range(layers):
+            # torch adds two biases, of which one is enough
+            drawn, other = (getattr(self.recurrent, f"bias_{of}_l{layer}").detach().chunk(self.gates) for of in ("ih", "hh"))
+            bias = torch.empty(hidden).uniform_(1, horizon).log()
+            drawn[self.keeps].copy_(bias)
+            other[self.keeps].zero_()
+            if self.writes is not None:
+                drawn[self.writes].copy_(-bias)
+                other[self.writes].zero_()
+
+
+@register_model("rnn", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=VANILLA_RECIPE)
+class RNN(RecurrentNetwork):
+    """Vanilla recurrent network over numbers (Elman 1990)."""
+
+    cell = nn.RNN
+
+
+@register_model("gru", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE,
+                paper="1406.1078")  # fmt: skip
+class GRU(GatedNetwork):
+    """Gated recurrent units over numbers (Cho et al. 2014)."""
+
+    cell = nn.GRU
+    gates, keeps, writes = 3, 1, None  # it writes what it does not keep
+
+
+@register_model("lstm", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE)
+class LSTM(GatedNetwork):
+    """Long short-term memory over numbers (Hochreiter and Schmidhuber 1997)."""
+
+    cell = nn.LSTM
+    gates, keeps, writes = 4, 1, 0

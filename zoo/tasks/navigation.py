@@ -1,0 +1,221 @@
+"""The navigation task: follow an instruction through a world that is seen from inside, action by action."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.metrics.mean_loss import MeanLoss
+from zoo.recipe import Recipe
+from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
+from zoo.tasks.task import Task
+
+Memory: TypeAlias = Any  # of the instruction: whatever a model reads it into
+State: TypeAlias = Any  # of the way so far
+EXAMPLE_WORDS, EXAMPLE_POSES, EXAMPLE_STEPS = 5, 8, 4
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where N agents went in T steps.
+
+    Attributes:
+        poses: before each step and after the last, [N, T + 1]; whoever has stopped stays.
+        scores: of the actions at each step, [N, T, actions].
+        walking: who had not stopped before each step, bool [N, T].
+        stopped: who has stopped in the end of their own accord, bool [N].
+        length: steps without the stop, [N].
+    """
+
+    poses: Tensor
+    scores: Tensor
+    walking: Tensor
+    stopped: Tensor
+    length: Tensor
+
+
+class NavigationAgent(Task):
+    """Words and views in, scores for the next action out.
+
+    A model writes ``__init__``, ``read``, ``look``, ``forward`` and ``stages``. A batch is a dict in which each of N samples
+    brings a world of P poses along: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64 [N, P, actions], the
+    pose after each action; ``steps`` and ``expert``, int64 [N, P], the fewest actions to the goal (without the stop) and the one
+    that an expert takes. ``start``, int64 [N], is where one stands at first, ``path`` and ``actions``, [N, T], are the expert's
+    way from there, behind whose end actions are ``IGNORE``. ``words``, int64 [N, L], is the instruction up to its ``END`` and
+    padding. ``seen``, bool [N], says that the world is one of those in training, and ``counted`` which samples evaluation counts.
+
+    An episode succeeds if the agent stops, of its own accord and within ``spec.steps`` actions, where no step is left to the
+    goal. Figures of worlds that are unseen in training bear plain names, those of seen ones end in ``_seen``.
+
+    Args:
+        forcing: what is imitated: ``teacher``, the expert's actions on the expert's way; or ``student``, the expert's actions
+            wherever the agent's own samples lead it (Anderson et al. 2018, arXiv:1711.07280).
+    """
+
+    task = "navigation"
+    monitor = "success"
+    directions = {
+        "success": "max", "spl": "max", "error": "min", "length": "min",
+        "success_seen": "max", "spl_seen": "max", "error_seen": "min", "length_seen": "min", "loss": "min",
+    }  # fmt: skip
+
+    def __init__(self, spec: NavigationSpec, recipe: Recipe, forcing: Literal["teacher", "student"] = "teacher") -> None:
+        super().__init__(spec, recipe)
+        self.forcing = forcing
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.image.mean, spec.image.std))
+        # not in the state dict: they are part of the spec
+        self.register_buffer("input_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("input_shift", -mean / std, persistent=False)
+        self.means = nn.ModuleDict(
+            {stage: nn.ModuleDict({name: MeanLoss() for name in self.directions}) for stage in ("val", "test")}
+        )
+
+    # ------------------------------------------------------------------ what a model writes
+
+    def read(self, words: Tensor) -> tuple[Memory, State]:
+        """The instruction, int64 [N, L], as something to look up, and the state at the start."""
+        raise NotImplementedError
+
+    def look(self, views: Tensor) -> Tensor:
+        """What is in normalised views, [M, C, H, W]: features [M, ...]."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        """Scores of the next action, [N, actions], and the state after it.
+
+        Args:
+            features: of what is seen now, [N, ...].
+            previous: the action before, int64 [N]; their number, ``len(spec.actions)``, at the start.
+            memory: of the instruction.
+            state: after the action before.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ walking
+
+    def see(self, views: Tensor) -> Tensor:
+        """Features of views with pixels from 0 to 255, [M, C, H, W]."""
+        return self.look(views.to(self.input_scale.dtype) * self.input_scale + self.input_shift)
+
+    def along(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scores of the actions all along the expert's way, [N, T, actions], given the expert's actions before each."""
+        path, (memory, state) = batch["path"], self.read(batch["words"])
+        views = batch["views"][torch.arange(len(path), device=path.device)[:, None], path]
+        features = self.see(views.flatten(0, 1)).unflatten(0, path.shape)
+        previous = self._no_action(path)
+        scores = []
+        for seen, action in zip(features.unbind(1), batch["actions"].unbind(1), strict=True):
+            decision, state = self(seen, previous, memory, state)
+            scores.append(decision)
+            previous = action.clamp(min=0)  # behind the end nothing counts
+        return torch.stack(scores, 1)
+
+    def walk(self, batch: dict[str, Tensor], sample: bool = False) -> Walk:
+        """Go from the start until the stop, or for ``spec.steps`` steps.
+
+        The action is the likeliest each time or, with ``sample``, drawn by its probability. It takes as many steps when all have
+        stopped: to ask would be to wait for the device.
+        """
+        memory, state = self.read(batch["words"])
+        pose, row = batch["start"], torch.arange(len(batch["start"]), device=batch["start"].device)
+        stop = len(self.spec.actions) - 1
+        previous, walking = self._no_action(batch["path"]), torch.ones_like(pose, dtype=torch.bool)
+        poses, all_scores, all_walking, length = [pose], [], [], torch.zeros_like(pose)
+        for _ in range(self.spec.steps):
+            scores, state = self(self.see(batch["views"][row, pose]), previous, memory, state)
+            all_scores.append(scores)
+            all_walking.append(walking)
+            likelihood = scores.detach().float()
+            if sample:  # the largest of the scores plus Gumbel noise is drawn by its probability
+                likelihood = likelihood - torch.empty_like(likelihood).exponential_().log()
+            action = torch.where(walking, likelihood.argmax(1), stop)
+            walking = walking & (action != stop)
+            pose = torch.where(walking, batch["moves"][row, pose, action], pose)
+            length = length + walking
+            poses.append(pose)
+            previous = action
+        return Walk(torch.stack(poses, 1), torch.stack(all_scores, 1), torch.stack(all_walking, 1), ~walking, length)
+
+    def _no_action(self, path: Tensor) -> Tensor:
+        return torch.full_like(path[:, 0], len(self.spec.actions))
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.forcing == "student":
+            walk = self.walk(batch, sample=True)
+            scores, targets = walk.scores, batch["expert"].gather(1, walk.poses[:, :-1]).where(walk.walking, IGNORE)
+        else:
+            scores, targets = self.along(batch), batch["actions"]
+        counted = targets != IGNORE
+        loss = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), label_smoothing=self.recipe.label_smoothing)
+        agreed = ((scores.detach().argmax(2) == targets) & counted).sum() / counted.sum()
+        return self.objective(loss, len(targets), accuracy=agreed * len(targets))
+
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        means, counted, seen = self.means[stage], batch["counted"], batch["seen"]
+        targets = batch["actions"]
+        losses = F.cross_entropy(
+            self.along(batch).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
+        )
+        means["loss"].update(losses, ((targets != IGNORE) & (counted & ~seen)[:, None]).flatten())
+        for name, values in episode_figures(batch, self.walk(batch)).items():
+            means[name].update(values, counted & ~seen)
+            means[f"{name}_seen"].update(values, counted & seen)
+
+    def figures(self, stage: str) -> dict[str, float]:
+        values = {name: float(mean.compute()) for name, mean in self.means[stage].items()}
+        for mean in self.means[stage].values():
+            mean.reset()
+        # a test of a few batches may have met no seen world
+        return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
+
+    # ------------------------------------------------------------------ checks
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The probability of each first action, [N, actions]."""
+        memory, state = self.read(batch["words"])
+        row = torch.arange(len(batch["start"]), device=batch["start"].device)
+        scores, _ = self(self.see(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
+        return scores.float().softmax(1)
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def numbers(low: int, high: int, *shape: int) -> Tensor:
+            return torch.randint(low, high, (n, *shape), generator=generator)
+
+        words = numbers(len(SPECIAL_WORDS), len(self.spec.vocabulary), EXAMPLE_WORDS)
+        words[:, -1] = END
+        actions, poses = len(self.spec.actions), EXAMPLE_POSES
+        return {
+            "words": words,
+            "views": numbers(0, 256, poses, *self.spec.image.shape).to(torch.uint8),
+            "moves": numbers(0, poses, poses, actions),
+            "steps": numbers(0, EXAMPLE_STEPS, poses),
+            "expert": numbers(0, actions, poses),
+            "start": numbers(0, poses),
+            "path": numbers(0, poses, EXAMPLE_STEPS),
+            "actions": numbers(0, actions, EXAMPLE_STEPS),
+            "seen": torch.zeros(n, dtype=torch.bool),
+            "counted": torch.ones(n, dtype=torch.bool),
+        }
+
+
+def episode_figures(batch: dict[str, Tensor], walk: Walk) -> dict[str, Tensor]:
+    """How each episode went, float [N].
+
+    ``success``, 1 or 0; ``spl``, success weighted by the length of the shortest way over that of the own, if it is longer
+    (Anderson et al. 2018, "On evaluation of embodied navigation agents", arXiv:1807.06757); ``error``, the steps that are left to
+    the goal; and ``length``, the steps that were taken. A step is any action but the stop.
+    """
+    left = batch["steps"].gather(1, walk.poses[:, -1:])[:, 0]
+    shortest = batch["steps"].gather(1, batch["start"][:, None])[:, 0]
+    success = (walk.stopped & (left == 0)).float()
+    ratio = shortest / torch.maximum(walk.length, shortest).clamp(min=1)
+    return {"success": success, "spl": success * ratio, "error": left.float(), "length": walk.length.float()}

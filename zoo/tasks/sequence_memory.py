@@ -1,0 +1,83 @@
+"""The sequence-memory task: what a network keeps of a sequence of numbers until it is asked for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import UserError
+from zoo.metrics.mean_loss import MeanLoss
+from zoo.recipe import Recipe
+from zoo.spec import SequenceSpec
+from zoo.tasks.task import Task
+
+TOLERANCE = 0.04  # a number is right within it (Hochreiter and Schmidhuber 1997, section 5.4)
+
+
+class SequenceMemory(Task):
+    """Sequences in, scores of symbols at each step or one number out. A model writes ``__init__``, ``forward`` and ``stages``.
+
+    A batch is a dict: ``inputs``, float [N, T, features]; ``targets``, int64 [N, T] where the spec has symbols, and else float
+    [N]; and in evaluation ``counted``, bool [N], which sequences count.
+
+    Symbols are learned by cross-entropy, in nats a step, and ``accuracy`` is the share of right ones where there is something to
+    say. A number is learned by its squared error, and ``solved`` is the share of sequences whose number is off by less than 0.04.
+    """
+
+    task = "sequence-memory"
+    monitor = "loss"
+    directions = {"loss": "min", "accuracy": "max", "solved": "max"}
+
+    def __init__(self, spec: SequenceSpec, recipe: Recipe) -> None:
+        super().__init__(spec, recipe)
+        if recipe.label_smoothing and not spec.symbols:
+            raise UserError(f"recipe.label_smoothing={recipe.label_smoothing}: is for symbols, and this data asks for a number")
+        self.score = "accuracy" if spec.symbols else "solved"
+        self.metrics = nn.ModuleDict(
+            {stage: nn.ModuleDict({"loss": MeanLoss(), self.score: MeanLoss()}) for stage in ("val", "test")}
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores of each symbol at each step, [N, T, symbols], or, where the spec has none, numbers [N].
+
+        Args:
+            inputs: float, [N, T, features].
+        """
+        raise NotImplementedError
+
+    def judge(self, answers: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+        """The loss of each sequence and how far it is right, each [N]; ``smoothing`` is that of labels."""
+        if not self.spec.symbols:
+            errors = answers - targets
+            return {"loss": errors.square(), self.score: (errors.detach().abs() < TOLERANCE).float()}
+        losses = F.cross_entropy(answers.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
+        asked = targets > 0
+        right = (answers.detach().argmax(2) == targets) & asked
+        return {"loss": losses.mean(1), self.score: right.sum(1) / asked.sum(1)}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        judged = self.judge(self(batch["inputs"]), batch["targets"], self.recipe.label_smoothing)
+        return self.objective(judged["loss"].mean(), len(batch["inputs"]), **{self.score: judged[self.score].sum()})
+
+    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+        for name, values in self.judge(self(batch["inputs"]), batch["targets"]).items():
+            self.metrics[stage][name].update(values, batch["counted"])
+
+    def figures(self, stage: str) -> dict[str, float]:
+        values = {name: float(metric.compute()) for name, metric in self.metrics[stage].items()}
+        for metric in self.metrics[stage].values():
+            metric.reset()
+        return values
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """The probability of each symbol at each step, [N, T, symbols], or numbers [N]."""
+        answers = self(batch["inputs"]).float()
+        return answers.softmax(-1) if self.spec.symbols else answers
+
+    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        length, symbols = self.spec.length, len(self.spec.symbols)
+        inputs = torch.rand(n, length, self.spec.features, generator=generator)
+        targets = torch.randint(1, symbols, (n, length), generator=generator) if symbols else torch.rand(n, generator=generator)
+        return {"inputs": inputs, "targets": targets}

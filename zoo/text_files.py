@@ -1,0 +1,58 @@
+"""Reading text that a user names: a file, or a folder of files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.ranks import is_follower
+
+
+def read_text(path: Path, asked: str) -> str:
+    """The text of a UTF-8 file, or of all files of a folder and its folders in the order of their paths, a newline between.
+
+    A mark that some editors put in front (BOM) is left out, and so are files of a folder that are not UTF-8, with a warning.
+
+    Args:
+        asked: how the user named it, as in ``data.root=letters``, for messages.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
+    """
+    if not path.exists():
+        raise UserError(f"{asked}: there is no such file or folder")
+    if not path.is_dir():
+        try:
+            text = _read(path)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{asked}: is not UTF-8 text (byte {error.start:,})") from None
+    else:
+        text = _read_all(path, asked)
+    if not text:
+        raise UserError(f"{asked}: is empty: there is no text in it")
+    return text
+
+
+def _read_all(folder: Path, asked: str) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    texts, strange = [], []
+    for file in files:
+        try:
+            texts.append(_read(file))
+        except UnicodeDecodeError:
+            strange.append(file)
+    if strange and not texts:
+        raise UserError(f"{asked}: none of its files is UTF-8 text, as {strange[0].name} is not")
+    if strange and not is_follower():
+        count = f"{len(strange):,} of {len(files):,} files, as {strange[0].name},"
+        print(f"warning: {asked}: {count} are left out: they are not UTF-8 text", file=sys.stderr)
+    return "\n".join(texts)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {os.strerror(error.errno).lower()}") from None
