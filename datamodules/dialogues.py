@@ -84,6 +84,19 @@ class PicturesWithDialogues(WordedPictures):
         rows = [[*self.spec.encode(sentence[: longest - len(end)]), *end] for sentence in sentences]
         return padded([*rows, []], max(map(len, rows), default=1) or 1)
 
+    def told(self, count: int) -> list[list[str]]:
+        """The caption of each of the first training pictures, and its questions with their answers."""
+        columns = self.splits["train"].beside
+        captions, questions, answers = (columns[name][:count].tolist() for name in ("captions", "questions", "answers"))
+        say = self.spec.decode
+        return [
+            [
+                " ".join(say(caption)),
+                *(f"{' '.join(say(q))}? {' '.join(say(a))}" for q, a in zip(asked, said, strict=True) if a[0]),
+            ]
+            for caption, asked, said in zip(captions, questions, answers, strict=True)
+        ]
+
     def facts(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run: answers, candidates a round, rounds a split, and so on."""
         rounds = {f"{name} rounds": int((split.labels != IGNORE).sum()) for name, split in self.splits.items()}

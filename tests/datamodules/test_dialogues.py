@@ -47,6 +47,13 @@ def test_a_batch_of_shapes_says_what_was_said_of_its_pictures(of_shapes: ShapesD
             assert batch["needs_history"][place, number] == each.needs_history
 
 
+def test_what_is_told_of_a_picture_is_its_dialogue(of_shapes: ShapesDialogues) -> None:
+    scenes = shapes.draw_scenes(0, "train", [0, 1], fewest=3)
+    for lines, things, key in zip(of_shapes.told(2), scenes.things(), scenes.key.tolist(), strict=True):
+        held = dialogues.hold_dialogue(things, key, 6)
+        assert lines == [held.caption, *(f"{each.question}? {each.answer}" for each in held.rounds)]
+
+
 def test_splits_of_shapes_share_no_picture(of_shapes: ShapesDialogues) -> None:
     pixels = [split.images.pixels for split in of_shapes.splits.values()]
     assert len(torch.unique(torch.cat(pixels).flatten(1), dim=0)) == sum(map(len, pixels)) == 120

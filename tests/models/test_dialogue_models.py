@@ -137,7 +137,7 @@ def test_the_generative_score_is_the_log_probability_of_writing_the_candidate() 
         state, given, total = (encoding[n, r][None, None], torch.zeros(1, 1, 8)), START, 0.0
         for word in words:
             output, state = task.decoder(task.embedding(torch.tensor([[given]])), state)
-            total += task.head(output)[0, 0].log_softmax(0)[word]
+            total += task.head(output + encoding[n, r])[0, 0].log_softmax(0)[word]
             given = word
         torch.testing.assert_close(scores[n, r, k], total, rtol=1e-4, atol=1e-5)
 

@@ -64,6 +64,21 @@ def test_a_text_has_the_same_loss_on_any_number_of_processes() -> None:
         assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], abs=1e-6)
 
 
+def test_dialogues_are_ranked_alike_on_any_number_of_processes() -> None:
+    settings = [
+        "model.hidden=8", "model.encoder_options={channels: [4, 8]}", "data.pictures=44", "data.rounds=3", "recipe.batch_size=4",
+    ]  # fmt: skip
+    arguments = [part for text in settings for part in ("--set", text)]
+    arguments += ["--name", "talks", "--devices", "2", "--epochs", "1", "--accelerator", "cpu"]
+    zoo("train", "dialogue-discriminative", *arguments)
+    figures = [json.loads(zoo("test", "talks", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
+    assert {"test/r1", "test/mrr", "test/r1_history", "test/mrr_history"} < figures[0].keys()
+    for other in figures[1:]:
+        loss = other.pop("test/loss")
+        assert loss == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+        assert other == {name: value for name, value in figures[0].items() if name != "test/loss"}, "ranks are counted"
+
+
 def test_a_memory_has_the_same_figures_on_any_number_of_processes() -> None:
     settings = ["--set", "model.hidden=8", "--set", "data.length=6", "--set", "data.sequences=640", "--epochs", "1"]
     zoo("train", "gru", "--name", "memory", "--devices", "2", "--accelerator", "cpu", *settings)

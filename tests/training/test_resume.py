@@ -34,6 +34,10 @@ AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
 CAPTIONS = ["data.pictures=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
 CAPTIONS += ['model.encoder_options={"channels": [4, 8, 8], "norm": "batch"}']
+DIALOGUE = [
+    "model.hidden=8", "model.encoder_options={channels: [4, 8], norm: batch}", "model.dropout=0.2", "data.augment=crop:2",
+    "data.pictures=40", "recipe.batch_size=4",
+]  # fmt: skip
 
 # an agent that walks by its own samples
 ROOMS = [
@@ -122,6 +126,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("char-lstm", [*TEXT, "model.hidden=16"]),
         ("char-transformer", [*TEXT, "model.width=16"]),
         ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage=1"]),
+        ("dialogue-discriminative", DIALOGUE),
         ("lstm", ["data.name=copy-memory", "data.length=5"]),
         ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
         ("navigator", ROOMS),

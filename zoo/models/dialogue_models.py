@@ -20,9 +20,12 @@ from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue
 from zoo.tasks.task import Task
 
-TINY = {"encoder_options": {"channels": [4, 4, 8, 8]}, "hidden": 8, "embedding": 8}
+State = tuple[Tensor, Tensor] | None  # of an LSTM
+TINY = {
+    "encoder_options": {"channels": [4, 4, 8, 8], "downsampling": "stride", "activation": "silu"}, "hidden": 8, "embedding": 8,
+}  # fmt: skip
 RECIPE = {
-    "epochs": 8, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
 }  # fmt: skip
 
 
@@ -209,17 +212,24 @@ class GenerativeDialogue(LateFusion):
         head = stages.pop("head")
         return {**stages, "decoder": self.decoder, "head": head}
 
-    def decode(self, words: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Scores of the word behind each, [N, T, vocabulary], and the state behind the last."""
-        outputs, state = self.decoder(self.embedding(words), state)
-        return _exact(self.head(outputs)), state
+    def decode(self, words: Tensor, encoding: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """Scores of the word behind each of N texts, [N, T, vocabulary], and the state behind the last.
+
+        Args:
+            words: int64 [N, T].
+            encoding: what is known, [N, hidden]: what the LSTM begins with, and a part of what each word is chosen by, or else
+                for long only the frequencies of words would be learned.
+            state: what an earlier call gave.
+        """
+        begin = (encoding[None].contiguous(), torch.zeros_like(encoding)[None])
+        outputs, state = self.decoder(self.embedding(words), state or begin)
+        return _exact(self.head(outputs + encoding[:, None])), state
 
     def word_losses(self, encoding: Tensor, answers: Tensor) -> Tensor:
         """Nats of each word of an answer, [n, R, A], 0 behind its ``END``."""
         words = answers.flatten(0, 1)
         given = F.pad(words, (1, 0), value=START)[:, :-1]
-        start = encoding.flatten(0, 1)[None]
-        scores, _ = self.decode(given, (start.contiguous(), torch.zeros_like(start)))
+        scores, _ = self.decode(given, encoding.flatten(0, 1))
         losses = F.cross_entropy(scores.transpose(1, 2), words, reduction="none", ignore_index=PAD)
         return losses.view(answers.shape)
 
@@ -234,11 +244,11 @@ class GenerativeDialogue(LateFusion):
         )
 
     def reply(self, batch: dict[str, Tensor]) -> list[str]:
-        encoding = self.encode(batch)[:, -1:].transpose(0, 1).contiguous()
-        word, state = torch.full((1, 1), START, device=self.device), (encoding, torch.zeros_like(encoding))
+        encoding = self.encode(batch)[:, -1]
+        word, state = torch.full((1, 1), START, device=self.device), None
         written: list[int] = []
         while len(written) < self.spec.length:
-            scores, state = self.decode(word, state)
+            scores, state = self.decode(word, encoding, state)
             scores[..., [PAD, START, UNKNOWN]] = -torch.inf
             word = scores.argmax(-1)
             written.append(int(word))

@@ -43,7 +43,7 @@ class Conversation:
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has words that the model does not know: {some(map(repr, unknown))}")
         self.pixels = read_named(image, self.spec.image.shape)
-        self.caption = [*self.spec.encode(words), END] if words else []
+        self.caption = [*self.spec.encode(words), END]
         self.rounds: list[tuple[list[int], list[int]]] = []
 
     @property
@@ -71,7 +71,7 @@ class Conversation:
         with torch.inference_mode():
             answer = self.task.reply(self._batch([*self.rounds, (asked, [])]))
         self.rounds.append((asked, [*self.spec.encode(answer), END]))
-        return " ".join(answer)
+        return " ".join(answer).replace(" n't", "n't").replace(" '", "'")
 
     def _batch(self, rounds: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
         """One dialogue; the question to be answered is its last."""
