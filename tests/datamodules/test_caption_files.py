@@ -243,4 +243,4 @@ def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(
     assert (data.splits["test"].labels == END).sum() == 2
     batch = data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch["labels"].shape == (2, 2, 6)
-    assert len(data.references(data.splits["train"].beside["picture"])[0][0]) == 16
+    assert len(data.references(data.splits["train"].beside["picture"])[0][0]) == 17
