@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -238,6 +239,8 @@ class RelationNetwork(PictureQuestionAnswerer):
             raise UserError(
                 f"model.relation={relation}, model.answer_layers={answer_layers}: at least one layer, of a width from 1"
             )
+        if math.prod(self.encoder.grid) < 2:
+            raise UserError(f"{encoder} leaves one place of images of {spec.image.height}x{spec.image.width}: there are no pairs")
         self.relations = Relations(self.encoder.features + PLACE, question, relation)
         self.norm = norm_1d(norm, relation[-1])
         widths = [relation[-1], *[hidden] * answer_layers]
