@@ -6,7 +6,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import nn
 
 import zoo
 from zoo.errors import UserError
@@ -30,16 +29,18 @@ def test_relations_are_a_sum_over_pairs_of_one_network() -> None:
     torch.manual_seed(0)
     relations = Relations(5, 3, [8, 7, 6]).double()
     objects, questions = torch.randn(2, 4, 5).double(), torch.randn(2, 3, 3).double()
-    weight = torch.cat([relations.first.weight, relations.second.weight, relations.question.weight], 1)
-    network = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU()).double()
-    network[0].weight.data, network[0].bias.data = weight.data, relations.first.bias.data
-    network[2].load_state_dict(relations.rest[0].state_dict())
-    network[4].load_state_dict(relations.rest[1].state_dict())
+
+    def g(one: torch.Tensor, other: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+        weights = relations.weigh(question)
+        one, other = (torch.relu(relations.object(each) * weights) for each in (one, other))
+        both = torch.cat([relations.first.weight, relations.second.weight], 1) @ torch.cat([one, other]) + relations.first.bias
+        return torch.relu(relations.rest[1](torch.relu(relations.rest[0](torch.relu(both)))))
+
     expected = torch.zeros(2, 3, 6).double()
     for n in range(2):
         for q in range(3):
             for one, other in combinations(range(4), 2):
-                expected[n, q] += network(torch.cat([objects[n, one], objects[n, other], questions[n, q]]))
+                expected[n, q] += g(objects[n, one], objects[n, other], questions[n, q])
     torch.testing.assert_close(relations(objects, questions), expected)
 
 
@@ -94,6 +95,7 @@ def test_joining_by_a_layer_and_pooling() -> None:
     ("name", "options", "named"),
     [
         ("vqa-relation", {"relation": []}, "model.relation=[]"),
+        ("vqa-relation", {"encoder_options": {"channels": [4] * 5}}, "there are no pairs"),
         ("vqa-relation", {"answer_layers": 0}, "model.answer_layers=0"),
         ("vqa-attention", {"looks": 0}, "model.looks=0"),
         ("vqa-lstm", {"embedding": 0}, "model.embedding=0"),

@@ -45,7 +45,7 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
     ):
         assert zoo("predict", "asked", "scene.png", *arguments).is_one_line_error(*words)
     network = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    assert network["zoo"]["spec"]["kind"] == "question"
+    assert network["bestiary"]["spec"]["kind"] == "question"
 
 
 def test_data_of_questions_is_shown(zoo) -> None:
