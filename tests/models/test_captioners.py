@@ -183,9 +183,9 @@ def test_a_wrong_option_is_one_line(options: dict) -> None:
 
 
 def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, seen: Tensor) -> Tensor:
-    """One step of Xu et al. 2015, equations 1 to 3, 7 and 13 to 14, for one caption, written out with torch's functions alone."""
+    """One step of Xu et al. 2015, equations 1 to 3, 7 and 13 to 14, for one caption, in torch's functions alone: the last word in the query."""
     fit = (seen @ task.attention.key.weight.T / task.attention.key.out_features**0.5) @ (
-        task.attention.query.weight @ hidden + task.attention.query.bias
+        task.attention.query.weight @ torch.cat([hidden, word]) + task.attention.query.bias
     )
     beta = (task.gate.weight @ hidden + task.gate.bias).sigmoid()
     context = beta * (fit.softmax(0) @ seen)
