@@ -154,7 +154,7 @@ def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_a_frozen_encoder_stand_for_pictures(name: str) -> None:
-    task = model(name, frozen=True)
+    task = model(name, weights="some-run", frozen=True)
     batch = task.example(3)
     with torch.no_grad():
         features = task.encoder(batch["images"])
@@ -173,7 +173,7 @@ def test_the_weights_of_a_run_are_taken_over() -> None:
     task.load_pretrained(lambda name: {"some-run": network}[name])
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(task.features(pixels), network.eval().trunk()(network.normalise(pixels)))
+        torch.testing.assert_close(task.encoder(pixels), network.eval().trunk()(network.normalise(pixels)))
 
 
 @pytest.mark.parametrize("options", [{"hidden": 0}, {"beams": 0}, {"encoder": "convnett"}, {"embedding": -1}])

@@ -49,9 +49,9 @@ def test_its_trunk_gives_what_timm_calls_the_features() -> None:
 
 
 def test_an_encoder_takes_over_weights_and_statistics() -> None:
-    encoder = ImageEncoder("efficientnet-lite0", SPEC, Recipe(), frozen=True)
+    encoder = ImageEncoder("efficientnet-lite0", SPEC, Recipe(), weights="imagenet", frozen=True)
     before = encoder.identity
-    encoder.load_pretrained("imagenet", open_run=lambda name: pytest.fail("no run was asked for"))
+    encoder.load_pretrained(open_run=lambda name: pytest.fail("no run was asked for"))
     assert encoder.identity != before and (encoder.features, encoder.grid) == (1280, (2, 2))
     assert torch.allclose(encoder.input_scale, torch.tensor(2 / 255)) and torch.allclose(encoder.input_shift, torch.tensor(-1.0))
     assert not encoder.train().training and not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -65,10 +65,10 @@ def test_what_is_not_at_hand_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     ):
         ImageEncoder("efficientnet-lite", SPEC, Recipe())
     with pytest.raises(UserError, match="comes without published weights"):
-        ImageEncoder("resnet20", SPEC, Recipe()).load_pretrained("imagenet", open_run=None)
+        ImageEncoder("resnet20", SPEC, Recipe(), weights="imagenet").load_pretrained(open_run=None)
     other = scan().model("resnet20").load()(SPEC, Recipe(), depth=32)
     with pytest.raises(UserError, match="model.weights=other: does not fit resnet20"):
-        ImageEncoder("resnet20", SPEC, Recipe()).load_pretrained("other", open_run=lambda name: other)
+        ImageEncoder("resnet20", SPEC, Recipe(), weights="other").load_pretrained(open_run=lambda name: other)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"needs timm, which is not installed: pip install 'bestiary\[lite0\]'"):
         new()

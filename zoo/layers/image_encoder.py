@@ -27,6 +27,7 @@ class ImageEncoder(nn.Module):
         spec: what the images are.
         recipe: of the whole training.
         options: of the network, as in ``{"width": 32}``.
+        weights: what it begins with: ``imagenet``, those it was published with; or the name or path of a run that trained it.
         frozen: nothing in it is trained, and its norms keep the statistics that they came with.
 
     Attributes:
@@ -34,14 +35,23 @@ class ImageEncoder(nn.Module):
         grid: rows and columns of the map.
 
     Raises:
-        UserError: there is no such network, an option does not fit it, or it has no feature map.
+        UserError: there is no such network, an option does not fit it, it has no feature map, or it is to be frozen and has
+            learned nothing.
     """
 
     def __init__(
-        self, name: str, spec: ImageSpec, recipe: Recipe, options: dict[str, Any] | None = None, frozen: bool = False
+        self,
+        name: str,
+        spec: ImageSpec,
+        recipe: Recipe,
+        options: dict[str, Any] | None = None,
+        weights: str = "",
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.name, self.frozen = name, frozen
+        if frozen and not weights:
+            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
+        self.name, self.weights, self.frozen = name, weights, frozen
         self._build = lambda: _image_network(name).load()(
             replace(spec, classes=("any",)), recipe, **check_options(_image_network(name), options or {})
         )
@@ -55,12 +65,16 @@ class ImageEncoder(nn.Module):
             self.requires_grad_(False)
         self.train(False)
         with torch.no_grad():
-            _, self.features, *grid = self(torch.zeros(1, *spec.shape)).shape
+            _, self.features, *grid = self._look(torch.zeros(1, *spec.shape)).shape
         self.grid: tuple[int, int] = tuple(grid)
         self.train(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] of values from 0 to 255 to a map [N, features, rows, columns]."""
+        """Images [N, C, H, W] of values from 0 to 255 to a map [N, features, rows, columns]; kept features are one already."""
+        are_features = self.frozen and images.shape[1:] == (self.features, *self.grid)
+        return images.to(self.input_scale.dtype) if are_features else self._look(images)
+
+    def _look(self, images: Tensor) -> Tensor:
         images = images.to(self.input_scale.dtype) * self.input_scale + self.input_shift
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -69,27 +83,33 @@ class ImageEncoder(nn.Module):
     def train(self, mode: bool = True) -> ImageEncoder:
         return super().train(mode and not self.frozen)
 
-    def load_pretrained(self, weights: str, open_run: Callable[[str], nn.Module]) -> None:
-        """Take over what a network of the same kind has learned, with the statistics that it normalises images by.
+    def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
+        """Take over the weights that were asked for, with the statistics that their network normalises images by.
 
         Args:
-            weights: ``imagenet``, those it was published with; or the name or path of a run that trained it.
             open_run: gives the network of a run.
 
         Raises:
             UserError: it was not published with any, or the run's network is another.
         """
-        if weights == PUBLISHED:
+        if not self.weights:
+            return
+        if self.weights == PUBLISHED:
             network = self._build()
             network.load_published()
         else:
-            network = open_run(weights)
+            network = open_run(self.weights)
         try:
             self.trunk.load_state_dict(network.trunk().state_dict())
         except (RuntimeError, AttributeError) as error:
-            raise UserError(f"model.weights={weights}: does not fit {self.name}: {one_line(error, 150)}") from None
+            raise UserError(f"model.weights={self.weights}: does not fit {self.name}: {one_line(error, 150)}") from None
         self.input_scale.copy_(network.input_scale)
         self.input_shift.copy_(network.input_shift)
+
+    def prepare(self, data: Any) -> None:
+        """Put features in place of the images of the data if they are the same in every epoch, computed once and kept."""
+        if self.frozen and data.augment == "none":
+            data.keep_features(self, self.identity)
 
     @property
     def identity(self) -> str:

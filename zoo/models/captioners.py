@@ -49,21 +49,13 @@ class SeeingCaptioner(Captioner):
         super().__init__(spec, recipe, beams)
         if beams < 1:
             raise UserError(f"model.beams={beams}: must be at least 1, which is greedy")
-        self.weights = weights
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        if self.weights:
-            self.encoder.load_pretrained(self.weights, open_run)
+        self.encoder.load_pretrained(open_run)
 
     def prepare(self, data: Any) -> None:
-        if self.encoder.frozen and data.augment == "none":
-            data.keep_features(self.encoder, self.encoder.identity)
-
-    def features(self, images: Tensor) -> Tensor:
-        """The map of each picture, [N, features, rows, columns]; of kept features, themselves."""
-        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
-        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
+        self.encoder.prepare(data)
 
 
 @register_model(
@@ -125,7 +117,7 @@ class CNNLSTM(SeeingCaptioner):
 
     def see(self, images: Tensor) -> Tensor:
         """One vector of each picture, [N, embedding]: of all that is there, the mean and the most."""
-        there = self.there(self.places(self.features(images)))
+        there = self.there(self.places(self.encoder(images)))
         return self.summary(torch.cat([there.mean(1), there.amax(1)], 1))
 
     def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
@@ -213,7 +205,7 @@ class CNNLSTMAttention(SeeingCaptioner):
 
     def see(self, images: Tensor) -> Tensor:
         """What there is at each place, [N, places, width]."""
-        return self.dropout(self.places(self.features(images)))
+        return self.dropout(self.places(self.encoder(images)))
 
     def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
         return self.watch(seen, captions)[0]
@@ -336,7 +328,7 @@ class CNNTransformer(SeeingCaptioner):
 
     def see(self, images: Tensor) -> Tensor:
         """What there is at each place, [N, places, width]."""
-        return self.dropout(self.places(self.features(images)))
+        return self.dropout(self.places(self.encoder(images)))
 
     def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
         features = self._embedded(captions.flatten(0, 1), first=0)

@@ -115,10 +115,7 @@ class LateFusion(VisualDialogue):
         super().__init__(spec, recipe)
         if min(hidden, embedding) < 1:
             raise UserError(f"model.hidden={hidden}, model.embedding={embedding}: both must be at least 1")
-        if frozen and not weights:
-            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
-        self.weights = weights
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.question = Reader(embedding, hidden)
         self.history = Reader(embedding, hidden) if history else None
@@ -133,12 +130,10 @@ class LateFusion(VisualDialogue):
         raise NotImplementedError
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        if self.weights:
-            self.encoder.load_pretrained(self.weights, open_run)
+        self.encoder.load_pretrained(open_run)
 
     def prepare(self, data: Any) -> None:
-        if self.encoder.frozen and data.augment == "none":
-            data.keep_features(self.encoder, self.encoder.identity)
+        self.encoder.prepare(data)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         words = self.read(self.question, batch["questions"])
@@ -146,13 +141,8 @@ class LateFusion(VisualDialogue):
             text, lengths = history_of(batch)
             words = torch.cat([words, self.history(self.embedding(text), lengths)], -1)
         query = self.query(self.dropout(words)).relu()
-        seen = self.sight(self.features(batch["images"]), query)
+        seen = self.sight(self.encoder(batch["images"]), query)
         return self.joined(self.dropout(torch.cat([seen, query], -1))).tanh()
-
-    def features(self, images: Tensor) -> Tensor:
-        """The map of each picture, [n, features, rows, columns]; of kept features, themselves."""
-        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
-        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
 
     def read(self, reader: Reader, texts: Tensor) -> Tensor:
         """What is known after all words of each text, [..., hidden], for texts int64 [..., T]."""

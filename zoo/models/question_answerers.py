@@ -69,10 +69,7 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         dropout: float,
     ) -> None:
         super().__init__(spec, recipe)
-        if frozen and not weights:
-            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
-        self.weights = weights
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, frozen)
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
         # an LSTM begins with states near zero, and what is asked would hardly matter beside what is seen
         self.question = nn.Sequential(SentenceEncoder(len(spec.vocabulary), embedding, hidden), nn.LayerNorm(hidden))
         self.dropout = make_dropout(dropout)
@@ -87,20 +84,13 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         """
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
-        return self.answer(self.features(images), self.question(questions))
-
-    def features(self, images: Tensor) -> Tensor:
-        """The map of each picture, [N, features, rows, columns]; of kept features, themselves."""
-        kept = self.encoder.frozen and images.shape[1:] == (self.encoder.features, *self.encoder.grid)
-        return images.to(self.encoder.input_scale.dtype) if kept else self.encoder(images)
+        return self.answer(self.encoder(images), self.question(questions))
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        if self.weights:
-            self.encoder.load_pretrained(self.weights, open_run)
+        self.encoder.load_pretrained(open_run)
 
     def prepare(self, data: Any) -> None:
-        if self.encoder.frozen and data.augment == "none":
-            data.keep_features(self.encoder, self.encoder.identity)
+        self.encoder.prepare(data)
 
 
 @register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions", tiny=TINY,
