@@ -125,7 +125,7 @@ def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
     """Xu et al. 2015, equation 13, with the product of Luong et al. as the fit."""
     task = model("captioner-attention")
     attention = task.attention
-    queries, features = torch.randn(2, 3, attention.query.in_features), torch.randn(2, 16, 10)
+    queries, features = torch.randn(2, 3, 12), torch.randn(2, 16, 10)
     with torch.no_grad():
         gathered, weights = attention(queries, attention.keys(features), features)
         for picture in range(2):
@@ -183,9 +183,9 @@ def test_a_wrong_option_is_one_line(options: dict) -> None:
 
 
 def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, seen: Tensor) -> Tensor:
-    """One step of Xu et al. 2015, equations 1 to 3, 7, 13 and 14, for one caption; the query has the last word, too."""
+    """One step of Xu et al. 2015, equations 1 to 3, 7 and 13 to 14, for one caption, written out with torch's functions alone."""
     fit = (seen @ task.attention.key.weight.T / task.attention.key.out_features**0.5) @ (
-        task.attention.query.weight @ torch.cat([hidden, word]) + task.attention.query.bias
+        task.attention.query.weight @ hidden + task.attention.query.bias
     )
     beta = (task.gate.weight @ hidden + task.gate.bias).sigmoid()
     context = beta * (fit.softmax(0) @ seen)

@@ -156,8 +156,7 @@ class CNNLSTM(SeeingCaptioner):
 class CNNLSTMAttention(SeeingCaptioner):
     """Show, attend and tell (Xu et al. 2015): before each word, an LSTM looks at the places of the map that matter to it.
 
-    Soft attention with the gate beta (section 4.2.1). Unlike the paper's, the query sees the last word beside the state before
-    it, or each look would come one word late.
+    Soft attention with the gate beta (section 4.2.1); each place also has an encoding of where it is, that is learned.
 
     Args:
         encoder: the image network, without its head.
@@ -196,7 +195,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         self.places = MapPlaces(self.encoder, width)
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
-        self.attention = MapAttention(hidden + embedding, width, width)
+        self.attention = MapAttention(hidden, width, width)
         self.gate = nn.Linear(hidden, 1)
         self.first = nn.Linear(width, 2 * hidden)
         self.recurrent = nn.LSTMCell(embedding + width, hidden)
@@ -237,7 +236,7 @@ class CNNLSTMAttention(SeeingCaptioner):
             state: h and c, [N * R, hidden].
         """
         hidden = state[0].view(*word.shape[:2], -1)
-        gathered, weights = self.attention(torch.cat([hidden, word], 2), keys, seen)
+        gathered, weights = self.attention(hidden, keys, seen)
         gathered = gathered * self.gate(hidden).sigmoid()
         state = self.recurrent(torch.cat([word, gathered], 2).flatten(0, 1), state)
         told = self.output(torch.cat([state[0].view_as(hidden), gathered, word], 2))
