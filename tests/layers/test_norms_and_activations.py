@@ -88,7 +88,7 @@ def trains_a_step(task) -> None:
 
 def test_networks_take_what_they_can() -> None:
     assert len(TAKING["activation"]) == len(TAKING["init"]) == 4
-    assert len(TAKING["norm"]) == 5 and len(TAKING["dropout"]) == 7
+    assert len(TAKING["norm"]) == 5 and len(TAKING["dropout"]) == 8
 
 
 @pytest.mark.parametrize("activation", FORMULAS)

@@ -56,7 +56,7 @@ def test_the_same_text_is_written_with_the_cache_and_without_beyond_the_context(
 def test_beams_keep_their_own_past() -> None:
     task = model()
     texts, totals = beam_search(task.decode, task.select_rows, text(5, rows=1), 8, beams=5)
-    for written, total in zip(texts, totals, strict=True):
+    for written, total in zip(texts[0], totals[0], strict=True):
         whole = torch.cat([text(5, rows=1)[0], written])
         with torch.no_grad():
             scores = task(whole[None, :-1])[0][0, -8:].log_softmax(1)

@@ -60,10 +60,12 @@ class EfficientNetLite0(Classifier):
             raise UserError(f"efficientnet-lite0 needs timm, which is not installed: {INSTALL}") from None
         spec.require_size("efficientnet-lite0", 32)
         self.name = network
-        self.network = create_model(network, pretrained=False, num_classes=len(spec.classes), drop_rate=make_dropout(dropout).p)
+        self.network = create_model(network, pretrained=False, num_classes=len(spec.classes))
+        self.dropout = make_dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        features = self.network.forward_features(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return self.network.classifier(self.dropout(self.network.forward_head(features, pre_logits=True)))
 
     def trunk(self) -> nn.Module:
         network = self.network
