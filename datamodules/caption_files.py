@@ -10,7 +10,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from datamodules.base import Images
 from datamodules.captions import CaptionedPictures, Told
 from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
-from datamodules.picture_files import read_pictures
+from datamodules.picture_files import fingerprint, read_pictures
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
@@ -114,11 +113,7 @@ class CaptionFiles(CaptionedPictures):
 
     @cached_property
     def fingerprint(self) -> str:
-        described = [f"{self.size} {self.root.resolve()}"]
-        for path in self._paths():
-            stat = os.stat(path)
-            described.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-        return blake2b("\n".join(described).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        return fingerprint(list(map(Path, self._paths())), self._shape)
 
     def describe(self) -> CaptionSpec:
         height, width = self._shape

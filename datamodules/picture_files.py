@@ -37,7 +37,7 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, int], memory_gb: floa
     """
     files = list(map(str, paths))
     in_memory = len(files) * 3 * shape[0] * shape[1] <= memory_gb * 1e9
-    cache = Cache(_fingerprint(paths, shape))
+    cache = Cache(fingerprint(paths, shape))
     content = cache.load(len(files), shape, in_memory)
     if content is None:
         content = decode_all(files, shape, in_memory)
@@ -48,7 +48,8 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, int], memory_gb: floa
     return ImageFiles(tuple(files[index] for index in good), shape), torch.as_tensor(content.readable)
 
 
-def _fingerprint(paths: Sequence[Path], shape: tuple[int, int]) -> str:
+def fingerprint(paths: Sequence[Path], shape: tuple[int, int]) -> str:
+    """What tells these files, as they are now and brought to this shape, from others."""
     described = [f"{shape}"]
     for path in paths:
         stat = path.stat()
