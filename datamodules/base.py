@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 
 from datamodules.augment import Augmentation, Batch
 from datamodules.features import kept_features
+from datamodules.position import position_of
 from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
@@ -291,7 +293,7 @@ class PictureData(L.LightningDataModule):
             split = replace(split, images=split.images.on_device(trainer.strategy.root_device))
         return Batches(
             split, self.batch_size, trainer.global_rank, trainer.world_size, seed,
-            lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1),
+            partial(position_of, trainer),
         )  # fmt: skip
 
     def _resized(self, split: Split) -> Split:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.position import position_of
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
@@ -139,12 +141,8 @@ class SequenceData(L.LightningDataModule):
     def train_dataloader(self) -> NewSequences:
         rank, world = self._place()
 
-        def position() -> tuple[int, int]:
-            trainer = self.trainer
-            return (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1) if trainer else (0, 0)
-
         steps = -(-self.sequences // (self.batch_size * world))
-        return NewSequences(self.draw, self.batch_size, steps, self.seed, rank, position)
+        return NewSequences(self.draw, self.batch_size, steps, self.seed, rank, partial(position_of, self.trainer))
 
     def val_dataloader(self) -> SameSequences:
         return SameSequences(self.draw, "val", *self._place())

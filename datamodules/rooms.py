@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from datamodules.position import position_of
 from datamodules.worlds.rooms import (
     ACTIONS,
     HEIGHT,
@@ -295,7 +297,7 @@ class Rooms(L.LightningDataModule):
         self.tables = self.tables.to(trainer.strategy.root_device)
         return EpisodeBatches(
             self.tables, episodes, self.first_seen, self.batch_size, trainer.global_rank, trainer.world_size, seed,
-            lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1),
+            partial(position_of, trainer),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ to look at

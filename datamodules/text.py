@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from datamodules.position import position_of
 from zoo.errors import UserError
 from zoo.fetch import cache_folder, fetch
 from zoo.randomness import derive_seed
@@ -214,12 +216,8 @@ class TextData(L.LightningDataModule):
         if self.held_out == 1:
             raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
 
-        def position() -> tuple[int, int]:
-            trainer = self.trainer
-            return (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1) if trainer else (0, 0)
-
         kind = Windows if self.order == "windows" else Streams
-        loader = kind(text, self.batch_size, self.chunk, self.seed, rank, world, position)
+        loader = kind(text, self.batch_size, self.chunk, self.seed, rank, world, partial(position_of, self.trainer))
         if not len(loader):
             name, rows = self.root or type(self).__name__, self.batch_size
             raise UserError(
