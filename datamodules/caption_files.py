@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from datamodules.base import Images
 from datamodules.captions import CaptionedPictures, Told
 from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
+from datamodules.json_files import read_json
 from datamodules.picture_files import fingerprint, read_pictures
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
@@ -374,7 +373,7 @@ def read_karpathy(path: str) -> tuple[Captions, dict[str, str]]:
     def sentence_of(sentence: dict[str, Any]) -> str:
         return sentence["raw"] if "raw" in sentence else " ".join(sentence["tokens"])
 
-    return _read_json(Path(path), read)
+    return read_json(Path(path), read)
 
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -396,16 +395,4 @@ def read_coco(path: Path) -> Captions:
 
     if not path.exists():
         raise UserError(f"{path}: there is no such file")
-    return _read_json(path, read)
-
-
-def _read_json(path: Path, read: Callable[[Any], Any]) -> Any:
-    try:
-        result = read(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON: {one_line(error, 100)}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error} where one is expected") from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is not laid out as published: {one_line(error, 100)}") from None
-    return result
+    return read_json(path, read)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datamodules.question_files import AskedPicture, QuestionFiles, by_picture, read_json
+from datamodules.json_files import read_json
+from datamodules.question_files import AskedPicture, QuestionFiles, by_picture
 from datamodules.questions import Question
 from zoo.errors import UserError
 from zoo.registry import register_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from abc import abstractmethod
 from collections import Counter
@@ -10,14 +9,14 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from datamodules.base import Split
 from datamodules.picture_files import read_pictures
 from datamodules.questions import Question, QuestionedPictures
-from zoo.errors import UserError, one_line, some
+from zoo.errors import UserError, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.spec import ImageSpec, QuestionSpec
@@ -165,28 +164,6 @@ def frequent_answers(pictures: list[AskedPicture], least: int, of: Callable[[Que
             f"data.least_answers={least}: no answer is given so often, the most frequent {max(counts.values())} times"
         )
     return tuple(kept)
-
-
-def read_json(path: Path, read: Callable[[Any], Any]) -> Any:
-    """What ``read`` makes of the content of a JSON file.
-
-    Raises:
-        UserError: the file is missing, no JSON, or not laid out as ``read`` expects.
-    """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror.lower()}") from None
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON: {one_line(error, 100)}") from None
-    try:
-        return read(content)
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error} where one is expected") from None
-    except (TypeError, AttributeError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: is not laid out as published: {one_line(error, 100)}") from None
 
 
 def by_picture(asked: Sequence[tuple[Path, Question]]) -> list[AskedPicture]:
