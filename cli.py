@@ -891,7 +891,8 @@ def preview_data(
 
     path = write_preview(data, name, Path(output or f"{name}.png"))
     points = data.image_spec.are_points
-    shown = "training and test points" if points else f"samples in the first row, augmented ({data.augment}) below"
+    augmented = "" if data.augment == "none" else f" in the first row, augmented ({data.augment}) below"
+    shown = "training and test points" if points else f"samples{augmented}"
     print(f"{path}: {shown}")
     if entry.task != "classification":
         for number, lines in enumerate(data.told(SAMPLES), 1):

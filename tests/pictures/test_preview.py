@@ -93,10 +93,16 @@ def test_colour_images_keep_their_shape_and_their_versions_are_what_augmentation
     assert (np.array(mirrored) ^ np.array(kept)).all() and np.array(mirrored).any() and np.array(kept).any()
 
 
-def test_without_augmentation_all_rows_are_alike(tmp_path):
+def test_without_augmentation_there_are_samples_alone(tmp_path):
+    write_preview(Colours(augment="hflip"), "colours", tmp_path / "both.png")
     write_preview(Colours(augment="none"), "colours", tmp_path / "colours.png")
-    drawn = tiles(tmp_path / "colours.png", 80, 180, SAMPLES)
-    assert (drawn == drawn[0]).all()
+    with Image.open(tmp_path / "colours.png") as picture:
+        sheet = np.asarray(picture)
+    top = 2 * CAPTION + GAP
+    assert sheet.shape[0] == top + 80 + 2 * GAP
+    samples = tiles(tmp_path / "both.png", 80, 180, SAMPLES)[0]
+    for column, sample in enumerate(samples):
+        assert (sheet[top : top + 80, GAP + column * (180 + GAP) :][:, :180] == sample).all()
 
 
 @pytest.mark.parametrize("augment", ["mixup:1", "cutmix", "resized-crop,jitter,mixup"])

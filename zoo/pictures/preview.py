@@ -1,4 +1,4 @@
-"""A picture of a data set: a row of samples, and under each of them what augmentation makes of it."""
+"""A picture of a data set: a row of samples, and under each of them what augmentation makes of it, if there is any."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from zoo.spec import ImageSpec
 SAMPLES, VERSIONS = 8, 4  # columns, and augmented rows
 SMALLEST = 72  # pixels a side; smaller images are enlarged without smoothing, so that their pixels can be seen
 GAP, CAPTION = 4, 18
+GROUND = "#d9d9d9"  # neither white nor black pictures run together on it
 
 
 def write_preview(data: Any, name: str, path: Path) -> Path:
@@ -44,10 +45,11 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
     chosen = _one_of_each_class(split.labels, SAMPLES) if has_classes else torch.arange(min(SAMPLES, len(split)))
     images = next(split.images.batches(iter([chosen])))
     # each version is a batch of its own, in which every image meets its own random parameters
-    versions = [_augmented(data, images, split.labels[chosen], version) for version in range(VERSIONS)]
+    versions = [] if data.augment == "none" else [_augmented(data, images, split.labels[chosen], n) for n in range(VERSIONS)]
     numbers = [str(place + 1) for place in chosen.tolist()]
     captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()] if has_classes else numbers
-    picture = _grid([images, *versions], captions, f"{name}: samples, and below augmented by {data.augment}")
+    below = f", and below augmented by {data.augment}" if versions else ""
+    picture = _grid([images, *versions], captions, f"{name}: samples{below}")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     try:
@@ -98,7 +100,7 @@ def _grid(rows: list[Tensor], captions: list[str], title: str) -> Image.Image:
     top = 2 * CAPTION + GAP  # the title and the captions
     font = ImageFont.load_default(12)
     sheet_width = max(columns * (width + GAP) + GAP, round(font.getlength(title)) + 2 * GAP)
-    sheet = Image.new("RGB", (sheet_width, top + len(rows) * (height + GAP) + GAP), "white")
+    sheet = Image.new("RGB", (sheet_width, top + len(rows) * (height + GAP) + GAP), GROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 2), title, "black", font)
     for column, caption in enumerate(captions):
