@@ -12,7 +12,7 @@ from zoo.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
-from zoo.tasks.task import Task
+from zoo.tasks.task import Task, read_out
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 
@@ -97,11 +97,7 @@ class Classifier(Task):
                 metric.update(logits, labels)
 
     def figures(self, stage: str) -> dict[str, float]:
-        # each metric reduces its own sums and counts over the processes
-        values = {name: float(metric.compute()) for name, metric in self.metrics[stage].items()}
-        for metric in self.metrics[stage].values():
-            metric.reset()
-        return values
+        return read_out(self.metrics[stage])
 
 
 def _metrics(classes: int) -> nn.ModuleDict:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
-from zoo.tasks.task import Task
+from zoo.tasks.task import Task, read_out
 
 Memory: TypeAlias = Any  # of the instruction: whatever a model reads it into
 State: TypeAlias = Any  # of the way so far
@@ -169,9 +169,7 @@ class NavigationAgent(Task):
             means[f"{name}_seen"].update(values, counted & seen)
 
     def figures(self, stage: str) -> dict[str, float]:
-        values = {name: float(mean.compute()) for name, mean in self.means[stage].items()}
-        for mean in self.means[stage].values():
-            mean.reset()
+        values = read_out(self.means[stage])
         # a test of a few batches may have met no seen world
         return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, QuestionSpec, WordedSpec
-from zoo.tasks.task import Task
+from zoo.tasks.task import Task, read_out
 
 AGREEING = 3  # people whose answer makes it entirely right
 EXAMPLE_QUESTIONS = 3
@@ -82,11 +82,7 @@ class QuestionAnswerer(Task):
                 metric.update(right, asked & (batch["kinds"] == kind))
 
     def figures(self, stage: str) -> dict[str, float]:
-        # each metric reduces its own sums and counts over the processes
-        values = {name: float(metric.compute()) for name, metric in zip(self.directions, self.metrics[stage], strict=True)}
-        for metric in self.metrics[stage]:
-            metric.reset()
-        return values
+        return read_out(dict(zip(self.directions, self.metrics[stage], strict=True)))
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         """The probability of each answer to each question, [N, Q, answers]."""

@@ -10,7 +10,7 @@ from zoo.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import SequenceSpec
-from zoo.tasks.task import Task
+from zoo.tasks.task import Task, read_out
 
 TOLERANCE = 0.04  # a number is right within it (Hochreiter and Schmidhuber 1997, section 5.4)
 
@@ -65,10 +65,7 @@ class SequenceMemory(Task):
             self.metrics[stage][name].update(values, batch["counted"])
 
     def figures(self, stage: str) -> dict[str, float]:
-        values = {name: float(metric.compute()) for name, metric in self.metrics[stage].items()}
-        for metric in self.metrics[stage].values():
-            metric.reset()
-        return values
+        return read_out(self.metrics[stage])
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         """The probability of each symbol at each step, [N, T, symbols], or numbers [N]."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from zoo.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
@@ -51,6 +52,14 @@ class RunningMeans:
         names = list(self.sums)
         self.sums, self.count = {}, 0
         return {name: value / count for name, value in zip(names, sums, strict=True)}, int(count)
+
+
+def read_out(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """What metrics have come to over all processes, each by its own sums and counts; after that they start anew."""
+    values = {name: float(metric.compute()) for name, metric in metrics.items()}
+    for metric in metrics.values():
+        metric.reset()
+    return values
 
 
 USED_IN_ONE_PASS = {"batch_size", "precision", "seed"}
