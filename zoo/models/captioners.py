@@ -21,6 +21,7 @@ from zoo.spec import PAD, CaptionSpec
 from zoo.tasks.captioning import Captioner, State
 from zoo.tasks.task import Task
 
+COORDINATES = 2  # of a place, the last two of its numbers
 INITIAL_DEVIATION = 0.02  # of positions and of a transformer's embeddings (Radford et al. 2018, section 4.1)
 
 
@@ -64,15 +65,18 @@ class SeeingCaptioner(Captioner):
     tags=["cnn", "recurrent"],
     data="shapes-captions",
     data_options={"most": 2},
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "hidden": 8, "embedding": 8},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "hidden": 8, "embedding": 8,
+          "glances": 3},
     recipe={
-        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+        "epochs": 14, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
     },
     paper="1411.4555",
 )  # fmt: skip
 class CNNLSTM(SeeingCaptioner):
     """Show and tell (Vinyals et al. 2015): the picture, as one vector, is the first input of an LSTM that writes.
+
+    A few learned glances make the vector: each is a mean over the places of the map, weighted by what stands there.
 
     Args:
         encoder: the image network, without its head.
@@ -82,6 +86,9 @@ class CNNLSTM(SeeingCaptioner):
         width: numbers that are kept of each place of the map.
         hidden: units of the LSTM.
         embedding: numbers a word.
+        glances: weighted means of the map that the vector is made of.
+        every_word: add the vector to every word too, so that the LSTM need not keep all of it in mind; on photographs the paper
+            found it better to show it once.
         dropout: share of units that are silenced in training, around the LSTM.
         beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
     """
@@ -91,23 +98,27 @@ class CNNLSTM(SeeingCaptioner):
         spec: CaptionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128], "norm": "batch"},  # noqa: B006
         weights: str = "",
         frozen: bool = False,
         width: int = 96,
-        hidden: int = 128,
-        embedding: int = 128,
+        hidden: int = 256,
+        embedding: int = 192,
+        glances: int = 8,
+        every_word: bool = True,
         dropout: float = 0.0,
         beams: int = 1,
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
-        require_positive(hidden=hidden, embedding=embedding)
+        require_positive(hidden=hidden, embedding=embedding, glances=glances)
+        self.every_word = every_word
         self.places = MapPlaces(self.encoder, width)
         self.there = nn.Sequential(nn.Linear(width, 2 * hidden), nn.ReLU())
+        self.glances = nn.Linear(2 * hidden, glances, bias=False)
+        self.what = nn.Linear(2 * hidden * glances, 2 * hidden)
+        self.where = nn.Linear(COORDINATES * glances, 2 * hidden, bias=False)  # by itself, or it is lost among all that there is
         # the norm makes a picture as large as a word, or the LSTM hardly sees it
-        self.summary = nn.Sequential(
-            nn.Linear(4 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, embedding), nn.LayerNorm(embedding)
-        )
+        self.summary = nn.Sequential(nn.ReLU(), nn.Linear(2 * hidden, embedding), nn.LayerNorm(embedding))
         self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
         self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
@@ -116,27 +127,38 @@ class CNNLSTM(SeeingCaptioner):
         self.head = nn.Linear(hidden, len(spec.vocabulary))
 
     def see(self, images: Tensor) -> Tensor:
-        """One vector of each picture, [N, embedding]: of all that is there, the mean and the most."""
-        there = self.there(self.places(self.encoder(images)))
-        return self.summary(torch.cat([there.mean(1), there.amax(1)], 1))
+        """One vector of each picture, [N, embedding]."""
+        places = self.places(self.encoder(images))
+        there = self.there(places)
+        weights = self.glances(there).softmax(1).transpose(1, 2)
+        what, where = weights @ there, weights @ places[..., -COORDINATES:]
+        return self.summary(self.what(what.flatten(1)) + self.where(where.flatten(1)))
 
     def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
         number = captions.shape[1]
-        inputs = torch.cat([seen.repeat_interleave(number, 0)[:, None], self.embedding(captions.flatten(0, 1))], 1)
-        outputs, _ = self.recurrent(self.dropout(inputs))
+        seen = seen.repeat_interleave(number, 0)
+        outputs, _ = self.recurrent(self.dropout(torch.cat([seen[:, None], self._words(captions.flatten(0, 1), seen)], 1)))
         return self.head(self.dropout(outputs[:, 1:])).unflatten(0, (-1, number))
 
     def begin(self, seen: Tensor) -> State:
         _, state = self.recurrent(seen[:, None])
-        return tuple(part.transpose(0, 1) for part in state)
+        return *(part.transpose(0, 1) for part in state), seen
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        outputs, state = self.recurrent(self.embedding(tokens), tuple(part.transpose(0, 1).contiguous() for part in state))
-        return self.head(outputs[:, -1]), tuple(part.transpose(0, 1) for part in state)
+        *state, seen = state
+        before = tuple(part.transpose(0, 1).contiguous() for part in state)
+        outputs, state = self.recurrent(self._words(tokens, seen), before)
+        return self.head(outputs[:, -1]), (*(part.transpose(0, 1) for part in state), seen)
+
+    def _words(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """What the LSTM reads of words, [N, T, embedding]."""
+        words = self.embedding(tokens)
+        return words + seen[:, None] if self.every_word else words
 
     def stages(self) -> dict[str, nn.Module]:
+        seen = nn.ModuleList([self.what, self.where, self.summary])
         return {
-            "encoder": self.encoder, "places": self.places, "there": self.there, "summary": self.summary,
+            "encoder": self.encoder, "places": self.places, "there": self.there, "glances": self.glances, "summary": seen,
             "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
         }  # fmt: skip
 
@@ -395,8 +417,8 @@ class MapPlaces(nn.Module):
         if width < 4:
             raise UserError(f"model.width={width}: must be at least 4")
         rows, columns = encoder.grid
-        self.project = nn.Linear(encoder.features, width - 2)
-        self.positions = nn.Parameter(torch.randn(rows * columns, width - 2) * INITIAL_DEVIATION)
+        self.project = nn.Linear(encoder.features, width - COORDINATES)
+        self.positions = nn.Parameter(torch.randn(rows * columns, width - COORDINATES) * INITIAL_DEVIATION)
         y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (rows, columns)), indexing="ij")
         self.register_buffer("coordinates", torch.stack([x, y], 2).view(-1, 2), persistent=False)
 
