@@ -27,13 +27,14 @@ def create(name: str, **options) -> torch.nn.Module:
 
 def test_relations_are_a_sum_over_pairs_of_one_network() -> None:
     torch.manual_seed(0)
-    relations = Relations(5, 3, [8, 7, 6]).double()
+    relations = Relations(5, 3, 4, [8, 7, 6]).double()
     objects, questions = torch.randn(2, 4, 5).double(), torch.randn(2, 3, 3).double()
 
     def g(one: torch.Tensor, other: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         weights = relations.weigh(question)
         one, other = (torch.relu(relations.object(each) * weights) for each in (one, other))
-        both = torch.cat([relations.first.weight, relations.second.weight], 1) @ torch.cat([one, other]) + relations.first.bias
+        (a, _, c, d), (_, b, e, f) = (relations.parts(each).chunk(4) for each in (one, other))
+        both = a + b + c * f + d * e
         return torch.relu(relations.rest[1](torch.relu(relations.rest[0](torch.relu(both)))))
 
     expected = torch.zeros(2, 3, 6).double()
@@ -44,14 +45,14 @@ def test_relations_are_a_sum_over_pairs_of_one_network() -> None:
     torch.testing.assert_close(relations(objects, questions), expected)
 
 
-def test_a_sentence_is_read_to_its_last_word() -> None:
+def test_a_sentence_is_the_most_that_each_unit_says_at_any_of_its_words() -> None:
     torch.manual_seed(0)
     encoder = SentenceEncoder(9, 4, 5)
     words = torch.tensor([[[5, 6, 7, PAD], [8, PAD, PAD, PAD]], [[4, 4, 4, 4], [PAD, PAD, PAD, PAD]]])
     found = encoder(words)
     for row, column, length in ((0, 0, 3), (0, 1, 1), (1, 0, 4)):
-        _, (last, _) = encoder.recurrent(encoder.embedding(words[row, column, :length])[None])
-        torch.testing.assert_close(found[row, column], last[0, 0])
+        states, _ = encoder.recurrent(encoder.embedding(words[row, column, :length])[None])
+        torch.testing.assert_close(found[row, column], states[0].amax(0))
     assert not found[1, 1].any(), "a question without a word says nothing"
 
 

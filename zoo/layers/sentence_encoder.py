@@ -1,8 +1,7 @@
-"""A sentence as one vector: the last state of an LSTM over its words."""
+"""A sentence as one vector: the most that each unit of an LSTM says at any of its words."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from zoo.errors import UserError
@@ -10,7 +9,9 @@ from zoo.spec import PAD
 
 
 class SentenceEncoder(nn.Module):
-    """Embeds the words of sentences and reads them with an LSTM.
+    """Embeds the words of sentences and reads them with an LSTM; of each unit, the highest state counts (Conneau et al. 2017).
+
+    In the last state alone, a word in the middle, such as the colour of what is asked for, is hardly there before training.
 
     Args:
         vocabulary: words that there are.
@@ -28,10 +29,7 @@ class SentenceEncoder(nn.Module):
     def forward(self, words: Tensor) -> Tensor:
         """int64 [..., L], filled up with ``PAD``, to [..., hidden]; zeros for a sentence without a word."""
         sentences = words.flatten(0, -2)
-        # all are read to the end, and the state behind the last word is taken: to stop there, lengths would have to be known
-        # outside the device
         states, _ = self.recurrent(self.embedding(sentences))
-        length = (sentences != PAD).sum(1)
-        rows = torch.arange(len(sentences), device=words.device)
-        last = states[rows, (length - 1).clamp(min=0)] * (length > 0)[:, None]
-        return last.unflatten(0, words.shape[:-1])
+        is_word = (sentences != PAD)[..., None]
+        most = states.masked_fill(~is_word, -1).amax(1) * is_word.any(1)  # -1 is below all states
+        return most.unflatten(0, words.shape[:-1])

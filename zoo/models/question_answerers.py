@@ -30,7 +30,7 @@ TINY = {
 }  # fmt: skip
 TINY_RELATIONS = {
     "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
-    "question": 8, "relation": [12, 8],
+    "question": 8, "film": 12, "relation": [12, 8],
 }  # fmt: skip
 # pictures have many questions each, so that small batches are large enough, and steps are what learning takes
 RECIPE = {
@@ -38,7 +38,7 @@ RECIPE = {
     "clip": 5.0,
 }  # fmt: skip
 RELATIONS_RECIPE = {
-    "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
+    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
     "clip": 5.0,
 }  # fmt: skip
 
@@ -70,8 +70,7 @@ class PictureQuestionAnswerer(QuestionAnswerer):
     ) -> None:
         super().__init__(spec, recipe)
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
-        # an LSTM begins with states near zero, and what is asked would hardly matter beside what is seen
-        self.question = nn.Sequential(SentenceEncoder(len(spec.vocabulary), embedding, hidden), nn.LayerNorm(hidden))
+        self.question = Question(len(spec.vocabulary), embedding, hidden)
         self.dropout = make_dropout(dropout)
 
     @abstractmethod
@@ -91,6 +90,24 @@ class PictureQuestionAnswerer(QuestionAnswerer):
 
     def prepare(self, data: Any) -> None:
         self.encoder.prepare(data)
+
+
+class Question(nn.Module):
+    """Sentences as vectors, whose numbers are normalised over the questions of a batch.
+
+    Most words are the same in many questions; without their share, the word that tells them apart decides what is looked for.
+    That makes the difference between learning in minutes and not at all.
+    """
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.sentence = SentenceEncoder(vocabulary, embedding, hidden)
+        self.norm = norm_1d("batch", hidden)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """int64 [N, Q, L] to [N, Q, hidden]."""
+        sentences = self.sentence(words)
+        return self.norm(sentences.flatten(0, 1)).view(sentences.shape)
 
 
 @register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions", tiny=TINY,
@@ -211,6 +228,7 @@ class RelationNetwork(PictureQuestionAnswerer):
 
     Args:
         question: numbers in the vector of a question.
+        film: numbers that are made of each cell in the light of the question.
         relation: widths of the layers of the network g that looks at a pair.
         answer_layers: hidden layers of the network f that answers from the sum.
         norm: of the sum, most of which is the same for all pictures; none as in the paper.
@@ -228,7 +246,8 @@ class RelationNetwork(PictureQuestionAnswerer):
         embedding: int = 32,
         dropout: float = 0.0,
         question: int = 64,
-        relation: list[int] = [128, 64],  # noqa: B006
+        film: int = 256,
+        relation: list[int] = [64, 64],  # noqa: B006
         answer_layers: int = 2,
         norm: Norm = "batch",
     ) -> None:
@@ -239,7 +258,7 @@ class RelationNetwork(PictureQuestionAnswerer):
             )
         if math.prod(self.encoder.grid) < 2:
             raise UserError(f"{encoder} leaves one place of images of {spec.image.height}x{spec.image.width}: there are no pairs")
-        self.relations = Relations(self.encoder.features + PLACE, question, relation)
+        self.relations = Relations(self.encoder.features + PLACE, question, film, relation)
         self.norm = norm_1d(norm, relation[-1])
         widths = [relation[-1], *[hidden] * answer_layers]
         layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))
@@ -260,26 +279,29 @@ class RelationNetwork(PictureQuestionAnswerer):
 class Relations(nn.Module):
     """The sum of g(a, b, question) over all pairs of objects (Santoro et al. 2017, equation 1).
 
-    Each pair is looked at once, the object that comes first as ``a``; objects know their place, so nothing is lost. What of g
-    looks at one object alone is computed for each object and question, not for each pair: the numbers of the object are
-    multiplied with numbers made of the question, as in Perez et al. 2017 (to tell the object that is asked for needs a product of
-    what it is and what is asked, which a sum finds very late), and go through the first layer, which is linear in its parts.
+    The paper's first layer adds up what it is given. Here the numbers of each object are first multiplied with numbers made of
+    the question (Perez et al. 2017), which picks the object that is asked for, and products of two objects, in both orders, are
+    added to their sum, as a distance takes them: a sum alone finds either very late. Each pair is looked at once, and what looks
+    at one object alone is computed for each object and question, not for each pair.
     """
 
-    def __init__(self, features: int, question: int, widths: list[int]) -> None:
+    def __init__(self, features: int, question: int, film: int, widths: list[int]) -> None:
         super().__init__()
-        self.object = nn.Linear(features, widths[0])
-        self.weigh = nn.Linear(question, widths[0])
-        self.first = nn.Linear(widths[0], widths[0])
-        self.second = nn.Linear(widths[0], widths[0], bias=False)
+        self.object = nn.Linear(features, film)
+        self.weigh = nn.Linear(question, film)
+        self.parts = nn.Linear(film, 4 * widths[0])
         self.rest = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
 
     def forward(self, objects: Tensor, questions: Tensor) -> Tensor:
         """[N, Q, the last width], from objects [N, K, features] and questions [N, Q, question]."""
         count = objects.shape[1]
-        asked_for = F.relu(self.object(objects)[:, None] * self.weigh(questions)[:, :, None])  # [N, Q, K, width]
+        asked_for = F.relu(self.object(objects)[:, None] * self.weigh(questions)[:, :, None])  # [N, Q, K, film]
         first, second = torch.triu_indices(count, count, 1, device=objects.device)
-        found = self.first(asked_for).index_select(2, first).add_(self.second(asked_for).index_select(2, second)).relu_()
+        one, other, left, right = self.parts(asked_for).chunk(4, 3)
+        found = one.index_select(2, first).add_(other.index_select(2, second))
+        for a, b in ((first, second), (second, first)):
+            found = torch.addcmul(found, left.index_select(2, a), right.index_select(2, b))
+        found = F.relu(found, inplace=True)
         pictures, asked, looked_at, _ = found.shape
         found = found.flatten(0, 2)  # what a layer makes of more dimensions is a view, and in place in a view means a copy
         for layer in self.rest:
