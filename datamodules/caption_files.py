@@ -19,7 +19,7 @@ from datamodules.captions import CaptionedPictures, Told
 from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
 from datamodules.json_files import read_json
-from datamodules.picture_files import fingerprint, read_pictures
+from datamodules.picture_files import fingerprint, read_pictures, require_folder
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
@@ -89,7 +89,7 @@ class CaptionFiles(CaptionedPictures):
     @cached_property
     def found(self) -> Found:
         """What ``find`` finds, with what is wanting reported once."""
-        require_folder(self.root)
+        require_folder(self.root, f"data.root={self.root}")
         try:
             found = self.find()
         except OSError as error:
@@ -273,7 +273,7 @@ class CocoCaptions(CaptionFiles):
             file = self.root / "annotations" / f"captions_{split}{self.year}.json"
             folder = self.root / f"{split}{self.year}"
             captions = read_coco(file)
-            require_folder(folder)
+            require_folder(folder, str(folder))
             there = {name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS)}
             names = [name for name in captions if name in there and captions[name]]
             splits[split] = [Captioned(f"{folder}{os.sep}{name}", captions[name]) for name in names]
@@ -285,16 +285,6 @@ class CocoCaptions(CaptionFiles):
 # ---------------------------------------------------------------------------------------------- published layouts
 
 Captions = dict[str, list[str]]  # by the name of the image
-
-
-def require_folder(path: Path | None) -> None:
-    """Refuse what is no folder.
-
-    Raises:
-        UserError: it is missing, or a file.
-    """
-    if path is None or not path.is_dir():
-        raise UserError(f"{path}: {'is not a folder' if path and path.exists() else 'there is no such folder'}")
 
 
 def files_below(root: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -16,14 +16,26 @@ from datamodules.images import EXTENSIONS
 from zoo.errors import UserError
 
 
+def require_folder(path: Path | None, name: str) -> None:
+    """Refuse what is no folder.
+
+    Args:
+        name: what the message calls it.
+
+    Raises:
+        UserError: it is missing, or a file.
+    """
+    if path is None or not path.is_dir():
+        raise UserError(f"{name}: {'is not a folder' if path and path.exists() else 'there is no such folder'}")
+
+
 def image_files(root: Path | None) -> list[Path]:
     """All files below a folder that have the name of an image, sorted.
 
     Raises:
         UserError: there is no such folder.
     """
-    if root is None or not root.is_dir():
-        raise UserError(f"data.root={root}: {'is not a folder' if root and root.exists() else 'there is no such folder'}")
+    require_folder(root, f"data.root={root}")
     folders = os.walk(root)
     return sorted(Path(folder, name) for folder, _, names in folders for name in names if name.lower().endswith(EXTENSIONS))
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +20,11 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.layers.attention import SelfAttention
 from zoo.pictures.figure import SEQUENTIAL, Picture
-from zoo.pictures.predictions import as_colours, load_trained, open_test_data
+from zoo.pictures.predictions import as_colours, load_trained
+from zoo.pictures.shown import choose_images
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
-from zoo.training.prediction import read_named
 from zoo.training.run_folder import RunFolder
 
 SHOWN_IMAGES = 6  # of a test split
@@ -35,14 +32,6 @@ MOST_IMAGES = 24  # files
 MOST_HEADS = 16
 TILE = 0.95  # inches a side
 BELOW_THE_TOP = 99  # per cent of all values that the scale of colours reaches to
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Images to look at: uint8 [n, C, H, W], each with what stands beside it."""
-
-    images: Tensor
-    names: list[str]
 
 
 def attention(
@@ -56,8 +45,6 @@ def attention(
 ) -> Picture:
     """Where each head of one layer looks, and where the image goes on its way to the head of the network."""
     folder = runs[0]
-    if images and (data or settings):
-        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out where image files are given")
     task, run = load_trained(registry, folder, checkpoint)
     depth = sum(isinstance(module, ATTENTION) for module in task.modules())
     if not depth:
@@ -65,7 +52,7 @@ def attention(
     if not isinstance(task.spec, ImageSpec):
         raise UserError(f"attention is drawn over images, and {folder.name} reads something else ({run.data['name']})")
     number = _layer_number(layer, depth)
-    shown = _read(images, task.spec) if images else _test_images(open_test_data(registry, run, task.spec, data, settings))
+    shown = choose_images(registry, run, task.spec, images, data, settings, SHOWN_IMAGES, MOST_IMAGES)
     probabilities, weights = watch(task, shown.images)
     chosen = weights[number - 1][:, :MOST_HEADS]
     heads = [f"head {i}" for i in range(1, chosen.shape[1] + 1)]
@@ -91,20 +78,6 @@ def _layer_number(text: str, depth: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= depth:
         raise UserError(f"--layer {text}: must be a number from 1 to {depth}, the layers with attention that the network has")
     return int(text)
-
-
-def _read(files: Sequence[str], spec: ImageSpec) -> Shown:
-    if len(files) > MOST_IMAGES:
-        raise UserError(f"{len(files)} images were given: one picture holds {MOST_IMAGES}")
-    return Shown(torch.stack([read_named(Path(file), spec.shape) for file in files]), [Path(file).name for file in files])
-
-
-def _test_images(data: Any) -> Shown:
-    """Some test images from all over the split, which may be sorted by class."""
-    split = data.splits["test"]
-    chosen = torch.linspace(0, len(split) - 1, min(SHOWN_IMAGES, len(split))).round().long()
-    images = next(split.images.batches(iter([chosen])))
-    return Shown(images, [data.spec.classes[label] for label in split.labels[chosen].tolist()])
 
 
 # ---------------------------------------------------------------------------------------------- where the weights come from

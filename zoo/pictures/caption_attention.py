@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from zoo.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import as_colours, load_trained, open_test_data
+from zoo.pictures.shown import choose_images
 from zoo.registry import Registry
 from zoo.spec import START
 from zoo.tasks.captioning import Captioner
-from zoo.training.prediction import read_named
 from zoo.training.run_folder import RunFolder
 
 SHOWN_IMAGES = 4  # of a test split
@@ -46,26 +45,15 @@ def attention(
     folder = runs[0]
     if layer:
         raise UserError("--layer is for networks that read pictures with layers of attention: a captioner is drawn without it")
-    if images and (data or settings):
-        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out where image files are given")
     task, run = load_trained(registry, folder, checkpoint)
     if not hasattr(task, "watch"):
         raise UserError(
             f"{folder.name} has no attention ({run.model['name']}): train captioner-attention or captioner-transformer"
         )
-    if len(images) > MOST_IMAGES:
-        raise UserError(f"{len(images)} images were given: one picture holds {MOST_IMAGES}")
-    if images:
-        pixels = torch.stack([read_named(Path(file), task.spec.image.shape) for file in images])
-        names = [Path(file).name for file in images]
-    else:
-        split = open_test_data(registry, run, task.spec, data, settings).splits["test"]
-        chosen = torch.linspace(0, len(split) - 1, min(SHOWN_IMAGES, len(split))).round().long()
-        pixels = next(split.images.batches(iter([chosen])))
-        names = [f"test image {index}" for index in chosen.tolist()]
-    words, maps = look(task, pixels)
+    shown = choose_images(registry, run, task.spec, images, data, settings, SHOWN_IMAGES, MOST_IMAGES)
+    words, maps = look(task, shown.images)
     return Picture(
-        draw_words(as_colours(pixels), names, words, maps, f"{folder.path.name}: where it looks for each word"),
+        draw_words(as_colours(shown.images), shown.names, words, maps, f"{folder.path.name}: where it looks for each word"),
         "a picture is lit where the network looked when it wrote the word above: look whether that is the thing that the word is "
         "about, and what it looks at for small words",
         f"zoo picture captions {folder.name}",
