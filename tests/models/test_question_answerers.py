@@ -9,7 +9,6 @@ import torch
 
 import zoo
 from zoo.errors import UserError
-from zoo.layers.map_cells import with_places
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.models.question_answerers import Look, Relations
 from zoo.recipe import Recipe
@@ -93,18 +92,6 @@ def test_joining_by_a_layer_and_pooling() -> None:
     assert all(output.shape == (2, 3, 3) for output in outputs)
 
 
-def test_cells_are_joined_with_the_question_one_by_one() -> None:
-    task = create("vqa-lstm", pool="cells")
-    hidden = task.asked.out_features
-    features, questions = torch.randn(2, task.encoder.features, 2, 3), torch.randn(2, 3, hidden)
-    cells = with_places(features)
-    expected = torch.zeros(2, 3, hidden)
-    for cell in range(6):
-        expected += torch.relu(task.picture(cells[:, cell])[:, None] * task.asked(questions))
-    expected = task.head(task.hidden(task.norm(expected.flatten(0, 1)).view(2, 3, hidden)))
-    torch.testing.assert_close(task.answer(features, questions), expected)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
@@ -112,7 +99,6 @@ def test_cells_are_joined_with_the_question_one_by_one() -> None:
         ("vqa-relation", {"encoder_options": {"channels": [4] * 5}}, "there are no pairs"),
         ("vqa-relation", {"answer_layers": 0}, "model.answer_layers=0"),
         ("vqa-attention", {"looks": 0}, "model.looks=0"),
-        ("vqa-lstm", {"pool": "cells", "join": "mlp"}, "model.join=mlp"),
         ("vqa-lstm", {"embedding": 0}, "model.embedding=0"),
         ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: is no image network"),
         ("vqa-lstm", {"frozen": True}, "model.weights"),

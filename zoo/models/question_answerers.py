@@ -118,8 +118,7 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
     Antol et al. 2015 squash both by tanh before they are multiplied; without, it learns in fewer steps.
 
     Args:
-        pool: how the map becomes a vector: whole, all its places side by side; mean, for large maps; or cells, each place, which
-            knows where it is, is joined with the question by itself, and what comes of that is added up.
+        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
         join: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
     """
 
@@ -134,29 +133,21 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         hidden: int = 128,
         embedding: int = 32,
         dropout: float = 0.0,
-        pool: Literal["whole", "mean", "cells"] = "whole",
+        pool: Literal["whole", "mean"] = "whole",
         join: Literal["product", "mlp"] = "product",
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
         rows, columns = self.encoder.grid
-        if pool == "cells" and join != "product":
-            raise UserError(f"model.pool=cells, model.join={join}: cells are joined with the question by a product")
-        self.of_cells = pool == "cells"
         self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        seen = {"whole": self.encoder.features * rows * columns, "mean": self.encoder.features}
-        self.picture = nn.Linear(seen.get(pool, self.encoder.features + PLACE), hidden)
-        self.norm = norm_1d("batch" if self.of_cells else "none", hidden)  # most of the sum is the same for all pictures
+        seen = self.encoder.features * (rows * columns if pool == "whole" else 1)
+        self.picture = nn.Linear(seen, hidden)
         self.asked = nn.Linear(hidden, hidden) if join == "product" else nn.Identity()
         self.join = join
         self.hidden = nn.Sequential(nn.Linear(hidden if join == "product" else 2 * hidden, 2 * hidden), nn.ReLU(), self.dropout)
         self.head = nn.Linear(2 * hidden, len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
-        question = self.asked(questions)
-        if self.of_cells:
-            cells = F.relu(self.picture(with_places(features))[:, None] * question[:, :, None]).sum(2)
-            return self.head(self.hidden(self.norm(cells.flatten(0, 1)).view(cells.shape)))
-        picture = self.picture(self.pool(features))[:, None]
+        picture, question = self.picture(self.pool(features))[:, None], self.asked(questions)
         if self.join == "product":
             both = picture * question
         else:
@@ -164,7 +155,7 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         return self.head(self.hidden(both))
 
     def stages(self) -> dict[str, nn.Module]:
-        joined = nn.ModuleList([self.picture, self.asked, self.norm])
+        joined = nn.ModuleList([self.picture, self.asked])
         return {"encoder": self.encoder, "question": self.question, "join": joined, "hidden": self.hidden, "head": self.head}
 
 
