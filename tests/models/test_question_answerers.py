@@ -98,6 +98,7 @@ def test_joining_by_a_layer_and_pooling() -> None:
         ("vqa-relation", {"relation": []}, "model.relation=[]"),
         ("vqa-relation", {"encoder_options": {"channels": [4] * 5}}, "there are no pairs"),
         ("vqa-relation", {"answer_layers": 0}, "model.answer_layers=0"),
+        ("vqa-relation", {"film": 0}, "model.film=0"),
         ("vqa-attention", {"looks": 0}, "model.looks=0"),
         ("vqa-lstm", {"embedding": 0}, "model.embedding=0"),
         ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: is no image network"),

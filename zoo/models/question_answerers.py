@@ -256,6 +256,8 @@ class RelationNetwork(PictureQuestionAnswerer):
             raise UserError(
                 f"model.relation={relation}, model.answer_layers={answer_layers}: at least one layer, of a width from 1"
             )
+        if film < 1:
+            raise UserError(f"model.film={film}: must be at least 1")
         if math.prod(self.encoder.grid) < 2:
             raise UserError(f"{encoder} leaves one place of images of {spec.image.height}x{spec.image.width}: there are no pairs")
         self.relations = Relations(self.encoder.features + PLACE, question, film, relation)
