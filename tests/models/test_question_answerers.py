@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.errors import UserError
 from zoo.layers.sentence_encoder import SentenceEncoder
-from zoo.models.question_answerers import Look, Relations
+from zoo.models.question_answerers import Look, Question, Relations
 from zoo.recipe import Recipe
 from zoo.spec import PAD, SPECIAL_WORDS, QuestionSpec
 
@@ -54,6 +54,16 @@ def test_a_sentence_is_the_most_that_each_unit_says_at_any_of_its_words() -> Non
         states, _ = encoder.recurrent(encoder.embedding(words[row, column, :length])[None])
         torch.testing.assert_close(found[row, column], states[0].amax(0))
     assert not found[1, 1].any(), "a question without a word says nothing"
+
+
+def test_rows_without_a_question_do_not_count_in_the_statistics_of_questions() -> None:
+    torch.manual_seed(0)
+    question = Question(9, 4, 5).train()
+    words = torch.tensor([[[5, 6, 7], [8, 4, PAD]], [[4, 7, PAD], [PAD, PAD, PAD]]])
+    sentences = question.sentence(words)
+    asked = torch.stack([sentences[0, 0], sentences[0, 1], sentences[1, 0], sentences[1, 0]])
+    expected = (asked - asked.mean(0)) / (asked.var(0, correction=0) + question.norm.eps).sqrt()
+    torch.testing.assert_close(question(words).flatten(0, 1), expected)
 
 
 def test_a_look_adds_the_mean_of_the_cells_by_their_weights() -> None:

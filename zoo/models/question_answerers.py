@@ -20,7 +20,7 @@ from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.recipe import Recipe
 from zoo.registry import register_model
-from zoo.spec import QuestionSpec
+from zoo.spec import PAD, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
 
@@ -32,7 +32,7 @@ TINY_RELATIONS = {
     "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
     "question": 8, "film": 12, "relation": [12, 8],
 }  # fmt: skip
-# pictures have many questions each, so that small batches are large enough, and steps are what learning takes
+# pictures have many questions each, so that few pictures make a large batch, and steps are what learning takes
 RECIPE = {
     "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
     "clip": 5.0,
@@ -105,8 +105,9 @@ class Question(nn.Module):
         self.norm = norm_1d("batch", hidden)
 
     def forward(self, words: Tensor) -> Tensor:
-        """int64 [N, Q, L] to [N, Q, hidden]."""
-        sentences = self.sentence(words)
+        """int64 [N, Q, L], filled up with ``PAD``, to [N, Q, hidden]; where there are fewer, the first is repeated."""
+        is_question = (words != PAD).any(-1, keepdim=True)
+        sentences = self.sentence(torch.where(is_question, words, words[:, :1]))  # else rows of nothing shift the statistics
         return self.norm(sentences.flatten(0, 1)).view(sentences.shape)
 
 
