@@ -30,6 +30,7 @@ LIGHT = [
             "words",
         )
     ),
+    *(f"zoo/commands/{path.name}" for path in (ROOT / "zoo/commands").glob("*.py")),
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
     "zoo/training/run_folder.py",
@@ -51,6 +52,7 @@ SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {
     "cli.py": {"zoo"},
+    "zoo/commands": {"zoo"},
     "callbacks": {"callbacks"},
     "datamodules": BASE | {"datamodules"},
     "zoo/__init__.py": SETTINGS,

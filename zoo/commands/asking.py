@@ -1,0 +1,169 @@
+"""``zoo predict``, ``zoo sample`` and ``zoo chat``: what trained networks say."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.commands.shell import (
+    Checkpoint,
+    Json,
+    RunName,
+    checkpoint_file,
+    decimal_number,
+    open_registry,
+    print_json,
+    print_table,
+    whole_number,
+)
+from zoo.errors import UserError
+
+
+def predict(
+    context: typer.Context,
+    run: RunName,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
+    top: Annotated[str | None, typer.Option(metavar="N", help="Classes or answers to name for each image; default 3.")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked about each image.")] = None,
+    beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
+    samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
+    temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of samples: the same seed draws the same.")] = None,
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Say what is in pictures.
+
+    [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
+    [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
+    """
+    numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
+    asked = {name[2:]: whole_number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    if question is not None:
+        asked["question"] = question
+    if temperature is not None:
+        asked["temperature"] = decimal_number("--temperature", temperature)
+    registry = open_registry(context)
+    file, _ = checkpoint_file(run, checkpoint)
+    from zoo.training.prediction import predict_files
+
+    predictions = predict_files(registry, file, inputs, **asked)
+    if json:
+        print_json([prediction.to_dict() for prediction in predictions])
+        return
+    print_table([prediction.row() for prediction in predictions], predictions[0].header)
+
+
+def sample(
+    context: typer.Context,
+    run: RunName,
+    prompt: Annotated[str, typer.Option(help="The text to go on from; the default is a new line.")] = "",
+    length: Annotated[str, typer.Option(metavar="N", help="Characters to write.")] = "500",
+    temperature: Annotated[str, typer.Option(metavar="T", help="Below 1 the likely becomes likelier, above 1 rarer.")] = "1",
+    top_k: Annotated[str, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest characters; 0 is all.")] = "0",
+    top_p: Annotated[str, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that together have P.")] = "1",
+    seed: Annotated[str, typer.Option(metavar="N", help="The same seed writes the same text.")] = "0",
+    samples: Annotated[str, typer.Option(metavar="N", help="Texts to write, side by side.")] = "1",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest character.")] = False,
+    beams: Annotated[str, typer.Option(metavar="N", help="Beam search: keep the N likeliest texts.")] = "0",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Let a language model write.
+
+    [bold]zoo sample char-lstm-pydoc --prompt 'The for statement' --length 300[/bold]\n
+    [bold]zoo sample char-lstm-pydoc --temperature 0.7 --top-k 10 --samples 3 --seed 7[/bold]\n
+    [bold]zoo sample char-lstm-pydoc --prompt 'class ' --beams 5 --length 40[/bold]
+    """
+    count, several, width = (
+        whole_number("--length", length),
+        whole_number("--samples", samples),
+        whole_number("--beams", beams, 0),
+    )
+    if sum((greedy, width > 0, several > 1)) > 1:
+        raise UserError("--greedy, --beams and several --samples exclude each other")
+    of_drawing = {"--temperature": temperature != "1", "--top-k": top_k != "0", "--top-p": top_p != "1", "--seed": seed != "0"}
+    if (greedy or width) and (given := [name for name, is_given in of_drawing.items() if is_given]):
+        raise UserError(f"{'--greedy' if greedy else '--beams'} draws nothing at random: leave {' and '.join(given)} out")
+    registry = open_registry(context)
+    file, _ = checkpoint_file(run, checkpoint)
+    from zoo.decoding import Sampling
+    from zoo.training.writing import Writer
+
+    sampling = Sampling(
+        decimal_number("--temperature", temperature), whole_number("--top-k", top_k, 0), decimal_number("--top-p", top_p)
+    )
+    writer = Writer(registry, file)
+    if width:
+        texts = [text for text, _ in writer.beam(prompt, count, width)]
+    else:
+        drawn = (prompt, count, several, sampling, whole_number("--seed", seed, 0) % 2**63)
+        stream = writer.greedy(prompt, count) if greedy else writer.sample(*drawn)
+        if several == 1 and not json:
+            _stream(prompt, stream)
+            return
+        texts = ["".join(characters) for characters in zip(*stream, strict=True)]
+    if json:
+        print_json([{"prompt": prompt, "text": text} for text in texts])
+        return
+    for number, text in enumerate(texts, 1):
+        print(f"{'' if number == 1 else chr(10)}--- {number}\n{prompt}{text}")
+
+
+def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
+    """Print characters as they come."""
+    print(prompt, end="", flush=True)
+    for characters in stream:
+        print(characters[0], end="", flush=True)
+    print()
+
+
+def chat(
+    context: typer.Context,
+    run: RunName,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to talk about.")],
+    caption: Annotated[str, typer.Option(help="What is known of the picture before the first question.")] = "",
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Talk about a picture: a question a line, each understood in the light of those before; quit or Ctrl-D ends.
+
+    [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
+    [bold]printf 'what colour is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
+    """
+    registry = open_registry(context)
+    file, _ = checkpoint_file(run, checkpoint)
+    from zoo.training.conversation import Conversation, Unanswered
+
+    talk = Conversation(registry, file, Path(image), caption)
+    for question in _lines():
+        if question.strip().lower() == "quit":
+            break
+        try:
+            said = {"answer": talk.ask(question)}
+        except Unanswered as reason:
+            said = {"unanswered": str(reason)}
+        told = json_module.dumps({"question": question.strip(), **said}, ensure_ascii=False)
+        print(told if json else next(iter(said.values())), flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, line by line, with a sign that it is awaited; or what comes through a pipe."""
+    sys.stdin.reconfigure(errors="replace")
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    print("ask about the picture; quit or Ctrl-D ends", file=sys.stderr)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -1,0 +1,79 @@
+"""``zoo check`` and ``zoo doctor``: whether a model, a data set, and this machine are sound."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoo.commands.shell import Json, open_registry, print_json
+from zoo.errors import UserError, unknown
+from zoo.registry import Entry, Registry
+
+
+def check(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model or a data set, yours perhaps.")],
+    gradients: Annotated[bool, typer.Option("--gradients", help="Hold a model's gradients against differences.")] = False,
+    json: Json = False,
+) -> None:
+    """Hold a model or a data set against the zoo's contract.
+
+    [bold]zoo --plugin mine.py check mine[/bold]\n
+    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centred differences
+    """
+    registry = open_registry(context)
+    if name not in registry.models and name not in registry.data:
+        raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
+    entry = registry.model(name) if name in registry.models else registry.data_set(name)
+    if gradients:
+        _check_gradients(registry, entry, json)
+        return
+    from zoo.check import check_entry
+
+    results = check_entry(registry, entry)
+    if json:
+        print_json([vars(result) for result in results])
+    else:
+        for result in results:
+            print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
+    if entry.kind != "model":
+        raise UserError(f"--gradients is for models; {entry.name} is a data set")
+    from zoo.gradient_check import check_gradients
+
+    results = []
+    for result in check_gradients(registry, entry):  # a large network takes a while: tell what is known
+        results.append(result)
+        if not json:
+            shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
+            kinks = f", {result.kinks} left out at kinks" if result.kinks else ""
+            print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
+    failed = [result.name for result in results if not result.passed]
+    if json:
+        print_json([result.to_dict() for result in results])
+    elif not results:
+        print(f"{entry.name} has no parameters, nothing to check")
+    else:
+        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with differences of the loss")
+    if failed:
+        raise typer.Exit(1)
+
+
+def doctor(context: typer.Context, json: Json = False) -> None:
+    """Look at this machine: versions, devices, folders, plugins, and what is wrong with them."""
+    from zoo.doctor import examine
+
+    findings = examine(open_registry(context))
+    if json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{'    ' if finding.good else 'BAD '} {finding.name.ljust(width)}  {finding.text}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)

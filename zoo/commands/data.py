@@ -1,0 +1,123 @@
+"""``zoo data``: data sets listed, described, fetched and looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.commands.listing import print_entry, print_list
+from zoo.commands.shell import Json, SetData, open_registry, print_json
+from zoo.errors import UserError
+from zoo.registry import REQUIRED, Entry
+
+
+def list_data(
+    context: typer.Context,
+    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern.")] = "",
+    task: Annotated[str, typer.Option(help="Only data for this kind of work.")] = "",
+    json: Json = False,
+) -> None:
+    """List the data sets."""
+    print_list(open_registry(context).data, pattern, task, json, "zoo data show NAME    zoo data preview NAME")
+
+
+def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
+    """The data set with its options checked, not yet fetched."""
+    entry = open_registry(context).data_set(name)
+    options = _data_options(entry, settings)
+    from zoo.recipe import Recipe
+
+    recipe = Recipe()
+    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+
+
+def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
+    """All options of a data set, checked; what must lie at the root that the user names is looked for."""
+    from zoo.options import check_options
+    from zoo.recipe import parse_setting
+
+    given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
+    options = check_options(entry, given)
+    needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
+    if needs_root and not Path(options["root"]).expanduser().exists():
+        raise UserError(f"data.root={options['root']}: there is no such file or folder")
+    return options
+
+
+def show_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    settings: SetData = [],  # noqa: B006
+    measure: Annotated[bool, typer.Option("--measure", help="Also read it: images a split, statistics, faults.")] = False,
+    json: Json = False,
+) -> None:
+    """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
+    entry = open_registry(context).data_set(name)
+    if settings:
+        _data_options(entry, settings)
+    facts = _data_facts(context, name, settings) if measure else {}
+    if json:
+        print_json({**entry.to_dict(), **facts})
+        return
+    print_entry(entry, "data")
+    if facts:
+        print()
+    for key, value in facts.items():
+        print(f"{key:<12} {value}")
+    root = " --set data.root=FOLDER" if any(option.default == REQUIRED for option in entry.options) else ""
+    print(f"\nnext    zoo data preview {name}{root}    zoo train NAME --data {name}{root}")
+
+
+def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[str, Any]:
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    data.setup()
+    return data.facts()
+
+
+def fetch_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in cifar10.")],
+    settings: SetData = [],  # noqa: B006
+) -> None:
+    """Download a data set, verified by its hash, so that training needs no network: [bold]zoo data fetch cifar10[/bold]."""
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    print(f"{name} is here. next: zoo data preview {name}")
+
+
+def preview_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    settings: SetData = [],  # noqa: B006
+    output: Annotated[str, typer.Option("--output", "-o", help="The PNG to write; default NAME.png.")] = "",
+) -> None:
+    """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].
+
+    Of texts and of sequences of numbers, the beginning is printed.
+    """
+    entry, data = _open_data(context, name, settings)
+    if entry.task in ("language-modelling", "sequence-memory"):
+        if output:
+            raise UserError(f"--output {output}: {name} is printed, not drawn")
+        data.prepare_data()
+        data.setup()
+        print(data.beginning())
+        return
+    if entry.task == "navigation":
+        from zoo.pictures.paths import write_maps
+
+        print(f"{write_maps(data, name, Path(output or f'{name}.png'))}: houses with instructions and the ways that they tell")
+        return
+    from zoo.pictures.preview import SAMPLES, write_preview
+
+    path = write_preview(data, name, Path(output or f"{name}.png"))
+    points = data.image_spec.are_points
+    augmented = "" if data.augment == "none" else f" in the first row, augmented ({data.augment}) below"
+    shown = "training and test points" if points else f"samples{augmented}"
+    print(f"{path}: {shown}")
+    if entry.task != "classification":
+        for number, lines in enumerate(data.told(SAMPLES), 1):
+            print(f"{number}  {'   '.join(lines)}")

@@ -1,0 +1,121 @@
+"""``zoo list`` and ``zoo show``: what models there are, and one of them described."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
+from zoo.errors import UserError
+from zoo.registry import REQUIRED, Entry, Registry
+
+
+def print_list(entries: dict[str, Entry], pattern: str, task: str, json: bool, next_command: str) -> None:
+    from fnmatch import fnmatch
+
+    def matches(entry: Entry) -> bool:
+        names = (entry.name, *entry.tags)
+        wanted = any(fnmatch(name, pattern) or pattern in name for name in names) if pattern else True
+        return wanted and task in ("", entry.task)
+
+    found = sorted(filter(matches, entries.values()), key=lambda entry: _natural(entry.name))
+    if json:
+        print_json([entry.to_dict() for entry in found])
+    elif not found:
+        raise UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}")
+    else:
+        rows = [(entry.name, entry.task, entry.summary.partition(":")[0].rstrip("."), entry.origin) for entry in found]
+        foreign = any(not entry.origin.startswith("bestiary ") for entry in found)
+        header = ("name", "task", "what it is", "from")
+        print_table(rows if foreign else [row[:3] for row in rows], header if foreign else header[:3])
+        print(f"\nnext: {next_command}")
+
+
+def _natural(name: str) -> list[Any]:
+    """resnet20 before resnet110."""
+    import re
+
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
+
+
+def list_models(
+    context: typer.Context,
+    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern as in 'resnet*'.")] = "",
+    task: Annotated[str, typer.Option(help="Only models for this kind of work, as in classification.")] = "",
+    json: Json = False,
+) -> None:
+    """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold]."""
+    print_list(open_registry(context).models, pattern, task, json, "zoo show NAME    zoo train NAME")
+
+
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20.")],
+    layers: Annotated[bool, typer.Option("--layers", help="A table of the layers for one input.")] = False,
+    data: Annotated[str, typer.Option(help="With --layers: the data set whose samples are the input.")] = "",
+    image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: the size of an image.")] = "",
+    settings: SetModelAndData = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Describe a model: what it is, its options, its recipe, and the data it can take.
+
+    [bold]zoo show resnet20[/bold]\n
+    [bold]zoo show vgg16-imagenet --layers --input 3x224x224[/bold]   shapes, parameters, multiply-adds, receptive fields\n
+    [bold]zoo show resnet20 --layers --data cifar10 --set model.width=32[/bold]
+    """
+    registry = open_registry(context)
+    entry = registry.model(name)
+    if data:
+        registry.data_set(data)
+    if layers:
+        _show_layers(registry, name, data, image, settings, json)
+        return
+    if data or image or settings:
+        raise UserError("--data, --input and --set go with --layers")
+    if json:
+        print_json(entry.to_dict())
+        return
+    print_entry(entry, "model")
+    print("\nrecipe (--set recipe.KEY=VALUE)")
+    for key, value in entry.recipe.items():
+        print(f"  {key} = {value}")
+    default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
+    print(f"\ndata    {', '.join(registry.data_for(entry.task, entry.tags))}   (default: {default})")
+    print(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
+
+
+def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:
+    from zoo.recipe import parse_setting, resolve
+    from zoo.spec import parse_image_shape
+
+    chosen = [{"data": {"name": data}}] if data else []
+    run = resolve(registry, name, {}, [*(parse_setting(text, ("model", "data")) for text in settings), *chosen])
+    shape = parse_image_shape(image) if image else None
+    from zoo.layer_table import tabulate
+
+    table = tabulate(registry, run, shape)
+    if json:
+        print_json({"model": name, **table.to_dict()})
+        return
+    numbers = ("output", "parameters", "multiply-adds", "stride", "field")
+    header = ("layer", "kind", *(numbers if table.has_positions else numbers[:3]))
+    rows = [row.to_text()[: len(header)] for row in table.layers]
+    print_table([*rows, table.total_text()[: len(header)]], header, numbers)
+    taken = f"an image of {'x'.join(map(str, table.input))}" if table.input else f"a sample of {run.data['name']}"
+    given = " ".join([name, *(["--data", data] if data else []), *(f"--set {shlex.quote(text)}" for text in settings)])
+    check = f"    zoo check {name} --gradients" if table.parameters else ""
+    print(f"\n{name} for {taken}. next: zoo train {given}{check}")
+
+
+def print_entry(entry: Entry, section: str) -> None:
+    print(f"{entry.name}   {entry.summary}")
+    where = f"   https://arxiv.org/abs/{entry.paper}" if entry.paper else ""
+    print(f"{entry.task}, from {entry.origin}   {' '.join(f'#{tag}' for tag in entry.tags)}{where}")
+    if entry.options:
+        print(f"\noptions (--set {section}.KEY=VALUE)")
+    for option in entry.options:
+        default = "must be given" if option.default == REQUIRED else f"= {option.default}"
+        values = option.type.removeprefix("Literal[").removesuffix("]").replace("'", "")
+        print(f"  {option.name} {default}   ({values if option.type.startswith('Literal[') else option.type}) {option.help}")

@@ -1,0 +1,115 @@
+"""``zoo search``: many trainings, of which the best counts."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
+from zoo.errors import UserError
+from zoo.registry import Registry
+
+
+def search(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in mlp.")],
+    over: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=RANGE", help="log:LOW..HIGH, uniform:LOW..HIGH or choice:A,B; for a grid, LOW..HIGH:POINTS."),
+    ] = [],  # noqa: B006
+    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data, in each trial.")] = None,
+    settings: Set = [],  # noqa: B006
+    trials: Annotated[str | None, typer.Option(metavar="N", help="Finished trials in all; default 20, or all of a grid.")] = None,
+    sampler: Annotated[str, typer.Option(help="random, grid, or tpe, which looks at the results so far.")] = "random",
+    pruner: Annotated[str, typer.Option(help="Stop bad trials early: none, median or asha.")] = "none",
+    metric: Annotated[str, typer.Option(help="Of validation, as in loss; the default is the model's own.")] = "",
+    folds: Annotated[str, typer.Option(metavar="K", help="K-fold cross-validation: K trainings for each trial.")] = "1",
+    workers: Annotated[
+        str, typer.Option(metavar="N", help="Processes here, each on a GPU of its own if there are several.")
+    ] = "1",
+    study: Annotated[str, typer.Option("--name", help="Of the study; the default is made of model and data.")] = "",
+    storage: Annotated[str, typer.Option(metavar="URL", help="A database for several machines, as in postgresql://...")] = "",
+    seed: Annotated[str, typer.Option(metavar="N", help="Of what is drawn; training has its own, recipe.seed.")] = "0",
+    show: Annotated[bool, typer.Option("--show", help="Only show how a study stands.")] = False,
+    wandb_sweep: Annotated[str, typer.Option(metavar="FILE", help="Only write the search as a sweep of W&B.")] = "",
+    json: Json = False,
+) -> None:
+    """Search for good settings: many trainings, judged on validation images. The same command goes on with its study.
+
+    [bold]zoo search mlp --over recipe.lr=log:1e-4..1e-1 --over model.dropout=uniform:0..0.5 --trials 30[/bold]\n
+    [bold]zoo search mlp --over 'model.hidden=choice:\\[64],\\[256,128]' --sampler grid --folds 5[/bold]\n
+    [bold]zoo search resnet20 --over recipe.lr=log:1e-2..1 --sampler tpe --pruner median --workers 4[/bold]\n
+    [bold]zoo search mlp --show[/bold]   table and picture of what there is
+    """
+    registry = open_registry(context)
+    entry = registry.model(name)
+    if data:
+        registry.data_set(data)
+    where = (study or f"{name}-{data or entry.data}", storage)
+    if show:
+        if over or settings or trials or wandb_sweep:
+            raise UserError("--show shows a study as it is: leave out what is to be searched")
+        from zoo.search.study import Place, find
+
+        place = Place(*where)
+        _print_search(registry, place, *find(place, registry), json, zoo_command(context))
+        return
+    from zoo.recipe import parse_setting
+    from zoo.search.plan import plan_effort, plan_search
+
+    flags = {"data": {"name": data} if data else {}, "recipe": {"epochs": epochs} if epochs is not None else {}}
+    numbers = (whole_number("--folds", folds), whole_number("--seed", seed, 0))
+    limits = (None if trials is None else whole_number("--trials", trials), pruner, whole_number("--workers", workers))
+    plan = plan_search(registry, name, [*map(parse_setting, settings), flags], over, sampler, metric, *numbers)
+    effort = plan_effort(plan, *limits, context.obj or [])
+    if wandb_sweep:
+        from zoo.search.wandb_sweep import write_sweep
+
+        write_sweep(Path(wandb_sweep), registry, plan, effort)
+        print(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
+        return
+    _search(registry, where, plan, effort, json, zoo_command(context))
+
+
+def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, json: bool, zoo: str) -> None:
+    from zoo.search.points import points_over
+    from zoo.search.study import Place, hide_password, start_or_go_on
+    from zoo.search.workers import check_data_and_model, run_search
+    from zoo.training.checkpoints import Interrupted
+
+    place = Place(*where)
+    check_data_and_model(registry, plan)
+    study = start_or_go_on(place, plan)
+    if done := len(points_over(study, effort.points)):
+        print(f"study {place.name} goes on: {done} of {effort.points} trials are finished", file=sys.stderr)
+    try:
+        run_search(registry, study, place, plan, effort)
+    except Interrupted:
+        again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
+        kept = len(points_over(study, effort.points))
+        print(f"interrupted; {kept} finished trials are kept. To go on: {again}", file=sys.stderr)
+        sys.exit(130)
+    _print_search(registry, place, plan, study, json, zoo)
+    if not any(trial.value is not None for trial in study.trials):
+        raise UserError(f"no trial of study {place.name!r} came to a result: the table says why; for another range, --name NEW")
+
+
+def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
+    from zoo.search.report import records, table, write_best, write_picture
+
+    best, picture = write_best(study, place, plan, registry), write_picture(study, place, plan)
+    if json:
+        files = {"config": str(best), "picture": str(picture)} if best else {}
+        print_json({"study": place.name, "metric": f"val/{plan.metric}", **files, "trials": records(study, plan)})
+        return
+    print_table(*table(study, plan))
+    if best is not None:
+        print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
+        print(f"next: {zoo} train --config {shlex.quote(str(best))}")
+    else:
+        print("\nno trial is complete yet. next: the command that began the study goes on with it, and tries lost trials again")

@@ -1,0 +1,157 @@
+"""What all commands share: options that are text, errors of one line, tables and JSON."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from zoo.errors import UserError, one_line
+from zoo.ranks import is_follower
+from zoo.registry import Registry, scan
+
+if TYPE_CHECKING:
+    from zoo.recipe import Run
+
+# the base of Typer's own usage errors; Typer has carried its parser inside since 0.20 and took it from click before
+UsageError = typer.BadParameter.__mro__[1]
+
+
+class TextParameters:
+    """Parameters that are text and flags, as all are here.
+
+    Typer sends every parameter through pydantic, whose import takes longer than all the rest of answering a name. Text needs no
+    conversion; numbers are checked with the recipe, where their bounds are known.
+    """
+
+    def get_params(self, context: Any) -> list[Any]:
+        parameters = super().get_params(context)
+        for parameter in parameters:
+            if "process_value" not in vars(parameter):
+                parameter.process_value = partial(_process_text, parameter, parameter.process_value)
+        return parameters
+
+
+def _process_text(parameter: Any, convert: Callable, context: Any, value: Any) -> Any:
+    several = parameter.multiple or parameter.nargs == -1
+    if parameter.required and (value is None or (several and not value)):
+        return convert(context, value)  # which complains
+    value = () if value is None and several else value
+    return parameter.callback(context, parameter, value) if parameter.callback else value
+
+
+class TextCommand(TextParameters, TyperCommand):
+    """A command of text and flags."""
+
+
+class OneLineErrors(TextParameters, TyperGroup):
+    """A group whose errors are one line on standard error: 2 for the user's mistakes, 130 when interrupted."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        extra.setdefault("prog_name", "zoo")
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
+        except UserError as error:
+            _fail(str(error))
+        except UsageError as error:
+            if not error.format_message():  # the help was asked for by giving nothing
+                sys.exit(2)
+            _fail(f"{error.format_message()} (see: {_command_path(error)} --help)")
+        except (KeyboardInterrupt, typer.Abort):
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            import errno
+
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            _fail(f"{error.filename or 'output'}: {error.strerror.lower()}")
+
+
+def _fail(text: str) -> None:
+    if not is_follower():
+        print("error:", one_line(text), file=sys.stderr)
+    sys.exit(2)
+
+
+def _command_path(error: Any) -> str:
+    return error.ctx.command_path if getattr(error, "ctx", None) else "zoo"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."),
+]
+SetData = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, as in data.size=32.")]
+SetModelAndData = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of model or data, as in model.depth=32, data.size=64.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or the path of a run's folder.")]
+Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+
+
+def open_registry(context: typer.Context) -> Registry:
+    registry = scan(context.obj or ())
+    for warning in registry.warnings if not is_follower() else ():
+        print("warning:", warning, file=sys.stderr)
+    return registry
+
+
+def whole_number(option: str, text: str, least: int = 1) -> int:
+    """A whole number that an option was given."""
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{option} {text}: must be a number from {least}")
+    return int(text)
+
+
+def decimal_number(option: str, text: str) -> float:
+    """A number that an option was given."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{option} {text}: must be a number") from None
+
+
+def zoo_command(context: typer.Context) -> str:
+    """The command that starts any other, with the plugins that were given."""
+    return " ".join(["zoo", *(f"--plugin {shlex.quote(file)}" for file in context.obj or ())])
+
+
+def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
+    from zoo.training.run_folder import RunFolder
+
+    folder = RunFolder.find(run)
+    return folder.checkpoint(checkpoint), folder.read_run()
+
+
+def print_json(value: Any) -> None:
+    print(json_module.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
+    """Aligned columns, those of ``numbers`` to the right; a line is cut to the width of a terminal, and whole in a pipe."""
+    import shutil
+
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    aligns = [str.rjust if title in numbers else str.ljust for title in header]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
+    for row in (header, *rows):
+        line = "  ".join(align(cell, w) for align, cell, w in zip(aligns, row, widths, strict=True)).rstrip()
+        print(line if len(line) <= width else line[: width - 1] + "…")
+
+
+def metrics_line(metrics: dict[str, float]) -> str:
+    def text(name: str, value: float) -> str:
+        return f"{value:,.0f}" if name.endswith("/characters") else f"{value:.4f}"
+
+    return "  ".join(f"{name} {text(name, value)}" for name, value in metrics.items())

@@ -1,0 +1,156 @@
+"""``zoo train`` and ``zoo test``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.commands.shell import (
+    Checkpoint,
+    Json,
+    RunName,
+    Set,
+    SetData,
+    checkpoint_file,
+    metrics_line,
+    open_registry,
+    print_json,
+    zoo_command,
+)
+from zoo.errors import UserError
+from zoo.ranks import is_follower
+from zoo.registry import Registry
+
+if TYPE_CHECKING:
+    from zoo.recipe import Run
+
+
+def train(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20; left out with --resume or --config.")] = "",
+    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")] = None,
+    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices, or 'auto'.")] = None,
+    nodes: Annotated[str | None, typer.Option(metavar="N", help="How many machines.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Lightning's: ddp, fsdp, ...")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")] = None,
+    run_name: Annotated[str | None, typer.Option("--name", help="Name of the run's folder under runs/.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YAML, as a run's run.yaml.")] = None,
+    settings: Set = [],  # noqa: B006
+    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run exactly where it was saved.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a model, keep the best checkpoint, and test it.
+
+    [bold]zoo train resnet20[/bold]   on digits, in under a minute\n
+    [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your pictures, one folder a class\n
+    [bold]zoo train mlp --epochs 5 --set model.hidden=[256,128] --set recipe.lr=3e-4[/bold]\n
+    [bold]zoo train --resume resnet20-digits[/bold]   after an interruption
+    """
+    registry = open_registry(context)
+    # names first: they are answered before anything heavier is imported
+    if name:
+        registry.model(name)
+    if data:
+        registry.data_set(data)
+    from zoo.recipe import differences, parse_setting, read_config, resolve
+
+    flags = {
+        "data": {"name": data or None},
+        "recipe": {"epochs": epochs, "precision": precision},
+        "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+        "wandb": {"mode": wandb},
+    }
+    flags = {key: {k: v for k, v in section.items() if v is not None} for key, section in flags.items()}
+    layers = [*map(parse_setting, settings), {key: section for key, section in flags.items() if section}]
+    folder = None
+    if resume is None:
+        run = resolve(registry, name or None, read_config(config) if config else {}, layers)
+    else:
+        from zoo.training.run_folder import RunFolder
+
+        if config or run_name:
+            raise UserError(f"--resume goes on with a run as it is: leave out {'--config' if config else '--name'}")
+        folder = RunFolder.find(resume)
+        former = folder.read_run()
+        run = resolve(registry, name or None, former.model_dump(mode="json"), layers)
+        changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
+        if changed:
+            instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
+            raise UserError(f"--resume goes on with a run as it is, and here {changed[0]}: for a new run, {instead}")
+    _train(registry, run, run_name, folder, json, zoo_command(context))
+
+
+# they say where a run computes and who watches, not what it computes
+CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
+
+
+def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str) -> None:
+    """Train and tell how to go on; ``again`` is the command with the plugins that were given."""
+    from zoo.training import engine
+    from zoo.training.checkpoints import Interrupted
+
+    try:
+        outcome = engine.train(registry, run, run_name, resume)
+    except Interrupted as stopped:
+        if not is_follower():
+            print(f"interrupted, and saved. To go on: {again} train --resume {stopped}", file=sys.stderr)
+        sys.exit(130)
+    if not outcome.is_rank_zero:
+        return
+    if json:
+        print_json({"run": str(outcome.folder.path), **outcome.test})
+        return
+    name = outcome.folder.name
+    if outcome.was_finished:
+        print(f"{name} was finished: there was nothing left to train")
+    print(f"{run.model['name']} on {run.data['name']}: {metrics_line(outcome.test)}")
+    print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
+    data = registry.data_set(run.data["name"])
+    ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
+    others = {
+        "language-modelling": f"sample {name}",
+        "sequence-memory": f"data preview {data.name}",
+        "question-answering": f"predict {name} IMAGE... --question TEXT",
+        "dialogue": f"chat {name} IMAGE",
+        "navigation": f"picture path {name}",
+    }
+    ask = others.get(data.task, ask)
+    several_epochs = run.recipe.epochs > 1 or data.task != "classification"
+    look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
+    look = f"picture captions {name}" if data.task == "captioning" else look
+    print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
+
+
+def test(
+    context: typer.Context,
+    run: RunName,
+    data: Annotated[str, typer.Option(help="Another data set with the same classes.")] = "",
+    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices; the figures do not depend on it.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
+    settings: SetData = [],  # noqa: B006
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Test a trained model on its test images: [bold]zoo test resnet20-digits --json[/bold]."""
+    from zoo.recipe import parse_setting, resolve_test
+
+    flags = {"trainer": {k: v for k, v in {"devices": devices, "accelerator": accelerator}.items() if v is not None}}
+    layers = [*(parse_setting(text, ("data", "trainer")) for text in settings), flags]
+    registry = open_registry(context)
+    file, former = checkpoint_file(run, checkpoint)
+    data_section, trainer_settings = resolve_test(registry, former, data or None, layers)
+    from zoo.training import engine
+
+    metrics, is_rank_zero = engine.test(registry, file, data_section, trainer_settings)
+    if not is_rank_zero:
+        return
+    if json:
+        print_json(metrics)
+    else:
+        print(f"{former.model['name']} on {data_section['name']}: {metrics_line(metrics)}")
