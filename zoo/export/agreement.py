@@ -70,9 +70,8 @@ def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Ag
             ours = task.outputs({"images": batch})
         theirs = opened(batch)
         if theirs.shape != ours.shape:
-            raise UserError(
-                f"the exported network answers {len(batch)} images with {tuple(theirs.shape)}, not {tuple(ours.shape)}"
-            )
+            shapes = f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"
+            raise UserError(f"the exported network answers {len(batch)} images with {shapes}; nothing was written")
         largest = max(largest, (theirs - ours).abs().max().nan_to_num(torch.inf).item())
         others += int((theirs.argmax(1) != ours.argmax(1)).sum())
     if others or largest > TOLERANCE:

@@ -74,8 +74,8 @@ class Card:
             f"## Input and output\n\n"
             f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], values from 0 to 255, {order}; N is any number. "
             "The network normalises them itself.\n"
-            "An image is turned upright by its EXIF orientation, transparent parts become white, the largest box in its middle that "
-            f"has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){grey}.\n\n"
+            "An image is turned upright by its EXIF orientation, transparent parts become white, the largest box in its middle "
+            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){grey}.\n\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
         )
 
@@ -85,13 +85,9 @@ class Card:
     def snippet(self) -> str:
         """A program that says what is in photo.jpg."""
         channels, height, width = self.task.spec.shape
-        form = {
-            "file": json.dumps(self.path.name),
-            "width": width,
-            "height": height,
-            "grey": '.convert("L")' if channels == 1 else "",
-        }
-        return SNIPPETS[self.format.name].format(**form, classes=CLASSES, input=INPUT)
+        grey = '.convert("L")' if channels == 1 else ""
+        names = {"file": json.dumps(self.path.name), "classes": CLASSES, "input": INPUT}
+        return SNIPPETS[self.format.name].format(**names, width=width, height=height, grey=grey)
 
     def _classes(self) -> str:
         names = "\n".join(f"{place}. {name}" for place, name in enumerate(self.task.spec.classes))

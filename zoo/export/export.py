@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import UserError
-from zoo.export.agreement import Agreement, check_agreement, own_test_data
+from zoo.errors import UserError, one_line
+from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
 from zoo.export.card import Card
 from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
@@ -59,7 +59,7 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             beside = Path(folder) / path.name
             write_file(format, task, checkpoint, about, beside)
-            agreement = check_agreement(task, open_file(format, beside, registry), data)
+            agreement = _checked(task, format, beside, registry, data)
             size = beside.stat().st_size
             card = Card(name, format, path, run, task, counts, figures, licence, agreement)
             card_file(beside).write_text(card.text(), encoding="utf-8")
@@ -68,6 +68,15 @@ def export(
     except OSError as error:
         raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
     return Exported(path, card_file(path), size, agreement, data if isinstance(data, str) else "")
+
+
+def _checked(task: Classifier, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:
+    try:
+        return check_agreement(task, open_file(format, file, registry), data)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever runs the file
+        raise UserError(f"the exported network does not run: {one_line(error, 200)}; nothing was written") from error
 
 
 def require_classifier(task: object, named: str, command: str) -> None:

@@ -70,9 +70,8 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
         return
     if task.one_pass:
         raise UserError(f"a network that remembers its training images has no graph for {format.name}: take --to safetensors")
-    {"onnx": _write_onnx, "torch-export": _write_torch_export}[format.name](
-        Deployed(task), task.example(2)["images"], about, path
-    )
+    write = {"onnx": _write_onnx, "torch-export": _write_torch_export}[format.name]
+    write(Deployed(task), task.example(2)["images"], about, path)
 
 
 def open_file(format: Format, path: Path, registry: Registry) -> Opened:
