@@ -42,6 +42,7 @@ COMMANDS = {
     "chat": asking.chat,
     "picture": drawing.picture,
     "export": shipping.export,
+    "serve": shipping.serve,
     "search": searching.search,
     "check": checking.check,
     "doctor": checking.doctor,

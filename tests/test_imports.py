@@ -69,6 +69,7 @@ FLOORS = {
     "zoo/decoding.py": SETTINGS,
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
+    "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "datamodules.images"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
     "zoo/gradient_flow.py": set(),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Checkpoint, Json, RunName, checkpoint_file, open_registry, print_json
+from zoo.commands.shell import Checkpoint, Json, RunName, checkpoint_file, open_registry, print_json, whole_number
 from zoo.errors import UserError
 from zoo.registry import Registry
 
@@ -46,6 +46,32 @@ def export(
     if done.without:
         print(f"not on its own test images: {done.without}")
     print(f"next: {done.card} says what it is, how to prepare an image, and how to run it")
+
+
+def serve(
+    context: typer.Context,
+    run: RunName,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[str, typer.Option(metavar="N", help="The port to listen on; 0 takes any that is free.")] = "8000",
+    max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Megabytes that one upload may have.")] = "20",
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Let others ask a trained classifier, on a web page and over HTTP; nothing that is sent is kept. Ctrl-C ends it.
+
+    [bold]zoo serve flowers[/bold]   then open the address it prints, and drop pictures on the page\n
+    [bold]curl -F images=@photo.jpg http://127.0.0.1:8000/predict[/bold]   the same as JSON
+    """
+    number, megabytes = whole_number("--port", port, 0), whole_number("--max-mb", max_mb)
+    if number > 65535:
+        raise UserError(f"--port {port}: must be at most 65535")
+    registry = open_registry(context)
+    file, figures, name = _classifier_file(registry, run, checkpoint, "zoo serve")
+    from zoo.serve import server
+
+    def told(address: str) -> None:
+        print(f"{name} is served at {address}\ntry: curl -F images=@photo.jpg {address}predict\nCtrl-C ends it", flush=True)
+
+    server.serve(registry, file, name, figures, host, number, server.Limits(bytes=megabytes * 10**6), told)
 
 
 def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str) -> tuple[Path, dict[str, float], str]:

@@ -75,7 +75,8 @@ class Card:
             f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], values from 0 to 255, {order}; N is any number. "
             "The network normalises them itself.\n"
             "An image is turned upright by its EXIF orientation, transparent parts become white, the largest box in its middle "
-            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){grey}.\n\n"
+            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){grey}.\n"
+            "\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
         )
 

@@ -14,7 +14,7 @@ from zoo.export.card import Card
 from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
 from zoo.registry import Registry
-from zoo.tasks.classification import Classifier
+from zoo.tasks.classification import Classifier, require_classifier
 from zoo.training.engine import load_task
 from zoo.training.exported import read_trained
 
@@ -47,10 +47,10 @@ def export(
         UserError: the model is no classifier of images, this format cannot hold it, the file differs from the original, or it
             cannot be written.
     """
+    require_packages(format)
     checkpoint = read_trained(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
     require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
-    require_packages(format)
     data = own_test_data(registry, run, task.spec)
     counts = {} if isinstance(data, str) else data.counts
     about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "licence": licence}
@@ -77,15 +77,3 @@ def _checked(task: Classifier, format: Format, file: Path, registry: Registry, d
         raise
     except Exception as error:  # of whatever runs the file
         raise UserError(f"the exported network does not run: {one_line(error, 200)}; nothing was written") from error
-
-
-def require_classifier(task: object, named: str, command: str) -> None:
-    """Refuse what does not sort images into classes.
-
-    Raises:
-        UserError: and what it does instead.
-    """
-    if not isinstance(task, Classifier):
-        raise UserError(f"{named} is for {task.task}: {command} is for networks that sort images into classes")
-    if task.spec.are_points:
-        raise UserError(f"{named} sorts points in the plane: {command} is for networks that sort images into classes")
