@@ -17,7 +17,7 @@ from zoo.training.engine import load_task
 from zoo.training.exported import read_trained
 
 try:
-    import multipart  # noqa: F401, what Starlette reads uploads with
+    import python_multipart  # noqa: F401, what Starlette reads uploads with
     import uvicorn
 
     from zoo.serve.application import build_application
@@ -51,7 +51,7 @@ def serve(
     Raises:
         UserError: the model is no classifier of images, or the address cannot be had.
     """
-    with closing(_listen(host, port)) as listener:
+    with closing(listen(host, port)) as listener:
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
         require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
         task.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,7 +64,12 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections to that address.
+
+    Raises:
+        UserError: it cannot be had.
+    """
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(place[:2], family=family, backlog=128)
