@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -137,6 +138,18 @@ def test_a_large_upload_is_refused_without_being_held(serve, told_length: bool) 
             tracemalloc.stop()
     assert status == 413 and "5 MB" in answer["error"] and told["connection"] == "close"
     assert highest < 15_000_000
+
+
+def test_what_is_sent_touches_no_disk(serve, trained, monkeypatch) -> None:
+    """A picture of three megabytes in a form: more than Starlette keeps in memory by itself."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file is made")
+
+    content = png(Image.frombytes("RGB", (1000, 1000), os.urandom(3_000_000)))
+    with serve() as server:
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        assert ask(server.address, "POST", "/predict", *form(("large.png", content)))[0] == 200
 
 
 def test_an_upload_that_never_ends_is_given_up(serve) -> None:
