@@ -64,17 +64,6 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
-@contextmanager
-def nothing_downloaded() -> Iterator[None]:
-    """Inside, a file that is not on this machine yet is an error instead of a download: for work that can do without it."""
-    global _may_download
-    former, _may_download = _may_download, False
-    try:
-        yield
-    finally:
-        _may_download = former
-
-
 def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
     """The file ``name``, downloaded unless it is there already with the right content.
 
@@ -105,6 +94,17 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
             if not _has_content(path, hashes):
                 _download(path, mirrors)
     return path
+
+
+@contextmanager
+def nothing_downloaded() -> Iterator[None]:
+    """Inside, a file that is not on this machine yet is an error instead of a download: for work that can do without it."""
+    global _may_download
+    former, _may_download = _may_download, False
+    try:
+        yield
+    finally:
+        _may_download = former
 
 
 def _parse(source: str) -> tuple[str, str]:
