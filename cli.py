@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, listing, searching, training
+from zoo.commands import asking, checking, data, drawing, listing, searching, shipping, training
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ COMMANDS = {
     "sample": asking.sample,
     "chat": asking.chat,
     "picture": drawing.picture,
+    "export": shipping.export,
+    "serve": shipping.serve,
     "search": searching.search,
     "check": checking.check,
     "doctor": checking.doctor,

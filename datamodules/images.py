@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
 
 
-def read_image(path: str, channels: int, height: int, width: int) -> Tensor:
-    """uint8 [channels, height, width] of a file that may be anything.
+def read_image(path: str | BinaryIO, channels: int, height: int, width: int) -> Tensor:
+    """uint8 [channels, height, width] of a file, by path or open, that may be anything.
 
     Args:
         channels: 3 gives colour, 1 grey.
@@ -46,7 +47,7 @@ def _reason(error: Exception) -> str:
     return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(path: str | BinaryIO) -> Image.Image:
     """Pillow's lazy image, of the admitted formats alone."""
     return Image.open(path, formats=FORMATS)
 
@@ -72,7 +73,7 @@ def upright_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def decode(path: str, shape: tuple[int, int]) -> np.ndarray:
+def decode(path: str | BinaryIO, shape: tuple[int, int]) -> np.ndarray:
     """RGB pixels, uint8 [height, width, 3], turned upright, scaled to cover ``shape`` and cut out of the middle.
 
     Raises:

@@ -31,6 +31,8 @@ LIGHT = [
         )
     ),
     *(f"zoo/commands/{path.name}" for path in (ROOT / "zoo/commands").glob("*.py")),
+    "zoo/export/__init__.py",
+    "zoo/export/formats.py",
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
     "zoo/training/run_folder.py",
@@ -67,7 +69,9 @@ FLOORS = {
     "zoo/decoding.py": SETTINGS,
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
+    "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "datamodules.images"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
+    "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
     "zoo/gradient_flow.py": set(),
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},

@@ -26,6 +26,8 @@ SLOWEST = 1024  # bytes a second
 LARGEST = 32 * 2**30  # bytes; a server that never ends must not fill the disk
 CHUNK = 2**18  # bytes
 
+_may_download = True
+
 
 def cache_folder() -> Path:
     """Where downloads and what is computed from data are kept: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
@@ -74,7 +76,7 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
     Processes that ask at once download once. A file with other content is replaced only by a verified one.
 
     Raises:
-        UserError: no source gives the file, or it cannot be written.
+        UserError: no source gives the file, it cannot be written, or nothing is to be downloaded now.
         ValueError: a source is not of that form.
     """
     mirrors = [_parse(source) for source in sources]
@@ -84,12 +86,25 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
     hashes = {digest for _, digest in mirrors}
     if _has_content(path, hashes):
         return path  # before the lock, which a read-only folder does not allow
+    if not _may_download:
+        raise UserError(f"{path} is not on this machine")
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not _has_content(path, hashes):
                 _download(path, mirrors)
     return path
+
+
+@contextmanager
+def nothing_downloaded() -> Iterator[None]:
+    """Inside, a file that is not on this machine yet is an error instead of a download: for work that can do without it."""
+    global _may_download
+    former, _may_download = _may_download, False
+    try:
+        yield
+    finally:
+        _may_download = former
 
 
 def _parse(source: str) -> tuple[str, str]:

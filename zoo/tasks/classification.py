@@ -108,3 +108,15 @@ def _metrics(classes: int) -> nn.ModuleDict:
     if classes >= CLASSES_FOR_TOP5:
         metrics["accuracy_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False)
     return nn.ModuleDict(metrics)
+
+
+def require_classifier(task: Task, named: str, command: str) -> None:
+    """Refuse what does not sort images into classes.
+
+    Raises:
+        UserError: and what it does instead.
+    """
+    if not isinstance(task, Classifier):
+        raise UserError(f"{named} is for {task.task}: {command} is for networks that sort images into classes")
+    if task.spec.are_points:
+        raise UserError(f"{named} sorts points in the plane: {command} is for networks that sort images into classes")

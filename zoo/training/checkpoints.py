@@ -108,6 +108,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None
+    return require_ours(checkpoint, path)
+
+
+def require_ours(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """The content of a file that says of itself what a checkpoint of the zoo does.
+
+    Raises:
+        UserError: it does not, or in the words of another version.
+    """
     about = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or not {"format", "run", "spec"} <= set(about) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of the zoo")

@@ -31,6 +31,7 @@ from zoo.spec import ImageSpec, Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
+from zoo.training.exported import read_trained
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.run_folder import HANDED_ON, RunFolder
 
@@ -222,7 +223,7 @@ def test(
         UserError: other classes than those the model was trained on, or no such files.
     """
     _quiet()
-    checkpoint = read_checkpoint(checkpoint_file)
+    checkpoint = read_trained(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)

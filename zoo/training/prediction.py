@@ -18,8 +18,8 @@ from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import load_task
+from zoo.training.exported import read_trained
 from zoo.words import tokenise
 
 BATCH = 64
@@ -55,7 +55,7 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
             the model knows no images.
     """
     files = [file for text in inputs for file in _files(text)]
-    task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
+    task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
     name = run.model["name"]
     if task.task in INSTEAD:
         raise UserError(f"this {name} {INSTEAD[task.task]}")

@@ -152,6 +152,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def tested_figures(path: Path) -> dict[str, float]:
+    """The test figures of the best checkpoint, by name as in ``test/accuracy``, from a ``metrics.jsonl``; none before the end."""
+    tested = [{key: value for key, value in record.items() if key.startswith("test/")} for record in read_metrics(path)]
+    return next((figures for figures in reversed(tested) if figures), {})
+
+
 @contextmanager
 def temporary_runs() -> Iterator[None]:
     """Inside, new runs are made in a temporary folder that is gone afterwards: for trainings of which only the result counts."""

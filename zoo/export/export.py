@@ -1,0 +1,79 @@
+"""One export: read a trained classifier, write it in a format, hold the file against the original, and describe it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import UserError, one_line
+from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
+from zoo.export.card import Card
+from zoo.export.files import CLASSES, open_file, require_packages, write_file
+from zoo.export.formats import Format, card_file
+from zoo.registry import Registry
+from zoo.tasks.classification import Classifier, require_classifier
+from zoo.training.engine import load_task
+from zoo.training.exported import read_trained
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left, and how it was checked; ``without`` says why no real images could be taken."""
+
+    file: Path
+    card: Path
+    bytes: int
+    agreement: Agreement
+    without: str
+
+
+def export(
+    registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, figures: dict[str, float], licence: str
+) -> Exported:
+    """Write a trained classifier to ``path``, and a model card beside it.
+
+    Both appear whole, and only if the file says the same as the original; older files of these names are replaced then.
+
+    Args:
+        checkpoint_file: of a run, or exported before.
+        name: of the network, for the card.
+        figures: what it reached on its test images, by name; none are known of an exported file.
+        licence: under which terms the file is given away.
+
+    Raises:
+        UserError: the model is no classifier of images, this format cannot hold it, the file differs from the original, or it
+            cannot be written.
+    """
+    require_packages(format)
+    checkpoint = read_trained(checkpoint_file)
+    task, run = load_task(registry, checkpoint, checkpoint_file)
+    require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
+    data = own_test_data(registry, run, task.spec)
+    counts = {} if isinstance(data, str) else data.counts
+    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "licence": licence}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            beside = Path(folder) / path.name
+            write_file(format, task, checkpoint, about, beside)
+            agreement = _checked(task, format, beside, registry, data)
+            size = beside.stat().st_size
+            card = Card(name, format, path, run, task, counts, figures, licence, agreement)
+            card_file(beside).write_text(card.text(), encoding="utf-8")
+            for each in (beside, card_file(beside)):
+                os.replace(each, path.with_name(each.name))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
+    return Exported(path, card_file(path), size, agreement, data if isinstance(data, str) else "")
+
+
+def _checked(task: Classifier, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:
+    try:
+        return check_agreement(task, open_file(format, file, registry), data)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever runs the file
+        raise UserError(f"the exported network does not run: {one_line(error, 200)}; nothing was written") from error

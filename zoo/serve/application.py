@@ -1,0 +1,155 @@
+"""The web application: a page, what is known of the network, and predictions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any
+
+import torch
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+from torch import Tensor
+
+from zoo.recipe import Run
+from zoo.serve.batches import Batches
+from zoo.serve.uploads import Limits, read_upload, read_uploads
+from zoo.tasks.classification import Classifier
+from zoo.training.prediction import Classes
+
+TOP = 3  # classes that are named unless ?top=N says otherwise, as in zoo predict
+LINGER = 2.0  # seconds that the rest of a refused upload is thrown away for
+DECODERS = 2  # images that are decoded at a time: each may take memory for all its pixels
+
+HEADERS = {
+    # the page takes nothing from elsewhere, nothing may frame it, and types are not guessed
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def build_application(
+    task: Classifier, run: Run, name: str, figures: dict[str, float], limits: Limits, batches: Batches | None = None
+) -> Starlette:
+    """The application that serves a trained classifier.
+
+    Args:
+        name: of the network, for those who use it.
+        figures: what it reached on its test images.
+        batches: the queue in front of the network; by default one of the usual size.
+    """
+    service = Service(task, run, name, figures, limits, batches or Batches(network_of(task)))
+    return Starlette(
+        routes=[
+            Route("/", service.page),
+            Route("/model", service.model),
+            Route("/predict", service.predict, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _refusal, Exception: _fault},
+        lifespan=service.lifespan,
+    )
+
+
+def network_of(task: Classifier) -> Any:
+    """Images uint8 [n, C, H, W] on the CPU to probabilities [n, classes] on the CPU."""
+
+    def network(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return task.outputs({"images": images.to(task.device)}).cpu()
+
+    return network
+
+
+class Service:
+    """What the routes answer."""
+
+    def __init__(
+        self, task: Classifier, run: Run, name: str, figures: dict[str, float], limits: Limits, batches: Batches
+    ) -> None:
+        self.spec, self.limits, self.batches = task.spec, limits, batches
+        channels, height, width = self.spec.shape
+        self.about = {
+            "name": name,
+            "model": run.model["name"],
+            "data": run.data["name"],
+            "parameters": sum(parameter.numel() for parameter in task.parameters()),
+            "classes": list(self.spec.classes),
+            "input": {"channels": channels, "height": height, "width": width},
+            "figures": figures,
+            "limits": {"bytes": limits.bytes, "images": limits.images, "pixels": limits.pixels},
+        }
+        self.html = files("zoo.serve").joinpath("page.html").read_text(encoding="utf-8")
+        self.decoding = asyncio.Semaphore(DECODERS)
+
+    @asynccontextmanager
+    async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        """The queue runs as long as the application does."""
+        running = asyncio.create_task(self.batches.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def page(self, request: Request) -> HTMLResponse:
+        return HTMLResponse(self.html, headers=HEADERS)
+
+    async def model(self, request: Request) -> JSONResponse:
+        return JSONResponse(self.about)
+
+    async def predict(self, request: Request) -> JSONResponse:
+        """The likeliest classes of each image, as ``zoo predict --json`` tells them."""
+        top = request.query_params.get("top", str(TOP))
+        if not (top.isascii() and top.isdecimal() and int(top[:9])):
+            raise HTTPException(400, f"top={top[:20]}: must be a number from 1")
+        uploads = await read_uploads(request, self.limits)
+        images = [await self._decoded(name, content) for name, content in uploads]
+        rows = await asyncio.gather(*map(self.batches.ask, images))
+        count = min(int(top[:9]), len(self.spec.classes))
+        return JSONResponse([self._told(name, row, count) for (name, _), row in zip(uploads, rows, strict=True)])
+
+    async def _decoded(self, name: str, content: bytes) -> Tensor:
+        async with self.decoding:
+            return await asyncio.to_thread(read_upload, name, content, self.spec.shape, self.limits)
+
+    def _told(self, name: str, row: Tensor, count: int) -> dict[str, Any]:
+        values, places = row.topk(count)
+        names = [self.spec.classes[place] for place in places.tolist()]
+        return Classes(name, list(zip(names, values.tolist(), strict=True))).to_dict()
+
+
+class Unread(JSONResponse):
+    """An answer to a request whose body was not read to its end.
+
+    Closing a connection while the other side still sends resets it, and the answer is lost on its way. So what comes is thrown
+    away for a moment.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _refusal(request: Request, error: Exception) -> JSONResponse:
+    texts = {404: "no such page: there are /, /model and /predict", 405: f"{request.method} is not for {request.url.path}"}
+    text = texts.get(error.status_code, error.detail)
+    answer = Unread if error.status_code in (408, 413) else JSONResponse
+    return answer({"error": text}, error.status_code, error.headers)
+
+
+def _fault(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "the server has failed, and says why in its own window"}, 500)

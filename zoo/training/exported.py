@@ -1,0 +1,66 @@
+"""A trained network as one safetensors file: its weights, and beside them what a checkpoint says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from zoo.errors import UserError, one_line
+from zoo.recipe import Run
+from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
+
+SUFFIX = ".safetensors"
+
+
+def read_trained(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, or of what ``zoo export`` made of one; the name of the file says which.
+
+    Raises:
+        UserError: as ``read_checkpoint`` does.
+    """
+    return read_exported(path) if path.suffix == SUFFIX else read_checkpoint(path)
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    """The ``state_dict`` of an exported network and, under ``KEY``, its format, run and spec, as ``read_checkpoint`` gives them.
+
+    Raises:
+        UserError: the file is missing, damaged, or was not exported by the zoo.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
+    return require_ours({KEY: about, "state_dict": weights}, path)
+
+
+def run_of_exported(path: Path) -> Run:
+    """The Run by which an exported network was trained.
+
+    Raises:
+        UserError: as ``read_exported`` does.
+    """
+    try:
+        return Run(**read_exported(path)[KEY]["run"])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
+
+
+def write_exported(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write what ``read_exported`` reads: the weights and what is said of them, without the state of the training.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # the format takes neither strides nor two names for one memory; networks may have both
+    weights = {name: value.contiguous().clone() for name, value in checkpoint["state_dict"].items()}
+    about = {key: checkpoint[KEY][key] for key in ("format", "run", "spec")}
+    path.write_bytes(save(weights, metadata={KEY: json.dumps(about, ensure_ascii=False)}))
