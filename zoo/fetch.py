@@ -64,6 +64,21 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+def require_writable(option: str, path: Path) -> None:
+    """Refuse a file that could not be written, before any work is done for it; ``option`` is what named it.
+
+    Raises:
+        UserError: a folder, or in a place where nothing can be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder")
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir():
+        raise UserError(f"{option} {path}: {place} is not a folder")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{option} {path}: {place} cannot be written to")
+
+
 def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
     """The file ``name``, downloaded unless it is there already with the right content.
 

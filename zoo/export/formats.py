@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import UserError, unknown
+from zoo.fetch import require_writable
 
 CARD_SUFFIX = ".md"
 
@@ -57,14 +57,9 @@ def output_file(format: Format, output: str, stem: str) -> Path:
     path = Path(output or f"{stem}{format.suffix}")
     if path.suffix != format.suffix:
         raise UserError(f"--output {path}: the name of a file for {format.name} must end in {format.suffix}")
-    for each in (path, card_file(path)):
-        if each.is_dir():
-            raise UserError(f"--output {path}: {each} is a folder")
-    place = next(folder for folder in path.absolute().parents if folder.exists())
-    if not place.is_dir():
-        raise UserError(f"--output {path}: {place} is not a folder")
-    if not os.access(place, os.W_OK):
-        raise UserError(f"--output {path}: {place} cannot be written to")
+    require_writable("--output", path)
+    if card_file(path).is_dir():
+        raise UserError(f"--output {path}: {card_file(path)} is a folder")
     return path
 
 

@@ -6,7 +6,6 @@ Figures are made as objects, without pyplot: nothing global remembers them, and 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from zoo.errors import UserError
-from zoo.fetch import replace_file
+from zoo.fetch import replace_file, require_writable
 
 DPI = 150
 # ten colours chosen to be told apart with any colour vision (Petroff 2021, arXiv:2107.02270)
@@ -61,13 +60,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise UserError(f"--output {path}: pictures are PNG, so its name must end in .png")
-    if path.is_dir():
-        raise UserError(f"--output {path}: is a folder")
-    place = next(folder for folder in path.absolute().parents if folder.exists())
-    if not place.is_dir():
-        raise UserError(f"--output {path}: {place} is not a folder")
-    if not os.access(place, os.W_OK):
-        raise UserError(f"--output {path}: {place} cannot be written to")
+    require_writable("--output", path)
 
 
 def write_png(figure: Figure, path: Path) -> None:
