@@ -31,27 +31,32 @@ def read_exported(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, or was not exported by the zoo.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(KEY, "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
-    return require_ours({KEY: about, "state_dict": weights}, path)
+    return _read(path, weights=True)
 
 
 def run_of_exported(path: Path) -> Run:
-    """The Run by which an exported network was trained.
+    """The Run by which an exported network was trained; its weights are not read.
 
     Raises:
         UserError: as ``read_exported`` does.
     """
     try:
-        return Run(**read_exported(path)[KEY]["run"])
+        return Run(**_read(path, weights=False)[KEY]["run"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
+
+
+def _read(path: Path, weights: bool) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
+            names = file.keys() if weights else ()
+            state = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
+    return require_ours({KEY: about, "state_dict": state}, path)
 
 
 def write_exported(checkpoint: dict[str, Any], path: Path) -> None:
