@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.errors import UserError, one_line, unknown
+from zoo.freezing import Freezing
 from zoo.options import check_options, validate
 from zoo.registry import Registry
 
@@ -51,6 +52,20 @@ class Recipe(Section):
     compile: bool = Field(False, description="compile the network with torch.compile")
     seed: int = Field(0, ge=0, description="of initialisation, splits, order and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="save inside an epoch when so many minutes have passed")
+    weights: str = Field("", description="what the network begins with: published, a run, or a file; empty is random numbers")
+    freeze: str = Field("none", description="what is not trained: none, backbone, until:STAGE, epochs:N or epochs:N+M")
+    frozen_norms: Literal["keep", "update"] = Field("keep", description="statistics of batch norms in frozen stages")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor of lr from each stage to the one before it; the head has lr")
+
+    @field_validator("freeze")
+    @classmethod
+    def _is_a_plan(cls, freeze: str) -> str:
+        return Freezing.parse(freeze).text
+
+    @property
+    def freezing(self) -> Freezing:
+        """Which stages are trained in which epoch."""
+        return Freezing.parse(self.freeze)
 
 
 class TrainerSettings(Section):
@@ -111,13 +126,20 @@ class Run(Section):
 SECTIONS = tuple(Run.model_fields)
 
 
-def resolve(registry: Registry, name: str | None, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]) -> Run:
+def resolve(
+    registry: Registry,
+    name: str | None,
+    config: dict[str, Any],
+    settings: list[dict[str, dict[str, Any]]],
+    recipe: dict[str, Any] | None = None,
+) -> Run:
     """One Run from all that was said, the later over the earlier: defaults, the model's recipe, config, settings in order.
 
     Args:
         name: the model; may be left out when the config names one.
         config: the content of a configuration file, or nothing.
         settings: trees of section -> key -> value.
+        recipe: what to take in place of the model's own recipe and augmentation.
 
     Raises:
         UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
@@ -146,8 +168,8 @@ def resolve(registry: Registry, name: str | None, config: dict[str, Any], settin
     if (config.get("data") or {}).get("name", data_name) != data_name:
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    merged["recipe"].update(entry.recipe)
-    if entry.augment and "augment" in data_entry.defaults:
+    merged["recipe"].update(entry.recipe if recipe is None else recipe)
+    if entry.augment and recipe is None and "augment" in data_entry.defaults:
         merged["data"]["augment"] = entry.augment
     merged["data"].update(entry.data_options if data_name == entry.data else {})
     for layer in (config, *settings):
@@ -157,11 +179,10 @@ def resolve(registry: Registry, name: str | None, config: dict[str, Any], settin
             merged[section].update(values or {})
     merged["model"].pop("name", None)
     merged["data"].pop("name", None)
-    recipe = validate(Recipe, merged["recipe"], "recipe", "recipe key")
     return Run(
         model={"name": entry.name, **check_options(entry, merged["model"])},
         data={"name": data_name, **check_options(data_entry, merged["data"])},
-        recipe=recipe,
+        recipe=validate(Recipe, merged["recipe"], "recipe", "recipe key"),
         trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
     )

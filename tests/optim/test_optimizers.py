@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.optim.optimizers import build_optimizer, scaled_lr
+from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr
 from zoo.recipe import Recipe
 
 LR, DECAY, STEPS = 0.05, 0.1, 7
@@ -80,7 +80,7 @@ def by_the_book(start: np.ndarray, recipe: Recipe, decay: float) -> np.ndarray:
 def test_steps_follow_the_textbook(settings, decay, biases_too):
     recipe = Recipe(**settings, weight_decay=decay, decay_norms_and_biases=biases_too)
     weight, bias = (nn.Parameter(torch.tensor(values)) for values in (START, START[1]))
-    optimizer = build_optimizer([weight, bias], recipe, LR)
+    optimizer = build_optimizer(decay_groups([weight, bias], recipe), recipe, LR)
     for step in range(1, STEPS + 1):
         weight.grad = torch.from_numpy(gradient(weight.detach().numpy(), step))
         bias.grad = torch.from_numpy(gradient(bias.detach().numpy()[None], step)[0])
@@ -97,7 +97,7 @@ def test_norms_and_biases_do_not_decay_unless_asked(biases_too):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.LayerNorm(2))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     recipe = Recipe(weight_decay=DECAY, decay_norms_and_biases=biases_too)
-    groups = build_optimizer(network.parameters(), recipe, LR).param_groups
+    groups = build_optimizer(decay_groups(network.parameters(), recipe), recipe, LR).param_groups
     decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decay.keys() == set(names.values()) and sum(len(group["params"]) for group in groups) == len(names)
     assert {name for name, value in decay.items() if value} == (set(decay) if biases_too else {"0.weight", "3.weight"})
@@ -107,7 +107,8 @@ def test_norms_and_biases_do_not_decay_unless_asked(biases_too):
 @pytest.mark.parametrize("shapes", [[(2, 3)], [(3,)]])
 def test_parameters_of_one_kind_are_enough(shapes):
     parameters = [nn.Parameter(torch.ones(shape)) for shape in shapes]
-    groups = build_optimizer(parameters, Recipe(optimizer="sgd", weight_decay=DECAY), LR).param_groups
+    recipe = Recipe(optimizer="sgd", weight_decay=DECAY)
+    groups = build_optimizer(decay_groups(parameters, recipe), recipe, LR).param_groups
     assert [group["weight_decay"] for group in groups] == [DECAY if len(shapes[0]) > 1 else 0.0]
 
 

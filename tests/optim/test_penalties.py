@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.optim.optimizers import build_optimizer
+from zoo.optim.optimizers import build_optimizer, decay_groups
 from zoo.optim.penalties import penalty
 from zoo.recipe import Recipe
 
@@ -58,7 +58,7 @@ def after_steps(steps: int = 5, **recipe) -> torch.Tensor:
     recipe = Recipe(lr=0.05, schedule="constant", **recipe)
     task = zoo.create("softmax", SPEC, recipe).double()
     nn.init.normal_(task.linear.weight, generator=torch.Generator().manual_seed(0))
-    optimizer = build_optimizer(task.parameters(), recipe, recipe.lr)
+    optimizer = build_optimizer(decay_groups(task.parameters(), recipe), recipe, recipe.lr)
     for step in range(steps):
         optimizer.zero_grad()
         task.training_step(task.example(16, step), step).backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -10,13 +10,12 @@ from torch import nn
 from zoo.recipe import Recipe
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """An optimizer over two groups: what decays, and norms and biases, which do not unless the recipe says so.
+def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """An optimizer over ``decay_groups`` or ``stage_groups``; ``lr`` is for those that have no rate of their own.
 
     ``sgd``, ``rmsprop`` and ``adam`` add the decay to the gradient (L2); ``adamw`` decays the weights themselves
     (Loshchilov and Hutter 2017). Fused kernels are used where torch has them: one call for all parameters.
     """
-    groups = decay_groups(parameters, recipe)
     match recipe.optimizer:
         case "sgd":
             nesterov = recipe.nesterov and recipe.momentum > 0
@@ -36,12 +35,25 @@ def is_regularised(parameter: nn.Parameter, recipe: Recipe) -> bool:
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict]:
-    """Parameter groups with their ``weight_decay``."""
+    """Two groups with their ``weight_decay``: what decays, and norms and biases, which do not unless the recipe says so."""
     decayed, spared = [], []
     for parameter in parameters:
         (decayed if is_regularised(parameter, recipe) else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def stage_groups(stages: Mapping[str, nn.Module], recipe: Recipe, lr: float) -> list[dict]:
+    """The groups of ``decay_groups`` for each stage, with a rate of their own: ``lr`` for the head, which is the last, and for
+    each stage before it ``layer_decay`` times that of its follower (Howard and Ruder 2018, section 3.2).
+    """
+    groups, seen = [], set()
+    for place, (name, stage) in enumerate(stages.items(), 1):
+        own = [parameter for parameter in stage.parameters() if parameter not in seen]  # two stages may share a matrix
+        seen.update(own)
+        rate = lr * recipe.layer_decay ** (len(stages) - place)
+        groups += [{**group, "name": name, "lr": rate} for group in decay_groups(own, recipe)]
+    return groups
 
 
 def scaled_lr(recipe: Recipe, global_batch: int) -> float:

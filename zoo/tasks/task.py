@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from zoo.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.optim.optimizers import build_optimizer, scaled_lr
+from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.randomness import derive_seed
@@ -100,6 +100,7 @@ class Task(L.LightningModule):
         self.running = RunningMeans()
         self._samples_of_step = 0
         self._recorded_at = 0.0
+        self._frozen: dict[str, nn.Module] = {}
 
     def stages(self) -> dict[str, nn.Module]:
         """The modules that hold the parameters, from input to output, the head last.
@@ -145,6 +146,28 @@ class Task(L.LightningModule):
             UserError: this model cannot learn from it.
         """
 
+    # ------------------------------------------------------------------ freezing
+
+    def freeze(self, epoch: int) -> None:
+        """Let only those stages learn that are to in this epoch, from 0; stages that are frozen run as in evaluation, unless
+        the recipe has their norms go on.
+        """
+        if self.recipe.freeze == "none":
+            return
+        stages = self.stages()
+        names = self.recipe.freezing.frozen(tuple(stages), epoch)
+        for stage in self._frozen.values():
+            stage.requires_grad_(True)
+        self._frozen = {name: stages[name].requires_grad_(False) for name in names}
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Task:
+        super().train(mode)
+        if mode and self.recipe.frozen_norms == "keep":
+            for stage in self._frozen.values():
+                stage.train(False)
+        return self
+
     # ------------------------------------------------------------------ optimizer
 
     def configure_optimizers(self) -> dict[str, Any] | None:
@@ -152,7 +175,11 @@ class Task(L.LightningModule):
             return None
         trainer = self.trainer
         global_batch = self.recipe.batch_size * self.recipe.accumulate * trainer.world_size
-        optimizer = build_optimizer(self.parameters(), self.recipe, scaled_lr(self.recipe, global_batch))
+        lr = scaled_lr(self.recipe, global_batch)
+        # all that can ever be trained is in it from the start, so that schedules and a resume find the same groups
+        layer_wise = self.recipe.layer_decay < 1
+        groups = stage_groups(self.stages(), self.recipe, lr) if layer_wise else decay_groups(self.parameters(), self.recipe)
+        optimizer = build_optimizer(groups, self.recipe, lr)
         factor = lr_factor(self.recipe, int(trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -187,6 +214,10 @@ class Task(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._recorded_at = time.monotonic()
+
+    def on_train_epoch_start(self) -> None:
+        if self.recipe.freezing.changes:
+            self.freeze(self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout and its like draw from the global generator: give it this position's seed, so that history does not matter
@@ -243,7 +274,7 @@ class Task(L.LightningModule):
         means, samples = self.running.take(self)
         now = time.monotonic()
         values = {f"train/{name}": value for name, value in means.items()}
-        values["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        values["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]  # the last group is of the head
         values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
         self._recorded_at = now
         if not math.isfinite(values["train/loss"]):

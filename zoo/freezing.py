@@ -1,0 +1,82 @@
+"""Which stages of a network are trained in which epoch, as data: a plan that can be written down, shown and applied again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zoo.errors import UserError, unknown
+
+FORMS = "none, backbone, until:STAGE, epochs:N or epochs:N+M"
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """A plan. The head, which is the last stage, is always trained.
+
+    Attributes:
+        text: as it was written. ``none`` trains everything; ``backbone`` the head alone; ``until:STAGE`` freezes that stage and
+            those before it; ``epochs:N`` trains the head alone for N epochs and then everything; ``epochs:N+M`` thaws one stage
+            more, from the head down, every M epochs after the first N (gradual unfreezing, Howard and Ruder 2018, section 3.3).
+        until: the last stage that stays frozen.
+        head_epochs: epochs in which the head alone is trained.
+        stage_epochs: epochs between two further stages; 0 thaws all at once.
+    """
+
+    text: str
+    until: str = ""
+    head_epochs: int = 0
+    stage_epochs: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Freezing:
+        """The plan that a text describes.
+
+        Raises:
+            ValueError: it describes none; the text says what would.
+        """
+        if text in ("none", "backbone"):
+            return cls(text)
+        if found := re.fullmatch(r"until:(\S+)", text):
+            return cls(text, until=found[1])
+        if (found := re.fullmatch(r"epochs:(\d+)(?:\+(\d+))?", text)) and int(found[1]) and found[2] != "0":
+            return cls(text, head_epochs=int(found[1]), stage_epochs=int(found[2] or 0))
+        raise ValueError(f"must be {FORMS}")
+
+    @property
+    def changes(self) -> bool:
+        """Whether what is frozen depends on the epoch."""
+        return self.head_epochs > 0
+
+    def check(self, stages: Sequence[str], epochs: int) -> None:
+        """Hold the plan against a network with these stages and a training of so many epochs.
+
+        Raises:
+            UserError: there is no such stage, nothing would be frozen, or nothing would ever be thawed.
+        """
+        if self.until and self.until not in stages:
+            raise unknown("stage", self.until, stages)
+        if self.until == stages[-1]:
+            raise UserError(f"recipe.freeze={self.text}: {self.until} is the head, which is always trained: write backbone")
+        if self.head_epochs >= epochs:
+            raise UserError(f"recipe.freeze={self.text}: the training ends after {epochs} epochs, before anything thaws")
+
+    def trained_from(self, stages: Sequence[str]) -> dict[str, int | None]:
+        """The epoch, from 0, from which each stage is trained; None is never."""
+        body, head = stages[:-1], stages[-1]
+        if self.text == "none":
+            plan = dict.fromkeys(body, 0)
+        elif self.text == "backbone":
+            plan = dict.fromkeys(body)
+        elif self.until:
+            last = body.index(self.until)
+            plan = {stage: None if place <= last else 0 for place, stage in enumerate(body)}
+        else:
+            plan = {stage: self.head_epochs + depth * self.stage_epochs for depth, stage in enumerate(reversed(body))}
+        return {**{stage: plan[stage] for stage in body}, head: 0}
+
+    def frozen(self, stages: Sequence[str], epoch: int) -> tuple[str, ...]:
+        """The stages that are not trained in an epoch, from 0."""
+        plan = self.trained_from(stages)
+        return tuple(stage for stage in stages if plan[stage] is None or epoch < plan[stage])
