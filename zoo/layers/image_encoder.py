@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import UserError, did_you_mean, one_line
+from zoo.fingerprint import fingerprint
 from zoo.options import check_options
 from zoo.recipe import Recipe
 from zoo.registry import Entry, scan
@@ -72,10 +72,10 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] of values from 0 to 255 to a map [N, features, rows, columns]; kept features are one already."""
         are_features = self.frozen and images.shape[1:] == (self.features, *self.grid)
-        return images.to(self.input_scale.dtype) if are_features else self._look(images)
+        return images.to(self.input_scale) if are_features else self._look(images)
 
     def _look(self, images: Tensor) -> Tensor:
-        images = images.to(self.input_scale.dtype) * self.input_scale + self.input_shift
+        images = images.to(self.input_scale) * self.input_scale + self.input_shift
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.trunk(images)
@@ -114,11 +114,7 @@ class ImageEncoder(nn.Module):
     @property
     def identity(self) -> str:
         """A fingerprint of all that decides on its features: the network and its weights."""
-        digest = blake2b(f"{self.name} {self.trunk}".encode(), digest_size=12)
-        for name, value in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.trunk, self.state_dict())
 
 
 def _image_network(name: str) -> Entry:

