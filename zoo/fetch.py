@@ -84,8 +84,8 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
 
     Args:
         name: what the file is called in ``folder``.
-        sources: where it is to be had, in the order to try: ``https://host/path#sha256=<64 hex digits>``. Plain
-            ``http`` is for this machine alone.
+        sources: where it is to be had, in the order to try: ``https://host/path#sha256=<64 hex digits>``, or as many of the
+            first of them, from 8 on, as the publisher tells. Plain ``http`` is for this machine alone.
         folder: where the file is kept; the default is ``downloads`` in bestiary's cache.
 
     Processes that ask at once download once. A file with other content is replaced only by a verified one.
@@ -123,10 +123,10 @@ def nothing_downloaded() -> Iterator[None]:
 
 
 def _parse(source: str) -> tuple[str, str]:
-    """(address, SHA-256) of one source."""
+    """(address, SHA-256 or its beginning) of one source."""
     url, _, digest = source.partition("#sha256=")
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{source}: a source ends in #sha256= and 64 hex digits")
+    if not re.fullmatch("[0-9a-f]{8,64}", digest):
+        raise ValueError(f"{source}: a source ends in #sha256= and 64 hex digits, or the first 8 or more of them")
     if not _is_allowed(url):
         raise ValueError(f"{source}: only https is fetched")
     return url, digest
@@ -140,7 +140,7 @@ def _is_allowed(url: str) -> bool:
 def _has_content(path: Path, hashes: set[str]) -> bool:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() in hashes
+            return hashlib.file_digest(file, "sha256").hexdigest().startswith(tuple(hashes))
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -173,8 +173,9 @@ def _download(path: Path, mirrors: list[tuple[str, str]]) -> None:
     finally:
         beside.unlink(missing_ok=True)
     wanted = " or ".join(dict.fromkeys(digest for _, digest in mirrors))
+    is_whole = "is" if len(wanted) >= 64 else "begins with"
     raise UserError(
-        f"{path.name} could not be fetched ({'; '.join(failures)}): put it at {path} by hand, its SHA-256 is {wanted}"
+        f"{path.name} could not be fetched ({'; '.join(failures)}): put it at {path} by hand, its SHA-256 {is_whole} {wanted}"
     )
 
 
@@ -199,7 +200,7 @@ def _receive(url: str, expected: str, file: BinaryIO, path: Path) -> str | None:
                     advance(len(chunk))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return _reason(error)
-    if digest.hexdigest() == expected:
+    if digest.hexdigest().startswith(expected):
         return None
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "sent a web page instead of the file"

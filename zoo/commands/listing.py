@@ -44,10 +44,36 @@ def list_models(
     context: typer.Context,
     pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern as in 'resnet*'.")] = "",
     task: Annotated[str, typer.Option(help="Only models for this kind of work, as in classification.")] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="What comes with weights, to be fine-tuned.")] = False,
     json: Json = False,
 ) -> None:
-    """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold]."""
+    """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
+
+    [bold]zoo list --pretrained convnext[/bold] lists weights of ImageNet: the zoo's, torchvision's, and timm's.
+    """
+    if pretrained:
+        _list_pretrained(open_registry(context), pattern, task, json)
+        return
     print_list(open_registry(context).models, pattern, task, json, "zoo show NAME    zoo train NAME")
+
+
+def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:
+    from fnmatch import fnmatch
+
+    from zoo.backbones import PUBLISHED_TAG, Backbone, library_backbones
+
+    if task not in ("", "classification"):
+        raise UserError(f"--task {task}: what comes with weights is for classification")
+    own = [Backbone(entry.name) for entry in registry.models.values() if PUBLISHED_TAG in entry.tags]
+    found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
+    if json:
+        print_json([backbone.to_dict() for backbone in found])
+    elif not found:
+        raise UserError(f"no weights match {pattern!r}: `zoo list --pretrained` shows all")
+    else:
+        numbers = ("pixels", "ImageNet top-1 %")
+        print_table([backbone.row() for backbone in found], ("backbone", *numbers), numbers)
+        print("\nnext: zoo finetune BACKBONE --data folder --set data.root=FOLDER --freeze backbone")
 
 
 def show(

@@ -1,0 +1,157 @@
+"""The backbones that come with weights: those of torchvision and of timm, found in their source without importing either.
+
+Both declare their weights as literals in their own files, so the list costs a moment where an import costs many seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError, unknown
+
+LIBRARIES = ("torchvision", "timm")
+PUBLISHED_TAG = "published-weights"  # of models of the zoo that come with weights
+INSTALL_TIMM = "pip install 'bestiary[timm]'"
+FIGURE = re.compile(r"'acc@1': ([\d.]+)")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One set of weights of one network.
+
+    Attributes:
+        name: what ``zoo finetune`` takes, as in ``torchvision:resnet50.IMAGENET1K_V2``.
+        size: pixels a side of the images that it expects; 0 where only the library itself knows.
+        accuracy: top-1 on ImageNet, in percent, as torchvision gives it; 0 is not given.
+        source: address of the file; empty where the library finds it.
+        is_default: these are what the network's name alone stands for; timm knows its own.
+    """
+
+    name: str
+    size: int = 0
+    accuracy: float = 0.0
+    source: str = ""
+    is_default: bool = False
+
+    @property
+    def library(self) -> str:
+        return self.name.partition(":")[0]
+
+    @property
+    def network(self) -> str:
+        """The library's name for the network, without that of the weights."""
+        name = self.name.partition(":")[2]
+        return name.partition(".")[0] if self.library == "torchvision" else name
+
+    def row(self) -> tuple[str, str, str]:
+        """As text: name, size and accuracy; what is not known is left empty."""
+        return self.name, str(self.size or ""), f"{self.accuracy:.1f}" if self.accuracy else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+
+def library_backbones() -> list[Backbone]:
+    """All that torchvision has, and all that timm has, if it is installed."""
+    return [*_torchvision(), *_timm()]
+
+
+def find_backbone(name: str) -> Backbone:
+    """The weights that a name stands for; without those of a version, as in ``torchvision:resnet50``, the library's best.
+
+    Raises:
+        UserError: there are none of that name, or the library is not installed.
+    """
+    library, _, rest = name.partition(":")
+    if library not in LIBRARIES:
+        raise UserError(f"{name}: weights of a library are named as in {LIBRARIES[0]}:resnet50")
+    known = {backbone.name: backbone for backbone in (_torchvision() if library == "torchvision" else _timm())}
+    if not known:
+        raise UserError(f"{name} needs {library}, which is not installed: {INSTALL_TIMM}")
+    if name in known:
+        return known[name]
+    network, _, version = rest.partition(".")
+    versions = [backbone for backbone in known.values() if backbone.network.partition(".")[0] == network]
+    if versions and version in ("", "DEFAULT"):
+        # timm chooses for itself where a name says nothing of the weights
+        return next((each for each in versions if each.is_default), Backbone(f"timm:{network}"))
+    raise unknown(f"weights of {library}", rest, [each.partition(":")[2] for each in known])
+
+
+def _source_files(library: str) -> list[Path]:
+    spec = importlib.util.find_spec(library)
+    return sorted((Path(spec.origin).parent / "models").glob("*.py")) if spec and spec.origin else []
+
+
+# ---------------------------------------------------------------------------------------------- torchvision
+
+
+def _torchvision() -> Iterator[Backbone]:
+    """From the classes that list weights, and the functions that build networks, which name their class."""
+    for path in _source_files("torchvision"):
+        source = path.read_text(encoding="utf-8")
+        if "WeightsEnum" not in source:
+            continue
+        tree = ast.parse(source)
+        listed = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef) and _is_list(node)}
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and (weights := listed.get(_weights_class(node))):
+                yield from _of_list(node.name, weights)
+
+
+def _is_list(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id == "WeightsEnum" for base in node.bases)
+
+
+def _weights_class(node: ast.FunctionDef) -> str:
+    """``ResNet50_Weights`` of ``weights: Optional[ResNet50_Weights] = None``."""
+    for argument in node.args.kwonlyargs:
+        if argument.arg == "weights" and argument.annotation is not None and not node.name.startswith("_"):
+            return ast.unparse(argument.annotation).removeprefix("Optional[").removesuffix("]")
+    return ""
+
+
+def _of_list(network: str, weights: ast.ClassDef) -> Iterator[Backbone]:
+    values = {node.targets[0].id: node.value for node in weights.body if isinstance(node, ast.Assign)}
+    for name, value in values.items():
+        if isinstance(value, ast.Call):
+            given = {keyword.arg: keyword.value for keyword in value.keywords}
+            # as text: what surrounds these literals are names that only running the file would resolve
+            meta, transforms = (ast.unparse(given[key]) for key in ("meta", "transforms"))
+            size, figure = re.search(r"crop_size=(\d+)", transforms), FIGURE.search(meta)
+            if figure:  # one without was published for its features, and what is above them is not a number
+                source, is_default = ast.literal_eval(given["url"]), name == values["DEFAULT"].id
+                yield Backbone(f"torchvision:{network}.{name}", int(size[1]), float(figure[1]), source, is_default)
+
+
+# ---------------------------------------------------------------------------------------------- timm
+
+# 'resnet50.a1_in1k': _cfg(   where a star marks what the network's name alone stands for
+DECLARED = re.compile(r"""^\s*['"](\w+\.\w+)\*?['"]\s*:\s*\w*[({]""", re.MULTILINE)
+WEIGHTS_GIVEN = re.compile(r"""\b(hf_hub_id|url)['"]?\s*[=:]\s*(['"]\S+['"]|\w)""")
+BRACKET = re.compile(r"[(){}]")
+
+
+def _timm() -> Iterator[Backbone]:
+    for path in _source_files("timm"):
+        source = path.read_text(encoding="utf-8")
+        for mark in DECLARED.finditer(source):
+            if not mark[1].endswith(".untrained") and WEIGHTS_GIVEN.search(source, mark.end(), _closing(source, mark.end())):
+                yield Backbone(f"timm:{mark[1]}")
+
+
+def _closing(source: str, start: int) -> int:
+    """Where the bracket ends that was opened before ``start``."""
+    depth = 1
+    for mark in BRACKET.finditer(source, start):
+        depth += 1 if mark[0] in "({" else -1
+        if not depth:
+            return mark.start()
+    return len(source)
