@@ -1,0 +1,150 @@
+"""Any network of torchvision or timm, by its name there, with stages that are found by looking at it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zoo.errors import UserError, did_you_mean, one_line
+from zoo.recipe import Recipe
+from zoo.registry import register_model
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
+# what holds the layers of a network one after the other, under the names that torchvision and timm give it
+CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
+RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "clip": 1.0}
+
+
+class LibraryNetwork(Classifier):
+    """A network that somebody else wrote: grey images are given three equal channels."""
+
+    channels_last = True
+    size_of_files = 224
+    network: nn.Module
+    head: str  # the name of the layer that gives the scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+
+    def stages(self) -> dict[str, nn.Module]:
+        return stages_of(self.network, self.head)
+
+
+@register_model(
+    "torchvision",
+    task="classification",
+    tags=["cnn", "imagenet", "library"],
+    data="digits",
+    data_options={"size": 32},
+    tiny={"network": "shufflenet_v2_x0_5"},
+    recipe=RECIPE,
+)
+class TorchvisionNetwork(LibraryNetwork):
+    """Any of torchvision's networks for classification, with a head for the classes at hand.
+
+    Args:
+        network: torchvision's name for it, as in resnet50, convnext_tiny or swin_t.
+    """
+
+    statistics_of_files = IMAGENET_STATISTICS
+    left_out = ("aux1.", "aux2.", "AuxLogits.")  # the side exits of GoogLeNet and Inception, for training from scratch
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
+        super().__init__(spec, recipe)
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if network not in known:
+            raise UserError(f"model.network={network}: torchvision has no such network{did_you_mean(network, known)}")
+        spec.require_size(f"torchvision's {network}", 32)
+        sideways = {"googlenet", "inception_v3"}
+        # their weights were trained on other statistics; with this they take ImageNet's, as torchvision does for them
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True} if network in sideways else {}
+        if network.startswith("vit_"):
+            options = {"image_size": _square_side(spec, network)}
+        if network.startswith("maxvit"):
+            options = {"input_size": (spec.height, spec.width)}
+        try:
+            self.network = models.get_model(network, weights=None, num_classes=len(spec.classes), **options)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
+        self.head = _last_layer(self.network, len(spec.classes))
+
+
+@register_model(
+    "timm",
+    task="classification",
+    tags=["cnn", "imagenet", "library"],
+    data="digits",
+    data_options={"size": 32},
+    tiny={"network": "test_resnet"},
+    recipe=RECIPE,
+)
+class TimmNetwork(LibraryNetwork):
+    """Any of timm's networks, with a head for the classes at hand.
+
+    Args:
+        network: timm's name for it, with or without that of its weights, as in resnet50 or vit_base_patch16_224.augreg_in1k.
+    """
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
+        super().__init__(spec, recipe)
+        try:
+            import timm
+        except ImportError:
+            raise UserError("timm's networks need timm, which is not installed: pip install 'bestiary[timm]'") from None
+        name = network.partition(".")[0]
+        if not timm.is_model(name):
+            raise UserError(f"model.network={network}: timm has no such network{did_you_mean(name, timm.list_models())}")
+        spec.require_size(f"timm's {network}", 32)
+        config = timm.get_pretrained_cfg(network, allow_unregistered=True)
+        size = {"img_size": _square_side(spec, network)} if config and config.fixed_input_size else {}
+        try:
+            self.network = timm.create_model(name, pretrained=False, num_classes=len(spec.classes), **size)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
+        head = self.network.get_classifier() if hasattr(self.network, "get_classifier") else None
+        names = [name for name, module in self.network.named_modules() if module is head]
+        if not isinstance(head, (nn.Linear, nn.Conv2d)) or not names:
+            raise UserError(f"model.network={network}: its head is not one layer, so that it cannot be told from the rest")
+        self.head = names[0]
+        if config and len(config.mean) == 3:
+            self.statistics_of_files = tuple(config.mean), tuple(config.std)
+
+
+def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:
+    """The parts of a network from input to output, the head last, each under its name in the network.
+
+    What holds layers one after the other, and what holds the head, is taken apart; all else is one stage. Parameters that lie
+    between the parts, as class tokens do, are the first stage, ``tokens``.
+    """
+    stages: dict[str, nn.Module] = {}
+    loose: list[nn.Parameter] = []
+
+    def take(module: nn.Module, name: str) -> None:
+        holds_head = head == name or head.startswith(f"{name}.") or not name
+        if name == head or not (holds_head or name.rpartition(".")[2] in CONTAINERS):
+            stages[name] = module
+            return
+        loose.extend(module.parameters(recurse=False))
+        for child, part in module.named_children():
+            if next(part.parameters(), None) is not None or next(part.buffers(), None) is not None:
+                take(part, f"{name}.{child}" if name else child)
+
+    take(network, "")
+    first = {"tokens": nn.ParameterList(loose)} if loose else {}
+    last = stages.pop(head)
+    return {**first, **stages, head: last}
+
+
+def _last_layer(network: nn.Module, classes: int) -> str:
+    """The name of the last layer that gives as many numbers as there are classes."""
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    return [name for name, layer in layers.items() if layer.weight.shape[0] == classes][-1]
+
+
+def _square_side(spec: ImageSpec, network: str) -> int:
+    if spec.height != spec.width:
+        raise UserError(f"{network} takes square images, not {spec.height}x{spec.width}: scale them with --set data.size=224")
+    return spec.height
