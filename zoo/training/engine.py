@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +36,8 @@ from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.run_folder import HANDED_ON, RunFolder
+from zoo.training.stage_plan import stage_plan, told
+from zoo.training.weights import begin_with, open_weights
 
 SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress, as far as they are recorded, and the monitored metric
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -108,8 +112,10 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
     task = build_task(registry, run, spec)
+    weights = OrderedDict(checkpoint["state_dict"])
+    weights._metadata = task.state_dict()._metadata  # versions of layers, which an exported file does not carry
     try:
-        task.load_state_dict(checkpoint["state_dict"])
+        task.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = one_line(error).partition(": ")[2][:150]
         raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
@@ -171,11 +177,19 @@ def _train(
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
     task.check_data_options(data)
+    run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
     if checkpoint:
         task.load_state_dict(former["state_dict"])
+        if run.recipe.weights:
+            known = spec_from_primitives(former[KEY]["spec"])
+            task.know_images(known.mean, known.std)
     else:
         task.load_pretrained(partial(_open_run, registry))
-    task.prepare(data)
+        if run.recipe.weights:
+            tell(str(begin_with(task, open_weights(registry, run))))
+            tell(told(stage_plan(task)))
+    if not run.recipe.freezing.changes:
+        task.freeze(epoch=0)  # before the network is wrapped for several devices, which looks for what has gradients
     if run.recipe.compile:
         task.compile()
     log, stop = MetricsLog(folder.metrics_file), StopRequest()
@@ -183,7 +197,7 @@ def _train(
     tracker = _tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
     def about() -> dict[str, Any]:
-        described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(data.spec)}
+        described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec)}
         return {**described, "wandb_id": tracker.run_id if tracker else None}
 
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
@@ -191,8 +205,9 @@ def _train(
     shown = [TrainingProgress(log.latest, SHOWN + ((monitor,) if monitor not in SHOWN else ()))] if progress else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *watching, *shown, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
-    if task.one_pass and isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
+    _fit_to_what_learns(trainer.strategy, task)
+    task.to(trainer.strategy.root_device)
+    task.prepare(data)
     if is_new and trainer.is_global_zero:
         folder.describe(run, environment)
     started()
@@ -203,7 +218,7 @@ def _train(
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
         if test:
             trainer.test(task, datamodule=data, verbose=False)
-        if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec):
+        if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
             tracker.log_predictions(*_validation_examples(task, data))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished)
@@ -267,6 +282,21 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
+
+
+def _fit_to_what_learns(strategy: Any, task: Task) -> None:
+    """DDP exchanges the gradients of what has any, which is nothing in a single pass, and changes when stages thaw."""
+    if isinstance(strategy, DDPStrategy):
+        if task.one_pass:
+            strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
+        if task.recipe.freezing.changes:
+            strategy._ddp_kwargs["find_unused_parameters"] = True
+
+
+def tell(text: str) -> None:
+    """A line for whoever waits, from one process alone."""
+    if not is_follower():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:

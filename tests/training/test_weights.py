@@ -1,0 +1,199 @@
+"""Weights that were learned before: opened without running anything, and taken over whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from zoo.errors import UserError
+from zoo.recipe import Recipe, Run, resolve
+from zoo.registry import scan
+from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
+from zoo.training import engine
+from zoo.training.exported import write_exported
+from zoo.training.run_folder import RunFolder
+from zoo.training.weights import Weights, begin_with, open_weights, read_weights
+
+# the smallest of each of torchvision's families, and of those with side exits both
+NETWORKS = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet0_5",
+    "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
+    "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t",
+]  # fmt: skip
+SPEC = ImageSpec(3, 96, 96, ("cat", "dog", "owl"))
+
+
+def new(name: str = "torchvision", spec: ImageSpec = SPEC, **options) -> Classifier:
+    return scan().model(name).load()(spec, Recipe(), **options).eval()
+
+
+def in_front_of(layer: nn.Module, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a layer of a network is given."""
+    given = []
+    layer.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        network(images)
+    return given[0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torchvisions_state_dicts_fit_and_give_the_same_in_front_of_the_head(name: str) -> None:
+    sideways = (
+        {"aux_logits": True, "transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    )
+    theirs = models.get_model(name, weights=None, **sideways).eval()
+    task = new(network=name)
+    told = begin_with(task, Weights("the file", theirs.state_dict()))
+    assert len(told.head) == 2 and all(each.startswith(("network.aux", "network.AuxLogits")) for each in told.left_out)
+    assert told.tensors == len(task.state_dict()) - 2
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    of_ours, of_theirs = in_front_of(list(task.stages().values())[-1], task, images), None
+    of_theirs = in_front_of(theirs.get_submodule(task.head), theirs, images)
+    assert torch.equal(of_ours, of_theirs)
+    with torch.no_grad():
+        assert task(images).shape == (2, 3)
+    assert task.spec.mean == (0.485, 0.456, 0.406)  # the statistics that torchvision's weights expect
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "_orig_mod."])
+def test_files_of_training_scripts_fit(wrapper: str | None, prefix: str, workplace: Path) -> None:
+    theirs = models.resnet18(num_classes=7)
+    state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
+    torch.save(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"lr": 0.1}}, "weights.pth")
+    task = new(network="resnet18")
+    begin_with(task, read_weights(Path("weights.pth")))
+    body = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
+    assert all(torch.equal(task.state_dict()[f"network.{name}"], value) for name, value in body.items())
+    assert not task.network.fc.weight.any()  # the head starts at zero
+
+
+def test_safetensors_and_old_files_fit(workplace: Path) -> None:
+    theirs = models.shufflenet_v2_x0_5()
+    save_file(theirs.state_dict(), "weights.safetensors")
+    torch.save(theirs.state_dict(), "old.pth", _use_new_zipfile_serialization=False)
+    without_counters = {name: value for name, value in theirs.state_dict().items() if "num_batches" not in name}
+    torch.save(without_counters, "older.pth")  # as before torch 0.4.1
+    for file in ("weights.safetensors", "old.pth", "older.pth"):
+        task = new(network="shufflenet_v2_x0_5")
+        begin_with(task, read_weights(Path(file)))
+        assert torch.equal(task.network.conv5[0].weight, theirs.conv5[0].weight)
+
+
+def test_what_does_not_fit_is_told_exactly_and_nothing_is_taken_over() -> None:
+    task = new(network="resnet18")
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    state = models.resnet18().state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    state["layer9.weight"] = state.pop("layer2.0.bn1.bias")
+    with pytest.raises(UserError) as refused:
+        begin_with(task, Weights("w.pth", state))
+    assert str(refused.value) == (
+        "w.pth does not fit this network, nothing was taken over: 1 missing: network.layer2.0.bn1.bias; "
+        "1 unexpected: network.layer9.weight; "
+        "1 of another shape: network.layer1.0.conv1.weight 64x64x1x1 instead of 64x64x3x3"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    with pytest.raises(UserError, match="does not fit this network, nothing was taken over: 100 missing"):
+        begin_with(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
+
+
+class Runs:
+    """What would run if it were unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_files_that_are_no_weights_are_refused_in_one_line(workplace: Path) -> None:
+    torch.save({"state_dict": Runs()}, "pickle.pth")
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), "whole.pth")
+    save_file({"a": torch.zeros(4)}, "whole.safetensors")
+    for suffix in ("pth", "safetensors"):
+        content = Path(f"whole.{suffix}").read_bytes()
+        Path(f"cut.{suffix}").write_bytes(content[: len(content) // 2])
+    Path("text.pth").write_text("weights")
+    Path("empty.pth").write_bytes(b"")
+    torch.save({"epoch": 3}, "nothing.pth")
+    torch.save([torch.zeros(3)], "list.pth")
+    for file, message in {
+        "pickle.pth": "pickle.pth is refused: it asks to run posix.mkdir, weights are plain data",
+        "cut.pth": "cut.pth is damaged, or no file of weights",
+        "cut.safetensors": "cut.safetensors is damaged, or no file of weights",
+        "text.pth": "text.pth is damaged, or no file of weights",
+        "empty.pth": "empty.pth is damaged, or no file of weights",
+        "nothing.pth": "nothing.pth holds no weights",
+        "list.pth": "list.pth holds no weights",
+        "absent.pth": "absent.pth cannot be read: no such file",
+    }.items():
+        with pytest.raises(UserError, match=f"(?i)^{message}") as refused:
+            read_weights(Path(file))
+        assert "\n" not in str(refused.value)
+    assert not Path("ran").exists()
+
+
+def run(*settings: dict) -> Run:
+    return resolve(scan(), "resnet20", {}, [{"model": {"width": 4}, "recipe": {"epochs": 1}}, *settings])
+
+
+def test_a_run_its_checkpoint_and_its_export_begin_alike(workplace: Path) -> None:
+    once = {"trainer": {"limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 1, "accelerator": "cpu"}}
+    engine.train(scan(), run(once), "base")
+    best = RunFolder.find("base").best
+    checkpoint = torch.load(best, weights_only=True)
+    write_exported(checkpoint, Path("base.safetensors"))
+    states = []
+    for source in ("base", str(best), "base.safetensors"):
+        weights = open_weights(scan(), run({"recipe": {"weights": source}}))
+        assert (weights.size, weights.mean) == (8, tuple(checkpoint["bestiary"]["spec"]["mean"]))
+        task = new("resnet20", ImageSpec(1, 8, 8, ("odd", "even")), width=4)
+        begin_with(task, weights)
+        assert task.spec.mean == weights.mean and torch.allclose(
+            task.input_shift.flatten()[0], -torch.tensor(weights.mean[0] / weights.std[0])
+        )
+        states.append(task.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]) and torch.equal(value, states[2][name])
+        assert name in task.head_names() or torch.equal(value, checkpoint["state_dict"][name])
+
+
+def test_grey_images_take_the_mean_of_the_colours() -> None:
+    task = new(network="shufflenet_v2_x0_5", spec=ImageSpec(1, 64, 64, ("cat", "dog")))
+    begin_with(task, Weights("w", models.shufflenet_v2_x0_5().state_dict()))
+    assert task.spec.mean == pytest.approx((0.449,)) and task.spec.std == pytest.approx((0.226,))
+
+
+def test_without_network_it_is_said_which_file_belongs_where(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_torchvision = resolve(scan(), "torchvision", {}, [{"recipe": {"weights": "torchvision:resnet18.IMAGENET1K_V1"}}])
+    with pytest.raises(UserError, match=r"resnet18-f37072fd.pth could not be fetched.*put it at .*begins with f37072fd"):
+        open_weights(scan(), of_torchvision)
+    of_timm = resolve(scan(), "timm", {}, [{"model": {"network": "resnet18"}, "recipe": {"weights": "timm:resnet18"}}])
+    with pytest.raises(
+        UserError, match=r"timm:resnet18 could not be fetched.*put https://huggingface.co/timm/resnet18.* at .* by hand"
+    ):
+        open_weights(scan(), of_timm)
+
+
+def test_timms_weights_bring_their_statistics(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    monkeypatch.setenv("ZOO_HOME", str(workplace))
+    config = timm.get_pretrained_cfg("test_vit")
+    theirs = timm.create_model("test_vit", num_classes=1000).eval()
+    (workplace / "downloads").mkdir()
+    save_file(theirs.state_dict(), workplace / "downloads" / f"timm-test_vit.{config.tag}.safetensors")
+    weights = open_weights(scan(), resolve(scan(), "timm", {}, [{"recipe": {"weights": "timm:test_vit"}}]))
+    size = config.input_size[1]
+    task = new("timm", ImageSpec(3, size, size, ("cat", "dog")), network="test_vit")
+    begin_with(task, weights)
+    assert task.spec.mean == config.mean and weights.size == size
+    images = torch.randn(2, 3, size, size)
+    ours, of_theirs = in_front_of(task.network.head, task, images), in_front_of(theirs.head, theirs, images)
+    assert torch.equal(ours, of_theirs)

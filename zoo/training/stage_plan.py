@@ -1,0 +1,70 @@
+"""How a network is fine-tuned, stage by stage: what is trained from which epoch on, and at what rate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zoo.optim.optimizers import stage_groups
+from zoo.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: its name, its number of parameters, the epoch, from 1, in which it begins to learn (None is never), and its
+    learning rate at the highest point of the schedule."""
+
+    name: str
+    parameters: int
+    first_epoch: int | None
+    lr: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+    def row(self) -> tuple[str, ...]:
+        """As text: name, parameters, from which epoch, rate."""
+        never = self.first_epoch is None
+        return self.name, f"{self.parameters:,}", "never" if never else str(self.first_epoch), "" if never else f"{self.lr:.3g}"
+
+
+def stage_plan(task: Task) -> list[PlannedStage]:
+    """The plan of the task's recipe, from input to output.
+
+    Raises:
+        UserError: the recipe's plan does not fit the network.
+    """
+    stages, recipe = task.stages(), task.recipe
+    recipe.freezing.check(tuple(stages), recipe.epochs)
+    first = recipe.freezing.trained_from(tuple(stages))
+    rates = {group["name"]: group["lr"] for group in stage_groups(stages, recipe, recipe.lr)}
+    return [
+        PlannedStage(
+            name,
+            sum(parameter.numel() for parameter in stage.parameters()),
+            None if first[name] is None or first[name] >= recipe.epochs else first[name] + 1,
+            rates.get(name, recipe.lr),
+        )
+        for name, stage in stages.items()
+    ]
+
+
+def told(plan: list[PlannedStage]) -> str:
+    """A plan in one line."""
+    trained = [stage for stage in plan if stage.first_epoch is not None]
+    later = [stage for stage in trained if stage.first_epoch > 1]
+    total = sum(stage.parameters for stage in plan)
+    count = sum(stage.parameters for stage in trained)
+    first, head = trained[0], trained[-1]
+    rates = f"lr {head.lr:.3g}"
+    if first.lr != head.lr:
+        rates = f"lr from {first.lr:.2g} ({first.name}) to {head.lr:.3g} ({head.name})"
+    if len(trained) == 1:
+        return f"trained: the head alone, {count:,} of {total:,} parameters; {rates}"
+    if later:
+        epochs = sorted({stage.first_epoch for stage in later})
+        steps = f"from epoch {epochs[0]} on" if len(epochs) == 1 else f"stage by stage from epoch {epochs[0]} to {epochs[-1]}"
+        return f"trained: the head alone at first, the rest {steps}; {rates}"
+    what = "everything" if len(trained) == len(plan) else f"{first.name} and all behind it, {count:,} of {total:,} parameters"
+    return f"trained: {what}; {rates}"

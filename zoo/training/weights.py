@@ -1,0 +1,271 @@
+"""Weights that were learned before: opened without running anything, and taken over whole or not at all."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from zoo.backbones import LIBRARIES, find_backbone
+from zoo.errors import UserError, one_line, some
+from zoo.fetch import cache_folder, fetch
+from zoo.recipe import Run
+from zoo.registry import Registry
+from zoo.spec import ImageSpec, spec_from_primitives
+from zoo.tasks.classification import Classifier
+from zoo.tasks.task import Task
+from zoo.training.checkpoints import KEY, read_checkpoint
+from zoo.training.exported import SUFFIX, read_exported
+from zoo.training.run_folder import RunFolder
+
+PUBLISHED = "published"  # the weights that a model of the zoo comes with
+# under which training scripts put the weights beside other things, the likelier first
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+# what wrappers of networks put in front of every name
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
+NAMED = 4  # of the weights that do not fit, so many are named
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict from before.
+
+    Attributes:
+        origin: where it comes from, as messages name it.
+        state: weights by name.
+        mean, std: of the images it was trained on, per channel and scaled to [0, 1]; empty is unknown.
+        size: pixels a side of those images; 0 is unknown.
+    """
+
+    origin: str
+    state: dict[str, Tensor]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What became of weights: how many tensors were taken over, and which were left out and why."""
+
+    origin: str
+    tensors: int
+    values: int
+    head: tuple[str, ...]  # of the file, not taken: the head is new
+    left_out: tuple[str, ...]  # of parts that serve training alone
+
+    def __str__(self) -> str:
+        left = f"; left out: {some(self.left_out, NAMED)}" if self.left_out else ""
+        head = "its head was replaced" if self.head else "the head is new"
+        return f"{self.values:,} weights in {self.tensors} tensors from {self.origin}; {head}{left}"
+
+
+# ---------------------------------------------------------------------------------------------- opening
+
+
+def open_weights(registry: Registry, run: Run) -> Weights:
+    """The weights that a Run begins with.
+
+    Raises:
+        UserError: there are none of that name, they cannot be had or read, or they ask to run something.
+    """
+    source = run.recipe.weights
+    if source.partition(":")[0] in LIBRARIES:
+        return _of_library(source, run)
+    if source == PUBLISHED:
+        return Weights(f"{run.model['name']} as it was published", {})
+    path = Path(source).expanduser()
+    if path.is_file():
+        return read_weights(path)
+    return _of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
+
+
+def with_size_of_weights(registry: Registry, run: Run) -> Run:
+    """The Run with its images scaled to the size that its weights were trained on, as far as that is known.
+
+    Raises:
+        UserError: as ``open_weights`` does.
+    """
+    size = open_weights(registry, run).size or registry.model(run.model["name"]).load().size_of_files
+    return run.model_copy(update={"data": {**run.data, "size": size}}) if size else run
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in a file: safetensors, a checkpoint of the zoo, or a state dict as torch saves it, on its own or wrapped.
+
+    Raises:
+        UserError: it cannot be read, holds no weights, or holds more than plain data.
+    """
+    try:
+        if path.suffix == SUFFIX:
+            state: Any = load_file(path)
+            if not state:
+                raise UserError(f"{path} holds no weights")
+            return _of_zoo(read_exported(path), str(path)) if _was_exported(path) else Weights(str(path), state)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # the first thing that is not plain data
+        if named is None:
+            raise UserError(f"{path} is damaged, or no file of weights") from None
+        raise UserError(f"{path} is refused: it asks to run {named[1]}, weights are plain data") from None
+    except (SafetensorError, Exception) as error:  # torch's reader raises whatever a damaged file leads it to
+        raise UserError(f"{path} is damaged, or no file of weights: {one_line(error, 120)}") from None
+    if isinstance(content, dict) and isinstance(content.get(KEY), dict):
+        return _of_zoo(read_checkpoint(path), str(path))
+    state = _unwrapped(content)
+    if not state:
+        raise UserError(f"{path} holds no weights: expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}")
+    return Weights(str(path), state)
+
+
+def _was_exported(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return KEY in (file.metadata() or {})
+
+
+def _unwrapped(content: Any) -> dict[str, Tensor]:
+    """The state dict in what a training script has saved: names to tensors."""
+    if not isinstance(content, dict):
+        return {}
+    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    if any(isinstance(inner.get(key), dict) for key in WRAPPERS):
+        return _unwrapped(inner)
+    return {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _of_zoo(checkpoint: dict[str, Any], origin: str) -> Weights:
+    try:
+        spec = spec_from_primitives(checkpoint[KEY]["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{origin} is damaged: {one_line(error, 150)}") from None
+    if not isinstance(spec, ImageSpec):
+        return Weights(origin, checkpoint["state_dict"])
+    return Weights(origin, checkpoint["state_dict"], spec.mean, spec.std, spec.height)
+
+
+def _of_library(name: str, run: Run) -> Weights:
+    backbone = find_backbone(name)
+    if backbone.library == "torchvision":
+        file = backbone.source.rpartition("/")[2]
+        digits = file.rpartition(".")[0].rpartition("-")[2]  # the publisher puts the first of its SHA-256 into its name
+        path = fetch(file, f"{backbone.source}#sha256={digits}")
+        return Weights(name, read_weights(path).state, size=backbone.size)
+    return _of_timm(backbone.network)
+
+
+def _of_timm(network: str) -> Weights:
+    """From the Hugging Face hub, by the hash that it tells; a file that is here already needs no network."""
+    import timm
+
+    config = timm.get_pretrained_cfg(network)
+    about = {"mean": tuple(config.mean), "std": tuple(config.std), "size": config.input_size[1]}
+    path = cache_folder() / "downloads" / f"timm-{config.architecture}.{config.tag}{SUFFIX}"
+    if not path.exists():
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        address = hf_hub_url(config.hf_hub_id or f"timm/{network}", config.hf_hub_filename or "model.safetensors")
+        try:
+            digest = str(get_hf_file_metadata(address).etag)
+        except Exception as error:  # whatever the network, or what stands in its way, leads to
+            raise UserError(
+                f"timm:{network} could not be fetched ({type(error).__name__}): put {address} at {path} by hand"
+            ) from None
+        fetch(path.name, f"{address}#sha256={digest}")
+    return Weights(f"timm:{network}", read_weights(path).state, **about)
+
+
+# ---------------------------------------------------------------------------------------------- taking over
+
+
+def begin_with(task: Task, weights: Weights) -> TakenOver:
+    """Take weights over into a network, all but the head, which starts anew, and the statistics of images with them.
+
+    Names may differ by what wrappers put in front of all of them. A linear head starts at zero: no class is preferred, and the
+    first gradients leave the backbone as it is (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs).
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape; nothing was taken over then.
+    """
+    if not isinstance(task, Classifier):
+        raise UserError(f"recipe.weights={weights.origin}: only networks that sort images into classes take weights over")
+    origin, mean, std, state = weights.origin, weights.mean, weights.std, weights.state
+    if not state:  # as it was published
+        published = task.published()
+        state, mean, std = published.state, published.mean, published.std
+    own = task.state_dict()
+    head = task.head_names()
+    found = _renamed(state, own)
+    left_out = {name for name in found if name.removeprefix(_common_prefix(own)).startswith(task.left_out)}
+    body = {name: value for name, value in found.items() if name not in head and name not in left_out}
+    _require_fit(body, {name: value for name, value in own.items() if name not in head}, origin)
+    own.update(body)  # beside the tensors it says by which versions of the layers they were written
+    task.load_state_dict(own)
+    _start_head(task)
+    mean, std = (mean, std) if mean else task.statistics_of_files or ((), ())
+    if mean:
+        task.know_images(mean, std)
+    values = sum(value.numel() for value in body.values() if value.is_floating_point())
+    return TakenOver(origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
+
+
+def _start_head(task: Classifier) -> None:
+    *_, head = task.stages().values()
+    if isinstance(head, nn.Linear):
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """One of ``PREFIXES`` that all names begin with, or nothing."""
+    names = list(names)
+    return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
+
+
+def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under the names of this network, as far as names differ by a prefix of all of them."""
+    if not set(state) & set(own):
+        while prefix := _common_prefix(state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+        prefix = _common_prefix(own)
+        state = {f"{prefix}{name}": value for name, value in state.items()}
+    return state
+
+
+def _require_fit(found: dict[str, Tensor], own: dict[str, Tensor], origin: str) -> None:
+    """Hold names and shapes against each other.
+
+    Raises:
+        UserError: and every kind of difference, counted, with the first of each.
+    """
+    # old files lack the counters that batch norms have had since torch 0.4.1
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(found) - counters)
+    unexpected = sorted(set(found) - set(own))
+    shapes = [
+        f"{name} {_shape(found[name])} instead of {_shape(own[name])}"
+        for name in own
+        if name in found and found[name].shape != own[name].shape
+    ]
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if told := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
+        raise UserError(f"{origin} does not fit this network, nothing was taken over: {'; '.join(told)}")
+    for name in counters - set(found):
+        found[name] = own[name]
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a number"
