@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, listing, searching, shipping, training
+from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ COMMANDS = {
     "list": listing.list_models,
     "show": listing.show,
     "train": training.train,
+    "finetune": finetuning.finetune,
     "test": training.test,
     "predict": asking.predict,
     "sample": asking.sample,

@@ -18,8 +18,11 @@ LIGHT = [
         f"zoo/{name}.py"
         for name in (
             "layers/names",
+            "backbones",
             "errors",
             "fetch",
+            "finetuning",
+            "freezing",
             "options",
             "randomness",
             "ranks",
@@ -50,7 +53,7 @@ BASE = {
     "zoo.text_files",
     "zoo.words",
 }
-SETTINGS = BASE | {"zoo.options", "zoo.recipe"}
+SETTINGS = BASE | {"zoo.options", "zoo.recipe", "zoo.freezing"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {
     "cli.py": {"zoo"},
@@ -58,12 +61,13 @@ FLOORS = {
     "callbacks": {"callbacks"},
     "datamodules": BASE | {"datamodules"},
     "zoo/__init__.py": SETTINGS,
-    "zoo/layers": SETTINGS | {"zoo.layers"},
+    "zoo/layers": SETTINGS | {"zoo.fingerprint", "zoo.layers"},
     "zoo/optim": SETTINGS | {"zoo.optim"},
     "zoo/metrics": SETTINGS,
-    "zoo/tasks": SETTINGS | {"zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
+    "zoo/tasks": SETTINGS | {"zoo.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
-    "zoo/training": SETTINGS | {"zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
+    "zoo/training": SETTINGS
+    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},
     "zoo/decoding.py": SETTINGS,
@@ -72,6 +76,7 @@ FLOORS = {
     "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "datamodules.images"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
+    "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},
     "zoo/gradient_flow.py": set(),
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},

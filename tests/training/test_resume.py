@@ -142,6 +142,20 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model:
     assert steps == [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("killed").metrics_file)], step
 
 
+@pytest.mark.parametrize("plan", ["epochs:1", "epochs:1+1", "backbone"])
+def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bits(plan: str) -> None:
+    extra = ["model.width=4", "recipe.weights=base.pth", f"recipe.freeze={plan}", "recipe.layer_decay=0.7"]
+    begin = resolve(scan(), "resnet20", {}, [parse_setting("model.width=4"), parse_setting("recipe.seed=7")])
+    torch.save(engine.build_task(scan(), begin, engine.open_data(scan(), begin).spec).state_dict(), "base.pth")
+    train("resnet20", "whole", extra)
+    step = random.randrange(STEPS_AN_EPOCH + 1, EPOCHS * STEPS_AN_EPOCH)  # after the first epoch stages thaw
+    assert train("resnet20", "killed", extra, stop_at=step, how="kill") == -signal.SIGKILL
+    assert train("resnet20", "killed", extra, resume=True) == 0
+    assert_same_end("whole", "killed")
+    begun, body = torch.load("base.pth", weights_only=True), "stage3.0.conv1.weight"
+    assert torch.equal(last("killed")["state_dict"][body], begun[body]) == (plan == "backbone")
+
+
 @pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault in a step"])
 @pytest.mark.parametrize("step", [13, 19, 20])
 def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:

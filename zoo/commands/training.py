@@ -28,20 +28,38 @@ if TYPE_CHECKING:
     from zoo.recipe import Run
 
 
+DataName = Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")]
+Epochs = Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")]
+Devices = Annotated[str | None, typer.Option(metavar="N", help="How many devices, or 'auto'.")]
+Nodes = Annotated[str | None, typer.Option(metavar="N", help="How many machines.")]
+Strategy = Annotated[str | None, typer.Option(help="Lightning's: ddp, fsdp, ...")]
+Accelerator = Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")]
+Precision = Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")]
+NewName = Annotated[str | None, typer.Option("--name", help="Name of the run's folder under runs/.")]
+Config = Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YAML, as a run's run.yaml.")]
+Wandb = Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")]
+
+
+def without_empty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was given of all flags, by section and key."""
+    given = {name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()}
+    return {name: section for name, section in given.items() if section}
+
+
 def train(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A model, as in resnet20; left out with --resume or --config.")] = "",
-    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
-    epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")] = None,
-    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices, or 'auto'.")] = None,
-    nodes: Annotated[str | None, typer.Option(metavar="N", help="How many machines.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Lightning's: ddp, fsdp, ...")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")] = None,
-    run_name: Annotated[str | None, typer.Option("--name", help="Name of the run's folder under runs/.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YAML, as a run's run.yaml.")] = None,
+    data: DataName = "",
+    epochs: Epochs = None,
+    devices: Devices = None,
+    nodes: Nodes = None,
+    strategy: Strategy = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    run_name: NewName = None,
+    config: Config = None,
     settings: Set = [],  # noqa: B006
-    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")] = None,
+    wandb: Wandb = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run exactly where it was saved.")] = None,
     json: Json = False,
 ) -> None:
@@ -60,14 +78,15 @@ def train(
         registry.data_set(data)
     from zoo.recipe import differences, parse_setting, read_config, resolve
 
-    flags = {
-        "data": {"name": data or None},
-        "recipe": {"epochs": epochs, "precision": precision},
-        "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
-        "wandb": {"mode": wandb},
-    }
-    flags = {key: {k: v for k, v in section.items() if v is not None} for key, section in flags.items()}
-    layers = [*map(parse_setting, settings), {key: section for key, section in flags.items() if section}]
+    flags = without_empty(
+        {
+            "data": {"name": data or None},
+            "recipe": {"epochs": epochs, "precision": precision},
+            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "wandb": {"mode": wandb},
+        }
+    )
+    layers = [*map(parse_setting, settings), flags]
     folder = None
     if resume is None:
         run = resolve(registry, name or None, read_config(config) if config else {}, layers)
@@ -83,14 +102,14 @@ def train(
         if changed:
             instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
             raise UserError(f"--resume goes on with a run as it is, and here {changed[0]}: for a new run, {instead}")
-    _train(registry, run, run_name, folder, json, zoo_command(context))
+    train_and_tell(registry, run, run_name, folder, json, zoo_command(context))
 
 
 # they say where a run computes and who watches, not what it computes
 CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
 
 
-def _train(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str) -> None:
+def train_and_tell(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str) -> None:
     """Train and tell how to go on; ``again`` is the command with the plugins that were given."""
     from zoo.training import engine
     from zoo.training.checkpoints import Interrupted
@@ -140,7 +159,7 @@ def test(
     """Test a trained model on its test images: [bold]zoo test resnet20-digits --json[/bold]."""
     from zoo.recipe import parse_setting, resolve_test
 
-    flags = {"trainer": {k: v for k, v in {"devices": devices, "accelerator": accelerator}.items() if v is not None}}
+    flags = without_empty({"trainer": {"devices": devices, "accelerator": accelerator}})
     layers = [*(parse_setting(text, ("data", "trainer")) for text in settings), flags]
     registry = open_registry(context)
     file, former = checkpoint_file(run, checkpoint)

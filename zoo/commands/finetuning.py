@@ -1,0 +1,104 @@
+"""``zoo finetune``: a pretrained network on other pictures."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
+from zoo.commands.training import (
+    Accelerator,
+    Config,
+    DataName,
+    Devices,
+    Epochs,
+    NewName,
+    Nodes,
+    Precision,
+    Strategy,
+    Wandb,
+    train_and_tell,
+    without_empty,
+)
+from zoo.registry import Registry
+
+if TYPE_CHECKING:
+    from zoo.recipe import Run
+
+
+def finetune(
+    context: typer.Context,
+    backbone: Annotated[
+        str, typer.Argument(help="torchvision:NAME, timm:NAME, a model that comes with weights, a run, or an exported file.")
+    ],
+    data: DataName = "",
+    weights: Annotated[str, typer.Option(metavar="FILE", help="Weights for the network: safetensors or .pth.")] = "",
+    freeze: Annotated[
+        str | None, typer.Option(metavar="PLAN", help="none, backbone, until:STAGE, epochs:N or epochs:N+M; default none.")
+    ] = None,
+    epochs: Epochs = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be trained when, and at what rate.")] = False,
+    devices: Devices = None,
+    nodes: Nodes = None,
+    strategy: Strategy = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    run_name: NewName = None,
+    config: Config = None,
+    settings: Set = [],  # noqa: B006
+    wandb: Wandb = None,
+    json: Json = False,
+) -> None:
+    """Fine-tune a pretrained network: its head is replaced, and all else begins with what it has learned.
+
+    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos --freeze backbone[/bold]   the head alone\n
+    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos[/bold]   everything, the first layers slowly\n
+    [bold]zoo finetune torchvision:resnet50 --data folder --set data.root=photos --freeze epochs:3+1[/bold]   gradually\n
+    [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   what would be trained\n
+    [bold]zoo finetune resnet20-cifar10 --data folder --set data.root=photos[/bold]   from a run of yours
+
+    What comes with weights: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
+    """
+    registry = open_registry(context)
+    if data:
+        registry.data_set(data)
+    from zoo.finetuning import resolve_finetuning
+    from zoo.recipe import parse_setting, read_config
+
+    flags = without_empty(
+        {
+            "data": {"name": data or None},
+            "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
+            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "wandb": {"mode": wandb},
+        }
+    )
+    layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
+    run = resolve_finetuning(registry, backbone, weights, layers[0], layers[1:])
+    if "size" in run.data and not any("size" in (layer.get("data") or {}) for layer in layers):
+        from zoo.training.weights import with_size_of_weights
+
+        run = with_size_of_weights(registry, run)
+    if plan:
+        _show_plan(registry, run, backbone, json)
+        return
+    train_and_tell(registry, run, run_name, None, json, zoo_command(context))
+
+
+def _show_plan(registry: Registry, run: Run, backbone: str, json: bool) -> None:
+    from zoo.training.engine import build_task, open_data
+    from zoo.training.stage_plan import stage_plan
+
+    stages = stage_plan(build_task(registry, run, open_data(registry, run).spec))
+    if json:
+        print_json([stage.to_dict() for stage in stages])
+        return
+    numbers = ("parameters", "from epoch", "lr")
+    print_table([stage.row() for stage in stages], ("stage", *numbers), numbers)
+    total = sum(stage.parameters for stage in stages)
+    norms = "keep their statistics" if run.recipe.frozen_norms == "keep" else "go on measuring"
+    print(f"\n{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
+    freeze = f" --freeze {run.recipe.freeze}" if run.recipe.freeze != "none" else ""
+    print(f"next: zoo finetune {shlex.quote(backbone)} --data {run.data['name']}{freeze}    (without --plan)")

@@ -1,0 +1,94 @@
+"""From a backbone with weights to one whole training: which network, which weights, and a recipe for each way to fine-tune."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from zoo.backbones import LIBRARIES, PUBLISHED_TAG, find_backbone
+from zoo.errors import UserError
+from zoo.recipe import Run, resolve
+from zoo.registry import Registry
+
+# Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise
+EVERYTHING = {
+    "epochs": 10, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "layer_decay": 0.75, "weight_decay": 0.05,
+    "schedule": "cosine", "warmup": 1, "clip": 1.0, "label_smoothing": 0.1,
+}  # fmt: skip
+# A linear classifier that starts at zero, on features that do not change: strong decay in place of augmentation
+HEAD = {"epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "cosine"}
+WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+
+
+def resolve_finetuning(
+    registry: Registry, backbone: str, weights: str, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]
+) -> Run:
+    """One Run from all that was said; nothing is opened but what a run says of itself.
+
+    Args:
+        backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, or a file that ``zoo export`` wrote.
+        weights: a file for a network that is named; empty takes those that come with it.
+        config, settings: as ``resolve`` takes them.
+
+    Raises:
+        UserError: there is no such backbone, it comes without weights, or what ``resolve`` raises.
+    """
+    model, source = _starting_point(registry, backbone, weights)
+    entry = registry.model(model["name"])
+    if entry.task != "classification":
+        raise UserError(f"{backbone} is for {entry.task}: fine-tuning is for networks that sort images into classes")
+    layers = [config, *settings]
+    freeze = next((f for layer in reversed(layers) if (f := (layer.get("recipe") or {}).get("freeze"))), "none")
+    head_only = freeze == "backbone"
+    given = {"model": {key: value for key, value in model.items() if key != "name"}, "recipe": {"weights": source}}
+    if head_only:  # the same images in every epoch have the same features, which are then computed once
+        given["data"] = {"augment": "none"}
+    return resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
+
+
+def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
+    """The model section of a Run, and the weights that it begins with."""
+    if weights and not Path(weights).expanduser().is_file():
+        raise UserError(f"--weights {weights}: {'is no file' if Path(weights).exists() else 'no such file'}")
+    library, _, network = backbone.partition(":")
+    if library in LIBRARIES and network:
+        if weights:
+            return {"name": library, "network": network.partition(".")[0] if library == "torchvision" else network}, weights
+        found = find_backbone(backbone)
+        return {"name": library, "network": found.network}, found.name
+    if backbone in registry.models:
+        entry = registry.model(backbone)
+        if not weights and PUBLISHED_TAG not in entry.tags:
+            raise UserError(
+                f"{backbone} comes without weights: name a run that trained it, or a file with --weights "
+                "(`zoo list --pretrained` shows what comes with weights)"
+            )
+        return {"name": backbone}, weights or "published"
+    return _of_run(registry, backbone, weights)
+
+
+def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
+    """A run, or a file that was exported from one."""
+    from zoo.training.run_folder import RunFolder
+
+    path = Path(backbone).expanduser()
+    if path.is_file():
+        try:
+            from zoo.training.exported import run_of_exported
+
+            run = run_of_exported(path)
+        except UserError:
+            example = f"zoo finetune torchvision:resnet50 --weights {backbone}"
+            raise UserError(f"{backbone} does not say of which network its weights are: name one, as in {example}") from None
+        return run.model, weights or str(path)
+    try:
+        run = RunFolder.find(backbone).read_run()
+    except UserError as error:
+        if path.suffix in WEIGHT_FILES or path.exists():
+            raise
+        names = [*registry.models, *(f"{library}:" for library in LIBRARIES)]
+        near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
+        told = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` shows what there is"
+        raise UserError(f"no backbone or run {backbone!r}: {told}") from error
+    return run.model, weights or backbone
