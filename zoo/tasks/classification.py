@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.errors import UserError
+from zoo.metrics.class_figures import ClassFigures
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
@@ -36,6 +37,7 @@ class Classifier(Task):
         self.register_buffer("input_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("input_shift", -mean / std, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
+        self.class_figures: ClassFigures | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the layout that the network likes."""
@@ -95,9 +97,17 @@ class Classifier(Task):
                 metric.update(self.test_losses(logits, labels), labels != IGNORE)
             else:
                 metric.update(logits, labels)
+        if stage == "test" and self.class_figures is not None:
+            self.class_figures.update(logits, labels)
 
     def figures(self, stage: str) -> dict[str, float]:
-        return read_out(self.metrics[stage])
+        figures = read_out(self.metrics[stage])
+        if stage == "test" and self.class_figures is not None:
+            figures["calibration_error"], self.findings = self.class_figures.take(self.spec.classes)
+        return figures
+
+    def look_closer(self) -> None:
+        self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
 
 
 def _metrics(classes: int) -> nn.ModuleDict:
