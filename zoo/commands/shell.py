@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -69,6 +70,9 @@ class OneLineErrors(TextParameters, TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:  # what read our output has seen enough of it, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + 13)
         except OSError as error:
             import errno
 
