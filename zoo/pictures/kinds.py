@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer",
-    "text": "--text", "units": "--units",
+    "text": "--text", "units": "--units", "class_name": "--class",
 }  # fmt: skip
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
@@ -78,6 +78,10 @@ KINDS = {
              flags=CHECKPOINT + DATA),
         Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
+        Kind("calibration", "whether a classifier is as often right as it is sure", "RUN", "zoo.pictures.calibration",
+             flags=CHECKPOINT + DATA),
+        Kind("saliency", "which pixels a classifier goes by", "RUN [IMAGE...]", "zoo.pictures.saliency",
+             flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True),
         Kind("attention", "where a transformer looks in images, or a captioner for each word", "RUN [IMAGE...]",
              "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
              other_modules={"captioning": "zoo.pictures.caption_attention"}),
