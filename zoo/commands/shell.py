@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -70,9 +69,6 @@ class OneLineErrors(TextParameters, TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:  # what read our output has seen enough of it, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + 13)
         except OSError as error:
             import errno
 
@@ -134,14 +130,13 @@ def zoo_command(context: typer.Context) -> str:
 def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
     """The file with the weights of a run, or of what was exported from one, and the Run they were trained by."""
     if run.endswith(".safetensors") and Path(run).is_file():
-        from zoo.training.exported import run_of_exported
+        from zoo.training.exported import ExportedFile
 
-        if checkpoint != "best":
-            raise UserError(f"--checkpoint {checkpoint}: {run} holds the weights of one checkpoint, leave it out")
-        return Path(run), run_of_exported(Path(run))
-    from zoo.training.run_folder import RunFolder
+        folder = ExportedFile(Path(run))
+    else:
+        from zoo.training.run_folder import RunFolder
 
-    folder = RunFolder.find(run)
+        folder = RunFolder.find(run)
     return folder.checkpoint(checkpoint), folder.read_run()
 
 

@@ -15,6 +15,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+FIGURES = ("precision", "recall", "f1")
 BINS = 15  # of confidence, equally wide, as in Guo et al. 2017
 
 
@@ -53,11 +54,11 @@ class ClassFigures(nn.Module):
         for each (column).
         """
         error = float(self.calibration.compute())
-        values = {name: value.tolist() for name, value in self.counted.compute().items()}
+        found = {name: value.tolist() for name, value in self.counted.compute().items()}
         self.calibration.reset()
         self.counted.reset()
-        confusion = values.pop("confusion")
-        values["images"] = [sum(row) for row in confusion]
+        confusion = found["confusion"]
+        values = {**{name: found[name] for name in FIGURES}, "images": [sum(row) for row in confusion]}
         by_class = zip(*values.values(), strict=True)
         return error, {
             "classes": {name: dict(zip(values, of_class, strict=True)) for name, of_class in zip(names, by_class, strict=True)},

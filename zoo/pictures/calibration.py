@@ -39,7 +39,7 @@ def calibration(
     tested = ask(registry, runs[0], checkpoint, data, settings)
     confidence, right = tested.probabilities.amax(1).numpy(), (tested.predictions == tested.labels).numpy()
     error = calibration_error(tested)
-    title = f"{tested.run_name}: expected calibration error {error:.4f} ({len(right):,} samples)"
+    title = f"{tested.run_name} ({len(right):,} samples)\nexpected calibration error {error:.4f}"
     sure, accuracy = float(confidence.mean()), tested.accuracy
     more = "surer than it is right" if sure > accuracy else "less sure than it is right"
     verdict = "about as sure as it is right" if abs(sure - accuracy) < NEARLY else more
@@ -84,5 +84,5 @@ def draw_calibration(bins: Bins, confidence: float, accuracy: float, title: str)
     for value, name, colour, line in ((confidence, "mean confidence", COLOURS[2], "-"), (accuracy, "accuracy", COLOURS[0], "--")):
         lower.axvline(value, color=colour, linestyle=line, linewidth=1.4, label=f"{name} {value:.1%}")
     lower.set(xlabel="probability of the likeliest class", ylabel="share of samples", ylim=(0, None))
-    lower.legend(loc="upper left", fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
+    figure.legend(handles=lower.lines, loc="outside lower center", ncols=2, fontsize=8)
     return figure

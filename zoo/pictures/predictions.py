@@ -20,8 +20,8 @@ from zoo.recipe import Run, parse_setting, resolve_test
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import build_test_data, load_task
+from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 
 SHOWN_MISTAKES = 24
@@ -54,10 +54,10 @@ class Tested:
         return float((self.predictions == self.labels).double().mean())
 
 
-def load_trained(registry: Registry, folder: RunFolder, checkpoint: str) -> tuple[Task, Run]:
-    """The network of a run, ready to evaluate, and the Run it was trained by."""
+def load_trained(registry: Registry, folder: RunFolder | ExportedFile, checkpoint: str) -> tuple[Task, Run]:
+    """The network of a run or of an exported file, ready to evaluate, and the Run it was trained by."""
     file = folder.checkpoint(checkpoint)
-    return load_task(registry, read_checkpoint(file), file)
+    return load_task(registry, read_trained(file), file)
 
 
 def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str]) -> Any:
