@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,9 @@ def mistakes(
     if not len(order):
         raise UserError(f"{folder.name} makes no mistake on its {len(tested.labels):,} test images: there is nothing to draw")
     shown = order[:SHOWN_MISTAKES]
-    images = next(tested.data.splits["test"].images.batches(iter([shown])))
+    split = tested.data.splits["test"]
+    images = next(split.images.batches(iter([shown])))
+    files = [split.files[index] for index in shown.tolist()] if split.files else []
     classes = tested.task.spec.classes
     titles = [
         f"{classes[true]}\n{probability:.0%} {classes[said]}"
@@ -168,13 +171,15 @@ def mistakes(
             strict=True,
         )
     ]
+    titles = [f"{title}\n{Path(file).name}" for title, file in zip(titles, files, strict=True)] if files else titles
     share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
     heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
     figure = draw_tiles(as_colours(images), titles, heading, side=160)
     return Picture(
         figure,
         "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
-        "for images that you could not tell either, and for what the rest has in common",
+        "for images that you could not tell either, and for what the rest has in common"
+        + (f"; the surest is {files[0]}" if files else ""),
         f"zoo picture confusion {folder.name}",
     )
 
