@@ -104,9 +104,12 @@ def test_mistakes_among_photographs_are_told_by_their_files(zoo, workplace, monk
     settings = ["--data", "folder", "--set", "data.root=shades", "--set", "recipe.batch_size=8", "--set", "recipe.lr=0.1"]
     titles = []
     drawn = predictions.draw_tiles
-    monkeypatch.setattr(
-        predictions, "draw_tiles", lambda images, t, *rest, **more: titles.extend(t) or drawn(images, t, *rest, **more)
-    )
+
+    def noted(images, of_tiles, heading, side):
+        titles.extend(of_tiles)
+        return drawn(images, of_tiles, heading, side)
+
+    monkeypatch.setattr(predictions, "draw_tiles", noted)
     for memory in ("2", "0"):
         assert zoo("train", "softmax", *settings, "--set", f"data.memory_gb={memory}", "--name", f"held-{memory}").code == 0
         answer = zoo("picture", "mistakes", f"held-{memory}")

@@ -171,7 +171,8 @@ def mistakes(
             strict=True,
         )
     ]
-    titles = [f"{title}\n{Path(file).name}" for title, file in zip(titles, files, strict=True)] if files else titles
+    if files:
+        titles = [f"{title}\n{_short(Path(file).name)}" for title, file in zip(titles, files, strict=True)]
     share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
     heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
     figure = draw_tiles(as_colours(images), titles, heading, side=160)
@@ -182,6 +183,11 @@ def mistakes(
         + (f"; the surest is {files[0]}" if files else ""),
         f"zoo picture confusion {folder.name}",
     )
+
+
+def _short(name: str, longest: int = 14) -> str:
+    """The name of a file, which may be long and all digits, with room to the one beside it."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def most_confident_mistakes(tested: Tested) -> Tensor:
