@@ -73,18 +73,23 @@ class ImagesInMemory:
 class Split:
     """Images, and what is to be learned of each: labels, int64 [N] for classes, [N, ...] for words or several answers.
 
-    ``beside`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do.
+    ``beside`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do. ``files`` are the paths
+    of the images, where each is a file.
     """
 
     images: Images
     labels: Tensor
     beside: dict[str, Tensor] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> Split:
-        return replace(self, images=self.images.subset(indices), labels=self.labels[indices], beside=self._beside(indices))
+        files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
+        return replace(
+            self, images=self.images.subset(indices), labels=self.labels[indices], beside=self._beside(indices), files=files
+        )
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:
         """The images at these indices, which were read already, with all that goes with them."""

@@ -111,12 +111,12 @@ class Folder(ImageData):
         for name, files in self.tree.files.items():
             readable = content.readable[start : start + len(files)]
             count = int(readable.sum())
+            paths = tuple(f"{self.root}{os.sep}{files[index].path}" for index in readable.nonzero()[:, 0].tolist())
             if content.pixels is None:
-                chosen = [files[index].path for index in readable.nonzero()[:, 0].tolist()]
-                images: Images = ImageFiles(tuple(f"{self.root}{os.sep}{path}" for path in chosen), self._shape)
+                images: Images = ImageFiles(paths, self._shape)
             else:
                 images = ImagesInMemory(content.pixels[first : first + count])
-            splits[name] = Split(images, torch.tensor([file.label for file in files])[readable])
+            splits[name] = Split(images, torch.tensor([file.label for file in files])[readable], files=paths)
             start, first = start + len(files), first + count
         del self._content  # the splits hold what is needed of it
         if "test" not in splits:

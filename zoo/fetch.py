@@ -44,17 +44,18 @@ def _umask() -> int:
     return mask
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one, never a part.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside, which takes the name at the end: a reader sees the old file or the new one, never a part.
 
     Raises:
-        OSError: nothing was changed.
+        OSError: nothing was changed, as after any fault inside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())  # as any new file, not for its maker alone
@@ -62,6 +63,16 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a whole file, as ``replacing`` does.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    with replacing(path) as file:
+        file.write(content)
 
 
 def require_writable(option: str, path: Path) -> None:

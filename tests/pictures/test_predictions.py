@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score
 from sklearn.metrics import confusion_matrix as reference
 
+from zoo.pictures import predictions
 from zoo.pictures.figure import style
 from zoo.pictures.predictions import ask, confusion_counts, draw_confusion, most_confident_mistakes
 from zoo.registry import scan
@@ -87,6 +90,32 @@ def test_a_class_without_images_is_no_division_by_zero():
     with style():
         axes = draw_confusion(np.array([[0, 0], [1, 3]]), ["a", "b"], "title").axes[0]
     assert axes.images[0].get_array().tolist() == [[0, 0], [0.25, 0.75]]
+
+
+def test_mistakes_among_photographs_are_told_by_their_files(zoo, workplace, monkeypatch):
+    for label, shade in enumerate((40, 200)):
+        for split, count in (("train", 12), ("test", 4)):
+            (workplace / "shades" / split / str(label)).mkdir(parents=True)
+            for index in range(count):
+                place = workplace / "shades" / split / str(label) / f"{label}-{index}.png"
+                Image.new("RGB", (4, 4), (shade + index,) * 3).save(place)
+    Image.new("RGB", (4, 4), (250,) * 3).save(workplace / "shades" / "test" / "0" / "0-2.png")  # is in the wrong folder
+    (workplace / "shades" / "test" / "0" / "0-0.png").write_bytes(b"not an image")
+    settings = ["--data", "folder", "--set", "data.root=shades", "--set", "recipe.batch_size=8", "--set", "recipe.lr=0.1"]
+    titles = []
+    drawn = predictions.draw_tiles
+
+    def noted(images, of_tiles, heading, side):
+        titles.extend(of_tiles)
+        return drawn(images, of_tiles, heading, side)
+
+    monkeypatch.setattr(predictions, "draw_tiles", noted)
+    for memory in ("2", "0"):
+        assert zoo("train", "softmax", *settings, "--set", f"data.memory_gb={memory}", "--name", f"held-{memory}").code == 0
+        answer = zoo("picture", "mistakes", f"held-{memory}")
+        assert answer.code == 0 and f"; the surest is {Path('shades/test/0/0-2.png')}\n" in answer.out, answer
+    assert [title.splitlines()[0] for title in titles] == ["0", "0"]
+    assert [title.splitlines()[-1] for title in titles] == ["0-2.png", "0-2.png"]
 
 
 def test_points_are_no_images_to_look_at(zoo, workplace):

@@ -102,6 +102,19 @@ def test_the_zoo_loads_its_own_file_again(zoo, trained) -> None:
     assert zoo("predict", "sub/one.safetensors", "photo.png", "--checkpoint", "last").is_one_line_error("--checkpoint last")
 
 
+def test_pictures_are_drawn_of_an_exported_file_as_of_its_run(zoo, trained) -> None:
+    zoo("export", trained.folder.path, "--to", "safetensors", "-o", "one.safetensors")
+    trained.picture("yellow", 3).save("photo.png")
+    for kind, *images in (("confusion",), ("calibration",), ("saliency", "photo.png"), ("filters",)):
+        answers = [zoo("picture", kind, name, *images) for name in ("one.safetensors", trained.folder.path)]
+        assert [answer.code for answer in answers] == [0, 0], answers
+        assert answers[0].out.startswith(f"one-{kind}.png: ") and Path(f"one-{kind}.png").is_file()
+        told, told_of_run = (answer.out.splitlines()[0].partition(": ")[2] for answer in answers)
+        assert told == told_of_run
+    assert zoo("picture", "confusion", "one.safetensors", "--checkpoint", "last").is_one_line_error("--checkpoint last")
+    assert zoo("picture", "curves", "one.safetensors").is_one_line_error("zoo picture curves", "records", "name a run")
+
+
 @pytest.mark.parametrize("content", [b"", b"not one", b"\xff" * 64, (2).to_bytes(8, "little") + b"{}"])
 def test_another_or_a_damaged_file_is_refused_in_one_line(zoo, content: bytes) -> None:
     Path("x.safetensors").write_bytes(content)

@@ -49,6 +49,10 @@ def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes:
     assert figures[0]["test/accuracy"] == figures[1]["test/accuracy"] == figures[2]["test/accuracy"]
     assert figures[1]["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
     assert figures[2]["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+    for other in figures[1:]:
+        assert all(other[name] == figures[0][name] for name in ("classes", "confusion")), "they are counted"
+        assert other["test/calibration_error"] == pytest.approx(figures[0]["test/calibration_error"], abs=1e-5)
+    assert sum(map(sum, figures[0]["confusion"])) == 359
     told = next(record for record in records if "test/accuracy" in record)
     assert told["test/accuracy"] == figures[0]["test/accuracy"]
 

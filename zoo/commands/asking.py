@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from zoo.commands.answers import answer_format, print_answers, write_answers
 from zoo.commands.shell import (
     Checkpoint,
     Json,
@@ -18,8 +20,8 @@ from zoo.commands.shell import (
     decimal_number,
     open_registry,
     print_json,
-    print_table,
     whole_number,
+    zoo_command,
 )
 from zoo.errors import UserError
 
@@ -34,12 +36,17 @@ def predict(
     samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
     temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of samples: the same seed draws the same.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE.csv or FILE.json.")] = "",
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each image, as they come.")] = False,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
     """Say what is in pictures.
 
+    A file that is no image is named on standard error, and the others are answered; if it was named here, the exit code is 2.
+
     [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
+    [bold]zoo predict flowers.safetensors holiday/ -o holiday.csv[/bold]   by an exported file; a line for each image\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
     [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
@@ -50,15 +57,19 @@ def predict(
         asked["question"] = question
     if temperature is not None:
         asked["temperature"] = decimal_number("--temperature", temperature)
+    written_as = answer_format(json, csv, output)
     registry = open_registry(context)
-    file, _ = checkpoint_file(run, checkpoint)
+    file, former = checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
     predictions = predict_files(registry, file, inputs, **asked)
-    if json:
-        print_json([prediction.to_dict() for prediction in predictions])
-        return
-    print_table([prediction.row() for prediction in predictions], predictions[0].header)
+    if output:
+        print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} answers")
+    else:
+        print_answers(predictions, written_as)
+    model = registry.model(former.model["name"])
+    if (output or written_as == "table") and model.task == "classification" and "nearest-neighbours" not in model.tags:
+        print(f"next: {zoo_command(context)} picture saliency {shlex.quote(run)} IMAGE...")
 
 
 def sample(

@@ -13,7 +13,7 @@ def picture(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="What to draw; without it, the kinds are listed.")] = "",
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; for attention, then image files.")
+        list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; for attention and saliency, then image files.")
     ] = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The PNG; default RUN-KIND.png.")] = "",
     metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: what to draw, as in train/loss,val/loss.")] = "",
@@ -23,6 +23,7 @@ def picture(
     layer: Annotated[str, typer.Option(metavar="N", help="attention: of which layer, from 1; the default is the last.")] = "",
     text: Annotated[str, typer.Option(metavar="FILE", help="cells: the text; the default is the run's own test text.")] = "",
     units: Annotated[str, typer.Option(metavar="N,N", help="cells: which; the default is those that follow the text best.")] = "",
+    class_name: Annotated[str, typer.Option("--class", help="saliency: of which class; the default is the likeliest.")] = "",
     json: Json = False,
 ) -> None:
     """Draw what a network has learned, into a PNG.
@@ -30,6 +31,8 @@ def picture(
     [bold]zoo picture[/bold]   lists what can be drawn\n
     [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
+    [bold]zoo picture saliency resnet20-folder photo.jpg --class cat[/bold]   which pixels speak for or against it\n
+    [bold]zoo picture calibration resnet20-digits[/bold]   whether it is as often right as it is sure\n
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks, or a captioner for each word\n
     [bold]zoo picture captions captioner-shapes-captions[/bold]   its best and its worst captions\n
     [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
@@ -47,7 +50,7 @@ def picture(
         print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
-    given |= {"text": text, "units": units}
+    given |= {"text": text, "units": units, "class_name": class_name}
     drawn = write_picture(open_registry(context), kind, runs, output, **given)
     if json:
         print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})

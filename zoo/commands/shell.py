@@ -130,14 +130,13 @@ def zoo_command(context: typer.Context) -> str:
 def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
     """The file with the weights of a run, or of what was exported from one, and the Run they were trained by."""
     if run.endswith(".safetensors") and Path(run).is_file():
-        from zoo.training.exported import run_of_exported
+        from zoo.training.exported import ExportedFile
 
-        if checkpoint != "best":
-            raise UserError(f"--checkpoint {checkpoint}: {run} holds the weights of one checkpoint, leave it out")
-        return Path(run), run_of_exported(Path(run))
-    from zoo.training.run_folder import RunFolder
+        folder = ExportedFile(Path(run))
+    else:
+        from zoo.training.run_folder import RunFolder
 
-    folder = RunFolder.find(run)
+        folder = RunFolder.find(run)
     return folder.checkpoint(checkpoint), folder.read_run()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.commands.classes import print_classes, write_classes
 from zoo.commands.shell import (
     Checkpoint,
     Json,
@@ -21,6 +23,7 @@ from zoo.commands.shell import (
     zoo_command,
 )
 from zoo.errors import UserError
+from zoo.fetch import require_writable
 from zoo.ranks import is_follower
 from zoo.registry import Registry
 
@@ -153,10 +156,17 @@ def test(
     devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices; the figures do not depend on it.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
     settings: SetData = [],  # noqa: B006
+    csv: Annotated[str, typer.Option(metavar="FILE", help="Write precision, recall and F1 of every class here.")] = "",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Test a trained model on its test images: [bold]zoo test resnet20-digits --json[/bold]."""
+    """Test a trained model on its test images; of a classifier, tell of each class and of what is taken for what.
+
+    [bold]zoo test resnet20-digits[/bold]\n
+    [bold]zoo test resnet20-digits --json[/bold]   one object: a number for each metric, then classes and confusion\n
+    [bold]zoo test resnet20-digits --csv classes.csv[/bold]   all classes, where a table would be too long\n
+    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file, on other pictures
+    """
     from zoo.recipe import parse_setting, resolve_test
 
     flags = without_empty({"trainer": {"devices": devices, "accelerator": accelerator}})
@@ -164,12 +174,25 @@ def test(
     registry = open_registry(context)
     file, former = checkpoint_file(run, checkpoint)
     data_section, trainer_settings = resolve_test(registry, former, data or None, layers)
+    model = registry.model(former.model["name"])
+    if csv:
+        if model.task != "classification":
+            raise UserError(f"--csv {csv}: is of single classes, and {model.name} is for {model.task}: leave it out")
+        require_writable("--csv", Path(csv))
     from zoo.training import engine
 
-    metrics, is_rank_zero = engine.test(registry, file, data_section, trainer_settings)
-    if not is_rank_zero:
+    tested = engine.test(registry, file, data_section, trainer_settings)
+    if not tested.is_rank_zero:
         return
+    if csv:
+        write_classes(tested.findings, Path(csv))
     if json:
-        print_json(metrics)
-    else:
-        print(f"{former.model['name']} on {data_section['name']}: {metrics_line(metrics)}")
+        print_json({**tested.figures, **tested.findings})
+        return
+    print(f"{model.name} on {data_section['name']}: {metrics_line(tested.figures)}")
+    if tested.findings:
+        counted = "points" if "points" in registry.data_set(data_section["name"]).tags else "images"
+        again, name = zoo_command(context), shlex.quote(run)
+        print_classes(tested.findings, counted, f"{again} test {name} --csv FILE")
+        look = "regions" if counted == "points" else "mistakes"
+        print(f"\nnext: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")

@@ -15,11 +15,14 @@ from zoo.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from zoo.pictures.figure import Picture
+    from zoo.training.exported import ExportedFile
     from zoo.training.run_folder import RunFolder
+
+    Subject = RunFolder | ExportedFile | Entry
 
 FLAGS = {
     "checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer",
-    "text": "--text", "units": "--units",
+    "text": "--text", "units": "--units", "class_name": "--class",
 }  # fmt: skip
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
@@ -55,7 +58,7 @@ class Kind:
     takes_images: bool = False
     other_modules: dict[str, str] = field(default_factory=dict)
 
-    def draw(self, registry: Registry, subjects: list[RunFolder | Entry], task: str, **flags: Any) -> Picture:
+    def draw(self, registry: Registry, subjects: list[Subject], task: str, **flags: Any) -> Picture:
         """Import what draws it, and draw; ``task`` is that of the subjects."""
         module = importlib.import_module(self.other_modules.get(task, self.module))
         function = getattr(module, self.name.replace("-", "_"))
@@ -78,6 +81,10 @@ KINDS = {
              flags=CHECKPOINT + DATA),
         Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
+        Kind("calibration", "whether a classifier is as often right as it is sure", "RUN", "zoo.pictures.calibration",
+             flags=CHECKPOINT + DATA),
+        Kind("saliency", "which pixels a classifier goes by", "RUN [IMAGE...]", "zoo.pictures.saliency",
+             flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True),
         Kind("attention", "where a transformer looks in images, or a captioner for each word", "RUN [IMAGE...]",
              "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
              other_modules={"captioning": "zoo.pictures.caption_attention"}),
@@ -113,7 +120,8 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
 
     Args:
         kind_name: a key of ``KINDS``.
-        names: runs, by name or path, or models where the kind takes them; then image files where it takes those.
+        names: runs, by name or path, exported files where weights are enough, or models where the kind takes them; then image
+            files where it takes those.
         output: the file; by default it is named after the run and the kind, in the current folder.
         flags: options of the command that were given; empty ones count as not given.
 
@@ -136,9 +144,13 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     if "data" in given:
         registry.data_set(given["data"])
     subjects = [_find(registry, kind, name) for name in names]
+    from zoo.training.run_folder import RunFolder
+
     found = [subject for subject in subjects if not isinstance(subject, Entry)]
     task = kind.task
     for folder in found:
+        if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
+            raise UserError(f"zoo picture {kind.name} needs the records of a training, which {folder.name} lacks: name a run")
         model = registry.model(folder.read_run().model["name"])
         task = model.task
         if kind.task and task not in (kind.task, *kind.other_modules):
@@ -158,10 +170,14 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     return Drawn(path, picture.look_for, picture.next)
 
 
-def _find(registry: Registry, kind: Kind, name: str) -> RunFolder | Entry:
-    """The run of that name or path, or else the model."""
+def _find(registry: Registry, kind: Kind, name: str) -> Subject:
+    """The run of that name or path, the exported file, or else the model."""
     from zoo.training.run_folder import RunFolder, known_runs
 
+    if name.endswith(".safetensors") and Path(name).is_file():
+        from zoo.training.exported import ExportedFile
+
+        return ExportedFile(Path(name))
     try:
         return RunFolder.find(name)
     except UserError:
@@ -172,8 +188,9 @@ def _find(registry: Registry, kind: Kind, name: str) -> RunFolder | Entry:
         raise unknown("run or model", name, [*known_runs(), *registry.models], "`zoo list` shows the models") from None
 
 
-def _default_file(kind: Kind, subjects: list[RunFolder | Entry], given: dict[str, Any]) -> str:
+def _default_file(kind: Kind, subjects: list[Subject], given: dict[str, Any]) -> str:
     if len(subjects) == 1:
         only = subjects[0]
-        return f"{only.name if isinstance(only, Entry) else only.path.resolve().name}-{kind.name}.png"
+        name = only.name if isinstance(only, Entry) else only.path.resolve().name.removesuffix(".safetensors")
+        return f"{name}-{kind.name}.png"
     return f"{kind.name}.png" if subjects or "data" not in given else f"{given['data']}-{kind.name}.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from zoo.recipe import Run, parse_setting, resolve_test
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import read_checkpoint
 from zoo.training.engine import build_test_data, load_task
+from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 
 SHOWN_MISTAKES = 24
@@ -54,10 +55,10 @@ class Tested:
         return float((self.predictions == self.labels).double().mean())
 
 
-def load_trained(registry: Registry, folder: RunFolder, checkpoint: str) -> tuple[Task, Run]:
-    """The network of a run, ready to evaluate, and the Run it was trained by."""
+def load_trained(registry: Registry, folder: RunFolder | ExportedFile, checkpoint: str) -> tuple[Task, Run]:
+    """The network of a run or of an exported file, ready to evaluate, and the Run it was trained by."""
     file = folder.checkpoint(checkpoint)
-    return load_task(registry, read_checkpoint(file), file)
+    return load_task(registry, read_trained(file), file)
 
 
 def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str]) -> Any:
@@ -157,7 +158,9 @@ def mistakes(
     if not len(order):
         raise UserError(f"{folder.name} makes no mistake on its {len(tested.labels):,} test images: there is nothing to draw")
     shown = order[:SHOWN_MISTAKES]
-    images = next(tested.data.splits["test"].images.batches(iter([shown])))
+    split = tested.data.splits["test"]
+    images = next(split.images.batches(iter([shown])))
+    files = [split.files[index] for index in shown.tolist()] if split.files else []
     classes = tested.task.spec.classes
     titles = [
         f"{classes[true]}\n{probability:.0%} {classes[said]}"
@@ -168,15 +171,23 @@ def mistakes(
             strict=True,
         )
     ]
+    if files:
+        titles = [f"{title}\n{_short(Path(file).name)}" for title, file in zip(titles, files, strict=True)]
     share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
     heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
     figure = draw_tiles(as_colours(images), titles, heading, side=160)
     return Picture(
         figure,
         "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
-        "for images that you could not tell either, and for what the rest has in common",
+        "for images that you could not tell either, and for what the rest has in common"
+        + (f"; the surest is {files[0]}" if files else ""),
         f"zoo picture confusion {folder.name}",
     )
+
+
+def _short(name: str, longest: int = 14) -> str:
+    """The name of a file, which may be long and all digits, with room to the one beside it."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def most_confident_mistakes(tested: Tested) -> Tensor:

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.errors import UserError
 from zoo.fingerprint import fingerprint
+from zoo.metrics.class_figures import ClassFigures
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
@@ -58,6 +59,7 @@ class Classifier(Task):
         for name, value in _normalisation(spec).items():
             self.register_buffer(name, value, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
+        self.class_figures: ClassFigures | None = None
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
 
     # ------------------------------------------------------------------ weights that were learned before
@@ -207,9 +209,17 @@ class Classifier(Task):
                 metric.update(self.test_losses(logits, labels), labels != IGNORE)
             else:
                 metric.update(logits, labels)
+        if stage == "test" and self.class_figures is not None:
+            self.class_figures.update(logits, labels)
 
     def figures(self, stage: str) -> dict[str, float]:
-        return read_out(self.metrics[stage])
+        figures = read_out(self.metrics[stage])
+        if stage == "test" and self.class_figures is not None:
+            figures["calibration_error"], self.findings = self.class_figures.take(self.spec.classes)
+        return figures
+
+    def look_closer(self) -> None:
+        self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
 
 
 def _normalisation(spec: ImageSpec) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ class Task(L.LightningModule):
         self.running = RunningMeans()
         self._samples_of_step = 0
         self._recorded_at = 0.0
+        self.findings: dict[str, Any] = {}  # of the last test, where it was asked for them
         self._frozen: dict[str, nn.Module] = {}
 
     def stages(self) -> dict[str, nn.Module]:
@@ -242,6 +243,12 @@ class Task(L.LightningModule):
     def figures(self, stage: str) -> dict[str, float]:
         """The metrics of what was evaluated, over all processes; after that they start anew."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
+
+    def look_closer(self) -> None:
+        """Let the tests to come find more than figures and put it into ``findings``, as plain data.
+
+        It may cost what the validation of a training should not.
+        """
 
     def setup(self, stage: str) -> None:
         if self.device.type != "mps":  # which has no float64

@@ -54,6 +54,15 @@ class Outcome:
     was_finished: bool = False
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What a test came to: its figures, as in ``test/accuracy``, and what the task found beside them, as plain data."""
+
+    figures: dict[str, float]
+    findings: dict[str, Any]
+    is_rank_zero: bool
+
+
 def open_data(registry: Registry, run: Run) -> Any:
     """The data of a Run with nothing fetched or read: its spec lacks the statistics.
 
@@ -224,10 +233,8 @@ def _train(
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished)
 
 
-def test(
-    registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings
-) -> tuple[dict[str, float], bool]:
-    """The metrics of a checkpoint on test images, the same on any number of processes, and whether this one is rank zero.
+def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings) -> Examined:
+    """What a checkpoint does on test images, the same on any number of processes.
 
     Args:
         checkpoint_file: what to test.
@@ -243,8 +250,9 @@ def test(
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
+    task.look_closer()
     trainer.test(task, datamodule=module, verbose=False)
-    return _test_metrics(trainer), trainer.is_global_zero
+    return Examined(_test_metrics(trainer), task.findings, trainer.is_global_zero)
 
 
 def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:

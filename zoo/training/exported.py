@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,28 @@ from zoo.recipe import Run
 from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
 
 SUFFIX = ".safetensors"
+
+
+class ExportedFile:
+    """An exported network in the place of a run, for what needs its weights and not the records of its training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = shlex.quote(str(path))
+
+    def read_run(self) -> Run:
+        """The Run by which it was trained."""
+        return run_of_exported(self.path)
+
+    def checkpoint(self, which: str) -> Path:
+        """The file itself, which is of the checkpoint that was exported.
+
+        Raises:
+            UserError: another one was asked for.
+        """
+        if which != "best":
+            raise UserError(f"--checkpoint {which}: {self.path} holds the weights of one checkpoint, leave it out")
+        return self.path
 
 
 def read_trained(path: Path) -> dict[str, Any]:

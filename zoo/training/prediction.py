@@ -40,12 +40,17 @@ class Prediction(Protocol):
 
     def to_dict(self) -> dict[str, Any]: ...
 
+    def cells(self) -> dict[str, Any]:
+        """As a line of a CSV file: column to value, the same columns for all predictions of one call."""
+        ...
 
-def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], **asked: Any) -> list[Prediction]:
-    """Predictions for image files and for all images in folders, in order.
+
+def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], **asked: Any) -> Iterator[Prediction]:
+    """Predictions for image files and for all images in folders, in order, as they come: no more than a batch is held.
 
     What the model knows of classes, words and statistics comes from the checkpoint, so it is that of the training whatever
-    today's code says. A file in a folder that cannot be read is left out with a warning; one that was named is an error.
+    today's code says. A file that cannot be read is left out with a warning; one that was named is an error, once the others
+    are answered.
 
     Args:
         asked: options of the model's task, as in ``top=5``; None counts as not given.
@@ -69,11 +74,16 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
         takes = ", ".join(f"--{option}" for option in options)
         raise UserError(f"--{strange[0]} is not for {task.task}, which {name} does: it takes {takes}")
     task.to("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.inference_mode():
-        predictions = predict(task, _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape), **given)
-    if not predictions:
-        raise UserError(f"{', '.join(inputs)}: no image can be read")
-    return predictions
+    pictures = _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape)
+    return _at_least_one(predict(task, pictures, **given), inputs)
+
+
+def _at_least_one(predictions: Iterator[Prediction], inputs: list[str]) -> Iterator[Prediction]:
+    count = 0
+    for count, prediction in enumerate(predictions, 1):  # noqa: B007
+        yield prediction
+    if not count:
+        raise UserError(f"{some(inputs)}: no image can be read")
 
 
 Pictures = Iterable[tuple[list[str], torch.Tensor]]  # files and their images, uint8 [n, channels, height, width], in parts
@@ -106,16 +116,22 @@ class Classes:
         top = [{"class": name, "probability": probability} for name, probability in self.top]
         return {"file": self.file, "class": self.name, "probability": self.probability, "top": top}
 
+    def cells(self) -> dict[str, Any]:
+        columns = {}
+        for place, (name, probability) in enumerate(self.top, 1):
+            after = f"_{place}" if place > 1 else ""
+            columns |= {self.header[1] + after: name, f"probability{after}": f"{probability:.6f}"}
+        return {"file": self.file, **columns}
 
-def predict_classes(task: Task, pictures: Pictures, top: int = 3) -> list[Classes]:
+
+@torch.inference_mode()
+def predict_classes(task: Task, pictures: Pictures, top: int = 3) -> Iterator[Classes]:
     """The ``top`` most probable classes of each picture."""
     classes = task.spec.classes
-    predictions = []
     for files, images in pictures:
         best = task.outputs({"images": images.to(task.device)}).topk(min(top, len(classes)))
         for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
-            predictions.append(Classes(file, list(zip((classes[index] for index in indices), values, strict=True))))
-    return predictions
+            yield Classes(file, list(zip((classes[index] for index in indices), values, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------- captions
@@ -136,7 +152,10 @@ class Caption:
     def to_dict(self) -> dict[str, Any]:
         return {"file": self.file, "caption": self.caption, "log_probability": self.log_probability}
 
+    cells = to_dict
 
+
+@torch.inference_mode()
 def predict_captions(
     task: Captioner,
     pictures: Pictures,
@@ -144,7 +163,7 @@ def predict_captions(
     samples: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
-) -> list[Caption]:
+) -> Iterator[Caption]:
     """A caption of each picture, found by beam search; or several, drawn at random.
 
     Args:
@@ -155,7 +174,6 @@ def predict_captions(
         raise UserError(f"--{'seed' if temperature is None else 'temperature'} goes with --samples, which are drawn at random")
     if samples is not None and beams is not None:
         raise UserError("--beams and --samples exclude each other")
-    predictions = []
     for files, images in pictures:
         seen = task.see(images.to(task.device))
         prompt, length = task.start(seen), task.spec.length
@@ -166,8 +184,7 @@ def predict_captions(
             copies = torch.arange(len(files), device=seen.device).repeat_interleave(samples)
             drawn = sample(task.decoder(seen[copies]), prompt[copies], length, Sampling(temperature or 1.0), seed or 0)
             found = ((files[copy], text, None) for copy, text in zip(copies.tolist(), until(END, drawn).tolist(), strict=True))
-        predictions += [Caption(file, " ".join(task.spec.decode(text)), total) for file, text, total in found]
-    return predictions
+        yield from (Caption(file, " ".join(task.spec.decode(text)), total) for file, text, total in found)
 
 
 # ---------------------------------------------------------------------------------------------- answers
@@ -184,7 +201,8 @@ class Answers(Classes):
         return {"file": self.file, "answer": self.name, "probability": self.probability, "top": top}
 
 
-def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | None = None, top: int = 3) -> list[Answers]:
+@torch.inference_mode()
+def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | None = None, top: int = 3) -> Iterator[Answers]:
     """The ``top`` most probable answers to a question about each picture.
 
     Raises:
@@ -203,16 +221,14 @@ def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | 
         raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
     asked = torch.full((1, 1, spec.length), PAD)
     asked[0, 0, : len(words)] = torch.tensor(spec.encode(words))
-    predictions = []
     for files, images in pictures:
         questions = asked.to(task.device).expand(len(images), -1, -1)
         best = task.outputs({"images": images.to(task.device), "questions": questions})[:, 0].topk(min(top, len(spec.answers)))
         for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
-            predictions.append(Answers(file, list(zip((spec.answers[index] for index in indices), values, strict=True))))
-    return predictions
+            yield Answers(file, list(zip((spec.answers[index] for index in indices), values, strict=True)))
 
 
-PREDICTORS: dict[str, tuple[Callable[..., list[Prediction]], tuple[str, ...]]] = {  # by task, with the options it takes
+PREDICTORS: dict[str, tuple[Callable[..., Iterator[Prediction]], tuple[str, ...]]] = {  # by task, with the options it takes
     "classification": (predict_classes, ("top",)),
     "captioning": (predict_captions, ("beams", "samples", "temperature", "seed")),
     "question-answering": (predict_answers, ("question", "top")),
@@ -223,11 +239,23 @@ PREDICTORS: dict[str, tuple[Callable[..., list[Prediction]], tuple[str, ...]]] =
 
 
 def _read_all(files: list[Path], named: set[Path], shape: tuple[int, int, int]) -> Iterator[tuple[list[str], torch.Tensor]]:
+    if len(files) == 1 and files[0] in named:
+        yield [str(files[0])], read_named(files[0], shape)[None]
+        return
+    refused = []
     for start in range(0, len(files), BATCH):
-        pixels = {file: _read(file, shape, file in named) for file in files[start : start + BATCH]}
-        read = {str(file): image for file, image in pixels.items() if image is not None}
+        read = []
+        for file in files[start : start + BATCH]:
+            try:
+                read.append((str(file), read_image(str(file), *shape)))
+            except UnreadableImage as error:
+                print(f"warning: {file} is left out: {error}", file=sys.stderr)
+                refused += [file] if file in named else []
         if read:
-            yield list(read), torch.stack(list(read.values()))
+            names, images = zip(*read, strict=True)
+            yield list(names), torch.stack(images)
+    if refused:
+        raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
 
 
 def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -242,16 +270,6 @@ def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
         return read_image(str(file), *shape)
     except UnreadableImage as error:
         raise UserError(f"{file}: {error}") from None
-
-
-def _read(file: Path, shape: tuple[int, int, int], is_named: bool) -> torch.Tensor | None:
-    if is_named:
-        return read_named(file, shape)
-    try:
-        return read_image(str(file), *shape)
-    except UnreadableImage as error:
-        print(f"warning: {file} is left out: {error}", file=sys.stderr)
-        return None
 
 
 def _files(text: str) -> list[Path]:

@@ -1,0 +1,144 @@
+"""What ``zoo predict`` writes of many images: as CSV, as JSON, as a table or into a file, and without those it cannot read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo.commands.answers import print_answers
+from zoo.errors import UserError
+from zoo.registry import scan
+from zoo.training import prediction
+from zoo.training.prediction import Classes, predict_files
+from zoo.training.run_folder import RunFolder
+
+QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture
+def photos(zoo) -> Path:
+    """A run named ``first``, and a folder of seven pictures, one of them of an awkward name."""
+    assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
+    folder = Path("photos")
+    folder.mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 255, (9, 9), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    Image.new("L", (9, 9), 90).save(folder / 'so, "called" ü.png')
+    return folder
+
+
+def test_csv_json_and_table_say_the_same(zoo, photos: Path) -> None:
+    said = json.loads(zoo("predict", "first", photos, "--json", "--top", "4").out)
+    rows = list(csv.DictReader(io.StringIO(zoo("predict", "first", photos, "--csv", "--top", "4").out)))
+    table = zoo("predict", "first", photos, "--top", "4").out.splitlines()
+    assert len(said) == len(rows) == len(table) - 2 == 7 and table[-1] == "next: zoo picture saliency first IMAGE..."
+    columns = ["file", "class", "probability", "class_2", "probability_2", "class_3", "probability_3", "class_4", "probability_4"]
+    assert list(rows[0]) == columns and rows[-1]["file"] == 'photos/so, "called" ü.png'
+    for one, row, line in zip(said, rows, table[1:], strict=False):
+        assert (row["file"], row["class"]) == (one["file"], one["class"]) and line.startswith(one["file"])
+        for place, then in enumerate(one["top"][1:], 2):
+            assert row[f"class_{place}"] == then["class"]
+            assert float(row[f"probability_{place}"]) == pytest.approx(then["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_a_file_holds_what_is_printed(zoo, photos: Path, ending: str) -> None:
+    answer = zoo("predict", "first", photos, "-o", f"said/of.{ending}")
+    assert answer.code == 0 and answer.out.splitlines()[0] == f"said/of.{ending}: 7 answers"
+    assert Path(f"said/of.{ending}").read_text() == zoo("predict", "first", photos, f"--{ending}").out
+    assert [path.name for path in Path("said").iterdir()] == [f"of.{ending}"]
+
+
+def test_the_printed_json_is_that_of_the_library(zoo, photos: Path) -> None:
+    text = zoo("predict", "first", photos, "--json").out
+    assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize("form", [["--csv"], ["--json"], [], ["-o", "said.csv"]])
+def test_the_rest_is_answered_if_files_cannot_be_read(zoo, photos: Path, form: list[str]) -> None:
+    (photos / "2.png").write_bytes(b"not an image")
+    (photos / "5.png").write_bytes((photos / "5.png").read_bytes()[:40])
+    answer = zoo("predict", "first", photos, *form)
+    assert answer.code == 0, "a folder may hold anything"
+    warnings = answer.err.splitlines()
+    assert [line.split(" is left out: ")[0] for line in warnings] == ["warning: photos/2.png", "warning: photos/5.png"]
+    named = zoo("predict", "first", *sorted(photos.iterdir()), *form)
+    assert named.code == 2 and named.err.splitlines()[:2] == warnings
+    assert named.err.splitlines()[2:] == ["error: 2 of the files that were named cannot be read: photos/2.png, photos/5.png"]
+    out = Path("said.csv").read_text() if "-o" in form else named.out
+    assert [number for number in range(6) if f"photos/{number}.png" in out] == [0, 1, 3, 4] and "ü" in out
+    if form == ["--json"]:
+        assert len(json.loads(out)) == 5
+
+
+def test_a_named_file_that_is_repeated_is_answered_again(zoo, photos: Path) -> None:
+    said = json.loads(zoo("predict", "first", photos / "0.png", photos / "0.png", "--json").out)
+    assert len(said) == 2 and said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--csv", "--json"], ["--json and --csv exclude each other"]),
+        (["-o", "said.txt"], ["--output said.txt", ".csv or .json"]),
+        (["-o", "said.csv", "--json"], ["--output said.csv", "--json"]),
+        (["-o", "photos/0.png/said.csv"], ["photos/0.png is not a folder"]),
+        (["-o", "said.csv", "--top", "0"], ["--top 0"]),
+        (["-o", "said.csv", "--beams", "3"], ["--beams is not for classification"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(zoo, photos: Path, arguments: list[str], words: list[str]) -> None:
+    assert zoo("predict", "first", photos, *arguments).is_one_line_error(*words)
+    assert sorted(path.name for path in Path().iterdir()) == ["photos", "runs"]
+
+
+@pytest.mark.parametrize("form", [["--csv"], ["--json"], [], ["-o", "said.csv"]])
+def test_a_folder_without_a_readable_image_prints_and_writes_nothing(zoo, photos: Path, form: list[str]) -> None:
+    for file in photos.iterdir():
+        file.write_bytes(b"not an image")
+    answer = zoo("predict", "first", photos, *form)
+    assert answer.code == 2 and not answer.out and answer.err.splitlines()[-1] == "error: photos: no image can be read"
+    assert not Path("said.csv").exists()
+
+
+def test_a_fault_in_the_middle_keeps_the_old_file(zoo, photos: Path, monkeypatch) -> None:
+    Path("said.csv").write_text("old")
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert zoo("predict", "first", photos, "-o", "said.csv").code == 2
+    assert Path("said.csv").read_text() == "old" and sorted(Path().iterdir()) == [Path("photos"), Path("runs"), Path("said.csv")]
+
+
+def test_answers_come_before_later_images_are_read(photos: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH", 2)
+    read = []
+    former = prediction.read_image
+    monkeypatch.setattr(prediction, "read_image", lambda path, *shape: read.append(path) or former(path, *shape))
+    answers = predict_files(scan(), RunFolder.find("first").best, ["photos"])
+    assert read == []
+    next(answers)
+    assert len(read) == 2 and not torch.is_inference_mode_enabled()
+    assert len(list(answers)) == 6 and len(read) == 7
+
+
+def test_what_was_said_before_a_fault_is_printed(capsys) -> None:
+    def some():
+        yield Classes("a.png", [("cat", 0.75), ("dog", 0.25)])
+        raise UserError("no more")
+
+    for form in ("csv", "json", "table"):
+        with pytest.raises(UserError, match="no more"):
+            print_answers(some(), form)
+        out = capsys.readouterr().out
+        assert "a.png" in out and (form != "json" or json.loads(out)[0]["class"] == "cat")

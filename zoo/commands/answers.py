@@ -1,0 +1,116 @@
+"""How ``zoo predict`` writes what was said of many images: CSV and JSON as they come, a table when its columns are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.commands.shell import print_table
+from zoo.errors import UserError
+from zoo.fetch import replacing, require_writable
+
+if TYPE_CHECKING:
+    from zoo.training.prediction import Prediction
+
+FORMATS = ("csv", "json")  # of files, by their ending
+
+
+def answer_format(as_json: bool, as_csv: bool, output: str) -> str:
+    """``csv``, ``json`` or ``table``, as flags or the name of a file say.
+
+    Raises:
+        UserError: they contradict each other, or such a file cannot be written.
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other")
+    asked = "json" if as_json else "csv" if as_csv else ""
+    if not output:
+        return asked or "table"
+    ending = Path(output).suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise UserError(f"--output {output}: its name must end in .csv or .json")
+    if asked not in ("", ending):
+        raise UserError(f"--output {output}: its name says {ending}, and --{asked} was given: leave that out")
+    require_writable("--output", Path(output))
+    return ending
+
+
+def print_answers(predictions: Iterable[Prediction], written_as: str) -> None:
+    """Print what is said of each image; what was said before a fault is printed too."""
+    if written_as != "table":
+        for text in _pieces(predictions, written_as):
+            print(text, end="", flush=True)
+        return
+    rows, header = [], ()
+    try:
+        for prediction in predictions:
+            rows.append(prediction.row())
+            header = prediction.header
+    finally:
+        if rows:
+            print_table(rows, header)
+            sys.stdout.flush()  # before an error, which goes another way
+
+
+def write_answers(predictions: Iterable[Prediction], written_as: str, path: Path) -> int:
+    """Write what is said of each image into a file, and return of how many.
+
+    Raises:
+        UserError: of some nothing can be said; the others are in the file, if there are any.
+        OSError: nothing was changed.
+    """
+    faults: list[UserError] = []
+    count = 0
+
+    def readable() -> Iterator[Prediction]:
+        nonlocal count
+        try:
+            for count, prediction in enumerate(predictions, 1):  # noqa: B007
+                yield prediction
+        except UserError as error:
+            if not count:
+                raise
+            faults.append(error)
+
+    with replacing(path) as file:
+        for text in _pieces(readable(), written_as):
+            file.write(text.encode(errors="surrogateescape"))  # as names of files may be
+    if faults:
+        raise faults[0]
+    return count
+
+
+def _pieces(predictions: Iterable[Prediction], written_as: str) -> Iterator[str]:
+    """The text of a CSV or JSON file, piece by piece; nothing before the first prediction, and whole in spite of a fault."""
+    return (_csv_lines if written_as == "csv" else _json_array)(predictions)
+
+
+def _csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+    for number, prediction in enumerate(predictions):
+        line = io.StringIO()
+        writer = csv.writer(line, lineterminator="\n")
+        cells = prediction.cells()
+        if not number:
+            writer.writerow(cells)
+        writer.writerow(cells.values())
+        yield line.getvalue()
+
+
+def _json_array(predictions: Iterable[Prediction]) -> Iterator[str]:
+    before, fault = "[\n", None
+    try:
+        for prediction in predictions:
+            yield before + textwrap.indent(json.dumps(prediction.to_dict(), indent=2, ensure_ascii=False), "  ")
+            before = ",\n"
+    except UserError as error:
+        fault = error
+    if before != "[\n":
+        yield "\n]\n"
+    if fault:
+        raise fault

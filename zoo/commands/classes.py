@@ -1,0 +1,84 @@
+"""What ``zoo test`` tells of single classes: a table, which are taken for which others, and a file with all of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from zoo.commands.shell import print_table
+from zoo.fetch import replace_file
+
+MOST_CLASSES = 30  # in the table; of more, the worst
+MOST_COLUMNS = 12  # of the confusion matrix; of more classes, the pairs that are confused most
+SHOWN_PAIRS = 10
+FIGURES = ("precision", "recall", "f1")
+
+Findings = dict[str, Any]  # as a classifier leaves them: "classes" and "confusion"
+
+
+def print_classes(findings: Findings, counted: str, see_all: str) -> None:
+    """Tell of each class, or of the worst, and of what is confused with what.
+
+    Args:
+        counted: what the samples are, as in "images".
+        see_all: the command that gives all classes where only some are shown.
+    """
+    classes = findings["classes"]
+    tested = {name: figures for name, figures in classes.items() if figures["images"]}
+    shown = classes
+    if len(classes) > MOST_CLASSES:
+        worst = sorted(tested, key=lambda name: tested[name]["f1"])[:MOST_CLASSES]
+        shown = {name: classes[name] for name in worst}
+        without = len(classes) - len(tested)
+        missing = f" (without test {counted}: {without:,})" if without else ""
+        print(f"\nthe {len(shown)} of {len(classes):,} classes with the lowest f1{missing}; all of them: {see_all}")
+    else:
+        print()
+    rows = [(name, f"{one['images']:,}", *(f"{one[figure]:.4f}" for figure in FIGURES)) for name, one in shown.items()]
+    print_table(rows, ("class", counted, *FIGURES), numbers=(counted, *FIGURES))
+    if len(classes) <= MOST_COLUMNS:
+        _print_matrix(list(classes), findings["confusion"])
+    else:
+        _print_pairs(list(classes), findings["confusion"], counted)
+
+
+def _print_matrix(names: list[str], confusion: list[list[int]]) -> None:
+    print()
+    rows = [(name, *(f"{count:,}" if count else "." for count in row)) for name, row in zip(names, confusion, strict=True)]
+    print_table(rows, ("is \\ taken for", *names), numbers=tuple(names))
+
+
+def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> None:
+    pairs = confused_pairs(confusion)
+    if not pairs:
+        print("\nno class is taken for another")
+        return
+    rows = []
+    for true, said, count in pairs[:SHOWN_PAIRS]:
+        rows.append((names[true], names[said], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
+    print(f"\nmost often confused, {len(rows)} of {len(pairs):,} pairs")
+    print_table(rows, ("is", "taken for", counted, "share"), numbers=(counted, "share"))
+
+
+def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:
+    """(true class, class it is taken for, how often) of all that are confused, the commonest first, equals in their order."""
+    pairs = [
+        (true, said, count) for true, row in enumerate(confusion) for said, count in enumerate(row) if count and true != said
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def write_classes(findings: Findings, path: Path) -> None:
+    """The figures of all classes as CSV.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", "images", *FIGURES))
+    for name, one in findings["classes"].items():
+        writer.writerow((name, one["images"], *(f"{one[figure]:.6f}" for figure in FIGURES)))
+    replace_file(path, text.getvalue().encode())
