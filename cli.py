@@ -21,7 +21,7 @@ app = typer.Typer(
     help="A zoo of classic networks: list them, train them on your data, and see what they learned.\n\n"
     "[bold]zoo list[/bold] shows what there is; [bold]zoo train resnet20[/bold] trains one, without any network access.",
 )
-data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch and look at them.")
+data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch, look at them.")
 
 
 @app.callback()
@@ -47,7 +47,13 @@ COMMANDS = {
     "check": checking.check,
     "doctor": checking.doctor,
 }
-DATA_COMMANDS = {"list": data.list_data, "show": data.show_data, "fetch": data.fetch_data, "preview": data.preview_data}
+DATA_COMMANDS = {
+    "list": data.list_data,
+    "show": data.show_data,
+    "fetch": data.fetch_data,
+    "preview": data.preview_data,
+    "advise": data.advise_data,
+}
 
 for name, command in COMMANDS.items():
     app.command(name, cls=TextCommand)(command)

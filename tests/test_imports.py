@@ -17,6 +17,7 @@ LIGHT = [
     *(
         f"zoo/{name}.py"
         for name in (
+            "advice",
             "layers/names",
             "errors",
             "fetch",
@@ -64,6 +65,7 @@ FLOORS = {
     "zoo/tasks": SETTINGS | {"zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS | {"zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
+    "zoo/advice.py": SETTINGS | {"datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},
     "zoo/decoding.py": SETTINGS,
