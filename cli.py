@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, listing, searching, shipping, training
+from zoo.commands import asking, checking, data, drawing, listing, searching, shipping, training, tuning
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ COMMANDS = {
     "export": shipping.export,
     "serve": shipping.serve,
     "search": searching.search,
+    "tune": tuning.tune,
     "check": checking.check,
     "doctor": checking.doctor,
 }

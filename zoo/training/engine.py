@@ -116,7 +116,7 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
     return task.eval(), run
 
 
-def _open_run(registry: Registry, name: str) -> Task:
+def open_run(registry: Registry, name: str) -> Task:
     """The trained model of a run, by name or path."""
     best = RunFolder.find(name).checkpoint("best")
     return load_task(registry, read_checkpoint(best), best)[0]
@@ -149,7 +149,7 @@ def train(
         UserError: something the user can put right, before the first step or when the disk fills up.
         Interrupted: asked to stop; ``last.ckpt`` is where it goes on.
     """
-    _quiet()
+    quiet()
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
     with _given_up_if_it_cannot_start(folder, is_new) as started, folder.locked():
@@ -174,7 +174,7 @@ def _train(
     if checkpoint:
         task.load_state_dict(former["state_dict"])
     else:
-        task.load_pretrained(partial(_open_run, registry))
+        task.load_pretrained(partial(open_run, registry))
     task.prepare(data)
     if run.recipe.compile:
         task.compile()
@@ -222,7 +222,7 @@ def test(
     Raises:
         UserError: other classes than those the model was trained on, or no such files.
     """
-    _quiet()
+    quiet()
     checkpoint = read_trained(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
     run = run.model_copy(update={"data": data})
@@ -352,7 +352,7 @@ def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's tips and notices say nothing that a user of the zoo could act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
