@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PARTS = ("lr", "batch")
 FOUND = ("recipe.lr", "recipe.batch_size")
 LIMITS = {
-    "data": "which are all training images",
+    "data": "which is all there is for training",
     "memory": "more would not fit into memory",
     "time": "a step with twice as many would take too long to be tried",
 }
@@ -66,7 +66,7 @@ def tune(
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
     """What was found, as plain data: ``lr``, ``batch_size``, and each search in full."""
-    from zoo.training.tuning import open_subject, range_test, search_batch, with_batch
+    from zoo.training.tuning import counts_images, open_subject, range_test, search_batch, with_batch
 
     def tell(text: str) -> None:
         if not quiet:
@@ -74,7 +74,7 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
 
     subject = open_subject(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
-    if only != "lr":
+    if only == "batch" or (not only and counts_images(subject)):
         tell("batch size: real steps of training and validation, twice as large each time")
         batch = search_batch(subject)
         found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch.to_dict()}

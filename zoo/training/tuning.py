@@ -21,6 +21,7 @@ import torch
 from zoo.errors import UserError
 from zoo.recipe import Run
 from zoo.registry import Registry
+from zoo.spec import ImageSpec, WordedSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.engine import build_data, build_task, build_trainer, open_run, quiet
 from zoo.training.memory import PeakMemory, available_memory, is_out_of_memory
@@ -62,6 +63,11 @@ def open_subject(registry: Registry, run: Run) -> Subject:
     task.load_pretrained(partial(open_run, registry))
     task.prepare(data)
     return Subject(run, data, task)
+
+
+def counts_images(subject: Subject) -> bool:
+    """Whether a batch is so many of a known number of images, and not of streams of text or the like."""
+    return isinstance(subject.data.spec, (ImageSpec, WordedSpec))
 
 
 def with_batch(subject: Subject, batch_size: int) -> Subject:
@@ -141,7 +147,7 @@ class _Rising(L.Callback):
             group["lr"] = group["initial_lr"] * factor
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self._of_step.append(float(outputs["loss"]))
+        self._of_step.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)  # Lightning has divided it
         if trainer.global_step == len(self.losses):
             return
         loss, self._of_step = sum(self._of_step) / len(self._of_step), []
@@ -203,10 +209,9 @@ def search_batch(subject: Subject) -> BatchSearch:
     Raises:
         UserError: not even the smallest batch fits, or the data is not counted in images.
     """
-    splits = getattr(subject.data, "splits", None)
-    if not splits or "train" not in splits:
-        raise UserError(f"the batch of {subject.run.data['name']} is not searched: take --only lr")
-    return _Search(subject, len(splits["train"])).result()
+    if not counts_images(subject):
+        raise UserError(f"a batch of {subject.run.data['name']} is not so many images: its size is not searched, take --only lr")
+    return _Search(subject, len(subject.data.splits["train"])).result()
 
 
 class _Search:
