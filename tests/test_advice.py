@@ -144,7 +144,7 @@ def test_faults_are_told() -> None:
     found = advice()
     assert found.unreadable == ["photos/cat/000.png"]
     told = "\n".join(found.warnings())
-    assert "1 file cannot be read and stay" not in told and "photos/cat/000.png" in told
+    assert "cannot be read: photos/cat/000.png\n" in told
     assert "no test image of owl" in told and "cat has 31.0 times the training images of dog" in told
     assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 4
     assert sum(line.startswith("fault") for line in report(found)) == 3
@@ -190,10 +190,8 @@ def test_the_command_on_a_folder(zoo) -> None:
     copy("train/cat/1.png", "test/dog/cat.png")
     answer = zoo("data", "advise", "folder", "--set", "data.root=photos")
     assert answer.code == 0 and "images   37 in 2 classes: 12 train, 12 val, 13 test" in answer.out
-    assert (
-        "1 photograph is in two classes, so one of the labels is wrong: remove one copy: test/dog/cat.png = train/cat/1.png"
-        in (answer.out)
-    )
+    assert "1 photograph is in two classes, so one of the labels is wrong" in answer.out
+    assert "remove one copy: test/dog/cat.png = train/cat/1.png\n" in answer.out
     assert "too high by up to 7.7%" in answer.out
     last = answer.out.splitlines()[-1]
     assert last.startswith("next: zoo finetune efficientnet-lite0 --data folder --freeze backbone --set data.root=photos")

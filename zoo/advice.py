@@ -96,7 +96,7 @@ class Advice:
         """What should be put right before training, a line each; nothing where all is well."""
         lines = [_told_of_copies(copies, self._count(copies.kind)) for copies in self.copies]
         if self.unreadable:
-            lines.append(f"{_many(len(self.unreadable), 'file')} cannot be read and stay out: {some(self.unreadable, EXAMPLES)}")
+            lines.append(f"left out, since they cannot be read: {some(self.unreadable, EXAMPLES)}")
         if missing := [name for name, count in self.images["test"].items() if not count]:
             lines.append(f"no test image of {some(missing, EXAMPLES)}: nothing tells whether it is learned")
         if self.unequal >= UNEQUAL:
@@ -128,9 +128,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     """
     spec = data.spec
     if getattr(data, "task", "") != "classification" or spec.are_points:
-        raise UserError(
-            f"{name} is not made of images with classes: advice is for data as `zoo data list --task classification` shows"
-        )
+        raise UserError(f"{name} is not images with classes, which advice is for: see `zoo data list --task classification`")
     listed = data.split_files() if hasattr(data, "split_files") else data.splits
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}
     images = {split: _by_class(found, spec.classes) for split, found in labels.items()}

@@ -107,7 +107,7 @@ def _print(run: Run, found: dict[str, Any], again: str) -> None:
     if "range_test" in found:
         print(f"learning rate  {_told_of_rates(run, found)}")
     if "picture" in found:
-        print(f"{found['picture']}: the loss over the rate; it should fall, and then rise steeply to the right of the suggestion")
+        print(f"{found['picture']}: the loss over the rate; it should fall towards the suggestion and rise steeply behind it")
     print(f"next: {again}")
 
 
@@ -115,9 +115,8 @@ def _told_of_rates(run: Run, found: dict[str, Any]) -> str:
     test, former = found["range_test"], f"{run.recipe.lr:g} of the recipe"
     if test["suggestion"] is None:
         return f"the loss did not fall at any rate from {test['rates'][0]:g} to {test['rates'][-1]:g}, so {former} stays"
-    lowest = test["rates"][test["smoothed"].index(min(test["smoothed"]))]
     end = f"diverged above {test['rates'][-1]:.2g}" if test["diverged"] else f"was still finite at {test['rates'][-1]:.2g}"
-    return f"{test['suggestion']:g} instead of {former}: the loss was lowest at {lowest:.2g} and {end}"
+    return f"{test['suggestion']:g} instead of {former}: there the loss was lowest, and it {end}"
 
 
 def _print_batches(run: Run, search: dict[str, Any], batch_size: int) -> None:

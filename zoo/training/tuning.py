@@ -30,7 +30,7 @@ LOWEST, HIGHEST = 1e-6, 10.0  # learning rates
 STEPS = 100
 SMOOTHED = 2.0  # steps: the deviation of the Gaussian that the losses are averaged with
 DIVERGED = 3.0  # times the lowest loss
-BELOW_LOWEST = 3.0  # the suggestion lies so many times below the rate at which the loss is lowest
+FALL = 0.02  # share of the first loss by which it must fall for its lowest point to say anything
 SHARE_OF_MEMORY = 0.8  # of what is available on a processor; the rest is for whatever else runs
 SLOW = 10.0  # seconds a training step: batches that would take longer are not tried
 
@@ -114,11 +114,11 @@ def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHES
 
 
 def read_range_test(rates: list[float], losses: list[float], diverged: bool) -> RangeTest:
-    """The rule: a third of the rate at which the smoothed loss is lowest, if the loss has fallen until there."""
+    """The rule: the rate at which the smoothed loss is lowest, if the loss has fallen until there."""
     smoothed = smooth(losses)
     lowest = int(np.argmin(smoothed)) if losses else 0
-    fell = bool(losses) and smoothed[lowest] < 0.98 * smoothed[0]
-    suggestion = float(f"{rates[lowest] / BELOW_LOWEST:.2g}") if fell else None
+    fell = bool(losses) and smoothed[lowest] < (1 - FALL) * smoothed[0]
+    suggestion = float(f"{rates[lowest]:.2g}") if fell else None
     return RangeTest(rates, losses, smoothed, diverged, suggestion)
 
 
