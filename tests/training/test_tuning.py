@@ -96,9 +96,19 @@ def test_a_loss_that_explodes_ends_the_test_and_a_rate_below_is_suggested() -> N
 
 def test_a_loss_that_is_not_a_number_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = subject("softmax", "trainer.log_every_n_steps=1")
-    monkeypatch.setattr(Linear, "loss", lambda task, logits, targets: logits.sum() * math.nan)
+    loss, calls = Linear.loss, []
+
+    def breaks_off(task, logits, targets):
+        calls.append(1)
+        return loss(task, logits, targets) * (math.nan if len(calls) > after else 1)
+
+    monkeypatch.setattr(Linear, "loss", breaks_off)
+    after = 5
     found = range_test(tried)
-    assert found.diverged and found.losses == [] and found.suggestion is None
+    assert found.diverged and len(found.losses) == len(found.rates) == 5 and found.suggestion is None
+    after, calls[:] = 0, []
+    with pytest.raises(UserError, match="softmax is not finite at the first step"):
+        range_test(tried)
 
 
 def test_the_rule() -> None:

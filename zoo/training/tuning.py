@@ -104,20 +104,26 @@ class RangeTest:
 
 
 def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> RangeTest:
-    """Train while the rate of every parameter group rises from ``lowest`` to ``highest``, until the loss diverges."""
+    """Train while the rate of every parameter group rises from ``lowest`` to ``highest``, until the loss diverges.
+
+    Raises:
+        Diverged: the first loss is no finite number, whatever the rate.
+    """
     run, task = subject.run, deepcopy(subject.task)
     constant = {"schedule": "constant", "warmup": 0.0, "epochs": steps * run.recipe.accumulate + 1}
     task.recipe = run.recipe.model_copy(update=constant)
     rising = _Rising(run.recipe.lr, lowest, highest, steps)
     _fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
+    if not rising.losses:
+        raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before any rate could matter")
     return read_range_test(rising.rates[: len(rising.losses)], rising.losses, rising.diverged)
 
 
 def read_range_test(rates: list[float], losses: list[float], diverged: bool) -> RangeTest:
     """The rule: the rate at which the smoothed loss is lowest, if the loss has fallen until there."""
     smoothed = smooth(losses)
-    lowest = int(np.argmin(smoothed)) if losses else 0
-    fell = bool(losses) and smoothed[lowest] < (1 - FALL) * smoothed[0]
+    lowest = int(np.argmin(smoothed))
+    fell = smoothed[lowest] < (1 - FALL) * smoothed[0]
     suggestion = float(f"{rates[lowest]:.2g}") if fell else None
     return RangeTest(rates, losses, smoothed, diverged, suggestion)
 
