@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training
+from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="A zoo of classic networks: list them, train them on your data, and see what they learned.\n\n"
     "[bold]zoo list[/bold] shows what there is; [bold]zoo train resnet20[/bold] trains one, without any network access.",
 )
-data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch and look at them.")
+data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch, look at them.")
 
 
 @app.callback()
@@ -45,10 +45,17 @@ COMMANDS = {
     "export": shipping.export,
     "serve": shipping.serve,
     "search": searching.search,
+    "tune": tuning.tune,
     "check": checking.check,
     "doctor": checking.doctor,
 }
-DATA_COMMANDS = {"list": data.list_data, "show": data.show_data, "fetch": data.fetch_data, "preview": data.preview_data}
+DATA_COMMANDS = {
+    "list": data.list_data,
+    "show": data.show_data,
+    "fetch": data.fetch_data,
+    "preview": data.preview_data,
+    "advise": data.advise_data,
+}
 
 for name, command in COMMANDS.items():
     app.command(name, cls=TextCommand)(command)

@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.base import Batches, ImageData, Images, ImagesInMemory, Split, split_by_class
 from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
 from datamodules.images import EXTENSIONS
-from zoo.errors import UserError, some
+from zoo.errors import UserError, did_you_mean, near_path, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower
 from zoo.registry import register_data
@@ -119,12 +119,38 @@ class Folder(ImageData):
             splits[name] = Split(images, torch.tensor([file.label for file in files])[readable], files=paths)
             start, first = start + len(files), first + count
         del self._content  # the splits hold what is needed of it
-        if "test" not in splits:
-            test, train = split_by_class(splits["train"].labels, self.test, derive_seed(self.seed, "test"))
-            if not len(test):
-                raise UserError(f"{self.root}: no image is left for testing, each class has only one")
-            splits = {**splits, "train": splits["train"].subset(train), "test": splits["train"].subset(test)}
+        return self._with_test(splits)
+
+    def _with_test(self, splits: dict[str, Split]) -> dict[str, Split]:
+        """The splits with one for testing, which is taken from the training images where there is no folder for it."""
+        if "test" in splits:
+            return splits
+        test, train = split_by_class(splits["train"].labels, self.test, derive_seed(self.seed, "test"))
+        if not len(test):
+            raise UserError(
+                f"{self.root}: each class has only one image, and none is left to test with: at least three a class are needed, "
+                "for training, validation and testing, and some twenty for a first result"
+            )
+        return {**splits, "train": splits["train"].subset(train), "test": splits["train"].subset(test)}
+
+    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
+        splits = super().with_validation(splits)
+        if not len(splits["val"]) and self.validation != 0:
+            raise UserError(
+                f"{self.root}: each class has only one image to train on, and none is left to validate with: at least two a "
+                "class are needed beside those for testing, and some twenty for a first result"
+            )
         return splits
+
+    def split_files(self) -> dict[str, Split]:
+        """The splits, once ``setup`` has run, with the files in place of what is in them."""
+        unreadable = set(map(str, self.unreadable))
+        splits = {}
+        for name, files in self.tree.files.items():
+            pairs = [(f"{self.root}{os.sep}{file.path}", file.label) for file in files]
+            paths, labels = zip(*(pair for pair in pairs if pair[0] not in unreadable), strict=True)
+            splits[name] = Split(ImageFiles(paths, self._shape), torch.tensor(labels))
+        return self.with_validation(self._with_test(splits))
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
@@ -162,7 +188,10 @@ class Folder(ImageData):
             left = {file.label for file, is_good in zip(files, good, strict=True) if is_good}
             for label, class_name in enumerate(self.tree.classes):
                 if label not in left:
-                    raise UserError(f"{self.root}: class {class_name!r} of {name} has no image that can be read")
+                    raise UserError(
+                        f"{self.root}: class {class_name!r} of {name} has no image that can be read: "
+                        "put some into its folder, or remove that"
+                    )
             start += len(files)
         if self.unreadable:
             names = some(self.unreadable, NAMED)
@@ -212,7 +241,8 @@ def scan_tree(root: Path | None) -> Tree:
     if root is None:
         raise UserError("data.root is empty: give the folder that holds one folder of images for each class")
     if not root.is_dir():
-        raise UserError(f"data.root={root}: {'is not a folder' if root.exists() else 'there is no such folder'}")
+        wrong = "is not a folder" if root.exists() else f"there is no such folder{near_path(root)}"
+        raise UserError(f"data.root={root}: {wrong}")
     try:
         return _scan_tree(root)
     except OSError as error:
@@ -226,16 +256,23 @@ def _scan_tree(root: Path) -> Tree:
         if own := set(_class_names(place)) ^ set(classes):
             only = {"train": sorted(own & set(classes)), name: sorted(own - set(classes))}
             told = "; ".join(f"only in {where}: {some(names, NAMED)}" for where, names in only.items() if names)
-            raise UserError(f"{root}: the class folders of train and {name} differ: {told}")
+            alike = next(filter(None, (did_you_mean(other, only["train"]) for other in only[name])), "")
+            raise UserError(
+                f"{root}: the class folders of train and {name} differ: {told}: give both the same ones, spelled alike{alike}"
+            )
     if len(classes) == 1:
-        raise UserError(f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed")
+        raise UserError(
+            f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class"
+        )
     files = {}
     for name, place in places.items():
         files[name] = []
         for label, class_name in enumerate(classes):
             found = _image_files(place / class_name, {_identity(root), _identity(place)})
             if not found:
-                raise UserError(f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)})")
+                raise UserError(
+                    f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"
+                )
             files[name] += [
                 ImageFile(path.removeprefix(f"{root}{os.sep}"), label, stat.st_size, stat.st_mtime_ns)
                 for path, stat in sorted(found.items())
@@ -273,10 +310,12 @@ def _class_names(folder: Path) -> list[str]:
     """
     entries = _visible(folder)
     if not entries:
-        raise UserError(f"{folder}: is empty; expected one folder of images for each class")
+        raise UserError(f"{folder}: is empty; put one folder of images for each class into it, as in {folder}/cat/1.jpg")
     names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
-        raise UserError(f"{folder}: holds no class folder; expected one folder of images for each class")
+        raise UserError(
+            f"{folder}: holds no class folder; sort its images into one folder for each class, as in {folder}/cat/1.jpg"
+        )
     return names
 
 

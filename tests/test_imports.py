@@ -17,6 +17,7 @@ LIGHT = [
     *(
         f"zoo/{name}.py"
         for name in (
+            "advice",
             "layers/names",
             "backbones",
             "errors",
@@ -68,6 +69,7 @@ FLOORS = {
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
     | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
+    "zoo/advice.py": SETTINGS | {"datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},
     "zoo/decoding.py": SETTINGS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,6 +28,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def near_path(path: Path) -> str:
+    """What to add to a message about a path that does not exist, if what lies where it should has nearly its name."""
+    path = path.absolute()
+    missing, place = next((each, each.parent) for each in (path, *path.parents) if each.parent.exists())
+    try:
+        near = did_you_mean(missing.name, (each.name for each in place.iterdir()))
+    except OSError:  # not a folder, or one that may not be looked into
+        near = ""
+    return near or ("" if missing == path else f": {place} holds no {missing.name!r}")
 
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserError:

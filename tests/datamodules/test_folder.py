@@ -306,7 +306,10 @@ def test_damaged_exif_is_no_reason_to_lose_an_image(root):
         (lambda root: make(root / "test"), "has a folder 'test' but no folder 'train'"),
         (lambda root: (save(root / "train" / "a.png"), save(root / "test" / "a.png")), "train: holds no class folder"),
         (lambda root: (make(root / "train"), make(root / "val"), make(root / "valid")), "val and valid are both there"),
-        (lambda root: make(root, 1), "no image is left for testing"),
+        (lambda root: make(root, 1), "only one image, and none is left to test with: at least three a class"),
+        (lambda root: make(root, 2), "only one image to train on, and none is left to validate with: at least two a class"),
+        (lambda root: (make(root / "train", 1), make(root / "test", 2)), "only one image to train on"),
+        (lambda root: (make(root / "train"), make(root / "test", classes=("Cat", "dog"))), "spelled alike; did you mean 'cat'"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_none_is_one_line(root, build, message):
@@ -320,6 +323,34 @@ def test_a_folder_that_is_none_is_one_line(root, build, message):
 def test_options_out_of_range(root, options):
     with pytest.raises(UserError, match=f"data.{next(iter(options))}="):
         Folder(4, 0, str(root), **options)
+
+
+def test_a_root_that_is_not_there_names_the_nearest(root):
+    make(root)
+    with pytest.raises(UserError, match="no such folder; did you mean 'pictures'"):
+        ready(root.parent / "picture")
+    with pytest.raises(UserError, match=f"no such folder: {root} holds no 'owls'"):
+        ready(root / "owls" / "train")
+
+
+@pytest.mark.parametrize("layout", ["together", "train", "train, val and test"])
+def test_the_files_of_the_splits_hold_what_is_in_them(root, layout):
+    if layout == "together":
+        make(root, 10)
+    else:
+        make(root / "train", 10)
+    if "test" in layout:
+        make(root / "val", 2)
+        make(root / "test", 3)
+    broken = next(path for path in sorted(root.rglob("*.png")))
+    broken.write_bytes(b"no image")
+    data = ready(root)
+    listed = data.split_files()
+    assert set(listed) == {"train", "val", "test"}
+    for name, split in listed.items():
+        assert torch.equal(split.labels, data.splits[name].labels)
+        read = torch.stack([transforms.pil_to_tensor(Image.open(path)) for path in split.images.paths])
+        assert torch.equal(read, all_pixels(data, name)) and str(broken) not in split.images.paths
 
 
 def test_no_root():

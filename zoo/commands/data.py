@@ -9,7 +9,7 @@ import typer
 
 from zoo.commands.listing import print_entry, print_list
 from zoo.commands.shell import Json, SetData, open_registry, print_json
-from zoo.errors import UserError
+from zoo.errors import UserError, near_path
 from zoo.registry import REQUIRED, Entry
 
 
@@ -41,8 +41,8 @@ def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)
     needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
-    if needs_root and not Path(options["root"]).expanduser().exists():
-        raise UserError(f"data.root={options['root']}: there is no such file or folder")
+    if needs_root and not (root := Path(options["root"]).expanduser()).exists():
+        raise UserError(f"data.root={options['root']}: there is no such file or folder{near_path(root)}")
     return options
 
 
@@ -121,3 +121,33 @@ def preview_data(
     if entry.task != "classification":
         for number, lines in enumerate(data.told(SAMPLES), 1):
             print(f"{number}  {'   '.join(lines)}")
+
+
+def advise_data(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A data set of images with classes, as in folder.")],
+    settings: SetData = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Look for what spoils a training, and say how to fine-tune: [bold]zoo data advise folder --set data.root=photos[/bold].
+
+    Images in each class and split, copies of one photograph in two classes or on both sides of a split, sizes, and files that
+    cannot be read.
+    """
+    registry = open_registry(context)
+    entry = registry.data_set(name)
+    if entry.task != "classification" or "points" in entry.tags:
+        fitting = ", ".join(n for n, e in registry.data.items() if e.task == "classification" and "points" not in e.tags)
+        raise UserError(f"{name} is not images with classes, which advice is for: {fitting}")
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    data.setup()
+    from zoo.advice import advise, report
+
+    advice = advise(data, name, settings)
+    if json:
+        print_json(advice.to_dict())
+        return
+    for line in report(advice):
+        print(line)
+    print(f"next: {advice.suggestion.command}")

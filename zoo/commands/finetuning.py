@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,7 +85,17 @@ def finetune(
     if plan:
         _show_plan(registry, run, backbone, json)
         return
-    train_and_tell(registry, run, run_name, None, json, zoo_command(context))
+    train_and_tell(registry, run, run_name, None, json, zoo_command(context), look=partial(_advise, run))
+
+
+def _advise(run: Run, data: Any) -> None:
+    """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
+    from zoo.advice import advise
+    from zoo.training.engine import tell
+
+    if not data.spec.are_points:
+        for line in advise(data, run.data["name"]).brief():
+            tell(line)
 
 
 def _show_plan(registry: Registry, run: Run, backbone: str, json: bool) -> None:

@@ -112,13 +112,15 @@ def train(
 CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
 
 
-def train_and_tell(registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str) -> None:
+def train_and_tell(
+    registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str, **watching: Any
+) -> None:
     """Train and tell how to go on; ``again`` is the command with the plugins that were given."""
     from zoo.training import engine
     from zoo.training.checkpoints import Interrupted
 
     try:
-        outcome = engine.train(registry, run, run_name, resume)
+        outcome = engine.train(registry, run, run_name, resume, **watching)
     except Interrupted as stopped:
         if not is_follower():
             print(f"interrupted, and saved. To go on: {again} train --resume {stopped}", file=sys.stderr)

@@ -131,10 +131,22 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
     return task.eval(), run
 
 
-def _open_run(registry: Registry, name: str) -> Task:
+def open_run(registry: Registry, name: str) -> Task:
     """The trained model of a run, by name or path."""
     best = RunFolder.find(name).checkpoint("best")
     return load_task(registry, read_checkpoint(best), best)[0]
+
+
+def begin(registry: Registry, task: Task, run: Run) -> None:
+    """Give a new network the weights from before that its Run asks for, and tell what became of them.
+
+    Raises:
+        UserError: they cannot be had, or do not fit.
+    """
+    task.load_pretrained(partial(open_run, registry))
+    if run.recipe.weights:
+        tell(str(begin_with(task, open_weights(registry, run))))
+        tell(told(stage_plan(task)))
 
 
 def train(
@@ -147,6 +159,7 @@ def train(
     callbacks: Sequence[L.Callback] = (),
     test: bool = True,
     progress: bool = True,
+    look: Callable[[Any], None] = lambda data: None,
 ) -> Outcome:
     """Train, keep the best and the last checkpoint, and test the best.
 
@@ -159,16 +172,17 @@ def train(
         callbacks: that watch the training beside those of the recipe.
         test: whether to test the best checkpoint at the end.
         progress: whether to show how far it is.
+        look: is shown the data before the training begins.
 
     Raises:
         UserError: something the user can put right, before the first step or when the disk fills up.
         Interrupted: asked to stop; ``last.ckpt`` is where it goes on.
     """
-    _quiet()
+    quiet()
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
     with _given_up_if_it_cannot_start(folder, is_new) as started, folder.locked():
-        return _train(registry, run, folder, is_new, started, callbacks, test, progress)
+        return _train(registry, run, folder, is_new, started, callbacks, test, progress, look)
 
 
 def _train(
@@ -180,6 +194,7 @@ def _train(
     watching: Sequence[L.Callback],
     test: bool,
     progress: bool,
+    look: Callable[[Any], None],
 ) -> Outcome:
     checkpoint = folder.last if not is_new and folder.last.exists() else None
     former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
@@ -193,10 +208,8 @@ def _train(
             known = spec_from_primitives(former[KEY]["spec"])
             task.know_images(known.mean, known.std)
     else:
-        task.load_pretrained(partial(_open_run, registry))
-        if run.recipe.weights:
-            tell(str(begin_with(task, open_weights(registry, run))))
-            tell(told(stage_plan(task)))
+        begin(registry, task, run)
+    look(data)
     if not run.recipe.freezing.changes:
         task.freeze(epoch=0)  # before the network is wrapped for several devices, which looks for what has gradients
     if run.recipe.compile:
@@ -244,7 +257,7 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
     Raises:
         UserError: other classes than those the model was trained on, or no such files.
     """
-    _quiet()
+    quiet()
     checkpoint = read_trained(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
     run = run.model_copy(update={"data": data})
@@ -390,7 +403,7 @@ def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's tips and notices say nothing that a user of the zoo could act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

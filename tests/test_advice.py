@@ -1,0 +1,241 @@
+"""Advice before fine-tuning: what it finds, against counts, hashes and headers that are taken here by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.folder import Folder
+from zoo.advice import Advice, advise, find_copies, report, suggest
+from zoo.errors import UserError
+from zoo.registry import scan
+
+ROOT = Path("photos")
+
+
+def photograph(path: Path, seed: int, width: int = 40, height: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def photographs(**classes: int) -> None:
+    for number, (name, count) in enumerate(classes.items()):
+        for index in range(count):
+            photograph(ROOT / name / f"{index:03}.png", 1000 * number + index)
+
+
+def copy(source: str, target: str) -> None:
+    (ROOT / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / source, ROOT / target)
+
+
+def advice(**options: object) -> Advice:
+    data = Folder(8, 0, str(ROOT), **options)
+    data.prepare_data()
+    data.setup()
+    return advise(data, "folder", ["data.root=photos"])
+
+
+def split_photographs() -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(6):
+                photograph(ROOT / split / name / f"{index}.png", 100 * number + 10 * label + index)
+
+
+def test_images_are_counted_in_every_class_and_split() -> None:
+    split_photographs()
+    for extra in range(3):
+        photograph(ROOT / "train" / "dog" / f"more{extra}.png", 900 + extra)
+    (ROOT / "test" / "cat" / "0.png").unlink()
+    found = advice()
+    counted = Counter((path.parts[1], path.parts[2]) for path in ROOT.rglob("*.png"))
+    assert found.images == {
+        split: {name: counted[split, name] for name in ("cat", "dog")} for split in ("train", "val", "test")
+    }  # fmt: skip
+    assert found.unequal == 9 / 6
+    assert found.constant == pytest.approx(6 / 11), "dogs are most in training, and 6 of the 11 test images"
+    assert found.copies == [] and found.warnings() == []
+    assert found.brief() == ["answering 'dog' to everything gets 54.5% of the test images right: that is the mark to beat"]
+
+
+def test_copies_are_those_of_a_plain_hash() -> None:
+    split_photographs()
+    copy("train/cat/0.png", "train/cat/again.png")  # twice in a class
+    copy("train/cat/1.png", "train/dog/cat.png")  # in two classes
+    copy("train/dog/2.png", "test/dog/leak.png")  # in training and in test
+    copy("train/dog/2.png", "test/dog/leak2.png")
+    copy("val/dog/2.png", "test/dog/other.png")
+    copy("train/dog/3.png", "val/dog/leak.png")
+    photograph(ROOT / "train" / "dog" / "bmp.bmp", 1), photograph(ROOT / "train" / "cat" / "bmp.bmp", 2)  # equal in size alone
+    copies = {kind.kind: kind for kind in advice().copies}
+    groups = defaultdict(set)
+    for path in ROOT.rglob("*.*"):
+        groups[hashlib.sha256(path.read_bytes()).hexdigest()].add(str(path.relative_to(ROOT)))
+    groups = [group for group in groups.values() if len(group) > 1]
+    parts = [{tuple(path.split("/")[:2]) for path in group} for group in groups]
+    expected = {
+        "classes": [g for g, p in zip(groups, parts, strict=True) if len({label for _, label in p}) > 1],
+        "test": [g for g, p in zip(groups, parts, strict=True) if "test" in {s for s, _ in p} and len({s for s, _ in p}) > 1],
+        "val": [g for g, p in zip(groups, parts, strict=True) if {"val", "train"} <= {split for split, _ in p}],
+        "split": [g for g, p in zip(groups, parts, strict=True) if len(p) < len(g)],
+    }
+    assert set(copies) == set(expected) and all(expected.values())
+    for kind, found in expected.items():
+        assert copies[kind].photographs == len(found)
+        assert copies[kind].examples == sorted(sorted(group) for group in found)
+    assert copies["test"].images == 3 and copies["val"].images == 1
+
+
+def test_copies_across_splits_that_are_drawn_are_found() -> None:
+    photographs(cat=30, dog=30)
+    for index in range(30):
+        copy(f"cat/{index:03}.png", f"cat/copy{index:03}.png")
+    data = Folder(8, 0, str(ROOT))
+    data.setup()
+    found = advise(data, "folder")
+    where = defaultdict(set)
+    for split, files in data.split_files().items():
+        for path in files.images.paths:
+            where[Path(path).name[-7:] if "cat" in path else path].add(split)
+    leaks = [splits for splits in where.values() if "test" in splits and len(splits) > 1]
+    assert leaks, "a tenth of the pairs at least is torn apart"
+    test = next(copies for copies in found.copies if copies.kind == "test")
+    assert test.photographs == test.images == len(leaks)
+    assert test.examples[0][0].endswith(("(train)", "(val)", "(test)")), "where it was drawn to stands in no path"
+    share = len(leaks) / len(data.splits["test"])
+    assert any(f"too high by up to {share:.1%}" in line for line in found.warnings())
+
+
+def test_many_copies_are_three_and_a_count() -> None:
+    labels = {"train": [0, 1] * 5}
+    groups = [[("train", 2 * index), ("train", 2 * index + 1)] for index in range(5)]
+    (found,) = find_copies(groups, labels, lambda split, index: f"{index}.png")
+    assert (found.kind, found.photographs, found.images) == ("classes", 5, 10)
+    assert found.examples == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"]]
+
+
+def test_sizes_are_those_in_the_headers() -> None:
+    photographs(cat=10, dog=10)
+    shapes = {"a": (300, 20), "b": (20, 300), "c": (50, 60), "d": (500, 400), "e": (64, 64)}
+    for number, (name, shape) in enumerate(shapes.items()):
+        photograph(ROOT / "cat" / f"{name}.png", 500 + number, *shape)
+    turned = Image.open(ROOT / "cat" / "a.png")
+    exif = turned.getexif()
+    exif[0x0112] = 6  # lies on its side
+    turned.save(ROOT / "cat" / "a.png", exif=exif)
+    sizes = advice(size=48).sizes
+    assert (sizes.smallest, sizes.median, sizes.largest, sizes.scaled_to) == ((40, 40), (40, 40), (500, 400), (48, 48))
+    assert sizes.enlarged == 22, "all of 40x40, and the two with a side of 20"
+
+
+def test_faults_are_told() -> None:
+    photographs(cat=40, dog=3, owl=1)
+    (ROOT / "cat" / "000.png").write_bytes((ROOT / "cat" / "000.png").read_bytes()[:200])
+    found = advice()
+    assert found.unreadable == ["photos/cat/000.png"]
+    told = "\n".join(found.warnings())
+    assert "cannot be read: photos/cat/000.png\n" in told
+    assert "no test image of owl" in told and "cat has 31.0 times the training images of dog" in told
+    assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 4
+    assert sum(line.startswith("fault") for line in report(found)) == 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "freeze", "words"),
+    [
+        ([19, 19], "backbone", "2 classes with 19 training images each"),
+        ([1, 5, 900], "backbone", "3 classes with 1 to 900 (median 5) training images each"),
+        ([50, 50], "epochs:3", "head"),
+        ([199, 150], "epochs:3", "head"),
+        ([200, 250], "none", "all layers"),
+    ],
+)
+def test_the_regime_follows_from_the_images_of_the_usual_class(counts: list[int], freeze: str, words: str) -> None:
+    found = suggest(dict(zip("abc", counts, strict=False)), "folder", 160, ["data.root=my photos"])
+    assert found.freeze == freeze and words in found.reason
+    command = shlex.split(found.command)
+    assert command[:6] == ["zoo", "finetune", "efficientnet-lite0", "--data", "folder", "--freeze"]
+    assert command[6:9] == [freeze, "--set", "data.root=my photos"]
+    assert ("recipe.layer_decay=0.75" in command) == (freeze != "backbone")
+    assert "data.size" not in found.command
+    assert "data.size=32" in suggest({"a": 5}, "digits", 8, []).command, "what the backbone takes at least"
+
+
+def test_the_settings_of_the_command_are_those_of_the_model() -> None:
+    """What is suggested is checked as ``zoo finetune`` would, as far as these keys are known."""
+    from zoo.recipe import Recipe, parse_setting, resolve
+
+    for count in (5, 50, 500):
+        words = shlex.split(suggest({"a": count, "b": count}, "digits", 32, []).command)
+        settings = [parse_setting(word) for option, word in zip(words, words[1:], strict=False) if option == "--set"]
+        known = [tree for tree in settings if set(tree["recipe"]) <= set(Recipe.model_fields)]
+        assert known and resolve(scan(), words[2], {}, known).data["name"] == "digits"
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_on_a_folder(zoo) -> None:
+    split_photographs()
+    copy("train/cat/1.png", "test/dog/cat.png")
+    answer = zoo("data", "advise", "folder", "--set", "data.root=photos")
+    assert answer.code == 0 and "images   37 in 2 classes: 12 train, 12 val, 13 test" in answer.out
+    assert "1 photograph is in two classes, so one of the labels is wrong" in answer.out
+    assert "remove one copy: test/dog/cat.png = train/cat/1.png\n" in answer.out
+    assert "too high by up to 7.7%" in answer.out
+    last = answer.out.splitlines()[-1]
+    assert last.startswith("next: zoo finetune efficientnet-lite0 --data folder --freeze backbone --set data.root=photos")
+    found = json.loads(zoo("data", "advise", "folder", "--set", "data.root=photos", "--json").out)
+    assert found["images"]["test"] == {"cat": 6, "dog": 7} and found["suggestion"]["command"] == last.removeprefix("next: ")
+    assert found["copies"][0]["examples"] == [["test/dog/cat.png", "train/cat/1.png"]]
+
+
+def test_data_that_lies_in_no_files(zoo) -> None:
+    found = json.loads(zoo("data", "advise", "digits", "--json").out)
+    from sklearn.datasets import load_digits
+
+    per_class = Counter(f"{label}" for label in load_digits().target)
+    assert Counter({name: sum(found["images"][split][name] for split in found["images"]) for name in per_class}) == per_class
+    assert found["sizes"] is None and found["copies"] == []
+
+
+def test_copies_among_pixels_are_found() -> None:
+    data = scan().data_set("digits").load()(8, 0)
+    data.setup()
+    pixels = data.splits["test"].images.pixels
+    pixels[7] = data.splits["train"].images.pixels[3]
+    (found, *more) = [copies for copies in advise(data, "digits").copies if copies.kind == "test"]
+    assert not more and found.examples == [["test 7", "train 3"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["folder"], ["data.root must be given"]),
+        (["folder", "--set", "data.root=photo"], ["no such", "did you mean 'photos'"]),
+        (["folder", "--set", "data.root=photos"], ["only one image", "at least three a class"]),
+        (["spirals"], ["not images with classes", "folder"]),
+        (["pydoc"], ["not images with classes"]),
+        (["folders"], ["no data set 'folders'", "'folder'"]),
+    ],
+)
+def test_a_mistake_is_one_line(zoo, arguments: list[str], words: list[str]) -> None:
+    photographs(cat=1, dog=1)
+    assert zoo("data", "advise", *arguments).is_one_line_error(*words)
+
+
+def test_points_are_refused() -> None:
+    data = scan().data_set("blobs").load()(8, 0)
+    data.setup()
+    with pytest.raises(UserError, match="not images with classes"):
+        advise(data, "blobs")
