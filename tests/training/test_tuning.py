@@ -68,17 +68,17 @@ def test_the_losses_are_those_of_a_plain_loop(optimizer: str) -> None:
 def test_groups_keep_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def layer_wise(parameters, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-        weight, bias = parameters
-        optimizer = build_optimizer([weight], recipe, lr)
-        optimizer.add_param_group({"params": [bias], "lr": 0.25 * lr})
-        optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append([group["lr"] for group in optimizer.param_groups]))
+    def watched(groups: list[dict], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(groups, recipe, lr)
+        hook = lambda optimizer, *_: seen.append(sorted({group["lr"] for group in optimizer.param_groups}))  # noqa: E731
+        optimizer.register_step_pre_hook(hook)
         return optimizer
 
-    monkeypatch.setattr("zoo.tasks.task.build_optimizer", layer_wise)
-    range_test(subject("softmax", "recipe.scale_lr_to=64"), 1e-3, 1e-1, steps=3)
+    monkeypatch.setattr("zoo.tasks.task.build_optimizer", watched)
+    layer_wise = ("recipe.scale_lr_to=64", "recipe.layer_decay=0.25", "model.hidden=[8]")
+    range_test(subject("mlp", *layer_wise), 1e-3, 1e-1, steps=3)
     # batches of 128 for a rate that is meant for 64
-    assert np.array(seen) == pytest.approx(np.array([[0.002, 0.0005], [0.02, 0.005], [0.2, 0.05]]))
+    assert np.array(seen) == pytest.approx(np.array([[0.0005, 0.002], [0.005, 0.02], [0.05, 0.2]]))
 
 
 def test_accumulated_batches_are_one_step() -> None:
