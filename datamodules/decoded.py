@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.images import decode, upright_size
+from datamodules.progress import shown
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder
 
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
-WORTH_A_LINE = 1000  # fewer images are decoded before anybody wonders
 
 
 @dataclass(frozen=True)
@@ -88,32 +87,9 @@ def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
-            yield from _shown(pool.map(work, chunks), count, what)
+            yield from shown(pool.map(work, chunks), count, CHUNK, what)
     finally:
         pool.shutdown(cancel_futures=True)  # when interrupted, do not first finish all that waits
-
-
-def _shown(results: Iterable[Any], count: int, what: str) -> Iterator[Any]:
-    """The same results, with a bar on a terminal and one line in a log."""
-    if not sys.stderr.isatty():
-        if count >= WORTH_A_LINE:
-            print(f"{what} {count:,} images", file=sys.stderr, flush=True)
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task):
-            return Text(f"{task.speed or 0:,.0f} images/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{what} images", total=count)
-        for number, result in enumerate(results, start=1):
-            progress.update(task, completed=min(number * CHUNK, count))
-            yield result
 
 
 @dataclass(frozen=True)

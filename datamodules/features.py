@@ -13,6 +13,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from datamodules.progress import shown
+from zoo.errors import UserError
 from zoo.fetch import cache_folder
 
 if TYPE_CHECKING:
@@ -49,14 +51,18 @@ def kept_features(images: Images, encode: Callable[[Tensor], Tensor], identity: 
         identity: what tells these images and this network from all others.
 
     Raises:
-        OSError: the disk is full.
+        UserError: the cache cannot be written.
     """
-    folder = cache_folder() / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{identity}.npy"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            _write(images, encode, path)
+    path = cache_folder() / "features" / f"{identity}.npy"
+    if not path.exists():  # what is there needs no lock, which a cache that cannot be written does not allow
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    _write(images, encode, path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"features cannot be kept in {path.parent}: {reason}; set ZOO_HOME to another folder") from error
     return FeaturesOnDisk(path, torch.arange(len(images)))
 
 
@@ -65,7 +71,8 @@ def _write(images: Images, encode: Callable[[Tensor], Tensor], path: Path) -> No
     unfinished = path.with_suffix(".unfinished")
     out = None
     start = 0
-    for pixels in images.batches(iter(torch.arange(len(images)).split(PART))):
+    batches = images.batches(iter(torch.arange(len(images)).split(PART)))
+    for pixels in shown(batches, len(images), PART, "computing the features of"):
         features = encode(pixels).float().cpu().numpy()
         if out is None:
             out = np.lib.format.open_memmap(unfinished, "w+", np.float32, (len(images), *features.shape[1:]))

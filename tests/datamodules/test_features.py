@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import pytest
 import torch
 from torch import Tensor
 
 from datamodules.base import ImagesInMemory
 from datamodules.digits import Digits
 from datamodules.features import kept_features
+from zoo.errors import UserError
 
 
 def means(images: Tensor) -> Tensor:
@@ -63,3 +65,16 @@ def test_a_data_set_gives_features_of_the_images_it_would_give() -> None:
         for one, other in zip(getattr(pixels, name)(), getattr(features, name)(), strict=True):
             assert torch.equal(means(one["images"]), other["images"])
             assert torch.equal(one["labels"], other["labels"])
+
+
+def test_features_that_are_kept_need_no_more_than_a_cache_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ImagesInMemory(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
+    kept = kept_features(images, means, "kept")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("datamodules.features.FileLock", refuse)
+    assert kept_features(images, means, "kept").path == kept.path
+    with pytest.raises(UserError, match="features cannot be kept in .*: Permission denied; set ZOO_HOME to another folder"):
+        kept_features(images, means, "new")

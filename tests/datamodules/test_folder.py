@@ -397,7 +397,7 @@ def test_statistics_follow_the_content(root):
 
 def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd, monkeypatch):
     make(root)
-    monkeypatch.setattr(decoded_module, "WORTH_A_LINE", 1)
+    monkeypatch.setattr("datamodules.progress.WORTH_A_LINE", 1)
     expected = all_pixels(ready(root), "train")
     cache = next((tmp_path / "home" / "folder").iterdir())
     whole = cache.read_bytes()
@@ -502,7 +502,7 @@ def test_one_line_is_printed_in_a_log_where_it_takes_long(root, capfd, monkeypat
     ready(root)
     assert capfd.readouterr().err == ""
     make(root, count=11)
-    monkeypatch.setattr(decoded_module, "WORTH_A_LINE", 20)
+    monkeypatch.setattr("datamodules.progress.WORTH_A_LINE", 20)
     ready(root)
     assert capfd.readouterr().err.splitlines() == ["looking at 22 images", "decoding 22 images"]
     ready(root)

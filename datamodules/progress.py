@@ -1,0 +1,36 @@
+"""How far long work on many images is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+WORTH_A_LINE = 1000  # fewer images are done before anybody wonders
+
+
+def shown(results: Iterable[Any], count: int, part: int, what: str) -> Iterator[Any]:
+    """The same results, one for each ``part`` of ``count`` images, with a bar on a terminal and one line in a log.
+
+    Args:
+        what: is done to the images, as in "decoding".
+    """
+    if not sys.stderr.isatty():
+        if count >= WORTH_A_LINE:
+            print(f"{what} {count:,} images", file=sys.stderr, flush=True)
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):
+            return Text(f"{task.speed or 0:,.0f} images/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{what} images", total=count)
+        for number, result in enumerate(results, start=1):
+            progress.update(task, completed=min(number * part, count))
+            yield result
