@@ -125,6 +125,21 @@ def test_an_agent_fares_alike_on_any_number_of_processes() -> None:
         assert all(other[f"test/{name}"] == figures[0][f"test/{name}"] for name in ("success", "error", "length_seen"))
 
 
+@pytest.mark.parametrize("plan", ["epochs:1+1", "backbone"])
+def test_stages_thaw_alike_in_all_processes(plan: str) -> None:
+    quick = ["--accelerator", "cpu", "--set", "trainer.limit_train_batches=3", "--set", "recipe.batch_size=32"]
+    zoo("train", "resnet20", "--name", "base", "--epochs", "1", "--set", "model.width=4", *quick)
+    tuned = ["finetune", "base", "--freeze", plan, "--epochs", "3", "--devices", "2", "--name", "tuned", *quick]
+    zoo(*tuned)
+    begun, ended = (torch.load(RunFolder.find(name).last, weights_only=True)["state_dict"] for name in ("base", "tuned"))
+    moved = {
+        name.partition(".")[0] for name, value in ended.items() if name.endswith("weight") and not torch.equal(value, begun[name])
+    }
+    assert moved == ({"stage2", "stage3", "head"} if plan == "epochs:1+1" else {"head"})
+    alone, both = (json.loads(zoo("test", "tuned", "--accelerator", "cpu", "--devices", n, "--json")) for n in ("1", "2"))
+    assert alone["test/accuracy"] == both["test/accuracy"]
+
+
 def test_two_processes_remember_what_one_does() -> None:
     zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
     zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")
