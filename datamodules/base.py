@@ -80,7 +80,7 @@ class Split:
     images: Images
     labels: Tensor
     beside: dict[str, Tensor] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), kw_only=True)  # subclasses are given theirs by place
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -78,7 +78,7 @@ class TorchvisionNetwork(LibraryNetwork):
     tags=["cnn", "imagenet", "library"],
     data="digits",
     data_options={"size": 32},
-    tiny={"network": "test_resnet"},
+    tiny={"network": "test_efficientnet"},
     recipe=RECIPE,
 )
 class TimmNetwork(LibraryNetwork):
@@ -114,7 +114,7 @@ class TimmNetwork(LibraryNetwork):
 
 
 def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:
-    """The parts of a network from input to output, the head last, each under its name in the network.
+    """The parts of a network from input to output, each under its name in the network, but the last, which is ``head``.
 
     What holds layers one after the other, and what holds the head, is taken apart; all else is one stage. Parameters that lie
     between the parts, as class tokens do, are the first stage, ``tokens``.
@@ -135,7 +135,7 @@ def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:
     take(network, "")
     first = {"tokens": nn.ParameterList(loose)} if loose else {}
     last = stages.pop(head)
-    return {**first, **stages, head: last}
+    return {**first, **stages, "head": last}
 
 
 def _last_layer(network: nn.Module, classes: int) -> str:
