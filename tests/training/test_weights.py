@@ -101,6 +101,10 @@ def test_what_does_not_fit_is_told_exactly_and_nothing_is_taken_over() -> None:
         "1 of another shape: network.layer1.0.conv1.weight 64x64x1x1 instead of 64x64x3x3"
     )
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+    state = models.resnet18().state_dict()
+    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="w.pth holds numbers that are not finite, nothing was taken over: network.conv1.weight"):
+        begin_with(task, Weights("w.pth", state))
     with pytest.raises(UserError, match="does not fit this network, nothing was taken over: 100 missing"):
         begin_with(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
 

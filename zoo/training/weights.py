@@ -263,6 +263,8 @@ def _require_fit(found: dict[str, Tensor], own: dict[str, Tensor], origin: str) 
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if told := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
         raise UserError(f"{origin} does not fit this network, nothing was taken over: {'; '.join(told)}")
+    if broken := [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"{origin} holds numbers that are not finite, nothing was taken over: {some(broken, NAMED)}")
     for name in counters - set(found):
         found[name] = own[name]
 
