@@ -54,16 +54,24 @@ def kept_features(images: Images, encode: Callable[[Tensor], Tensor], identity: 
         UserError: the cache cannot be written.
     """
     path = cache_folder() / "features" / f"{identity}.npy"
-    if not path.exists():  # what is there needs no lock, which a cache that cannot be written does not allow
+    if not _holds(path, len(images)):  # what is there needs no lock, which a cache that cannot be written does not allow
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
-                if not path.exists():
+                if not _holds(path, len(images)):
                     _write(images, encode, path)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"features cannot be kept in {path.parent}: {reason}; set ZOO_HOME to another folder") from error
     return FeaturesOnDisk(path, torch.arange(len(images)))
+
+
+def _holds(path: Path, count: int) -> bool:
+    """Whether there is a whole file with features of so many images; one that was damaged is computed anew."""
+    try:
+        return len(np.load(path, mmap_mode="r")) == count
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 @torch.inference_mode()

@@ -82,7 +82,10 @@ def find_backbone(name: str) -> Backbone:
     if versions and version in ("", "DEFAULT"):
         # timm chooses for itself where a name says nothing of the weights
         return next((each for each in versions if each.is_default), Backbone(f"timm:{network}"))
-    raise unknown(f"weights of {library}", rest, [each.partition(":")[2] for each in known])
+    if versions:
+        raise unknown(f"weights of {library}'s {network}", version, [each.name.rpartition(".")[2] for each in versions])
+    networks = {backbone.network.partition(".")[0] for backbone in known.values()}
+    raise unknown(f"network of {library} with weights", network, networks, "`zoo list --pretrained` shows them all")
 
 
 def _source_files(library: str) -> list[Path]:

@@ -86,8 +86,11 @@ def require_writable(option: str, path: Path) -> None:
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
         raise UserError(f"{option} {path}: {place} is not a folder")
-    if not os.access(place, os.W_OK):
-        raise UserError(f"{option} {path}: {place} cannot be written to")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell
+            pass
+    except OSError:
+        raise UserError(f"{option} {path}: {place} cannot be written to") from None
 
 
 def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:

@@ -52,7 +52,7 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
     if weights and not Path(weights).expanduser().is_file():
         raise UserError(f"--weights {weights}: {'is no file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
-    if library in LIBRARIES and network:
+    if library in LIBRARIES and ":" in backbone:
         if weights:
             return {"name": library, "network": network.partition(".")[0] if library == "torchvision" else network}, weights
         found = find_backbone(backbone)
@@ -70,25 +70,41 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """A run, or a file that was exported from one."""
-    from zoo.training.run_folder import RunFolder
+    from zoo.training.run_folder import RUNS, RunFolder
 
     path = Path(backbone).expanduser()
     if path.is_file():
-        try:
-            from zoo.training.exported import run_of_exported
-
-            run = run_of_exported(path)
-        except UserError:
-            example = f"zoo finetune torchvision:resnet50 --weights {backbone}"
-            raise UserError(f"{backbone} does not say of which network its weights are: name one, as in {example}") from None
-        return run.model, weights or str(path)
+        return _of_file(path).model, weights or str(path)
     try:
         run = RunFolder.find(backbone).read_run()
     except UserError as error:
         if path.suffix in WEIGHT_FILES or path.exists():
             raise
-        names = [*registry.models, *(f"{library}:" for library in LIBRARIES)]
+        runs = [folder.name for folder in RUNS.iterdir()] if RUNS.is_dir() else []
+        names = [*registry.models, *runs, *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
         told = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` shows what there is"
         raise UserError(f"no backbone or run {backbone!r}: {told}") from error
     return run.model, weights or backbone
+
+
+def _of_file(path: Path) -> Run:
+    """The Run by which an exported network was trained.
+
+    Raises:
+        UserError: the file is damaged, does not say of which network its weights are, or holds none.
+    """
+    if path.suffix not in WEIGHT_FILES:
+        raise UserError(
+            f"{path}: is no file of weights ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
+        )
+    if path.suffix == ".safetensors":
+        from zoo.training.exported import run_of_exported
+
+        try:
+            return run_of_exported(path)
+        except UserError as error:
+            if "is not a checkpoint of the zoo" not in str(error):
+                raise
+    example = f"zoo finetune torchvision:resnet50 --weights {path}"
+    raise UserError(f"{path} does not say of which network its weights are: name one, as in {example}")

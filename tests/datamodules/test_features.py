@@ -78,3 +78,12 @@ def test_features_that_are_kept_need_no_more_than_a_cache_that_can_be_read(monke
     assert kept_features(images, means, "kept").path == kept.path
     with pytest.raises(UserError, match="features cannot be kept in .*: Permission denied; set ZOO_HOME to another folder"):
         kept_features(images, means, "new")
+
+
+def test_a_damaged_file_is_computed_anew() -> None:
+    images = ImagesInMemory(torch.zeros(100, 1, 2, 2, dtype=torch.uint8))
+    path = kept_features(images, means, "damaged").path
+    for rest in (300, 20, 0):
+        path.write_bytes(path.read_bytes()[:rest])
+        [drawn] = kept_features(images, means, "damaged").batches(iter([torch.arange(100)]))
+        assert drawn.shape == (100, 1)

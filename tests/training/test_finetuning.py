@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,9 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
     assert again.code == 0 and "from the run head" in again.err
     [folder] = [path for path in Path("runs").iterdir() if path.name != "head"]
     assert RunFolder(folder).read_run().data["size"] == 32
-    shown = zoo("finetune", *small, "--plan")
+    shown = zoo("finetune", *small, "--plan", "--epochs", "3")
+    again = [*common[:5], "--epochs", "3", *common[5:], "--set", "data.size=32"]
+    assert f"next: zoo finetune {shlex.join(again)}" in shown.out
     assert "batch norms in frozen stages keep their statistics" in shown.out and "stage2" in shown.out
 
 
@@ -197,14 +200,20 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
         (["resnet20x"], ["no backbone or run 'resnet20x'", "did you mean 'resnet20'"]),
         (["resnet20"], ["resnet20 comes without weights", "--weights"]),
         (["char-lstm"], ["char-lstm"]),
-        (["torchvision:resnet51"], ["no weights of torchvision 'resnet51'", "'resnet50."]),
-        (["timm:resnet51"], ["no weights of timm 'resnet51'"]),
+        (["torchvision:resnet51"], ["no network of torchvision with weights 'resnet51'", "'resnet50'"]),
+        (["torchvision:resnet50.IMAGENET1K_V3"], ["no weights of torchvision's resnet50 'IMAGENET1K_V3'", "'IMAGENET1K_V2'"]),
+        (["timm:resnet51"], ["no network of timm with weights 'resnet51'", "'resnet50'"]),
+        (["timm:zzzzz"], ["no network of timm with weights 'zzzzz': `zoo list --pretrained` shows them all"]),
+        (["resnet32", "--weights", "base.pth", "--plan"], ["base.pth does not fit", "of another shape"]),
         (["base.pth"], ["base.pth does not say of which network", "--weights base.pth"]),
         (["resnet20", "--weights", "none.pth"], ["--weights none.pth: no such file"]),
         (["resnet20", "--weights", "base.pth", "--freeze", "backbon"], ["recipe.freeze=backbon", "backbone"]),
         (["resnet20", "--weights", "base.pth", "--data", "digit"], ["no data set 'digit'", "digits"]),
         (["resnet20", "--weights", "base.pth", "--set", "recipe.layer_decay=2"], ["recipe.layer_decay=2"]),
-        (["resnet20", "--weights", "base.pth", "--plan", "--freeze", "until:stage"], ["no stage 'stage'", "stage1"]),
+        (
+            ["resnet20", "--weights", "base.pth", "--plan", "--freeze", "until:stage", "--set", "model.width=4"],
+            ["no stage 'stage'", "stage1"],
+        ),
         (["resnet32", "--weights", "base.pth"], ["base.pth does not fit", "missing"]),
     ],
     ids=lambda value: " ".join(value) if len(value) < 6 else None,

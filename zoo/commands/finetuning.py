@@ -83,7 +83,10 @@ def finetune(
 
         run = with_size_of_weights(registry, run)
     if plan:
-        _show_plan(registry, run, backbone, json)
+        given = [f"--weights {shlex.quote(weights)}"] * bool(weights) + [f"--data {data}"] * bool(data)
+        given += [f"--freeze {freeze}"] * bool(freeze) + [f"--epochs {epochs}"] * bool(epochs)
+        given += [f"--config {shlex.quote(config)}"] * bool(config) + [f"--set {shlex.quote(text)}" for text in settings]
+        _show_plan(registry, run, " ".join([f"{zoo_command(context)} finetune", shlex.quote(backbone), *given]), json)
         return
     train_and_tell(registry, run, run_name, None, json, zoo_command(context), look=partial(_advise, run))
 
@@ -98,11 +101,15 @@ def _advise(run: Run, data: Any) -> None:
             tell(line)
 
 
-def _show_plan(registry: Registry, run: Run, backbone: str, json: bool) -> None:
+def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
+    """Build the network, take its weights over and show its stages; ``again`` is the command that trains it."""
     from zoo.training.engine import build_task, open_data
     from zoo.training.stage_plan import stage_plan
+    from zoo.training.weights import begin_with, open_weights
 
-    stages = stage_plan(build_task(registry, run, open_data(registry, run).spec))
+    task = build_task(registry, run, open_data(registry, run).spec)
+    taken = begin_with(task, open_weights(registry, run))
+    stages = stage_plan(task)
     if json:
         print_json([stage.to_dict() for stage in stages])
         return
@@ -110,6 +117,5 @@ def _show_plan(registry: Registry, run: Run, backbone: str, json: bool) -> None:
     print_table([stage.row() for stage in stages], ("stage", *numbers), numbers)
     total = sum(stage.parameters for stage in stages)
     norms = "keep their statistics" if run.recipe.frozen_norms == "keep" else "go on measuring"
-    print(f"\n{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
-    freeze = f" --freeze {run.recipe.freeze}" if run.recipe.freeze != "none" else ""
-    print(f"next: zoo finetune {shlex.quote(backbone)} --data {run.data['name']}{freeze}    (without --plan)")
+    print(f"\n{taken}\n{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
+    print(f"next: {again}")

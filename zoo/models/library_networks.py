@@ -37,7 +37,7 @@ class LibraryNetwork(Classifier):
     tags=["cnn", "imagenet", "library"],
     data="digits",
     data_options={"size": 32},
-    tiny={"network": "shufflenet_v2_x0_5"},
+    tiny={"network": "resnet18"},
     recipe=RECIPE,
 )
 class TorchvisionNetwork(LibraryNetwork):

@@ -63,7 +63,9 @@ class RunFolder:
                 return cls(path)
             except FileExistsError:
                 if name is not None:
-                    raise UserError(f"run {name!r} exists: go on with --resume {name}, or choose another --name") from None
+                    raise UserError(
+                        f"run {name!r} exists: go on with `zoo train --resume {name}`, or choose another --name"
+                    ) from None
             except OSError as error:
                 cls(path).abandon()
                 raise UserError(f"{path} cannot be made: {error.strerror.lower()}") from None

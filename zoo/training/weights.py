@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ def read_weights(path: Path) -> Weights:
             if not state:
                 raise UserError(f"{path} holds no weights")
             return _of_zoo(read_exported(path), str(path)) if _was_exported(path) else Weights(str(path), state)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about how the file was written
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except OSError as error:
