@@ -37,7 +37,7 @@ class LibraryNetwork(Classifier):
     tags=["cnn", "imagenet", "library"],
     data="digits",
     data_options={"size": 32},
-    tiny={"network": "resnet18"},
+    tiny={"network": "squeezenet1_1"},
     recipe=RECIPE,
 )
 class TorchvisionNetwork(LibraryNetwork):
