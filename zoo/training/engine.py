@@ -201,7 +201,8 @@ def _train(
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
     task.check_data_options(data)
-    run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
+    if run.recipe.freeze != "none":
+        run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
     if checkpoint:
         task.load_state_dict(former["state_dict"])
         if run.recipe.weights:
