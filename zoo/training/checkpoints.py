@@ -102,13 +102,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except zipfile.BadZipFile:
         raise UserError(f"{path} is damaged or not a checkpoint: it was cut off, or written by something else") from None
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))  # the first thing that is not plain data
         raise UserError(
-            f"{path} is refused: it asks to run {named[1] if named else 'code'}, a checkpoint of the zoo is plain data"
+            f"{path} is refused: it asks to run {asked_to_run(error) or 'code'}, a checkpoint of the zoo is plain data"
         ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None
     return require_ours(checkpoint, path)
+
+
+def asked_to_run(error: pickle.UnpicklingError) -> str:
+    """What torch's reader of plain data stumbled over first, as in ``os.system``; nothing where it does not tell."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return named[1] if named else ""
 
 
 def require_ours(checkpoint: Any, path: Path) -> dict[str, Any]:

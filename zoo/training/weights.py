@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from zoo.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import KEY, read_checkpoint
+from zoo.training.checkpoints import KEY, asked_to_run, read_checkpoint
 from zoo.training.exported import SUFFIX, read_exported
 from zoo.training.run_folder import RunFolder
 
@@ -118,10 +117,9 @@ def read_weights(path: Path) -> Weights:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))  # the first thing that is not plain data
-        if named is None:
+        if not (asked := asked_to_run(error)):
             raise UserError(f"{path} is damaged, or no file of weights") from None
-        raise UserError(f"{path} is refused: it asks to run {named[1]}, weights are plain data") from None
+        raise UserError(f"{path} is refused: it asks to run {asked}, weights are plain data") from None
     except Exception as error:  # both readers raise whatever a damaged file leads them to
         raise UserError(f"{path} is damaged, or no file of weights") from error
     if isinstance(content, dict) and isinstance(content.get(KEY), dict):
