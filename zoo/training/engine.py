@@ -31,6 +31,7 @@ from zoo.recipe import Run, TrainerSettings
 from zoo.registry import Registry
 from zoo.spec import ImageSpec, Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
+from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
@@ -102,6 +103,7 @@ def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
     Raises:
         UserError: an option has a value that the network cannot take, or the data does not fit.
     """
+    keep_freed_memory()
     torch.manual_seed(derive_seed(run.recipe.seed, "init"))
     task = registry.model(run.model["name"]).load()(spec, run.recipe, **run.options("model"))
     if task.channels_last:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from zoo.training.allocator import return_freed_memory
+
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 CONTAINER = (  # limit and use, in the second and in the first version of Linux' control groups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -45,6 +47,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.start()  # what is freed only now must not count as taken before
         self.base = self._now()
 
     def start(self) -> None:
@@ -53,6 +56,7 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.device.type == "cpu":
+            return_freed_memory()
             with suppress(OSError):  # of a system that cannot: the peak is then that of the whole process
                 Path("/proc/self/clear_refs").write_text("5")
 

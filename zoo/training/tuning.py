@@ -227,8 +227,8 @@ class _Search:
     def __init__(self, subject: Subject, images: int) -> None:
         self.subject, self.images = subject, images
         self.device = build_trainer(subject.run.trainer, subject.run, logger=False, callbacks=[]).strategy.root_device
-        self.available = available_memory(self.device)
         self.peak = PeakMemory(self.device)
+        self.available = available_memory(self.device)
         self.trials: list[BatchTrial] = []
         self.too_slow = False
 
