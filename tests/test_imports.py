@@ -83,6 +83,7 @@ FLOORS = {
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
     "zoo/receptive_field.py": set(),
+    "zoo/recipe.py": BASE | {"zoo.options", "zoo.freezing", "zoo.backbones"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

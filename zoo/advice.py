@@ -11,7 +11,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,6 @@ EXAMPLES = 3  # of many, so many are named
 FEW, MANY = 50, 200  # training images a class
 UNEQUAL = 3  # times the smallest class: from here on, accuracy hides what happens in it
 BACKBONE = "efficientnet-lite0"  # whose published weights come as a Python package, so no download is needed
-SMALLEST = 32  # pixels a side that it takes
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ class Advice:
 
     def brief(self) -> list[str]:
         """The few lines that are worth reading before a training starts: faults, and a rate that guessing reaches."""
-        return [f"warning: {line}" for line in self.warnings()] + [_told_of_constant(self)]
+        faults = replace(self, unreadable=[]).warnings()  # what cannot be read was told when it was tried
+        return [f"warning: {line}" for line in faults] + [_told_of_constant(self)]
 
     def _count(self, split: str) -> int:
         return sum(self.images.get(split, {}).values())
@@ -149,7 +149,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
         sizes,
         [str(path) for path in getattr(data, "unreadable", ())],
         copies,
-        suggest(images["train"], name, min(spec.height, spec.width), settings),
+        suggest(images["train"], name, settings),
     )
 
 
@@ -251,8 +251,8 @@ def _sizes(paths: list[str], scaled_to: tuple[int, int]) -> Sizes:
 # ---------------------------------------------------------------------------------------------- the suggestion
 
 
-def suggest(train: dict[str, int], name: str, side: int, settings: Sequence[str]) -> Suggestion:
-    """How to fine-tune with so many training images in each class; ``side`` is their shorter side as the network gets them."""
+def suggest(train: dict[str, int], name: str, settings: Sequence[str]) -> Suggestion:
+    """How to fine-tune with so many training images in each class."""
     usual = int(median(train.values()))
     told = f"{_many(len(train), 'class', 'classes')} with {_spread(train.values())} training images each"
     if usual < FEW:
@@ -264,8 +264,7 @@ def suggest(train: dict[str, int], name: str, side: int, settings: Sequence[str]
     else:
         freeze, chosen = "none", {"lr": 1e-3, "layer_decay": 0.75}
         reason = f"{told}, enough to adapt all layers from the start, early ones slowest"
-    size = [] if side >= SMALLEST or any(text.startswith("data.size=") for text in settings) else [f"data.size={SMALLEST}"]
-    settings = [*settings, *size, *(f"recipe.{key}={value:g}" for key, value in chosen.items())]
+    settings = [*settings, *(f"recipe.{key}={value:g}" for key, value in chosen.items())]
     words = [BACKBONE, "--data", name, "--freeze", freeze, *(word for text in settings for word in ("--set", text))]
     return Suggestion(freeze, chosen, reason, f"zoo finetune {shlex.join(words)}")
 
@@ -325,6 +324,7 @@ def report(advice: Advice) -> list[str]:
         )
         enlarged = f"; {sizes.enlarged:,} are smaller and enlarged, which adds no detail" if sizes.enlarged else ""
         found = f"all {smallest}" if smallest == largest else f"{smallest} to {largest}, median {middle}"
-        lines.append(f"sizes    {found}; {'left so' if found == f'all {scaled}' else f'scaled to {scaled}'}{enlarged}")
+        taken = "taken as they are" if found == f"all {scaled}" else f"scaled to {scaled}"
+        lines.append(f"sizes    {found}; {taken}{enlarged}. zoo finetune scales them to the size that its weights know")
     lines += [f"fault    {line}" for line in advice.warnings()] or ["faults   none: no copies, no unreadable files"]
     return [*lines, f"advice   {advice.suggestion.reason}"]

@@ -24,7 +24,7 @@ WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 def resolve_finetuning(
     registry: Registry, backbone: str, weights: str, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]
 ) -> Run:
-    """One Run from all that was said; nothing is opened but what a run says of itself.
+    """One Run from all that was said. Images are scaled to the size that the weights know, unless ``data.size`` is said.
 
     Args:
         backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, or a file that ``zoo export`` wrote.
@@ -32,7 +32,7 @@ def resolve_finetuning(
         config, settings: as ``resolve`` takes them.
 
     Raises:
-        UserError: there is no such backbone, it comes without weights, or what ``resolve`` raises.
+        UserError: there is no such backbone, it comes without weights, they cannot be had, or what ``resolve`` raises.
     """
     model, source = _starting_point(registry, backbone, weights)
     entry = registry.model(model["name"])
@@ -44,7 +44,12 @@ def resolve_finetuning(
     given = {"model": {key: value for key, value in model.items() if key != "name"}, "recipe": {"weights": source}}
     if head_only:  # the same images in every epoch have the same features, which are then computed once
         given["data"] = {"augment": "none"}
-    return resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
+    run = resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
+    if "size" not in run.data or any("size" in (layer.get("data") or {}) for layer in layers):
+        return run
+    from zoo.training.weights import with_size_of_weights
+
+    return with_size_of_weights(registry, run)
 
 
 def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
@@ -99,12 +104,9 @@ def _of_file(path: Path) -> Run:
             f"{path}: is no file of weights ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
         )
     if path.suffix == ".safetensors":
-        from zoo.training.exported import run_of_exported
+        from zoo.training.exported import run_of_exported, was_exported
 
-        try:
+        if was_exported(path):
             return run_of_exported(path)
-        except UserError as error:
-            if "is not a checkpoint of the zoo" not in str(error):
-                raise
     example = f"zoo finetune torchvision:resnet50 --weights {path}"
     raise UserError(f"{path} does not say of which network its weights are: name one, as in {example}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from zoo.backbones import LIBRARIES
 from zoo.errors import UserError, one_line, unknown
 from zoo.freezing import Freezing
 from zoo.options import check_options, validate
@@ -117,6 +118,11 @@ class Run(Section):
     def options(self, section: Literal["model", "data"]) -> dict[str, Any]:
         """The options without the name."""
         return {key: value for key, value in getattr(self, section).items() if key != "name"}
+
+    @property
+    def network(self) -> str:
+        """The name of what is trained: the model's, or of one that stands for a library, as in resnet50 of torchvision's."""
+        return self.model["network"] if self.model["name"] in LIBRARIES else self.model["name"]
 
     def to_yaml(self) -> str:
         """The text of ``run.yaml``, which ``--config`` takes."""

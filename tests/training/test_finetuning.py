@@ -18,6 +18,7 @@ from torchvision import models
 from zoo.finetuning import resolve_finetuning
 from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry import scan
+from zoo.tasks.task import Diverged
 from zoo.training import engine
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
@@ -221,6 +222,29 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
 def test_bad_input_gets_one_line_and_leaves_nothing_behind(zoo, arguments: list[str], words: list[str]) -> None:
     assert zoo("finetune", *arguments).is_one_line_error(*words)
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_a_rate_is_searched_as_the_fine_tuning_would_begin(zoo) -> None:
+    tuned = ["--weights", "base.pth", "--freeze", "backbone", "--set", "model.width=4", "--set", "data.size=8"]
+    answer = zoo("tune", "resnet20", *tuned, "--only", "lr")
+    assert answer.code == 0 and "its head was replaced" in answer.err
+    assert answer.out.splitlines()[-1].startswith(f"next: zoo finetune resnet20 {' '.join(tuned)} --set recipe.lr=")
+    assert zoo("tune", "resnt20").is_one_line_error("no backbone or run 'resnt20': did you mean 'resnet20'?")
+
+
+def test_a_plan_without_weights_is_warned_of(zoo) -> None:
+    quick = [word for text in (*BASE, "recipe.epochs=1") for word in ("--set", text)]
+    answer = zoo("train", "resnet20", "--set", "recipe.freeze=backbone", *quick)
+    assert answer.code == 0 and "warning: recipe.freeze=backbone without recipe.weights" in answer.err
+
+
+def test_a_fault_before_anything_was_saved_offers_no_resume(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise Diverged("the loss is not finite")
+
+    monkeypatch.setattr("zoo.tasks.classification.Classifier.training_step", fail)
+    answer = zoo("train", "softmax", "--name", "lost")
+    assert answer.is_one_line_error("zoo train --config runs/lost/run.yaml --set") and "--resume" not in answer.err
 
 
 def test_one_image_a_class_is_said_before_anything_is_trained(zoo, workplace: Path) -> None:

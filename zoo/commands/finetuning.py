@@ -20,13 +20,19 @@ from zoo.commands.training import (
     Precision,
     Strategy,
     Wandb,
+    flag_sections,
     train_and_tell,
-    without_empty,
 )
 from zoo.registry import Registry
 
 if TYPE_CHECKING:
     from zoo.recipe import Run
+
+
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Weights for the network: safetensors or .pth.")]
+Freeze = Annotated[
+    str | None, typer.Option(metavar="PLAN", help="none, backbone, until:STAGE, epochs:N or epochs:N+M; default none.")
+]
 
 
 def finetune(
@@ -35,10 +41,8 @@ def finetune(
         str, typer.Argument(help="torchvision:NAME, timm:NAME, a model that comes with weights, a run, or an exported file.")
     ],
     data: DataName = "",
-    weights: Annotated[str, typer.Option(metavar="FILE", help="Weights for the network: safetensors or .pth.")] = "",
-    freeze: Annotated[
-        str | None, typer.Option(metavar="PLAN", help="none, backbone, until:STAGE, epochs:N or epochs:N+M; default none.")
-    ] = None,
+    weights: Weights = "",
+    freeze: Freeze = None,
     epochs: Epochs = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be trained when, and at what rate.")] = False,
     devices: Devices = None,
@@ -68,20 +72,9 @@ def finetune(
     from zoo.finetuning import resolve_finetuning
     from zoo.recipe import parse_setting, read_config
 
-    flags = without_empty(
-        {
-            "data": {"name": data or None},
-            "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
-            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
-            "wandb": {"mode": wandb},
-        }
-    )
+    flags = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
     layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
     run = resolve_finetuning(registry, backbone, weights, layers[0], layers[1:])
-    if "size" in run.data and not any("size" in (layer.get("data") or {}) for layer in layers):
-        from zoo.training.weights import with_size_of_weights
-
-        run = with_size_of_weights(registry, run)
     if plan:
         given = [f"--weights {shlex.quote(weights)}"] * bool(weights) + [f"--data {data}"] * bool(data)
         given += [f"--freeze {freeze}"] * bool(freeze) + [f"--epochs {epochs}"] * bool(epochs)

@@ -43,6 +43,28 @@ Config = Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YA
 Wandb = Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")]
 
 
+def flag_sections(
+    data: str = "",
+    epochs: str | None = None,
+    precision: str | None = None,
+    freeze: str | None = None,
+    devices: str | None = None,
+    nodes: str | None = None,
+    strategy: str | None = None,
+    accelerator: str | None = None,
+    wandb: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The flags that were given, as settings of a Run: section -> key -> value."""
+    return without_empty(
+        {
+            "data": {"name": data or None},
+            "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
+            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "wandb": {"mode": wandb},
+        }
+    )
+
+
 def without_empty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was given of all flags, by section and key."""
     given = {name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()}
@@ -81,14 +103,7 @@ def train(
         registry.data_set(data)
     from zoo.recipe import differences, parse_setting, read_config, resolve
 
-    flags = without_empty(
-        {
-            "data": {"name": data or None},
-            "recipe": {"epochs": epochs, "precision": precision},
-            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
-            "wandb": {"mode": wandb},
-        }
-    )
+    flags = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
     layers = [*map(parse_setting, settings), flags]
     folder = None
     if resume is None:
@@ -133,7 +148,7 @@ def train_and_tell(
     name = outcome.folder.name
     if outcome.was_finished:
         print(f"{name} was finished: there was nothing left to train")
-    print(f"{run.model['name']} on {run.data['name']}: {metrics_line(outcome.test)}")
+    print(f"{run.network} on {run.data['name']}: {metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
@@ -191,7 +206,7 @@ def test(
     if json:
         print_json({**tested.figures, **tested.findings})
         return
-    print(f"{model.name} on {data_section['name']}: {metrics_line(tested.figures)}")
+    print(f"{former.network} on {data_section['name']}: {metrics_line(tested.figures)}")
     if tested.findings:
         counted = "points" if "points" in registry.data_set(data_section["name"]).tags else "images"
         again, name = zoo_command(context), shlex.quote(run)

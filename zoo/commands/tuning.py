@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.commands.finetuning import Freeze, Weights
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
+from zoo.commands.training import DataName, flag_sections
 from zoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ LIMITS = {
 
 def tune(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in resnet20.")],
-    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20, or a backbone as zoo finetune takes it.")],
+    data: DataName = "",
+    weights: Weights = "",
+    freeze: Freeze = None,
     settings: Set = [],  # noqa: B006
     only: Annotated[str, typer.Option(metavar="PART", help="lr or batch; the default is both.")] = "",
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Draw the range test into this PNG.")] = "",
@@ -39,25 +43,32 @@ def tune(
     [bold]zoo tune resnet20 -o rates.png[/bold]   and the loss over the rate as a picture\n
     [bold]zoo tune vit --data folder --set data.root=photos --only lr[/bold]   on your pictures, one folder a class\n
     [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the rate for another batch
+
+    [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the rate for a new head on published weights
+
+    A model is trained from the start unless --freeze or --weights is given; any other backbone is fine-tuned.
     """
     registry = open_registry(context)
-    registry.model(name)
+    finetunes = bool(weights or freeze) or name not in registry.models
     if data:
         registry.data_set(data)
     if only and only not in PARTS:
         raise unknown("part", only, PARTS)
     if output and only == "batch":
         raise UserError(f"--output {output}: only the range test is drawn, leave out --only batch")
+    from zoo.finetuning import resolve_finetuning
     from zoo.recipe import parse_setting, resolve
 
-    flags = {"data": {"name": data}} if data else {}
-    run = resolve(registry, name, {}, [*map(parse_setting, settings), flags])
+    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
+    run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
     if output:
         from zoo.pictures.figure import check_output
 
         check_output(Path(output))
     found = _tune(registry, run, only, output, quiet=json)
-    again = _train_command(context, name, data, settings, found)
+    given = {"--weights": weights, "--data": data, "--freeze": freeze}
+    flags = [name, *(word for flag, value in given.items() if value for word in (flag, value))]
+    again = _train_command(f"{zoo_command(context)} {'finetune' if finetunes else 'train'}", flags, settings, found)
     if json:
         print_json({"model": name, "data": run.data["name"], **found, "next": again})
     else:
@@ -94,11 +105,11 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
     return found
 
 
-def _train_command(context: typer.Context, name: str, data: str, settings: list[str], found: dict[str, Any]) -> str:
+def _train_command(command: str, words: list[str], settings: list[str], found: dict[str, Any]) -> str:
+    """The command that trains with what was found; ``words`` and ``settings`` are those that it was found with."""
     kept = [text for text in settings if text.partition("=")[0].strip() not in FOUND]
     settings = [*kept, f"recipe.lr={found['lr']:g}", f"recipe.batch_size={found['batch_size']}"]
-    words = [name, *(["--data", data] if data else []), *(word for text in settings for word in ("--set", text))]
-    return f"{zoo_command(context)} train {shlex.join(words)}"
+    return f"{command} {shlex.join([*words, *(word for text in settings for word in ('--set', text))])}"
 
 
 def _print(run: Run, found: dict[str, Any], again: str) -> None:

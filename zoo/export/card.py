@@ -40,7 +40,7 @@ class Card:
         return (
             f"# {self.name}\n\n"
             f"`{self.path.name}`: a network that sorts images into {len(self.task.spec.classes)} classes. It is a "
-            f"`{self.run.model['name']}` with {parameters:,} parameters, trained and exported by bestiary "
+            f"`{self.run.network}` with {parameters:,} parameters, trained and exported by bestiary "
             f"{metadata.version('bestiary')}. The file is loaded by {self.format.loads}.\n\n"
             f"Licence: {self.licence}"
         )
@@ -51,8 +51,9 @@ class Card:
             data = f"{data} ({Path(root).name})"
         counts = [f"{self.counts[name]:,} for {use}" for name, use in USES.items() if name in self.counts]
         learned = f"Trained on {data}: images {', '.join(counts)}." if counts else f"Trained on {data}."
-        weights = getattr(self.run.recipe, "weights", None)
-        began = f" It began from the weights of {weights}." if weights else ""
+        weights = self.run.recipe.weights
+        source = f"{self.run.network} as they were published" if weights == "published" else weights
+        began = f" It began from the weights of {source}." if weights else ""
         return f"## Data\n\n{learned}{began} It knows no other class: any image is given one of these."
 
     def _figures(self) -> str:

@@ -6,6 +6,8 @@ Figures are made as objects, without pyplot: nothing global remembers them, and 
 from __future__ import annotations
 
 import io
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +15,18 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from zoo.errors import UserError
 from zoo.fetch import replace_file, require_writable
 
 DPI = 150
+# in this order, as far as they are installed, for names that the usual font has no letters for
+FONTS_OF_THE_EAST = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
+    "Microsoft YaHei", "Arial Unicode MS",
+)  # fmt: skip
 # ten colours chosen to be told apart with any colour vision (Petroff 2021, arXiv:2107.02270)
 COLOURS = matplotlib.color_sequences["petroff10"]
 SEQUENTIAL = "viridis"
@@ -48,7 +56,9 @@ class Picture:
 @contextmanager
 def style() -> Iterator[None]:
     """Inside, figures are drawn in the zoo's style, whatever the user's own settings of matplotlib say."""
-    with matplotlib.style.context(["default", STYLE]):
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    family = [matplotlib.rcParamsDefault["font.sans-serif"][0], *(name for name in FONTS_OF_THE_EAST if name in installed)]
+    with matplotlib.style.context(["default", STYLE, {"font.family": family}]):
         yield
 
 
@@ -70,7 +80,15 @@ def write_png(figure: Figure, path: Path) -> None:
         UserError: the file cannot be written.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})  # equal figures are equal files
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})  # equal figures are equal files
+    without_a_sign = [each for each in told if str(each.message).startswith("Glyph")]  # one for each sign
+    for each in told:
+        if each not in without_a_sign:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if without_a_sign:
+        print("warning: no font here has the signs of some names, which are drawn as boxes", file=sys.stderr)
     try:
         replace_file(path, buffer.getvalue())
     except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections import OrderedDict
@@ -149,6 +150,8 @@ def begin(registry: Registry, task: Task, run: Run) -> None:
     if run.recipe.weights:
         tell(str(begin_with(task, open_weights(registry, run))))
         tell(told(stage_plan(task)))
+    elif run.recipe.freeze != "none" and task.task == "classification":
+        tell(f"warning: recipe.freeze={run.recipe.freeze} without recipe.weights: what is frozen are random numbers")
 
 
 def train(
@@ -400,10 +403,17 @@ def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
     except Interrupted:
         raise Interrupted(folder.name) from None
     except UserError as error:
-        raise UserError(f"{error}. To go on: zoo train --resume {folder.name}") from error
+        raise UserError(f"{error}. {_next_after_a_fault(folder)}") from error
     except Exception as error:
-        error.add_note(f"the run is kept; to go on: zoo train --resume {folder.name}")
+        error.add_note(_next_after_a_fault(folder))
         raise
+
+
+def _next_after_a_fault(folder: RunFolder) -> str:
+    if folder.last.exists():
+        return f"To go on: zoo train --resume {folder.name}"
+    file = shlex.quote(str(folder.run_file))
+    return f"Nothing was saved by then; with other settings: zoo train --config {file} --set SECTION.KEY=VALUE"
 
 
 def quiet() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,6 +16,7 @@ from zoo.recipe import Run
 from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
 
 SUFFIX = ".safetensors"
+T = TypeVar("T")
 
 
 class ExportedFile:
@@ -37,6 +39,15 @@ class ExportedFile:
         if which != "best":
             raise UserError(f"--checkpoint {which}: {self.path} holds the weights of one checkpoint, leave it out")
         return self.path
+
+
+def was_exported(path: Path) -> bool:
+    """Whether a safetensors file says of itself that the zoo wrote it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return bool(_open(path, lambda file: KEY in (file.metadata() or {})))
 
 
 def read_trained(path: Path) -> dict[str, Any]:
@@ -70,16 +81,22 @@ def run_of_exported(path: Path) -> Run:
 
 
 def _read(path: Path, weights: bool) -> dict[str, Any]:
+    def content(file: Any) -> dict[str, Any]:
+        about = json.loads((file.metadata() or {}).get(KEY, "null"))
+        return {KEY: about, "state_dict": {name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
+
+    return require_ours(_open(path, content), path)
+
+
+def _open(path: Path, read: Callable[[Any], T]) -> T:
+    """What ``read`` makes of an open file."""
     if not path.is_file():
         raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(KEY, "null"))
-            names = file.keys() if weights else ()
-            state = {name: file.get_tensor(name) for name in names}
+            return read(file)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
-    return require_ours({KEY: about, "state_dict": state}, path)
 
 
 def write_exported(checkpoint: dict[str, Any], path: Path) -> None:

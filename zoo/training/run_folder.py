@@ -55,7 +55,7 @@ class RunFolder:
             raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
         if name is None and run.trainer.nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
-        stem = name or f"{run.model['name']}-{run.data['name']}"
+        stem = name or f"{run.network}-{run.data['name']}"
         for number in itertools.count(1):
             path = RUNS / (stem if number == 1 else f"{stem}-{number}")
             try:

@@ -22,7 +22,7 @@ from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import KEY, asked_to_run, read_checkpoint
-from zoo.training.exported import SUFFIX, read_exported
+from zoo.training.exported import SUFFIX, read_exported, was_exported
 from zoo.training.run_folder import RunFolder
 
 PUBLISHED = "published"  # the weights that a model of the zoo comes with
@@ -108,7 +108,7 @@ def read_weights(path: Path) -> Weights:
             state: Any = load_file(path)
             if not state:
                 raise UserError(f"{path} holds no weights")
-            return _of_zoo(read_exported(path), str(path)) if _was_exported(path) else Weights(str(path), state)
+            return _of_zoo(read_exported(path), str(path)) if was_exported(path) else Weights(str(path), state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about how the file was written
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -128,13 +128,6 @@ def read_weights(path: Path) -> Weights:
     if not state:
         raise UserError(f"{path} holds no weights: expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}")
     return Weights(str(path), state)
-
-
-def _was_exported(path: Path) -> bool:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return KEY in (file.metadata() or {})
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:

@@ -1,0 +1,36 @@
+"""What all pictures share."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from zoo.pictures.figure import FONTS_OF_THE_EAST, style, write_png
+
+
+def test_signs_that_no_font_has_are_told_in_one_line(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.pictures.figure.FONTS_OF_THE_EAST", ())
+    with style(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = Figure()
+        figure.subplots().set_title("郁金香")
+        write_png(figure, tmp_path / "names.png")
+    assert capfd.readouterr().err.count("\n") == 1 and (tmp_path / "names.png").stat().st_size
+
+
+def test_fonts_that_are_not_installed_are_not_asked_for(caplog) -> None:
+    with style():
+        figure = Figure()
+        figure.subplots().set_title("tulips")
+        figure.canvas.draw()
+    assert not caplog.records and FONTS_OF_THE_EAST
+
+
+def test_other_warnings_are_handed_on(tmp_path: Path) -> None:
+    with style(), pytest.warns(UserWarning, match="collapsed|layout"):
+        figure = Figure(figsize=(0.1, 0.1), layout="constrained")
+        figure.subplots().set_title("too large")
+        write_png(figure, tmp_path / "small.png")
