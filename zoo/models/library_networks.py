@@ -8,7 +8,7 @@ from zoo.errors import UserError, did_you_mean, one_line
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.classification import Classifier, in_colour
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
 # what holds the layers of a network one after the other, under the names that torchvision and timm give it
@@ -25,7 +25,7 @@ class LibraryNetwork(Classifier):
     head: str  # the name of the layer that gives the scores
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return self.network(in_colour(images))
 
     def stages(self) -> dict[str, nn.Module]:
         return stages_of(self.network, self.head)

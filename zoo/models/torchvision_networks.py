@@ -20,7 +20,7 @@ from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.classification import Classifier, in_colour
 
 # depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
 RESNETS = {
@@ -82,7 +82,7 @@ class ImageNetClassifier(Classifier):
     network: nn.Module
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return self.network(in_colour(images))
 
 
 @register_model("resnet152", task="classification", depth=152, tags=RESIDUAL, data="digits", data_options=DIGITS,

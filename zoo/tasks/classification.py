@@ -222,6 +222,11 @@ class Classifier(Task):
         self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
 
 
+def in_colour(images: Tensor) -> Tensor:
+    """Grey images, [N, 1, H, W], as three equal channels, for networks that know nothing else; others as they are."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
 def _normalisation(spec: ImageSpec) -> dict[str, Tensor]:
     """What pixels from 0 to 255 are multiplied by, and what is added then, [1, C, 1, 1] each."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
