@@ -45,8 +45,11 @@ class ActivationStatistics(Monitor):
       covariance of its features (of at most 512, evenly taken; of maps the mean over places): 1 if all samples lie on a line,
       the number of features if they spread alike in all directions (Gao et al. 2017, doi:10.1101/214262).
 
-    Hooks exist only while a recorded step runs forward, and go whatever happens. On such steps modules that were compiled run as
-    they were written.
+    - ``input``, of the first linear or convolutional layer: ``mean`` and ``std`` of what goes in, and ``between``, the largest
+      difference of a sample from the first; on rank zero.
+
+    Layers stand in the order in which they ran. Hooks exist only while a recorded step runs forward, and go whatever happens. On
+    such steps modules that were compiled run as they were written.
 
     Args:
         every, layers, write: as in ``Monitor``; a glob is held against names as in ``network.stage1.0.conv1``.
@@ -54,7 +57,7 @@ class ActivationStatistics(Monitor):
 
     kind = "activations"
 
-    def __init__(self, every: int = 100, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
+    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
         super().__init__(every, layers, write)
         self._step: int | None = None  # that is being recorded
         self._watched: dict[str, _Layer] = {}
@@ -116,6 +119,8 @@ class ActivationStatistics(Monitor):
             axis = _axis_of_units(module, output)
             layer.add(output, axis, isinstance(module, RECTIFIERS), SQUASHING.get(type(module)))
             if isinstance(module, WEIGHTED) and inputs and isinstance(inputs[0], Tensor):
+                if all(other is layer or other.given is None for other in self._watched.values()):
+                    layer.describe_input(inputs[0])
                 layer.add_input(inputs[0], axis)
 
     def _see_function(self, running: list[str], itself: set[str], function: str, output: Tensor) -> None:
@@ -135,9 +140,9 @@ class ActivationStatistics(Monitor):
     # ------------------------------------------------------------------ the record
 
     def _record(self, trainer: L.Trainer, device: torch.device) -> None:
-        names = sorted(self._watched)
-        layers = [self._watched[name] for name in names]
-        step, self._step, self._watched = self._step, None, {}
+        step, watched, self._step, self._watched = self._step, self._watched, None, {}
+        names = sorted(watched)  # the same order in every process
+        layers = [watched[name] for name in names]
         if not layers:
             return
         with torch.no_grad(), self.measured(device):
@@ -149,16 +154,17 @@ class ActivationStatistics(Monitor):
                     if window and window[-1].shape != layer.active.shape:
                         window.clear()
                     window.append(layer.active)
-            rows = []
-            for name, layer in zip(names, layers, strict=True):
-                rows.append(torch.cat([layer.values.describe(), layer.shares(self._active.get(name, ()))]))
-            table = torch.stack(rows).tolist()  # the one crossing
+            shares = [layer.shares(self._active.get(name, ())) for name, layer in zip(names, layers, strict=True)]
+            described = Distribution.describe([layer.values for layer in layers])
+            table = torch.cat([described, torch.stack(shares)], 1).tolist()  # the one crossing
         told = {}
         for name, layer, (*row, dead, saturated, rank) in zip(names, layers, table, strict=True):
             shares = {"dead": dead, "saturated": saturated, "rank": rank}
             shares = {key: None if value < 0 else value for key, value in shares.items()}
             told[name] = {"type": layer.kind, **read_description(row), **shares}
-        self.emit(trainer, step, {"layers": told})
+            if layer.given is not None:
+                told[name]["input"] = dict(zip(("mean", "std", "between"), layer.given.tolist(), strict=True))
+        self.emit(trainer, step, {"layers": {name: told[name] for name in watched}})
 
     def _forget(self) -> None:
         self._open.close()
@@ -197,6 +203,7 @@ class _Layer:
         self.values = Distribution(device)
         self.active: Tensor | None = None  # [units]: whether each was above zero anywhere
         self.saturated: Tensor | None = None  # how many outputs
+        self.given: Tensor | None = None  # mean, deviation and difference between samples of the inputs
         self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one beside them
 
     def add(self, output: Tensor, axis: int, is_rectifier: bool, squashing: str | None) -> None:
@@ -216,6 +223,11 @@ class _Layer:
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1).to(self.values.sums.dtype)
         moments = rows.T @ rows
         self.moments = moments if self.moments is None else self.moments + moments
+
+    def describe_input(self, inputs: Tensor) -> None:
+        """Of the first layer alone: what it is given, on this process, in the last part of the step."""
+        values = inputs.float()
+        self.given = torch.stack([values.mean(), values.std(correction=0), (values - values[:1]).abs().amax()])
 
     def reduce(self) -> None:
         """Sum over all processes."""

@@ -54,22 +54,22 @@ class Distribution:
             for part, value in zip(parts, whole, strict=True):
                 setattr(part, name, value)
 
-    def describe(self) -> Tensor:
-        """One row of numbers, on the device: mean, standard deviation, least, most, share of zeros, quantiles, histogram."""
-        number, total, squares, zeros = self.sums
+    @staticmethod
+    def describe(parts: list[Distribution]) -> Tensor:
+        """A row of numbers for each, on the device: mean, standard deviation, least, most, zeros, quantiles, histogram."""
+        sums = torch.stack([part.sums for part in parts])
+        number, total, squares, zeros = sums.unbind(1)
         mean = total / number
         deviation = (squares / number - mean.square()).clamp(min=0).sqrt()
-        order, values, bins = _tables(self.counts.device)
-        ranked = self.counts[order].cumsum(0)
+        order, values, bins = _tables(sums.device)
+        counts = torch.stack([part.counts for part in parts]).index_select(1, order)
         # the smallest value that has so large a share of all at or below it
-        ranks = (
-            torch.tensor(QUANTILES, device=ranked.device, dtype=self.sums.dtype).mul(number).ceil().clamp(min=1).to(ranked.dtype)
-        )
-        quantiles = values[torch.searchsorted(ranked, ranks).clamp(max=KEYS - 1)]
-        histogram = self.counts.new_zeros(BINS).index_add_(0, bins, self.counts[order])
-        least, most = self.range[0], -self.range[1]
-        parts = [torch.stack([mean, deviation, least, most, zeros / number]), quantiles, histogram]
-        return torch.cat([part.to(self.sums.dtype) for part in parts])
+        ranks = (number[:, None] * sums.new_tensor(QUANTILES)).ceil().clamp(min=1).to(counts.dtype)
+        quantiles = values[torch.searchsorted(counts.cumsum(1), ranks).clamp(max=KEYS - 1)]
+        histograms = counts.new_zeros(len(parts), BINS).index_add_(1, bins, counts)
+        least, most = torch.stack([part.range for part in parts]).unbind(1)
+        columns = torch.stack([mean, deviation, least.to(mean), -most.to(mean), zeros / number], 1)
+        return torch.cat([columns, quantiles.to(mean), histograms.to(mean)], 1)
 
 
 def read_description(row: list[float]) -> dict[str, float | list[float] | list[int]]:
@@ -80,6 +80,16 @@ def read_description(row: list[float]) -> dict[str, float | list[float] | list[i
         "mean": mean, "std": deviation, "least": least, "most": most, "zero": zero, "quantiles": quantiles,
         "histogram": [int(count) for count in histogram],
     }  # fmt: skip
+
+
+def histogram(values: Tensor) -> Tensor:
+    """The 65 counts of a tensor alone, int64, on its device."""
+    bits = values.detach().float().contiguous().view(-1).view(torch.int32)
+    exponent = (bits >> 23) & 0xFF
+    place = (exponent - (127 + SMALLEST)).clamp(0, MAGNITUDES - 1)
+    bins = torch.where(bits < 0, MAGNITUDES - 1 - place, MAGNITUDES + 1 + place)
+    bins = torch.where(exponent < 127 + SMALLEST, MAGNITUDES, bins).long()
+    return torch.zeros(BINS, dtype=torch.int64, device=bits.device).scatter_add_(0, bins, torch.ones_like(bins))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacks.distribution import Distribution, read_description
+from callbacks.distribution import histogram
 from callbacks.recording import Monitor, Record, holds_parts, over_processes
 
 MEMORY = 0.9  # weight of the past in the two means that the noise scale is made of
@@ -31,7 +31,8 @@ class GradientMonitor(Monitor):
 
     and of all together
 
-    - ``norm``; ``clipped``, the share of records so far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
+    - ``norm``; ``without``, the names of parameters that should learn and got no gradient; ``clipped``, the share of records so
+      far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
     - ``noise_scale``, in samples: about how large a batch may be before larger ones stop helping (McCandlish et al. 2018,
       arXiv:1812.06162, the simple noise scale tr(S) / |G|^2). Two gradients in a row share their true part and not their noise,
       so it is B (mean |g|^2 - mean g.g') / mean g.g', with B the samples of a step and running means over the records; None
@@ -46,7 +47,7 @@ class GradientMonitor(Monitor):
 
     kind = "gradients"
 
-    def __init__(self, every: int = 100, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
+    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
         super().__init__(every, layers, write)
         self._kept: dict[str, Tensor] = {}  # gradients of the newest record
         self._pending: _Pending | None = None  # a record that waits for the gradient of the step after
@@ -69,7 +70,11 @@ class GradientMonitor(Monitor):
         if self.is_due(step) and gradients:
             with torch.no_grad(), self.measured(pl_module.device):
                 kept = {name: gradient.clone() for name, gradient in gradients.items()}  # they are clipped in place
-                self._pending = _Pending(step, samples, dict(pl_module.named_parameters()), kept, self._kept)
+                named = dict(pl_module.named_parameters())
+                self._pending = _Pending(step, samples, named, kept, self._kept)
+                self._pending.without = [
+                    name for name, p in named.items() if p.requires_grad and p.grad is None and self.chosen(name)
+                ]
                 self._kept = kept
 
     def on_train_batch_end(
@@ -105,16 +110,15 @@ class GradientMonitor(Monitor):
         parameters = {}
         total = product = 0.0
         for name, row in zip(pending.names, rows, strict=True):
-            gradient, weight, update, with_previous, previous, with_next, *described = row
-            about = read_description(described)
+            gradient, weight, update, with_previous, previous, with_next, zeros, *counts = row
             cosine = with_previous / (gradient * previous) ** 0.5 if gradient * previous > 0 else None
             parameters[name] = {
                 "norm": gradient**0.5,
                 "weight": weight**0.5,
                 "update": (update / weight) ** 0.5 if weight > 0 and pending.is_updated else None,
                 "cosine": cosine,
-                "zero": about["zero"],
-                "histogram": about["histogram"],
+                "zero": zeros / sum(counts),
+                "histogram": [int(count) for count in counts],
             }
             total, product = total + gradient, product + with_next
         clip, noise_scale = trainer.gradient_clip_val, None
@@ -147,13 +151,15 @@ class _Pending:
         self.device = next(iter(gradients.values())).device
         self.before = {name: _local(parameters[name]).clone() for name in self.names}
         self.gradients = gradients
+        self.without: list[str] = []
         self.is_updated = self.is_followed = False
         self.products = {name: dict.fromkeys(PRODUCTS, 0.0) for name in self.names}
-        self.distributions = {name: Distribution(self.device) for name in self.names}
+        self.counts: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             own = self.products[name]
             own["gradient"], own["weight"] = _dot(gradient, gradient), _dot(self.before[name], self.before[name])
-            self.distributions[name].add(gradient)
+            zeros = gradient.numel() - gradient.count_nonzero()
+            self.counts[name] = torch.cat([zeros[None], histogram(gradient)])
             if (former := previous.get(name)) is not None and former.shape == gradient.shape:
                 own["with_previous"], own["previous"] = _dot(gradient, former), _dot(former, former)
 
@@ -170,16 +176,13 @@ class _Pending:
         self.is_followed = True
 
     def rows(self, parts: bool) -> Tensor:
-        """For each parameter its products and the description of its gradient; ``parts`` are summed over processes."""
-        like = next(iter(self.distributions.values())).sums
+        """For each parameter its products, its zeros and its histogram; ``parts`` are summed over processes."""
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
         values = [value for name in self.names for value in self.products[name].values()]
-        products = torch.stack([torch.as_tensor(value, dtype=like.dtype, device=self.device) for value in values])
+        products = torch.stack([torch.as_tensor(value, dtype=wide, device=self.device) for value in values])
         products = products.view(len(self.names), len(PRODUCTS))
-        distributions = [self.distributions[name] for name in self.names]
-        if parts:
-            over_processes(products)
-            Distribution.reduce(distributions)
-        return torch.cat([products, torch.stack([each.describe() for each in distributions])], 1)
+        table = torch.cat([products, torch.stack([self.counts[name] for name in self.names]).to(wide)], 1)
+        return over_processes(table) if parts else table
 
 
 def _local(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +15,18 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
 
 Record = dict[str, Any]
+MOST = 500  # records of a training
+POWERS = {4**n for n in range(10)}
 
 
 class Monitor(L.Callback):
     """Base of callbacks that look into some steps of a training, and into no other.
 
-    Steps are those of the optimizer. Recorded are every ``every``-th and, since most happens at the start, those that are a power
-    of two before that.
+    Steps are those of the optimizer. Recorded are every ``every``-th and, since most happens at the start, before that those that
+    are a power of four.
 
     Args:
-        every: steps from one record to the next.
+        every: steps from one record to the next; more in a training that would have over 500 records.
         layers: globs of names; what matches none is left out.
         write: is given each record on rank zero, a dict of plain numbers; the default sends its numbers to the Trainer's loggers.
 
@@ -33,7 +36,7 @@ class Monitor(L.Callback):
 
     kind: ClassVar[str]
 
-    def __init__(self, every: int = 100, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
+    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
         if every < 1:
             raise ValueError(f"every={every}: must be at least 1")
         self.every, self.layers, self.write = every, layers, write
@@ -41,9 +44,14 @@ class Monitor(L.Callback):
         self._recent = 0.0  # seconds since the last record
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps = trainer.estimated_stepping_batches
+        if steps < float("inf"):
+            self.every = max(self.every, math.ceil(steps / MOST))
+
     def is_due(self, step: int) -> bool:
         """Whether the step of that number, from 0, is recorded."""
-        return step % self.every == 0 or (step < self.every and step & (step - 1) == 0)
+        return step % self.every == 0 or (step < self.every and step in POWERS)
 
     def chosen(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.layers)
@@ -74,7 +82,7 @@ class Monitor(L.Callback):
             self.write(record)
             return
         for logger in trainer.loggers:
-            logger.log_metrics(dict(_numbers(record)), step=step)
+            logger.log_metrics(dict(_numbers(record, self.kind)), step=step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -83,15 +91,13 @@ class Monitor(L.Callback):
         self.seconds = state_dict["seconds"]
 
 
-def _numbers(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(values: Record, path: str) -> Iterator[tuple[str, float]]:
     """The single numbers of a record under names as in ``activations/layer1/mean``."""
-    prefix = prefix or record["kind"]
-    for key, value in record.items():
+    for key, value in values.items():
         if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from _numbers(inner, f"{prefix}/{name}")
+            yield from _numbers(value, path if key in ("layers", "parameters") else f"{path}/{key}")
         elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
-            yield f"{prefix}/{key}", value
+            yield f"{path}/{key}", value
 
 
 def over_processes(values: Tensor, operation: str = "SUM") -> Tensor:
