@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
+from zoo.commands import asking, checking, data, diagnosing, drawing, finetuning, listing, searching, shipping, training, tuning
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ COMMANDS = {
     "serve": shipping.serve,
     "search": searching.search,
     "tune": tuning.tune,
+    "diagnose": diagnosing.diagnose,
     "check": checking.check,
     "doctor": checking.doctor,
 }
