@@ -236,7 +236,8 @@ def _train(
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
     shown = [TrainingProgress(log.latest, SHOWN + ((monitor,) if monitor not in SHOWN else ()))] if progress else []
     records = MonitorsLog(folder.monitors_file)
-    monitors, diagnosis = build_monitors(run, task, log.latest, records.write)
+    sinks = [records.write, tracker.log_record] if tracker else [records.write]
+    monitors, diagnosis = build_monitors(run, task, log.latest, sinks)
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     _fit_to_what_learns(trainer.strategy, task)
