@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
+from zoo.commands import asking, autopsy, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ COMMANDS = {
     "search": searching.search,
     "tune": tuning.tune,
     "check": checking.check,
+    "autopsy": autopsy.autopsy,
     "doctor": checking.doctor,
 }
 DATA_COMMANDS = {
