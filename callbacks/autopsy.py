@@ -111,11 +111,13 @@ class NonFiniteAutopsy(L.Callback):
             _mark([each.grad for each in parameters if each.grad is not None], flag, self.one)
         if self.loss is not None:
             _mark([self.loss], flag, self.one)
+        if not (self.is_late or self.shared):
+            if bool(flag):
+                self._examine(trainer, pl_module, self.step)
+            return
         self.flags.append((self.step, flag))
         if self.is_late:
             torch.maximum(self.left_out, flag, out=self.left_out)
-        elif not self.shared:
-            self._look(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if self.is_late:
