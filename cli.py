@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, autopsy, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
+from zoo.commands import (
+    asking,
+    autopsy,
+    checking,
+    data,
+    drawing,
+    finetuning,
+    listing,
+    searching,
+    shipping,
+    training,
+    tuning,
+    watching,
+)
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -37,6 +50,7 @@ COMMANDS = {
     "show": listing.show,
     "train": training.train,
     "finetune": finetuning.finetune,
+    "watch": watching.watch,
     "test": training.test,
     "predict": asking.predict,
     "sample": asking.sample,

@@ -234,7 +234,8 @@ def _train(
 
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
-    shown = [TrainingProgress(log.latest, SHOWN + ((monitor,) if monitor not in SHOWN else ()))] if progress else []
+    names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
+    shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
