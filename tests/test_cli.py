@@ -72,6 +72,7 @@ def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolde
         "run.yaml",
         "environment.json",
         "metrics.jsonl",
+        "monitors.jsonl",
         "checkpoints",
         ".lock",
     }

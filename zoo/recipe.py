@@ -84,6 +84,7 @@ class TrainerSettings(Section):
     limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches, likewise")
     limit_test_batches: int | float = Field(1.0, gt=0, description="test batches, likewise")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
+    monitor_every_n_steps: int = Field(200, ge=0, description="steps between two records of activations and gradients; 0 is none")
 
 
 class WandbSettings(Section):

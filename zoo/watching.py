@@ -135,7 +135,7 @@ class Watched:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.run = folder, folder.read_run()
-        self.metrics, self.monitors = Lines(folder.metrics_file), Lines(folder.path / "monitors.jsonl")
+        self.metrics, self.monitors = Lines(folder.metrics_file), Lines(folder.monitors_file)
 
     def state(self, now: float) -> State:
         """Where the run is at a time, in seconds since 1970."""

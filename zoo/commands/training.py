@@ -150,6 +150,8 @@ def train_and_tell(
         print(f"{name} was finished: there was nothing left to train")
     print(f"{run.network} on {run.data['name']}: {metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
+    for finding in outcome.findings:
+        print(finding)
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
     others = {

@@ -24,6 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 
+from callbacks.diagnosis import Finding
 from callbacks.progress import TrainingProgress
 from zoo.errors import UserError, one_line
 from zoo.randomness import derive_seed
@@ -38,6 +39,7 @@ from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpo
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
 from zoo.training.metrics_log import MetricsLog
+from zoo.training.monitoring import MonitorsLog, build_monitors
 from zoo.training.run_folder import HANDED_ON, RunFolder
 from zoo.training.stage_plan import stage_plan, told
 from zoo.training.weights import begin_with, open_weights
@@ -48,13 +50,15 @@ PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-
 
 @dataclass
 class Outcome:
-    """What a training left: its folder and the test figures of its best checkpoint; a finished run is resumed without a step."""
+    """What a training left: its folder, the test figures of its best checkpoint, and what the monitors found; a finished run is
+    resumed without a step."""
 
     folder: RunFolder
     is_rank_zero: bool
     best: float | None
     test: dict[str, float] = field(default_factory=dict)
     was_finished: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,8 +240,10 @@ def _train(
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
     names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
     shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
+    records = MonitorsLog(folder.monitors_file)
+    monitors, diagnosis = build_monitors(run, task, log.latest, records.write)
     looking_back = [autopsy(folder, task, about)] if examine else []
-    callbacks = [*_recipe_callbacks(run, monitor, direction), *watching, *shown, *looking_back, saving]
+    callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     _fit_to_what_learns(trainer.strategy, task)
     task.to(trainer.strategy.root_device)
@@ -246,6 +252,7 @@ def _train(
         folder.describe(run, environment)
     started()
     log.rewind(former["global_step"])
+    records.rewind(former["global_step"])
     with _tracking(tracker, folder), stop.listening(), _handed_on(folder), _how_to_go_on(folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged
@@ -255,7 +262,8 @@ def _train(
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
             tracker.log_predictions(*_validation_examples(task, data))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
-    return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished)
+    findings = tuple(diagnosis.findings) if diagnosis else ()
+    return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished, findings)
 
 
 def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings) -> Examined:

@@ -31,6 +31,7 @@ class RunFolder:
         self.path = path
         self.run_file = path / "run.yaml"
         self.metrics_file = path / "metrics.jsonl"
+        self.monitors_file = path / "monitors.jsonl"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
@@ -152,6 +153,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def read_monitors(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``monitors.jsonl``, likewise."""
+    return [record for record in read_metrics(path) if isinstance(record, dict) and "kind" in record]
 
 
 def tested_figures(path: Path) -> dict[str, float]:

@@ -1,0 +1,254 @@
+"""What comes out of each layer on recorded steps: moments, quantiles, histogram, dead and saturated units, rank of the input."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from callbacks.distribution import Distribution, read_description
+from callbacks.recording import Monitor, Record, eager, over_processes
+
+WINDOW = 10  # records
+FEATURES = 512  # of what goes into a layer, at most so many are held against each other
+BY_CHANNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.GELU, nn.SiLU)
+# from where on a squashing function counts as saturated: within a twentieth of its range from an end
+SATURATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": lambda out: (out - 0.5).abs() > 0.45,
+    "tanh": lambda out: out.abs() > 0.9,
+}
+SQUASHING = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
+FUNCTIONS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh"}
+
+
+class ActivationStatistics(Monitor):
+    """Records how the outputs of layers are distributed, over the whole batch of a step: all processes, all accumulated parts.
+
+    Layers are modules without children, and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: named
+    ``MODULE/relu:64``, which is all its calls in a step with 64 units. Of each layer a record holds
+
+    - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
+      value of that rank without its lower 16 bits, which is within 1 in 128) and ``histogram`` (65 counts: 32 powers of two below
+      zero, largest magnitude first, |x| < 2^-24, 32 powers of two above);
+    - ``dead``: of a rectifier, the share of units (channels, features) that were above zero nowhere in the last 10 records;
+    - ``saturated``: of a sigmoid or tanh, the share of outputs within a twentieth of the range from one of its ends;
+    - ``rank``: of a linear or convolutional layer, the participation ratio of what goes in, tr(C)^2 / tr(C^2) with C the
+      covariance of its features (of at most 512, evenly taken; of maps the mean over places): 1 if all samples lie on a line,
+      the number of features if they spread alike in all directions (Gao et al. 2017, doi:10.1101/214262).
+
+    - ``input``, of the first linear or convolutional layer: ``mean`` and ``std`` of what goes in, and ``between``, the largest
+      difference of a sample from the first; on rank zero.
+
+    Layers stand in the order in which they ran. Hooks exist only while a recorded step runs forward, and go whatever happens. On
+    such steps modules that were compiled run as they were written.
+
+    Args:
+        every, layers, write: as in ``Monitor``; a glob is held against names as in ``network.stage1.0.conv1``.
+    """
+
+    kind = "activations"
+
+    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
+        super().__init__(every, layers, write)
+        self._step: int | None = None  # that is being recorded
+        self._watched: dict[str, _Layer] = {}
+        self._active: dict[str, deque[Tensor]] = {}
+        self._open = ExitStack()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._step is None and self.is_due(trainer.global_step):
+            self._step = trainer.global_step
+        if self._step is not None:
+            self._attach(pl_module)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._open.close()  # what is computed again in the backward pass must not count twice
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._open.close()
+        if self._step is not None and trainer.global_step > self._step:
+            self._record(trainer, pl_module.device)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._forget()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._forget()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._forget()
+
+    # ------------------------------------------------------------------ hooks
+
+    def _attach(self, root: nn.Module) -> None:
+        running: list[str] = []  # names of the modules that are running now, the innermost last
+        itself: set[str] = set()  # names of the modules that are such a function
+        handles: list[RemovableHandle] = []
+        self._open.callback(lambda: [handle.remove() for handle in handles])
+        self._open.enter_context(eager(root))
+
+        def leave(*_: Any) -> None:
+            running.pop()
+
+        for name, module in root.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda module, inputs, name=name: running.append(name)))
+            if not list(module.children()) and self.chosen(name):
+                handles.append(module.register_forward_hook(lambda *seen, name=name: self._see_module(name, *seen)))
+            handles.append(module.register_forward_hook(leave))
+            if isinstance(module, (*RECTIFIERS, *SQUASHING)):
+                itself.add(name)
+        self._open.enter_context(_Functions(lambda function, out: self._see_function(running, itself, function, out)))
+
+    def _see_module(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        with torch.no_grad(), self.measured(output.device):
+            layer = self._layer(name, type(module).__name__, output.device)
+            axis = _axis_of_units(module, output)
+            layer.add(output, axis, isinstance(module, RECTIFIERS), SQUASHING.get(type(module)))
+            if isinstance(module, WEIGHTED) and inputs and isinstance(inputs[0], Tensor):
+                if all(other is layer or other.given is None for other in self._watched.values()):
+                    layer.describe_input(inputs[0])
+                layer.add_input(inputs[0], axis)
+
+    def _see_function(self, running: list[str], itself: set[str], function: str, output: Tensor) -> None:
+        inside = running[-1] if running else ""
+        axis = 1 if output.dim() == 4 else -1
+        name = f"{inside}/{function}:{output.shape[axis] if output.dim() else 1}"
+        if inside not in itself and self.chosen(name):
+            with torch.no_grad(), self.measured(output.device):
+                layer = self._layer(name, function, output.device)
+                layer.add(output, axis, function == "relu", function if function in SATURATED else None)
+
+    def _layer(self, name: str, kind: str, device: torch.device) -> _Layer:
+        if name not in self._watched:
+            self._watched[name] = _Layer(kind, device)
+        return self._watched[name]
+
+    # ------------------------------------------------------------------ the record
+
+    def _record(self, trainer: L.Trainer, device: torch.device) -> None:
+        step, watched, self._step, self._watched = self._step, self._watched, None, {}
+        names = sorted(watched)  # the same order in every process
+        layers = [watched[name] for name in names]
+        if not layers:
+            return
+        with torch.no_grad(), self.measured(device):
+            Distribution.reduce([layer.values for layer in layers])
+            for name, layer in zip(names, layers, strict=True):
+                layer.reduce()
+                if layer.active is not None:
+                    window = self._active.setdefault(name, deque(maxlen=WINDOW))
+                    if window and window[-1].shape != layer.active.shape:
+                        window.clear()
+                    window.append(layer.active)
+            shares = [layer.shares(self._active.get(name, ())) for name, layer in zip(names, layers, strict=True)]
+            described = Distribution.describe([layer.values for layer in layers])
+            table = torch.cat([described, torch.stack(shares)], 1).tolist()  # the one crossing
+        told = {}
+        for name, layer, (*row, dead, saturated, rank) in zip(names, layers, table, strict=True):
+            shares = {"dead": dead, "saturated": saturated, "rank": rank}
+            shares = {key: None if value < 0 else value for key, value in shares.items()}
+            told[name] = {"type": layer.kind, **read_description(row), **shares}
+            if layer.given is not None:
+                told[name]["input"] = dict(zip(("mean", "std", "between"), layer.given.tolist(), strict=True))
+        self.emit(trainer, step, {"layers": {name: told[name] for name in watched}})
+
+    def _forget(self) -> None:
+        self._open.close()
+        self._step, self._watched = None, {}
+
+
+def _axis_of_units(module: nn.Module, output: Tensor) -> int:
+    """Where the channels or features of an output lie."""
+    if isinstance(module, BY_CHANNEL) and output.dim() > 1:
+        return 1
+    return 1 if output.dim() == 4 and not isinstance(module, (nn.Linear, nn.LayerNorm)) else -1
+
+
+class _Functions(TorchFunctionMode):
+    """Sees the outputs of activation functions that are called as functions."""
+
+    def __init__(self, see: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self.see = see
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        kind = FUNCTIONS.get(getattr(function, "__name__", ""))
+        if kind and isinstance(output, Tensor):
+            self.see(kind, output)
+        return output
+
+
+class _Layer:
+    """What is summed of one layer in one step."""
+
+    def __init__(self, kind: str, device: torch.device) -> None:
+        self.kind = kind
+        self.values = Distribution(device)
+        self.active: Tensor | None = None  # [units]: whether each was above zero anywhere
+        self.saturated: Tensor | None = None  # how many outputs
+        self.given: Tensor | None = None  # mean, deviation and difference between samples of the inputs
+        self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one beside them
+
+    def add(self, output: Tensor, axis: int, is_rectifier: bool, squashing: str | None) -> None:
+        self.values.add(output)
+        if is_rectifier and output.dim() > 1:
+            active = output.movedim(axis, 0).flatten(1).amax(1) > 0
+            self.active = active if self.active is None else self.active | active
+        if squashing:
+            count = SATURATED[squashing](output).sum().to(self.values.sums.dtype)
+            self.saturated = count if self.saturated is None else self.saturated + count
+
+    def add_input(self, inputs: Tensor, axis: int) -> None:
+        rows = inputs.float().movedim(axis, -1)
+        rows = rows.flatten(1, -2).mean(1) if axis == 1 and rows.dim() > 2 else rows.flatten(0, -2)
+        step = -(-rows.shape[1] // FEATURES)
+        rows = rows[:, ::step]
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1).to(self.values.sums.dtype)
+        moments = rows.T @ rows
+        self.moments = moments if self.moments is None else self.moments + moments
+
+    def describe_input(self, inputs: Tensor) -> None:
+        """Of the first layer alone: what it is given, on this process, in the last part of the step."""
+        values = inputs.float()
+        self.given = torch.stack([values.mean(), values.std(correction=0), (values - values[:1]).abs().amax()])
+
+    def reduce(self) -> None:
+        """Sum over all processes."""
+        if self.active is not None:
+            self.active = over_processes(self.active.to(torch.int32), "MAX").bool()
+        if self.saturated is not None:
+            over_processes(self.saturated)
+        if self.moments is not None:
+            over_processes(self.moments)
+
+    def shares(self, window: Any) -> Tensor:
+        """Share of dead units, share of saturated outputs, and rank of the input; -1 where it has none."""
+        none = self.values.sums.new_full((), -1)
+        dead = none if self.active is None else 1 - torch.stack(list(window)).any(0).to(none.dtype).mean()
+        saturated = none if self.saturated is None else self.saturated / self.values.sums[0]
+        return torch.stack([dead, saturated, none if self.moments is None else _participation(self.moments)])
+
+
+def _participation(moments: Tensor) -> Tensor:
+    """tr(C)^2 / tr(C^2) of the covariance C that follows from sums of products with a one beside the features."""
+    number = moments[-1, -1]
+    mean = moments[-1, :-1] / number
+    covariance = moments[:-1, :-1] / number - torch.outer(mean, mean)
+    return covariance.trace().square() / covariance.square().sum().clamp(min=torch.finfo(moments.dtype).tiny)

@@ -1,0 +1,398 @@
+"""What the records of a training mean: findings in words, each with its evidence, the likely cause and what to try.
+
+The rules are functions of records, so that they judge a training that runs and one that ended long ago alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from types import MappingProxyType
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from callbacks.recording import Record
+
+WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+DEAD, SATURATED = 0.5, 0.6  # shares of units and of outputs, from which on a layer is told of
+SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
+UPDATE_HIGH, UPDATE_LOW = 0.1, 1e-6  # of a parameter's norm, in one step
+GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
+EXPLODING = 1e3  # norm of the gradient
+SEEN = 3  # records that must agree before an early accident is told as a state
+WAITING = 0.4  # share of the time
+BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
+GAP = 0.2  # between accuracy in training and in validation
+KNOWN = 0.9  # of what guessing costs: a loss that has never been lower has learned nothing
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or may be.
+
+    Attributes:
+        name: what it is, as in ``dead-relu``.
+        severity: ``error`` if the training is of no use so, else ``warning``.
+        where: the layer, parameter or part.
+        evidence: what was measured.
+        cause: the likely reason.
+        remedy: what to try.
+    """
+
+    name: str
+    severity: str
+    where: str
+    evidence: str
+    cause: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, str]:
+        told = asdict(self)
+        told["try"] = told.pop("remedy")
+        return told
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.where}: {self.evidence}. Likely cause: {self.cause}. Try: {self.remedy}"
+
+
+# ---------------------------------------------------------------------------------------------- rules
+
+
+def judge_activations(history: list[Record]) -> Iterator[Finding]:
+    """What the newest of the records of ``ActivationStatistics`` says, with those before it."""
+    layers = history[-1]["layers"]
+    yield from _spread(layers)
+    yield from _input(layers)
+    for name, layer in layers.items():
+        recent = [record["layers"][name] for record in history[-SEEN:] if name in record["layers"]]
+        if len(recent) < SEEN:
+            continue
+        if (layer["dead"] or 0) >= DEAD:
+            yield Finding(
+                "dead-relu", "error" if layer["dead"] > 0.9 else "warning", name,
+                f"{layer['dead']:.0%} of its units were zero for every sample of the last records",
+                "a step so large that biases fell below what any input lifts them over, or a bad start",
+                "a lower learning rate, a warmup, or leaky-relu",
+            )  # fmt: skip
+        if all((each["saturated"] or 0) >= SATURATED for each in recent):
+            yield Finding(
+                "saturated", "warning", name,
+                f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",
+                "what goes in is too large: weights too large at the start, or inputs that are not normalised",
+                "Xavier initialisation, a norm in front of it, or relu in its place",
+            )  # fmt: skip
+
+
+def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
+    """Activations that shrink or grow from layer to layer, in the order in which they ran."""
+    hidden = [(name, layer["std"]) for name, layer in layers.items() if layer["type"] in WEIGHTED][:-1]  # the head may be small
+    hidden = [(name, std) for name, std in hidden if math.isfinite(std)]
+    if len(hidden) < 2 or hidden[0][1] <= 0:
+        return
+    first_name, first = hidden[0]
+    name, last = min(hidden[1:], key=lambda item: item[1])
+    if last * SPREAD < first:
+        yield Finding(
+            "vanishing-activations", "error", name,
+            f"its outputs deviate by {last:.2g}, those of {first_name} by {first:.2g}",
+            "each layer shrinks what it is given: weights too small at the start, or squashing functions in a row",
+            "He initialisation for relu, Xavier for tanh, or norms between the layers",
+        )  # fmt: skip
+    name, last = max(hidden[1:], key=lambda item: item[1])
+    if last > SPREAD * first:
+        yield Finding(
+            "exploding-activations", "error", name,
+            f"its outputs deviate by {last:.2g}, those of {first_name} by {first:.2g}",
+            "each layer enlarges what it is given: weights too large at the start, or a rate that made them so",
+            "He or Xavier initialisation, norms between the layers, or a lower learning rate",
+        )  # fmt: skip
+
+
+def _input(layers: dict[str, Any]) -> Iterator[Finding]:
+    first = next(((name, layer) for name, layer in layers.items() if layer.get("input")), None)
+    if first is None:
+        return
+    name, (mean, std, spread) = first[0], (first[1]["input"][key] for key in ("mean", "std", "between"))
+    if spread == 0:
+        yield Finding(
+            "constant-input", "error", name, "every sample of the batch is the same",
+            "a loader or a transform that gives one sample again and again, or nothing but zeros",
+            "look at a batch (zoo data preview)",
+        )  # fmt: skip
+    elif std > 10 or abs(mean) > 5 * std:
+        yield Finding(
+            "input-not-normalised", "warning", name, f"what goes in has mean {mean:.3g} and deviation {std:.3g}",
+            "pixels from 0 to 255, or statistics of other data",
+            "normalise to mean 0 and deviation 1 by the statistics of the training data",
+        )  # fmt: skip
+
+
+def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Finding]:
+    """What the newest of the records of ``GradientMonitor`` says; ``rates`` are the learning rates at each record."""
+    newest, recent = history[-1], history[-SEEN:]
+    norm = newest["norm"]
+    if norm is not None and norm > EXPLODING:
+        yield Finding(
+            "exploding-gradients", "error", "all parameters", f"the norm of the gradient is {norm:.3g} at step {newest['step']}",
+            "a product of many factors above one, as in a recurrent network over a long sequence, or a rate far too high",
+            "a limit on the norm (recipe.clip=1), an LSTM, or a lower learning rate",
+        )  # fmt: skip
+    if len(recent) < SEEN:
+        return
+    yield from _without_gradient(recent)
+    if min(rates[-SEEN:]) >= 0.5 * max(rates):  # a warmup or the end of a schedule says nothing of the rate
+        ratios = [_median_update(record) for record in recent]
+        if all(ratio is not None and ratio > UPDATE_HIGH for ratio in ratios):
+            yield Finding(
+                "rate-too-high", "error", "all parameters",
+                f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
+                "the learning rate is too high; about 1e-3 is usual", "a tenth of the rate, or zoo tune",
+            )  # fmt: skip
+        if all(ratio is not None and ratio < UPDATE_LOW for ratio in ratios):
+            yield Finding(
+                "rate-too-low", "warning", "all parameters",
+                f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
+                "the learning rate is too low; about 1e-3 is usual", "a hundred times the rate, or zoo tune",
+            )  # fmt: skip
+    yield from _vanishing(recent)
+
+
+def _median_update(record: Record) -> float | None:
+    ratios = [each["update"] for name, each in record["parameters"].items() if each["update"] and name.endswith("weight")]
+    return median(ratios) if ratios else None
+
+
+def _without_gradient(recent: list[Record]) -> Iterator[Finding]:
+    names = [name for name in recent[-1]["parameters"] if all((r["parameters"].get(name) or {}).get("norm") == 0 for r in recent)]
+    names += [name for name in recent[-1].get("without", ()) if all(name in r.get("without", ()) for r in recent)]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield Finding(
+            "no-gradient", "error", names[0], f"{names[0]}{more} got no gradient, or nothing but zeros, in {len(recent)} records",
+            "the layer is not used, what it gives is detached, or units behind it are dead",
+            "look for .detach(), .data, torch.no_grad() and for layers that forward does not call",
+        )  # fmt: skip
+
+
+def _vanishing(recent: list[Record]) -> Iterator[Finding]:
+    """Weights whose gradient is a tiny part of that of others, per weight."""
+
+    def sizes(record: Record) -> dict[str, float]:
+        return {
+            name: each["norm"] / math.sqrt(max(1, sum(each["histogram"])))
+            for name, each in record["parameters"].items()
+            if name.endswith("weight") and each["norm"]
+        }
+
+    tables = [sizes(record) for record in recent]
+    if not all(tables):
+        return
+    largest = [max(table.values()) for table in tables]
+    small = [
+        name
+        for name in tables[-1]
+        if all(t.get(name, 1.0) < GRADIENT_SHARE * most for t, most in zip(tables, largest, strict=True))
+    ]
+    if small:
+        yield Finding(
+            "vanishing-gradients", "error", small[0],
+            f"its gradient is {tables[-1][small[0]] / largest[-1]:.1g} of the largest, weight by weight",
+            "what comes back through the layers behind it is multiplied by small slopes again and again (sigmoid, tanh) or by "
+            "small weights",
+            "relu, a norm between the layers, residual connections, or another initialisation",
+        )  # fmt: skip
+
+
+def judge_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
+    """The loss of the first batch, before anything was learned, against that of guessing: ln(classes)."""
+    guess = math.log(classes)
+    if not math.isfinite(loss) or loss > 2 * guess + 1:
+        yield Finding(
+            "initial-loss", "warning", "loss", f"it starts at {loss:.3g}, guessing costs ln({classes}) = {guess:.3g}",
+            "the network is sure of wrong answers before it has seen any: the head's weights or its inputs are too large",
+            "a smaller initialisation of the head, a norm in front of it, normalised inputs",
+        )  # fmt: skip
+
+
+def judge_learning(losses: list[float], val_losses: list[float], gap: float | None, classes: int | None) -> Iterator[Finding]:
+    """What losses say at the end of an epoch.
+
+    Args:
+        losses: means of the training loss, one an epoch.
+        val_losses: of validation, likewise.
+        gap: accuracy in training less that in validation; None is unknown.
+        classes: how many answers there are.
+    """
+    if classes is None or not losses:
+        return
+    guess = math.log(classes)
+    if len(losses) >= SEEN and min(losses) > KNOWN * guess:
+        yield Finding(
+            "nothing-learned", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, guessing costs {guess:.3g}",
+            "labels that do not belong to their samples, a rate far too low or too high, or inputs without information",
+            "zoo diagnose: can it learn a single batch by heart?",
+        )  # fmt: skip
+    never_right = len(val_losses) >= SEEN and min(val_losses) > 0.8 * guess and val_losses[-1] > guess
+    if never_right and losses[-1] < 0.7 * guess:
+        yield Finding(
+            "labels-suspect", "error", "labels",
+            f"training samples are learned (loss {losses[-1]:.3g}), validation is no better than guessing ({val_losses[-1]:.3g})",
+            "labels that do not belong to their samples: what is learned by heart helps nobody else",
+            "look at samples with their labels (zoo data preview); were files and labels sorted alike?",
+        )  # fmt: skip
+    elif gap is not None and gap > GAP and len(val_losses) >= SEEN:
+        yield Finding(
+            "overfitting", "warning", "accuracy", f"{gap:.0%} higher in training than in validation",
+            "too few samples for so large a network, which knows them by heart",
+            "augmentation, weight decay, dropout, or fewer epochs",
+        )  # fmt: skip
+
+
+def judge_pace(history: list[Record]) -> Iterator[Finding]:
+    """Whether the loop waits for data, by the newest records of ``Pace``."""
+    recent = [record["waiting"] for record in history[-SEEN:]]
+    if len(recent) == SEEN and min(recent) > WAITING:
+        yield Finding(
+            "waiting-for-data", "warning", "data", f"{recent[-1]:.0%} of the time goes into waiting for the next batch",
+            "files are read or augmented more slowly than the network learns",
+            "keep decoded data in memory, smaller images, or more workers",
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- the callback
+
+
+class Diagnosis(L.Callback):
+    """Judges what monitors record while a training goes on, and tells each finding once.
+
+    Give the monitors its ``see`` as their ``write``::
+
+        diagnosis = Diagnosis(classes=10)
+        Trainer(callbacks=[ActivationStatistics(write=diagnosis.see), GradientMonitor(write=diagnosis.see), diagnosis])
+
+    Args:
+        classes: how many answers there are, for what guessing costs; None leaves out what follows from it.
+        metrics: the newest values, filled by a logger; of use are train/accuracy and val/accuracy.
+        write: is given every record that ``see`` is given, and each finding as a record; the default keeps findings alone.
+        frozen: whether parameters without ``requires_grad`` are meant to be so.
+
+    Attributes:
+        findings: all so far.
+    """
+
+    def __init__(
+        self,
+        classes: int | None = None,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+        write: Callable[[Record], None] = lambda record: None,
+        frozen: bool = False,
+    ) -> None:
+        self.classes, self.metrics, self.write, self.frozen = classes, metrics, write, frozen
+        self.findings: list[Finding] = []
+        self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "pace": []}
+        self._rates: list[float] = []
+        self._losses: list[float] = []
+        self._val_losses: list[float] = []
+        self._sum: Tensor | None = None
+        self._steps = self._step = self._epoch = 0
+        self._rate = 0.0
+
+    @property
+    def worst(self) -> Finding | None:
+        return min(self.findings, key=lambda finding: finding.severity, default=None)  # "error" is before "warning"
+
+    def see(self, record: Record) -> None:
+        """Take in a record of a monitor."""
+        self.write(record)
+        kind = record["kind"]
+        if kind not in self._history:
+            return
+        self._step, self._epoch = record["step"], record["epoch"]
+        history = self._history[kind]
+        history.append(record)
+        del history[:-SEEN]
+        if kind == "gradients":
+            self._rates.append(self._rate)
+            self._tell(judge_gradients(history, self._rates))
+        else:
+            self._tell({"activations": judge_activations, "pace": judge_pace}[kind](history))
+
+    def _tell(self, findings: Iterator[Finding]) -> None:
+        for finding in findings:
+            if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
+                self.findings.append(finding)
+                self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
+
+    # ------------------------------------------------------------------ what Lightning tells
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        learn = [name for name, p in pl_module.named_parameters() if p.requires_grad]
+        still = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
+        if learn and still and not self.frozen and trainer.is_global_zero:
+            self._tell(iter([Finding(
+                "frozen", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters do not learn",
+                "requires_grad was set to False and not back", "requires_grad_(True), or say that they are meant to be frozen",
+            )]))  # fmt: skip
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.optimizers:
+            self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
+        if batch_idx == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
+            self._look_at_norms(pl_module)
+
+    def _look_at_norms(self, module: nn.Module) -> None:
+        """Count, in the first batch, the values that each batch norm has of a channel."""
+
+        def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            handle.remove()
+            values = inputs[0].numel() // inputs[0].shape[1]
+            if norm.training and values < BATCH_OF_NORM:
+                self._tell(iter([Finding(
+                    "batch-norm-on-few", "warning", name, f"it measures each channel on {values} values a batch",
+                    "a tiny batch: the statistics are mostly noise, and differ from those of evaluation",
+                    "a larger batch, trainer.sync_batchnorm=true, or group norm",
+                )]))  # fmt: skip
+
+        norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if norms:
+            name, norm = norms[-1]  # the last one sees the smallest maps
+            handle = norm.register_forward_pre_hook(count)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        is_recorded = trainer.global_step in (1, 2)
+        if is_recorded and trainer.accumulate_grad_batches == 1 and trainer.is_global_zero:
+            left = next((name for name, p in pl_module.named_parameters() if p.grad is not None and p.grad.any()), None)
+            if left is not None:
+                self._tell(iter([Finding(
+                    "gradients-not-cleared", "error", left, "it has the gradient of the step before when the next is computed",
+                    "zero_grad is missing, so that gradients of all steps add up", "optimizer.zero_grad() before each backward",
+                )]))  # fmt: skip
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, Tensor):
+            return
+        loss = loss.detach()
+        if self._sum is None and trainer.current_epoch == 0 and batch_idx == 0 and self.classes and trainer.is_global_zero:
+            self._tell(judge_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._steps += 1
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._sum is None or not trainer.is_global_zero:
+            return
+        self._losses.append(float(self._sum) / self._steps * trainer.accumulate_grad_batches)
+        self._sum, self._steps = torch.zeros_like(self._sum), 0
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if "val/loss" in values:
+            self._val_losses.append(values["val/loss"])
+        seen = [self.metrics.get(f"{stage}/accuracy") for stage in ("train", "val")]
+        gap = None if None in seen else seen[0] - seen[1]
+        self._tell(judge_learning(self._losses, self._val_losses, gap, self.classes))

@@ -1,0 +1,214 @@
+"""Faults that are planted are named, each in a training of its own, and a training without any is told of nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from everything import trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks.activation_statistics import ActivationStatistics
+from callbacks.diagnosis import Diagnosis, Finding, judge_learning, judge_pace
+from callbacks.gradient_monitor import GradientMonitor
+
+
+class Learner(L.LightningModule):
+    """A network with cross-entropy, SGD and nothing else."""
+
+    def __init__(self, network: nn.Module, lr: float = 0.1) -> None:
+        super().__init__()
+        self.network, self.lr = network, lr
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+def mlp(activation: type[nn.Module] = nn.ReLU, depth: int = 3, width: int = 32) -> nn.Sequential:
+    sizes = [10] + [width] * depth
+    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), activation())]
+    network = nn.Sequential(*layers, nn.Linear(width, 4))
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(network[-1].weight, std=0.01)
+    return network
+
+
+def samples(n: int = 512, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points around four corners."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (n,), generator=generator)
+    centres = torch.randn(4, 10, generator=torch.Generator().manual_seed(99))
+    return centres[labels] + 0.5 * torch.randn(n, 10, generator=generator), labels
+
+
+def examine(
+    module: L.LightningModule, inputs: Tensor | None = None, labels: Tensor | None = None, **options: Any
+) -> list[Finding]:
+    known, right = samples()
+    inputs, labels = known if inputs is None else inputs, right if labels is None else labels
+    batches = DataLoader(TensorDataset(inputs, labels), options.pop("batch_size", 32))
+    val = DataLoader(TensorDataset(*samples(256, 1)), 64)
+    diagnosis = Diagnosis(classes=4)
+    monitors = [kind(every=5, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
+    options = {"max_epochs": 4, "num_sanity_val_steps": 0, **options}
+    trainer(*monitors, diagnosis, **options).fit(module, batches, val)
+    return diagnosis.findings
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+NETWORKS = {"relu": mlp, "gelu": lambda: mlp(nn.GELU), "tanh": lambda: mlp(nn.Tanh, 2), "wide": lambda: mlp(width=200)}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_that_is_trained_well_is_told_of_nothing(network) -> None:
+    assert not examine(Learner(network()))
+
+
+def names(findings: list[Finding]) -> set[str]:
+    return {finding.name for finding in findings}
+
+
+def test_weights_that_are_too_small_at_the_start() -> None:
+    network = mlp(depth=6)
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.005)
+    assert "vanishing-activations" in names(examine(Learner(network)))
+
+
+def test_weights_that_are_too_large_at_the_start() -> None:
+    network = mlp(depth=6)
+    for layer in network[:-1]:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=2.0)
+    found = names(examine(Learner(network, 1e-9)))
+    assert "exploding-activations" in found
+
+
+def test_a_head_that_is_sure_from_the_start() -> None:
+    network = mlp()
+    nn.init.normal_(network[-1].weight, std=5.0)
+    assert "initial-loss" in names(examine(Learner(network, 0.001)))
+
+
+def test_units_that_a_huge_rate_has_killed() -> None:
+    found = examine(Learner(mlp(), 30.0))
+    assert {"dead-relu", "rate-too-high"} & names(found) and "dead-relu" in names(found)
+
+
+def test_a_stack_of_sigmoids() -> None:
+    network = mlp(nn.Sigmoid, depth=8)
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.1)
+    found = names(examine(Learner(network)))
+    assert {"vanishing-gradients", "vanishing-activations"} & found
+
+
+def test_sigmoids_at_their_ends() -> None:
+    network = mlp(nn.Sigmoid, depth=2)
+    nn.init.normal_(network[0].weight, std=20.0)
+    assert "saturated" in names(examine(Learner(network, 0.01)))
+
+
+def test_labels_that_were_shuffled() -> None:
+    inputs, labels = samples(128)
+    labels = labels[torch.randperm(128)]
+    found = examine(Learner(mlp(width=256, depth=2), 0.3), inputs, labels, max_epochs=60)
+    assert "labels-suspect" in names(found)
+
+
+def test_a_layer_that_is_frozen_by_mistake() -> None:
+    network = mlp()
+    network[2].requires_grad_(False)
+    found = examine(Learner(network))
+    assert next(finding for finding in found if finding.name == "frozen").where == "network.2.weight"
+
+
+def test_a_layer_that_is_cut_off() -> None:
+    class Detached(Learner):
+        def forward(self, inputs):
+            return self.network[2:](self.network[:2](inputs).detach())
+
+    found = examine(Detached(mlp()))
+    assert next(finding for finding in found if finding.name == "no-gradient").where == "network.0.weight"
+
+
+def test_a_rate_that_is_far_too_low() -> None:
+    assert "rate-too-low" in names(examine(Learner(mlp(), 1e-7)))
+
+
+def test_an_input_that_never_changes() -> None:
+    assert "constant-input" in names(examine(Learner(mlp()), torch.ones(512, 10)))
+
+
+def test_pixels_that_are_not_normalised() -> None:
+    inputs, _ = samples()
+    assert "input-not-normalised" in names(examine(Learner(mlp(), 1e-5), 127 + 60 * inputs))
+
+
+def test_a_step_that_forgets_to_clear_gradients() -> None:
+    class Forgetting(Learner):
+        def optimizer_zero_grad(self, *_):
+            pass
+
+    assert "gradients-not-cleared" in names(examine(Forgetting(mlp(), 0.001)))
+
+
+def test_a_recurrent_network_that_explodes() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.RNN(1, 32, nonlinearity="relu", batch_first=True), nn.Linear(32, 4)
+            with torch.no_grad():
+                self.cell.weight_hh_l0.copy_(3.0 * torch.linalg.qr(torch.randn(32, 32))[0])
+
+        def forward(self, inputs):
+            return self.head(self.cell(inputs[..., None].repeat(1, 5, 1))[0][:, -1])
+
+    assert {"exploding-gradients", "initial-loss"} <= names(examine(Learner(Recurrent(), 1e-6)))
+
+
+def test_batch_norm_on_tiny_batches() -> None:
+    network = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    assert "batch-norm-on-few" in names(examine(Learner(network, 0.01), batch_size=4, max_epochs=1))
+
+
+def test_what_losses_and_waiting_say() -> None:
+    assert {f.name for f in judge_learning([1.39, 1.38, 1.385], [], None, 4)} == {"nothing-learned"}
+    assert {f.name for f in judge_learning([0.5, 0.3, 0.1], [0.6, 0.6, 0.7], 0.3, 4)} == {"overfitting"}
+    assert not list(judge_learning([0.5, 0.3, 0.1], [0.6, 0.3, 0.2], 0.05, 4))
+    assert {f.name for f in judge_pace([{"waiting": 0.6}] * 3)} == {"waiting-for-data"}
+    assert not list(judge_pace([{"waiting": 0.6}, {"waiting": 0.1}, {"waiting": 0.6}]))
+
+
+def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
+    records: list[dict[str, Any]] = []
+    diagnosis = Diagnosis(classes=4, write=records.append)
+    layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "dead": 0.7, "saturated": None}
+    for step in range(6):
+        diagnosis.see({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
+    (finding,) = diagnosis.findings
+    assert diagnosis.worst is finding and "70%" in str(finding) and "Try: " in str(finding)
+    (told,) = [record for record in records if record["kind"] == "finding"]
+    assert told["name"] == "dead-relu" and told["where"] == "relu" and told["step"] == 2 and told["try"]

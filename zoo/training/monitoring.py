@@ -1,0 +1,67 @@
+"""The monitors of a run and ``monitors.jsonl``, where they write: one JSON object a line, on recorded steps only."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from callbacks.activation_statistics import ActivationStatistics
+from callbacks.diagnosis import Diagnosis
+from callbacks.gradient_monitor import GradientMonitor
+from callbacks.pace import Pace
+from zoo.fetch import replace_file
+from zoo.recipe import Run
+from zoo.spec import ImageSpec
+from zoo.tasks.task import Task
+from zoo.training.run_folder import read_metrics
+
+DIGITS = 5  # of each number that is written
+
+
+class MonitorsLog:
+    """Appends records; numbers are rounded to five digits, and what is not finite is null."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(record), separators=(",", ":")) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what a resumed run will record again."""
+        kept = [record for record in read_metrics(self.path) if record["step"] < step]
+        if self.path.exists():
+            replace_file(self.path, "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in kept).encode())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def build_monitors(
+    run: Run, task: Task, latest: Mapping[str, float], write: Callable[[dict[str, Any]], None]
+) -> tuple[list[L.Callback], Diagnosis | None]:
+    """The monitors that a Run asks for, and the diagnosis of what they record.
+
+    Args:
+        latest: the newest metrics.
+        write: is given every record and finding.
+    """
+    every = run.trainer.monitor_every_n_steps
+    if not every or task.one_pass:
+        return [], None
+    classes = len(task.spec.classes) if isinstance(task.spec, ImageSpec) and task.task == "classification" else None
+    diagnosis = Diagnosis(classes, latest, write, frozen=run.recipe.freeze != "none")
+    return [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)] + [
+        diagnosis
+    ], diagnosis
