@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def test_a_real_run_is_shown_once_where_nobody_looks(zoo) -> None:
     given = json.loads(zoo("watch", "real", "--json").out)
     tested = json.loads(zoo("test", "real", "--json").out)["test/accuracy"]
     assert given["metrics"]["test/accuracy"] == tested and given["is_finished"] and given["step"] == given["steps"]
+
+
+def test_a_run_whose_numbers_broke_is_told_of_until_it_goes_on(zoo, folder: RunFolder) -> None:
+    wild = ["--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant"]
+    zoo("train", "mlp", "--name", "wild", *wild)
+    assert zoo("watch", "wild").out.endswith("error: its numbers stopped being finite: zoo autopsy wild\n")
+    write(folder.metrics_file, *two_epochs())
+    (folder.path / "autopsy.pt").touch()
+    os.utime(folder.path / "autopsy.pt", (1029, 1029))
+    assert not Watched(folder).state(1032.0).broke, "it has recorded more since"
 
 
 def test_a_run_that_is_none_is_one_line(zoo, folder: RunFolder) -> None:

@@ -75,6 +75,7 @@ class State:
         left: seconds, at this rate.
         waiting: share of the time that was spent on waiting for data, lately; None if nobody tells.
         silent: seconds since the last record.
+        broke: its numbers stopped being finite after the last record.
         finding: the worst that was diagnosed, and of equals the last.
     """
 
@@ -91,6 +92,7 @@ class State:
     silent: float | None
     is_finished: bool
     may_have_stopped: bool
+    broke: bool
     metrics: list[Metric] = field(default_factory=list)
     finding: dict[str, Any] | None = None
 
@@ -121,7 +123,9 @@ class State:
             where = f" in {told('where')}" if told("where") else ""
             advice = f"; try: {told('try')}" if told("try") else ""
             lines.append(f"{told('severity')}: {told('name')}{where}: {told('evidence', '')}{advice}")
-        if not self.epoch:
+        if self.broke:
+            lines.append(f"error: its numbers stopped being finite: zoo autopsy {self.name}")
+        elif not self.epoch:
             lines.append("nothing recorded yet")
         elif self.may_have_stopped:
             lines.append(f"silent for {clock(self.silent)}: it may have stopped; to go on: zoo train --resume {self.name}")
@@ -136,19 +140,20 @@ class Watched:
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.run = folder, folder.read_run()
         self.metrics, self.monitors = Lines(folder.metrics_file), Lines(folder.monitors_file)
+        self.autopsy = folder.path / "autopsy.pt"
 
     def state(self, now: float) -> State:
         """Where the run is at a time, in seconds since 1970."""
         records = self.metrics.new()
         epochs = self.run.recipe.epochs
         last = records[-1] if records else {}
-        step = max((record.get("step") or 0 for record in records), default=0)
+        monitors = self.monitors.new()
+        step = max((record.get("step") or 0 for record in (*records, *monitors)), default=0)
         ended = [record for record in records if any(key.startswith("val/") for key in record)]
         steps = round(ended[-1]["step"] / (ended[-1]["epoch"] + 1) * epochs) if ended else None
         finished = any(key.startswith("test/") for record in records for key in record)
         rate, usual = _pace(records[-RECENT:])
         silent = max(0.0, now - last["time"]) if "time" in last else None
-        monitors = self.monitors.new()
         pace = next((each for each in reversed(monitors) if each.get("kind") == "pace"), {})
         return State(
             name=self.folder.name,
@@ -163,6 +168,7 @@ class Watched:
             waiting=pace.get("waiting"),
             silent=silent,
             is_finished=finished,
+            broke=not finished and self.autopsy.exists() and self.autopsy.stat().st_mtime >= last.get("time", 0.0),
             may_have_stopped=not finished and silent is not None and silent > max(QUIET_SECONDS, 10 * usual),
             metrics=_shown(records),
             finding=_worst(monitors),

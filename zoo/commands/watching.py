@@ -45,7 +45,7 @@ def _follow(watched: Watched) -> None:
 
     state = watched.state(time.time())
     with Live(_drawn(state), auto_refresh=False) as live:
-        while not state.is_finished:
+        while not (state.is_finished or state.broke):
             time.sleep(EVERY_SECONDS)
             state = watched.state(time.time())
             live.update(_drawn(state), refresh=True)
