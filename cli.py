@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, diagnosing, drawing, finetuning, listing, searching, shipping, training, tuning
+from zoo.commands import (
+    asking,
+    autopsy,
+    checking,
+    data,
+    diagnosing,
+    drawing,
+    finetuning,
+    listing,
+    searching,
+    shipping,
+    training,
+    tuning,
+    watching,
+)
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -37,6 +51,7 @@ COMMANDS = {
     "show": listing.show,
     "train": training.train,
     "finetune": finetuning.finetune,
+    "watch": watching.watch,
     "test": training.test,
     "predict": asking.predict,
     "sample": asking.sample,
@@ -48,6 +63,7 @@ COMMANDS = {
     "tune": tuning.tune,
     "diagnose": diagnosing.diagnose,
     "check": checking.check,
+    "autopsy": autopsy.autopsy,
     "doctor": checking.doctor,
 }
 DATA_COMMANDS = {

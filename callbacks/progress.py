@@ -11,7 +11,10 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from callbacks.sparkline import sparkline
+
 REFRESH_SECONDS = 0.2
+TREND_WIDTH = 16
 LINE_SECONDS = 2.0  # short epochs share a line of a log
 
 
@@ -24,10 +27,14 @@ class TrainingProgress(L.Callback):
         metrics: the newest values, filled by a logger.
         show: the metrics to show, in order, if they have a value.
         terminal: draw a bar; the default is to do so where standard error is a terminal.
+        trend: of this metric the bar shows the epochs so far, too.
     """
 
-    def __init__(self, metrics: Mapping[str, float], show: tuple[str, ...], terminal: bool | None = None) -> None:
-        self.metrics, self.show = metrics, show
+    def __init__(
+        self, metrics: Mapping[str, float], show: tuple[str, ...], terminal: bool | None = None, trend: str = ""
+    ) -> None:
+        self.metrics, self.show, self.trend = metrics, show, trend
+        self.past: list[float] = []  # of the trend
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
         self.bar: Progress | None = None
         self.shown_at = self.started_at = 0.0
@@ -49,6 +56,8 @@ class TrainingProgress(L.Callback):
             self._refresh(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.trend in self.metrics:
+            self.past.append(self.metrics[self.trend])
         if self.bar is not None:
             self._refresh(trainer)
         elif trainer.is_global_zero and self._line_is_due(trainer):
@@ -82,7 +91,8 @@ class TrainingProgress(L.Callback):
         done = trainer.fit_loop.total_batch_idx + 1
         rate = (done - self.first_step) / max(1e-9, self.shown_at - self.started_at)
         self.bar.update(
-            self.bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s", metrics=self._metrics(),
+            self.bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s",
+            metrics=f"{self._metrics()}  {sparkline(self.past, TREND_WIDTH)}",
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
         )  # fmt: skip
         self.bar.refresh()

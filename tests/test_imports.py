@@ -31,10 +31,12 @@ LIGHT = [
             "registry",
             "spec",
             "text_files",
+            "watching",
             "words",
         )
     ),
     *(f"zoo/commands/{path.name}" for path in (ROOT / "zoo/commands").glob("*.py")),
+    "callbacks/sparkline.py",
     "zoo/export/__init__.py",
     "zoo/export/formats.py",
     "zoo/pictures/__init__.py",
@@ -83,6 +85,7 @@ FLOORS = {
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
     "zoo/receptive_field.py": set(),
+    "zoo/watching.py": SETTINGS | {"zoo.training", "callbacks"},
     "zoo/recipe.py": BASE | {"zoo.options", "zoo.freezing", "zoo.backbones"},
 }
 SOURCES = sorted(

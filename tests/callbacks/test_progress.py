@@ -27,7 +27,7 @@ class Anybodys(L.LightningModule):
 def fit(progress: TrainingProgress, **options) -> None:
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[progress], **options,
+        **{"callbacks": [progress], **options},
     )  # fmt: skip
     trainer.fit(Anybodys(), DataLoader(torch.randn(12, 2), batch_size=4))
 
@@ -45,6 +45,18 @@ def test_a_terminal_gets_a_bar_that_reaches_its_end(capfd: pytest.CaptureFixture
     told = capfd.readouterr().err
     assert "6/6" in told and "2/2" in told and "steps/s" in told
     assert progress.bar is None, "the bar is closed"
+
+
+def test_a_bar_shows_how_the_metric_went_from_epoch_to_epoch(capfd: pytest.CaptureFixture) -> None:
+    class Improves(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            metrics["val/accuracy"] = 0.1 * trainer.current_epoch
+
+    metrics: dict[str, float] = {}
+    progress = TrainingProgress(metrics, ("val/accuracy",), terminal=True, trend="val/accuracy")
+    fit(progress, max_epochs=3, callbacks=[Improves(), progress])
+    assert progress.past == pytest.approx([0.0, 0.1, 0.2])
+    assert "▁▅█" in capfd.readouterr().err
 
 
 def test_the_bar_is_closed_when_a_training_fails() -> None:

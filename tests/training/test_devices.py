@@ -17,6 +17,35 @@ import torch
 from zoo.training.run_folder import RunFolder, read_metrics
 
 PROGRAM = "import sys; from cli import app; app()"
+ODD = '''
+from torch import nn
+from zoo import register_model
+from zoo.tasks.classification import Classifier
+
+
+class Odd(nn.Module):
+    def forward(self, labels):
+        return (labels[0] != 7).float().log()
+
+
+@register_model("odd", task="classification", recipe={"epochs": 5, "batch_size": 16})
+class OddOne(Classifier):
+    """Breaks as soon as the first of a batch is a seven, which no two processes meet at once."""
+
+    def __init__(self, spec, recipe):
+        super().__init__(spec, recipe)
+        self.odd = Odd()
+        self.head = nn.Linear(spec.channels * spec.height * spec.width, len(spec.classes))
+
+    def stages(self):
+        return {"head": self.head}
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (1 + 0 * self.odd(batch["labels"]))
+'''
 
 
 def zoo(*arguments: str) -> str:
@@ -147,3 +176,18 @@ def test_two_processes_remember_what_one_does() -> None:
         torch.load(f"runs/{name}/checkpoints/best.ckpt", weights_only=True)["state_dict"] for name in ("alone", "shared")
     )
     assert all(torch.equal(value, shared[name]) for name, value in alone.items())
+
+
+def test_the_process_whose_batch_breaks_the_numbers_is_heard() -> None:
+    Path("odd.py").write_text(ODD)
+    Path("zoo_command.py").write_text(PROGRAM)
+    start = [sys.executable, "zoo_command.py", "--plugin", "odd.py"]
+    train = ["train", "odd", "--name", "odd", "--data", "digits", "--devices", "2", "--accelerator", "cpu"]
+    answer = subprocess.run([*start, *train], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    lines = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+    assert answer.returncode == 2 and len(lines) == 1, answer.stderr
+    assert "log in odd (Odd) made 1 inf" in lines[0] and "zoo autopsy odd" in lines[0]
+    content = torch.load("runs/odd/autopsy.pt", weights_only=True)
+    assert content["batch"]["labels"][0] == 7
+    again = subprocess.run([*start, "autopsy", "odd"], capture_output=True, text=True)
+    assert again.returncode == 1 and again.stdout.endswith("in the same way\n"), again.stderr

@@ -75,7 +75,7 @@ class TrainingObjective:
         folder = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
         try:
-            engine.train(self.registry, run, folder=folder, callbacks=[judge], test=False, progress=False)
+            engine.train(self.registry, run, folder=folder, callbacks=[judge], test=False, progress=False, examine=False)
         except torch.OutOfMemoryError as error:
             raise TrialFailed(one_line(error, 100)) from error
         except (UserError, ValueError, TypeError, RuntimeError) as error:

@@ -285,11 +285,12 @@ class Task(L.LightningModule):
         values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
         self._recorded_at = now
         if not math.isfinite(values["train/loss"]):
-            raise Diverged(
-                f"the loss is {values['train/loss']} at step {self.trainer.global_step}: "
-                f"lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.clip=1"
-            )
+            raise self.diverged(f"the loss is {values['train/loss']} at step {self.trainer.global_step}")
         self.send(values)
+
+    def diverged(self, what: str) -> Diverged:
+        """The end of a training of which ``what`` is said, with what may help."""
+        return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.clip=1")
 
     def send(self, values: dict[str, float]) -> None:
         """Hand values to the loggers under the number of optimizer steps so far; all processes must call it alike."""

@@ -34,6 +34,7 @@ from zoo.registry import Registry
 from zoo.spec import ImageSpec, Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory
+from zoo.training.autopsy import autopsy
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
@@ -168,6 +169,7 @@ def train(
     callbacks: Sequence[L.Callback] = (),
     test: bool = True,
     progress: bool = True,
+    examine: bool = True,
     look: Callable[[Any], None] = lambda data: None,
 ) -> Outcome:
     """Train, keep the best and the last checkpoint, and test the best.
@@ -181,6 +183,7 @@ def train(
         callbacks: that watch the training beside those of the recipe.
         test: whether to test the best checkpoint at the end.
         progress: whether to show how far it is.
+        examine: whether to find out, where numbers stop being finite, which layer and operation began it.
         look: is shown the data before the training begins.
 
     Raises:
@@ -191,7 +194,7 @@ def train(
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
     with _given_up_if_it_cannot_start(folder, is_new) as started, folder.locked():
-        return _train(registry, run, folder, is_new, started, callbacks, test, progress, look)
+        return _train(registry, run, folder, is_new, started, callbacks, test, progress, examine, look)
 
 
 def _train(
@@ -203,6 +206,7 @@ def _train(
     watching: Sequence[L.Callback],
     test: bool,
     progress: bool,
+    examine: bool,
     look: Callable[[Any], None],
 ) -> Outcome:
     checkpoint = folder.last if not is_new and folder.last.exists() else None
@@ -234,11 +238,13 @@ def _train(
 
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
-    shown = [TrainingProgress(log.latest, SHOWN + ((monitor,) if monitor not in SHOWN else ()))] if progress else []
+    names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
+    shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     records = MonitorsLog(folder.monitors_file)
     sinks = [records.write, tracker.log_record] if tracker else [records.write]
     monitors, diagnosis = build_monitors(run, task, log.latest, sinks)
-    callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, saving]
+    looking_back = [autopsy(folder, task, about)] if examine else []
+    callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     _fit_to_what_learns(trainer.strategy, task)
     task.to(trainer.strategy.root_device)

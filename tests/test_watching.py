@@ -1,0 +1,172 @@
+"""A run is watched by what it writes: half written, going on, silent, resumed and finished."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callbacks.sparkline import sparkline
+from zoo.recipe import resolve
+from zoo.registry import scan
+from zoo.training.run_folder import RunFolder
+from zoo.watching import Lines, Watched, clock
+
+
+@pytest.fixture
+def folder(workplace: Path) -> RunFolder:
+    """A run that has begun and recorded nothing."""
+    path = workplace / "runs" / "seen"
+    path.mkdir(parents=True)
+    run = resolve(scan(()), "mlp", {}, [{"recipe": {"epochs": 4}}])
+    (path / "run.yaml").write_text(run.to_yaml())
+    return RunFolder(Path("runs/seen"))
+
+
+def write(file: Path, *records: dict[str, Any]) -> None:
+    with file.open("a") as stream:
+        stream.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def two_epochs(start: float = 1000.0) -> list[dict[str, Any]]:
+    """20 steps an epoch at 2 a second, and 5 seconds of validation after each."""
+    records = []
+    for epoch in range(2):
+        began = start + 15 * epoch
+        for part in (1, 2):
+            time, loss = began + 5 * part, 1 / (2 * epoch + part)
+            records.append({"step": 20 * epoch + 10 * part, "epoch": epoch, "time": time, "train/loss": loss})
+        measured = {"val/accuracy": 0.5 + 0.2 * epoch, "val/loss": 1.0}
+        records.append({"step": 20 * epoch + 20, "epoch": epoch, "time": began + 15, **measured})
+    return records
+
+
+def test_progress_rate_and_time_left_follow_from_the_records(folder: RunFolder) -> None:
+    write(folder.metrics_file, *two_epochs())
+    state = Watched(folder).state(1032.0)
+    assert (state.epoch, state.epochs, state.step, state.steps, state.share) == (2, 4, 40, 80, 0.5)
+    assert state.rate == pytest.approx(30 / 25), "from the first record, at step 10, to the last"
+    assert state.left == pytest.approx(40 / state.rate) and state.silent == 2.0
+    assert not state.is_finished and not state.may_have_stopped
+    lines = state.lines()
+    assert lines[0] == "seen  mlp on digits  epoch 2/4  step 40/80  1.2 steps/s  0:33 left"
+    assert lines[1] == "train/loss    0.25  █▃▁▁" and lines[2] == "val/accuracy  0.7  ▁█" and lines[-1] == "last record 0:02 ago"
+
+
+def test_before_the_first_record_and_within_the_first_epoch_it_says_what_it_knows(folder: RunFolder) -> None:
+    watched = Watched(folder)
+    assert watched.state(5.0).lines() == ["seen  mlp on digits  epoch 0/4  step 0", "nothing recorded yet"]
+    write(folder.metrics_file, two_epochs()[0])
+    state = watched.state(1006.0)
+    assert (state.steps, state.rate, state.left) == (None, None, None)
+    assert state.lines()[0] == "seen  mlp on digits  epoch 1/4  step 10"
+
+
+def test_a_pause_does_not_count_as_slowness(folder: RunFolder) -> None:
+    before, after = two_epochs()[:3], two_epochs(90000.0)[3:]
+    write(folder.metrics_file, *before, *after)
+    state = Watched(folder).state(90031.0)
+    assert state.rate == pytest.approx(20 / 20), "10 steps in 10 seconds each, on either side of the pause"
+
+
+def test_a_silent_run_may_have_stopped_and_a_finished_one_has_not(folder: RunFolder) -> None:
+    write(folder.metrics_file, *two_epochs())
+    watched = Watched(folder)
+    assert not watched.state(1030.0 + 59).may_have_stopped
+    late = watched.state(1030.0 + 3700)
+    assert late.may_have_stopped and late.lines()[-1].startswith("silent for 1:01:40: it may have stopped")
+    assert "zoo train --resume seen" in late.lines()[-1]
+    write(folder.metrics_file, {"step": 80, "epoch": 3, "time": 1060.0, "test/accuracy": 0.8})
+    done = watched.state(9000.0)
+    assert done.is_finished and not done.may_have_stopped and "finished" in done.lines()[0] and done.left is None
+
+
+def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) -> None:
+    file = folder.path / "monitors.jsonl"
+    finding = {"kind": "finding", "where": "network.stage1", "evidence": "62% are 0", "try": "a lower rate"}
+    write(file, {**finding, "name": "first", "severity": "warning"}, {"kind": "pace", "waiting": 0.4}, {"kind": "unheard-of"})
+    watched = Watched(folder)
+    assert "warning: first in network.stage1: 62% are 0; try: a lower rate" in watched.state(0.0).lines()
+    assert "waiting for data 40%" in watched.state(0.0).lines()[0]
+    write(file, {**finding, "name": "bad", "severity": "error"}, {**finding, "name": "last", "severity": "warning"})
+    assert watched.state(0.0).finding["name"] == "bad"
+    write(file, {"kind": "finding", "name": "bare", "severity": "error"}, {"kind": "finding", "severity": "note"})
+    assert "error: bare: " in watched.state(0.0).lines()
+
+
+def test_lines_are_read_as_they_grow_and_anew_when_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    lines = Lines(path)
+    assert lines.new() == []
+    path.write_text('{"a": 1}\n{"a": 2')
+    assert lines.new() == [{"a": 1}], "the other half is not there yet"
+    with path.open("a") as file:
+        file.write('}\nnonsense\n[1]\n{"a": "é"}\n')
+    assert lines.new() == [{"a": 1}, {"a": 2}, {"a": "é"}]
+    path.write_text('{"a": 9}\n')
+    assert lines.new() == [{"a": 9}]
+
+
+def test_a_sparkline_has_the_least_at_the_bottom_and_the_greatest_at_the_top() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([3, 3]) == "▁▁" and sparkline([]) == ""
+    assert sparkline([0.0, float("nan"), 1.0]) == "▁ █"
+    assert sparkline(list(range(1000)), 4) == "▁▃▆█" and len(sparkline(range(25), 24)) == 24
+
+
+def test_time_is_told_as_a_clock() -> None:
+    assert [clock(seconds) for seconds in (None, 5, 65.4, 3723)] == ["?", "0:05", "1:05", "1:02:03"]
+
+
+def test_a_real_run_is_shown_once_where_nobody_looks(zoo) -> None:
+    zoo("train", "softmax", "--name", "real", "--epochs", "2")
+    answer = zoo("watch", "real")
+    assert answer.code == 0 and answer.out == zoo("watch", "runs/real", "--once").out
+    assert answer.out.startswith("real  softmax on digits  epoch 2/2  step ") and "finished" in answer.out
+    given = json.loads(zoo("watch", "real", "--json").out)
+    tested = json.loads(zoo("test", "real", "--json").out)["test/accuracy"]
+    assert given["metrics"]["test/accuracy"] == tested and given["is_finished"] and given["step"] == given["steps"]
+
+
+def test_a_run_whose_numbers_broke_is_told_of_until_it_goes_on(zoo, folder: RunFolder) -> None:
+    wild = ["--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant"]
+    zoo("train", "mlp", "--name", "wild", *wild)
+    assert zoo("watch", "wild").out.endswith("error: its numbers stopped being finite: zoo autopsy wild\n")
+    write(folder.metrics_file, *two_epochs())
+    (folder.path / "autopsy.pt").touch()
+    os.utime(folder.path / "autopsy.pt", (1029, 1029))
+    assert not Watched(folder).state(1032.0).broke, "it has recorded more since"
+
+
+def test_a_run_that_is_none_is_one_line(zoo, folder: RunFolder) -> None:
+    assert zoo("watch", "sen").is_one_line_error("no run 'sen': did you mean 'seen'?")
+    Path("runs/claimed").mkdir()
+    assert zoo("watch", "claimed").code == 2
+    folder.run_file.write_text("model: {")
+    assert zoo("watch", "seen").is_one_line_error("run.yaml")
+
+
+def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.commands import watching
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def meanwhile(seconds: float) -> None:
+        write(folder.metrics_file, *(steps.pop(0)))
+
+    records = two_epochs()
+    steps = [records[:3], records[3:], [{"step": 80, "epoch": 3, "time": 1060.0, "test/accuracy": 0.8}]]
+    monkeypatch.setattr(watching.time, "sleep", meanwhile)
+    monkeypatch.setenv("TERM", "xterm")
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdout", shown)
+    watching.watch("seen", once=False, json=False)
+    told = shown.getvalue()
+    assert not steps and "nothing recorded yet" in told and "step 40/80" in told and "test/accuracy" in told

@@ -1,0 +1,83 @@
+"""``zoo autopsy``: which layer and operation began it where a training's numbers stopped being finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.commands.shell import Json, open_registry, print_json
+from zoo.errors import UserError, near_path
+
+
+def autopsy(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose loss became nan, by name or path, or its autopsy.pt.")],
+    json: Json = False,
+) -> None:
+    """Do the step again at which a training's loss or gradient stopped being finite, and show where that began.
+
+    [bold]zoo autopsy resnet20-digits[/bold]\n
+    [bold]zoo autopsy runs/resnet20-digits/autopsy.pt --json[/bold]
+
+    Ends with 1 if the step goes wrong again, with 0 if it does not.
+    """
+    registry = open_registry(context)
+    path = _file(run)
+    from functools import partial
+
+    from zoo.training.autopsy import repeat_step
+    from zoo.training.engine import load_task, quiet
+
+    quiet()
+    result = repeat_step(partial(load_task, registry), path)
+    if json:
+        findings = {name: finding and finding.to_dict() for name, finding in (("found", result.found), ("again", result.again))}
+        print_json({**vars(result), **findings})
+    else:
+        print(
+            f"{result.network} on {result.data}: step {result.step}, batch {result.batch} of epoch {result.epoch}, "
+            f"on {result.trained_on} in precision {result.precision}"
+        )
+        _print_finding(result.again or result.found)
+        where = "" if result.device == result.trained_on else f" on {result.device}"
+        if result.again is None:
+            print(f"done again{where}, it did not go wrong")
+        elif result.found is None or str(result.again) == str(result.found):
+            print(f"done again{where}, it goes wrong in the same way")
+        else:
+            print(f"done again{where}, it goes wrong in another way; in the training, {result.found.what}: {result.found}")
+    if result.again is not None:
+        raise typer.Exit(1)
+
+
+def _file(run: str) -> Path:
+    from zoo.training.run_folder import RunFolder
+
+    if run.endswith(".pt"):
+        if not Path(run).is_file():
+            raise UserError(f"{run}: no such file{near_path(Path(run))}")
+        return Path(run)
+    folder = RunFolder.find(run)
+    path = folder.path / "autopsy.pt"
+    if not path.is_file():
+        raise UserError(f"run {folder.name} has no autopsy.pt: its loss and gradients were finite in every step")
+    return path
+
+
+def _print_finding(finding: Any) -> None:
+    if finding is None:
+        return
+    print(f"{finding.what}: {finding}")
+    if finding.kind == "operation":
+        for about in finding.inputs:
+            print(f"  in   {_numbers(about)}")
+        print(f"  out  {_numbers(finding.output)}")
+
+
+def _numbers(about: dict[str, Any]) -> str:
+    shape = "x".join(map(str, about["shape"])) or "a number"
+    bounds = f"  {about['least']:.6g} to {about['most']:.6g}" if "least" in about else ""
+    bad = "".join(f"  {about[key]:,} {key}" for key in ("nan", "inf") if about.get(key))
+    return f"{shape}  {about['dtype']}{bounds}{bad}"

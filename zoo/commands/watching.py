@@ -1,0 +1,62 @@
+"""``zoo watch``: what a run is doing that another process trains."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.commands.shell import Json, RunName, print_json
+
+if TYPE_CHECKING:
+    from zoo.watching import State, Watched
+
+EVERY_SECONDS = 1.0
+
+
+def watch(
+    run: RunName,
+    once: Annotated[bool, typer.Option("--once", help="Show the state once, as where the output is no terminal.")] = False,
+    json: Json = False,
+) -> None:
+    """Show how far a run is, how fast, and what its metrics do, while another process trains it.
+
+    [bold]zoo watch resnet20-digits[/bold]   until it has finished, or Ctrl-C: the run goes on\n
+    [bold]zoo watch resnet20-digits --once[/bold]
+    """
+    from zoo.training.run_folder import RunFolder
+    from zoo.watching import Watched
+
+    watched = Watched(RunFolder.find(run))
+    if json:
+        print_json(watched.state(time.time()).to_dict())
+    elif once or not sys.stdout.isatty():
+        print("\n".join(watched.state(time.time()).lines()))
+    else:
+        with suppress(KeyboardInterrupt):  # which is how one stops looking
+            _follow(watched)
+
+
+def _follow(watched: Watched) -> None:
+    from rich.live import Live
+
+    state = watched.state(time.time())
+    with Live(_drawn(state), auto_refresh=False) as live:
+        while not (state.is_finished or state.broke):
+            time.sleep(EVERY_SECONDS)
+            state = watched.state(time.time())
+            live.update(_drawn(state), refresh=True)
+
+
+def _drawn(state: State) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    first, *others = state.lines()
+    styles = {"warning:": "yellow", "error:": "red", "silent": "yellow"}
+    lines = [Text(line, style=styles.get(line.partition(" ")[0], "")) for line in others]
+    return Group(Text(first, style="bold"), ProgressBar(total=1.0, completed=state.share or 0.0, width=60), *lines)
