@@ -35,7 +35,7 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
     assert ran
 
 
-@pytest.mark.parametrize(("page", "least"), [("recurrence", 3), ("autopsy", 1)])
+@pytest.mark.parametrize(("page", "least"), [("recurrence", 3), ("autopsy", 1), ("inside", 1)])
 def test_the_python_of_a_page_runs(page: str, least: int) -> None:
     blocks = [text for language, _, text in FENCE.findall((ROOT / "docs" / f"{page}.md").read_text()) if language == "python"]
     assert len(blocks) >= least

@@ -183,7 +183,8 @@ def train(
         callbacks: that watch the training beside those of the recipe.
         test: whether to test the best checkpoint at the end.
         progress: whether to show how far it is.
-        examine: whether to find out, where numbers stop being finite, which layer and operation began it.
+        examine: whether to monitor activations and gradients, and, where numbers stop being finite, to find out which layer and
+            operation began it.
         look: is shown the data before the training begins.
 
     Raises:
@@ -242,7 +243,7 @@ def _train(
     shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     records = MonitorsLog(folder.monitors_file)
     sinks = [records.write, tracker.log_record] if tracker else [records.write]
-    monitors, diagnosis = build_monitors(run, task, log.latest, sinks)
+    monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if examine else ([], None)
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)

@@ -17,6 +17,7 @@ from callbacks.recording import Record
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
+from zoo.training.monitoring import classes_to_guess
 from zoo.training.tuning import Subject, counts_images, fit, open_subject, range_test
 
 STEPS = 12  # that are looked at closely
@@ -52,8 +53,7 @@ def examine(registry: Registry, run: Run) -> list[Check]:
 
 
 def _first_steps(subject: Subject) -> list[Check]:
-    spec = subject.data.spec
-    classes = len(spec.classes) if isinstance(spec, ImageSpec) and subject.task.task == "classification" else None
+    classes = classes_to_guess(subject.task)
     records: list[Record] = []
     diagnosis = Diagnosis(classes, write=records.append, frozen=subject.run.recipe.freeze != "none")
     monitors = [kind(every=1, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]

@@ -16,7 +16,7 @@ from callbacks.gradient_monitor import GradientMonitor
 from callbacks.pace import Pace
 from zoo.fetch import replace_file
 from zoo.recipe import Run
-from zoo.spec import ImageSpec
+from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training.run_folder import read_metrics
 
@@ -48,6 +48,12 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
+def classes_to_guess(task: Task) -> int | None:
+    """How many answers there are, where a guess costs the logarithm of that: with cross-entropy over classes."""
+    is_cross_entropy = isinstance(task, Classifier) and type(task).loss is Classifier.loss
+    return len(task.spec.classes) if is_cross_entropy else None
+
+
 def build_monitors(
     run: Run, task: Task, latest: Mapping[str, float], sinks: Sequence[Callable[[dict[str, Any]], None]]
 ) -> tuple[list[L.Callback], Diagnosis | None]:
@@ -65,8 +71,7 @@ def build_monitors(
     every = run.trainer.monitor_every_n_steps
     if not every or task.one_pass:
         return [], None
-    classes = len(task.spec.classes) if isinstance(task.spec, ImageSpec) and task.task == "classification" else None
-    diagnosis = Diagnosis(classes, latest, write, frozen=run.recipe.freeze != "none")
+    diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen=run.recipe.freeze != "none")
     return [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)] + [
         diagnosis
     ], diagnosis

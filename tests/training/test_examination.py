@@ -1,0 +1,46 @@
+"""What ``zoo diagnose`` says of networks that are fine, and of those that are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_a_network_that_is_fine(zoo) -> None:
+    answer = zoo("diagnose", "softmax")
+    assert answer.code == 0 and answer.out.count(" fine ") == 4 and answer.out.splitlines()[-1] == "next: zoo train softmax"
+    assert not list(Path().iterdir()), "nothing stays behind"
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (["recipe.lr=300"], {"exploding-gradients", "cannot-overfit", "rate-too-high"}),
+        (["recipe.lr=1e-8"], {"cannot-overfit", "rate-too-low"}),
+    ],
+)
+def test_a_network_that_is_not(zoo, settings: list[str], names: set[str]) -> None:
+    arguments = [word for text in settings for word in ("--set", text)]
+    answer = zoo("diagnose", "mlp", *arguments, "--json")
+    found = {finding["name"] for check in json.loads(answer.out)["checks"] for finding in check["findings"]}
+    assert answer.code == 1 and names <= found
+    told = zoo("diagnose", "mlp", *arguments)
+    assert told.code == 1 and "Likely cause: " in told.out and "once that is mended: zoo train mlp --set" in told.out
+
+
+def test_a_loss_that_is_no_cross_entropy_is_not_held_against_guessing(zoo) -> None:
+    answer = zoo("diagnose", "svm", "--json")
+    assert answer.code == 0 and "guessing" not in answer.out
+
+
+def test_text_has_no_batch_to_learn_by_heart(zoo) -> None:
+    small = ["model.hidden=16", "data.chunk=16", "recipe.batch_size=8"]
+    answer = zoo("diagnose", "char-rnn", *(word for text in small for word in ("--set", text)), "--json")
+    assert "one batch by heart" not in {check["check"] for check in json.loads(answer.out)["checks"]}
+
+
+def test_bad_input_is_one_line(zoo) -> None:
+    assert zoo("diagnose", "mpl").is_one_line_error("mpl", "did you mean 'mlp'?")
+    assert zoo("diagnose", "knn").is_one_line_error("one pass")

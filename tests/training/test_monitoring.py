@@ -1,0 +1,36 @@
+"""What a run keeps of its monitors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from zoo.training.monitoring import MonitorsLog
+from zoo.training.run_folder import read_monitors
+
+QUICK = ["--set", "trainer.limit_train_batches=6", "--epochs", "2"]
+
+
+def test_a_run_keeps_records_of_every_kind_and_tells_what_was_found(zoo) -> None:
+    answer = zoo("train", "mlp", "--name", "hot", "--set", "recipe.lr=30", "--set", "recipe.optimizer=sgd", "--epochs", "3")
+    records = read_monitors(Path("runs/hot/monitors.jsonl"))
+    kinds = {record["kind"] for record in records}
+    if answer.code == 0:
+        assert kinds == {"activations", "gradients", "pace", "finding"} and "Likely cause: " in answer.out
+    assert {record["step"] for record in records if record["kind"] == "gradients"} <= {0, 1, 4, 16, 64}
+
+
+def test_monitors_are_off_where_that_is_said(zoo) -> None:
+    assert zoo("train", "softmax", "--name", "quiet", *QUICK, "--set", "trainer.monitor_every_n_steps=0").code == 0
+    assert not Path("runs/quiet/monitors.jsonl").exists()
+
+
+def test_numbers_that_are_not_finite_are_null_and_a_resume_drops_what_it_records_again(tmp_path: Path) -> None:
+    log = MonitorsLog(tmp_path / "monitors.jsonl")
+    for step in (0, 4, 16):
+        log.write({"kind": "gradients", "step": step, "norm": float("nan"), "parameters": {"a": {"norm": 1.23456789}}})
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert lines[0]["norm"] is None and lines[0]["parameters"]["a"]["norm"] == 1.2346
+    log.path.write_text(log.path.read_text() + '{"kind": "gra')
+    log.rewind(16)
+    assert [record["step"] for record in read_monitors(log.path)] == [0, 4]
