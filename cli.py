@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import asking, checking, data, drawing, finetuning, listing, searching, shipping, training, tuning
+from zoo.commands import asking, checking, data, drawing, finetuning, listing, reporting, searching, shipping, training, tuning
 from zoo.commands.shell import OneLineErrors, TextCommand
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ COMMANDS = {
     "sample": asking.sample,
     "chat": asking.chat,
     "picture": drawing.picture,
+    "report": reporting.report,
     "export": shipping.export,
     "serve": shipping.serve,
     "search": searching.search,
