@@ -87,7 +87,7 @@ def read_history(folder: Path) -> History:
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
     for record in _records(folder / "metrics.jsonl", history.unread):
         numbers = {name: float(value) for name, value in record.items() if _is_number(value)}
-        if "step" in numbers and "epoch" in numbers:
+        if all(math.isfinite(numbers.get(name, math.nan)) for name in ("step", "epoch")):
             history.metrics.append(numbers)
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)
     series: dict[str, dict[int, float]] = {}
@@ -178,11 +178,11 @@ def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
     """Those that are histograms, each float32 [BINS]; all of a step are read at once, which is much faster."""
     lists = {name: each for name, each in counts.items() if isinstance(each, list) and len(each) == BINS}
     try:
-        array = np.array(list(lists.values()), dtype=np.float32).reshape(len(lists), BINS)
+        array = np.array(list(lists.values()), dtype=np.float32)
     except (ValueError, TypeError):
-        if len(lists) < 2:
-            return {}
-        return {name: found for name in lists for found in _histograms({name: lists[name]}).values()}
+        array = np.empty(0)
+    if array.shape != (len(lists), BINS):  # one of them is no histogram
+        return {n: found for n in lists for found in _histograms({n: lists[n]}).values()} if len(lists) > 1 else {}
     sound = np.isfinite(array).all(1) & (array >= 0).all(1)
     return {name: row for name, row, is_sound in zip(lists, array, sound, strict=True) if is_sound}
 

@@ -162,8 +162,11 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
 
 
 def differing_settings(settings: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each setting that is not the same in all runs: its key, and its value in each."""
+    """A row for each setting that is not the same in all runs: its key, and its value in each.
+
+    A run whose settings are not known differs from none.
+    """
     flat = [dict(_flat(tree)) for tree in settings]
     keys = dict.fromkeys(key for each in flat for key in each)
-    rows = [(key, *(each.get(key, "–") for each in flat)) for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    rows = [(key, *(each.get(key, "–") if each else "unknown" for each in flat)) for key in keys]
+    return [row for row in rows if len(set(row[1:]) - {"unknown"}) > 1]

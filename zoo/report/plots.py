@@ -96,7 +96,7 @@ def line_plot(
         if len(line.x) <= 12:  # a single point would be invisible
             plot.scatter("x", "y", source=source, color=colour, size=5 if line.bold else 3, legend_label=line.name)
     plot.add_tools(HoverTool(tooltips=[("", "@name"), (x_label, "@x{0.[00]}"), ("value", "@y{0.[00000]}")]))
-    _legend(plot, len(lines))
+    _legend(plot, [line.name for line in lines])
     return _plot(title, caption, plot, *_line_table(lines, x_label))
 
 
@@ -263,23 +263,24 @@ def _figure(title: str, x_label: str, y_label: str, height: int, **more: Any) ->
     return plot
 
 
-def _legend(plot: Any, lines: int) -> None:
+def _legend(plot: Any, names: Sequence[str]) -> None:
     """Below the plot, where it hides nothing, however narrow the page; a name that is clicked hides its line."""
     if not plot.legend:
         return
     legend = plot.legend[0]
-    if lines < 2:
+    if len(names) < 2:
         legend.visible = False
         return
     plot.add_layout(legend, "below")
     legend.orientation = "horizontal"
-    legend.ncols = 2 if lines > 2 else lines
+    legend.ncols = 2 if max(map(len, names)) <= 20 else 1  # a phone is about 50 letters wide
+    legend.location = "left"
     legend.click_policy = "hide"
     legend.background_fill_alpha = 0
     legend.border_line_color = None
     legend.label_text_font_size = "12px"
     legend.label_text_color = INK
-    plot.height += 24 * math.ceil(lines / 2)
+    plot.height += 20 * math.ceil(len(names) / legend.ncols)
 
 
 def _plot(title: str, caption: str, plot: Any, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Plot:

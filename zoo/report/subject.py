@@ -8,7 +8,9 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.errors import UserError, one_line
+from pydantic import ValidationError
+
+from zoo.errors import UserError, one_line, some
 from zoo.recipe import Run, read_config
 from zoo.registry import Registry
 from zoo.report.history import History, read_history
@@ -51,8 +53,9 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         subject.run = Run(**tree)
     except UserError as error:
         notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
-    except ValueError as error:
-        notes.append(f"run.yaml is of another version of the zoo or damaged, and shown as it is: {one_line(error, 200)}.")
+    except ValidationError as error:
+        wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
+        notes.append(f"run.yaml is of another version of the zoo or damaged, and shown as it is; not understood is {wrong}.")
     name = str(subject.settings.get("model", {}).get("name", ""))
     if name in registry.models:
         entry = registry.model(name)
@@ -64,9 +67,8 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     elif name:
         notes.append(f"The zoo has no model {name!r} here, as when a plugin is missing, so best values are not told.")
     try:
-        environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
-        subject.environment = environment if isinstance(environment, dict) else {}
-    except (OSError, ValueError):
+        subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         notes.append("environment.json is missing or damaged: where this run was trained is not known.")
     _note_what_is_missing(subject)
     return subject
@@ -102,9 +104,11 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
         rows.append(("Task", subject.task))
     if records:
         epochs = subject.settings.get("recipe", {}).get("epochs")
-        done = int(max(record["epoch"] for record in records if math.isfinite(record["epoch"]))) + 1
+        # the test at the end counts as an epoch of its own
+        trained = [r for r in records if any(name.startswith(("train/", "val/")) for name in r)]
+        done = int(max((record["epoch"] for record in trained), default=-1)) + 1
         rows.append(("Epochs", f"{done:,} of {epochs:,}" if isinstance(epochs, int) else f"{done:,}"))
-        rows.append(("Steps", f"{int(max(record['step'] for record in records if math.isfinite(record['step']))):,}"))
+        rows.append(("Steps", f"{int(max(record['step'] for record in records)):,}"))
         times = [record["time"] for record in records if math.isfinite(record.get("time", math.nan))]
         if times:
             rows.append(("Time from the first record to the last", _duration(max(times) - min(times))))

@@ -48,8 +48,9 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
                 warnings.simplefilter("ignore")  # a run of no steps, as of nearest neighbours, has no epochs to divide by
                 x, y = curve(records, metric, subject.label)
             if np.isfinite(x).all():
-                colour, name = (place, f"{subject.label} {stage}") if len(subjects) > 1 else (stage == "val", stage)
-                lines.setdefault(quantity, []).append(Line(x, y, name, int(colour), stage == "val" or quantity == "lr"))
+                only = stage if quantity != "lr" else ""
+                colour, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
+                lines.setdefault(quantity, []).append(Line(x, y, name, int(colour), stage == "val" or not only))
     order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))
     captions = {
         "loss": "Both high: too little capacity or training. A gap that widens: overfitting. Jumps: too high a learning rate.",
