@@ -121,6 +121,8 @@ def test_a_report_tells_everything(report, whole) -> None:
     ):  # fmt: skip
         assert text in page.text, text
     assert "Saturated units" not in page.text  # not recorded
+    (policy,) = [attributes["content"] for attributes in page.all("meta") if "http-equiv" in attributes]
+    assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval" not in policy
 
 
 def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
@@ -147,18 +149,19 @@ def test_what_is_missing_is_said(report, write_run) -> None:
         assert text in page.text, text
 
 
-def test_a_run_of_another_version_is_shown_as_far_as_it_can_be_read(report, whole) -> None:
-    text = whole.run_file.read_text()
-    whole.run_file.write_text(text.replace("recipe:", "recipe:\n  foresight: 3"))
-    page = report("whole")
+def test_a_run_of_another_version_is_shown_as_far_as_it_can_be_read(report, write_run, metrics) -> None:
+    folder = write_run("later", metrics(100))
+    folder.run_file.write_text(folder.run_file.read_text().replace("recipe:", "recipe:\n  foresight: 3"))
+    page = report("later")
     assert_sound(page)
     assert "recipe.foresight (extra inputs are not permitted)" in page.text
-    assert "foresight: 3" in page.text and "Spread of activations" in page.text and "0.75" in page.text
+    assert "foresight: 3" in page.text and "Learning curves" in page.text and "0.75" in page.text
 
 
-def test_a_run_of_a_plugin_that_is_missing_is_shown(report, whole) -> None:
-    whole.run_file.write_text(whole.run_file.read_text().replace("name: softmax", "name: squeezenet"))
-    page = report("whole")
+def test_a_run_of_a_plugin_that_is_missing_is_shown(report, write_run, metrics) -> None:
+    folder = write_run("foreign", metrics(100))
+    folder.run_file.write_text(folder.run_file.read_text().replace("name: softmax", "name: squeezenet"))
+    page = report("foreign")
     assert_sound(page)
     assert "no model 'squeezenet'" in page.text and "Learning curves" in page.text
 
@@ -184,11 +187,6 @@ def test_nothing_that_a_run_says_is_executed(report, write_run, metrics, monitor
     assert not any(image["src"] == "x" for image in page.all("img"))
     assert not any("alert(" in text and "{" not in text for tag, text in page.texts if tag == "script")
     assert page.text.count(HOSTILE) > 8
-
-
-def test_only_what_is_in_the_page_may_run(report, whole) -> None:
-    (policy,) = [a["content"] for a in report("whole", "--no-samples").all("meta") if "http-equiv" in a]
-    assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval" not in policy
 
 
 # ------------------------------------------------------------------ several runs
