@@ -95,7 +95,7 @@ def test_a_heat_map_has_a_row_for_each_layer_and_a_column_for_each_record() -> N
     assert all(label in plot.item for label in ('"a.conv"', '"b.conv"', '"c.conv"'))  # what all share is left out along the axis
 
 
-@pytest.mark.parametrize("scale", ["log", "linear", "signed"])
+@pytest.mark.parametrize("scale", ["log", "share", "signed"])
 @pytest.mark.parametrize("value", [0.0, -1.0, 5.0, math.nan, math.inf])
 def test_a_heat_map_of_one_value_has_a_scale(scale: str, value: float) -> None:
     steps = np.arange(3)
@@ -103,6 +103,7 @@ def test_a_heat_map_of_one_value_has_a_scale(scale: str, value: float) -> None:
     (mapper,) = models(plot, "LogColorMapper" if scale == "log" else "LinearColorMapper")
     assert mapper["low"] < mapper["high"]
     assert scale != "signed" or mapper["low"] == -mapper["high"]
+    assert scale != "share" or mapper["low"] == 0
 
 
 def test_updates_are_drawn_for_each_parameter_with_the_line_at_a_thousandth() -> None:

@@ -38,6 +38,7 @@ FIRST_LAYER, LAST_LAYER = (63, 144, 218), (231, 99, 0)  # of lines that are told
 BELOW, ZERO, ABOVE = (20, 110, 220), (150, 150, 150), (240, 100, 0)  # of signed values
 INK = "#808182"
 HEIGHT = 280  # pixels
+LEAST_SHARE = 0.1  # that a scale of shares reaches to, so that a handful does not look like all
 ROW = 18  # pixels of a row in a heat map
 LONGEST = 26  # letters of a name along an axis
 TABLE_COLUMNS = 6
@@ -138,7 +139,7 @@ def heat_map(
         names: of the rows.
         steps, values: all that was recorded, [n] and [rows, n], for the table.
         where: the columns, of ``heat``, that ``values`` are drawn in.
-        scale: of the colours: ``log``, ``linear``, or ``signed``, which is even on both sides of zero.
+        scale: of the colours: ``log``; ``share``, which begins at zero; or ``signed``, which is even on both sides of zero.
     """
     cells = heat(values, where).astype(np.float32)
     mapper = _colours(cells, scale)
@@ -216,8 +217,10 @@ def _colours(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMappe
     if scale == "signed":
         high = max(abs(low), abs(high)) or 1.0
         low = -high
+    elif scale == "share":
+        low, high = 0.0, max(high, LEAST_SHARE)
     elif low == high:
-        low, high = (low / 2, high * 2) if scale == "log" else (low - 0.5, high + 0.5)
+        low, high = low / 2, high * 2
     kind, palette = LogColorMapper if scale == "log" else LinearColorMapper, _signed() if scale == "signed" else Cividis256
     return kind(palette=palette, low=low, high=high, nan_color="rgba(0,0,0,0)", low_color=palette[0], high_color=palette[-1])
 

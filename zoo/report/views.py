@@ -51,6 +51,8 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
                 only = stage if quantity != "lr" else ""
                 colour, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
                 lines.setdefault(quantity, []).append(Line(x, y, name, int(colour), stage == "val" or not only))
+    # a single record is no curve: its figure stands in the summary
+    lines = {name: group for name, group in lines.items() if any(len(line.x) > 1 for line in group)}
     order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))
     captions = {
         "loss": "Both high: too little capacity or training. A gap that widens: overfitting. Jumps: too high a learning rate.",
@@ -106,13 +108,8 @@ def activations(history: History, most: int) -> Part | None:
         return None
     kinds = (
         ("std", "Spread of activations", "Should stay within a factor of a few from layer to layer and over time.", "log"),
-        ("dead", "Dead units", "Share of units that were zero for everything seen lately.", "linear"),
-        (
-            "saturated",
-            "Saturated units",
-            "Share of outputs near the ends of a sigmoid or tanh: no gradient there.",
-            "linear",
-        ),
+        ("dead", "Dead units", "Share of units that were zero for everything seen lately.", "share"),
+        ("saturated", "Saturated units", "Share of outputs near the ends of a sigmoid or tanh: no gradient there.", "share"),
         ("rank", "Rank of what goes in", "In how many directions the inputs of a layer spread: 1 is a line.", "log"),
         ("mean", "Mean of activations", "Far from zero beside the spread: the layer after sees little else.", "signed"),
     )
