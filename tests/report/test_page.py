@@ -5,6 +5,8 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -166,6 +168,15 @@ def test_a_run_of_a_plugin_that_is_missing_is_shown(report, write_run, metrics) 
     assert "no model 'squeezenet'" in page.text and "Learning curves" in page.text
 
 
+def test_a_curve_with_a_peak_is_logarithmic(report, write_run, metrics) -> None:
+    records = metrics(100)
+    records[0]["train/loss"] = 1e6
+    page = report(str(write_run("peak", records).path), "--no-samples")
+    assert "because of the peaks" in page.text
+    (loss,) = [text for tag, text in page.texts if tag == "script" and '"train"' in text and '"val"' in text]
+    assert "LogScale" in loss
+
+
 def test_numbers_that_are_none_are_named(report, write_run, metrics) -> None:
     records = metrics(50)
     records[2]["train/loss"] = float("nan")
@@ -252,6 +263,17 @@ def test_history_is_thinned_until_the_page_is_small_enough(whole, monkeypatch) -
 )
 def test_mistakes_are_one_line(zoo, whole, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     assert zoo("report", *arguments).is_one_line_error(*words)
+
+
+def test_a_mistyped_run_is_answered_without_torch_or_bokeh(whole) -> None:
+    code = (
+        "import sys; sys.argv = ['zoo', 'report', 'whol']\n"
+        "from cli import app\n"
+        "try: app()\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert not {'torch', 'bokeh', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(zoo, whole, monkeypatch) -> None:

@@ -75,7 +75,7 @@ def render(subjects: Sequence[Subject], most: int) -> str:
         footer=f"Written by zoo report, bestiary {_version('bestiary')}; plots by Bokeh {_version('bokeh')}.",
         ink=INK,
         style=_own_file("style.css"),
-        scripts=Resources(mode="inline", components=["bokeh"]).js_raw,
+        scripts=Resources(mode="inline", components=["bokeh"], log_level="error").js_raw,
     )
 
 

@@ -211,11 +211,15 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
 
 
 def _colours(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper:
-    """A scale of colours from the smallest to the largest value; what is not a number is not drawn."""
+    """A scale of colours from the smallest to the largest value; what is not a number is not drawn.
+
+    A signed scale ends at the 98th percentile, since a single mean far out would make all others look like zero.
+    """
     shown = cells[np.isfinite(cells) & ((cells > 0) | (scale != "log"))]
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.1, 1.0)
     if scale == "signed":
-        high = max(abs(low), abs(high)) or 1.0
+        high = float(np.percentile(np.abs(shown), 98)) if len(shown) else 1.0
+        high = high or max(abs(low), abs(high)) or 1.0
         low = -high
     elif scale == "share":
         low, high = 0.0, max(high, LEAST_SHARE)

@@ -147,7 +147,7 @@ def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
 
 def to_train_again(subject: Subject) -> str:
     file = shlex.quote(str(subject.folder.run_file))
-    again = f"zoo train --config {file} --name {shlex.quote(subject.label.replace('/', '-') + '-again')}"
+    again = f"zoo train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
     lines = [again]
     if command := subject.environment.get("command"):
         lines.append(f"# the command it was started with: {one_line(command)}")

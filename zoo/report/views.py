@@ -17,6 +17,7 @@ from zoo.report.subject import Subject
 CELLS = 20_000  # of one heat map
 MOST_ROWS = 300  # of a heat map
 MOST_HISTOGRAMS = 60  # pictures of one kind and run
+PEAK = 50  # times the median
 UPDATE = 1e-3  # of weights in a step: about right
 FIRST_CURVES = ("loss", "accuracy", "lr")
 NOT_CURVES = ("samples_per_second",)
@@ -59,10 +60,22 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
         "lr": "The rate that the optimizer was given.",
     }
     titles = {"lr": "Learning rate"}
-    return [
-        line_plot(titles.get(name, name.replace("_", " ").capitalize()), captions.get(name, ""), lines[name], "epochs", most=most)
-        for name in order
-    ]
+    plots = []
+    for name in order:
+        title, caption, log = (
+            titles.get(name, name.replace("_", " ").capitalize()),
+            captions.get(name, ""),
+            _has_peaks(lines[name]),
+        )
+        caption += " The scale is logarithmic, because of the peaks." if log else ""
+        plots.append(line_plot(title, caption, lines[name], "epochs", most=most, log=log))
+    return plots
+
+
+def _has_peaks(lines: Sequence[Line]) -> bool:
+    """Whether values, all above zero, are such that the largest would press all others together."""
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
+    return len(values) > 0 and bool(values.min() > 0) and bool(values.max() > PEAK * np.median(values))
 
 
 # ------------------------------------------------------------------ inside the network
