@@ -112,6 +112,38 @@ def test_a_finger_on_a_plot_scrolls_the_page(browser, page: Path) -> None:
     assert large == []
 
 
+TOLD = """
+const text = [];
+const walk = root => root.querySelectorAll("*").forEach(each => {
+  if (each.classList.contains("bk-tooltip-row-value")) text.push(each.innerText);
+  if (each.shadowRoot) walk(each.shadowRoot);
+});
+walk(document);
+return text;
+"""
+
+
+@pytest.mark.parametrize("title", ["Spread of activations", "Updates against weights"])
+def test_pointing_at_a_plot_tells_names_and_values(browser, page: Path, title: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    look(browser, page, DESKTOP, "light")
+    heading = browser.find_element("xpath", f"//strong[text()='{title}']")
+    plot = heading.find_element("xpath", "ancestor::figure").find_element("css selector", ".plot")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plot)
+
+    def pointed(_: Any) -> list[str]:
+        for down in range(-120, 120, 8):  # across the lines
+            ActionChains(browser, duration=0).move_to_element_with_offset(plot, 0, down).perform()
+            if (told := browser.execute_script(TOLD)) and all(told):
+                return told
+        return []
+
+    name, step, value = WebDriverWait(browser, SECONDS).until(pointed)[:3]
+    assert name.startswith("network.") and 0 <= float(step) <= 100 and 0 < float(value) < 101
+
+
 def test_the_keyboard_reaches_the_report_and_its_tables(browser, page: Path) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

@@ -59,7 +59,10 @@ def _labels(folders: Sequence[RunFolder]) -> list[str]:
 
 
 def render(subjects: Sequence[Subject], most: int) -> str:
-    """The page, with at most ``most`` points a line and columns a heat map."""
+    """The page, with at most ``most`` points a line and columns a heat map.
+
+    The engine escapes every value: nothing that a run says can become an element of the page.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_own_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

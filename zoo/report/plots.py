@@ -119,13 +119,8 @@ def layer_lines(
     colours = _between(FIRST_LAYER, LAST_LAYER, len(names))
     source = ColumnDataSource({"xs": xs, "ys": ys, "name": list(names), "colour": colours})
     glyph = plot.multi_line("xs", "ys", source=source, line_color="colour", line_width=1.4)
-    plot.add_tools(
-        HoverTool(
-            renderers=[glyph],
-            tooltips=[("", "@name"), ("step", "$data_x{0}"), ("value", "$data_y{0.0000000}")],
-            line_policy="interp",
-        )
-    )
+    tips = [("", "@name"), ("step", "$x{0}"), ("value", "$y{0.[0000000]}")]  # what the pointer is at
+    plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
     plot.add_layout(Span(location=mark, dimension="width", line_dash="dashed", line_color=INK, line_width=1.5))
     return _plot(title, caption, plot, *_layer_table(names, steps, values))
 

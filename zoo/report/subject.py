@@ -91,12 +91,14 @@ def _note_what_is_missing(subject: Subject) -> None:
 
 
 def names_of(subject: Subject) -> tuple[str, str]:
+    """What was trained and on what data, as far as it is known."""
     settings = subject.settings
     network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
     return str(network), str(settings.get("data", {}).get("name", ""))
 
 
 def facts(subject: Subject) -> list[tuple[str, str]]:
+    """What a summary begins with: names and values, as text."""
     records, environment = subject.history.metrics, subject.environment
     network, data = names_of(subject)
     rows = [("Model", network or "unknown"), ("Data", data or "unknown")]
@@ -146,6 +148,7 @@ def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
 
 
 def to_train_again(subject: Subject) -> str:
+    """The command that trains the same again, and where it was given first."""
     file = shlex.quote(str(subject.folder.run_file))
     again = f"zoo train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
     lines = [again]

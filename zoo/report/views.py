@@ -116,6 +116,7 @@ def _histograms(table: Table, findings: set[str], most: int) -> tuple[list[Histo
 
 
 def activations(history: History, most: int) -> Part | None:
+    """What came out of each layer; nothing where it was not recorded."""
     table = history.activations
     if table is None:
         return None
@@ -139,6 +140,7 @@ def activations(history: History, most: int) -> Part | None:
 
 
 def gradients(history: History, most: int) -> Part | None:
+    """What the optimizer was given for each parameter, and how far it moved it; nothing where it was not recorded."""
     table = history.gradients
     plots = [
         line_plot(title, caption, [Line(*history.series[name], title)], "step", log=log, most=most)
@@ -166,11 +168,12 @@ def gradients(history: History, most: int) -> Part | None:
         values = table.values["update"][recorded]
         plots.append(layer_lines("Updates against weights", caption, table.steps, names, values, UPDATE, most))
     pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
-    about = "What the optimizer gets for each parameter; the first is on top, steps go to the right.", about
-    return Part("gradients", "Gradients and updates", about[0], plots, pictures, "Histograms of gradients", about[1])
+    told = "What the optimizer gets for each parameter; the first is on top, steps go to the right."
+    return Part("gradients", "Gradients and updates", told, plots, pictures, "Histograms of gradients", about)
 
 
 def pace(subject: Subject, most: int) -> Part | None:
+    """How fast the training went, and what it took; nothing where it was not recorded."""
     history, plots = subject.history, []
     kinds = (
         ("steps_per_second", "Steps a second", "Of training, without validation.", 1.0, ""),
