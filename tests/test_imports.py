@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "optuna", "matplotlib"}
+HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "optuna", "matplotlib", "bokeh"}
 LIGHT = [
     "cli.py",
     "zoo/__init__.py",
@@ -78,6 +78,7 @@ FLOORS = {
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
     "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "datamodules.images"},
+    "zoo/report": SETTINGS | {"zoo.pictures", "zoo.decoding", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
     "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},

@@ -1,0 +1,52 @@
+"""``zoo report``: what happened in a run, as a page."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.commands.shell import open_registry, zoo_command
+from zoo.errors import UserError
+from zoo.fetch import require_writable
+
+
+def report(
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; several are compared.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The page; default report.html in the run's folder, of several here."
+        ),
+    ] = "",
+    no_samples: Annotated[
+        bool, typer.Option("--no-samples", help="Do not run the network: no predictions and no confusion matrix.")
+    ] = False,
+) -> None:
+    """Write a page of HTML about a run: figures, curves, what went on in each layer, what that means, and all settings.
+
+    The page is one file, which opens from disk without a network. What a run lacks is said in it.
+
+    [bold]zoo report resnet20-digits[/bold]\n
+    [bold]zoo report first second -o compared.html[/bold]   two runs side by side\n
+    [bold]zoo report resnet20-digits --no-samples[/bold]   without running the network
+    """
+    from zoo.training.run_folder import RunFolder
+
+    folders = [RunFolder.find(name) for name in runs]
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise UserError("a run is named twice: name each once")
+    path = Path(output) if output else folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {path}: a report is a page of HTML, so its name must end in .html")
+    require_writable("--output", path)
+    registry = open_registry(context)
+    from zoo.report.page import write_report
+
+    write_report(registry, folders, path, with_samples=not no_samples)
+    again, names = zoo_command(context), " ".join(folder.name for folder in folders)
+    print(f"{path}: open it in a browser")
+    print(f"next: {again} picture curves {names}    {again} train --config {shlex.quote(str(folders[0].run_file))} --name NEW")

@@ -1,0 +1,175 @@
+"""Puts a report together: reads runs, asks their networks, draws, and fills the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from bokeh.resources import Resources
+
+from zoo.errors import UserError, some
+from zoo.fetch import replace_file
+from zoo.registry import Registry
+from zoo.report.history import MOST_POINTS
+from zoo.report.plots import INK, confusion_plot
+from zoo.report.samples import Samples, take_samples
+from zoo.report.subject import Subject, facts, figures, names_of, read_subject, to_train_again
+from zoo.report.views import activations, curve_plots, gradients, pace
+from zoo.training.run_folder import RunFolder
+
+LARGEST = 5_000_000  # bytes of a page; history is thinned until it fits
+
+
+def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True) -> None:
+    """Write the report of one run, or of several that are compared, as one file of HTML.
+
+    Args:
+        path: the file, which is replaced at once or stays as it was.
+        with_samples: let the networks speak, which takes their checkpoints and data.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    subjects = [read_subject(registry, folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
+    for subject in subjects:
+        if with_samples:
+            subject.samples = take_samples(registry, subject.folder)
+        else:
+            subject.samples = Samples(missing="The network was not asked, because of --no-samples.")
+    most = MOST_POINTS
+    while len(page := render(subjects, most).encode()) > LARGEST and most > 40:
+        most //= 2
+    try:
+        replace_file(path, page)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+
+
+def _labels(folders: Sequence[RunFolder]) -> list[str]:
+    names = [folder.path.resolve().name for folder in folders]
+    return [name if names.count(name) == 1 else str(folder.path) for name, folder in zip(names, folders, strict=True)]
+
+
+# ------------------------------------------------------------------ the page
+
+
+def render(subjects: Sequence[Subject], most: int) -> str:
+    """The page, with at most ``most`` points a line and columns a heat map.
+
+    The engine escapes every value: nothing that a run says can become an element of the page.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_own_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    several = len(subjects) > 1
+    runs = [_described(subject, most, with_curves=not several) for subject in subjects]
+    names = [subject.label for subject in subjects]
+    return environment.get_template("page.html").render(
+        title=f"Report: {some(names, 4)}",
+        subtitle=f"{len(names)} runs side by side" if several else runs[0]["headline"],
+        contents=_contents(runs, several),
+        runs=runs,
+        compared=_compared(subjects, most) if several else None,
+        footer=f"Written by zoo report, bestiary {_version('bestiary')}; plots by Bokeh {_version('bokeh')}.",
+        ink=INK,
+        style=_own_file("style.css"),
+        scripts=Resources(mode="inline", components=["bokeh"], log_level="error").js_raw,
+    )
+
+
+def _own_file(name: str) -> str:
+    return files("zoo.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]]:
+    if several:
+        return [("compared", "Comparison"), *((f"run-{place}", run["label"]) for place, run in enumerate(runs, 1))]
+    run = runs[0]
+    inside = [(f"{part.id}-1", part.title) for part in run["inside"]]
+    curves = [("curves-1", "Learning curves")] if run["curves"] else []
+    first = [("summary-1", "Summary"), ("findings-1", "Findings"), *curves, ("samples-1", "What the network says")]
+    return [*first, *inside, ("settings-1", "Configuration and environment")]
+
+
+def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]:
+    history, samples = subject.history, subject.samples
+    confusion = []
+    if samples.counts is not None:
+        caption = "Rows are what is there, columns what the network says; colours follow the root of the share of each row."
+        confusion = [confusion_plot("Confusion", caption, samples.counts, samples.classes)]
+    looked = "Nothing was found to be wrong." if history.has_monitors else "Nothing was looked for in this run."
+    network, data = names_of(subject)
+    return {
+        "label": subject.label,
+        "headline": " on ".join(filter(None, (network, data))),
+        "facts": facts(subject),
+        "figures_header": ("metric", "best", "at epoch", "last", "test"),
+        "figures": [(name, *row) for name, row in figures(subject).items()],
+        "notes": subject.notes,
+        "findings": history.findings,
+        "no_findings": looked,
+        "curves": curve_plots([subject], most) if with_curves else [],
+        "samples": samples,
+        "confusion": confusion,
+        "inside": [part for part in (activations(history, most), gradients(history, most), pace(subject, most)) if part],
+        "reproduce": to_train_again(subject),
+        "settings_text": yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True) if subject.settings else "unknown",
+        "environment": _flat(subject.environment),
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Keys with dots, and values as text."""
+    rows = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", "none" if value is None else str(value)))
+    return rows
+
+
+# ------------------------------------------------------------------ several runs
+
+
+def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
+    tables = [figures(subject) for subject in subjects]
+    names = dict.fromkeys(name for table in tables for name in table)
+    missing = ("–",) * 4
+    rows = []
+    for subject, table in zip(subjects, tables, strict=True):
+        cells = [table.get(name, missing) for name in names]
+        told = dict(facts(subject))
+        ends = [told.get(key, "–") for key in ("Parameters", "Epochs", "Time from the first record to the last")]
+        rows.append((subject.label, *(text for cell in cells for text in (cell[0], cell[3])), *ends))
+    header = ("run", *(text for name in names for text in (f"best val/{name}", f"test/{name}")), "parameters", "epochs", "time")
+    return {
+        "figures_header": header,
+        "figures": rows,
+        "settings_header": ("setting", *(subject.label for subject in subjects)),
+        "settings": differing_settings([subject.settings for subject in subjects]),
+        "curves": curve_plots(subjects, most),
+    }
+
+
+def differing_settings(settings: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each setting that is not the same in all runs: its key, and its value in each.
+
+    A run whose settings are not known differs from none.
+    """
+    flat = [dict(_flat(tree)) for tree in settings]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    rows = [(key, *(each.get(key, "–") if each else "unknown" for each in flat)) for key in keys]
+    return [row for row in rows if len(set(row[1:]) - {"unknown"}) > 1]

@@ -1,0 +1,159 @@
+"""One run as a report sees it: what can be read of its folder, and in words what cannot."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from zoo.errors import UserError, one_line, some
+from zoo.recipe import Run, read_config
+from zoo.registry import Registry
+from zoo.report.history import History, read_history
+from zoo.report.plots import number
+from zoo.report.samples import Samples
+from zoo.training.run_folder import RunFolder
+
+
+@dataclass
+class Subject:
+    """One run, as far as it can be read.
+
+    Attributes:
+        run: None where ``run.yaml`` is of another version.
+        settings: section -> key -> value, as they stand there.
+        directions: metric -> "max" or "min", of the model's task.
+        notes: what is missing, in sentences.
+    """
+
+    folder: RunFolder
+    label: str
+    history: History
+    settings: dict[str, dict[str, Any]]
+    environment: dict[str, Any]
+    run: Run | None = None
+    directions: dict[str, str] = field(default_factory=dict)
+    summary: str = ""
+    task: str = ""
+    samples: Samples = field(default_factory=Samples)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
+    """What can be read of a run; what cannot becomes a note."""
+    subject = Subject(folder, label, read_history(folder.path), {}, {})
+    notes = subject.notes
+    try:
+        tree = read_config(folder.run_file)
+        subject.settings = {section: keys for section, keys in tree.items() if isinstance(keys, dict)}
+        subject.run = Run(**tree)
+    except UserError as error:
+        notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
+    except ValidationError as error:
+        wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
+        notes.append(f"run.yaml is of another version of the zoo or damaged, and shown as it is; not understood is {wrong}.")
+    name = str(subject.settings.get("model", {}).get("name", ""))
+    if name in registry.models:
+        entry = registry.model(name)
+        subject.summary, subject.task = entry.summary, entry.task
+        try:
+            subject.directions = dict(entry.load().directions)
+        except Exception as error:  # a plugin's own fault
+            notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are not told.")
+    elif name:
+        notes.append(f"The zoo has no model {name!r} here, as when a plugin is missing, so best values are not told.")
+    try:
+        subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        notes.append("environment.json is missing or damaged: where this run was trained is not known.")
+    _note_what_is_missing(subject)
+    return subject
+
+
+def _note_what_is_missing(subject: Subject) -> None:
+    history, notes = subject.history, subject.notes
+    if not history.metrics:
+        notes.append("metrics.jsonl holds no record yet: there are no curves and no figures.")
+    if not history.has_monitors:
+        notes.append("monitors.jsonl is missing: activations, gradients and pace were not recorded in this run.")
+    for file, count in history.unread.items():
+        notes.append(
+            f"{count:,} line{'s' if count > 1 else ''} of {file} cannot be read and {'are' if count > 1 else 'is'} left out."
+        )
+    for name in dict.fromkeys(name for record in history.metrics for name in record):
+        step = next((int(r["step"]) for r in history.metrics if name in r and not math.isfinite(r[name])), None)
+        if step is not None:
+            notes.append(f"{name} is not a finite number at step {step:,}.")
+
+
+def names_of(subject: Subject) -> tuple[str, str]:
+    """What was trained and on what data, as far as it is known."""
+    settings = subject.settings
+    network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
+    return str(network), str(settings.get("data", {}).get("name", ""))
+
+
+def facts(subject: Subject) -> list[tuple[str, str]]:
+    """What a summary begins with: names and values, as text."""
+    records, environment = subject.history.metrics, subject.environment
+    network, data = names_of(subject)
+    rows = [("Model", network or "unknown"), ("Data", data or "unknown")]
+    if subject.task:
+        rows.append(("Task", subject.task))
+    if records:
+        epochs = subject.settings.get("recipe", {}).get("epochs")
+        # the test at the end counts as an epoch of its own
+        trained = [r for r in records if any(name.startswith(("train/", "val/")) for name in r)]
+        done = int(max((record["epoch"] for record in trained), default=-1)) + 1
+        rows.append(("Epochs", f"{done:,} of {epochs:,}" if isinstance(epochs, int) else f"{done:,}"))
+        rows.append(("Steps", f"{int(max(record['step'] for record in records)):,}"))
+        times = [record["time"] for record in records if math.isfinite(record.get("time", math.nan))]
+        if times:
+            rows.append(("Time from the first record to the last", _duration(max(times) - min(times))))
+    parameters = environment.get("parameters")
+    if isinstance(parameters, int):
+        rows.append(("Parameters", f"{parameters:,}"))
+    if environment.get("device"):
+        rows.append(("Device", str(environment["device"])))
+    if subject.summary:
+        rows.append(("What it is", subject.summary))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
+    """Metric -> best of validation, at which epoch (from 1), the last of validation, and the test's; as text."""
+    records = subject.history.metrics
+    found = {}
+    for name in dict.fromkeys(key.partition("/")[2] for record in records for key in record if key.startswith(("val/", "test/"))):
+        values = [(r[f"val/{name}"], r["epoch"]) for r in records if math.isfinite(r.get(f"val/{name}", math.nan))]
+        best, at = "–", "–"
+        if values and name in subject.directions:
+            choose = max if subject.directions[name] == "max" else min
+            value, epoch = choose(values, key=lambda pair: pair[0])
+            best, at = number(value), f"{int(epoch) + 1:,}"
+        tested = [r[f"test/{name}"] for r in records if f"test/{name}" in r]
+        last = number(values[-1][0]) if values else "–"
+        found[name] = (best, at, last, number(tested[-1]) if tested else "–")
+    return found
+
+
+def to_train_again(subject: Subject) -> str:
+    """The command that trains the same again, and where it was given first."""
+    file = shlex.quote(str(subject.folder.run_file))
+    again = f"zoo train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
+    lines = [again]
+    if command := subject.environment.get("command"):
+        lines.append(f"# the command it was started with: {one_line(command)}")
+    if commit := subject.environment.get("git_commit"):
+        lines.append(f"# in a folder at commit {one_line(commit)}")
+    return "\n".join(lines)

@@ -1,0 +1,193 @@
+"""The views of a report: curves of what was recorded, and what went on in each layer, as plots and small pictures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zoo.pictures.curves import curve, metrics_of
+from zoo.report.histograms import HistogramPicture, histogram_pictures
+from zoo.report.history import History, Table, columns
+from zoo.report.plots import Line, Plot, heat_map, layer_lines, line_plot
+from zoo.report.subject import Subject
+
+CELLS = 20_000  # of one heat map
+MOST_ROWS = 300  # of a heat map
+MOST_HISTOGRAMS = 60  # pictures of one kind and run
+PEAK = 50  # times the median
+UPDATE = 1e-3  # of weights in a step: about right
+FIRST_CURVES = ("loss", "accuracy", "lr")
+NOT_CURVES = ("samples_per_second",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One view into the network: plots, and histograms of its layers."""
+
+    id: str
+    title: str
+    about: str
+    plots: list[Plot]
+    histograms: list[HistogramPicture] = field(default_factory=list)
+    histograms_title: str = ""
+    histograms_about: str = ""
+
+
+def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
+    """A plot for each quantity, with training thin and validation bold, and a colour for each run if there are several."""
+    lines: dict[str, list[Line]] = {}
+    for place, subject in enumerate(subjects):
+        records = subject.history.metrics
+        for metric in metrics_of(records):
+            stage, _, quantity = metric.partition("/")
+            if stage not in ("train", "val") or quantity in NOT_CURVES or not any(metric in record for record in records):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a run of no steps, as of nearest neighbours, has no epochs to divide by
+                x, y = curve(records, metric, subject.label)
+            if np.isfinite(x).all():
+                only = stage if quantity != "lr" else ""
+                colour, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
+                lines.setdefault(quantity, []).append(Line(x, y, name, int(colour), stage == "val" or not only))
+    # a single record is no curve: its figure stands in the summary
+    lines = {name: group for name, group in lines.items() if any(len(line.x) > 1 for line in group)}
+    order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))
+    captions = {
+        "loss": "Both high: too little capacity or training. A gap that widens: overfitting. Jumps: too high a learning rate.",
+        "lr": "The rate that the optimizer was given.",
+    }
+    titles = {"lr": "Learning rate"}
+    plots = []
+    for name in order:
+        title, caption, log = (
+            titles.get(name, name.replace("_", " ").capitalize()),
+            captions.get(name, ""),
+            _has_peaks(lines[name]),
+        )
+        caption += " The scale is logarithmic, because of the peaks." if log else ""
+        plots.append(line_plot(title, caption, lines[name], "epochs", most=most, log=log))
+    return plots
+
+
+def _has_peaks(lines: Sequence[Line]) -> bool:
+    """Whether values, all above zero, are such that the largest would press all others together."""
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
+    return len(values) > 0 and bool(values.min() > 0) and bool(values.max() > PEAK * np.median(values))
+
+
+# ------------------------------------------------------------------ inside the network
+
+
+def _maps(table: Table, kinds: Sequence[tuple[str, str, str, str]], most: int) -> list[Plot]:
+    """A heat map for each (statistic, title, caption, scale) that was recorded."""
+    plots = []
+    for statistic, title, caption, scale in kinds:
+        rows = np.flatnonzero(table.recorded(statistic))
+        if not len(rows):
+            continue
+        if len(rows) > MOST_ROWS:
+            caption += f" Shown are {MOST_ROWS} of {len(rows):,}, evenly spread."
+            rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int)]
+        where = columns(table.steps, max(20, min(most, CELLS // len(rows))))
+        names = [table.names[row] for row in rows]
+        plots.append(heat_map(title, caption, names, table.steps, table.values[statistic][rows], where, scale))
+    return plots
+
+
+def _histograms(table: Table, findings: set[str], most: int) -> tuple[list[HistogramPicture], str]:
+    """Pictures of the layers, and what to say of those that are left out; layers with findings are never left out."""
+    names = list(table.histograms)
+    left_out = ""
+    if len(names) > MOST_HISTOGRAMS:
+        kept = {names[place] for place in np.linspace(0, len(names) - 1, MOST_HISTOGRAMS).round().astype(int)}
+        kept |= findings & set(names)
+        left_out = f" Shown are {len(kept)} of {len(names):,}, evenly spread."
+        names = [name for name in names if name in kept]
+    where = columns(table.steps, most)
+    first, last = f"{table.steps[0]:,}", f"{table.steps[-1]:,}"
+    about = (
+        f"Steps {first} to {last} from left to right; magnitudes from large negative values at the bottom through zero in the "
+        f"middle to large positive ones at the top, a row for each power of two; the stronger, the more values.{left_out}"
+    )
+    return histogram_pictures(table, where, names), about
+
+
+def activations(history: History, most: int) -> Part | None:
+    """What came out of each layer; nothing where it was not recorded."""
+    table = history.activations
+    if table is None:
+        return None
+    kinds = (
+        ("std", "Spread of activations", "Should stay within a factor of a few from layer to layer and over time.", "log"),
+        ("dead", "Dead units", "Share of units that were zero for everything seen lately.", "share"),
+        ("saturated", "Saturated units", "Share of outputs near the ends of a sigmoid or tanh: no gradient there.", "share"),
+        ("rank", "Rank of what goes in", "In how many directions the inputs of a layer spread: 1 is a line.", "log"),
+        ("mean", "Mean of activations", "Far from zero beside the spread: the layer after sees little else.", "signed"),
+    )
+    pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
+    return Part(
+        "activations",
+        "Activations",
+        "What comes out of each layer; the first layer is on top, steps go to the right.",
+        _maps(table, kinds, most),
+        pictures,
+        "Histograms of activations",
+        about,
+    )
+
+
+def gradients(history: History, most: int) -> Part | None:
+    """What the optimizer was given for each parameter, and how far it moved it; nothing where it was not recorded."""
+    table = history.gradients
+    plots = [
+        line_plot(title, caption, [Line(*history.series[name], title)], "step", log=log, most=most)
+        for name, title, caption, log in (
+            ("norm", "Norm of all gradients", "Before clipping. Peaks: steps that could have spoilt the run.", True),
+            ("clipped", "Clipped", "Share of the records so far whose norm was above recipe.clip.", False),
+            ("noise_scale", "Noise scale", "In samples: about how large a batch may be before a larger one stops helping.", True),
+        )
+        if name in history.series
+    ]
+    if table is None:
+        return Part("gradients", "Gradients and updates", "What was recorded of gradients.", plots) if plots else None
+    kinds = (
+        ("norm", "Norm of gradients", "Fading towards the first layers: vanishing gradients; growing: exploding ones.", "log"),
+        ("cosine", "Agreement of gradients", "Cosine with the record before: near 0 is noise, below 0 is oscillation.", "signed"),
+    )
+    plots += _maps(table, kinds, most)
+    recorded = np.flatnonzero(table.recorded("update"))
+    if len(recorded):
+        caption = (
+            "Norm of a step's change over that of the weights, blue for the first parameters to orange for the last. "
+            "Around 1e-3 (dashed) a learning rate fits; far above it is too high, far below too low."
+        )
+        names = [table.names[row] for row in recorded]
+        values = table.values["update"][recorded]
+        plots.append(layer_lines("Updates against weights", caption, table.steps, names, values, UPDATE, most))
+    pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
+    told = "What the optimizer gets for each parameter; the first is on top, steps go to the right."
+    return Part("gradients", "Gradients and updates", told, plots, pictures, "Histograms of gradients", about)
+
+
+def pace(subject: Subject, most: int) -> Part | None:
+    """How fast the training went, and what it took; nothing where it was not recorded."""
+    history, plots = subject.history, []
+    kinds = (
+        ("steps_per_second", "Steps a second", "Of training, without validation.", 1.0, ""),
+        ("waiting", "Waiting for data", "Share of the time: near 0, data is no bottleneck; on a GPU an upper bound.", 1.0, ""),
+        ("memory", "Memory", "Of a GPU the most that was taken at once, of a processor what the process holds.", 1e-6, "MB"),
+    )
+    for name, title, caption, factor, unit in kinds:
+        if name in history.series:
+            steps, values = history.series[name]
+            plots.append(line_plot(title, caption, [Line(steps, values * factor, title)], "step", unit=unit, most=most))
+    pairs = [(r["step"], r["train/samples_per_second"]) for r in history.metrics if "train/samples_per_second" in r]
+    if pairs:
+        steps, values = np.array(pairs).T
+        plots.append(
+            line_plot("Samples a second", "As metrics.jsonl tells.", [Line(steps, values, "samples")], "step", most=most)
+        )
+    return Part("pace", "Pace and memory", "How fast the training went, and what it took.", plots) if plots else None
