@@ -61,7 +61,8 @@ class Metric:
 
     @property
     def line(self) -> str:
-        return f"{self.values[-1]:.4g}  {sparkline(self.values)}"
+        curve = f"  {sparkline(self.values)}" if len(self.values) > 1 else ""
+        return f"{self.values[-1]:.4g}{curve}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class State:
         if self.finding:
             told = self.finding.get
             where = f" in {told('where')}" if told("where") else ""
+            where += f" at step {told('step')}" if told("step") is not None else ""
             advice = f"; try: {told('try')}" if told("try") else ""
             lines.append(f"{told('severity')}: {told('name')}{where}: {told('evidence', '')}{advice}")
         if self.broke:
