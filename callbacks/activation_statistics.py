@@ -33,7 +33,7 @@ FUNCTIONS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": 
 class ActivationStatistics(Monitor):
     """Records how the outputs of layers are distributed, over the whole batch of a step: all processes, all accumulated parts.
 
-    Layers are modules without children, and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: named
+    Layers are modules without children (``NAME:64`` where one is used again with another number of units), and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: named
     ``MODULE/relu:64``, which is all its calls in a step with 64 units. Of each layer a record holds
 
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
@@ -115,8 +115,10 @@ class ActivationStatistics(Monitor):
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
         with torch.no_grad(), self.measured(output.device):
-            layer = self._layer(name, type(module).__name__, output.device)
             axis = _axis_of_units(module, output)
+            layer = self._layer(name, type(module).__name__, output.device)
+            if layer.units not in (None, output.shape[axis]):  # one module in several places, as the ReLU of a bottleneck
+                layer = self._layer(f"{name}:{output.shape[axis]}", layer.kind, output.device)
             layer.add(output, axis, isinstance(module, RECTIFIERS), SQUASHING.get(type(module)))
             if isinstance(module, WEIGHTED) and inputs and isinstance(inputs[0], Tensor):
                 if all(other is layer or other.given is None for other in self._watched.values()):
@@ -205,6 +207,11 @@ class _Layer:
         self.saturated: Tensor | None = None  # how many outputs
         self.given: Tensor | None = None  # mean, deviation and difference between samples of the inputs
         self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one beside them
+
+    @property
+    def units(self) -> int | None:
+        """How many were seen to be active or not."""
+        return None if self.active is None else len(self.active)
 
     def add(self, output: Tensor, axis: int, is_rectifier: bool, squashing: str | None) -> None:
         self.values.add(output)

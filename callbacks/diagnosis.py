@@ -24,6 +24,7 @@ SPREAD = 1e3  # factor by which activations may grow or shrink from the first la
 UPDATE_HIGH, UPDATE_LOW = 0.1, 1e-6  # of a parameter's norm, in one step
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
 EXPLODING = 1e3  # norm of the gradient
+SETTLED = 16  # steps
 SEEN = 3  # records that must agree before an early accident is told as a state
 WAITING = 0.4  # share of the time
 BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
@@ -147,7 +148,8 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     yield from _without_gradient(recent)
     if min(rates[-SEEN:]) >= 0.5 * max(rates):  # a warmup or the end of a schedule says nothing of the rate
         ratios = [_median_update(record) for record in recent]
-        if all(ratio is not None and ratio > UPDATE_HIGH for ratio in ratios):
+        # weights that start at zero, as those of a new head, move by much of their size at first
+        if recent[0]["step"] >= SETTLED and all(ratio is not None and ratio > UPDATE_HIGH for ratio in ratios):
             yield Finding(
                 "rate-too-high", "error", "all parameters",
                 f"a step changes the median parameter by {ratios[-1]:.2g} of its size",

@@ -17,6 +17,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEYS = 2**16
 SMALLEST, MAGNITUDES = -24, 32  # the histogram's: of each sign, 32 powers of two from 2^-24 on
 BINS = 2 * MAGNITUDES + 1
+POWERS = [2.0 ** (SMALLEST + place) for place in range(MAGNITUDES + 1)]
+EDGES = [-power for power in reversed(POWERS)] + POWERS  # of the bins, ascending; what lies beyond is in the outermost
 
 
 class Distribution:

@@ -131,9 +131,8 @@ class GradientMonitor(Monitor):
                 samples = pending.samples * trainer.world_size
                 noise_scale = max(0.0, samples * (self._squares - self._products) / self._products)
         clipped = self._clipped / self._records if clip else None
-        self.emit(
-            trainer, pending.step, {"norm": total**0.5, "clipped": clipped, "noise_scale": noise_scale, "parameters": parameters}
-        )
+        whole = {"norm": total**0.5, "clipped": clipped, "noise_scale": noise_scale, "without": pending.without}
+        self.emit(trainer, pending.step, {**whole, "parameters": parameters})
 
 
 class _Pending:

@@ -82,7 +82,7 @@ class Monitor(L.Callback):
             self.write(record)
             return
         for logger in trainer.loggers:
-            logger.log_metrics(dict(_numbers(record, self.kind)), step=step)
+            logger.log_metrics(dict(numbers_of(record)), step=step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -91,8 +91,18 @@ class Monitor(L.Callback):
         self.seconds = state_dict["seconds"]
 
 
-def _numbers(values: Record, path: str) -> Iterator[tuple[str, float]]:
+def numbers_of(record: Record) -> Iterator[tuple[str, float]]:
     """The single numbers of a record under names as in ``activations/layer1/mean``."""
+    return _numbers(record, record["kind"])
+
+
+def histograms_of(record: Record) -> Iterator[tuple[str, list[int]]]:
+    """The histograms of a record, likewise."""
+    for name, each in {**record.get("layers", {}), **record.get("parameters", {})}.items():
+        yield f"{record['kind']}/{name}/histogram", each["histogram"]
+
+
+def _numbers(values: Record, path: str) -> Iterator[tuple[str, float]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _numbers(value, path if key in ("layers", "parameters") else f"{path}/{key}")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from everything import Everything, data, hooks_of, trainer
 from torch import nn
+from torch.nn import functional as F
 
 from callbacks.activation_statistics import ActivationStatistics
 from callbacks.distribution import Distribution, read_description
@@ -124,6 +125,18 @@ def test_a_unit_that_is_never_above_zero_is_dead() -> None:
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(400, 4)), 200)
     trainer(ActivationStatistics(write=records.append)).fit(Half(), batches)
     assert records[-1]["layers"]["relu"]["dead"] == pytest.approx(0.4)
+
+
+def test_a_module_in_several_places_is_told_apart_by_its_units() -> None:
+    class Shared(Everything):
+        def forward(self, images, words):
+            found = self.relu(self.conv(images)).mean((2, 3))
+            return self.relu(self.head(F.pad(found, (0, 1))))
+
+    records: list[dict[str, Any]] = []
+    trainer(ActivationStatistics(write=records.append), max_steps=1).fit(Shared(), data())
+    assert sum(records[0]["layers"]["relu"]["histogram"]) == 8 * 6 * 64
+    assert sum(records[0]["layers"]["relu:4"]["histogram"]) == 8 * 4
 
 
 def test_numbers_that_are_none_are_counted_at_the_ends() -> None:

@@ -423,3 +423,16 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
     (Path("runs/seen") / "wandb").rename("former")
     assert zoo("train", "--resume", "seen").code == 0
     assert run_record(Path("runs/seen")).run_id == first
+
+
+def test_records_of_monitors_are_sent_as_numbers_and_histograms(tmp_path):
+    log = tracker(tmp_path)
+    log.open()
+    layer = {"type": "ReLU", "mean": 0.5, "dead": None, "histogram": [0] * 33 + [7] + [0] * 31}
+    log.log_record({"kind": "activations", "step": 4, "epoch": 0, "seconds": 0.1, "layers": {"relu": layer}})
+    finding = {"kind": "finding", "step": 4, "epoch": 0, "name": "dead-relu", "where": "relu", "evidence": "most are zero"}
+    log.log_record(finding)
+    log.close()
+    row = next(row for row in history(tmp_path) if "activations/relu/mean" in row)
+    assert (row["trainer/step"], row["activations/relu/mean"]) == (4, 0.5) and "activations/relu/dead" not in row
+    assert any(key.startswith("activations/relu/histogram") for key in row)

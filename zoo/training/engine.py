@@ -241,7 +241,8 @@ def _train(
     names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
     shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     records = MonitorsLog(folder.monitors_file)
-    monitors, diagnosis = build_monitors(run, task, log.latest, records.write)
+    sinks = [records.write, tracker.log_record] if tracker else [records.write]
+    monitors, diagnosis = build_monitors(run, task, log.latest, sinks)
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,19 @@ def _plain(value: Any) -> Any:
 
 
 def build_monitors(
-    run: Run, task: Task, latest: Mapping[str, float], write: Callable[[dict[str, Any]], None]
+    run: Run, task: Task, latest: Mapping[str, float], sinks: Sequence[Callable[[dict[str, Any]], None]]
 ) -> tuple[list[L.Callback], Diagnosis | None]:
     """The monitors that a Run asks for, and the diagnosis of what they record.
 
     Args:
         latest: the newest metrics.
-        write: is given every record and finding.
+        sinks: are given every record and finding.
     """
+
+    def write(record: dict[str, Any]) -> None:
+        for sink in sinks:
+            sink(record)
+
     every = run.trainer.monitor_every_n_steps
     if not every or task.one_pass:
         return [], None

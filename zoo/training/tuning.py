@@ -116,7 +116,7 @@ def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHES
     constant = {"schedule": "constant", "warmup": 0.0, "epochs": steps * run.recipe.accumulate + 1}
     task.recipe = run.recipe.model_copy(update=constant)
     rising = _Rising(run.recipe.lr, lowest, highest, steps)
-    _fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
+    fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
     if not rising.losses:
         raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before any rate could matter")
     return read_range_test(rising.rates[: len(rising.losses)], rising.losses, rising.diverged)
@@ -170,8 +170,8 @@ class _Rising(L.Callback):
             trainer.should_stop = True
 
 
-def _fit(run: Run, data: Any, task: Task, settings: dict[str, Any], callbacks: list[L.Callback]) -> None:
-    """Train a copy, with nothing recorded or saved."""
+def fit(run: Run, data: Any, task: Task, settings: dict[str, Any], callbacks: list[L.Callback]) -> None:
+    """Train a copy, with nothing recorded or saved; a loss that is no longer finite ends it."""
     trainer = build_trainer(run.trainer.model_copy(update=settings), run, logger=False, callbacks=callbacks)
     with suppress(Diverged):  # the callback has seen it too
         trainer.fit(task, datamodule=data)
@@ -287,7 +287,7 @@ class _Search:
         task = deepcopy(self.subject.task)
         try:
             limits = {"limit_train_batches": 2, "limit_val_batches": 1}
-            _fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [clock])
+            fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [clock])
         finally:
             data.batch_size = former
         return clock.seconds

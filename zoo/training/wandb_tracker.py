@@ -19,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
+from callbacks.distribution import EDGES
+from callbacks.recording import histograms_of, numbers_of
 from zoo.recipe import WandbSettings
 
 STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume
@@ -158,6 +160,23 @@ class WandbTracker(Logger):
         if self._working:
             with self._guest("stops"):
                 self._run.log({**metrics, STEP: self._step})
+
+    @rank_zero_only
+    def log_record(self, record: dict[str, Any]) -> None:
+        """Send what a monitor has recorded: its numbers, its histograms, and findings as entries of the summary."""
+        if not self._working:
+            return
+        import wandb
+
+        self._step = max(self._step, record["step"])
+        with self._guest("stops"):
+            if record["kind"] == "finding":
+                self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
+                return
+            histograms = {
+                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms_of(record) if any(counts)
+            }
+            self._run.log({**dict(numbers_of(record)), **histograms, STEP: self._step})
 
     @rank_zero_only
     def log_predictions(self, images: Tensor, labels: list[str], predictions: list[str], probabilities: list[float]) -> None:

@@ -1,0 +1,61 @@
+"""``zoo diagnose``: a short examination before a long training."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from zoo.commands.finetuning import Freeze, Weights
+from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
+from zoo.commands.training import DataName, flag_sections
+
+
+def diagnose(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model, as in resnet20, or a backbone as zoo finetune takes it.")],
+    data: DataName = "",
+    weights: Weights = "",
+    freeze: Freeze = None,
+    settings: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Examine a network on its data before a long training; exits 1 if something is wrong.
+
+    It looks at the first loss, at activations and gradients through the depth, whether one batch can be learned by heart, and at
+    which learning rates the loss falls.
+
+    [bold]zoo diagnose resnet20[/bold]   on digits\n
+    [bold]zoo diagnose vit --data folder --set data.root=photos[/bold]   on your pictures\n
+    [bold]zoo diagnose mlp --set model.init=large-normal --set recipe.lr=3[/bold]   something that goes wrong
+    """
+    registry = open_registry(context)
+    finetunes = bool(weights or freeze) or name not in registry.models
+    if data:
+        registry.data_set(data)
+    from zoo.finetuning import resolve_finetuning
+    from zoo.recipe import parse_setting, resolve
+
+    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
+    run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
+    from zoo.training.examination import examine
+
+    checks = examine(registry, run)
+    findings = [finding for check in checks for finding in check.findings]
+    if json:
+        print_json({"model": name, "data": run.data["name"], "checks": [check.to_dict() for check in checks]})
+    else:
+        for check in checks:
+            state = "fine" if not check.findings else max(check.findings, key=lambda f: f.severity == "error").severity
+            print(f"{check.name:27}{state:9}{check.told}")
+        for finding in findings:
+            print(f"\n{finding}")
+        given = {"--weights": weights, "--data": data, "--freeze": freeze}
+        words = [name, *(word for flag, value in given.items() if value for word in (flag, value))]
+        words += [word for text in settings for word in ("--set", text)]
+        command = f"{zoo_command(context)} {'finetune' if finetunes else 'train'} {shlex.join(words)}"
+        print(f"\nnext: {command}" if not findings else f"\nonce that is mended: {command}")
+    if findings:
+        sys.exit(1)

@@ -1,0 +1,153 @@
+"""A short examination before a long training: the first loss, activations and gradients, a batch by heart, learning rates."""
+
+from __future__ import annotations
+
+import math
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+
+from callbacks.activation_statistics import ActivationStatistics
+from callbacks.diagnosis import WEIGHTED, Diagnosis, Finding
+from callbacks.gradient_monitor import GradientMonitor
+from callbacks.recording import Record
+from zoo.recipe import Run
+from zoo.registry import Registry
+from zoo.spec import ImageSpec
+from zoo.training.tuning import Subject, counts_images, fit, open_subject, range_test
+
+STEPS = 12  # that are looked at closely
+BY_HEART = 100  # steps in which one batch must be learned
+SAMPLES = 32  # of that batch at most
+LEARNED = 0.8  # of the first loss, above what label smoothing leaves; a network that is wired rightly gets far below
+
+
+@dataclass
+class Check:
+    """One thing that was looked at: what was found, in words, and what is wrong with it, if anything is."""
+
+    name: str
+    told: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"check": self.name, "told": self.told, "findings": [finding.to_dict() for finding in self.findings]}
+
+
+def examine(registry: Registry, run: Run) -> list[Check]:
+    """Look at what a training of the Run would begin with; no weights change, and nothing is written.
+
+    Raises:
+        UserError: as ``zoo.training.tuning.open_subject`` does.
+    """
+    subject = open_subject(registry, run)
+    checks = _first_steps(subject)
+    if counts_images(subject):
+        checks.append(_by_heart(subject))
+    checks.append(_rate(subject))
+    return checks
+
+
+def _first_steps(subject: Subject) -> list[Check]:
+    spec = subject.data.spec
+    classes = len(spec.classes) if isinstance(spec, ImageSpec) and subject.task.task == "classification" else None
+    records: list[Record] = []
+    diagnosis = Diagnosis(classes, write=records.append, frozen=subject.run.recipe.freeze != "none")
+    monitors = [kind(every=1, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
+    losses = _Losses()
+    limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}
+    fit(
+        subject.run.model_copy(update={"recipe": _constant(subject)}),
+        subject.data,
+        _copy(subject),
+        limits,
+        [*monitors, diagnosis, losses],
+    )
+    guess = f", guessing costs ln({classes}) = {math.log(classes):.3g}" if classes else ""
+    of_loss = [finding for finding in diagnosis.findings if finding.name == "initial-loss"]
+    checks = [Check("first loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
+    first = next((record for record in records if record["kind"] == "activations"), None)
+    stds = [layer["std"] for layer in first["layers"].values() if layer["type"] in WEIGHTED] if first else []
+    told = (
+        f"the outputs of {len(stds)} layers with weights deviate by {min(stds):.2g} to {max(stds):.2g}"
+        if stds
+        else "no layer with weights"
+    )
+    others = [finding for finding in diagnosis.findings if finding.name != "initial-loss"]
+    return [*checks, Check("activations and gradients", told, others)]
+
+
+def _by_heart(subject: Subject) -> Check:
+    """Train on one batch, without augmentation, until it is known."""
+    data, recipe = copy(subject.data), _constant(subject)
+    split = data.splits["train"]
+    count = min(SAMPLES, len(split))
+    data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
+    data.batch_size, data.augmentation = count, lambda batch, seed: batch
+    recipe = recipe.model_copy(update={"epochs": BY_HEART, "batch_size": count, "accumulate": 1})
+    losses = _Losses(share=LEARNED / 4)
+    fit(subject.run.model_copy(update={"recipe": recipe}), data, _copy(subject, recipe), {"limit_val_batches": 0}, [losses])
+    values = losses.values
+    if not values:
+        values = [math.nan]
+    told = f"{count} samples, loss {values[0]:.3g} -> {values[-1]:.3g} in {len(values)} steps"
+    learned = min(values) - losses.floor < LEARNED * (values[0] - losses.floor) or values[0] - losses.floor < 0.1
+    finding = Finding(
+        "cannot-overfit", "error", "one batch", f"its loss went from {values[0]:.3g} to {values[-1]:.3g} in {len(values)} steps",
+        "it cannot learn even these by heart: a layer is cut off, the rate is far too low or too high, or the loss is not of the "
+        "labels",
+        "zoo tune for the rate; then look at the layers that get no gradient",
+    )  # fmt: skip
+    return Check("one batch by heart", told, [] if learned else [finding])
+
+
+def _rate(subject: Subject) -> Check:
+    test, rate = range_test(subject), subject.run.recipe.lr
+    end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
+    if test.suggestion is None:
+        return Check("learning rate", f"{rate:g} of the recipe; the loss fell at no rate in {len(test.rates)} steps")
+    told = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
+    findings = []
+    if test.diverged and rate > 10 * test.rates[-1]:
+        findings.append(Finding(
+            "rate-too-high", "error", "learning rate", f"recipe.lr={rate:g}, and the loss diverged at {test.rates[-1]:.2g}",
+            "steps that overshoot", f"--set recipe.lr={test.suggestion:g}",
+        ))  # fmt: skip
+    if rate < test.suggestion / 1000:
+        findings.append(Finding(
+            "rate-too-low", "warning", "learning rate", f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
+            "steps so small that training takes a thousand times as long", f"--set recipe.lr={test.suggestion / 3:.1g}",
+        ))  # fmt: skip
+    return Check("learning rate", told, findings)
+
+
+def _constant(subject: Subject) -> Any:
+    """The recipe at its rate from the first step on."""
+    return subject.run.recipe.model_copy(
+        update={"schedule": "constant", "warmup": 0.0, "epochs": 1, "average": "none", "patience": None}
+    )
+
+
+def _copy(subject: Subject, recipe: Any = None) -> Any:
+    task = deepcopy(subject.task)
+    task.recipe = recipe or _constant(subject)
+    return task
+
+
+class _Losses(L.Callback):
+    """The loss of each step; with a share, training stops where the loss falls below that part of the first."""
+
+    def __init__(self, share: float | None = None) -> None:
+        self.share, self.values, self.floor = share, [], 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.values.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        if len(self.values) == 1 and (smoothing := task.recipe.label_smoothing) and isinstance(task.spec, ImageSpec):
+            classes = len(task.spec.classes)
+            right, wrong = 1 - smoothing + smoothing / classes, smoothing / classes
+            self.floor = -right * math.log(right) - (classes - 1) * wrong * math.log(wrong)
+        if self.share is not None and self.values[-1] - self.floor < self.share * (self.values[0] - self.floor):
+            trainer.should_stop = True
