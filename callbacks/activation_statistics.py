@@ -33,8 +33,9 @@ FUNCTIONS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": 
 class ActivationStatistics(Monitor):
     """Records how the outputs of layers are distributed, over the whole batch of a step: all processes, all accumulated parts.
 
-    Layers are modules without children (``NAME:64`` where one is used again with another number of units), and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: named
-    ``MODULE/relu:64``, which is all its calls in a step with 64 units. Of each layer a record holds
+    Layers are modules without children (``NAME:64`` where one is used again with another number of units), and ``relu``,
+    ``sigmoid`` and ``tanh`` where a module calls them as functions: ``MODULE/relu:64`` is all its calls in a step with 64 units.
+    Of each layer a record holds
 
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
       value of that rank without its lower 16 bits, which is within 1 in 128) and ``histogram`` (65 counts: 32 powers of two below
