@@ -95,6 +95,8 @@ def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) ->
     assert "waiting for data 40%" in watched.state(0.0).lines()[0]
     write(file, {**finding, "name": "bad", "severity": "error"}, {**finding, "name": "last", "severity": "warning"})
     assert watched.state(0.0).finding["name"] == "bad"
+    write(file, {"step": 31, "kind": "activations", "layers": {}})
+    assert {each["kind"] for each in watched.monitors.new()} == {"pace", "finding"}, "histograms would fill the memory"
     write(file, {"kind": "finding", "name": "bare", "severity": "error"}, {"kind": "finding", "severity": "note"})
     assert "error: bare: " in watched.state(0.0).lines()
 
