@@ -17,7 +17,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from callbacks.replay import Finding, Step, carriers, random_state, replay, set_random_state
+from callbacks.replay import Fault, Step, carriers, random_state, replay, set_random_state
 
 FORMAT = 1
 FILE = "autopsy.pt"
@@ -46,13 +46,13 @@ class NonFiniteAutopsy(L.Callback):
     fused optimizer those of two, otherwise one.
 
     **What it leaves alone.** With a gradient scaler (``16-mixed``) gradients overflow now and then, and the scaler leaves
-    these steps out: only the loss is looked at, and that in one process alone. Strategies that split the weights are not
-    watched. Where the module optimizes by hand the step is not done again.
+    these steps out: only the loss is looked at, and that in one process alone. Strategies that split the weights, and
+    devices other than these two, are not watched. Where the module optimizes by hand the step is not done again.
 
     Args:
         folder: where ``autopsy.pt`` goes; the default is the Trainer's ``default_root_dir``.
         about: more plain data for the file, asked for when it is written.
-        error: makes the exception out of the message and the finding, which is None where doing it again did not go wrong.
+        error: makes the exception out of the message and the fault, which is None where doing it again did not go wrong.
         late: look at the flag of a step in the next one; the default is to do so on a GPU, where the optimizer is fused.
     """
 
@@ -60,7 +60,7 @@ class NonFiniteAutopsy(L.Callback):
         self,
         folder: str | Path | None = None,
         about: Callable[[], Mapping[str, Any]] = dict,
-        error: Callable[[str, Finding | None], Exception] = lambda text, finding: NonFinite(text),
+        error: Callable[[str, Fault | None], Exception] = lambda text, fault: NonFinite(text),
         late: bool | None = None,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -81,7 +81,8 @@ class NonFiniteAutopsy(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         alone = trainer.world_size == 1
-        self.watches = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)) and (alone or scaler is None)
+        is_whole = type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)  # others derive from them and split weights
+        self.watches = is_whole and pl_module.device.type in ("cpu", "cuda") and (alone or scaler is None)
         self.scaled, self.shared = scaler is not None, not alone
         wanted = pl_module.device.type == "cuda" if self.late is None else self.late
         fused = [bool(optimizer.defaults.get("fused")) for optimizer in trainer.optimizers]
@@ -157,31 +158,31 @@ class NonFiniteAutopsy(L.Callback):
 
     def _examine(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step) -> None:
         """Do the step again, write the file, and raise."""
-        finding, reason = None, "when the step was done again all was finite"
+        fault, reason = None, "when the step was done again all was finite"
         if not pl_module.automatic_optimization:
             reason = "where is not known, as the module optimizes by hand"
         else:
             try:
-                finding = self._replay(trainer, pl_module, step)
+                fault = self._replay(trainer, pl_module, step)
             except Exception as error:  # whatever it is, the training has gone wrong for another reason
                 reason = f"where is not known, as doing the step again failed: {type(error).__name__}: {error}"
         speaker = 0
         if self.shared:
-            findings: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(findings, finding)
-            speaker = next((rank for rank, each in enumerate(findings) if each is not None), 0)
-            finding = findings[speaker]
+            faults: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(faults, fault)
+            speaker = next((rank for rank, each in enumerate(faults) if each is not None), 0)
+            fault = faults[speaker]
         path = (self.folder or Path(trainer.default_root_dir)) / FILE
-        what = finding.what if finding else "the loss or a gradient is not finite"
-        text = f"{what} at step {step.number}: {finding or reason}"
+        what = fault.what if fault else "the loss or a gradient is not finite"
+        text = f"{what} at step {step.number}: {fault or reason}"
         if trainer.global_rank == speaker:
             try:
-                _write(path, {**self._content(trainer, pl_module, step, finding), **self.about()})
+                _write(path, {**self._content(trainer, pl_module, step, fault), **self.about()})
             except (OSError, RuntimeError, TypeError) as error:
                 text += f". It could not be kept: {error}"
-        raise self.error(text, finding)
+        raise self.error(text, fault)
 
-    def _replay(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step) -> Finding | None:
+    def _replay(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step) -> Fault | None:
         copy = deepcopy(pl_module)
         copy.trainer = trainer
         for module in copy.modules():
@@ -194,7 +195,7 @@ class NonFiniteAutopsy(L.Callback):
             step.random = random_state(copy.device)
         return replay(copy, step, trainer.precision, 1 / trainer.accumulate_grad_batches)
 
-    def _content(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step, finding: Finding | None) -> dict[str, Any]:
+    def _content(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step, fault: Fault | None) -> dict[str, Any]:
         """What the file holds, as plain data on the CPU."""
         return {
             "autopsy": FORMAT,
@@ -210,7 +211,7 @@ class NonFiniteAutopsy(L.Callback):
             "device": pl_module.device.type,
             "precision": str(trainer.precision),
             "share": 1 / trainer.accumulate_grad_batches,
-            "finding": finding.to_dict() if finding else None,
+            "fault": fault.to_dict() if fault else None,
         }
 
 
@@ -248,6 +249,7 @@ def _mark(tensors: list[Tensor], flag: Tensor, one: Tensor) -> None:
     That is what torch's gradient scaler looks with, here at a scale of ``one``, which leaves each number as it is: one
     kernel on a GPU, and on a processor many times faster than looking at one tensor after the other.
     """
+    tensors = [each.detach() if each.requires_grad else each for each in tensors]  # a gradient may have a graph of its own
     tensors = [each._values() if each.is_sparse else each for each in tensors]
     tensors = [torch.view_as_real(each) if each.is_complex() else each for each in tensors]
     if tensors:
@@ -278,7 +280,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def repeat(content: Mapping[str, Any], module: L.LightningModule) -> Finding | None:
+def repeat(content: Mapping[str, Any], module: L.LightningModule) -> Fault | None:
     """Do the step of a file again; None if it does not go wrong.
 
     Args:

@@ -9,13 +9,24 @@ from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2
 TREND_WIDTH = 16
 LINE_SECONDS = 2.0  # short epochs share a line of a log
+
+
+class _CutOffFirst(TextColumn):
+    """Where a terminal is too narrow, gives way before the other columns do."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class TrainingProgress(L.Callback):
@@ -45,10 +56,11 @@ class TrainingProgress(L.Callback):
         if self.terminal and trainer.is_global_zero:
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[trend]}"),
+                _CutOffFirst("{task.fields[metrics]}", table_column=Column()),
             )  # fmt: skip
             self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
-            self.bar.add_task("", total=self._total(trainer), epoch="", rate="", metrics="")
+            self.bar.add_task("", total=self._total(trainer), epoch="", rate="", trend="", metrics="")
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -92,7 +104,7 @@ class TrainingProgress(L.Callback):
         rate = (done - self.first_step) / max(1e-9, self.shown_at - self.started_at)
         self.bar.update(
             self.bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s",
-            metrics=f"{self._metrics()}  {sparkline(self.past, TREND_WIDTH)}",
+            trend=sparkline(self.past, TREND_WIDTH), metrics=self._metrics(),
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
         )  # fmt: skip
         self.bar.refresh()

@@ -43,7 +43,7 @@ class Step:
 
 
 @dataclass
-class Finding:
+class Fault:
     """Where a step first went wrong.
 
     Attributes:
@@ -117,7 +117,7 @@ def _is_carried(value: Any) -> bool:
     return value is None or isinstance(value, Tensor)
 
 
-def replay(module: L.LightningModule, step: Step, precision: str = "32-true", share: float = 1.0) -> Finding | None:
+def replay(module: L.LightningModule, step: Step, precision: str = "32-true", share: float = 1.0) -> Fault | None:
     """Do a step again, forward and backward, and find where it first went wrong; None if it does not.
 
     The module must be a copy with the weights from before the step: it keeps gradients, and logs no more. Its batch norms
@@ -143,7 +143,7 @@ def replay(module: L.LightningModule, step: Step, precision: str = "32-true", sh
         if loss is None:
             return None
         if not bool(torch.isfinite(loss).all()):
-            return tracer.finding(loss, f"the loss is {loss.detach().float().sum().item()}")
+            return tracer.fault(loss, f"the loss is {loss.detach().float().sum().item()}")
         if not loss.requires_grad:
             return None
         for parameter in module.parameters():
@@ -155,7 +155,7 @@ def replay(module: L.LightningModule, step: Step, precision: str = "32-true", sh
     if not bad:
         return None
     name, gradient = min(bad, key=lambda each: tracer.time_of(each[1]))  # the earliest cause
-    return tracer.finding(gradient, f"the gradient of {name} is {'nan' if gradient.isnan().any() else 'inf'}")
+    return tracer.fault(gradient, f"the gradient of {name} is {'nan' if gradient.isnan().any() else 'inf'}")
 
 
 def _loss(module: L.LightningModule, step: Step) -> Tensor | None:
@@ -179,7 +179,7 @@ class _Origin:
     """
 
     time: int
-    finding: Finding
+    fault: Fault
     on_purpose: bool = False
 
 
@@ -219,8 +219,8 @@ class _Tracer(TorchDispatchMode):
 
     def _know(self, kind: str, name: str, value: Tensor, on_purpose: bool = False, samples: list[int] | None = None) -> None:
         if not _is_finite(value):
-            finding = Finding("", kind, name, output=_described(value), samples=samples or [])
-            self.origins[_address(value)] = _Origin(self.time, finding, on_purpose)
+            fault = Fault("", kind, name, output=_described(value), samples=samples or [])
+            self.origins[_address(value)] = _Origin(self.time, fault, on_purpose)
 
     # ------------------------------------------------------------------ where we are
 
@@ -313,10 +313,10 @@ class _Tracer(TorchDispatchMode):
             origin = _Origin(self.time, self._operation(function, value, described or list(map(_described, given))), on_purpose)
         self.origins[_address(value)] = origin
 
-    def _operation(self, function: Any, value: Tensor, inputs: list[dict[str, Any]]) -> Finding:
+    def _operation(self, function: Any, value: Tensor, inputs: list[dict[str, Any]]) -> Fault:
         forward = self.phase == "forward" or self.node is None
         module = self.modules[-1] if forward else self.labels[self.node]
-        return Finding(
+        return Fault(
             what="",
             kind="operation",
             name=function._schema.name.removeprefix("aten::"),
@@ -335,13 +335,13 @@ class _Tracer(TorchDispatchMode):
         origin = self._origin(value)
         return self.time + 1 if origin is None else origin.time
 
-    def finding(self, value: Tensor, what: str) -> Finding:
+    def fault(self, value: Tensor, what: str) -> Fault:
         """Where a value that is not finite comes from."""
         origin = self._origin(value)
         if origin is None:
-            return Finding(what, "operation", "an operation", self.phase, "", self.types[""], output=_described(value))
-        origin.finding.what = what
-        return origin.finding
+            return Fault(what, "operation", "an operation", self.phase, "", self.types[""], output=_described(value))
+        origin.fault.what = what
+        return origin.fault
 
 
 def _address(value: Tensor) -> int:

@@ -88,13 +88,15 @@ def test_a_silent_run_may_have_stopped_and_a_finished_one_has_not(folder: RunFol
 
 def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) -> None:
     file = folder.path / "monitors.jsonl"
-    finding = {"kind": "finding", "where": "network.stage1", "evidence": "62% are 0", "try": "a lower rate"}
+    finding = {"step": 30, "kind": "finding", "where": "network.stage1", "evidence": "62% are 0", "try": "a lower rate"}
     write(file, {**finding, "name": "first", "severity": "warning"}, {"kind": "pace", "waiting": 0.4}, {"kind": "unheard-of"})
     watched = Watched(folder)
-    assert "warning: first in network.stage1: 62% are 0; try: a lower rate" in watched.state(0.0).lines()
+    assert "warning: first in network.stage1 at step 30: 62% are 0; try: a lower rate" in watched.state(0.0).lines()
     assert "waiting for data 40%" in watched.state(0.0).lines()[0]
     write(file, {**finding, "name": "bad", "severity": "error"}, {**finding, "name": "last", "severity": "warning"})
     assert watched.state(0.0).finding["name"] == "bad"
+    write(file, {"step": 31, "kind": "activations", "layers": {}})
+    assert {each["kind"] for each in watched.monitors.new()} == {"pace", "finding"}, "histograms would fill the memory"
     write(file, {"kind": "finding", "name": "bare", "severity": "error"}, {"kind": "finding", "severity": "note"})
     assert "error: bare: " in watched.state(0.0).lines()
 
@@ -169,4 +171,4 @@ def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: p
     monkeypatch.setattr(sys, "stdout", shown)
     watching.watch("seen", once=False, json=False)
     told = shown.getvalue()
-    assert not steps and "nothing recorded yet" in told and "step 40/80" in told and "test/accuracy" in told
+    assert not steps and "nothing recorded yet" in told and "step 40/80" in told and "━" * 60 in told and "test/accuracy" in told

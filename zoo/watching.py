@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ class Lines:
     goes through again, is read from its beginning.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
+        self.path, self.keep = path, keep
         self.records: list[dict[str, Any]] = []
         self._read = 0
         self._rest = b""
 
     def new(self) -> list[dict[str, Any]]:
-        """All objects so far."""
+        """All objects so far that are to be kept."""
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < self._read:
             self.records, self._read, self._rest = [], 0, b""
@@ -47,7 +47,7 @@ class Lines:
                     record = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(record, dict):
+                if isinstance(record, dict) and self.keep(record):
                     self.records.append(record)
         return self.records
 
@@ -61,7 +61,8 @@ class Metric:
 
     @property
     def line(self) -> str:
-        return f"{self.values[-1]:.4g}  {sparkline(self.values)}"
+        curve = f"  {sparkline(self.values)}" if len(self.values) > 1 else ""
+        return f"{self.values[-1]:.4g}{curve}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class State:
         if self.finding:
             told = self.finding.get
             where = f" in {told('where')}" if told("where") else ""
+            where += f" at step {told('step')}" if told("step") is not None else ""
             advice = f"; try: {told('try')}" if told("try") else ""
             lines.append(f"{told('severity')}: {told('name')}{where}: {told('evidence', '')}{advice}")
         if self.broke:
@@ -139,7 +141,8 @@ class Watched:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.run = folder, folder.read_run()
-        self.metrics, self.monitors = Lines(folder.metrics_file), Lines(folder.monitors_file)
+        self.metrics = Lines(folder.metrics_file)
+        self.monitors = Lines(folder.monitors_file, lambda record: record.get("kind") in ("pace", "finding"))  # not histograms
         self.autopsy = folder.path / "autopsy.pt"
 
     def state(self, now: float) -> State:

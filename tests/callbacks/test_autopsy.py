@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.autopsy import FILE, NonFinite, NonFiniteAutopsy, repeat
-from callbacks.replay import Finding
+from callbacks.replay import Fault
 
 STEPS = 6
 
@@ -97,12 +97,12 @@ def hooks(module: nn.Module) -> int:
     return sum(len(getattr(each, name)) for each in module.modules() for name in kept)
 
 
-def autopsy(module: Tower, folder: Path, batches: Any = None, late: bool | None = None, **options: Any) -> tuple[Finding, str]:
+def autopsy(module: Tower, folder: Path, batches: Any = None, late: bool | None = None, **options: Any) -> tuple[Fault, str]:
     """What a training of the module ends with; its file must find the same."""
-    found: list[Finding] = []
+    found: list[Fault] = []
 
-    def error(text: str, finding: Finding | None) -> Exception:
-        found.append(finding)
+    def error(text: str, fault: Fault | None) -> Exception:
+        found.append(fault)
         return NonFinite(text)
 
     with pytest.raises(NonFinite) as raised:
@@ -114,7 +114,7 @@ def autopsy(module: Tower, folder: Path, batches: Any = None, late: bool | None 
     if module.plan[1]:
         again.spoil(module.plan[0], module.plan[2]) if module.plan[2] != "weight" else None
     assert repeat(content, again) == found[0] and found[0] is not None
-    assert content["finding"] == found[0].to_dict()
+    assert content["fault"] == found[0].to_dict()
     return found[0], str(raised.value)
 
 
@@ -130,26 +130,26 @@ def autopsy(module: Tower, folder: Path, batches: Any = None, late: bool | None 
     ],
 )
 def test_the_layer_and_the_operation_are_named(tmp_path: Path, layer: int, how: str, operation: str, phase: str) -> None:
-    finding, text = autopsy(Tower(layer, 3, how), tmp_path)
-    assert (finding.module, finding.module_type) == (f"layers.{layer}.4", "Spoils")
-    assert (finding.kind, finding.name, finding.phase) == ("operation", operation, phase)
+    fault, text = autopsy(Tower(layer, 3, how), tmp_path)
+    assert (fault.module, fault.module_type) == (f"layers.{layer}.4", "Spoils")
+    assert (fault.kind, fault.name, fault.phase) == ("operation", operation, phase)
     assert "at step 3" in text and f"layers.{layer}.4 (Spoils)" in text
-    assert finding.output["nan"] + finding.output["inf"] > 0 and finding.output["shape"] == [4, 5]
-    assert not any(each.get("nan") or each.get("inf") for each in finding.inputs)
+    assert fault.output["nan"] + fault.output["inf"] > 0 and fault.output["shape"] == [4, 5]
+    assert not any(each.get("nan") or each.get("inf") for each in fault.inputs)
     if phase == "backward":
-        assert finding.node == "SqrtBackward0" and finding.what.startswith("the gradient of layers.")
+        assert fault.node == "SqrtBackward0" and fault.what.startswith("the gradient of layers.")
 
 
 @pytest.mark.parametrize("layer", range(4))
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, layer: int) -> None:
-    finding, text = autopsy(Tower(layer, 2, "weight"), tmp_path)
-    assert (finding.kind, finding.name) == ("parameter", f"layers.{layer}.0.weight")
-    assert finding.output["inf"] == 1 and "held 1 inf before the step" in text
+    fault, text = autopsy(Tower(layer, 2, "weight"), tmp_path)
+    assert (fault.kind, fault.name) == ("parameter", f"layers.{layer}.0.weight")
+    assert fault.output["inf"] == 1 and "held 1 inf before the step" in text
 
 
 def test_one_bad_number_in_one_sample_is_the_batchs_fault(tmp_path: Path) -> None:
-    finding, text = autopsy(Tower(), tmp_path, data(spoilt=(4, 2)))
-    assert (finding.kind, finding.samples, finding.output["nan"]) == ("batch", [2], 1)
+    fault, text = autopsy(Tower(), tmp_path, data(spoilt=(4, 2)))
+    assert (fault.kind, fault.samples, fault.output["nan"]) == ("batch", [2], 1)
     assert "at step 5" in text and "of sample 2" in text
 
 
@@ -159,8 +159,8 @@ def test_what_is_not_finite_and_harms_nobody_is_passed_over(tmp_path: Path) -> N
             self.layers[0][4].how = "masked"
             super().spoil(layer, how)
 
-    finding, _ = autopsy(Masked(2, 3, "log"), tmp_path)
-    assert finding.module == "layers.2.4"
+    fault, _ = autopsy(Masked(2, 3, "log"), tmp_path)
+    assert fault.module == "layers.2.4"
     trainer(tmp_path, NonFiniteAutopsy()).fit(Masked(0, 1, "masked"), data())
 
 
@@ -174,8 +174,8 @@ def test_looked_at_a_step_later_the_weights_are_still_those_of_the_bad_step(
     tmp_path: Path, how: str, step: int, optimizer: type
 ) -> None:
     fused = lambda parameters: optimizer(parameters, 0.1, fused=True)  # noqa: E731
-    finding, text = autopsy(Tower(1, step, how, fused), tmp_path, late=True, log_every_n_steps=100)
-    assert finding.module == "layers.1.4" and f"at step {step}:" in text
+    fault, text = autopsy(Tower(1, step, how, fused), tmp_path, late=True, log_every_n_steps=100)
+    assert fault.module == "layers.1.4" and f"at step {step}:" in text
     late = torch.load(tmp_path / FILE, weights_only=True)
     autopsy(Tower(1, step, how, fused), tmp_path, late=False)
     at_once = torch.load(tmp_path / FILE, weights_only=True)
@@ -195,8 +195,8 @@ def test_of_accumulated_batches_the_bad_one_is_told(tmp_path: Path, late: bool, 
                 self.layers[self.plan[0]][4].how = ""
 
     fused = lambda parameters: torch.optim.SGD(parameters, 0.1, fused=True)  # noqa: E731
-    finding, text = autopsy(Once(2, step, "log", fused), tmp_path, late=late, accumulate_grad_batches=2)
-    assert finding.module == "layers.2.4" and "at step 2:" in text
+    fault, text = autopsy(Once(2, step, "log", fused), tmp_path, late=late, accumulate_grad_batches=2)
+    assert fault.module == "layers.2.4" and "at step 2:" in text
     content = torch.load(tmp_path / FILE, weights_only=True)
     assert content["batch_idx"] == step - 1 and torch.equal(content["batch"], list(data())[step - 1])
 
@@ -211,9 +211,9 @@ def test_half_precision_is_repeated_in_half_precision(tmp_path: Path) -> None:
     with pytest.raises(NonFinite):
         trainer(tmp_path, NonFiniteAutopsy(), precision="bf16-mixed").fit(Large(), data())
     content = torch.load(tmp_path / FILE, weights_only=True)
-    finding = repeat(content, Large())
-    assert finding.to_dict() == content["finding"] and content["precision"] == "bf16-mixed"
-    assert (finding.name, finding.inputs[0]["dtype"], finding.output["dtype"]) == ("_to_copy", "float32", "bfloat16")
+    fault = repeat(content, Large())
+    assert fault.to_dict() == content["fault"] and content["precision"] == "bf16-mixed"
+    assert (fault.name, fault.inputs[0]["dtype"], fault.output["dtype"]) == ("_to_copy", "float32", "bfloat16")
     assert repeat({**content, "precision": "32-true"}, Large()) is None
 
 
@@ -248,6 +248,27 @@ def test_a_norm_that_overflows_though_no_gradient_does_is_no_reason_to_stop(tmp_
     trainer(tmp_path, NonFiniteAutopsy()).fit(Steep(), data())
 
 
+def test_gradients_that_are_sparse_complex_or_have_a_graph_are_looked_at_too(tmp_path: Path) -> None:
+    class Odd(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, 2, sparse=True)
+            self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            x = self.words(torch.tensor([1, batch_idx])) * self.phase
+            return x.abs().sum() if batch_idx < 2 else (x * 0).abs().sqrt().sum()
+
+        def backward(self, loss: Tensor) -> None:
+            loss.backward(create_graph=True)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    with pytest.raises(NonFinite, match="at step 3: the backward pass of Sqrt in Odd.training_step went wrong"):
+        trainer(tmp_path, NonFiniteAutopsy()).fit(Odd(), data())
+
+
 class Carries(Tower):
     """Keeps what it found in a step for the next one."""
 
@@ -267,7 +288,7 @@ def test_what_is_carried_from_step_to_step_is_put_back(tmp_path: Path) -> None:
         trainer(tmp_path, NonFiniteAutopsy()).fit(Carries(), data())
     content = torch.load(tmp_path / FILE, weights_only=True)
     assert torch.equal(content["carried"]["memory"][0], torch.full((4, 5), 4.0))
-    assert repeat(content, Carries()).to_dict() == content["finding"]
+    assert repeat(content, Carries()).to_dict() == content["fault"]
 
 
 def test_a_module_that_optimizes_by_hand_is_stopped_too(tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def test_the_line_names_the_layer_and_the_command_that_repeats_it(zoo) -> None:
     again = zoo("autopsy", "wild")
     assert again.code == 1 and "addmm in hidden.1.0 (Linear)" in again.out and again.out.endswith("in the same way\n")
     given = json.loads(zoo("autopsy", "runs/wild/autopsy.pt", "--json").out)
-    assert given["found"] == given["again"] == content["finding"] and given["step"] == 3
+    assert given["found"] == given["again"] == content["fault"] and given["step"] == 3
     # torch itself says the same of the linear layer, with these weights and the numbers that it was given
-    finding = given["again"]
-    assert [each["shape"] for each in finding["inputs"]] == [[256], [128, 512], [512, 256]]
+    fault = given["again"]
+    assert [each["shape"] for each in fault["inputs"]] == [[256], [128, 512], [512, 256]]
 
 
 def test_a_file_that_does_not_go_wrong_again_ends_with_0(zoo) -> None:

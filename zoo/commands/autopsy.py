@@ -33,14 +33,14 @@ def autopsy(
     quiet()
     result = repeat_step(partial(load_task, registry), path)
     if json:
-        findings = {name: finding and finding.to_dict() for name, finding in (("found", result.found), ("again", result.again))}
-        print_json({**vars(result), **findings})
+        faults = {name: fault and fault.to_dict() for name, fault in (("found", result.found), ("again", result.again))}
+        print_json({**vars(result), **faults})
     else:
         print(
             f"{result.network} on {result.data}: step {result.step}, batch {result.batch} of epoch {result.epoch}, "
             f"on {result.trained_on} in precision {result.precision}"
         )
-        _print_finding(result.again or result.found)
+        _print_fault(result.again or result.found)
         where = "" if result.device == result.trained_on else f" on {result.device}"
         if result.again is None:
             print(f"done again{where}, it did not go wrong")
@@ -66,14 +66,14 @@ def _file(run: str) -> Path:
     return path
 
 
-def _print_finding(finding: Any) -> None:
-    if finding is None:
+def _print_fault(fault: Any) -> None:
+    if fault is None:
         return
-    print(f"{finding.what}: {finding}")
-    if finding.kind == "operation":
-        for about in finding.inputs:
+    print(f"{fault.what}: {fault}")
+    if fault.kind == "operation":
+        for about in fault.inputs:
             print(f"  in   {_numbers(about)}")
-        print(f"  out  {_numbers(finding.output)}")
+        print(f"  out  {_numbers(fault.output)}")
 
 
 def _numbers(about: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zoo.watching import State, Watched
 
 EVERY_SECONDS = 1.0
+BAR_WIDTH = 60
 
 
 def watch(
@@ -53,10 +54,11 @@ def _follow(watched: Watched) -> None:
 
 def _drawn(state: State) -> Any:
     from rich.console import Group
-    from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     first, *others = state.lines()
     styles = {"warning:": "yellow", "error:": "red", "silent": "yellow"}
     lines = [Text(line, style=styles.get(line.partition(" ")[0], "")) for line in others]
-    return Group(Text(first, style="bold"), ProgressBar(total=1.0, completed=state.share or 0.0, width=60), *lines)
+    done = round((state.share or 0.0) * BAR_WIDTH)
+    bar = Text.assemble(("━" * done, "green"), ("━" * (BAR_WIDTH - done), "bright_black"))
+    return Group(Text(first, style="bold"), bar, *lines)

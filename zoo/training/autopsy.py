@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from callbacks.autopsy import FILE, NonFiniteAutopsy, repeat
-from callbacks.replay import Finding
+from callbacks.replay import Fault
 from zoo.errors import UserError, one_line
 from zoo.tasks.task import Diverged, Task
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint
@@ -20,8 +20,8 @@ from zoo.training.run_folder import RunFolder
 def autopsy(folder: RunFolder, task: Task, about: Callable[[], dict[str, Any]]) -> NonFiniteAutopsy:
     """The callback that ends a run with ``Diverged``; ``about`` is what a checkpoint says of itself beside the weights."""
 
-    def diverged(text: str, finding: Finding | None) -> Diverged:
-        if finding is None or finding.kind != "batch":
+    def diverged(text: str, fault: Fault | None) -> Diverged:
+        if fault is None or fault.kind != "batch":
             text = str(task.diverged(one_line(text)))
         kept = (folder.path / FILE).exists()
         return Diverged(f"{text}. To look into it: zoo autopsy {folder.name}" if kept else text)
@@ -45,8 +45,8 @@ class Repeated:
     trained_on: str
     device: str
     precision: str
-    found: Finding | None
-    again: Finding | None
+    found: Fault | None
+    again: Fault | None
 
 
 def repeat_step(open_task: Callable[[dict[str, Any], Path], tuple[Task, Any]], path: Path) -> Repeated:
@@ -63,7 +63,7 @@ def repeat_step(open_task: Callable[[dict[str, Any], Path], tuple[Task, Any]], p
         task.prepare(_FeaturesAlready())
     device = "cuda" if content["device"] == "cuda" and torch.cuda.is_available() else "cpu"
     again = repeat(content, task.to(device))
-    found = Finding(**content["finding"]) if content["finding"] else None
+    found = Fault(**content["fault"]) if content["fault"] else None
     place = (content["step"], content["epoch"] + 1, content["batch_idx"] + 1)
     return Repeated(run.network, run.data["name"], *place, content["device"], device, content["precision"], found, again)
 
