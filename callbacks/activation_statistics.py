@@ -113,8 +113,8 @@ class ActivationStatistics(Monitor):
 
     def _see_module(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return
+        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim():
+            return  # a loss, say
         with torch.no_grad(), self.measured(output.device):
             axis = _axis_of_units(module, output)
             layer = self._layer(name, type(module).__name__, output.device)
@@ -130,7 +130,7 @@ class ActivationStatistics(Monitor):
         inside = running[-1] if running else ""
         axis = 1 if output.dim() == 4 else -1
         name = f"{inside}/{function}:{output.shape[axis] if output.dim() else 1}"
-        if inside not in itself and self.chosen(name):
+        if output.dim() and inside not in itself and self.chosen(name):
             with torch.no_grad(), self.measured(output.device):
                 layer = self._layer(name, function, output.device)
                 layer.add(output, axis, function == "relu", function if function in SATURATED else None)
