@@ -163,7 +163,7 @@ def train_and_tell(
     }
     ask = others.get(data.task, ask)
     several_epochs = run.recipe.epochs > 1 or data.task != "classification"
-    look = f"picture curves {name}" if several_epochs else f"picture confusion {name}"
+    look = f"report {name}" if several_epochs else f"picture confusion {name}"
     look = f"picture captions {name}" if data.task == "captioning" else look
     print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
 
