@@ -6,7 +6,7 @@ The rules are functions of records, so that they judge a training that runs and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.recording import Record
 
@@ -305,6 +306,7 @@ class Diagnosis(L.Callback):
         self._sum: Tensor | None = None
         self._steps = self._step = self._epoch = 0
         self._rate = 0.0
+        self._hook: RemovableHandle | None = None
 
     @property
     def worst(self) -> Finding | None:
@@ -326,7 +328,7 @@ class Diagnosis(L.Callback):
         else:
             self._tell({"activations": judge_activations, "pace": judge_pace}[kind](history))
 
-    def _tell(self, findings: Iterator[Finding]) -> None:
+    def _tell(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
             if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
                 self.findings.append(finding)
@@ -338,10 +340,10 @@ class Diagnosis(L.Callback):
         learn = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         still = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
         if learn and still and not self.frozen and trainer.is_global_zero:
-            self._tell(iter([Finding(
+            self._tell([Finding(
                 "frozen", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters do not learn",
                 "requires_grad was set to False and not back", "requires_grad_(True), or say that they are meant to be frozen",
-            )]))  # fmt: skip
+            )])  # fmt: skip
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.optimizers:
@@ -353,29 +355,37 @@ class Diagnosis(L.Callback):
         """Count, in the first batch, the values that each batch norm has of a channel."""
 
         def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            handle.remove()
             values = inputs[0].numel() // inputs[0].shape[1]
             if norm.training and values < BATCH_OF_NORM:
-                self._tell(iter([Finding(
+                self._tell([Finding(
                     "batch-norm-on-few", "warning", name, f"it measures each channel on {values} values a batch",
                     "a tiny batch: the statistics are mostly noise, and differ from those of evaluation",
                     "a larger batch, trainer.sync_batchnorm=true, or group norm",
-                )]))  # fmt: skip
+                )])  # fmt: skip
 
         norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if norms:
             name, norm = norms[-1]  # the last one sees the smallest maps
-            handle = norm.register_forward_pre_hook(count)
+            self._hook = norm.register_forward_pre_hook(count)
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._unhook()
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._unhook()
         is_recorded = trainer.global_step in (1, 2)
         if is_recorded and trainer.accumulate_grad_batches == 1 and trainer.is_global_zero:
             left = next((name for name, p in pl_module.named_parameters() if p.grad is not None and p.grad.any()), None)
             if left is not None:
-                self._tell(iter([Finding(
+                self._tell([Finding(
                     "gradients-not-cleared", "error", left, "it has the gradient of the step before when the next is computed",
                     "zero_grad is missing, so that gradients of all steps add up", "optimizer.zero_grad() before each backward",
-                )]))  # fmt: skip
+                )])  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

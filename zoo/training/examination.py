@@ -55,7 +55,7 @@ def examine(registry: Registry, run: Run) -> list[Check]:
 def _first_steps(subject: Subject) -> list[Check]:
     classes = classes_to_guess(subject.task)
     records: list[Record] = []
-    diagnosis = Diagnosis(classes, write=records.append, frozen=subject.run.recipe.freeze != "none")
+    diagnosis = Diagnosis(classes, write=records.append, frozen=True)
     monitors = [kind(every=1, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
     losses = _Losses()
     limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}

@@ -71,7 +71,9 @@ def build_monitors(
     every = run.trainer.monitor_every_n_steps
     if not every or task.one_pass:
         return [], None
-    diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen=run.recipe.freeze != "none")
+    # networks with an encoder freeze it on purpose
+    frozen = run.recipe.freeze != "none" or not isinstance(task, Classifier)
+    diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen)
     return [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)] + [
         diagnosis
     ], diagnosis
