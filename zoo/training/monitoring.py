@@ -74,6 +74,5 @@ def build_monitors(
     # networks with an encoder freeze it on purpose
     frozen = run.recipe.freeze != "none" or not isinstance(task, Classifier)
     diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen)
-    return [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)] + [
-        diagnosis
-    ], diagnosis
+    monitors = [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)]
+    return [*monitors, diagnosis], diagnosis
