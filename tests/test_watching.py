@@ -165,7 +165,7 @@ def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: p
 
     records = two_epochs()
     steps = [records[:3], records[3:], [{"step": 80, "epoch": 3, "time": 1060.0, "test/accuracy": 0.8}]]
-    monkeypatch.setattr(watching.time, "sleep", meanwhile)
+    monkeypatch.setattr(watching, "sleep", meanwhile)
     monkeypatch.setenv("TERM", "xterm")
     shown = Terminal()
     monkeypatch.setattr(sys, "stdout", shown)

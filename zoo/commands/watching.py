@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import suppress
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +47,7 @@ def _follow(watched: Watched) -> None:
     state = watched.state(time.time())
     with Live(_drawn(state), auto_refresh=False) as live:
         while not (state.is_finished or state.broke):
-            time.sleep(EVERY_SECONDS)
+            sleep(EVERY_SECONDS)
             state = watched.state(time.time())
             live.update(_drawn(state), refresh=True)
 
