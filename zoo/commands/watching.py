@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from time import sleep
+from time import sleep, time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,9 +33,9 @@ def watch(
 
     watched = Watched(RunFolder.find(run))
     if json:
-        print_json(watched.state(time.time()).to_dict())
+        print_json(watched.state(time()).to_dict())
     elif once or not sys.stdout.isatty():
-        print("\n".join(watched.state(time.time()).lines()))
+        print("\n".join(watched.state(time()).lines()))
     else:
         with suppress(KeyboardInterrupt):  # which is how one stops looking
             _follow(watched)
@@ -44,11 +44,11 @@ def watch(
 def _follow(watched: Watched) -> None:
     from rich.live import Live
 
-    state = watched.state(time.time())
+    state = watched.state(time())
     with Live(_drawn(state), auto_refresh=False) as live:
         while not (state.is_finished or state.broke):
             sleep(EVERY_SECONDS)
-            state = watched.state(time.time())
+            state = watched.state(time())
             live.update(_drawn(state), refresh=True)
 
 
