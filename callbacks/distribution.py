@@ -15,6 +15,7 @@ from callbacks.recording import over_processes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEYS = 2**16
+PART = 2**21  # values whose keys are held at once
 SMALLEST, MAGNITUDES = -24, 32  # the histogram's: of each sign, 32 powers of two from 2^-24 on
 BINS = 2 * MAGNITUDES + 1
 POWERS = [2.0 ** (SMALLEST + place) for place in range(MAGNITUDES + 1)]
@@ -36,7 +37,10 @@ class Distribution:
 
     def add(self, values: Tensor) -> None:
         """Take in a tensor of any shape and floating type."""
-        values = values.detach().float().contiguous().view(-1)
+        values = values.detach().float()
+        if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+            values = values.permute(0, 2, 3, 1)  # the order does not matter, and a copy would
+        values = values.contiguous().view(-1)
         if not len(values):
             return
         wide = self.sums.dtype
@@ -45,8 +49,9 @@ class Distribution:
         zeros = len(values) - values.count_nonzero()
         self.sums += torch.stack([torch.full_like(norm, len(values)), values.sum(dtype=wide), norm.square(), zeros.to(wide)])
         self.range = torch.minimum(self.range, torch.stack([least, -most]))
-        keys = values.view(torch.int16)[1::2].long().add_(KEYS // 2)  # little endian: the upper half comes second
-        self.counts.scatter_add_(0, keys, self.counts.new_ones(()).expand_as(keys))
+        for part in values.split(PART):
+            keys = part.view(torch.int16)[1::2].long().add_(KEYS // 2)  # little endian: the upper half comes second
+            self.counts.scatter_add_(0, keys, self.counts.new_ones(()).expand_as(keys))
 
     @staticmethod
     def reduce(parts: list[Distribution]) -> None:
