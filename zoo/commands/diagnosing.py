@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.finetuning import Freeze, Weights
+from zoo.commands.finetuning import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
-from zoo.commands.training import DataName, flag_sections
+from zoo.commands.training import DataName
 
 
 def diagnose(
@@ -32,14 +32,7 @@ def diagnose(
     [bold]zoo diagnose mlp --set model.init=large-normal --set recipe.lr=3[/bold]   something that goes wrong
     """
     registry = open_registry(context)
-    finetunes = bool(weights or freeze) or name not in registry.models
-    if data:
-        registry.data_set(data)
-    from zoo.finetuning import resolve_finetuning
-    from zoo.recipe import parse_setting, resolve
-
-    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
-    run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
+    run, words = resolve_either(registry, name, data, weights, freeze, settings)
     from zoo.training.examination import examine
 
     checks = examine(registry, run)
@@ -52,10 +45,7 @@ def diagnose(
             print(f"{check.name:27}{state:9}{check.told}")
         for finding in findings:
             print(f"\n{finding}")
-        given = {"--weights": weights, "--data": data, "--freeze": freeze}
-        words = [name, *(word for flag, value in given.items() if value for word in (flag, value))]
-        words += [word for text in settings for word in ("--set", text)]
-        command = f"{zoo_command(context)} {'finetune' if finetunes else 'train'} {shlex.join(words)}"
+        command = f"{zoo_command(context)} {shlex.join([*words, *(word for text in settings for word in ('--set', text))])}"
         print(f"\nnext: {command}" if not findings else f"\nonce that is mended: {command}")
     if findings:
         sys.exit(1)

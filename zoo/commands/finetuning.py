@@ -84,6 +84,26 @@ def finetune(
     train_and_tell(registry, run, run_name, None, json, zoo_command(context), look=partial(_advise, run))
 
 
+def resolve_either(
+    registry: Registry, name: str, data: str, weights: str, freeze: str | None, settings: list[str]
+) -> tuple[Run, list[str]]:
+    """The Run of training a model or of fine-tuning a backbone, and the words of the command after ``zoo``, without settings.
+
+    A model is trained from the start unless weights or a plan are given; any other backbone is fine-tuned.
+    """
+    if data:
+        registry.data_set(data)
+    from zoo.finetuning import resolve_finetuning
+    from zoo.recipe import parse_setting, resolve
+
+    finetunes = bool(weights or freeze) or name not in registry.models
+    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
+    run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
+    given = {"--weights": weights, "--data": data, "--freeze": freeze}
+    flags = [word for flag, value in given.items() if value for word in (flag, value)]
+    return run, ["finetune" if finetunes else "train", name, *flags]
+
+
 def _advise(run: Run, data: Any) -> None:
     """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
     from zoo.advice import advise

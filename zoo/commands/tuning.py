@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.finetuning import Freeze, Weights
+from zoo.commands.finetuning import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
-from zoo.commands.training import DataName, flag_sections
+from zoo.commands.training import DataName
 from zoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -49,26 +49,17 @@ def tune(
     A model is trained from the start unless --freeze or --weights is given; any other backbone is fine-tuned.
     """
     registry = open_registry(context)
-    finetunes = bool(weights or freeze) or name not in registry.models
-    if data:
-        registry.data_set(data)
     if only and only not in PARTS:
         raise unknown("part", only, PARTS)
     if output and only == "batch":
         raise UserError(f"--output {output}: only the range test is drawn, leave out --only batch")
-    from zoo.finetuning import resolve_finetuning
-    from zoo.recipe import parse_setting, resolve
-
-    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
-    run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
+    run, words = resolve_either(registry, name, data, weights, freeze, settings)
     if output:
         from zoo.pictures.figure import check_output
 
         check_output(Path(output))
     found = _tune(registry, run, only, output, quiet=json)
-    given = {"--weights": weights, "--data": data, "--freeze": freeze}
-    flags = [name, *(word for flag, value in given.items() if value for word in (flag, value))]
-    again = _train_command(f"{zoo_command(context)} {'finetune' if finetunes else 'train'}", flags, settings, found)
+    again = _train_command(zoo_command(context), words, settings, found)
     if json:
         print_json({"model": name, "data": run.data["name"], **found, "next": again})
     else:
