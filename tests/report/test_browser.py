@@ -73,7 +73,9 @@ const canvas = function* (root) {
   }
 };
 for (const each of canvas(document.querySelector(".plot"))) {
-  const pixels = each.getContext("2d").getImageData(0, 0, each.width, each.height).data;
+  const copy = new OffscreenCanvas(each.width, each.height).getContext("2d", {willReadFrequently: true});  // else Chromium warns
+  copy.drawImage(each, 0, 0);
+  const pixels = copy.getImageData(0, 0, each.width, each.height).data;
   const seen = new Set();
   for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] == 255) seen.add(`${pixels[i]},${pixels[i + 1]},${pixels[i + 2]}`);
   if (seen.size > 2) return [...seen];

@@ -42,10 +42,11 @@ def watch(
 
 
 def _follow(watched: Watched) -> None:
+    from rich.console import Console
     from rich.live import Live
 
     state = watched.state(time())
-    with Live(_drawn(state), auto_refresh=False) as live:
+    with Live(_drawn(state), console=Console(), auto_refresh=False) as live:
         while not (state.is_finished or state.broke):
             sleep(EVERY_SECONDS)
             state = watched.state(time())
