@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.distribution import Distribution, read_description
+from callbacks.gates import RECURRENT, gates
 from callbacks.recording import Monitor, Record, eager, over_processes
 
 WINDOW = 10  # records
@@ -35,6 +37,7 @@ class ActivationStatistics(Monitor):
 
     Layers are modules without children (``NAME:64`` where one is used again with another number of units), and ``relu``,
     ``sigmoid`` and ``tanh`` where a module calls them as functions: ``MODULE/relu:64`` is all its calls in a step with 64 units.
+    Recurrent layers have their gates besides, as in ``MODULE/forget_l0`` of an LSTM (see ``callbacks.gates``).
     Of each layer a record holds
 
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
@@ -44,8 +47,7 @@ class ActivationStatistics(Monitor):
     - ``saturated``: of a sigmoid or tanh, the share of outputs within a twentieth of the range from one of its ends;
     - ``rank``: of a linear or convolutional layer, the participation ratio of what goes in, tr(C)^2 / tr(C^2) with C the
       covariance of its features (of at most 512, evenly taken; of maps the mean over places): 1 if all samples lie on a line,
-      the number of features if they spread alike in all directions (Gao et al. 2017, doi:10.1101/214262).
-
+      the number of features if they spread alike in all directions (Gao et al. 2017, doi:10.1101/214262);
     - ``input``, of the first linear or convolutional layer: ``mean`` and ``std`` of what goes in, and ``between``, the largest
       difference of a sample from the first; on rank zero.
 
@@ -94,7 +96,7 @@ class ActivationStatistics(Monitor):
 
     def _attach(self, root: nn.Module) -> None:
         running: list[str] = []  # names of the modules that are running now, the innermost last
-        itself: set[str] = set()  # names of the modules that are such a function
+        itself: set[str] = set()  # names of the modules that are such a function, or whose gates are seen
         handles: list[RemovableHandle] = []
         self._open.callback(lambda: [handle.remove() for handle in handles])
         self._open.enter_context(eager(root))
@@ -105,13 +107,16 @@ class ActivationStatistics(Monitor):
         for name, module in root.named_modules():
             handles.append(module.register_forward_pre_hook(lambda module, inputs, name=name: running.append(name)))
             if not list(module.children()) and self.chosen(name):
-                handles.append(module.register_forward_hook(lambda *seen, name=name: self._see_module(name, *seen)))
+                handles.append(module.register_forward_hook(partial(self._see_module, name), with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
-            if isinstance(module, (*RECTIFIERS, *SQUASHING)):
+            if isinstance(module, (*RECTIFIERS, *SQUASHING, *RECURRENT)):
                 itself.add(name)
         self._open.enter_context(_Functions(lambda function, out: self._see_function(running, itself, function, out)))
 
-    def _see_module(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _see_module(
+        self, name: str, module: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any], output: Any
+    ) -> None:
+        inputs = (*inputs, *named_inputs.values())
         output = output[0] if isinstance(output, tuple) else output
         if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim():
             return  # a loss, say
@@ -125,6 +130,10 @@ class ActivationStatistics(Monitor):
                 if all(other is layer or other.given is None for other in self._watched.values()):
                     layer.describe_input(inputs[0])
                 layer.add_input(inputs[0], axis)
+            if isinstance(module, RECURRENT):
+                for gate, function, values in gates(module, inputs, output):
+                    gate_layer = self._layer(f"{name}/{gate}", "gate", values.device)
+                    gate_layer.add(values, -1, function == "relu", function if function in SATURATED else None)
 
     def _see_function(self, running: list[str], itself: set[str], function: str, output: Tensor) -> None:
         inside = running[-1] if running else ""

@@ -82,7 +82,8 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
                 "a step so large that biases fell below what any input lifts them over, or a bad start",
                 "a lower learning rate, a warmup, or leaky-relu",
             )  # fmt: skip
-        if all((each["saturated"] or 0) >= SATURATED for each in recent):
+        # gates that are open or closed are what lets a recurrent network remember
+        if layer["type"] != "gate" and all((each["saturated"] or 0) >= SATURATED for each in recent):
             yield Finding(
                 "saturated", "warning", name,
                 f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",

@@ -1,0 +1,92 @@
+"""The gates of torch's recurrent layers, which compute them out of sight: from what goes in and comes out, once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYERS, CELLS = (nn.LSTM, nn.GRU, nn.RNN), (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+RECURRENT = (*LAYERS, *CELLS)
+State = Tensor | tuple[Tensor, Tensor] | None
+
+
+def gates(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Name, squashing function (``sigmoid``, ``tanh`` or ``relu``) and values [..., hidden] of each gate in a call of a module.
+
+    Names are ``input``, ``forget``, ``candidate`` and ``output`` of an LSTM, ``reset``, ``update`` and ``candidate`` of a GRU,
+    and ``state`` of a plain recurrent network. Of the layers of ``nn.LSTM`` and its like they end as torch's parameters do, in
+    ``_l0`` or ``_l1_reverse``. Upper layers are computed without the dropout between layers. Packed sequences have none.
+
+    Args:
+        inputs: what the module was called with, by position: sequences (or one step), and the state before it if it was given.
+        output: the first of what it gave.
+    """
+    sequences, state = (*inputs, None)[:2]
+    if not isinstance(sequences, Tensor):
+        return
+    with torch.no_grad():
+        if isinstance(module, CELLS):
+            before = state if isinstance(state, Tensor) or state is None else state[0]
+            before = sequences.new_zeros(*sequences.shape[:-1], module.hidden_size) if before is None else before
+            yield from _named(module, "", sequences, before)
+        else:
+            yield from _of_layers(module, sequences, state, output)
+
+
+def _of_layers(module: nn.RNNBase, below: Tensor, state: State, output: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    directions = 2 if module.bidirectional else 1
+    time = 1 if module.batch_first and below.dim() == 3 else 0
+    width = output.shape[-1] // directions
+    for layer in range(module.num_layers):
+        is_last = layer == module.num_layers - 1
+        above = output if is_last else _layer_alone(module, layer, below, state)
+        for direction, states in enumerate(above.split(width, -1)):
+            place = directions * layer + direction
+            start = states.new_zeros(states.select(time, 0).shape)
+            if state is not None:
+                start = (state if isinstance(state, Tensor) else state[0])[place].to(states.dtype)
+            start, length = start.unsqueeze(time), states.shape[time] - 1
+            parts = [states.narrow(time, 1, length), start] if direction else [start, states.narrow(time, 0, length)]
+            yield from _named(module, f"_l{layer}" + "_reverse" * direction, below, torch.cat(parts, time))
+        below = above
+
+
+def _layer_alone(module: nn.RNNBase, layer: int, below: Tensor, state: State) -> Tensor:
+    """The outputs of one of several layers."""
+    directions = 2 if module.bidirectional else 1
+    options = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
+    if isinstance(module, nn.RNN):
+        options = {"nonlinearity": module.nonlinearity}
+    alone = type(module)(
+        below.shape[-1], module.hidden_size, bias=module.bias, batch_first=module.batch_first,
+        bidirectional=module.bidirectional, device="meta", **options,
+    )  # fmt: skip
+    own = dict(module.named_parameters(recurse=False))
+    weights = {name: own[name.replace("_l0", f"_l{layer}")] for name, _ in alone.named_parameters()}
+    if state is not None:
+        part = slice(directions * layer, directions * (layer + 1))
+        state = state[part] if isinstance(state, Tensor) else tuple(each[part] for each in state)
+    return torch.func.functional_call(alone, weights, (below, state))[0]
+
+
+def _named(module: nn.Module, suffix: str, below: Tensor, before: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """The gates of one layer, from the input and the state before each step."""
+    weight_ih, weight_hh = (getattr(module, f"weight_{name}{suffix}") for name in ("ih", "hh"))
+    bias_ih, bias_hh = (getattr(module, f"bias_{name}{suffix}", None) for name in ("ih", "hh"))
+    given, held = F.linear(below, weight_ih, bias_ih), F.linear(before, weight_hh, bias_hh)
+    match module:
+        case nn.LSTM() | nn.LSTMCell():
+            sums = (given + held).chunk(4, -1)
+            functions = {"input": "sigmoid", "forget": "sigmoid", "candidate": "tanh", "output": "sigmoid"}
+        case nn.GRU() | nn.GRUCell():
+            (reset, update, new), (held_reset, held_update, held_new) = given.chunk(3, -1), held.chunk(3, -1)
+            reset = reset + held_reset
+            sums = (reset, update + held_update, new + reset.sigmoid() * held_new)
+            functions = {"reset": "sigmoid", "update": "sigmoid", "candidate": "tanh"}
+        case _:
+            sums, functions = (given + held,), {"state": module.nonlinearity}
+    for (name, function), values in zip(functions.items(), sums, strict=True):
+        yield f"{name}{suffix}", function, getattr(torch, function)(values)
