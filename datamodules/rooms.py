@@ -90,6 +90,10 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.house)
 
+    def subset(self, indices: Tensor) -> Episodes:
+        """Those rows, in that order."""
+        return Episodes(*(column[indices] for column in vars(self).values()))
+
 
 class EpisodeBatches:
     """Episodes as batches for one process, as what Lightning takes for a dataloader.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,41 +154,61 @@ import torch
 from everything import Everything, data, trainer
 from callbacks.activation_statistics import ActivationStatistics
 from callbacks.gradient_monitor import GradientMonitor
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+
+class Sharded(Everything):
+    def configure_model(self):
+        for part in (self.conv, self.joined, self.head, self):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
 records = []
-processes = int(sys.argv[1])
+how, processes = sys.argv[1], 1 if sys.argv[1] == "alone" else 2
 torch.manual_seed(0)
 monitors = [kind(every=2, write=records.append) for kind in (ActivationStatistics, GradientMonitor)]
-options = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
-t = trainer(*monitors, max_steps=4, use_distributed_sampler=False, **options)
+strategies = {"alone": "auto", "ddp": "ddp", "sharded": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
+t = trainer(*monitors, max_steps=4, use_distributed_sampler=False, devices=processes, strategy=strategies[how])
 own = list(range(int(os.environ.get("LOCAL_RANK", 0)), 64, processes))
-t.fit(Everything(), data(64, 8 // processes, own))
+t.fit((Sharded if how == "sharded" else Everything)(), data(64, 8 // processes, own))
 if t.is_global_zero:
     print(json.dumps(records))
 """
 
 
-def test_two_processes_record_what_one_does_on_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("program.py").write_text(PROGRAM)
+def recorded_by(how: str, folder: Path) -> list[dict[str, Any]]:
+    """Records of a training that is alone, or of two processes, each with the whole network or with a part of each parameter."""
     root = Path(__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", f"{root}:{root / 'tests' / 'callbacks'}")
-    one, two = (
-        json.loads(subprocess.run([sys.executable, "program.py", n], capture_output=True, text=True, check=True).stdout)
-        for n in "12"
-    )
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests' / 'callbacks'}"}
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    return json.loads(subprocess.run([sys.executable, program, how], capture_output=True, env=environment, check=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return recorded_by("alone", tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("how", ["ddp", "sharded"])
+def test_two_processes_record_what_one_does_on_the_whole_batch(alone: list[dict[str, Any]], how: str, tmp_path: Path) -> None:
+    one, two = alone, recorded_by(how, tmp_path)
     assert [(r["kind"], r["step"]) for r in one] == [(r["kind"], r["step"]) for r in two] and len(one) == 6
-    for alone, together in zip(one, two, strict=True):
-        if alone["kind"] == "activations":
-            for name, layer in alone["layers"].items():
+    for single, together in zip(one, two, strict=True):
+        if single["kind"] == "activations":
+            for name, layer in single["layers"].items():
                 other = together["layers"][name]
                 for key in ("mean", "std", "least", "most", "rank", "dead", "saturated"):
                     known = layer[key] is not None
                     assert other[key] == (pytest.approx(layer[key], rel=2e-3, abs=1e-5) if known else None)
                 assert sum(other["histogram"]) == sum(layer["histogram"]), "as many values"
         else:
-            assert together["norm"] == pytest.approx(alone["norm"], rel=1e-4)
-            for name, parameter in alone["parameters"].items():
-                assert together["parameters"][name]["norm"] == pytest.approx(parameter["norm"], rel=1e-3, abs=1e-7)
+            assert together["norm"] == pytest.approx(single["norm"], rel=1e-4)
+            for name, parameter in single["parameters"].items():
+                for key in ("norm", "weight", "update", "cosine"):
+                    known = parameter[key] is not None
+                    approximate = pytest.approx(parameter[key], rel=1e-3, abs=1e-5) if known else None
+                    assert together["parameters"][name][key] == approximate
+                assert sum(together["parameters"][name]["histogram"]) == sum(parameter["histogram"])
 
 
 # ---------------------------------------------------------------------------------------------- nothing stays
