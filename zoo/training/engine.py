@@ -240,10 +240,10 @@ def _train(
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
     names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
-    shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     records = MonitorsLog(folder.monitors_file)
     sinks = [records.write, tracker.log_record] if tracker else [records.write]
     monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if examine else ([], None)
+    shown = [TrainingProgress(log.latest, names, trend=monitor, diagnosis=diagnosis)] if progress else []
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
