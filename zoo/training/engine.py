@@ -259,10 +259,15 @@ def _train(
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+        classes = getattr(task.spec, "classes", ())
         if test:
+            if tracker and len(classes) <= tracker.most_classes:
+                task.look_closer(figures=False)
             trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
             tracker.log_predictions(*_validation_examples(task, data))
+        if tracker:
+            tracker.log_inside(folder.monitors_file, classes, task.findings.get("confusion", ()))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
     findings = tuple(diagnosis.findings) if diagnosis else ()
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished, findings)
