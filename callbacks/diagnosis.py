@@ -59,6 +59,12 @@ class Finding:
         told["try"] = told.pop("remedy")
         return told
 
+    @property
+    def in_short(self) -> str:
+        """One line, what and where first, for while the training goes on."""
+        line = f"{self.severity}: {self.name} in {self.where}: {self.evidence}; try: {self.remedy}"
+        return " ".join(line.split())
+
     def __str__(self) -> str:
         return f"{self.severity}: {self.where}: {self.evidence}. Likely cause: {self.cause}. Try: {self.remedy}"
 

@@ -1,23 +1,25 @@
-"""Progress of a training: a bar with rate and time left on a terminal, one plain line an epoch in a log."""
+"""Progress of a training: a bar with rate and time left on a terminal, one plain line an epoch in a log; and what is wrong."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
+from callbacks.diagnosis import Diagnosis, Finding
 from callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2
 TREND_WIDTH = 16
 LINE_SECONDS = 2.0  # short epochs share a line of a log
+COLOURS = {"error": "red", "warning": "yellow"}
 
 
 class _CutOffFirst(TextColumn):
@@ -29,25 +31,47 @@ class _CutOffFirst(TextColumn):
         return text
 
 
+class _Bar(Progress):
+    """With one line below it for a finding, cut to the width of the terminal."""
+
+    finding: Finding | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.finding is not None:
+            yield Text(self.finding.in_short, COLOURS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
+
+
 class TrainingProgress(L.Callback):
     """Shows how far a training is, on standard error, from rank zero only.
 
     It never asks the device for a number: what it shows is what others have recorded, so it costs a clock reading a step.
+
+    Of a diagnosis a terminal shows the worst finding, in a line under the bar that is gone when the training has ended and all of
+    them can be told in full. A log gets a line for each when it is found.
 
     Args:
         metrics: the newest values, filled by a logger.
         show: the metrics to show, in order, if they have a value.
         terminal: draw a bar; the default is to do so where standard error is a terminal.
         trend: of this metric the bar shows the epochs so far, too.
+        diagnosis: whose findings are shown; it stands before this among the callbacks.
     """
 
     def __init__(
-        self, metrics: Mapping[str, float], show: tuple[str, ...], terminal: bool | None = None, trend: str = ""
+        self,
+        metrics: Mapping[str, float],
+        show: tuple[str, ...],
+        terminal: bool | None = None,
+        trend: str = "",
+        diagnosis: Diagnosis | None = None,
     ) -> None:
         self.metrics, self.show, self.trend = metrics, show, trend
         self.past: list[float] = []  # of the trend
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
-        self.bar: Progress | None = None
+        self.diagnosis = diagnosis
+        self.told = 0  # findings
+        self.bar: _Bar | None = None
         self.shown_at = self.started_at = 0.0
         self.first_step = 0
 
@@ -59,17 +83,19 @@ class TrainingProgress(L.Callback):
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[trend]}"),
                 _CutOffFirst("{task.fields[metrics]}", table_column=Column()),
             )  # fmt: skip
-            self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+            self.bar = _Bar(*columns, console=Console(stderr=True), auto_refresh=False)
             self.bar.add_task("", total=self._total(trainer), epoch="", rate="", trend="", metrics="")
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._tell_findings(trainer)
         if self.bar is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
             self._refresh(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trend in self.metrics:
             self.past.append(self.metrics[self.trend])
+        self._tell_findings(trainer)
         if self.bar is not None:
             self._refresh(trainer)
         elif trainer.is_global_zero and self._line_is_due(trainer):
@@ -80,10 +106,21 @@ class TrainingProgress(L.Callback):
             print(f"{epoch}  {self._metrics()}  {_clock(passed)} passed, {_clock(left)} left", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tell_findings(trainer)
+        if self.bar is not None:
+            self.bar.finding = None
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
+
+    def _tell_findings(self, trainer: L.Trainer) -> None:
+        """In a log, what was found since the last time."""
+        if self.diagnosis is None or self.bar is not None or not trainer.is_global_zero:
+            return
+        for finding in self.diagnosis.findings[self.told :]:
+            print(f"step {trainer.global_step}  {finding.in_short}", file=sys.stderr, flush=True)
+        self.told = len(self.diagnosis.findings)
 
     def _line_is_due(self, trainer: L.Trainer) -> bool:
         last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -107,6 +144,7 @@ class TrainingProgress(L.Callback):
             trend=sparkline(self.past, TREND_WIDTH), metrics=self._metrics(),
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
         )  # fmt: skip
+        self.bar.finding = self.diagnosis.worst if self.diagnosis else None
         self.bar.refresh()
 
     def _close(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import sys
+
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from callbacks.diagnosis import Diagnosis, Finding
 from callbacks.progress import TrainingProgress
 
 
@@ -72,3 +77,92 @@ def test_the_bar_is_closed_when_a_training_fails() -> None:
     with pytest.raises(RuntimeError):
         trainer.fit(Failing(), DataLoader(torch.randn(4, 2)))
     assert progress.bar is None
+
+
+DEAD = Finding("dead-relu", "warning", "network.stage2", "62% of its units\nwere zero", "too large a step", "leaky-relu")
+BURST = Finding("exploding-gradients", "error", "all parameters", "the norm is 1e9", "a high rate", "recipe.clip=1")
+
+
+class Finds(L.Callback):
+    """Adds findings to a diagnosis, by the step at the end of which they are there; ``says`` is printed with each."""
+
+    def __init__(self, diagnosis: Diagnosis, found: dict[int, Finding], says: str = "") -> None:
+        self.diagnosis, self.found, self.says = diagnosis, found, says
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
+        if trainer.global_step in self.found:
+            self.diagnosis.findings.append(self.found[trainer.global_step])
+            if self.says:
+                print(self.says, file=sys.stderr)
+
+
+def screen(written: str) -> list[str]:
+    """What a terminal shows in the end, of text that moves up, erases whole lines, and colours."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row -= int(up[1])
+        elif not part.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> int:
+    """A terminal, as far as rich knows, and its width; Lightning says nothing there."""
+    caplog.set_level(logging.ERROR, logger="lightning.pytorch")
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "50", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("callbacks.progress.REFRESH_SECONDS", 0.0)
+    return 50
+
+
+def test_a_log_gets_a_line_for_each_finding_when_it_is_found(capfd: pytest.CaptureFixture) -> None:
+    diagnosis = Diagnosis()
+    progress = TrainingProgress({}, (), terminal=False, diagnosis=diagnosis)
+    fit(progress, max_epochs=3, callbacks=[Finds(diagnosis, {2: DEAD, 5: BURST}), diagnosis, progress])
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("step", "epoch 3"))]
+    assert lines[:2] == [
+        "step 2  warning: dead-relu in network.stage2: 62% of its units were zero; try: leaky-relu",
+        "step 5  error: exploding-gradients in all parameters: the norm is 1e9; try: recipe.clip=1",
+    ]
+    assert len(lines) == 3 and lines[2].startswith("epoch 3/3")
+
+
+def test_a_terminal_gets_the_worst_finding_under_the_bar_in_its_colour(terminal: int, capfd: pytest.CaptureFixture) -> None:
+    diagnosis = Diagnosis()
+    progress = TrainingProgress({"train/loss": 0.5}, ("train/loss",), terminal=True, diagnosis=diagnosis)
+    finds = Finds(diagnosis, {2: DEAD, 4: BURST, 5: DEAD}, says="a line of somebody else")
+    fit(progress, max_epochs=2, callbacks=[finds, diagnosis, progress])
+    told = capfd.readouterr().err
+    yellow, red = (re.findall(rf"\x1b\[{code}m([^\x1b]*)", told) for code in (33, 31))
+    assert set(yellow) == {"warning: dead-relu in network.stage2: 62% of its …"}
+    assert set(red) == {"error: exploding-gradients in all parameters: the…"} and told.index(yellow[0]) < told.index(red[0])
+    assert max(map(len, (*yellow, *red))) == terminal
+    shown = screen(told)
+    assert shown[:3] == ["a line of somebody else"] * 3
+    assert len(shown) == 4 and shown[3].startswith("epoch 2/2"), "at the end the bar alone is left"
+
+
+def test_the_worst_finding_stays_when_a_training_breaks_off(terminal: int, capfd: pytest.CaptureFixture) -> None:
+    class Fails(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
+            if trainer.global_step == 4:
+                raise RuntimeError("no")
+
+    diagnosis = Diagnosis()
+    progress = TrainingProgress({}, (), terminal=True, diagnosis=diagnosis)
+    with pytest.raises(RuntimeError):
+        fit(progress, max_epochs=2, callbacks=[Finds(diagnosis, {2: BURST}), Fails(), diagnosis, progress])
+    shown = screen(capfd.readouterr().err)
+    assert len(shown) == 2 and shown[0].startswith("epoch 1/2") and shown[1].startswith("error: exploding-gradients")

@@ -142,6 +142,27 @@ def run_record(folder: Path) -> Any:
     return next(record.run for record in records(folder) if record.HasField("run"))
 
 
+def tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of all tables, by the key that they are logged under."""
+    found = {}
+    for artifact in (record.artifact for record in records(folder) if record.HasField("artifact")):
+        for entry in artifact.manifest.contents:
+            if entry.path.endswith(".table.json"):
+                content = json.loads(Path(entry.local_path).read_text())
+                rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+                found[entry.path.removesuffix(".table.json")] = rows
+    return found
+
+
+def panels(folder: Path) -> dict[str, dict[str, Any]]:
+    """How each custom chart is drawn, by its key."""
+    updates = [item for record in records(folder) if record.HasField("config") for item in record.config.update]
+    charts = {
+        item.nested_key[2]: json.loads(item.value_json) for item in updates if item.nested_key[:2] == ["_wandb", "visualize"]
+    }
+    return {key: chart["panel_config"] for key, chart in charts.items()}
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Our own; wandb's go to its log files, and from there to pytest, but not to the terminal."""
     ours = [record for record in caplog.records if record.name == wandb_tracker.__name__]
@@ -366,6 +387,7 @@ def test_other_ranks_and_mode_off_do_nothing(tmp_path, monkeypatch):
         log.open()
         log.log_metrics({"train/loss": 2.0}, 1)
         log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+        log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
         log.log_checkpoints(None, checkpoint)
         log.close()
         assert log.run_id is None and not (tmp_path / "wandb").exists()
@@ -401,7 +423,15 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     for record in own:
         expected = {key: value for key, value in record.items() if key.startswith(("train/", "val/"))}
         assert not expected or expected in theirs
-    assert any(key.startswith("val/predictions") for row in history(folder) for key in row)
+    found, charts = tables(folder), panels(folder)
+    assert len(found["val/predictions"]) == 16
+    assert [row["layer"] for row in found["layers"]] == ["linear"] and found["layers"][0]["type"] == "Linear"
+    assert [row["parameter"] for row in found["parameters"]] == ["linear.weight", "linear.bias"]
+    assert set(charts) == {"depth/spread", "depth/updates", "test/confusion"}
+    pairs = {(row["Actual"], row["Predicted"]): row["nPredictions"] for row in found["test/confusion_table"]}
+    right = sum(pairs[name, name] for name in map(str, range(10)))
+    assert len(pairs) == 100 and right / sum(pairs.values()) == pytest.approx(own[-1]["test/accuracy"])
+    assert set(own[-1]) == {"step", "epoch", "time", "test/accuracy", "test/loss"}, "a guest changes no record"
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["bestiary"]["wandb_id"] == run_record(folder).run_id
 
@@ -436,3 +466,97 @@ def test_records_of_monitors_are_sent_as_numbers_and_histograms(tmp_path):
     row = next(row for row in history(tmp_path) if "activations/relu/mean" in row)
     assert (row["trainer/step"], row["activations/relu/mean"]) == (4, 0.5) and "activations/relu/dead" not in row
     assert any(key.startswith("activations/relu/histogram") for key in row)
+
+
+def monitored(path: Path) -> Path:
+    """A ``monitors.jsonl`` of a network of two layers, nine records of each kind, and three findings, one of them twice."""
+
+    def layer(**values: Any) -> dict[str, Any]:
+        return {"type": "Linear", "mean": 0.0, "dead": None, "saturated": None, "rank": 2.5, "histogram": [], **values}
+
+    def finding(step: int, severity: str, name: str) -> dict[str, Any]:
+        told = {"where": "second", "evidence": f"seen at {step}", "cause": "rate", "try": "less"}
+        return {"step": step, "epoch": 0, "kind": "finding", "name": name, "severity": severity, **told}
+
+    written = [finding(10, "warning", "dead-relu"), finding(20, "error", "no-gradient"), finding(30, "warning", "dead-relu")]
+    for step in range(0, 90, 10):
+        layers = {"first": layer(std=1.0, mean=step), "second": layer(type="ReLU", std=10.0 ** (-step / 10), dead=0.5, rank=None)}
+        rows = {"first.weight": {"norm": 1.0, "weight": 2.0, "update": 0.001, "cosine": None}, "first.bias": {"update": 0.1}}
+        rows["second.weight"] = {"norm": 0.0, "weight": 2.0, "update": 0.0 if step else None, "cosine": -0.5}
+        written += [{"step": step, "epoch": 0, "kind": "activations", "layers": layers}]
+        written += [{"step": step, "epoch": 0, "kind": "gradients", "norm": 1.0, "parameters": rows}]
+        written += [{"step": step, "epoch": 0, "kind": "pace", "waiting": 0.5}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in written) + '{"step": 90, "ki')
+    return path
+
+
+def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, caplog):
+    log = tracker(tmp_path)
+    log.open()
+    log.log_metrics({"train/loss": 2.0}, 90)
+    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.close()
+    found = tables(tmp_path)
+    told = [(row["step"], row["severity"], row["name"], row["where"], row["evidence"]) for row in found["findings"]]
+    assert told == [(20, "error", "no-gradient", "second", "seen at 20"), (10, "warning", "dead-relu", "second", "seen at 10")]
+    assert (found["findings"][0]["cause"], found["findings"][0]["try"]) == ("rate", "less")
+    first = {"place": 0, "layer": "first", "type": "Linear", "mean": 80, "std": 1.0, "dead": None, "saturated": None, "rank": 2.5}
+    assert found["layers"][0] == first and found["layers"][1]["dead"] == 0.5
+    names = [(row["place"], row["parameter"], row["update"]) for row in found["parameters"]]
+    assert names == [(0, "first.weight", 0.001), (1, "first.bias", 0.1), (2, "second.weight", 0.0)]
+    spread = [tuple(row.values()) for row in found["depth/spread_table"]]
+    assert [value for place, _, value in spread if place == 1] == [0, -2, -3, -5, -6, -8], "of nine records six, with both ends"
+    assert sorted({line for _, line, _ in spread}) == [f"step {step:02}" for step in (0, 20, 30, 50, 60, 80)]
+    updates = [tuple(row.values()) for row in found["depth/updates_table"]]
+    assert {(place, round(value, 9)) for place, _, value in updates} == {(0, -3)}, "neither biases nor what did not move"
+    assert [tuple(row.values()) for row in found["test/confusion_table"]] == [
+        ("cat", "cat", 3), ("cat", "dog", 1), ("dog", "cat", 0), ("dog", "dog", 2),
+    ]  # fmt: skip
+    charts = panels(tmp_path)
+    drawn = {key: chart["panelDefId"] for key, chart in charts.items()}
+    assert drawn == {
+        "depth/spread": "wandb/lineseries/v0",
+        "depth/updates": "wandb/lineseries/v0",
+        "test/confusion": "wandb/confusion_matrix/v1",
+    }
+    for key, chart in charts.items():  # every field of a chart is a column of the table that is sent with it
+        assert set(chart["fieldSettings"].values()) <= set(found[f"{key}_table"][0])
+        assert f"{key}_table" in json.dumps(chart["userQuery"])
+    assert {row["trainer/step"] for row in history(tmp_path)} == {90} and not warnings_of(caplog)
+
+
+def test_a_training_without_records_sends_no_tables(tmp_path, caplog):
+    log = tracker(tmp_path)
+    log.open()
+    log.log_inside(tmp_path / "monitors.jsonl")
+    log.close()
+    assert not tables(tmp_path) and not panels(tmp_path) and not warnings_of(caplog)
+
+
+def test_a_server_that_dies_holds_up_one_table_and_no_more(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 0.5)
+    waited = []
+    within = wandb_tracker._within
+    monkeypatch.setattr(wandb_tracker, "_within", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
+    log = tracker(tmp_path, mode="online")
+    log.open()
+    server.hangs = ("/",)
+    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.log_inside(monitored(tmp_path / "monitors.jsonl"))
+    log.log_metrics({"train/loss": 1.0}, 2)
+    log.close()
+    assert waited.count(0.5) == 1
+    assert "pictures and tables" in warnings_of(caplog)[0]
+    assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [1.0]
+
+
+def test_records_that_cannot_be_read_are_one_warning(tmp_path, caplog):
+    (tmp_path / "monitors.jsonl").write_text('{"step": 0, "kind": "activations"}\n')
+    log = tracker(tmp_path)
+    log.open()
+    log.log_inside(tmp_path / "monitors.jsonl")
+    log.close()
+    (warning,) = warnings_of(caplog)
+    assert "layers" in warning

@@ -60,6 +60,7 @@ class Classifier(Task):
             self.register_buffer(name, value, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
         self.class_figures: ClassFigures | None = None
+        self.adds_figures = False
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
 
     # ------------------------------------------------------------------ weights that were learned before
@@ -215,10 +216,13 @@ class Classifier(Task):
     def figures(self, stage: str) -> dict[str, float]:
         figures = read_out(self.metrics[stage])
         if stage == "test" and self.class_figures is not None:
-            figures["calibration_error"], self.findings = self.class_figures.take(self.spec.classes)
+            calibration_error, self.findings = self.class_figures.take(self.spec.classes)
+            if self.adds_figures:
+                figures["calibration_error"] = calibration_error
         return figures
 
-    def look_closer(self) -> None:
+    def look_closer(self, figures: bool = True) -> None:
+        self.adds_figures = figures
         self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
 
 

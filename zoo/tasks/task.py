@@ -244,10 +244,13 @@ class Task(L.LightningModule):
         """The metrics of what was evaluated, over all processes; after that they start anew."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
-    def look_closer(self) -> None:
+    def look_closer(self, figures: bool = True) -> None:
         """Let the tests to come find more than figures and put it into ``findings``, as plain data.
 
         It may cost what the validation of a training should not.
+
+        Args:
+            figures: whether the figures, too, may become more.
         """
 
     def setup(self, stage: str) -> None:

@@ -240,10 +240,10 @@ def _train(
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
     names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
-    shown = [TrainingProgress(log.latest, names, trend=monitor)] if progress else []
     records = MonitorsLog(folder.monitors_file)
     sinks = [records.write, tracker.log_record] if tracker else [records.write]
     monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if examine else ([], None)
+    shown = [TrainingProgress(log.latest, names, trend=monitor, diagnosis=diagnosis)] if progress else []
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
@@ -259,10 +259,15 @@ def _train(
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+        classes = getattr(task.spec, "classes", ())
         if test:
+            if tracker and len(classes) <= tracker.most_classes:
+                task.look_closer(figures=False)
             trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
             tracker.log_predictions(*_validation_examples(task, data))
+        if tracker:
+            tracker.log_inside(folder.monitors_file, classes, task.findings.get("confusion", ()))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
     findings = tuple(diagnosis.findings) if diagnosis else ()
     return Outcome(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished, findings)

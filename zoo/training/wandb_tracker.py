@@ -9,7 +9,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,12 @@ class WandbTracker(Logger):
         config: the resolved Run and facts about where it runs, as plain data.
         run_id: the id of a run that goes on, or None for a new one.
         directions: metric name -> "min" or "max": which of its values the summary keeps.
+
+    Attributes:
+        most_classes: whose confusions can be shown: W&B shows 10,000 rows of a table, one for each pair of classes.
     """
+
+    most_classes = 100
 
     def __init__(
         self,
@@ -197,12 +202,38 @@ class WandbTracker(Logger):
             for image, *row in zip(images[:PREDICTIONS], labels, predictions, probabilities, strict=False):
                 pixels = image.permute(1, 2, 0).numpy()
                 table.add_data(wandb.Image(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)), *row)
-            record = {"val/predictions": table, STEP: self._step}
-            try:  # a table, other than a number, is not queued: wandb asks the server first, and may wait for long
-                _within(TABLE_SECONDS, lambda: self._run.log(record))
-            except TimeoutError as error:
-                self._takes_tables = False
-                self._warn(f"gets no more pictures: {error}")
+            self._log_table("val/predictions", table)
+
+    @rank_zero_only
+    def log_inside(self, monitors: Path, classes: Sequence[str] = (), confusion: Sequence[Sequence[int]] = ()) -> None:
+        """Send what was recorded inside the network, and of a classifier its confusions, as tables and charts.
+
+        Called once, at the end.
+
+        Args:
+            monitors: the ``monitors.jsonl`` of the run.
+            classes: names, in the order of ``confusion``.
+            confusion: how many test images of each class (row) were taken for each (column); nothing if it was not counted.
+        """
+        if not (self._working and self._takes_tables):
+            return
+        from zoo.training.wandb_tables import confusion_chart, inside_tables
+
+        with self._guest("stops"):
+            tables = inside_tables(monitors)
+            if confusion:
+                tables["test/confusion"] = confusion_chart(classes, confusion)
+            for key, table in tables.items():
+                if self._takes_tables:
+                    self._log_table(key, table)
+
+    def _log_table(self, key: str, table: Any) -> None:
+        """A table, other than a number, is not queued: wandb asks the server first, and may wait for long."""
+        try:
+            _within(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
+        except TimeoutError as error:
+            self._takes_tables = False
+            self._warn(f"gets no more pictures and tables: {error}")
 
     @rank_zero_only
     def log_checkpoints(self, best: Path | None, last: Path | None) -> None:
