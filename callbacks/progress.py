@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column
 from rich.text import Text
 
-from callbacks.diagnosis import Diagnosis, Finding
+from callbacks.diagnosis import Diagnosis
+from callbacks.findings import Finding
 from callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.activation_statistics import ActivationStatistics
-from callbacks.diagnosis import Diagnosis, Finding, judge_learning, judge_pace
+from callbacks.diagnosis import Diagnosis
+from callbacks.findings import Finding, judge_learning, judge_pace
 from callbacks.gradient_monitor import GradientMonitor
 
 

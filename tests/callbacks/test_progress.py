@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from callbacks.diagnosis import Diagnosis, Finding
+from callbacks.diagnosis import Diagnosis
+from callbacks.findings import Finding
 from callbacks.progress import TrainingProgress
 
 

@@ -24,7 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 
-from callbacks.diagnosis import Finding
+from callbacks.findings import Finding
 from callbacks.progress import TrainingProgress
 from zoo.errors import UserError, one_line
 from zoo.randomness import derive_seed

@@ -11,7 +11,8 @@ import lightning as L
 import torch
 
 from callbacks.activation_statistics import ActivationStatistics
-from callbacks.diagnosis import WEIGHTED, Diagnosis, Finding
+from callbacks.diagnosis import Diagnosis
+from callbacks.findings import WEIGHTED, Finding
 from callbacks.gradient_monitor import GradientMonitor
 from callbacks.recording import Record
 from zoo.recipe import Run
