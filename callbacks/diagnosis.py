@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.findings import SEEN, Finding, judge_activations, judge_gradients, judge_initial_loss, judge_learning, judge_pace
+from callbacks.findings import (
+    PATIENT,
+    SEEN,
+    Finding,
+    judge_activations,
+    judge_gradients,
+    judge_initial_loss,
+    judge_learning,
+    judge_pace,
+)
 from callbacks.recording import Record
 
 BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
@@ -48,6 +57,7 @@ class Diagnosis(L.Callback):
         self._rates: list[float] = []
         self._losses: list[float] = []
         self._val_losses: list[float] = []
+        self._val_accuracies: list[float] = []
         self._sum: Tensor | None = None
         self._steps = self._step = self._epoch = 0
         self._rate = 0.0
@@ -152,6 +162,8 @@ class Diagnosis(L.Callback):
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if "val/loss" in values:
             self._val_losses.append(values["val/loss"])
-        seen = [self.metrics.get(f"{stage}/accuracy") for stage in ("train", "val")]
-        gap = None if None in seen else seen[0] - seen[1]
-        self._tell(judge_learning(self._losses, self._val_losses, gap, self.classes))
+        if "val/accuracy" in values:
+            self._val_accuracies.append(values["val/accuracy"])
+        train, recent = self.metrics.get("train/accuracy"), self._val_accuracies[-PATIENT:]
+        gap = train - max(recent) if train is not None and recent else None
+        self._tell(judge_learning(self._losses, self._val_losses, gap, self.classes, trainer.global_step))

@@ -20,6 +20,7 @@ UPDATE_HIGH, UPDATE_LOW = 0.1, 1e-6  # of a parameter's norm, in one step
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
 EXPLODING = 1e3  # norm of the gradient
 SETTLED = 16  # steps
+EARLY = 100  # steps in which a loss may stay that of guessing, as in a warmup
 PATIENT = 6  # epochs
 SEEN = 3  # records that must agree before an early accident is told as a state
 WAITING = 0.4  # share of the time
@@ -220,36 +221,44 @@ def judge_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def judge_learning(losses: list[float], val_losses: list[float], gap: float | None, classes: int | None) -> Iterator[Finding]:
+def judge_learning(
+    losses: list[float], val_losses: list[float], gap: float | None, classes: int | None, steps: int
+) -> Iterator[Finding]:
     """What losses say at the end of an epoch.
+
+    Validation alone says little of a single epoch: batch norms lag behind at high rates. So it is judged only where its loss has
+    not got better for some epochs.
 
     Args:
         losses: means of the training loss, one an epoch.
         val_losses: of validation, likewise.
-        gap: accuracy in training less that in validation; None is unknown.
+        gap: accuracy in training less the best of validation in the last epochs; None is unknown.
         classes: how many answers there are.
+        steps: of the optimizer so far.
     """
     if classes is None or not losses:
         return
     guess = math.log(classes)
-    if len(losses) >= SEEN and min(losses) > KNOWN * guess:
+    if len(losses) >= SEEN and steps >= EARLY and min(losses) > KNOWN * guess:
         yield Finding(
             "nothing-learned", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, guessing costs {guess:.3g}",
             "labels that do not belong to their samples, a rate far too low or too high, or inputs without information",
             "zoo diagnose: can it learn a single batch by heart?",
         )  # fmt: skip
-    # not from fewer epochs: batch norms lag behind at high rates, and validation with them
-    never_right = len(val_losses) >= PATIENT and min(val_losses[-PATIENT:]) > 0.8 * guess and val_losses[-1] > guess
-    if never_right and losses[-1] < 0.5 * guess:
+    recent = val_losses[-PATIENT:]
+    if len(val_losses) <= PATIENT or min(recent) < min(val_losses[:-PATIENT]):
+        return
+    if min(recent) > 0.8 * guess and val_losses[-1] > guess and losses[-1] < 0.5 * guess:
         yield Finding(
             "labels-suspect", "error", "labels",
             f"training samples are learned (loss {losses[-1]:.3g}), validation is no better than guessing ({val_losses[-1]:.3g})",
             "labels that do not belong to their samples: what is learned by heart helps nobody else",
             "look at samples with their labels (zoo data preview); were files and labels sorted alike?",
         )  # fmt: skip
-    elif gap is not None and gap > GAP and len(val_losses) >= SEEN:
+    elif gap is not None and gap > GAP:
         yield Finding(
-            "overfitting", "warning", "accuracy", f"{gap:.0%} higher in training than in validation",
+            "overfitting", "warning", "accuracy",
+            f"{gap:.0%} higher in training than in validation, whose loss has not got better for {PATIENT} epochs",
             "too few samples for so large a network, which knows them by heart",
             "augmentation, weight decay, dropout, or fewer epochs",
         )  # fmt: skip

@@ -196,9 +196,12 @@ def test_batch_norm_on_tiny_batches() -> None:
 
 
 def test_what_losses_and_waiting_say() -> None:
-    assert {f.name for f in judge_learning([1.39, 1.38, 1.385], [], None, 4)} == {"nothing-learned"}
-    assert {f.name for f in judge_learning([0.5, 0.3, 0.1], [0.6, 0.6, 0.7], 0.3, 4)} == {"overfitting"}
-    assert not list(judge_learning([0.5, 0.3, 0.1], [0.6, 0.3, 0.2], 0.05, 4))
+    assert {f.name for f in judge_learning([1.39, 1.38, 1.385], [], None, 4, 300)} == {"nothing-learned"}
+    assert not list(judge_learning([1.39, 1.38, 1.385], [], None, 4, 30)), "it has hardly begun"
+    falling, rising = [0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1], [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.8]
+    assert {f.name for f in judge_learning(falling, rising, 0.3, 4, 700)} == {"overfitting"}
+    assert not list(judge_learning(falling, [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.5], 0.3, 4, 700)), "it has just got better"
+    assert not list(judge_learning(falling, rising, 0.05, 4, 700))
     assert {f.name for f in judge_pace([{"waiting": 0.6}] * 3)} == {"waiting-for-data"}
     assert not list(judge_pace([{"waiting": 0.6}, {"waiting": 0.1}, {"waiting": 0.6}]))
 
