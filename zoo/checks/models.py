@@ -56,7 +56,8 @@ def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
         "data": registry.data_set(entry.data).tiny if entry.data else {},
         "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
     }
-    settings["trainer"] = {"accelerator": "cpu", "limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
+    limits = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
+    settings["trainer"] = {"accelerator": "cpu", "monitor_every_n_steps": 1, **limits}
     run = resolve(registry, entry.name, {}, [settings])
     subject = TinyRun(run, engine.build_data(registry, run))
     if not subject.new_task(registry).one_pass:
@@ -158,6 +159,8 @@ def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
     with temporary_runs():
         outcome = engine.train(registry, subject.run, "check")
         require(outcome.test, "testing gave no figures")
+        for finding in outcome.findings:
+            require(finding.severity != "error", f"while it trains, {finding.in_short}")
         for file in (outcome.folder.best, outcome.folder.last):
             task, _ = engine.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():
@@ -173,7 +176,7 @@ MODEL_CHECKS = {
     "every parameter gets a gradient": _every_parameter_learns,
     "saving and loading keep the outputs": _saves_and_loads,
     "stages cover all parameters, the head last": _stages_cover_parameters,
-    "trains by its recipe and tests": _trains_and_tests,
+    "trains by its recipe without an error that monitors see, and tests": _trains_and_tests,
 }
 GRADIENT_CHECKS = (_step_lowers_loss, _every_parameter_learns)
 ONE_PASS_CHECKS = {name: check for name, check in MODEL_CHECKS.items() if check not in GRADIENT_CHECKS}
