@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 from datamodules.worlds import dialogues, questions, shapes
+from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
 from zoo.registry import scan
 from zoo.report.page import render
 from zoo.report.samples.asking import ASKED_BY, take_samples
+from zoo.report.samples.classification import look_at_labels
 from zoo.report.samples.question_answering import right_answers
-from zoo.report.samples.samples import Samples, Scene, Text, Turn, evenly_spread, part_of
+from zoo.report.samples.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
 from zoo.report.subject import read_subject
 from zoo.spec import END, IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec
 from zoo.training.conversation import Conversation
@@ -178,8 +180,53 @@ def test_points_are_drawn_in_their_plane(train) -> None:
     folder = train("softmax", "data.name=blobs", epochs=3)
     samples = take_samples(scan(), folder)
     (scene,) = samples.scenes
-    assert samples.counts is not None and not samples.images
+    assert samples.counts is not None and not samples.images and not samples.about_labels
     assert "test points" in scene.alt and min(pixels(scene.source).shape[:2]) > 300
+
+
+# ------------------------------------------------------------------ labels
+
+
+def test_labels_to_look_at_are_training_images_as_they_lie_in_their_folder(train) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 60), ("test", 4)):
+        for place, name in enumerate(("dark", "light")):
+            folder = Path("photos") / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                of_other = split == "train" and number < 3
+                grey = 40 + 170 * (place != of_other) + generator.integers(0, 40, (8, 8, 3))
+                Image.fromarray(grey.astype(np.uint8)).save(folder / f"{'wrong' if of_other else 'right'}{number}.png")
+    folder = train("softmax", "data.name=folder", "data.root=photos", "data.size=8", "data.augment=light", epochs=8)
+    samples = take_samples(scan(), folder)
+    assert samples.about_labels.startswith("Of all ") and f" {len(samples.suspects)} look" in samples.about_labels
+    assert 2 <= len(samples.suspects) <= 6  # the others are held out for validation
+    for each in samples.suspects:
+        assert re.fullmatch(rf"train/{each.label}/wrong\d.png", each.name) and each.said != each.label
+        assert (pixels(each.source).mean() > 128) == (each.said == "light")
+
+
+def test_the_most_suspicious_labels_come_first(train) -> None:
+    folder = train("mlp")
+    task, data = open_run(folder)
+    with torch.inference_mode():
+        told, images = look_at_labels(task, data)
+        train_split = data.splits["train"]
+        probabilities = task.outputs({"images": train_split.images.pixels})
+    suspects, said = label_suspects(train_split.labels, probabilities)
+    assert f"Of all {len(train_split):,} training images, {len(suspects)} look" in told and len(images) == min(12, len(suspects))
+    assert [image.name for image in images] == [f"training image {place}" for place in suspects[:12].tolist()]
+    assert [image.said for image in images] == [str(place) for place in said[:12].tolist()]
+    first = suspects[0]
+    assert images[0].probability == pytest.approx(float(probabilities[first, said[0]]), abs=1e-6)
+
+
+def test_a_network_that_agrees_with_all_labels_has_none_to_look_at(train, zoo) -> None:
+    folder = train("knn", "model.k=1")
+    task, data = open_run(folder)
+    with torch.inference_mode():
+        told, images = look_at_labels(task, data)
+    assert images == [] and re.fullmatch(r"Of all 1,29\d training images none looks mislabelled to the network\.", told)
 
 
 # ------------------------------------------------------------------ the page
@@ -195,12 +242,14 @@ def test_all_that_is_said_is_text(write_run) -> None:
         missing=hostile,
         scenes=[Scene(picture, hostile, hostile, turns)],
         texts=[Text(hostile, hostile, is_aligned=True)],
+        about_labels=hostile,
+        suspects=[SampleImage(picture, None, hostile, hostile, 0.5, hostile)],
     )
     page = render([subject], 100)
     section = page[page.index('<section aria-labelledby="samples-1">') :].partition("</section>")[0]
-    assert "<script" not in section and section.count("&lt;script&gt;") == 14
-    assert section.count("✓") == section.count("✗") == 1
-    assert section.count("<img ") == section.count(' alt="') == 1
+    assert "<script" not in section and section.count("&lt;script&gt;") == 19
+    assert section.count("✓") == section.count("✗") == 1 and "Labels to look at" in section
+    assert section.count("<img ") == section.count(' alt="') == 2
 
 
 def test_a_part_is_told_apart_from_all() -> None:

@@ -38,13 +38,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A picture as a ``data:`` address, what it is, what the network says, and how sure it is (None: it does not tell)."""
+    """A picture as a ``data:`` address, what it is, what the network says, and how sure it is (None: it does not tell).
+
+    ``name`` tells it from others of its kind, where that matters.
+    """
 
     source: str
     is_right: bool | None
     label: str
     said: str
     probability: float | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Samples:
         about: what was put to it, in a sentence.
         missing: why there is nothing, or not all, in a sentence.
         counts: confusion, int64 [classes, classes].
+        about_labels: how many labels of the training data look wrong to it, in a sentence; empty if it was not asked.
+        suspects: the training pictures whose labels do, the most suspicious first.
     """
 
     about: str = ""
@@ -94,6 +100,8 @@ class Samples:
     texts: list[Text] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     counts: np.ndarray | None = None
+    about_labels: str = ""
+    suspects: list[SampleImage] = field(default_factory=list)
 
 
 def require_some(split: Any, what: str) -> None:
