@@ -169,7 +169,7 @@ def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: s
         if metric == "accuracy":
             assert text.is_aligned and len(set(map(len, lines))) == 1
             assert lines[2] == "".join(task.spec.symbols[place] for place in said[row].argmax(1).tolist())
-            assert text.how.endswith(f"asked for {lines[1][-10:]}: {lines[2][-10:]}")
+            assert text.how.endswith(f"expected {lines[1][-10:]}, said {lines[2][-10:]}")
         else:
             assert not text.is_aligned and lines[2] == f"= {float(said[row]):.2f}"
         right = lines[2] == lines[1] if metric == "accuracy" else abs(float(said[row] - batch["targets"][row])) < 0.04

@@ -35,4 +35,4 @@ def _difference(task: SequenceMemory, said: Tensor, target: Tensor) -> str:
     if not task.spec.symbols:
         return f"off by {float((said - target).abs()):.2f}"
     expected, answer = ("".join(task.spec.symbols[place] for place in row[target > 0].tolist()) for row in (target, said))
-    return f"asked for {expected}: {answer}"
+    return f"expected {expected}, said {answer}"
