@@ -123,7 +123,7 @@ class SequenceData(L.LightningDataModule):
 
     @abstractmethod
     def to_text(self, inputs: Tensor, target: Tensor) -> str:
-        """One sequence, [T, features], and what it asks for, to be read by people."""
+        """One sequence, [T, features], and in a last line what it asks for, to be read by people."""
 
     def setup(self, stage: str | None = None) -> None:
         """There is nothing to read."""

@@ -78,7 +78,7 @@ FLOORS = {
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
     "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "datamodules.images"},
-    "zoo/report": SETTINGS | {"zoo.pictures", "zoo.decoding", "zoo.tasks", "zoo.training", "zoo.report"},
+    "zoo/report": SETTINGS | {"zoo.pictures", "zoo.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
     "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},

@@ -17,7 +17,7 @@ import torch
 from zoo.registry import scan
 from zoo.report import page as page_module
 from zoo.report.page import differing_settings
-from zoo.report.samples import take_samples
+from zoo.report.samples.asking import take_samples
 from zoo.report.subject import facts, figures, read_subject
 from zoo.training.run_folder import RunFolder
 
@@ -300,6 +300,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     shown = [attributes for attributes in page.all("img") if attributes["alt"] in "0123456789"]  # others are of histograms
     assert "Histograms of activations" in page.text  # what a training really records
     assert len(shown) == 12 and page.text.count("✗ is") >= 6
+    assert (3, "Labels to look at") in page.headings() and page.text.count("looks like") == 12
     samples = take_samples(scan(), RunFolder.find("short"))
     np.testing.assert_array_equal(samples.counts, tested["confusion"])
     assert [image.probability for image in samples.images[:6]] == sorted(
@@ -321,11 +322,12 @@ def test_a_language_model_writes(zoo, report) -> None:
     assert [len(text) for tag, text in page.texts if tag == "pre"][:2] == [400, 400]
 
 
-def test_points_are_no_pictures(zoo, report) -> None:
+def test_points_are_shown_in_their_plane(zoo, report) -> None:
     assert zoo("train", "softmax", "--data", "blobs", "--epochs", "1", "--name", "plane").code == 0
     page = report("plane")
     assert_sound(page)
-    assert "zoo picture regions plane" in page.text and "Confusion" in page.text
+    assert "Confusion" in page.text and "Labels to look at" not in page.text
+    assert [image for image in page.all("img") if image["alt"].startswith("The plane in the colours of classes")]
 
 
 def test_data_that_is_gone_is_a_reason(zoo, report, whole) -> None:

@@ -79,17 +79,23 @@ def write_png(figure: Figure, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    content = png_bytes(figure)
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file; equal figures are equal files."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})  # equal figures are equal files
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     without_a_sign = [each for each in told if str(each.message).startswith("Glyph")]  # one for each sign
     for each in told:
         if each not in without_a_sign:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if without_a_sign:
         print("warning: no font here has the signs of some names, which are drawn as boxes", file=sys.stderr)
-    try:
-        replace_file(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    return buffer.getvalue()

@@ -17,7 +17,8 @@ from zoo.fetch import replace_file
 from zoo.registry import Registry
 from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
-from zoo.report.samples import Samples, take_samples
+from zoo.report.samples.asking import take_samples
+from zoo.report.samples.samples import Samples
 from zoo.report.subject import Subject, facts, figures, names_of, read_subject, to_train_again
 from zoo.report.views import activations, curve_plots, gradients, pace
 from zoo.training.run_folder import RunFolder

@@ -15,7 +15,7 @@ from zoo.recipe import Run, read_config
 from zoo.registry import Registry
 from zoo.report.history import History, read_history
 from zoo.report.plots import number
-from zoo.report.samples import Samples
+from zoo.report.samples.samples import Samples
 from zoo.training.run_folder import RunFolder
 
 

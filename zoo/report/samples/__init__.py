@@ -1,0 +1,1 @@
+"""What the network of a run says, a file for each kind of work."""
