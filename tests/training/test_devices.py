@@ -1,6 +1,7 @@
 """Figures do not depend on the number of processes, and a launched run is one run.
 
-Each case is the real command in processes of its own, as Lightning's launcher starts it again for every rank.
+Each case is the real command in processes of its own: as Lightning's launcher starts it again for every rank, or as torchrun
+starts them together, which then run many commands one after the other, since most of the time of one goes into imports.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,35 @@ import torch
 from zoo.training.run_folder import RunFolder, read_metrics
 
 PROGRAM = "import sys; from cli import app; app()"
+COMMANDS = """
+import json, shlex, sys
+from cli import app
+
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["zoo", *shlex.split(command)]
+    try:
+        app()
+    except SystemExit as stop:
+        assert not stop.code, command
+"""
+SMALL = "--epochs 1 --accelerator cpu"
+QUICK = "--accelerator cpu --set trainer.limit_train_batches=3 --set recipe.batch_size=32"
+TRAINED = {  # on two processes
+    "text": f"train char-gru {SMALL} --set model.hidden=16 --set data.chunk=32 --set recipe.batch_size=8"
+    " --set trainer.limit_train_batches=6",
+    "memory": f"train gru {SMALL} --set model.hidden=8 --set data.length=6 --set data.sequences=640",
+    "talks": f"train dialogue-discriminative {SMALL} --set model.hidden=8 --set 'model.encoder_options={{channels: [4, 8]}}'"
+    " --set data.pictures=44 --set data.rounds=3 --set recipe.batch_size=4",
+    "asked": f"train vqa-attention {SMALL} --set data.pictures=64 --set recipe.batch_size=84 --set model.hidden=16",
+    # 1,000 test pictures make 13 batches, which neither 2 nor 3 divides
+    "told": f"train captioner-attention {SMALL} --set data.pictures=64 --set recipe.batch_size=77 --set model.hidden=16"
+    " --set 'model.encoder_options={channels: [4, 8, 8]}' --set model.beams=2",
+    "agent": f"train navigator {SMALL} --set data.houses=2 --set data.starts=2 --set model.hidden=8 --set 'model.channels=[4,4]'",
+    "base": f"train resnet20 --epochs 1 --set model.width=4 {QUICK}",
+    "head": f"finetune base --freeze backbone --epochs 3 {QUICK}",
+    "thawed": f"finetune base --freeze epochs:1+1 --epochs 3 {QUICK}",
+    "shared": "train knn --accelerator cpu --set recipe.batch_size=100",
+}
 ODD = '''
 from torch import nn
 from zoo import register_model
@@ -86,94 +117,111 @@ def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes:
     assert told["test/accuracy"] == figures[0]["test/accuracy"]
 
 
-def test_a_text_has_the_same_loss_on_any_number_of_processes() -> None:
-    settings = ["--set", "model.hidden=16", "--set", "data.chunk=32", "--set", "recipe.batch_size=8"]
-    settings += ["--set", "trainer.limit_train_batches=6", "--epochs", "1", "--accelerator", "cpu"]
-    zoo("train", "char-gru", "--name", "text", "--devices", "2", *settings)
-    kept = torch.load("runs/text/checkpoints/last.ckpt", weights_only=True)
+def together(processes: int, commands: list[str]) -> list[dict]:
+    """Commands one after the other in as many processes; what each printed, as JSON."""
+    program = Path("commands.py")
+    program.write_text(COMMANDS)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    commands = [f"{command} --devices {processes} --json" for command in commands]
+    answer = subprocess.run(
+        [sys.executable, *launcher, str(program), json.dumps(commands)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    printed, told = answer.stdout.strip(), []
+    while printed:
+        value, end = json.JSONDecoder().raw_decode(printed)
+        told.append(value)
+        printed = printed[end:].strip()
+    assert len(told) == len(commands), "only rank zero speaks"
+    return told
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all runs of ``TRAINED`` are, and ``alone``, which one process has trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("devices")
+        patch.chdir(folder)
+        patch.setenv("ZOO_HOME", str(folder / "cache"))
+        together(2, [f"{command} --name {name}" for name, command in TRAINED.items()])
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def figures(folder: Path) -> dict[str, list[dict]]:
+    """Of each run, what its test says on one, two and three processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ZOO_HOME", str(folder / "cache"))
+        commands = [f"test {name} --accelerator cpu" for name in TRAINED]
+        told = [together(1, ["train knn --name alone --accelerator cpu", *commands])[1:]]
+        told += [together(processes, commands) for processes in (2, 3)]
+    return {name: list(each) for name, *each in zip(TRAINED, *told, strict=True)}
+
+
+def test_a_text_has_the_same_loss_on_any_number_of_processes(folder: Path, figures: dict[str, list[dict]]) -> None:
+    kept = torch.load(folder / "runs/text/checkpoints/last.ckpt", weights_only=True)
     assert kept["stream_state"].shape == (2, 2, 8, 16), "the states of both processes"
-    figures = [json.loads(zoo("test", "text", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
-    for other in figures[1:]:
-        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], abs=1e-6)
+    one, *others = figures["text"]
+    for other in others:
+        assert other["test/loss"] == pytest.approx(one["test/loss"], abs=1e-6)
 
 
-def test_dialogues_are_ranked_alike_on_any_number_of_processes() -> None:
-    settings = [
-        "model.hidden=8", "model.encoder_options={channels: [4, 8]}", "data.pictures=44", "data.rounds=3", "recipe.batch_size=4",
-    ]  # fmt: skip
-    arguments = [part for text in settings for part in ("--set", text)]
-    arguments += ["--name", "talks", "--devices", "2", "--epochs", "1", "--accelerator", "cpu"]
-    zoo("train", "dialogue-discriminative", *arguments)
-    figures = [json.loads(zoo("test", "talks", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
-    assert {"test/r1", "test/mrr", "test/r1_history", "test/mrr_history"} < figures[0].keys()
-    for other in figures[1:]:
-        loss = other.pop("test/loss")
-        assert loss == pytest.approx(figures[0]["test/loss"], rel=1e-6)
-        assert other == {name: value for name, value in figures[0].items() if name != "test/loss"}, "ranks are counted"
+def test_dialogues_are_ranked_alike_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    one, *others = figures["talks"]
+    assert {"test/r1", "test/mrr", "test/r1_history", "test/mrr_history"} < one.keys()
+    for other in others:
+        assert other["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
+        assert {**other, "test/loss": one["test/loss"]} == one, "ranks are counted"
 
 
-def test_a_memory_has_the_same_figures_on_any_number_of_processes() -> None:
-    settings = ["--set", "model.hidden=8", "--set", "data.length=6", "--set", "data.sequences=640", "--epochs", "1"]
-    zoo("train", "gru", "--name", "memory", "--devices", "2", "--accelerator", "cpu", *settings)
-    figures = [json.loads(zoo("test", "memory", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
-    assert set(figures[0]) == {"test/loss", "test/solved"}
-    for other in figures[1:]:
-        assert other["test/solved"] == figures[0]["test/solved"]
-        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+def test_a_memory_has_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    one, *others = figures["memory"]
+    assert set(one) == {"test/loss", "test/solved"}
+    for other in others:
+        assert other["test/solved"] == one["test/solved"]
+        assert other["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
-def test_questions_have_the_same_figures_on_any_number_of_processes() -> None:
-    settings = ["--set", "data.pictures=64", "--set", "recipe.batch_size=84", "--set", "model.hidden=16", "--epochs", "1"]
-    zoo("train", "vqa-attention", "--name", "asked", "--devices", "2", "--accelerator", "cpu", *settings)
-    figures = [json.loads(zoo("test", "asked", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2)]
-    assert "test/accuracy_related exists" in figures[0]
-    for name, figure in figures[0].items():
-        assert figures[1][name] == pytest.approx(figure, rel=1e-6)
+def test_questions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    one, *others = figures["asked"]
+    assert "test/accuracy_related exists" in one
+    for other in others:
+        assert other == pytest.approx(one, rel=1e-6)
 
 
-def test_captions_have_the_same_figures_on_any_number_of_processes() -> None:
-    settings = ["--set", "data.pictures=64", "--set", "recipe.batch_size=77", "--set", "model.hidden=16", "--epochs", "1"]
-    settings += ["--set", 'model.encoder_options={"channels": [4, 8, 8]}', "--set", "model.beams=2"]
-    zoo("train", "captioner-attention", "--name", "told", "--devices", "2", "--accelerator", "cpu", *settings)
-    # 1,000 test pictures make 13 batches, which neither 2 nor 3 divides
-    figures = [json.loads(zoo("test", "told", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
-    for other in figures[1:]:
-        assert other.keys() == figures[0].keys()
+def test_captions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    one, *others = figures["told"]
+    for other in others:
+        assert other.keys() == one.keys()
         for name in ("bleu4", "rouge_l", "cider", "truth"):
-            assert other[f"test/{name}"] == figures[0][f"test/{name}"], "the very captions of one process, judged together"
-        assert other["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
+            assert other[f"test/{name}"] == one[f"test/{name}"], "the very captions of one process, judged together"
+        assert other["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
-def test_an_agent_fares_alike_on_any_number_of_processes() -> None:
-    settings = ["--set", "data.houses=2", "--set", "data.starts=2", "--set", "model.hidden=8", "--set", "model.channels=[4,4]"]
-    zoo("train", "navigator", "--name", "agent", "--devices", "2", "--epochs", "1", "--accelerator", "cpu", *settings)
-    figures = [json.loads(zoo("test", "agent", "--devices", str(n), "--accelerator", "cpu", "--json")) for n in (1, 2, 3)]
-    assert figures[0]["test/length"] > 0
-    for other in figures[1:]:
-        assert other == pytest.approx(figures[0], rel=1e-6)
-        assert all(other[f"test/{name}"] == figures[0][f"test/{name}"] for name in ("success", "error", "length_seen"))
+def test_an_agent_fares_alike_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    one, *others = figures["agent"]
+    assert one["test/length"] > 0
+    for other in others:
+        assert other == pytest.approx(one, rel=1e-6)
+        assert all(other[f"test/{name}"] == one[f"test/{name}"] for name in ("success", "error", "length_seen"))
 
 
-@pytest.mark.parametrize("plan", ["epochs:1+1", "backbone"])
-def test_stages_thaw_alike_in_all_processes(plan: str) -> None:
-    quick = ["--accelerator", "cpu", "--set", "trainer.limit_train_batches=3", "--set", "recipe.batch_size=32"]
-    zoo("train", "resnet20", "--name", "base", "--epochs", "1", "--set", "model.width=4", *quick)
-    tuned = ["finetune", "base", "--freeze", plan, "--epochs", "3", "--devices", "2", "--name", "tuned", *quick]
-    zoo(*tuned)
-    begun, ended = (torch.load(RunFolder.find(name).last, weights_only=True)["state_dict"] for name in ("base", "tuned"))
-    moved = {
-        name.partition(".")[0] for name, value in ended.items() if name.endswith("weight") and not torch.equal(value, begun[name])
-    }
-    assert moved == ({"stage2", "stage3", "head"} if plan == "epochs:1+1" else {"head"})
-    alone, both = (json.loads(zoo("test", "tuned", "--accelerator", "cpu", "--devices", n, "--json")) for n in ("1", "2"))
-    assert alone["test/accuracy"] == both["test/accuracy"]
+@pytest.mark.parametrize(("name", "learned"), [("head", {"head"}), ("thawed", {"stage2", "stage3", "head"})])
+def test_stages_thaw_alike_in_all_processes(folder: Path, figures: dict[str, list[dict]], name: str, learned: set[str]) -> None:
+    begun, ended = (
+        torch.load(folder / f"runs/{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("base", name)
+    )
+    moved = {n.partition(".")[0] for n, value in ended.items() if n.endswith("weight") and not torch.equal(value, begun[n])}
+    assert moved == learned
+    one, *others = figures[name]
+    assert all(other["test/accuracy"] == one["test/accuracy"] for other in others)
 
 
-def test_two_processes_remember_what_one_does() -> None:
-    zoo("train", "knn", "--name", "alone", "--accelerator", "cpu")
-    zoo("train", "knn", "--name", "shared", "--accelerator", "cpu", "--devices", "2", "--set", "recipe.batch_size=100")
+def test_two_processes_remember_what_one_does(folder: Path, figures: dict[str, list[dict]]) -> None:
     alone, shared = (
-        torch.load(f"runs/{name}/checkpoints/best.ckpt", weights_only=True)["state_dict"] for name in ("alone", "shared")
+        torch.load(folder / f"runs/{name}/checkpoints/best.ckpt", weights_only=True)["state_dict"] for name in ("alone", "shared")
     )
     assert all(torch.equal(value, shared[name]) for name, value in alone.items())
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -40,6 +41,17 @@ def available_memory(device: torch.device) -> int | None:
         with suppress(OSError, ValueError):  # "max" where there is no limit
             found.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
     return min((each for each in found if each is not None), default=None)
+
+
+@contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Inside, what was there before is not looked through for garbage, which takes longer than many a step."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class PeakMemory:

@@ -23,7 +23,7 @@ from zoo.registry import Registry
 from zoo.spec import ImageSpec, WordedSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.engine import begin, build_data, build_task, build_trainer, quiet
-from zoo.training.memory import PeakMemory, available_memory, is_out_of_memory
+from zoo.training.memory import PeakMemory, available_memory, is_out_of_memory, only_new_garbage
 
 LOWEST, HIGHEST = 1e-6, 10.0  # learning rates
 STEPS = 100
@@ -220,7 +220,8 @@ def search_batch(subject: Subject) -> BatchSearch:
     """
     if not counts_images(subject):
         raise UserError(f"a batch of {subject.run.data['name']} is not so many images: its size is not searched, take --only lr")
-    return _Search(subject, len(subject.data.splits["train"])).result()
+    with only_new_garbage():
+        return _Search(subject, len(subject.data.splits["train"])).result()
 
 
 class _Search:
