@@ -303,7 +303,7 @@ log.open()
 log.log_metrics({{"train/loss": 2.0}}, 1)
 """
     environment = {**os.environ, "WANDB_BASE_URL": server.url}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=45)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert history(tmp_path)[0]["train/loss"] == 2.0
 
