@@ -15,7 +15,7 @@ from callbacks.recording import over_processes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEYS = 2**16
-PART = 2**21  # values whose keys are held at once
+PART = 2**20  # values that are looked at together
 SMALLEST, MAGNITUDES = -24, 32  # the histogram's: of each sign, 32 powers of two from 2^-24 on
 BINS = 2 * MAGNITUDES + 1
 POWERS = [2.0 ** (SMALLEST + place) for place in range(MAGNITUDES + 1)]
@@ -31,7 +31,7 @@ class Distribution:
 
     def __init__(self, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64  # which has no float64
-        self.sums = torch.zeros(4, dtype=wide, device=device)  # number, sum, sum of squares, zeros
+        self.sums = torch.zeros(3, dtype=wide, device=device)  # number, sum, sum of squares
         self.range = torch.full((2,), torch.inf, device=device)  # least, and most with its sign turned
         self.counts = torch.zeros(KEYS, dtype=torch.int64, device=device)
 
@@ -43,15 +43,27 @@ class Distribution:
         values = values.contiguous().view(-1)
         if not len(values):
             return
-        wide = self.sums.dtype
-        norm = torch.linalg.vector_norm(values, dtype=wide)
         least, most = values.aminmax()
-        zeros = len(values) - values.count_nonzero()
-        self.sums += torch.stack([torch.full_like(norm, len(values)), values.sum(dtype=wide), norm.square(), zeros.to(wide)])
         self.range = torch.minimum(self.range, torch.stack([least, -most]))
-        for part in values.split(PART):
-            keys = part.view(torch.int16)[1::2].long().add_(KEYS // 2)  # little endian: the upper half comes second
-            self.counts.scatter_add_(0, keys, self.counts.new_ones(()).expand_as(keys))
+        parts = values.split(PART)
+        self._add_sums(parts)
+        for part in parts:
+            keys = (part.view(torch.int32) >> 16).add_(KEYS // 2)
+            if keys.device.type == "cpu":
+                self.counts += torch.bincount(keys, minlength=KEYS)  # on a GPU it would wait for the largest key
+            else:
+                self.counts.scatter_add_(0, keys.long(), self.counts.new_ones(()).expand_as(keys))
+
+    def _add_sums(self, parts: tuple[Tensor, ...]) -> None:
+        """Each part is summed in single precision around its own mean, where little is lost, and what comes of it is moved."""
+        rows = []
+        for part in parts:
+            centre = part.mean()
+            apart = part - centre
+            rows.append(torch.stack([centre, apart.sum(), apart.square_().sum()]))
+        centre, first, second = torch.stack(rows, 1).to(self.sums.dtype)
+        number = self.sums.new_tensor([len(part) for part in parts])
+        self.sums += torch.stack([number, first + number * centre, second + (2 * first + number * centre) * centre]).sum(1)
 
     @staticmethod
     def reduce(parts: list[Distribution]) -> None:
@@ -65,7 +77,7 @@ class Distribution:
     def describe(parts: list[Distribution]) -> Tensor:
         """A row of numbers for each, on the device: mean, standard deviation, least, most, zeros, quantiles, histogram."""
         sums = torch.stack([part.sums for part in parts])
-        number, total, squares, zeros = sums.unbind(1)
+        number, total, squares = sums.unbind(1)
         mean = total / number
         deviation = (squares / number - mean.square()).clamp(min=0).sqrt()
         order, values, bins = _tables(sums.device)
@@ -75,6 +87,7 @@ class Distribution:
         quantiles = values[torch.searchsorted(counts.cumsum(1), ranks).clamp(max=KEYS - 1)]
         histograms = counts.new_zeros(len(parts), BINS).index_add_(1, bins, counts)
         least, most = torch.stack([part.range for part in parts]).unbind(1)
+        zeros = counts[:, KEYS // 2 - 1] + counts[:, KEYS // 2]  # of both signs
         columns = torch.stack([mean, deviation, least.to(mean), -most.to(mean), zeros / number], 1)
         return torch.cat([columns, quantiles.to(mean), histograms.to(mean)], 1)
 

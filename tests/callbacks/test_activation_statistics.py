@@ -141,6 +141,22 @@ def test_a_module_in_several_places_is_told_apart_by_its_units() -> None:
     assert sum(records[0]["layers"]["relu:4"]["histogram"]) == 8 * 4
 
 
+def test_a_small_deviation_far_from_zero_is_exact_over_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callbacks.distribution.PART", 1000)
+    values = 1e4 + 0.1 * torch.randn(3, 2345, generator=torch.Generator().manual_seed(0))
+    values[0, :7] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 0.0])
+    found = Distribution(torch.device("cpu"))
+    found.add(values[0]), found.add(values[1:, None])
+    told = read_description(Distribution.describe([found])[0].tolist())
+    right = values.double().numpy()
+    assert told["mean"] == pytest.approx(right.mean(), rel=1e-9) and told["std"] == pytest.approx(right.std(), rel=1e-6)
+    assert told["zero"] * right.size == pytest.approx(3)
+    found = Distribution(torch.device("cpu"))
+    found.add(values[1:])
+    told = read_description(Distribution.describe([found])[0].tolist())
+    assert told["std"] == pytest.approx(right[1:].std(), rel=1e-5)
+
+
 def test_numbers_that_are_none_are_counted_at_the_ends() -> None:
     found = Distribution(torch.device("cpu"))
     found.add(torch.tensor([1.0, float("inf"), float("-inf"), float("nan")]))
