@@ -46,7 +46,7 @@ class Distribution:
         least, most = values.aminmax()
         self.range = torch.minimum(self.range, torch.stack([least, -most]))
         parts = values.split(PART)
-        self._add_sums(parts)
+        self._add_sums(parts, torch.maximum(-least, most))
         for part in parts:
             keys = (part.view(torch.int32) >> 16).add_(KEYS // 2)
             if keys.device.type == "cpu":
@@ -54,14 +54,21 @@ class Distribution:
             else:
                 self.counts.scatter_add_(0, keys.long(), self.counts.new_ones(()).expand_as(keys))
 
-    def _add_sums(self, parts: tuple[Tensor, ...]) -> None:
-        """Each part is summed in single precision around its own mean, where little is lost, and what comes of it is moved."""
+    def _add_sums(self, parts: tuple[Tensor, ...], largest: Tensor) -> None:
+        """Each part is summed in single precision around its own mean, where little is lost, and what comes of it is moved.
+
+        Where values are so large that their squares would not fit, they are scaled down for it.
+        """
+        scale = torch.where(largest > 2.0**50, 2.0**-80, 1.0)
         rows = []
         for part in parts:
-            centre = part.mean()
-            apart = part - centre
+            apart = part * scale
+            centre = apart.mean()
+            apart -= centre
             rows.append(torch.stack([centre, apart.sum(), apart.square_().sum()]))
         centre, first, second = torch.stack(rows, 1).to(self.sums.dtype)
+        scale = scale.to(self.sums.dtype)
+        centre, first, second = centre / scale, first / scale, second / scale.square()
         number = self.sums.new_tensor([len(part) for part in parts])
         self.sums += torch.stack([number, first + number * centre, second + (2 * first + number * centre) * centre]).sum(1)
 

@@ -157,6 +157,14 @@ def test_a_small_deviation_far_from_zero_is_exact_over_many_parts(monkeypatch: p
     assert told["std"] == pytest.approx(right[1:].std(), rel=1e-5)
 
 
+def test_activations_that_have_exploded_are_measured_still() -> None:
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 1e33
+    found = Distribution(torch.device("cpu"))
+    found.add(values)
+    told = read_description(Distribution.describe([found])[0].tolist())
+    assert told["std"] == pytest.approx(values.double().std(correction=0).item(), rel=1e-5)
+
+
 def test_numbers_that_are_none_are_counted_at_the_ends() -> None:
     found = Distribution(torch.device("cpu"))
     found.add(torch.tensor([1.0, float("inf"), float("-inf"), float("nan")]))
