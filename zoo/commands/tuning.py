@@ -42,8 +42,7 @@ def tune(
     [bold]zoo tune resnet20[/bold]   on digits\n
     [bold]zoo tune resnet20 -o rates.png[/bold]   and the loss over the rate as a picture\n
     [bold]zoo tune vit --data folder --set data.root=photos --only lr[/bold]   on your pictures, one folder a class\n
-    [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the rate for another batch
-
+    [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the rate for another batch\n
     [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the rate for a new head on published weights
 
     A model is trained from the start unless --freeze or --weights is given; any other backbone is fine-tuned.
