@@ -18,7 +18,7 @@ from callbacks.distribution import Distribution, read_description
 from callbacks.gates import RECURRENT, gates
 from callbacks.recording import Monitor, Record, eager, over_processes
 
-WINDOW = 10  # records
+WINDOW = 5  # records
 FEATURES = 512  # of what goes into a layer, at most so many are held against each other
 BY_CHANNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,21 +35,22 @@ FUNCTIONS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": 
 class ActivationStatistics(Monitor):
     """Records how the outputs of layers are distributed, over the whole batch of a step: all processes, all accumulated parts.
 
-    Layers are modules without children (``NAME:64`` where one is used again with another number of units), and ``relu``,
-    ``sigmoid`` and ``tanh`` where a module calls them as functions: ``MODULE/relu:64`` is all its calls in a step with 64 units.
+    Layers are modules without children or with parameters of their own (``NAME:64`` where one is used again with another number
+    of units), and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: ``MODULE/relu:64`` is all its calls
+    in a step with 64 units.
     Recurrent layers have their gates besides, as in ``MODULE/forget_l0`` of an LSTM (see ``callbacks.gates``).
     Of each layer a record holds
 
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
       value of that rank without its lower 16 bits, which is within 1 in 128) and ``histogram`` (65 counts: 32 powers of two below
       zero, largest magnitude first, |x| < 2^-24, 32 powers of two above);
-    - ``dead``: of a rectifier, the share of units (channels, features) that were above zero nowhere in the last 10 records;
+    - ``dead``: of a rectifier, the share of units (channels, features) that were above zero nowhere in the last 5 records;
     - ``saturated``: of a sigmoid or tanh, the share of outputs within a twentieth of the range from one of its ends;
     - ``rank``: of a linear or convolutional layer, the participation ratio of what goes in, tr(C)^2 / tr(C^2) with C the
       covariance of its features (of at most 512, evenly taken; of maps the mean over places): 1 if all samples lie on a line,
       the number of features if they spread alike in all directions (Gao et al. 2017, doi:10.1101/214262);
-    - ``input``, of the first linear or convolutional layer: ``mean`` and ``std`` of what goes in, and ``between``, the largest
-      difference of a sample from the first; on rank zero.
+    - ``input``, of the layer that ran first, if it is given numbers: their ``mean`` and ``std``, and ``between``, the largest
+      difference of a sample from the first (none of one sample alone); on rank zero.
 
     Layers stand in the order in which they ran. Hooks exist only while a recorded step runs forward, and go whatever happens. On
     such steps modules that were compiled run as they were written.
@@ -74,7 +75,8 @@ class ActivationStatistics(Monitor):
             self._attach(pl_module)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._open.close()  # what is computed again in the backward pass must not count twice
+        if pl_module.automatic_optimization:  # else more may run forward after it
+            self._open.close()  # what is computed again in the backward pass must not count twice
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,29 +98,36 @@ class ActivationStatistics(Monitor):
 
     def _attach(self, root: nn.Module) -> None:
         running: list[str] = []  # names of the modules that are running now, the innermost last
+        first: list[str] = []  # name of the layer that ran first
         itself: set[str] = set()  # names of the modules that are such a function, or whose gates are seen
         handles: list[RemovableHandle] = []
         self._open.callback(lambda: [handle.remove() for handle in handles])
         self._open.enter_context(eager(root))
 
+        def enter(name: str, is_layer: bool, *_: Any) -> None:
+            running.append(name)
+            if is_layer and not first:
+                first.append(name)
+
         def leave(*_: Any) -> None:
             running.pop()
 
         for name, module in root.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda module, inputs, name=name: running.append(name)))
-            if not list(module.children()) and self.chosen(name):
-                handles.append(module.register_forward_hook(partial(self._see_module, name), with_kwargs=True))
+            is_layer = name != "" and (not list(module.children()) or bool(list(module.parameters(recurse=False))))
+            handles.append(module.register_forward_pre_hook(partial(enter, name, is_layer)))
+            if is_layer and self.chosen(name):
+                handles.append(module.register_forward_hook(partial(self._see_module, name, first), with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
             if isinstance(module, (*RECTIFIERS, *SQUASHING, *RECURRENT)):
                 itself.add(name)
         self._open.enter_context(_Functions(lambda function, out: self._see_function(running, itself, function, out)))
 
     def _see_module(
-        self, name: str, module: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any], output: Any
+        self, name: str, first: list[str], module: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any], output: Any
     ) -> None:
         inputs = (*inputs, *named_inputs.values())
         output = output[0] if isinstance(output, tuple) else output
-        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim():
+        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim() or not output.numel():
             return  # a loss, say
         with torch.no_grad(), self.measured(output.device):
             axis = _axis_of_units(module, output)
@@ -126,10 +135,11 @@ class ActivationStatistics(Monitor):
             if layer.units not in (None, output.shape[axis]):  # one module in several places, as the ReLU of a bottleneck
                 layer = self._layer(f"{name}:{output.shape[axis]}", layer.kind, output.device)
             layer.add(output, axis, isinstance(module, RECTIFIERS), SQUASHING.get(type(module)))
-            if isinstance(module, WEIGHTED) and inputs and isinstance(inputs[0], Tensor):
-                if all(other is layer or other.given is None for other in self._watched.values()):
+            if inputs and isinstance(inputs[0], Tensor):
+                if first == [name] and layer.given is None and inputs[0].is_floating_point():
                     layer.describe_input(inputs[0])
-                layer.add_input(inputs[0], axis)
+                if isinstance(module, WEIGHTED):
+                    layer.add_input(inputs[0], axis)
             if isinstance(module, RECURRENT):
                 for gate, function, values in gates(module, inputs, output):
                     gate_layer = self._layer(f"{name}/{gate}", "gate", values.device)
@@ -244,7 +254,8 @@ class _Layer:
     def describe_input(self, inputs: Tensor) -> None:
         """Of the first layer alone: what it is given, on this process, in the last part of the step."""
         values = inputs.float()
-        self.given = torch.stack([values.mean(), values.std(correction=0), (values - values[:1]).abs().amax()])
+        between = (values - values[:1]).abs().amax() if values.dim() and len(values) > 1 else values.new_full((), torch.nan)
+        self.given = torch.stack([values.mean(), values.std(correction=0), between])
 
     def reduce(self) -> None:
         """Sum over all processes."""

@@ -42,6 +42,7 @@ class Diagnosis(L.Callback):
 
     Attributes:
         findings: all so far.
+        steps: at which each of them was told.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Diagnosis(L.Callback):
     ) -> None:
         self.classes, self.metrics, self.write, self.frozen = classes, metrics, write, frozen
         self.findings: list[Finding] = []
+        self.steps: list[int] = []
         self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "pace": []}
         self._rates: list[float] = []
         self._losses: list[float] = []
@@ -62,6 +64,7 @@ class Diagnosis(L.Callback):
         self._steps = self._step = self._epoch = 0
         self._rate = 0.0
         self._hook: RemovableHandle | None = None
+        self._moved: set[int] = set()  # the id of each parameter that an optimizer has
 
     @property
     def worst(self) -> Finding | None:
@@ -87,11 +90,19 @@ class Diagnosis(L.Callback):
         for finding in findings:
             if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
                 self.findings.append(finding)
+                self.steps.append(self._step)
                 self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
 
     # ------------------------------------------------------------------ what Lightning tells
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._moved = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._moved]
+        if idle and self._moved and trainer.is_global_zero:
+            self._tell([Finding(
+                "no-optimizer", "warning", idle[0], f"{len(idle)} parameters that get gradients are in no optimizer",
+                "configure_optimizers was given a part of the network", "all of self.parameters(), or requires_grad_(False)",
+            )])  # fmt: skip
         learn = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         still = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
         if learn and still and not self.frozen and trainer.is_global_zero:
@@ -101,7 +112,7 @@ class Diagnosis(L.Callback):
             )])  # fmt: skip
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.optimizers:
+        if trainer.optimizers and trainer.optimizers[0].param_groups:
             self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
         if batch_idx == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
             self._look_at_norms(pl_module)
@@ -110,6 +121,8 @@ class Diagnosis(L.Callback):
         """Count, in the first batch, the values that each batch norm has of a channel."""
 
         def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not inputs:  # called by name
+                return
             values = inputs[0].numel() // inputs[0].shape[1]
             if norm.training and values < BATCH_OF_NORM:
                 self._tell([Finding(
@@ -132,10 +145,10 @@ class Diagnosis(L.Callback):
         self._unhook()
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._unhook()
-        is_recorded = trainer.global_step in (1, 2)
-        if is_recorded and trainer.accumulate_grad_batches == 1 and trainer.is_global_zero:
-            left = next((name for name, p in pl_module.named_parameters() if p.grad is not None and p.grad.any()), None)
+        is_early = trainer.global_step in (1, 2) and trainer.is_global_zero
+        if is_early and trainer.accumulate_grad_batches == 1 and pl_module.automatic_optimization:
+            moved = [(name, p.grad) for name, p in pl_module.named_parameters() if id(p) in self._moved and p.grad is not None]
+            left = next((name for name, gradient in moved if gradient.count_nonzero()), None)
             if left is not None:
                 self._tell([Finding(
                     "gradients-not-cleared", "error", left, "it has the gradient of the step before when the next is computed",
@@ -145,6 +158,7 @@ class Diagnosis(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._unhook()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor):
             return
@@ -155,8 +169,9 @@ class Diagnosis(L.Callback):
         self._steps += 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._sum is None or not trainer.is_global_zero:
+        if self._sum is None or not self._steps or not trainer.is_global_zero:
             return
+        self._step, self._epoch = trainer.global_step - 1, trainer.current_epoch
         self._losses.append(float(self._sum) / self._steps * trainer.accumulate_grad_batches)
         self._sum, self._steps = torch.zeros_like(self._sum), 0
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

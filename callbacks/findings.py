@@ -14,18 +14,20 @@ from typing import Any
 from callbacks.recording import Record
 
 WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-DEAD, SATURATED = 0.5, 0.6  # shares of units and of outputs, from which on a layer is told of
+# Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent.
+DEAD, SATURATED = 0.8, 0.6
 SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
 UPDATE_HIGH, UPDATE_LOW = 0.1, 1e-6  # of a parameter's norm, in one step
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
-EXPLODING = 1e3  # norm of the gradient
+EXPLODING = 1e3  # norm of the gradient, against that of the weights or 1
 SETTLED = 16  # steps
 EARLY = 100  # steps in which a loss may stay that of guessing, as in a warmup
 PATIENT = 6  # epochs
 SEEN = 3  # records that must agree before an early accident is told as a state
 WAITING = 0.4  # share of the time
 GAP = 0.2  # between accuracy in training and in validation
-KNOWN = 0.9  # of what guessing costs: a loss that has never been lower has learned nothing
+KNOWN = 0.9  # of what guessing costs: a loss that is not lower knows nothing
+FALLEN = 0.98  # of a loss three epochs ago: one that is lower is learning
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Finding:
         return " ".join(line.split())
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.where}: {self.evidence}. Likely cause: {self.cause}. Try: {self.remedy}"
+        return f"{self.severity}: {self.name} in {self.where}: {self.evidence}. Likely cause: {self.cause}. Try: {self.remedy}"
 
 
 def judge_activations(history: list[Record]) -> Iterator[Finding]:
@@ -74,7 +76,7 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
             continue
         if (layer["dead"] or 0) >= DEAD:
             yield Finding(
-                "dead-relu", "error" if layer["dead"] > 0.9 else "warning", name,
+                "dead-relu", "error" if layer["dead"] > 0.95 else "warning", name,
                 f"{layer['dead']:.0%} of its units were zero for every sample of the last records",
                 "a step so large that biases fell below what any input lifts them over, or a bad start",
                 "a lower learning rate, a warmup, or leaky-relu",
@@ -125,7 +127,7 @@ def _input(layers: dict[str, Any]) -> Iterator[Finding]:
             "a loader or a transform that gives one sample again and again, or nothing but zeros",
             "look at a batch (zoo data preview)",
         )  # fmt: skip
-    elif std > 10 or abs(mean) > 5 * std:
+    elif "Norm" not in first[1]["type"] and (std > 10 or abs(mean) > 5 * std):
         yield Finding(
             "input-not-normalised", "warning", name, f"what goes in has mean {mean:.3g} and deviation {std:.3g}",
             "pixels from 0 to 255, or statistics of other data",
@@ -137,7 +139,8 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     """What the newest of the records of ``GradientMonitor`` says; ``rates`` are the learning rates at each record."""
     newest, recent = history[-1], history[-SEEN:]
     norm = newest["norm"]
-    if norm is not None and norm > EXPLODING:
+    weights = math.hypot(1, *(each["weight"] for each in newest["parameters"].values()))
+    if norm > EXPLODING * weights:
         yield Finding(
             "exploding-gradients", "error", "all parameters", f"the norm of the gradient is {norm:.3g} at step {newest['step']}",
             "a product of many factors above one, as in a recurrent network over a long sequence, or a rate far too high",
@@ -146,21 +149,21 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     if len(recent) < SEEN:
         return
     yield from _without_gradient(recent)
-    if min(rates[-SEEN:]) >= 0.5 * max(rates):  # a warmup or the end of a schedule says nothing of the rate
-        ratios = [_median_update(record) for record in recent]
-        # weights that start at zero, as those of a new head, move by much of their size at first
-        if recent[0]["step"] >= SETTLED and all(ratio is not None and ratio > UPDATE_HIGH for ratio in ratios):
-            yield Finding(
-                "rate-too-high", "error", "all parameters",
-                f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
-                "the learning rate is too high; about 1e-3 is usual", "a tenth of the rate, or zoo tune",
-            )  # fmt: skip
-        if all(ratio is not None and ratio < UPDATE_LOW for ratio in ratios):
-            yield Finding(
-                "rate-too-low", "warning", "all parameters",
-                f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
-                "the learning rate is too low; about 1e-3 is usual", "a hundred times the rate, or zoo tune",
-            )  # fmt: skip
+    ratios = [ratio for record in recent if (ratio := _median_update(record)) is not None]
+    # weights that start at zero, as those of a new head, move by much of their size at first
+    if len(ratios) == SEEN and recent[0]["step"] >= SETTLED and min(ratios) > UPDATE_HIGH:
+        yield Finding(
+            "rate-too-high", "error", "all parameters",
+            f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
+            "the learning rate is too high; about 1e-3 is usual", "a tenth of the rate, or zoo tune",
+        )  # fmt: skip
+    # not at the end of a schedule, where rates fade
+    if len(ratios) == SEEN and rates[-1] >= 0.5 * max(rates) and max(ratios) < UPDATE_LOW:
+        yield Finding(
+            "rate-too-low", "warning", "all parameters",
+            f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
+            "the learning rate is too low; about 1e-3 is usual", "a hundred times the rate, or zoo tune",
+        )  # fmt: skip
     yield from _vanishing(recent)
 
 
@@ -239,7 +242,8 @@ def judge_learning(
     if classes is None or not losses:
         return
     guess = math.log(classes)
-    if len(losses) >= SEEN and steps >= EARLY and min(losses) > KNOWN * guess:
+    lately = losses[-SEEN:]
+    if len(lately) == SEEN and steps >= EARLY and min(lately) > KNOWN * guess and lately[-1] > FALLEN * lately[0]:
         yield Finding(
             "nothing-learned", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, guessing costs {guess:.3g}",
             "labels that do not belong to their samples, a rate far too low or too high, or inputs without information",

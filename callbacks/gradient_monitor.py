@@ -29,7 +29,7 @@ class GradientMonitor(Monitor):
     - ``cosine`` between its gradient and that of the record before;
     - ``histogram`` of its gradient, as in ``ActivationStatistics``, and the ``zero`` share;
 
-    and of all together
+    and of all together, which are those of the optimizer that steps
 
     - ``norm``; ``without``, the names of parameters that should learn and got no gradient; ``clipped``, the share of records so
       far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
@@ -63,14 +63,15 @@ class GradientMonitor(Monitor):
         if self._pending is None and not self.is_due(step):
             return
         with torch.no_grad(), self.measured(pl_module.device):
-            gradients = self._gradients(trainer, pl_module)
+            gradients = self._gradients(trainer, pl_module, optimizer)
             if self._pending is not None:
                 self._pending.see_next(gradients)
         self._finish(trainer)
         if self.is_due(step) and gradients:
             with torch.no_grad(), self.measured(pl_module.device):
                 kept = {name: gradient.clone() for name, gradient in gradients.items()}  # they are clipped in place
-                named = dict(pl_module.named_parameters())
+                own = _parameters_of(optimizer)
+                named = {name: p for name, p in pl_module.named_parameters() if id(p) in own}
                 self._pending = _Pending(step, samples, named, kept, self._kept)
                 self._pending.without = [
                     name for name, p in named.items() if p.requires_grad and p.grad is None and self.chosen(name)
@@ -89,13 +90,15 @@ class GradientMonitor(Monitor):
         self._finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if not holds_parts(trainer):  # else it would wait for other processes
+            self._finish(trainer)  # the last before a fault tells most
         self._pending, self._kept = None, {}
 
-    def _gradients(self, trainer: L.Trainer, module: nn.Module) -> dict[str, Tensor]:
-        scale = _scale(trainer)
+    def _gradients(self, trainer: L.Trainer, module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+        scale, own = _scale(trainer), _parameters_of(optimizer)
         found = {}
         for name, parameter in module.named_parameters():
-            if parameter.grad is not None and self.chosen(name):
+            if parameter.grad is not None and self.chosen(name) and id(parameter) in own:
                 gradient = _local(parameter.grad)
                 found[name] = gradient if scale == 1 else gradient / scale
         return found
@@ -172,7 +175,7 @@ class _Pending:
         for name in self.names:
             if name in gradients:
                 self.products[name]["with_next"] = _dot(self.gradients[name], gradients[name])
-        self.is_followed = True
+        self.is_followed = gradients.keys() >= set(self.names)  # with several optimizers the next step may be another's
 
     def rows(self, parts: bool) -> Tensor:
         """For each parameter its products, its zeros and its histogram; ``parts`` are summed over processes."""
@@ -184,10 +187,17 @@ class _Pending:
         return over_processes(table) if parts else table
 
 
+def _parameters_of(optimizer: Optimizer) -> set[int]:
+    """The ``id`` of each parameter that it moves."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
 def _local(values: Tensor) -> Tensor:
-    """The part of a tensor that lies on this process."""
+    """The part of a tensor that lies on this process, as real numbers."""
     values = values.detach()
-    return values.to_local() if hasattr(values, "to_local") else values
+    values = values.to_local() if hasattr(values, "to_local") else values
+    values = values.to_dense() if values.is_sparse else values
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

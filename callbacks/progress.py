@@ -119,8 +119,8 @@ class TrainingProgress(L.Callback):
         """In a log, what was found since the last time."""
         if self.diagnosis is None or self.bar is not None or not trainer.is_global_zero:
             return
-        for finding in self.diagnosis.findings[self.told :]:
-            print(f"step {trainer.global_step}  {finding.in_short}", file=sys.stderr, flush=True)
+        for step, finding in list(zip(self.diagnosis.steps, self.diagnosis.findings, strict=True))[self.told :]:
+            print(f"step {step}  {finding.in_short}", file=sys.stderr, flush=True)
         self.told = len(self.diagnosis.findings)
 
     def _line_is_due(self, trainer: L.Trainer) -> bool:

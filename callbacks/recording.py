@@ -16,14 +16,14 @@ from torch import Tensor, distributed, nn
 
 Record = dict[str, Any]
 MOST = 500  # records of a training
-POWERS = {4**n for n in range(10)}
+POWERS = {2**n for n in range(20)}
 
 
 class Monitor(L.Callback):
     """Base of callbacks that look into some steps of a training, and into no other.
 
-    Steps are those of the optimizer. Recorded are every ``every``-th and, since most happens at the start, before that those that
-    are a power of four.
+    Steps are those of the optimizer. Recorded are every ``every``-th, the last, and, since most happens at the start, before that
+    those that are a power of two.
 
     Args:
         every: steps from one record to the next; more in a training that would have over 500 records.
@@ -41,17 +41,18 @@ class Monitor(L.Callback):
             raise ValueError(f"every={every}: must be at least 1")
         self.every, self.layers, self.write = every, layers, write
         self.seconds = 0.0
+        self._last = -1  # step of the training, if that is known
         self._recent = 0.0  # seconds since the last record
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         if steps < float("inf"):
-            self.every = max(self.every, math.ceil(steps / MOST))
+            self.every, self._last = max(self.every, math.ceil(steps / MOST)), int(steps) - 1
 
     def is_due(self, step: int) -> bool:
         """Whether the step of that number, from 0, is recorded."""
-        return step % self.every == 0 or (step < self.every and step in POWERS)
+        return step % self.every == 0 or step == self._last or (step < self.every and step in POWERS)
 
     def chosen(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.layers)

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from everything import trainer
+from everything import hooks_of, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -209,10 +209,99 @@ def test_what_losses_and_waiting_say() -> None:
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
     records: list[dict[str, Any]] = []
     diagnosis = Diagnosis(classes=4, write=records.append)
-    layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "dead": 0.7, "saturated": None}
+    layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "dead": 0.9, "saturated": None}
     for step in range(6):
         diagnosis.see({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
     (finding,) = diagnosis.findings
-    assert diagnosis.worst is finding and "70%" in str(finding) and "Try: " in str(finding)
+    assert diagnosis.worst is finding and "90%" in str(finding) and "Try: " in str(finding)
     (told,) = [record for record in records if record["kind"] == "finding"]
     assert told["name"] == "dead-relu" and told["where"] == "relu" and told["step"] == 2 and told["try"]
+
+
+# ---------------------------------------------------------------------------------------------- what is odd, and right
+
+
+def test_an_input_is_what_the_first_layer_is_given() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTM(1, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, inputs):
+            return self.head(5 + self.cell(inputs[..., None])[0][:, -1])
+
+    inputs, _ = samples()
+    assert "input-not-normalised" not in names(examine(Learner(Recurrent())))
+    found = examine(Learner(Recurrent()), 128 + 50 * inputs)
+    assert next(finding for finding in found if finding.name == "input-not-normalised").where == "network.cell"
+    assert "constant-input" in names(examine(Learner(Recurrent()), torch.ones(512, 10)))
+    assert "input-not-normalised" not in names(examine(Learner(nn.Sequential(nn.BatchNorm1d(10), mlp())), 128 + 50 * inputs))
+
+
+def test_a_batch_of_one_is_not_constant() -> None:
+    assert "constant-input" not in names(examine(Learner(mlp()), batch_size=1, limit_train_batches=8))
+
+
+def test_a_part_that_no_optimizer_has() -> None:
+    class Probe(Learner):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.network[-1].parameters(), 0.1)
+
+    found = {finding.name: finding for finding in examine(Probe(mlp()))}
+    assert found["no-optimizer"].where == "network.0.weight" and "gradients-not-cleared" not in found
+
+
+def test_two_optimizers_by_hand() -> None:
+    class Adversaries(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.a, self.b = nn.Linear(10, 4), nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4))
+
+        def training_step(self, batch, batch_idx):
+            for optimizer, network in zip(self.optimizers(), (self.a, self.b), strict=True):
+                optimizer.zero_grad()
+                self.manual_backward(F.cross_entropy(network(batch[0]), batch[1]))
+                optimizer.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.a, self.b)]
+
+    module = Adversaries()
+    assert not names(examine(module)) and not hooks_of(module)
+
+
+def test_what_is_unusual_ends_no_training() -> None:
+    class Unusual(Learner):
+        def __init__(self) -> None:
+            super().__init__(mlp())
+            self.words = nn.Embedding(4, 3, sparse=True)
+            self.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+            self.norm = nn.BatchNorm1d(10)
+
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch == 1:
+                return None
+            self.network[0](batch[0][:0])
+            loss = super().training_step([self.norm(input=batch[0]), batch[1]], batch_idx)
+            return loss + self.words(batch[1]).square().mean() + self.phase.abs().square().mean()
+
+    class Fixed(Learner):
+        def configure_optimizers(self):
+            return None
+
+    assert not {finding.name for finding in examine(Unusual()) if finding.severity == "error"}
+    examine(Fixed(mlp()))
+
+
+def test_a_record_that_waits_is_told_when_the_training_breaks() -> None:
+    class Breaks(Learner):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                raise ValueError("no")
+            return 1e9 * super().training_step(batch, batch_idx)
+
+    diagnosis = Diagnosis(classes=4)
+    with pytest.raises(ValueError, match="no"):
+        trainer(GradientMonitor(write=diagnosis.see), diagnosis).fit(Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32))
+    assert "exploding-gradients" in names(diagnosis.findings)

@@ -93,6 +93,7 @@ class Finds(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args) -> None:
         if trainer.global_step in self.found:
             self.diagnosis.findings.append(self.found[trainer.global_step])
+            self.diagnosis.steps.append(trainer.global_step)
             if self.says:
                 print(self.says, file=sys.stderr)
 
