@@ -17,7 +17,7 @@ WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 # Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent.
 DEAD, SATURATED = 0.8, 0.6
 SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
-UPDATE_HIGH, UPDATE_LOW = 0.1, 1e-6  # of a parameter's norm, in one step
+UPDATE_WILD, UPDATE_HIGH, UPDATE_LOW = 1.0, 0.1, 1e-6  # of a parameter's norm, in one step: at first, later, at the least
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
 EXPLODING = 1e3  # norm of the gradient, against that of the weights or 1
 SETTLED = 16  # steps
@@ -74,7 +74,13 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
         recent = [record["layers"][name] for record in history[-SEEN:] if name in record["layers"]]
         if len(recent) < SEEN:
             continue
-        if (layer["dead"] or 0) >= DEAD:
+        if layer["dead"] is not None and min(each["zero"] for each in recent[-2:]) > 0.999:
+            yield Finding(
+                "dead-relu", "error", name, f"{layer['zero']:.2%} of its outputs are zero, over the whole batch",
+                "a step so large that biases fell below what any input lifts them over, or a bad start",
+                "a lower learning rate, a warmup, or leaky-relu",
+            )  # fmt: skip
+        elif (layer["dead"] or 0) >= DEAD:
             yield Finding(
                 "dead-relu", "error" if layer["dead"] > 0.95 else "warning", name,
                 f"{layer['dead']:.0%} of its units were zero for every sample of the last records",
@@ -151,7 +157,8 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     yield from _without_gradient(recent)
     ratios = [ratio for record in recent if (ratio := _median_update(record)) is not None]
     # weights that start at zero, as those of a new head, move by much of their size at first
-    if len(ratios) == SEEN and recent[0]["step"] >= SETTLED and min(ratios) > UPDATE_HIGH:
+    high = UPDATE_HIGH if recent[0]["step"] >= SETTLED else UPDATE_WILD
+    if len(ratios) == SEEN and min(ratios) > high:
         yield Finding(
             "rate-too-high", "error", "all parameters",
             f"a step changes the median parameter by {ratios[-1]:.2g} of its size",

@@ -209,7 +209,7 @@ def test_what_losses_and_waiting_say() -> None:
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
     records: list[dict[str, Any]] = []
     diagnosis = Diagnosis(classes=4, write=records.append)
-    layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "dead": 0.9, "saturated": None}
+    layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "zero": 0.95, "dead": 0.9, "saturated": None}
     for step in range(6):
         diagnosis.see({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
     (finding,) = diagnosis.findings
