@@ -150,7 +150,15 @@ def test_a_run_that_is_none_is_one_line(zoo, folder: RunFolder) -> None:
     Path("runs/claimed").mkdir()
     assert zoo("watch", "claimed").code == 2
     folder.run_file.write_text("model: {")
-    assert zoo("watch", "seen").is_one_line_error("run.yaml")
+
+
+def test_a_run_whose_settings_cannot_be_read_is_shown_without_them(zoo, folder: RunFolder) -> None:
+    write(folder.metrics_file, *two_epochs())
+    for content in ("model: {", "model: {name: mlp}\nunheard: 1\n"):
+        folder.run_file.write_text(content)
+        answer = zoo("watch", "seen")
+        assert answer.code == 0 and "run.yaml cannot be read" in answer.out and "epoch 2/?" in answer.out
+        assert "val/accuracy" in answer.out and json.loads(zoo("watch", "seen", "--json").out)["step"] == 40
 
 
 def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

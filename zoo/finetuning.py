@@ -89,7 +89,7 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
         names = [*registry.models, *runs, *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
         told = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` shows what there is"
-        raise UserError(f"no backbone or run {backbone!r}: {told}") from error
+        raise UserError(f"no model, backbone or run {backbone!r}: {told}") from error
     return run.model, weights or backbone
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.sparkline import sparkline
+from zoo.errors import UserError
+from zoo.recipe import Run
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records that tell the rate
@@ -84,7 +86,7 @@ class State:
     network: str
     data: str
     epoch: int
-    epochs: int
+    epochs: int | None
     step: int
     steps: int | None
     rate: float | None
@@ -108,7 +110,7 @@ class State:
 
     def lines(self) -> list[str]:
         """The state in plain text."""
-        facts = [self.name, f"{self.network} on {self.data}", f"epoch {self.epoch}/{self.epochs}"]
+        facts = [self.name, f"{self.network} on {self.data}", f"epoch {self.epoch}/{self.epochs or '?'}"]
         facts.append(f"step {self.step}/{self.steps}" if self.steps else f"step {self.step}")
         if self.is_finished:
             facts.append("finished")
@@ -140,7 +142,11 @@ class Watched:
     """A run whose files are followed."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.run = folder, folder.read_run()
+        self.folder = folder
+        try:
+            self.run: Run | None = folder.read_run()
+        except UserError:  # damaged, or of another version: the rest of the folder speaks for itself
+            self.run = None
         self.metrics = Lines(folder.metrics_file)
         self.monitors = Lines(folder.monitors_file, lambda record: record.get("kind") in ("pace", "finding"))  # not histograms
         self.autopsy = folder.path / "autopsy.pt"
@@ -148,21 +154,21 @@ class Watched:
     def state(self, now: float) -> State:
         """Where the run is at a time, in seconds since 1970."""
         records = self.metrics.new()
-        epochs = self.run.recipe.epochs
+        epochs = self.run.recipe.epochs if self.run else None
         last = records[-1] if records else {}
         monitors = self.monitors.new()
         step = max((record.get("step") or 0 for record in (*records, *monitors)), default=0)
         ended = [record for record in records if any(key.startswith("val/") for key in record)]
-        steps = round(ended[-1]["step"] / (ended[-1]["epoch"] + 1) * epochs) if ended else None
+        steps = round(ended[-1]["step"] / (ended[-1]["epoch"] + 1) * epochs) if ended and epochs else None
         finished = any(key.startswith("test/") for record in records for key in record)
         rate, usual = _pace(records[-RECENT:])
         silent = max(0.0, now - last["time"]) if "time" in last else None
         pace = next((each for each in reversed(monitors) if each.get("kind") == "pace"), {})
         return State(
             name=self.folder.name,
-            network=self.run.network,
-            data=self.run.data["name"],
-            epoch=min(epochs, (last.get("epoch") or 0) + 1) if records else 0,
+            network=self.run.network if self.run else "unknown",
+            data=self.run.data["name"] if self.run else "unknown data, as run.yaml cannot be read",
+            epoch=min(epochs or math.inf, (last.get("epoch") or 0) + 1) if records else 0,
             epochs=epochs,
             step=step,
             steps=steps,

@@ -44,3 +44,27 @@ def test_text_has_no_batch_to_learn_by_heart(zoo) -> None:
 def test_bad_input_is_one_line(zoo) -> None:
     assert zoo("diagnose", "mpl").is_one_line_error("mpl", "did you mean 'mlp'?")
     assert zoo("diagnose", "knn").is_one_line_error("one pass")
+
+
+NOT_FINITE = """
+from zoo import register_model
+from zoo.models.softmax import Linear
+
+
+@register_model("cut", task="classification", recipe={"epochs": 1})
+class Cut(Linear):
+    \"\"\"Takes the logarithm of what may be below zero.\"\"\"
+
+    def __init__(self, spec, recipe):
+        super().__init__(spec, recipe)
+
+    def forward(self, images):
+        return (super().forward(images) - 1).log()
+"""
+
+
+def test_a_loss_that_is_not_finite_is_a_finding(zoo) -> None:
+    Path("cut.py").write_text(NOT_FINITE)
+    answer = zoo("--plugin", "cut.py", "diagnose", "cut", "--data", "digits", "--json")
+    (check, *_) = json.loads(answer.out)["checks"]
+    assert answer.code == 1 and check["findings"][0]["name"] == "not-finite"

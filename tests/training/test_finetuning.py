@@ -198,7 +198,7 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet20x"], ["no backbone or run 'resnet20x'", "did you mean 'resnet20'"]),
+        (["resnet20x"], ["no model, backbone or run 'resnet20x'", "did you mean 'resnet20'"]),
         (["resnet20"], ["resnet20 comes without weights", "--weights"]),
         (["char-lstm"], ["char-lstm"]),
         (["torchvision:resnet51"], ["no network of torchvision with weights 'resnet51'", "'resnet50'"]),
@@ -229,7 +229,7 @@ def test_a_rate_is_searched_as_the_fine_tuning_would_begin(zoo) -> None:
     answer = zoo("tune", "resnet20", *tuned, "--only", "lr")
     assert answer.code == 0 and "its head was replaced" in answer.err
     assert answer.out.splitlines()[-1].startswith(f"next: zoo finetune resnet20 {' '.join(tuned)} --set recipe.lr=")
-    assert zoo("tune", "resnt20").is_one_line_error("no backbone or run 'resnt20': did you mean 'resnet20'?")
+    assert zoo("tune", "resnt20").is_one_line_error("no model, backbone or run 'resnt20': did you mean 'resnet20'?")
 
 
 def test_a_plan_without_weights_is_warned_of(zoo) -> None:

@@ -282,7 +282,7 @@ def test_what_is_no_data_of_images_has_a_rate_only(zoo) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet2"], ["no backbone or run 'resnet2'"]),
+        (["resnet2"], ["no model, backbone or run 'resnet2'"]),
         (["mlp", "--only", "rate"], ["no part 'rate'", "lr"]),
         (["mlp", "-o", "rates.jpg"], [".png"]),
         (["mlp", "--only", "batch", "-o", "rates.png"], ["--only batch"]),

@@ -47,6 +47,8 @@ def examine(registry: Registry, run: Run) -> list[Check]:
     """
     subject = open_subject(registry, run)
     checks = _first_steps(subject)
+    if checks[0].findings and checks[0].findings[0].name == "not-finite":
+        return checks  # and nothing else can be said
     if counts_images(subject):
         checks.append(_by_heart(subject))
     checks.append(_rate(subject))
@@ -69,6 +71,11 @@ def _first_steps(subject: Subject) -> list[Check]:
     )
     guess = f", guessing costs ln({classes}) = {math.log(classes):.3g}" if classes else ""
     of_loss = [finding for finding in diagnosis.findings if finding.name == "initial-loss"]
+    if not losses.values or not math.isfinite(losses.values[0]):
+        of_loss = [Finding(
+            "not-finite", "error", "loss", "it is no finite number at the first step, before any rate could matter",
+            "a logarithm of 0, a division by 0, or a sample that holds nan", "train it: zoo autopsy then names the layer",
+        )]  # fmt: skip
     checks = [Check("first loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
     first = next((record for record in records if record["kind"] == "activations"), None)
     stds = [layer["std"] for layer in first["layers"].values() if layer["type"] in WEIGHTED] if first else []

@@ -28,6 +28,7 @@ from zoo.tasks.classification import Classifier
 MOST_TESTED = 2000  # images of a split that are put to a classifier
 SHOWN, SHOWN_MISTAKES = 12, 6
 SHOWN_SUSPECTS = 12
+MOST_SUSPECTS = 0.3  # of the images: where more look mislabelled, it is the network that is wrong
 
 
 def ask_classifier(trained: Trained) -> Samples:
@@ -81,6 +82,8 @@ def look_at_labels(task: Classifier, data: Any) -> tuple[str, list[SampleImage]]
     looked = part_of(len(chosen), len(split), "training images")
     if not len(suspects):
         return f"Of {looked} none looks mislabelled to the network.", []
+    if len(suspects) > MOST_SUSPECTS * len(chosen):
+        return f"Of {looked}, {len(suspects):,} look mislabelled to the network: it has learned too little to judge labels.", []
     about = (
         f"Of {looked}, {len(suspects):,} look{'s' if len(suspects) == 1 else ''} mislabelled: to the network another class is "
         "likelier than the label, and at least as likely as it is in the mean of the images of that class. "
