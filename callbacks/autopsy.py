@@ -21,6 +21,7 @@ from callbacks.replay import Fault, Step, carriers, random_state, replay, set_ra
 
 FORMAT = 1
 FILE = "autopsy.pt"
+SMALL = 2**16  # numbers of a buffer that is kept at each step
 
 
 class NonFinite(RuntimeError):
@@ -34,8 +35,8 @@ class NonFiniteAutopsy(L.Callback):
     **What is exact.** The batch, the random state and, as the optimizer has not stepped, the weights are those of the bad
     step, so doing it again goes wrong in the same way. Batch norms have taken their statistics in already, which does not
     matter to a step that normalises by its batch. What a module keeps between steps is put back if it is a public plain
-    attribute; other state of its own is as it was after the step. The module's ``on_train_batch_start``, which may seed, is
-    called again on the copy.
+    attribute or a buffer of at most 65,536 numbers; other state of its own is as it was after the step. The module's
+    ``on_train_batch_start``, which may seed, is called again on the copy.
 
     **What it waits for.** On a processor nothing: the flag is looked at at once. On a GPU that would have the host wait for
     the device in every step. With a fused optimizer, which can be told on the device to leave a step out, the flag of a step
@@ -89,7 +90,7 @@ class NonFiniteAutopsy(L.Callback):
         self.is_late = self.watches and wanted and fused == [True] and not self.scaled and pl_module.automatic_optimization
         self.one = torch.ones((), device=pl_module.device)
         self.parameters = [] if self.scaled else _by_type(pl_module.parameters())
-        self.carriers = carriers(pl_module)
+        self.carriers, self.buffers = carriers(pl_module), _small_buffers(pl_module)
         if self.is_late:
             self.optimizer, self.left_out = trainer.optimizers[0], torch.zeros((), device=pl_module.device)
             self.optimizer.found_inf = self.left_out
@@ -97,7 +98,8 @@ class NonFiniteAutopsy(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if self.watches:
             random, kept = random_state(pl_module.device), {name: getattr(pl_module, name) for name in self.carriers}
-            self.step = Step(trainer.global_step + 1, trainer.current_epoch, batch_idx, batch, random, kept)
+            buffers = {name: pl_module.get_buffer(name).clone() for name in self.buffers}
+            self.step = Step(trainer.global_step + 1, trainer.current_epoch, batch_idx, batch, random, kept, buffers)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         if self.watches:
@@ -187,6 +189,8 @@ class NonFiniteAutopsy(L.Callback):
         copy.trainer = trainer
         for module in copy.modules():
             module._compiled_call_impl = None  # what is compiled cannot be looked into
+        for name, value in step.buffers.items():
+            copy.get_buffer(name).copy_(value)
         # the module may seed or otherwise begin its step, which must be part of what is kept
         devices = [copy.device] if copy.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -205,7 +209,7 @@ class NonFiniteAutopsy(L.Callback):
             "batch": _plain(step.batch),
             "random": dict(step.random),
             "carried": _plain(step.carried),
-            "state_dict": _plain(dict(pl_module.state_dict())),
+            "state_dict": _plain({name: step.buffers.get(name, value) for name, value in pl_module.state_dict().items()}),
             "evaluating": [name for name, module in pl_module.named_modules() if not module.training],
             "frozen": [name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad],
             "device": pl_module.device.type,
@@ -234,6 +238,13 @@ class _Flags:
         if self.arrived is not None:
             self.arrived.synchronize()
         return [step for step, is_set in zip(self.steps, self.values.tolist(), strict=True) if is_set]
+
+
+def _small_buffers(root: nn.Module) -> list[str]:
+    """Names of those that are kept at each step: not of batch norms, which do not look at them while they train."""
+    norms = {name for name, module in root.named_modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
+    buffers = ((name, buffer) for name, buffer in root.named_buffers() if name.rpartition(".")[0] not in norms)
+    return [name for name, buffer in buffers if buffer.numel() <= SMALL]
 
 
 def _by_type(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -32,6 +32,7 @@ class Step:
         batch: on the device, after augmentation.
         random: the states of torch's generators before the step, ``cpu`` and perhaps ``cuda``.
         carried: what the module keeps from one step to the next as plain attributes, as the state of a recurrent network.
+        buffers: small buffers as they were before the step, by name, without those of batch norms.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Step:
     batch: Any
     random: dict[str, Tensor]
     carried: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

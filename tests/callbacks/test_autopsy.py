@@ -368,3 +368,25 @@ def test_a_batch_that_is_no_plain_data_is_told_of(tmp_path: Path) -> None:
     batches = DataLoader(torch.randn(24, 5), 4, collate_fn=lambda samples: Batch(torch.stack(samples)))
     with pytest.raises(NonFinite, match="at step 3: log in layers.1.4 .*could not be kept: a batch of Batch is not plain data"):
         trainer(tmp_path, NonFiniteAutopsy()).fit(Takes(1, 3, "log"), batches)
+
+
+def test_a_fault_that_a_buffer_brings_about_is_found_again(tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += 1
+            return (x - x).log() if self.seen == 4 else x
+
+    class Counting(Tower):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers[2][4] = Counts()
+
+    with pytest.raises(NonFinite, match=r"log in layers.2.4 \(Counts\)"):
+        trainer(tmp_path, NonFiniteAutopsy()).fit(Counting(), data())
+    content = torch.load(tmp_path / FILE, weights_only=True)
+    assert content["state_dict"]["layers.2.4.seen"] == 3
+    assert repeat(content, Counting()).module == "layers.2.4"
