@@ -213,7 +213,7 @@ def _vanishing(recent: list[Record]) -> Iterator[Finding]:
     if small:
         yield Finding(
             "vanishing-gradients", "error", small[0],
-            f"its gradient is {tables[-1][small[0]] / largest[-1]:.1g} of the largest, weight by weight",
+            f"its gradient is {tables[-1][small[0]] / largest[-1]:.1g} of the largest, per weight",
             "what comes back through the layers behind it is multiplied by small slopes again and again (sigmoid, tanh) or by "
             "small weights",
             "relu, a norm between the layers, residual connections, or another initialisation",
