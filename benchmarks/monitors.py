@@ -99,9 +99,11 @@ def main(
         watched: dict[str, Any] = {}
 
         def switch(on: bool) -> None:
-            tracker.unwatch(watched["task"])
+            if watched.pop("is_on", False):
+                tracker.unwatch(watched["task"])
             if on:
                 tracker.watch(watched["task"], log="all", log_freq=block)
+                watched["is_on"] = True
 
         blocks = measure(run, registry, [], block, steps, switch, lambda task: watched.update(task=task))
         tracker.finish()
