@@ -164,8 +164,8 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
             f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
             "the learning rate is too high; about 1e-3 is usual", "a tenth of the rate, or zoo tune",
         )  # fmt: skip
-    # not at the end of a schedule, where rates fade
-    if len(ratios) == SEEN and rates[-1] >= 0.5 * max(rates) and max(ratios) < UPDATE_LOW:
+    is_steady = 0.5 * max(rates) <= rates[-1] <= 1.5 * rates[-SEEN]  # neither a warmup nor the end of a schedule
+    if len(ratios) == SEEN and is_steady and max(ratios) < UPDATE_LOW:
         yield Finding(
             "rate-too-low", "warning", "all parameters",
             f"a step changes the median parameter by {ratios[-1]:.2g} of its size",

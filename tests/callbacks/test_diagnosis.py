@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.activation_statistics import ActivationStatistics
 from callbacks.diagnosis import Diagnosis
-from callbacks.findings import Finding, judge_learning, judge_pace
+from callbacks.findings import Finding, judge_gradients, judge_learning, judge_pace
 from callbacks.gradient_monitor import GradientMonitor
 
 
@@ -204,6 +204,14 @@ def test_what_losses_and_waiting_say() -> None:
     assert not list(judge_learning(falling, rising, 0.05, 4, 700))
     assert {f.name for f in judge_pace([{"waiting": 0.6}] * 3)} == {"waiting-for-data"}
     assert not list(judge_pace([{"waiting": 0.6}, {"waiting": 0.1}, {"waiting": 0.6}]))
+
+
+def test_a_warmup_and_the_end_of_a_schedule_say_nothing_of_the_rate() -> None:
+    layer = {"norm": 1.0, "weight": 1.0, "update": 1e-8, "histogram": [4]}
+    records = [{"step": step, "norm": 1.0, "without": [], "parameters": {"a.weight": layer}} for step in (16, 32, 64)]
+    assert not list(judge_gradients(records, [1e-6, 2e-6, 4e-6]))
+    assert not list(judge_gradients(records, [1e-3, 1e-3, 1e-3, 3e-4, 2e-4, 1e-4]))
+    assert {finding.name for finding in judge_gradients(records, [1e-9, 1e-9, 1e-9])} == {"rate-too-low"}
 
 
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
