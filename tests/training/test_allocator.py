@@ -32,10 +32,12 @@ def take_and_free(megabytes: int) -> None:
 
 def test_what_was_freed_serves_the_next_step() -> None:
     keep_freed_memory()
-    take_and_free(100)
-    before = page_faults()
-    take_and_free(100)
-    assert page_faults() - before < 1000, "100 MB are 25,000 pages"
+    counts = []
+    for _ in range(5):  # what earlier tests have given back may be taken first
+        before = page_faults()
+        take_and_free(100)
+        counts.append(page_faults() - before)
+    assert min(counts) < 1000, "100 MB are 25,000 pages"
 
 
 def test_what_is_free_is_given_back_when_memory_is_measured() -> None:
