@@ -142,8 +142,7 @@ class ActivationStatistics(Monitor):
                     layer.add_input(inputs[0], axis)
             if isinstance(module, RECURRENT):
                 for gate, function, values in gates(module, inputs, output):
-                    gate_layer = self._layer(f"{name}/{gate}", "gate", values.device)
-                    gate_layer.add(values, -1, function == "relu", function if function in SATURATED else None)
+                    self._layer(f"{name}/{gate}", "gate", values.device).add_function(function, values, -1)
 
     def _see_function(self, running: list[str], itself: set[str], function: str, output: Tensor) -> None:
         inside = running[-1] if running else ""
@@ -151,8 +150,7 @@ class ActivationStatistics(Monitor):
         name = f"{inside}/{function}:{output.shape[axis] if output.dim() else 1}"
         if output.dim() and inside not in itself and self.chosen(name):
             with torch.no_grad(), self.measured(output.device):
-                layer = self._layer(name, function, output.device)
-                layer.add(output, axis, function == "relu", function if function in SATURATED else None)
+                self._layer(name, function, output.device).add_function(function, output, axis)
 
     def _layer(self, name: str, kind: str, device: torch.device) -> _Layer:
         if name not in self._watched:
@@ -241,6 +239,10 @@ class _Layer:
         if squashing:
             count = SATURATED[squashing](output).sum().to(self.values.sums.dtype)
             self.saturated = count if self.saturated is None else self.saturated + count
+
+    def add_function(self, function: str, output: Tensor, axis: int) -> None:
+        """What ``relu``, ``sigmoid`` or ``tanh`` gave."""
+        self.add(output, axis, function == "relu", function if function in SATURATED else None)
 
     def add_input(self, inputs: Tensor, axis: int) -> None:
         rows = inputs.float().movedim(axis, -1)

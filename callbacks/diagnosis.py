@@ -21,7 +21,7 @@ from callbacks.findings import (
     judge_learning,
     judge_pace,
 )
-from callbacks.recording import Record
+from callbacks.recording import Record, parameters_of
 
 BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
 
@@ -96,7 +96,7 @@ class Diagnosis(L.Callback):
     # ------------------------------------------------------------------ what Lightning tells
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._moved = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        self._moved = parameters_of(*trainer.optimizers)
         idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._moved]
         if idle and self._moved and trainer.is_global_zero:
             self._tell([Finding(

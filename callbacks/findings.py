@@ -74,16 +74,12 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
         recent = [record["layers"][name] for record in history[-SEEN:] if name in record["layers"]]
         if len(recent) < SEEN:
             continue
-        if layer["dead"] is not None and min(each["zero"] for each in recent[-2:]) > 0.999:
+        dead, all_zero = layer["dead"] or 0, layer["dead"] is not None and min(each["zero"] for each in recent[-2:]) > 0.999
+        if all_zero or dead >= DEAD:
             yield Finding(
-                "dead-relu", "error", name, f"{layer['zero']:.2%} of its outputs are zero, over the whole batch",
-                "a step so large that biases fell below what any input lifts them over, or a bad start",
-                "a lower learning rate, a warmup, or leaky-relu",
-            )  # fmt: skip
-        elif (layer["dead"] or 0) >= DEAD:
-            yield Finding(
-                "dead-relu", "error" if layer["dead"] > 0.95 else "warning", name,
-                f"{layer['dead']:.0%} of its units were zero for every sample of the last records",
+                "dead-relu", "error" if all_zero or dead > 0.95 else "warning", name,
+                f"{layer['zero']:.2%} of its outputs are zero, over the whole batch" if all_zero else
+                f"{dead:.0%} of its units were zero for every sample of the last records",
                 "a step so large that biases fell below what any input lifts them over, or a bad start",
                 "a lower learning rate, a warmup, or leaky-relu",
             )  # fmt: skip

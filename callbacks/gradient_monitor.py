@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacks.distribution import histogram
-from callbacks.recording import Monitor, Record, holds_parts, over_processes
+from callbacks.recording import Monitor, Record, holds_parts, over_processes, parameters_of
 
 MEMORY = 0.9  # weight of the past in the two means that the noise scale is made of
 PRODUCTS = ("gradient", "weight", "update", "with_previous", "previous", "with_next")
@@ -70,7 +70,7 @@ class GradientMonitor(Monitor):
         if self.is_due(step) and gradients:
             with torch.no_grad(), self.measured(pl_module.device):
                 kept = {name: gradient.clone() for name, gradient in gradients.items()}  # they are clipped in place
-                own = _parameters_of(optimizer)
+                own = parameters_of(optimizer)
                 named = {name: p for name, p in pl_module.named_parameters() if id(p) in own}
                 self._pending = _Pending(step, samples, named, kept, self._kept)
                 self._pending.without = [
@@ -95,7 +95,7 @@ class GradientMonitor(Monitor):
         self._pending, self._kept = None, {}
 
     def _gradients(self, trainer: L.Trainer, module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-        scale, own = _scale(trainer), _parameters_of(optimizer)
+        scale, own = _scale(trainer), parameters_of(optimizer)
         found = {}
         for name, parameter in module.named_parameters():
             if parameter.grad is not None and self.chosen(name) and id(parameter) in own:
@@ -185,11 +185,6 @@ class _Pending:
         products = products.view(len(self.names), len(PRODUCTS))
         table = torch.cat([products, torch.stack([self.counts[name] for name in self.names]).to(wide)], 1)
         return over_processes(table) if parts else table
-
-
-def _parameters_of(optimizer: Optimizer) -> set[int]:
-    """The ``id`` of each parameter that it moves."""
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _local(values: Tensor) -> Tensor:

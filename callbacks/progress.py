@@ -119,7 +119,8 @@ class TrainingProgress(L.Callback):
         """In a log, what was found since the last time."""
         if self.diagnosis is None or self.bar is not None or not trainer.is_global_zero:
             return
-        for step, finding in list(zip(self.diagnosis.steps, self.diagnosis.findings, strict=True))[self.told :]:
+        new = slice(self.told, None)
+        for step, finding in zip(self.diagnosis.steps[new], self.diagnosis.findings[new], strict=True):
             print(f"step {step}  {finding.in_short}", file=sys.stderr, flush=True)
         self.told = len(self.diagnosis.findings)
 

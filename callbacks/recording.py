@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
 
 Record = dict[str, Any]
 MOST = 500  # records of a training
@@ -121,6 +122,11 @@ def over_processes(values: Tensor, operation: str = "SUM") -> Tensor:
 def holds_parts(trainer: L.Trainer) -> bool:
     """Whether each process holds a part of every parameter, as in FSDP."""
     return isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
+
+
+def parameters_of(*optimizers: Optimizer) -> set[int]:
+    """The ``id`` of each parameter that they move."""
+    return {id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
 
 
 @contextmanager

@@ -149,7 +149,6 @@ class Watched:
             self.run = None
         self.metrics = Lines(folder.metrics_file)
         self.monitors = Lines(folder.monitors_file, lambda record: record.get("kind") in ("pace", "finding"))  # not histograms
-        self.autopsy = folder.path / "autopsy.pt"
 
     def state(self, now: float) -> State:
         """Where the run is at a time, in seconds since 1970."""
@@ -177,7 +176,7 @@ class Watched:
             waiting=pace.get("waiting"),
             silent=silent,
             is_finished=finished,
-            broke=not finished and self.autopsy.exists() and self.autopsy.stat().st_mtime >= last.get("time", 0.0),
+            broke=not finished and self.folder.broke_after(last.get("time", 0.0)),
             may_have_stopped=not finished and silent is not None and silent > max(QUIET_SECONDS, 10 * usual),
             metrics=_shown(records),
             finding=_worst(monitors),

@@ -60,7 +60,7 @@ def _file(run: str) -> Path:
             raise UserError(f"{run}: no such file{near_path(Path(run))}")
         return Path(run)
     folder = RunFolder.find(run)
-    path = folder.path / "autopsy.pt"
+    path = folder.autopsy_file
     if not path.is_file():
         raise UserError(f"run {folder.name} has no autopsy.pt: its loss and gradients were finite in every step")
     return path

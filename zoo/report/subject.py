@@ -77,8 +77,7 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
     last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
-    autopsy = subject.folder.path / "autopsy.pt"
-    if autopsy.exists() and autopsy.stat().st_mtime >= last:
+    if subject.folder.broke_after(last):
         notes.append(f"Its numbers stopped being finite, and so it ended; zoo autopsy {subject.folder.name} tells where.")
     if not history.metrics:
         notes.append("metrics.jsonl holds no record yet: there are no curves and no figures.")

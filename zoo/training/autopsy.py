@@ -23,7 +23,7 @@ def autopsy(folder: RunFolder, task: Task, about: Callable[[], dict[str, Any]]) 
     def diverged(text: str, fault: Fault | None) -> Diverged:
         if fault is None or fault.kind != "batch":
             text = str(task.diverged(one_line(text)))
-        kept = (folder.path / FILE).exists()
+        kept = folder.autopsy_file.exists()
         return Diverged(f"{text}. To look into it: zoo autopsy {folder.name}" if kept else text)
 
     return NonFiniteAutopsy(folder.path, lambda: {KEY: {"format": FORMAT, **about()}}, diverged)

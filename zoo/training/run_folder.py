@@ -32,6 +32,7 @@ class RunFolder:
         self.run_file = path / "run.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.monitors_file = path / "monitors.jsonl"
+        self.autopsy_file = path / "autopsy.pt"  # of a run whose numbers stopped being finite
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
@@ -131,6 +132,10 @@ class RunFolder:
             raise UserError(f"run {self.name} has no {files[which].name} yet: zoo train --resume {self.name}")
         return files[which]
 
+    def broke_after(self, last: float) -> bool:
+        """Whether its numbers stopped being finite, and nothing was recorded since; ``last`` is the time of the last record."""
+        return self.autopsy_file.exists() and self.autopsy_file.stat().st_mtime >= last
+
     def read_run(self) -> Run:
         """The Run as it was resolved when it started."""
         try:
@@ -146,13 +151,19 @@ def known_runs() -> list[str]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``, without a last line that was cut off."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return list(stream_records(path))
+
+
+def stream_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The same one after the other, of a file that may be large; none where there is no file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
 
 
 def read_monitors(path: Path) -> list[dict[str, Any]]:

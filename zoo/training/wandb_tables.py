@@ -5,14 +5,15 @@ Charts are drawn by Vega specifications that every W&B server has, of tables tha
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 from wandb.plot import CustomChart
+
+from zoo.training.run_folder import stream_records
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
 LAYER = ("type", "mean", "std", "dead", "saturated", "rank")
@@ -33,7 +34,7 @@ def inside_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
     last: dict[str, Rows] = {}
     spread: dict[int, dict[str, float]] = {}
     updates: dict[int, dict[str, float]] = {}
-    for record in _records(monitors):
+    for record in stream_records(monitors):
         step, kind = record["step"], record["kind"]
         if kind == "finding":
             findings.setdefault((record["name"], record["where"]), [record.get(key) for key in FINDING])
@@ -68,18 +69,6 @@ def confusion_chart(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> 
         fields={column: column for column in columns},
         string_fields={"title": "test images"},
     )
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """One after the other: all histograms at once may be large."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:  # cut off
-                continue
 
 
 def _table(named: str, statistics: Sequence[str], rows: Rows) -> wandb.Table:
