@@ -44,6 +44,9 @@ class ActivationStatistics(Monitor):
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the
       value of that rank without its lower 16 bits, which is within 1 in 128) and ``histogram`` (65 counts: 32 powers of two below
       zero, largest magnitude first, |x| < 2^-24, 32 powers of two above);
+    - ``signal``: of a linear or convolutional layer, how far its units deviate from their own means over samples and places,
+      root mean square over units. ``std`` counts differences between units too, such as those of biases, which say nothing of
+      what went in;
     - ``dead``: of a rectifier, the share of units (channels, features) that were above zero nowhere in the last 5 records;
     - ``saturated``: of a sigmoid or tanh, the share of outputs within a twentieth of the range from one of its ends;
     - ``rank``: of a linear or convolutional layer, the participation ratio of what goes in, tr(C)^2 / tr(C^2) with C the
@@ -135,6 +138,8 @@ class ActivationStatistics(Monitor):
             if layer.units not in (None, output.shape[axis]):  # one module in several places, as the ReLU of a bottleneck
                 layer = self._layer(f"{name}:{output.shape[axis]}", layer.kind, output.device)
             layer.add(output, axis, isinstance(module, RECTIFIERS), SQUASHING.get(type(module)))
+            if isinstance(module, WEIGHTED):
+                layer.add_units(output, axis)
             if inputs and isinstance(inputs[0], Tensor):
                 if first == [name] and layer.given is None and inputs[0].is_floating_point():
                     layer.describe_input(inputs[0])
@@ -178,8 +183,8 @@ class ActivationStatistics(Monitor):
             described = Distribution.describe([layer.values for layer in layers])
             table = torch.cat([described, torch.stack(shares)], 1).tolist()  # the one crossing
         told = {}
-        for name, layer, (*row, dead, saturated, rank) in zip(names, layers, table, strict=True):
-            shares = {"dead": dead, "saturated": saturated, "rank": rank}
+        for name, layer, (*row, signal, dead, saturated, rank) in zip(names, layers, table, strict=True):
+            shares = {"signal": signal, "dead": dead, "saturated": saturated, "rank": rank}
             shares = {key: None if value < 0 else value for key, value in shares.items()}
             told[name] = {"type": layer.kind, **read_description(row), **shares}
             if layer.given is not None:
@@ -223,6 +228,7 @@ class _Layer:
         self.values = Distribution(device)
         self.active: Tensor | None = None  # [units]: whether each was above zero anywhere
         self.saturated: Tensor | None = None  # how many outputs
+        self.by_unit: Tensor | None = None  # [4, units]: number, sum, number x mean^2, squares around the mean of each part
         self.given: Tensor | None = None  # mean, deviation and difference between samples of the inputs
         self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one beside them
 
@@ -243,6 +249,17 @@ class _Layer:
     def add_function(self, function: str, output: Tensor, axis: int) -> None:
         """What ``relu``, ``sigmoid`` or ``tanh`` gave."""
         self.add(output, axis, function == "relu", function if function in SATURATED else None)
+
+    def add_units(self, output: Tensor, axis: int) -> None:
+        """Moments of each unit, around the mean of this part, where single precision loses little."""
+        values = output.detach().float().movedim(axis, -1)
+        values = values.reshape(-1, values.shape[-1])
+        mean = values.mean(0)
+        around = (values - mean).square_().sum(0).to(self.values.sums)
+        mean = mean.to(around)
+        number = torch.full_like(mean, len(values))
+        rows = torch.stack([number, number * mean, number * mean.square(), around])
+        self.by_unit = rows if self.by_unit is None else self.by_unit + rows
 
     def add_input(self, inputs: Tensor, axis: int) -> None:
         rows = inputs.float().movedim(axis, -1)
@@ -265,15 +282,24 @@ class _Layer:
             self.active = over_processes(self.active.to(torch.int32), "MAX").bool()
         if self.saturated is not None:
             over_processes(self.saturated)
+        if self.by_unit is not None:
+            over_processes(self.by_unit)
         if self.moments is not None:
             over_processes(self.moments)
 
     def shares(self, window: Any) -> Tensor:
-        """Share of dead units, share of saturated outputs, and rank of the input; -1 where it has none."""
+        """Signal, share of dead units, share of saturated outputs, and rank of the input; -1 where it has none."""
         none = self.values.sums.new_full((), -1)
         dead = none if self.active is None else 1 - torch.stack(list(window)).any(0).to(none.dtype).mean()
         saturated = none if self.saturated is None else self.saturated / self.values.sums[0]
-        return torch.stack([dead, saturated, none if self.moments is None else _participation(self.moments)])
+        signal = none if self.by_unit is None else _signal(*self.by_unit)
+        return torch.stack([signal, dead, saturated, none if self.moments is None else _participation(self.moments)])
+
+
+def _signal(number: Tensor, total: Tensor, squared_means: Tensor, around: Tensor) -> Tensor:
+    """Root mean square over units of their deviation, from that around the mean of each part and that between the means."""
+    between = (squared_means - total.square() / number).clamp(min=0)
+    return ((around + between) / number).mean().sqrt()
 
 
 def _participation(moments: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from statistics import median
 from typing import Any
 
@@ -95,16 +96,20 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
 
 def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
     """Activations that shrink or grow from layer to layer, in the order in which they ran."""
-    hidden = [(name, layer["std"]) for name, layer in layers.items() if layer["type"] in WEIGHTED][:-1]  # the head may be small
-    hidden = [(name, std) for name, std in hidden if math.isfinite(std)]
+    signals = [(name, layer.get("signal")) for name, layer in layers.items() if layer["type"] in WEIGHTED]
+    hidden = [
+        (name, signal) for name, signal in signals[:-1] if signal is not None and math.isfinite(signal)
+    ]  # a head may be small
     if len(hidden) < 2 or hidden[0][1] <= 0:
         return
     first_name, first = hidden[0]
-    name, last = min(hidden[1:], key=lambda item: item[1])
-    if last * SPREAD < first:
+    # where the signal is lost, it stays so; a layer that is given the same for every sample may stand in between
+    lost = list(takewhile(lambda item: item[1] * SPREAD < first, reversed(hidden[1:])))
+    if lost:
+        name, last = lost[-1]
         yield Finding(
             "vanishing-activations", "error", name,
-            f"its outputs deviate by {last:.2g}, those of {first_name} by {first:.2g}",
+            f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
             "each layer shrinks what it is given: weights too small at the start, or squashing functions in a row",
             "He initialisation for relu, Xavier for tanh, or norms between the layers",
         )  # fmt: skip
@@ -112,7 +117,7 @@ def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
     if last > SPREAD * first:
         yield Finding(
             "exploding-activations", "error", name,
-            f"its outputs deviate by {last:.2g}, those of {first_name} by {first:.2g}",
+            f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
             "each layer enlarges what it is given: weights too large at the start, or a rate that made them so",
             "He or Xavier initialisation, norms between the layers, or a lower learning rate",
         )  # fmt: skip

@@ -94,6 +94,10 @@ def test_every_statistic_of_every_layer_equals_a_direct_computation(accumulate: 
         for name in leaves:
             outputs = seen.steps[record["step"]][name]
             assert len(outputs) == accumulate and agree(record["layers"][name], np.concatenate(outputs))
+        for name, axis in {"conv": 1, "head": -1}.items():
+            values = np.moveaxis(np.concatenate(seen.steps[record["step"]][name]), axis, -1)
+            signal = np.sqrt(values.var(tuple(range(values.ndim - 1))).mean())
+            assert record["layers"][name]["signal"] == pytest.approx(signal, rel=1e-5)
 
 
 def test_dead_saturated_and_rank_equal_their_definitions() -> None:
@@ -222,7 +226,7 @@ def test_two_processes_record_what_one_does_on_the_whole_batch(alone: list[dict[
         if single["kind"] == "activations":
             for name, layer in single["layers"].items():
                 other = together["layers"][name]
-                for key in ("mean", "std", "least", "most", "rank", "dead", "saturated"):
+                for key in ("mean", "std", "signal", "least", "most", "rank", "dead", "saturated"):
                     known = layer[key] is not None
                     assert other[key] == (pytest.approx(layer[key], rel=2e-3, abs=1e-5) if known else None)
                 assert sum(other["histogram"]) == sum(layer["histogram"]), "as many values"

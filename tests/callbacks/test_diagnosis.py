@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.activation_statistics import ActivationStatistics
 from callbacks.diagnosis import Diagnosis
-from callbacks.findings import Finding, judge_gradients, judge_learning, judge_pace
+from callbacks.findings import Finding, judge_activations, judge_gradients, judge_learning, judge_pace
 from callbacks.gradient_monitor import GradientMonitor
 
 
@@ -95,6 +95,21 @@ def test_weights_that_are_too_small_at_the_start() -> None:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.005)
     assert "vanishing-activations" in names(examine(Learner(network)))
+
+
+def test_a_signal_that_is_lost_under_biases() -> None:
+    """torch's own initialisation keeps biases of one size, so outputs deviate still when nothing of the input is left."""
+    layers = [part for _ in range(12) for part in (nn.Linear(10, 10), nn.ReLU())]
+    found = examine(Learner(nn.Sequential(*layers, nn.Linear(10, 4))))
+    lost = next(finding for finding in found if finding.name == "vanishing-activations")
+    assert lost.where not in ("network.0", "network.2") and "differ between samples" in lost.evidence
+
+
+def test_a_layer_that_is_given_the_same_for_all_samples_loses_nothing() -> None:
+    layers = {f"layer{place}": {"type": "Linear", "signal": signal} for place, signal in enumerate((1.0, 0.0, 0.5, 0.0))}
+    assert not list(judge_activations([{"layers": layers}]))
+    layers["layer2"]["signal"] = 1e-5
+    assert [finding.where for finding in judge_activations([{"layers": layers}])] == ["layer1"]
 
 
 def test_weights_that_are_too_large_at_the_start() -> None:

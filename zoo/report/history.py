@@ -16,7 +16,7 @@ import numpy as np
 
 BINS = 65  # of a histogram: 32 negative magnitudes, the largest first, one around zero, 32 positive ones, the smallest first
 SMALLEST = -24  # magnitude k holds 2^(k-24) <= |x| < 2^(k-23)
-ACTIVATIONS = ("mean", "std", "least", "most", "zero", "dead", "saturated", "rank")
+ACTIVATIONS = ("mean", "std", "signal", "least", "most", "zero", "dead", "saturated", "rank")
 GRADIENTS = ("norm", "weight", "update", "cosine")
 FINDING = ("name", "severity", "where", "evidence", "cause", "try")
 SEVERITIES = ("error", "warning")  # the worst first; others come after these

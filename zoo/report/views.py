@@ -122,6 +122,12 @@ def activations(history: History, most: int) -> Part | None:
         return None
     kinds = (
         ("std", "Spread of activations", "Should stay within a factor of a few from layer to layer and over time.", "log"),
+        (
+            "signal",
+            "Signal",
+            "How far units differ between samples. Fading with depth: little of the input is left.",
+            "log",
+        ),
         ("dead", "Dead units", "Share of units that were zero for everything seen lately.", "share"),
         ("saturated", "Saturated units", "Share of outputs near the ends of a sigmoid or tanh: no gradient there.", "share"),
         ("rank", "Rank of what goes in", "In how many directions the inputs of a layer spread: 1 is a line.", "log"),

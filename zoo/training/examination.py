@@ -78,14 +78,18 @@ def _first_steps(subject: Subject) -> list[Check]:
         )]  # fmt: skip
     checks = [Check("first loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
     first = next((record for record in records if record["kind"] == "activations"), None)
-    stds = [layer["std"] for layer in first["layers"].values() if layer["type"] in WEIGHTED] if first else []
-    told = (
-        f"the outputs of {len(stds)} layers with weights deviate by {min(stds):.2g} to {max(stds):.2g}"
-        if stds
-        else "no layer with weights"
-    )
     others = [finding for finding in diagnosis.findings if finding.name != "initial-loss"]
-    return [*checks, Check("activations and gradients", told, others)]
+    return [*checks, Check("activations and gradients", _signals(first), others)]
+
+
+def _signals(record: Record | None) -> str:
+    """How far the outputs of layers differ between samples, in words."""
+    layers = [layer for layer in record["layers"].values() if layer["type"] in WEIGHTED] if record else []
+    if not layers:
+        return "no layer with weights"
+    least, most = (f"{choose(layer['signal'] for layer in layers):.2g}" for choose in (min, max))
+    counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    return f"the outputs of {counted} with weights differ between samples by {least}" + (f" to {most}" if most != least else "")
 
 
 def _by_heart(subject: Subject) -> Check:

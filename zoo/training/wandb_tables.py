@@ -16,7 +16,7 @@ from wandb.plot import CustomChart
 from zoo.training.run_folder import stream_records
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
-LAYER = ("type", "mean", "std", "dead", "saturated", "rank")
+LAYER = ("type", "mean", "std", "signal", "dead", "saturated", "rank")
 PARAMETER = ("norm", "weight", "update", "cosine")
 LINES = 6  # of a chart: records from the first to the last
 
