@@ -151,6 +151,21 @@ def test_what_is_missing_is_said(report, write_run) -> None:
         assert text in page.text, text
 
 
+def test_what_is_left_of_a_run_without_its_settings_is_shown(zoo, report, write_run, metrics) -> None:
+    folder = write_run("torn", metrics(100))
+    folder.run_file.unlink()
+    page = report("torn")
+    assert_sound(page)
+    assert "run.yaml is missing: what was trained, and how, is not known" in page.text
+    assert "Learning curves" in page.text and "0.75" in page.text and "--config" not in page.text
+    folder.metrics_file.unlink()
+    (folder.path / "monitors.jsonl").write_text('{"step": 1, "epoch": 0, "kind": "finding"}\n')
+    page = report(str(folder.path))
+    assert "metrics.jsonl is missing" in page.text and "Nothing was found" in page.text  # a finding without a name is none
+    told = zoo("report", "torn", "--no-samples").out
+    assert "next: zoo list" in told and "--config" not in told
+
+
 def test_a_run_of_another_version_is_shown_as_far_as_it_can_be_read(report, write_run, metrics) -> None:
     folder = write_run("later", metrics(100))
     folder.run_file.write_text(folder.run_file.read_text().replace("recipe:", "recipe:\n  foresight: 3"))
@@ -219,6 +234,14 @@ def test_runs_are_compared(report, write_run, metrics, monitors) -> None:
     (loss,) = [text for tag, text in page.texts if tag == "script" and '"first train"' in text and '"second val"' in text
                and '"first val"' in text][:1]  # fmt: skip
     assert json.loads(loss)
+
+
+def test_runs_that_cannot_be_held_against_each_other_are_told(zoo, report, write_run, metrics) -> None:
+    write_run("digits", metrics(100))
+    other = write_run("other", metrics(100), (), {"data": {"name": "cifar10"}})
+    assert "These runs are of different data (digits, cifar10)" in report("digits", "other", "--no-samples").text
+    other.run_file.write_text(other.run_file.read_text().replace("name: softmax", "name: captioner"))
+    assert "These runs are of different tasks (classification, captioning)" in report("digits", "other", "--no-samples").text
 
 
 def test_settings_that_differ() -> None:

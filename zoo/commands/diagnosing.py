@@ -11,6 +11,7 @@ import typer
 from zoo.commands.finetuning import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
 from zoo.commands.training import DataName
+from zoo.errors import some
 
 
 def diagnose(
@@ -41,8 +42,9 @@ def diagnose(
         print_json({"model": name, "data": run.data["name"], "checks": [check.to_dict() for check in checks]})
     else:
         for check in checks:
-            state = "fine" if not check.findings else max(check.findings, key=lambda f: f.severity == "error").severity
-            print(f"{check.name:27}{state:9}{check.told}")
+            state = "fine" if not check.findings else min(finding.severity for finding in check.findings)  # "error" comes first
+            names = dict.fromkeys(finding.name for finding in check.findings)
+            print(f"{check.name:27}{state:9}{f'{some(names)}: ' if names else ''}{check.told}")
         for finding in findings:
             print(f"\n{finding}")
         command = f"{zoo_command(context)} {shlex.join([*words, *(word for text in settings for word in ('--set', text))])}"

@@ -34,9 +34,9 @@ def report(
     [bold]zoo report first second -o compared.html[/bold]   two runs side by side\n
     [bold]zoo report resnet20-digits --no-samples[/bold]   without running the network
     """
-    from zoo.training.run_folder import RunFolder
+    from zoo.training.run_folder import TRACES, RunFolder
 
-    folders = [RunFolder.find(name) for name in runs]
+    folders = [RunFolder.find(name, TRACES) for name in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is named twice: name each once")
     path = Path(output) if output else folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
@@ -46,7 +46,9 @@ def report(
     registry = open_registry(context)
     from zoo.report.page import write_report
 
-    write_report(registry, folders, path, with_samples=not no_samples)
-    again, names = zoo_command(context), " ".join(folder.name for folder in folders)
+    understood = write_report(registry, folders, path, with_samples=not no_samples)
+    again = zoo_command(context)
     print(f"{path}: open it in a browser")
-    print(f"next: {again} picture curves {names}    {again} train --config {shlex.quote(str(folders[0].run_file))} --name NEW")
+    commands = [f"{again} picture curves {' '.join(folder.name for folder in understood)}"] if understood else []
+    commands += [f"{again} train --config {shlex.quote(str(understood[0].run_file))} --name NEW"] if understood else []
+    print("next: " + "    ".join(commands or [f"{again} list"]))

@@ -28,10 +28,10 @@ def watch(
     [bold]zoo watch resnet20-digits[/bold]   until it has finished, or Ctrl-C: the run goes on\n
     [bold]zoo watch resnet20-digits --once[/bold]
     """
-    from zoo.training.run_folder import RunFolder
+    from zoo.training.run_folder import TRACES, RunFolder
     from zoo.watching import Watched
 
-    watched = Watched(RunFolder.find(run))
+    watched = Watched(RunFolder.find(run, TRACES))
     if json:
         print_json(watched.state(time()).to_dict())
     elif once or not sys.stdout.isatty():

@@ -102,7 +102,9 @@ def read_history(folder: Path) -> History:
         elif kind == "gradients":
             parameters.add(step, record.get("parameters"))
         elif kind == "finding":
-            findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
+            told = {key: str(record.get(key) or "") for key in FINDING}
+            if told["name"]:
+                findings.append((step, told))
         for name in {"gradients": ("norm", "clipped", "noise_scale"), "pace": ("steps_per_second", "waiting", "memory")}.get(
             kind if isinstance(kind, str) else "", ()
         ):

@@ -26,12 +26,15 @@ from zoo.training.run_folder import RunFolder
 LARGEST = 5_000_000  # bytes of a page; history is thinned until it fits
 
 
-def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True) -> None:
+def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True) -> list[RunFolder]:
     """Write the report of one run, or of several that are compared, as one file of HTML.
 
     Args:
         path: the file, which is replaced at once or stays as it was.
         with_samples: let the networks speak, which takes their checkpoints and data.
+
+    Returns:
+        those whose settings are understood, with which other commands can go on.
 
     Raises:
         UserError: the file cannot be written.
@@ -49,6 +52,7 @@ def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, w
         replace_file(path, page)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    return [subject.folder for subject in subjects if subject.run]
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
@@ -156,7 +160,11 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
         ends = [told.get(key, "–") for key in ("Parameters", "Epochs", "Time from the first record to the last")]
         rows.append((subject.label, *(text for cell in cells for text in (cell[0], cell[3])), *ends))
     header = ("run", *(text for name in names for text in (f"best val/{name}", f"test/{name}")), "parameters", "epochs", "time")
+    tasks = dict.fromkeys(subject.task for subject in subjects if subject.task)
+    data = dict.fromkeys(name for subject in subjects if (name := names_of(subject)[1]))
+    unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
     return {
+        "note": f"These runs are of different {unlike}: what they are measured by is not the same." if unlike else "",
         "figures_header": header,
         "figures": rows,
         "settings_header": ("setting", *(subject.label for subject in subjects)),

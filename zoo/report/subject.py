@@ -47,15 +47,10 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     """What can be read of a run; what cannot becomes a note."""
     subject = Subject(folder, label, read_history(folder.path), {}, {})
     notes = subject.notes
-    try:
-        tree = read_config(folder.run_file)
-        subject.settings = {section: keys for section, keys in tree.items() if isinstance(keys, dict)}
-        subject.run = Run(**tree)
-    except UserError as error:
-        notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
-    except ValidationError as error:
-        wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
-        notes.append(f"run.yaml is of another version of the zoo or damaged, and shown as it is; not understood is {wrong}.")
+    if folder.run_file.exists():
+        _read_settings(subject)
+    else:
+        notes.append("run.yaml is missing: what was trained, and how, is not known.")
     name = str(subject.settings.get("model", {}).get("name", ""))
     if name in registry.models:
         entry = registry.model(name)
@@ -74,13 +69,27 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     return subject
 
 
+def _read_settings(subject: Subject) -> None:
+    try:
+        tree = read_config(subject.folder.run_file)
+        subject.settings = {section: keys for section, keys in tree.items() if isinstance(keys, dict)}
+        subject.run = Run(**tree)
+    except UserError as error:
+        subject.notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
+    except ValidationError as error:
+        wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
+        told = f"run.yaml is of another version of the zoo or damaged, and shown as it is; not understood is {wrong}."
+        subject.notes.append(told)
+
+
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
     last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
     if subject.folder.broke_after(last):
         notes.append(f"Its numbers stopped being finite, and so it ended; zoo autopsy {subject.folder.name} tells where.")
     if not history.metrics:
-        notes.append("metrics.jsonl holds no record yet: there are no curves and no figures.")
+        lack = "holds no record yet" if subject.folder.metrics_file.exists() else "is missing"
+        notes.append(f"metrics.jsonl {lack}: there are no curves and no figures.")
     if not history.has_monitors:
         notes.append("monitors.jsonl is missing: activations, gradients and pace were not recorded in this run.")
     for file, count in history.unread.items():
@@ -152,6 +161,8 @@ def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
 
 def to_train_again(subject: Subject) -> str:
     """The command that trains the same again, and where it was given first."""
+    if not subject.folder.run_file.exists():
+        return "not known"
     file = shlex.quote(str(subject.folder.run_file))
     again = f"zoo train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
     lines = [again]

@@ -155,7 +155,7 @@ def gradients(history: History, most: int) -> Part | None:
             ("clipped", "Clipped", "Share of the records so far whose norm was above recipe.clip.", False),
             ("noise_scale", "Noise scale", "In samples: about how large a batch may be before a larger one stops helping.", True),
         )
-        if name in history.series
+        if name in history.series and (name != "clipped" or history.series[name][1].any())
     ]
     if table is None:
         return Part("gradients", "Gradients and updates", "What was recorded of gradients.", plots) if plots else None

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from zoo.ranks import is_follower
 from zoo.recipe import Run, read_config
 
 RUNS = Path("runs")
+TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written
 HANDED_ON = "ZOO_RUN_FOLDER"  # tells the processes that a launcher starts which folder rank zero has decided on
 
 
@@ -79,17 +80,20 @@ class RunFolder:
             RUNS.rmdir()
 
     @classmethod
-    def find(cls, text: str) -> RunFolder:
+    def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",)) -> RunFolder:
         """The run of that name or path.
+
+        Args:
+            proofs: the files any of which makes a folder a run; ``TRACES`` for those who show what is left of one.
 
         Raises:
             UserError: there is none.
         """
         for path in (RUNS / text, Path(text)):
-            if (path / "run.yaml").is_file():
+            if any((path / proof).is_file() for proof in proofs):
                 return cls(path)
         if Path(text).exists():
-            raise UserError(f"{text} is not a run: it holds no run.yaml")
+            raise UserError(f"{text} is not a run: it holds no {' and no '.join(proofs)}")
         known = known_runs()
         raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
 
