@@ -15,8 +15,9 @@ from typing import Any
 from callbacks.recording import Record
 
 WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-# Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent.
-DEAD, SATURATED = 0.8, 0.6
+# Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent;
+# and of what a captioner that has learned well says of itself by tanh, two thirds are near an end.
+DEAD, SATURATED = 0.8, 0.8
 SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
 UPDATE_WILD, UPDATE_HIGH, UPDATE_LOW = 1.0, 0.1, 1e-6  # of a parameter's norm, in one step: at first, later, at the least
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
@@ -97,9 +98,8 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
 def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
     """Activations that shrink or grow from layer to layer, in the order in which they ran."""
     signals = [(name, layer.get("signal")) for name, layer in layers.items() if layer["type"] in WEIGHTED]
-    hidden = [
-        (name, signal) for name, signal in signals[:-1] if signal is not None and math.isfinite(signal)
-    ]  # a head may be small
+    # without the head, which may be small
+    hidden = [(name, signal) for name, signal in signals[:-1] if signal is not None and math.isfinite(signal)]
     if len(hidden) < 2 or hidden[0][1] <= 0:
         return
     first_name, first = hidden[0]
