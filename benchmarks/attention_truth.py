@@ -22,8 +22,8 @@ from datamodules.worlds.descriptions import ATTRIBUTE_OF, Description, fits, rea
 from datamodules.worlds.shapes import SIDE, SIZES, Thing
 from zoo.pictures.caption_attention import look
 from zoo.registry import scan
+from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import build_data, load_task
 from zoo.training.run_folder import RunFolder
 
 JUDGED = ("colour", "shape")

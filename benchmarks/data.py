@@ -21,7 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import zoo
 from zoo.recipe import Recipe, resolve
-from zoo.training import engine
+from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -63,7 +63,7 @@ def main(rounds: int = 5, count: int = 50_000, workers: int = 2) -> None:
     registry = zoo.scan([str(PLUGIN)])
     settings = [{"data": {"name": "random-images", "count": count}}]
     run = resolve(registry, "mlp", {}, settings)
-    data = engine.build_data(registry, run)
+    data = building.build_data(registry, run)
     normalise = zoo.create("mlp", data.spec, Recipe()).normalise  # images as torchvision gives them, [N, C, H, W] in memory
     split = data.splits["train"]
     reference = DataLoader(

@@ -24,7 +24,7 @@ from sklearn.neighbors import NearestNeighbors as SklearnNeighbours
 import zoo
 from zoo.layers.neighbours import NearestNeighbours
 from zoo.recipe import parse_setting, resolve
-from zoo.training import engine
+from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")
 
@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """Measure in turns and print the ratios."""
     registry = zoo.scan([str(PLUGIN)])
-    module = engine.build_data(registry, resolve(registry, "knn", {}, [{"data": {"name": data}}, *map(parse_setting, setting)]))
+    module = building.build_data(registry, resolve(registry, "knn", {}, [{"data": {"name": data}}, *map(parse_setting, setting)]))
     pixels = module.splits["train"].images.pixels.flatten(1)
     stored, asked = pixels[:-queries].contiguous(), pixels[-queries:].contiguous()
     print(f"{queries} queries among {len(stored):,} images of {stored.shape[1]:,} values, {torch.get_num_threads()} threads")

@@ -21,7 +21,7 @@ from turns import take_turns, tell
 
 import zoo
 from zoo.recipe import Run, parse_setting, resolve
-from zoo.training import engine
+from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")
 
@@ -29,7 +29,7 @@ PLUGIN = Path(__file__).with_name("random_images.py")
 def by_hand(registry: Any, run: Run, data: Any, steps: int) -> Iterator[None]:
     """A hand-written training; each ``next`` is one step."""
     recipe = run.recipe
-    network = engine.build_task(registry, run, data.spec).train()
+    network = building.build_task(registry, run, data.spec).train()
     pixels, labels = data.splits["train"].images.pixels, data.splits["train"].labels
     mean, std = (255 * torch.tensor(values).view(1, -1, 1, 1) for values in (data.spec.mean, data.spec.std))
     scale, shift = 1 / std, -mean / std
@@ -79,7 +79,7 @@ def main(
     registry = zoo.scan([str(PLUGIN)])
     settings = {"data": {"name": data}, "recipe": {"epochs": 1, "batch_size": 128}, "trainer": {"log_every_n_steps": 50}}
     run = resolve(registry, model, {}, [settings, *map(parse_setting, setting)])
-    module = engine.build_data(registry, run)
+    module = building.build_data(registry, run)
     epochs = -(-steps // len(module.train_dataloader()))
     recipe = run.recipe.model_copy(update={"epochs": epochs})
     trainer = run.trainer.model_copy(update={"limit_train_batches": steps if epochs == 1 else 1.0})

@@ -22,7 +22,8 @@ import zoo
 from callbacks.activation_statistics import ActivationStatistics
 from callbacks.gradient_monitor import GradientMonitor
 from zoo.recipe import resolve
-from zoo.training import engine
+from zoo.training import building
+from zoo.training.trainer import quiet
 
 # on a processor the time that this process had of it, so that what else runs on the machine does not count
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -58,8 +59,8 @@ class Blocks(L.Callback):
 
 
 def measure(run: Any, registry: Any, callbacks: list[L.Callback], block: int, steps: int, switch: Any, start: Any) -> Blocks:
-    data = engine.build_data(registry, run)
-    task = engine.build_task(registry, run, data.spec)
+    data = building.build_data(registry, run)
+    task = building.build_task(registry, run, data.spec)
     blocks = Blocks(block, switch)
     start(task)
     trainer = L.Trainer(
@@ -77,7 +78,7 @@ def main(
     pairs: Annotated[int, typer.Option(help="Turns of each, after the first.")] = 3,
     wandb: Annotated[bool, typer.Option(help="Measure wandb.watch too.")] = True,
 ) -> None:
-    engine.quiet()
+    quiet()
     registry = zoo.scan([str(PLUGIN)])
     data = {"name": "folder", "root": str(Path(root).resolve()), "size": 32} if root else {"name": "random-images"}
     run = resolve(registry, model, {}, [{"data": data, "recipe": {"epochs": 1000}}])

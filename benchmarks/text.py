@@ -19,13 +19,13 @@ from turns import take_turns, tell
 
 import zoo
 from zoo.recipe import Run, parse_setting, resolve
-from zoo.training import engine
+from zoo.training import building
 
 
 def by_hand(registry: Any, run: Run, data: Any) -> Iterator[None]:
     """A hand-written training that never ends; each ``next`` is one step."""
     recipe, chunk = run.recipe, run.data["chunk"]
-    network = engine.build_task(registry, run, data.spec).train()
+    network = building.build_task(registry, run, data.spec).train()
     optimizer = torch.optim.AdamW(
         network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
     )
@@ -59,7 +59,7 @@ def main(
     registry = zoo.scan()
     settings = {"data": {"name": data}, "recipe": {"epochs": 1}, "trainer": {"limit_train_batches": steps}}
     run = resolve(registry, model, {}, [settings, *map(parse_setting, setting)])
-    module = engine.build_data(registry, run)
+    module = building.build_data(registry, run)
     turns = take_turns(registry, run, module, by_hand(registry, run, module), block)
     tell(turns, block)
     rates = sorted(turn.hand / turn.zoo for turn in turns)

@@ -15,7 +15,7 @@ from zoo.errors import UserError
 from zoo.gradient_check import Base, check_gradients, compare_gradients
 from zoo.recipe import Run, resolve
 from zoo.registry import scan
-from zoo.training.engine import build_task, open_data
+from zoo.training.building import build_task, open_data
 
 REGISTRY = scan()
 

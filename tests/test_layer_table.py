@@ -19,7 +19,7 @@ from zoo.layer_table import LayerTable, tabulate
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.spec import ImageSpec
-from zoo.training.engine import build_task
+from zoo.training.building import build_task
 
 REGISTRY = scan()
 

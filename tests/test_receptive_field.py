@@ -14,7 +14,7 @@ from zoo.receptive_field import Axis, ReceptiveFields
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.spec import ImageSpec
-from zoo.training.engine import build_task
+from zoo.training.building import build_task
 
 REGISTRY = scan()
 IMAGE_MODELS = {name: entry for name, entry in REGISTRY.models.items() if entry.task == "classification"}

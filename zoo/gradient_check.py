@@ -20,7 +20,7 @@ from zoo.errors import UserError
 from zoo.recipe import resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
-from zoo.training import engine
+from zoo.training import building
 
 TOLERANCE = 1e-6  # of the relative error
 SMOOTHNESS = 5e-7  # of the relative disagreement between estimates of a derivative; more is a kink
@@ -75,7 +75,7 @@ def check_gradients(registry: Registry, entry: Entry, samples: int = 4, points: 
         UserError: the model cannot be built, or leaves float64.
     """
     run = resolve(registry, entry.name, {}, [{"model": entry.tiny}])
-    task = engine.build_task(registry, run, engine.open_data(registry, run).spec).double().train()
+    task = building.build_task(registry, run, building.open_data(registry, run).spec).double().train()
     parameters = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
     losses = [_repeatable_loss(task, task.example(samples, seed)) for seed in range(BATCHES if parameters else 0)]
     return compare_gradients(losses, parameters, points)

@@ -20,7 +20,7 @@ from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
-from zoo.training import engine
+from zoo.training import building
 
 LARGEST_SIDE = 10_000  # pixels
 # operations that compute nothing, beside those that PyTorch marks as views
@@ -107,7 +107,7 @@ def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = 
     Raises:
         UserError: the network cannot take such an input, or the data is not of images and has no such shape.
     """
-    data = engine.open_data(registry, run)
+    data = building.open_data(registry, run)
     spec = data.spec
     if shape:
         if not isinstance(spec, ImageSpec):
@@ -129,9 +129,9 @@ def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = 
 def _on_meta(registry: Registry, run: Run, spec: Any) -> Task:
     try:
         with torch.device("meta"):
-            return engine.build_task(registry, run, spec).eval()
+            return building.build_task(registry, run, spec).eval()
     except RuntimeError:  # it asks for a tensor's value while it is built
-        return engine.build_task(registry, run, spec).eval().to("meta")
+        return building.build_task(registry, run, spec).eval().to("meta")
 
 
 def _trace(task: Task, of_images: bool) -> list[Layer]:

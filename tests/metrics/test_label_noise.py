@@ -12,7 +12,7 @@ from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
 from zoo.randomness import derive_seed
 from zoo.registry import scan
-from zoo.training.engine import build_data
+from zoo.training.building import build_data
 from zoo.training.run_folder import RunFolder
 
 

@@ -11,7 +11,7 @@ import zoo
 from zoo.errors import UserError
 from zoo.recipe import Recipe, resolve
 from zoo.registry import scan
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint
 
 SPEC = zoo.ImageSpec(1, 4, 4, classes=("a", "b", "c"))
@@ -65,7 +65,7 @@ def test_all_training_images_are_remembered_in_their_order() -> None:
     registry = scan()
     run = resolve(registry, "knn", {}, [{"recipe": {"batch_size": 100}, "trainer": {"accelerator": "cpu"}}])
     outcome = engine.train(registry, run, "whole")
-    split = engine.build_data(registry, run).splits["train"]
+    split = building.build_data(registry, run).splits["train"]
     kept = read_checkpoint(outcome.folder.best)["state_dict"]
     assert len(split) % 100  # the last batch is not a full one
     assert torch.equal(kept["memory.images"], split.images.pixels.flatten(1))

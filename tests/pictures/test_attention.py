@@ -14,8 +14,8 @@ from zoo.errors import UserError
 from zoo.pictures.attention import attention, draw_attention, looked_at, patch_grid, rollout, watch
 from zoo.registry import scan
 from zoo.spec import ImageSpec
+from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import load_task
 from zoo.training.prediction import read_named
 from zoo.training.run_folder import RunFolder
 

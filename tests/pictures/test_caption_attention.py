@@ -13,8 +13,8 @@ from PIL import Image
 from zoo.pictures.caption_attention import DARKEST, lit, look, write_all
 from zoo.registry import scan
 from zoo.spec import START
+from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import build_data, load_task
 from zoo.training.run_folder import RunFolder
 
 TINY = ["--epochs", "1", "--set", "data.pictures=64", "--set", "recipe.batch_size=32", "--set", "trainer.accelerator=cpu"]

@@ -14,7 +14,7 @@ from zoo.pictures import predictions
 from zoo.pictures.figure import style
 from zoo.pictures.predictions import ask, confusion_counts, draw_confusion, most_confident_mistakes
 from zoo.registry import scan
-from zoo.training import engine
+from zoo.training import building
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ def trained(zoo) -> RunFolder:
 def network_says(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of the test images, by the weights alone: a product of matrices."""
     checkpoint = read_checkpoint(folder.best)
-    data = engine.build_data(scan(), folder.read_run())
+    data = building.build_data(scan(), folder.read_run())
     pixels = data.splits["test"].images.pixels.flatten(1).double() / 255
     spec, state = checkpoint["bestiary"]["spec"], checkpoint["state_dict"]
     scores = (pixels - spec["mean"][0]) / spec["std"][0] @ state["linear.weight"].double().T + state["linear.bias"].double()

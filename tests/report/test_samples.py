@@ -25,8 +25,8 @@ from zoo.report.samples.question_answering import right_answers
 from zoo.report.samples.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
 from zoo.report.subject import read_subject
 from zoo.spec import END, IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec
+from zoo.training.building import build_data
 from zoo.training.conversation import Conversation
-from zoo.training.engine import build_data
 from zoo.training.prediction import predict_answers
 from zoo.training.run_folder import RunFolder
 

@@ -22,7 +22,7 @@ from zoo.serve.batches import Batches
 from zoo.serve.server import listen
 from zoo.serve.uploads import Limits
 from zoo.tasks.classification import Classifier
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.exported import read_trained
 from zoo.training.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ class Trained:
         return Image.fromarray((np.array(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8))
 
     def classifier(self) -> Classifier:
-        return engine.load_task(self.registry, read_trained(self.folder.best), self.folder.best)[0]
+        return building.load_task(self.registry, read_trained(self.folder.best), self.folder.best)[0]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from zoo.export.formats import FORMATS
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.spec import spec_to_primitives
-from zoo.training import engine
+from zoo.training import building
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint
 from zoo.training.exported import read_exported
 
@@ -33,8 +33,8 @@ def checkpoint_of(name: str, path: Path) -> Path:
     """A checkpoint of a model's tiny variant as it is before training, with batch norms that have seen something."""
     entry = REGISTRY.model(name)
     run = resolve(REGISTRY, name, {}, [{"model": entry.tiny}])
-    data = engine.open_data(REGISTRY, run)
-    task = engine.build_task(REGISTRY, run, data.spec)
+    data = building.open_data(REGISTRY, run)
+    task = building.build_task(REGISTRY, run, data.spec)
     if not task.one_pass:
         with torch.no_grad():
             task.train().training_step(task.example(16), 0)
@@ -127,7 +127,7 @@ def test_every_classifier_exports_or_says_why_not(tmp_path: Path, name: str) -> 
     import onnxruntime
 
     checkpoint = checkpoint_of(name, tmp_path / "best.ckpt")
-    task, _ = engine.load_task(REGISTRY, read_checkpoint(checkpoint), checkpoint)
+    task, _ = building.load_task(REGISTRY, read_checkpoint(checkpoint), checkpoint)
 
     def exported(format: str) -> Path:
         return export.export(
@@ -191,8 +191,8 @@ def test_a_file_whose_likeliest_class_differs_is_refused(trained, monkeypatch) -
 def test_without_its_data_random_images_are_taken_and_nothing_is_downloaded(zoo, tmp_path: Path, monkeypatch) -> None:
     """CIFAR-10 is not on this machine; a socket would be refused with another error."""
     run = resolve(REGISTRY, "softmax", {}, [{"data": {"name": "cifar10"}}])
-    spec = engine.open_data(REGISTRY, run).spec
-    task = engine.build_task(REGISTRY, run, spec)
+    spec = building.open_data(REGISTRY, run).spec
+    task = building.build_task(REGISTRY, run, spec)
     about = {"format": FORMAT, "run": run.model_dump(mode="json"), "spec": spec_to_primitives(spec)}
     checkpoint = tmp_path / "best.ckpt"
     torch.save({KEY: about, "state_dict": task.state_dict()}, checkpoint)

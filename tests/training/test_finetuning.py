@@ -19,7 +19,7 @@ from zoo.finetuning import resolve_finetuning
 from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry import scan
 from zoo.tasks.task import Diverged
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
 
@@ -35,7 +35,7 @@ BASE = ["model.width=4", "recipe.batch_size=64", *QUICK]
 @pytest.fixture(autouse=True)
 def base(workplace: Path) -> Path:
     """A state dict of a small network, as if it had been trained."""
-    task = engine.build_task(scan(), run(), engine.open_data(scan(), run()).spec)
+    task = building.build_task(scan(), run(), building.open_data(scan(), run()).spec)
     for module in task.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, 0.1, 0.5)
@@ -81,7 +81,7 @@ def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     assert recorder.modes == recorder.trained  # what is frozen runs as in evaluation, in spite of every train()
     rates = {"stem": 0.00625, "stage1": 0.0125, "stage2": 0.025, "stage3": 0.05, "head": 0.1}
     assert recorder.rates == [pytest.approx(rates)] * 12
-    task = engine.build_task(scan(), what, engine.open_data(scan(), what).spec)
+    task = building.build_task(scan(), what, building.open_data(scan(), what).spec)
     plan = stage_plan(task)
     assert {stage.name: stage.lr for stage in plan} == pytest.approx(rates)
     assert [stage.first_epoch for stage in plan] == [None, None, 4, 2, 1]  # the first two would thaw after the end
@@ -144,13 +144,13 @@ def test_images_are_looked_at_once_where_nothing_in_front_of_the_head_changes(mo
 
 def test_dropout_in_front_of_a_head_goes_on_behind_kept_features() -> None:
     what = resolve(scan(), "torchvision", {}, [{"model": {"network": "mobilenet_v3_small"}, "recipe": {"freeze": "backbone"}}])
-    task = engine.build_task(scan(), what, engine.open_data(scan(), what).spec).eval()
+    task = building.build_task(scan(), what, building.open_data(scan(), what).spec).eval()
     with torch.no_grad():
         after = task._what_follows_the_features()
     assert [type(module) for module in after] == [nn.Dropout, nn.Linear]
     # a convolution with a pool behind it is no head that features could be kept for
     what = resolve(scan(), "torchvision", {}, [{"model": {"network": "squeezenet1_1"}}])
-    assert engine.build_task(scan(), what, engine.open_data(scan(), what).spec).eval()._what_follows_the_features() == ()
+    assert building.build_task(scan(), what, building.open_data(scan(), what).spec).eval()._what_follows_the_features() == ()
 
 
 # ---------------------------------------------------------------------------------------------- the command

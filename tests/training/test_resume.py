@@ -18,7 +18,7 @@ import torch
 from zoo.errors import UserError
 from zoo.recipe import parse_setting, resolve
 from zoo.registry import scan
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.checkpoints import Interrupted
 from zoo.training.run_folder import RunFolder, read_metrics
 
@@ -146,7 +146,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model:
 def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bits(plan: str) -> None:
     extra = ["model.width=4", "recipe.weights=base.pth", f"recipe.freeze={plan}", "recipe.layer_decay=0.7"]
     begin = resolve(scan(), "resnet20", {}, [parse_setting("model.width=4"), parse_setting("recipe.seed=7")])
-    torch.save(engine.build_task(scan(), begin, engine.open_data(scan(), begin).spec).state_dict(), "base.pth")
+    torch.save(building.build_task(scan(), begin, building.open_data(scan(), begin).spec).state_dict(), "base.pth")
     train("resnet20", "whole", extra)
     step = random.randrange(STEPS_AN_EPOCH + 1, EPOCHS * STEPS_AN_EPOCH)  # after the first epoch stages thaw
     assert train("resnet20", "killed", extra, stop_at=step, how="kill") == -signal.SIGKILL

@@ -16,7 +16,7 @@ from zoo.checks.violation import Violation, require
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import temporary_runs
 
@@ -44,7 +44,7 @@ class TinyRun:
     learned: Task | None = None  # of a model that learns in one pass: before that it has nothing to say
 
     def new_task(self, registry: Registry) -> Task:
-        return engine.build_task(registry, self.run, self.data.spec)
+        return building.build_task(registry, self.run, self.data.spec)
 
     def task(self, registry: Registry) -> Task:
         return copy.deepcopy(self.learned) if self.learned else self.new_task(registry)
@@ -59,12 +59,12 @@ def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
     limits = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
     settings["trainer"] = {"accelerator": "cpu", "monitor_every_n_steps": 1, **limits}
     run = resolve(registry, entry.name, {}, [settings])
-    subject = TinyRun(run, engine.build_data(registry, run))
+    subject = TinyRun(run, building.build_data(registry, run))
     if not subject.new_task(registry).one_pass:
         return subject
     with temporary_runs():
         best = engine.train(registry, run, "check").folder.best
-        return replace(subject, learned=engine.load_task(registry, read_checkpoint(best), best)[0])
+        return replace(subject, learned=building.load_task(registry, read_checkpoint(best), best)[0])
 
 
 def _recipe_is_valid(registry: Registry, subject: TinyRun) -> None:
@@ -162,7 +162,7 @@ def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
         for finding in outcome.findings:
             require(finding.severity != "error", f"while it trains, {finding.in_short}")
         for file in (outcome.folder.best, outcome.folder.last):
-            task, _ = engine.load_task(registry, read_checkpoint(file), file)
+            task, _ = building.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():
             require(task.outputs(task.example(2)).isfinite().all(), "outputs of the trained network are not finite")
 

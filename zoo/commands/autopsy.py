@@ -28,7 +28,8 @@ def autopsy(
     from functools import partial
 
     from zoo.training.autopsy import repeat_step
-    from zoo.training.engine import load_task, quiet
+    from zoo.training.building import load_task
+    from zoo.training.trainer import quiet
 
     quiet()
     result = repeat_step(partial(load_task, registry), path)

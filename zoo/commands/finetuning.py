@@ -107,7 +107,7 @@ def resolve_either(
 def _advise(run: Run, data: Any) -> None:
     """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
     from zoo.advice import advise
-    from zoo.training.engine import tell
+    from zoo.ranks import tell
 
     if not data.spec.are_points:
         for line in advise(data, run.data["name"]).brief():
@@ -116,7 +116,7 @@ def _advise(run: Run, data: Any) -> None:
 
 def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     """Build the network, take its weights over and show its stages; ``again`` is the command that trains it."""
-    from zoo.training.engine import build_task, open_data
+    from zoo.training.building import build_task, open_data
     from zoo.training.stage_plan import stage_plan
     from zoo.training.weights import begin_with, open_weights
 

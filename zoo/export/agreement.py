@@ -14,7 +14,7 @@ from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
-from zoo.training.engine import build_test_data
+from zoo.training.building import build_test_data
 
 BATCHES = (1, 2, 13, 48)  # one after the other; a graph may be right for the size it was made with alone
 IMAGES = sum(BATCHES)

@@ -116,7 +116,7 @@ import torch
 
 from datamodules.images import read_image
 from zoo.registry import scan
-from zoo.training.engine import load_task
+from zoo.training.building import load_task
 from zoo.training.exported import read_exported
 
 file = Path({file})

@@ -15,7 +15,7 @@ from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
 from zoo.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
-from zoo.training.engine import load_task
+from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 
 

@@ -21,7 +21,7 @@ from zoo.errors import UserError, one_line
 from zoo.export.formats import Format
 from zoo.registry import Registry
 from zoo.tasks.classification import Classifier
-from zoo.training.engine import load_task
+from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported
 
 INPUT, OUTPUT = "images", "probabilities"

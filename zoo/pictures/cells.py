@@ -25,7 +25,7 @@ from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.tasks.task import Task
 from zoo.text_files import read_text
-from zoo.training.engine import build_test_data
+from zoo.training.building import build_test_data
 from zoo.training.run_folder import RunFolder
 
 MEASURED = 4000  # characters on which cells are judged

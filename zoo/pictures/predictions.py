@@ -21,7 +21,7 @@ from zoo.recipe import Run, parse_setting, resolve_test
 from zoo.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
-from zoo.training.engine import build_test_data, load_task
+from zoo.training.building import build_test_data, load_task
 from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 

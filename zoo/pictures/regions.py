@@ -21,7 +21,7 @@ from zoo.pictures.predictions import load_trained
 from zoo.recipe import parse_setting, resolve
 from zoo.registry import Registry
 from zoo.tasks.task import Task
-from zoo.training import engine
+from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder, temporary_runs
 
 CHUNK = 4096  # points at a time: nearest neighbours compare each of them with all training points
@@ -97,7 +97,7 @@ def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points
             f"regions are drawn in the plane, and {folder.name} was trained on images ({run.data['name']}): "
             f"train on {', '.join(points)}"
         )
-    return Panel(folder.path.name, engine.build_test_data(registry, run, task.spec), probabilities_in_the_plane(task))
+    return Panel(folder.path.name, building.build_test_data(registry, run, task.spec), probabilities_in_the_plane(task))
 
 
 def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
@@ -108,7 +108,7 @@ def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> 
         for title, training in STANDARD:
             run = resolve(registry, training["model"]["name"], {}, [training, *layers])
             task, run = load_trained(registry, engine.train(registry, run).folder, "best")
-            panels.append(Panel(title, engine.build_data(registry, run), probabilities_in_the_plane(task)))
+            panels.append(Panel(title, building.build_data(registry, run), probabilities_in_the_plane(task)))
     return panels
 
 

@@ -14,7 +14,7 @@ from zoo.pictures.tiles import draw_tiles
 from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task
-from zoo.training.engine import build_task, open_data
+from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder
 
 MOST_TILES = 256

@@ -24,7 +24,7 @@ from zoo.search.points import Worker, build_pruner, points_over
 from zoo.search.progress import SearchProgress
 from zoo.search.study import Place, faults_explained, reopen
 from zoo.search.trial import TrainingObjective, drop_checkpoints
-from zoo.training import engine
+from zoo.training import building
 from zoo.training.checkpoints import Interrupted
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -39,12 +39,12 @@ def check_data_and_model(registry: Registry, search: Search) -> None:
         UserError: what the data set or the model says, or that the data has no folds.
     """
     run = search.run(registry, {"data.validation": f"1/{search.folds}"} if search.folds > 1 else {})
-    spec = engine.build_data(registry, run).spec
-    engine.build_task(registry, run, spec)
+    spec = building.build_data(registry, run).spec
+    building.build_task(registry, run, spec)
     for dimension in search.space:
         for value in dimension.ends() if dimension.key.startswith("model.") else ():
             try:
-                engine.build_task(registry, search.run(registry, {dimension.key: value}), spec)
+                building.build_task(registry, search.run(registry, {dimension.key: value}), spec)
             except (ValueError, TypeError, RuntimeError) as error:
                 raise UserError(f"{dimension.key}={value}: the network cannot be built: {one_line(error, 150)}") from error
 

@@ -13,7 +13,7 @@ import torch
 from zoo.errors import UserError
 from zoo.registry import Registry
 from zoo.tasks.classification import require_classifier
-from zoo.training.engine import load_task
+from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 
 try:

@@ -10,8 +10,8 @@ from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import VisualDialogue
+from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import load_task
 from zoo.training.prediction import read_named
 from zoo.words import tokenise
 

@@ -1,16 +1,11 @@
-"""Building, fitting, testing and predicting: what the command calls and any Python program may call.
+"""Training and testing a Run: what the command calls and any Python program may call.
 
 Everything that can be checked is checked before the first step; from then on nothing loses the run.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
-import sys
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,33 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
-from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks.findings import Finding
 from callbacks.progress import TrainingProgress
-from zoo.errors import UserError, one_line
-from zoo.randomness import derive_seed
-from zoo.ranks import is_follower
+from zoo.errors import UserError
+from zoo.ranks import tell
 from zoo.recipe import Run, TrainerSettings
 from zoo.registry import Registry
-from zoo.spec import ImageSpec, Spec, spec_from_primitives, spec_to_primitives
+from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
-from zoo.training.allocator import keep_freed_memory
 from zoo.training.autopsy import autopsy
-from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, PlainCheckpointIO, StopRequest, read_checkpoint
+from zoo.training.building import build_data, build_task, build_test_data, load_task, open_run
+from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
 from zoo.training.metrics_log import MetricsLog
 from zoo.training.monitoring import MonitorsLog, build_monitors
-from zoo.training.run_folder import HANDED_ON, RunFolder
+from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
+from zoo.training.tracking import open_tracker, tracking, validation_examples
+from zoo.training.trainer import build_trainer, fit_to_what_learns, quiet
 from zoo.training.weights import begin_with, open_weights
 
 SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress, as far as they are recorded, and the monitored metric
-PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
 @dataclass
@@ -68,81 +60,6 @@ class Examined:
     figures: dict[str, float]
     findings: dict[str, Any]
     is_rank_zero: bool
-
-
-def open_data(registry: Registry, run: Run) -> Any:
-    """The data of a Run with nothing fetched or read: its spec lacks the statistics.
-
-    Raises:
-        UserError: what the data set says is wrong with its options.
-    """
-    entry = registry.data_set(run.data["name"])
-    return entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
-
-
-def build_data(registry: Registry, run: Run) -> Any:
-    """The data of a Run, brought to this machine, read and split; its spec is complete.
-
-    Raises:
-        UserError: what the data set says is wrong with its files or options.
-    """
-    data = open_data(registry, run)
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def build_test_data(registry: Registry, run: Run, spec: Spec) -> Any:
-    """The data of a Run for testing a network that was trained on data of ``spec``.
-
-    Raises:
-        UserError: the network does not know such data, or what ``build_data`` raises.
-    """
-    data = build_data(registry, run)
-    data.adopt(spec, run.data["name"])
-    return data
-
-
-def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
-    """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
-
-    Raises:
-        UserError: an option has a value that the network cannot take, or the data does not fit.
-    """
-    keep_freed_memory()
-    torch.manual_seed(derive_seed(run.recipe.seed, "init"))
-    task = registry.model(run.model["name"]).load()(spec, run.recipe, **run.options("model"))
-    if task.channels_last:
-        task.to(memory_format=torch.channels_last)
-    return task
-
-
-def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tuple[Task, Run]:
-    """The model that a checkpoint describes, with its weights, ready to evaluate.
-
-    Raises:
-        UserError: the model is not in the zoo (a plugin is missing), or the weights do not fit it.
-    """
-    try:
-        run = Run(**checkpoint[KEY]["run"])
-        spec = spec_from_primitives(checkpoint[KEY]["spec"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
-    task = build_task(registry, run, spec)
-    weights = OrderedDict(checkpoint["state_dict"])
-    weights._metadata = task.state_dict()._metadata  # versions of layers, which an exported file does not carry
-    try:
-        task.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = one_line(error).partition(": ")[2][:150]
-        raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
-    return task.eval(), run
-
-
-def open_run(registry: Registry, name: str) -> Task:
-    """The trained model of a run, by name or path."""
-    best = RunFolder.find(name).checkpoint("best")
-    return load_task(registry, read_checkpoint(best), best)[0]
 
 
 def begin(registry: Registry, task: Task, run: Run) -> None:
@@ -194,7 +111,7 @@ def train(
     quiet()
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
-    with _given_up_if_it_cannot_start(folder, is_new) as started, folder.locked():
+    with folder.given_up_unless_started(is_new) as started, folder.locked():
         return _train(registry, run, folder, is_new, started, callbacks, test, progress, examine, look)
 
 
@@ -231,7 +148,7 @@ def _train(
         task.compile()
     log, stop = MetricsLog(folder.metrics_file), StopRequest()
     environment = describe_environment(task)
-    tracker = _tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
+    tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
     def about() -> dict[str, Any]:
         described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec)}
@@ -247,7 +164,7 @@ def _train(
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
-    _fit_to_what_learns(trainer.strategy, task)
+    fit_to_what_learns(trainer.strategy, task)
     task.to(trainer.strategy.root_device)
     task.prepare(data)
     if is_new and trainer.is_global_zero:
@@ -255,7 +172,7 @@ def _train(
     started()
     log.rewind(former["global_step"])
     records.rewind(former["global_step"])
-    with _tracking(tracker, folder), stop.listening(), _handed_on(folder), _how_to_go_on(folder):
+    with tracking(tracker, folder), stop.listening(), folder.handed_on(), _how_to_go_on(folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged
         task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
@@ -265,7 +182,7 @@ def _train(
                 task.look_closer(figures=False)
             trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
-            tracker.log_predictions(*_validation_examples(task, data))
+            tracker.log_predictions(*validation_examples(task, data))
         if tracker:
             tracker.log_inside(folder.monitors_file, classes, task.findings.get("confusion", ()))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
@@ -295,58 +212,6 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
     return Examined(_test_metrics(trainer), task.findings, trainer.is_global_zero)
 
 
-def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer for a Run, with everything off that would touch the hot loop.
-
-    Raises:
-        UserError: what Lightning says against the devices, the strategy or the precision, in one line.
-    """
-    recipe = run.recipe
-    try:
-        return L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy=settings.strategy,
-            sync_batchnorm=settings.sync_batchnorm,
-            deterministic=settings.deterministic,
-            limit_train_batches=settings.limit_train_batches,
-            limit_val_batches=settings.limit_val_batches,
-            limit_test_batches=settings.limit_test_batches,
-            log_every_n_steps=settings.log_every_n_steps,
-            max_epochs=recipe.epochs,
-            accumulate_grad_batches=recipe.accumulate,
-            gradient_clip_val=recipe.clip,
-            precision=PRECISION[recipe.precision],
-            logger=logger,
-            callbacks=callbacks,
-            plugins=[PlainCheckpointIO()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
-        raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
-
-
-def _fit_to_what_learns(strategy: Any, task: Task) -> None:
-    """DDP exchanges the gradients of what has any, which is nothing in a single pass, and changes when stages thaw."""
-    if isinstance(strategy, DDPStrategy):
-        if task.one_pass:
-            strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
-        if task.recipe.freezing.changes:
-            strategy._ddp_kwargs["find_unused_parameters"] = True
-
-
-def tell(text: str) -> None:
-    """A line for whoever waits, from one process alone."""
-    if not is_follower():
-        print(text, file=sys.stderr, flush=True)
-
-
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
     callbacks: list[L.Callback] = []
     if run.recipe.patience:
@@ -355,65 +220,6 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
         # the statistics of batch norm are averages already: averaged again they would lag far behind
         callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay, use_buffers=False))
     return callbacks
-
-
-def _tracker(run: Run, folder: RunFolder, environment: dict[str, Any], run_id: str | None, task: Task) -> Any:
-    """The W&B tracker, if it is asked for; only then is its module imported."""
-    if run.wandb.mode == "off":
-        return None
-    from zoo.training.wandb_tracker import WandbTracker
-
-    config = {**run.model_dump(mode="json"), "environment": environment}
-    directions = {f"{stage}/{name}": way for stage in ("val", "test") for name, way in task.directions.items()}
-    return WandbTracker(run.wandb, folder.path, folder.path.name, config, run_id, directions)
-
-
-@contextmanager
-def _tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
-    """Open the tracker before the first step, and close it whatever happens."""
-    if tracker is None:
-        yield
-        return
-    tracker.open()
-    try:
-        yield
-    except BaseException:
-        tracker.close(exit_code=1)
-        raise
-    tracker.log_checkpoints(folder.best, folder.last)
-    tracker.close()
-
-
-def _validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str], list[str], list[float]]:
-    """A batch of validation images, uint8 on the CPU, with the classes they have and those the network gives them."""
-    batch = next(iter(data.val_dataloader()))
-    with torch.inference_mode():
-        probabilities, indices = task.eval().outputs({"images": batch["images"].to(task.device)}).max(1)
-    classes = task.spec.classes
-    labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
-    return batch["images"].cpu(), labels, predictions, probabilities.tolist()
-
-
-@contextmanager
-def _given_up_if_it_cannot_start(folder: RunFolder, is_new: bool) -> Iterator[Callable[[], None]]:
-    """Leave no folder of a new run behind that failed before its first step; the value is called when it starts."""
-    can_go = []
-    try:
-        yield lambda: can_go.append(True)
-    except BaseException:
-        if is_new and not can_go and not is_follower():
-            folder.abandon()
-        raise
-
-
-@contextmanager
-def _handed_on(folder: RunFolder) -> Iterator[None]:
-    """Tell the processes that a launcher starts from here which folder it is."""
-    os.environ[HANDED_ON] = str(folder.path)
-    try:
-        yield
-    finally:
-        os.environ.pop(HANDED_ON, None)
 
 
 @contextmanager
@@ -435,14 +241,6 @@ def _next_after_a_fault(folder: RunFolder) -> str:
         return f"To go on: zoo train --resume {folder.name}"
     file = shlex.quote(str(folder.run_file))
     return f"Nothing was saved by then; with other settings: zoo train --config {file} --set SECTION.KEY=VALUE"
-
-
-def quiet() -> None:
-    """Lightning's tips and notices say nothing that a user of the zoo could act on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:

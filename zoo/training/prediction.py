@@ -18,7 +18,7 @@ from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
-from zoo.training.engine import load_task
+from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 from zoo.words import tokenise
 

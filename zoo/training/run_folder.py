@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,26 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         replace_file(self.path / "environment.json", json.dumps(environment, indent=2).encode())
         replace_file(self.run_file, run.to_yaml().encode())
+
+    @contextmanager
+    def given_up_unless_started(self, is_new: bool) -> Iterator[Callable[[], None]]:
+        """Leave no folder of a new run behind that failed before its first step; the value is called when it starts."""
+        can_go = []
+        try:
+            yield lambda: can_go.append(True)
+        except BaseException:
+            if is_new and not can_go and not is_follower():
+                self.abandon()
+            raise
+
+    @contextmanager
+    def handed_on(self) -> Iterator[None]:
+        """Tell the processes that a launcher starts from here which folder it is."""
+        os.environ[HANDED_ON] = str(self.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(HANDED_ON, None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -22,8 +22,10 @@ from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec, WordedSpec
 from zoo.tasks.task import Diverged, Task
-from zoo.training.engine import begin, build_data, build_task, build_trainer, quiet
+from zoo.training.building import build_data, build_task
+from zoo.training.engine import begin
 from zoo.training.memory import PeakMemory, available_memory, is_out_of_memory, only_new_garbage
+from zoo.training.trainer import build_trainer, quiet
 
 LOWEST, HIGHEST = 1e-6, 10.0  # learning rates
 STEPS = 100

@@ -11,8 +11,8 @@ from zoo.decoding import Sampling, beam_search, greedy, sample
 from zoo.errors import UserError
 from zoo.registry import Registry
 from zoo.tasks.language_modelling import LanguageModel
+from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.engine import load_task
 
 
 class Writer:

@@ -1,0 +1,94 @@
+"""From a Run, or from a checkpoint, to its data and its network."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import UserError, one_line
+from zoo.randomness import derive_seed
+from zoo.recipe import Run
+from zoo.registry import Registry
+from zoo.spec import Spec, spec_from_primitives
+from zoo.tasks.task import Task
+from zoo.training.allocator import keep_freed_memory
+from zoo.training.checkpoints import KEY, read_checkpoint
+from zoo.training.run_folder import RunFolder
+
+
+def open_data(registry: Registry, run: Run) -> Any:
+    """The data of a Run with nothing fetched or read: its spec lacks the statistics.
+
+    Raises:
+        UserError: what the data set says is wrong with its options.
+    """
+    entry = registry.data_set(run.data["name"])
+    return entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
+
+
+def build_data(registry: Registry, run: Run) -> Any:
+    """The data of a Run, brought to this machine, read and split; its spec is complete.
+
+    Raises:
+        UserError: what the data set says is wrong with its files or options.
+    """
+    data = open_data(registry, run)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_test_data(registry: Registry, run: Run, spec: Spec) -> Any:
+    """The data of a Run for testing a network that was trained on data of ``spec``.
+
+    Raises:
+        UserError: the network does not know such data, or what ``build_data`` raises.
+    """
+    data = build_data(registry, run)
+    data.adopt(spec, run.data["name"])
+    return data
+
+
+def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
+    """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
+
+    Raises:
+        UserError: an option has a value that the network cannot take, or the data does not fit.
+    """
+    keep_freed_memory()
+    torch.manual_seed(derive_seed(run.recipe.seed, "init"))
+    task = registry.model(run.model["name"]).load()(spec, run.recipe, **run.options("model"))
+    if task.channels_last:
+        task.to(memory_format=torch.channels_last)
+    return task
+
+
+def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tuple[Task, Run]:
+    """The model that a checkpoint describes, with its weights, ready to evaluate.
+
+    Raises:
+        UserError: the model is not in the zoo (a plugin is missing), or the weights do not fit it.
+    """
+    try:
+        run = Run(**checkpoint[KEY]["run"])
+        spec = spec_from_primitives(checkpoint[KEY]["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
+    task = build_task(registry, run, spec)
+    weights = OrderedDict(checkpoint["state_dict"])
+    weights._metadata = task.state_dict()._metadata  # versions of layers, which an exported file does not carry
+    try:
+        task.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = one_line(error).partition(": ")[2][:150]
+        raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
+    return task.eval(), run
+
+
+def open_run(registry: Registry, name: str) -> Task:
+    """The trained model of a run, by name or path."""
+    best = RunFolder.find(name).checkpoint("best")
+    return load_task(registry, read_checkpoint(best), best)[0]

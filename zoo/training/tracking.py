@@ -1,0 +1,50 @@
+"""Weights & Biases beside a training, if it is asked for: only then is its module imported, and it is closed whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from zoo.recipe import Run
+from zoo.tasks.task import Task
+from zoo.training.run_folder import RunFolder
+
+
+def open_tracker(run: Run, folder: RunFolder, environment: dict[str, Any], run_id: str | None, task: Task) -> Any:
+    """The W&B tracker, if it is asked for; only then is its module imported."""
+    if run.wandb.mode == "off":
+        return None
+    from zoo.training.wandb_tracker import WandbTracker
+
+    config = {**run.model_dump(mode="json"), "environment": environment}
+    directions = {f"{stage}/{name}": way for stage in ("val", "test") for name, way in task.directions.items()}
+    return WandbTracker(run.wandb, folder.path, folder.path.name, config, run_id, directions)
+
+
+@contextmanager
+def tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
+    """Open the tracker before the first step, and close it whatever happens."""
+    if tracker is None:
+        yield
+        return
+    tracker.open()
+    try:
+        yield
+    except BaseException:
+        tracker.close(exit_code=1)
+        raise
+    tracker.log_checkpoints(folder.best, folder.last)
+    tracker.close()
+
+
+def validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str], list[str], list[float]]:
+    """A batch of validation images, uint8 on the CPU, with the classes they have and those the network gives them."""
+    batch = next(iter(data.val_dataloader()))
+    with torch.inference_mode():
+        probabilities, indices = task.eval().outputs({"images": batch["images"].to(task.device)}).max(1)
+    classes = task.spec.classes
+    labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
+    return batch["images"].cpu(), labels, predictions, probabilities.tolist()

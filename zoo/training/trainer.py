@@ -1,0 +1,72 @@
+"""Lightning's Trainer as the zoo uses it: silent, and with everything off that would touch the hot loop."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+
+from zoo.errors import UserError, one_line
+from zoo.recipe import Run, TrainerSettings
+from zoo.tasks.task import Task
+from zoo.training.checkpoints import PlainCheckpointIO
+
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+
+
+def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
+    """A Trainer for a Run.
+
+    Raises:
+        UserError: what Lightning says against the devices, the strategy or the precision, in one line.
+    """
+    recipe = run.recipe
+    try:
+        return L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            sync_batchnorm=settings.sync_batchnorm,
+            deterministic=settings.deterministic,
+            limit_train_batches=settings.limit_train_batches,
+            limit_val_batches=settings.limit_val_batches,
+            limit_test_batches=settings.limit_test_batches,
+            log_every_n_steps=settings.log_every_n_steps,
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip,
+            precision=PRECISION[recipe.precision],
+            logger=logger,
+            callbacks=callbacks,
+            plugins=[PlainCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+        asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
+        raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
+
+
+def fit_to_what_learns(strategy: Any, task: Task) -> None:
+    """DDP exchanges the gradients of what has any, which is nothing in a single pass, and changes when stages thaw."""
+    if isinstance(strategy, DDPStrategy):
+        if task.one_pass:
+            strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
+        if task.recipe.freezing.changes:
+            strategy._ddp_kwargs["find_unused_parameters"] = True
+
+
+def quiet() -> None:
+    """Lightning's tips and notices say nothing that a user of the zoo could act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
