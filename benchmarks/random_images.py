@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from datamodules.base import ImageData, ImagesInMemory, Split
+from datamodules.base import ImageData
+from datamodules.splits import ImagesInMemory, Split
 from zoo import ImageSpec, register_data
 
 

@@ -1,161 +1,32 @@
-"""The base of all image data sets: splits, statistics, order, sharding and batches.
-
-Images are held as one uint8 tensor and indexed by batch, so no Python runs for a single image. The order of an epoch and
-the augmentation of a batch follow from (seed, epoch, step, rank) alone: a loader can start anywhere, and a resumed run sees
-what it would have seen.
-"""
+"""The base of all image data sets: files are fetched, read, split, measured and handed to Lightning as batches."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.augment import Augmentation, Batch
 from datamodules.features import kept_features
+from datamodules.held_out import fold_by_class, parse_fold, split_by_class
+from datamodules.pixels import channel_statistics, resize
 from datamodules.position import position_of
+from datamodules.splits import Batches, ImagesInMemory, Split
 from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
-from zoo.spec import IGNORE, ImageSpec, Spec, image_spec
-
-
-class Images(Protocol):
-    """Where images lie: in memory, or in files that are read when they are asked for."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
-        """uint8 images [n, C, H, W] for each tensor of n indices, in that order."""
-
-    def subset(self, indices: Tensor) -> Images:
-        """The images at these indices."""
-
-
-@dataclass(frozen=True)
-class ImagesInMemory:
-    """Images in one tensor, uint8 [N, C, H, W]."""
-
-    pixels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
-        device = self.pixels.device
-        for indices in orders:
-            yield self.pixels.index_select(0, indices.to(device, non_blocking=True))
-
-    def subset(self, indices: Tensor) -> ImagesInMemory:
-        return ImagesInMemory(self.pixels.index_select(0, indices))
-
-    def on_device(self, device: torch.device) -> ImagesInMemory:
-        """On the device if it is a GPU with room to spare, so that no batch has to travel."""
-        if device.type == "cuda" and self.pixels.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
-            return ImagesInMemory(self.pixels.to(device))
-        return self
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images, and what is to be learned of each: labels, int64 [N] for classes, [N, ...] for words or several answers.
-
-    ``beside`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do. ``files`` are the paths
-    of the images, where each is a file.
-    """
-
-    images: Images
-    labels: Tensor
-    beside: dict[str, Tensor] = field(default_factory=dict)
-    files: tuple[str, ...] = field(default=(), kw_only=True)  # subclasses are given theirs by place
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Tensor) -> Split:
-        files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
-        return replace(
-            self, images=self.images.subset(indices), labels=self.labels[indices], beside=self._beside(indices), files=files
-        )
-
-    def batch(self, images: Tensor, indices: Tensor) -> Batch:
-        """The images at these indices, which were read already, with all that goes with them."""
-        return {"images": images, "labels": self.labels[indices], **self._beside(indices)}
-
-    def _beside(self, indices: Tensor) -> dict[str, Tensor]:
-        return {name: column[indices] for name, column in self.beside.items()}
-
-
-class Batches:
-    """One split as batches, for one process: what Lightning takes as a dataloader.
-
-    Args:
-        split: what to draw from.
-        batch_size: images a batch.
-        rank, world: this process and how many there are.
-        seed: of the order; None keeps the order of the split, and is for evaluation.
-        position: asked at the start of each epoch for (epoch, first batch), so that a resumed run starts inside an epoch.
-
-    In training every process draws its own part of one permutation; the rest that fills no global batch waits for another epoch.
-    In evaluation batch b goes to process b modulo world whatever the number of processes, so the figures do not depend on it;
-    a process without a last batch repeats one with all labels ``IGNORE``, since sharded networks need all processes in step.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int | None = None,
-        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    ) -> None:
-        self.split, self.rank, self.world, self.seed, self.position = split, rank, world, seed, position
-        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(split) // world))
-
-    def __len__(self) -> int:
-        if self.seed is None:
-            return -(-len(self.split) // (self.batch_size * self.world))
-        return len(self.split) // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator: the position is asked for when the first batch is, not when the loop is being set up
-        return self._evaluation() if self.seed is None else self._training()
-
-    def _training(self) -> Iterator[Batch]:
-        epoch, first = self.position()
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(self.split), generator=generator)
-        steps = range(first, len(self))
-        orders = [
-            order[(step * self.world + self.rank) * self.batch_size :][: self.batch_size]
-            for step in steps
-        ]  # fmt: skip
-        for step, indices, images in zip(steps, orders, self.split.images.batches(iter(orders)), strict=True):
-            seed = derive_seed(self.seed, "augment", epoch, step, self.rank)
-            yield {**self.split.batch(images, indices), "seed": seed}
-
-    def _evaluation(self) -> Iterator[Batch]:
-        total = -(-len(self.split) // self.batch_size)
-        turns = [turn * self.world + self.rank for turn in range(len(self))]
-        index = torch.arange(len(self.split))
-        orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
-        for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
-            batch = self.split.batch(images, indices)
-            yield batch if turn < total else {**batch, "labels": torch.full_like(batch["labels"], IGNORE)}
+from zoo.spec import ImageSpec, Spec, image_spec
 
 
 class PictureData(L.LightningDataModule):
@@ -337,7 +208,7 @@ class ImageData(PictureData):
     task = "classification"
 
     def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
-        self.fold = _parse_fold(validation)
+        self.fold = parse_fold(validation)
         if self.fold is None and not 0 <= float(validation) < 1:
             raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
@@ -384,76 +255,3 @@ class ImageData(PictureData):
 def _of_pictures(spec: Spec, **changes: Any) -> Spec:
     """The spec with changes to what it says of pictures."""
     return replace(spec, **changes) if isinstance(spec, ImageSpec) else replace(spec, image=replace(spec.image, **changes))
-
-
-def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of pixels scaled to [0, 1].
-
-    Computed from exact integer counts of the 256 values, ``part`` images at a time, so they depend neither on order nor on
-    precision.
-    """
-    counts: Tensor | int = 0
-    for pixels in images.batches(iter(torch.arange(len(images)).split(part))):
-        channels = pixels.transpose(0, 1).flatten(1)
-        counts = counts + torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
-    values = torch.arange(256, dtype=torch.float64) / 255
-    total = counts.sum(1)
-    mean = (counts * values).sum(1) / total
-    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / total
-    # a constant channel would be divided by nothing but the error of rounding
-    std = torch.where((counts > 0).sum(1) > 1, variance.sqrt(), torch.ones_like(variance))
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a random share of each class, and of the rest, both ascending.
-
-    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two,
-    and leaves at least one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    taken = []
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
-        taken.append(members[torch.randperm(len(members), generator=generator)[:count]])
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[torch.cat(taken)] = True
-    return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
-
-
-def fold_by_class(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of fold number ``fold``, from 1, and of the rest, both ascending.
-
-    The folds of one seed are disjoint and cover everything; each class is spread over them as evenly as its number allows.
-    """
-    from sklearn.model_selection import StratifiedKFold  # a second to import
-
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    rest, held_out = list(splitter.split(labels, labels))[fold - 1]
-    return torch.from_numpy(held_out), torch.from_numpy(rest)
-
-
-def _parse_fold(validation: float | str) -> tuple[int, int] | None:
-    """(i, k) of ``i/k``, or None for a share."""
-    text = str(validation)
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found:
-        try:
-            float(text)
-        except ValueError:
-            raise UserError(f"data.validation={text}: must be a share, as in 0.1, or a fold, as in 2/5") from None
-        return None
-    fold, folds = map(int, found.groups())
-    if folds < 2 or not 1 <= fold <= folds:
-        raise UserError(f"data.validation={text}: must be a fold from 1/{folds} to {folds}/{folds}, of at least two")
-    return fold, folds
-
-
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [N, C, H, W] scaled to size x size, bilinear, smoothed when it shrinks."""
-    parts = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round_().clamp_(0, 255)
-        for part in pixels.split(256)
-    ]
-    return torch.cat([part.to(torch.uint8) for part in parts])

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import Images
 from datamodules.captions import CaptionedPictures, Told
 from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
 from datamodules.json_files import read_json
 from datamodules.picture_files import fingerprint, read_pictures, require_folder
+from datamodules.splits import Images
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower

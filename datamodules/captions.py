@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import Batch
-from datamodules.base import Images, ImagesInMemory, Split
+from datamodules.splits import Images, ImagesInMemory, Split
 from datamodules.worded import WordedPictures, padded
 from datamodules.worlds import shapes
 from datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions

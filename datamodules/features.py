@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +13,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from datamodules.progress import shown
+from datamodules.splits import Images
 from zoo.errors import UserError
 from zoo.fetch import cache_folder
-
-if TYPE_CHECKING:
-    from datamodules.base import Images
 
 PART = 64  # images that the network looks at together
 

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import Batches, ImageData, Images, ImagesInMemory, Split, split_by_class
+from datamodules.base import ImageData
 from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
+from datamodules.held_out import split_by_class
 from datamodules.images import EXTENSIONS
+from datamodules.splits import Batches, Images, ImagesInMemory, Split
 from zoo.errors import UserError, did_you_mean, near_path, some
 from zoo.randomness import derive_seed
 from zoo.ranks import is_follower

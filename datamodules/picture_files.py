@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.base import Images, ImagesInMemory
 from datamodules.decoded import Cache, ImageFiles, decode_all
 from datamodules.images import EXTENSIONS
+from datamodules.splits import Images, ImagesInMemory
 from zoo.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datamodules.base import Images, ImagesInMemory, Split
+from datamodules.splits import Images, ImagesInMemory, Split
 from datamodules.worded import WordedPictures, padded
 from datamodules.worlds import questions as shape_questions
 from datamodules.worlds import shapes, sort_of_clevr

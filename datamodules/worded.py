@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import PictureData, Split
+from datamodules.base import PictureData
+from datamodules.splits import Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.spec import PAD, WordedSpec

@@ -10,16 +10,10 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
 from datamodules import base
-from datamodules.base import (
-    Batches,
-    ImageData,
-    ImagesInMemory,
-    Split,
-    channel_statistics,
-    fold_by_class,
-    resize,
-    split_by_class,
-)
+from datamodules.base import ImageData
+from datamodules.held_out import fold_by_class, split_by_class
+from datamodules.pixels import channel_statistics, resize
+from datamodules.splits import Batches, ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.spec import IGNORE, ImageSpec
 

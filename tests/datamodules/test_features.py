@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.base import ImagesInMemory
 from datamodules.digits import Digits
 from datamodules.features import kept_features
+from datamodules.splits import ImagesInMemory
 from zoo.errors import UserError
 
 

@@ -22,10 +22,10 @@ from torchvision.transforms.v2 import functional as transforms
 from datamodules import decoded as decoded_module
 from datamodules import folder as folder_module
 from datamodules import images as images_module
-from datamodules.base import ImagesInMemory
 from datamodules.decoded import ImageFiles
 from datamodules.folder import Folder
 from datamodules.images import decode
+from datamodules.splits import ImagesInMemory
 from zoo.errors import UserError
 
 HOME = Path(__file__).resolve().parents[2]

@@ -1,0 +1,55 @@
+"""Which images are held out of training for validation: a share of each class, or one of several folds."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UserError
+
+
+def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of a random share of each class, and of the rest, both ascending.
+
+    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two,
+    and leaves at least one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    taken = []
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
+        taken.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.cat(taken)] = True
+    return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+
+
+def fold_by_class(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of fold number ``fold``, from 1, and of the rest, both ascending.
+
+    The folds of one seed are disjoint and cover everything; each class is spread over them as evenly as its number allows.
+    """
+    from sklearn.model_selection import StratifiedKFold  # a second to import
+
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+    rest, held_out = list(splitter.split(labels, labels))[fold - 1]
+    return torch.from_numpy(held_out), torch.from_numpy(rest)
+
+
+def parse_fold(validation: float | str) -> tuple[int, int] | None:
+    """(i, k) of ``i/k``, or None for a share."""
+    text = str(validation)
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        try:
+            float(text)
+        except ValueError:
+            raise UserError(f"data.validation={text}: must be a share, as in 0.1, or a fold, as in 2/5") from None
+        return None
+    fold, folds = map(int, found.groups())
+    if folds < 2 or not 1 <= fold <= folds:
+        raise UserError(f"data.validation={text}: must be a fold from 1/{folds} to {folds}/{folds}, of at least two")
+    return fold, folds
