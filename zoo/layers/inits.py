@@ -55,6 +55,17 @@ def initialise(layers: Iterable[nn.Module], description: str, activation: Activa
             nn.init.zeros_(module.bias)
 
 
+def begin_head(head: nn.Module) -> None:
+    """Start a linear head at the size that torch gives it: uniform, up to 1 / sqrt(fan in).
+
+    Libraries make theirs for ImageNet. EfficientNets start it by the number of classes: with ten of them the network
+    begins by being sure of wrong answers, and its first loss is three times that of guessing. Vision transformers start it at
+    zero, from where nothing below it learns in the first step.
+    """
+    if isinstance(head, nn.Linear):
+        head.reset_parameters()
+
+
 def _positive(text: str, description: str) -> float:
     try:
         value = float(text)

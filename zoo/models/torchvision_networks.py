@@ -15,6 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from zoo.errors import UserError
 from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.inits import begin_head
 from zoo.layers.names import Norm
 from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
@@ -231,8 +232,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         self.network = TorchvisionVisionTransformer(
             spec.height, patch, depth, heads, width, 4 * width, make_dropout(dropout).p, num_classes=len(spec.classes)
         )
-        # torchvision starts it at zero, from where nothing below it would learn in the first step
-        self.network.heads.head.reset_parameters()
+        begin_head(self.network.heads.head)
 
     def stages(self) -> dict[str, nn.Module]:
         network, encoder = self.network, self.network.encoder
