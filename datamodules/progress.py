@@ -29,7 +29,8 @@ def shown(results: Iterable[Any], count: int, part: int, what: str) -> Iterator[
             return Text(f"{task.speed or 0:,.0f} images/s")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # what is printed to standard output goes there, and not beside the bar: it may be a file
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
         task = progress.add_task(f"{what} images", total=count)
         for number, result in enumerate(results, start=1):
             progress.update(task, completed=min(number * part, count))

@@ -70,7 +70,8 @@ FLOORS = {
     "zoo/tasks": SETTINGS | {"zoo.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
-    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"},
+    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "datamodules.images"}
+    | {"datamodules.progress"},
     "zoo/advice.py": SETTINGS | {"datamodules.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},

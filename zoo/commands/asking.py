@@ -62,7 +62,8 @@ def predict(
     file, former = checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
-    predictions = predict_files(registry, file, inputs, **asked)
+    comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then one sees how far it is
+    predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **asked)
     if output:
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} answers")
     else:

@@ -149,8 +149,9 @@ def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
     for name in dict.fromkeys(key.partition("/")[2] for record in records for key in record if key.startswith(("val/", "test/"))):
         values = [(r[f"val/{name}"], r["epoch"]) for r in records if math.isfinite(r.get(f"val/{name}", math.nan))]
         best, at = "–", "–"
-        if values and name in subject.directions:
-            choose = max if subject.directions[name] == "max" else min
+        direction = subject.directions.get(name, subject.directions.get(name.partition("_")[0]))  # accuracy_count is an accuracy
+        if values and direction:
+            choose = max if direction == "max" else min
             value, epoch = choose(values, key=lambda pair: pair[0])
             best, at = number(value), f"{int(epoch) + 1:,}"
         tested = [r[f"test/{name}"] for r in records if f"test/{name}" in r]

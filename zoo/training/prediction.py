@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from datamodules.images import EXTENSIONS, UnreadableImage, read_image
+from datamodules.progress import shown
 from zoo.decoding import Sampling, beam_search, sample, until
 from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry
@@ -45,7 +46,9 @@ class Prediction(Protocol):
         ...
 
 
-def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], **asked: Any) -> Iterator[Prediction]:
+def predict_files(
+    registry: Registry, checkpoint_file: Path, inputs: list[str], *, progress: bool = True, **asked: Any
+) -> Iterator[Prediction]:
     """Predictions for image files and for all images in folders, in order, as they come: no more than a batch is held.
 
     What the model knows of classes, words and statistics comes from the checkpoint, so it is that of the training whatever
@@ -53,6 +56,7 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
     are answered.
 
     Args:
+        progress: whether to show how many of the files were looked at.
         asked: options of the model's task, as in ``top=5``; None counts as not given.
 
     Raises:
@@ -74,7 +78,7 @@ def predict_files(registry: Registry, checkpoint_file: Path, inputs: list[str], 
         takes = ", ".join(f"--{option}" for option in options)
         raise UserError(f"--{strange[0]} is not for {task.task}, which {name} does: it takes {takes}")
     task.to("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape)
+    pictures = _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape, progress)
     return _at_least_one(predict(task, pictures, **given), inputs)
 
 
@@ -238,21 +242,28 @@ PREDICTORS: dict[str, tuple[Callable[..., Iterator[Prediction]], tuple[str, ...]
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _read_all(files: list[Path], named: set[Path], shape: tuple[int, int, int]) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _read_all(
+    files: list[Path], named: set[Path], shape: tuple[int, int, int], progress: bool
+) -> Iterator[tuple[list[str], torch.Tensor]]:
     if len(files) == 1 and files[0] in named:
         yield [str(files[0])], read_named(files[0], shape)[None]
         return
     refused = []
-    for start in range(0, len(files), BATCH):
-        read = []
-        for file in files[start : start + BATCH]:
+
+    def read(part: list[Path]) -> list[tuple[str, torch.Tensor]]:
+        found = []
+        for file in part:
             try:
-                read.append((str(file), read_image(str(file), *shape)))
+                found.append((str(file), read_image(str(file), *shape)))
             except UnreadableImage as error:
                 print(f"warning: {file} is left out: {error}", file=sys.stderr)
-                refused += [file] if file in named else []
-        if read:
-            names, images = zip(*read, strict=True)
+                refused.extend([file] if file in named else [])
+        return found
+
+    parts: Iterable[list[tuple[str, torch.Tensor]]] = (read(files[i : i + BATCH]) for i in range(0, len(files), BATCH))
+    for found in shown(parts, len(files), BATCH, "looking at") if progress else parts:
+        if found:
+            names, images = zip(*found, strict=True)
             yield list(names), torch.stack(images)
     if refused:
         raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
