@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,11 +72,6 @@ class PictureData(L.LightningDataModule):
     def fetch(self) -> None:
         """Bring the files to this machine; the default is that there is nothing to bring."""
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells these images from others of the same kind and number: statistics are kept under it."""
-        return str(self.root)
-
     # ------------------------------------------------------------------ what the rest uses
 
     @abstractmethod
@@ -133,9 +127,7 @@ class PictureData(L.LightningDataModule):
             network: a fingerprint of that network with its weights.
         """
         for name, split in self.splits.items():
-            parts = [network, self._identity(split), name]
-            identity = blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
-            self.splits[name] = replace(split, images=kept_features(split.images, encode, identity))
+            self.splits[name] = replace(split, images=kept_features(split.images, encode, network))
 
     def train_dataloader(self) -> Batches:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
@@ -177,15 +169,9 @@ class PictureData(L.LightningDataModule):
             return split
         return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
 
-    def _identity(self, split: Split) -> list[Any]:
-        """What tells the images of a split from others."""
-        return [type(self).__qualname__, self.fingerprint, list(self.image_spec.shape), self.validation, self.seed, len(split)]
-
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
-        identity = self._identity(train)
-        fingerprint = blake2b(json.dumps(identity).encode() + train.labels.numpy().tobytes(), digest_size=12).hexdigest()
-        path = cache_folder() / "statistics" / f"{fingerprint}.json"
+        path = cache_folder() / "statistics" / f"{train.images.identity()}.json"
         try:
             kept = json.loads(path.read_text())
             return tuple(kept["mean"]), tuple(kept["std"])
@@ -193,7 +179,7 @@ class PictureData(L.LightningDataModule):
             # 32 MB at a time: worker processes hold several such parts at once
             mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.image_spec.shape)))
         with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
-            replace_file(path, json.dumps({"of": identity, "mean": mean, "std": std}).encode())
+            replace_file(path, json.dumps({"of": type(self).__qualname__, "mean": mean, "std": std}).encode())
         return mean, std
 
 

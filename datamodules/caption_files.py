@@ -18,7 +18,7 @@ from datamodules.captions import CaptionedPictures, Told
 from datamodules.decoded import common_size
 from datamodules.images import EXTENSIONS
 from datamodules.json_files import read_json
-from datamodules.picture_files import fingerprint, read_pictures, require_folder
+from datamodules.picture_files import read_pictures, require_folder
 from datamodules.splits import Images
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
@@ -109,10 +109,6 @@ class CaptionFiles(CaptionedPictures):
             name: [[words for caption in picture.captions if (words := tokenise(caption))] for picture in captioned]
             for name, captioned in self.found.splits.items()
         }
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return fingerprint(list(map(Path, self._paths())), self._shape)
 
     def describe(self) -> CaptionSpec:
         height, width = self._shape

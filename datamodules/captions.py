@@ -120,10 +120,6 @@ class ShapesCaptions(CaptionedPictures):
         self.pictures, self.captions, self.most = pictures, captions, most
         self._scenes: list[tuple[shapes.Thing, ...]] = []
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.pictures} {self.most}"
-
     def describe(self) -> CaptionSpec:
         return CaptionSpec(ImageSpec(3, self.size, self.size, classes=()), (*SPECIAL_WORDS, *WORDS), LONGEST + 1)
 

@@ -11,14 +11,16 @@ import os
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -55,6 +57,24 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
         if len(sizes) > 1:
             return None
     return sizes.pop() if sizes else None
+
+
+def kept_content(paths: list[str], shape: tuple[int, int], in_memory: bool, fingerprint: str) -> Content:
+    """What can be read of these files: from the cache, or decoded now by whichever process comes first.
+
+    Args:
+        fingerprint: what tells the files, as they are now, from others.
+    """
+    cache = Cache(fingerprint)
+    content = cache.load(len(paths), shape, in_memory)
+    if content is not None:
+        return content
+    with cache.locked():
+        content = cache.load(len(paths), shape, in_memory)
+        if content is None:
+            content = decode_all(paths, shape, in_memory)
+            cache.save(content, shape)
+        return content
 
 
 def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Content:
@@ -134,6 +154,18 @@ class ImageFiles(Dataset):
     def subset(self, indices: Tensor) -> ImageFiles:
         return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape)
 
+    def identity(self) -> str:
+        return identity_of_files(self.paths, self.shape)
+
+
+def identity_of_files(paths: Sequence[str], shape: tuple[int, int]) -> str:
+    """What tells these files, as they are now and brought to this shape, from others."""
+    digest = blake2b(repr(shape).encode(), digest_size=16)
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
 
 def _silence(worker: int) -> None:
     warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
@@ -145,6 +177,15 @@ class Cache:
     def __init__(self, fingerprint: str) -> None:
         self.folder = cache_folder() / "folder"
         self.path = self.folder / f"{fingerprint}.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process fills the same place; where nothing can be written, each works for itself."""
+        with ExitStack() as held:
+            with suppress(OSError, NotImplementedError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(self.folder / f".{self.path.stem}.lock"))
+            yield
 
     def shape(self) -> tuple[int, int] | None:
         """(height, width), if the folder has been read before."""
@@ -193,6 +234,7 @@ class Cache:
 
     def _prune(self) -> None:
         by_age = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        left_by_killed = [path for path in self.folder.glob(".*.part") if path.stat().st_mtime < time.time() - 86400]
+        hidden = [*self.folder.glob(".*.part"), *self.folder.glob(".*.lock")]
+        left_by_killed = [path for path in hidden if path.stat().st_mtime < time.time() - 86400]
         for path in by_age[:-KEPT] + left_by_killed:
             path.unlink(missing_ok=True)

@@ -135,10 +135,6 @@ class ShapesDialogues(PicturesWithDialogues):
             raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
         self.pictures, self.rounds = pictures, rounds
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.pictures} {self.rounds}"
-
     def describe(self) -> DialogueSpec:
         image = ImageSpec(3, self.size, self.size, classes=())
         answers = dialogues.ANSWERS

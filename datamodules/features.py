@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -38,18 +39,22 @@ class FeaturesOnDisk:
     def subset(self, indices: Tensor) -> FeaturesOnDisk:
         return FeaturesOnDisk(self.path, self.chosen[indices])
 
+    def identity(self) -> str:
+        return blake2b(self.path.name.encode() + self.chosen.numpy().tobytes(), digest_size=16).hexdigest()
 
-def kept_features(images: Images, encode: Callable[[Tensor], Tensor], identity: str) -> FeaturesOnDisk:
+
+def kept_features(images: Images, encode: Callable[[Tensor], Tensor], network: str) -> FeaturesOnDisk:
     """The features of all images, from the cache or computed now by whichever process comes first.
 
     Args:
         images: whose features.
         encode: uint8 images [n, C, H, W] to features [n, ...].
-        identity: what tells these images and this network from all others.
+        network: a fingerprint of the network with its weights.
 
     Raises:
         UserError: the cache cannot be written.
     """
+    identity = blake2b(f"{network} {images.identity()}".encode(), digest_size=16).hexdigest()
     path = cache_folder() / "features" / f"{identity}.npy"
     if not _holds(path, len(images)):  # what is there needs no lock, which a cache that cannot be written does not allow
         try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
-from datamodules.decoded import Cache, Content, ImageFiles, common_size, decode_all
+from datamodules.decoded import Cache, Content, ImageFiles, common_size, kept_content
 from datamodules.held_out import split_by_class
 from datamodules.images import EXTENSIONS
 from datamodules.splits import Batches, Images, ImagesInMemory, Split
@@ -79,6 +79,7 @@ class Folder(ImageData):
 
     @property
     def fingerprint(self) -> str:
+        """What tells these files, as they are now and brought to a size, from others."""
         return self.tree.fingerprint(self.size)
 
     def describe(self) -> ImageSpec:
@@ -166,11 +167,7 @@ class Folder(ImageData):
         """What can be read of the tree: decoded, if that fits in memory."""
         paths, shape = self.tree.paths(), self._shape
         in_memory = len(paths) * 3 * shape[0] * shape[1] <= self.memory_gb * 1e9
-        cache = Cache(self.fingerprint)
-        content = cache.load(len(paths), shape, in_memory)
-        if content is None:
-            content = decode_all(paths, shape, in_memory)
-            cache.save(content, shape)
+        content = kept_content(paths, shape, in_memory, self.fingerprint)
         self._report(paths, content.readable)
         return content
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datamodules.decoded import Cache, ImageFiles, decode_all
+from datamodules.decoded import ImageFiles, identity_of_files, kept_content
 from datamodules.images import EXTENSIONS
 from datamodules.splits import Images, ImagesInMemory
 from zoo.errors import UserError
@@ -49,21 +48,8 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, int], memory_gb: floa
     """
     files = list(map(str, paths))
     in_memory = len(files) * 3 * shape[0] * shape[1] <= memory_gb * 1e9
-    cache = Cache(fingerprint(paths, shape))
-    content = cache.load(len(files), shape, in_memory)
-    if content is None:
-        content = decode_all(files, shape, in_memory)
-        cache.save(content, shape)
+    content = kept_content(files, shape, in_memory, identity_of_files(files, shape))
     if content.pixels is not None:
         return ImagesInMemory(content.pixels), content.readable
     good = content.readable.nonzero()[:, 0].tolist()
     return ImageFiles(tuple(files[index] for index in good), shape), torch.as_tensor(content.readable)
-
-
-def fingerprint(paths: Sequence[Path], shape: tuple[int, int]) -> str:
-    """What tells these files, as they are now and brought to this shape, from others."""
-    described = [f"{shape}"]
-    for path in paths:
-        stat = path.stat()
-        described.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
-    return blake2b("\n".join(described).encode(errors="surrogateescape"), digest_size=16).hexdigest()

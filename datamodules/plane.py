@@ -50,10 +50,6 @@ class PointsInThePlane(ImageData):
     def describe(self) -> ImageSpec:
         return ImageSpec(2, 1, 1, classes=tuple(map(str, range(self.classes))))
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.classes} {self.noise}"
-
     def read(self) -> dict[str, Split]:
         return {name: self._draw(name) for name in ("train", "test")}
 

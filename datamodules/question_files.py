@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,13 +108,6 @@ class QuestionFiles(QuestionedPictures):
             if not found["train"]:
                 raise UserError(f"{self.root}: no picture is left for training: data.validation={self.validation} is too large")
         return found
-
-    @property
-    def fingerprint(self) -> str:
-        described = [f"{self.root.resolve()} {self.shape} {self.together}"]
-        for pictures in self.found.values():
-            described += [str(path) for path, _ in pictures]
-        return blake2b("\n".join(described).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
     def describe(self) -> QuestionSpec:
         questions = [question.words for pictures in self.found.values() for _, asked in pictures for question in asked]

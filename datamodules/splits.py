@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Protocol
 
 import torch
@@ -30,6 +31,9 @@ class Images(Protocol):
     def subset(self, indices: Tensor) -> Images:
         """The images at these indices."""
 
+    def identity(self) -> str:
+        """Hex digits that change with any of the images: what is computed of them is kept under it."""
+
 
 @dataclass(frozen=True)
 class ImagesInMemory:
@@ -47,6 +51,11 @@ class ImagesInMemory:
 
     def subset(self, indices: Tensor) -> ImagesInMemory:
         return ImagesInMemory(self.pixels.index_select(0, indices))
+
+    def identity(self) -> str:
+        digest = blake2b(repr(tuple(self.pixels.shape)).encode(), digest_size=16)
+        digest.update(self.pixels.contiguous().cpu().numpy())
+        return digest.hexdigest()
 
     def on_device(self, device: torch.device) -> ImagesInMemory:
         """On the device if it is a GPU with room to spare, so that no batch has to travel."""

@@ -108,10 +108,6 @@ class VisDial(PicturesWithDialogues):
         self.least, self.answers, self.memory_gb = least, answers, memory_gb
         self.longest, self.longest_caption = longest, longest_caption
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.root.resolve()} {[(path.name, path.stat().st_size) for path in self._files.values()]}"
-
     @cached_property
     def _files(self) -> dict[str, Path]:
         """``train`` if it is there, ``val``, and ``dense`` if it is there."""

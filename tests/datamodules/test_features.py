@@ -37,6 +37,13 @@ def test_features_are_computed_once_and_drawn_as_images_are() -> None:
     assert of_subset[:, 0].tolist() == [9, 5]
 
 
+def test_other_images_of_the_same_number_have_features_of_their_own() -> None:
+    images = [ImagesInMemory(torch.full((4, 1, 2, 2), value, dtype=torch.uint8)) for value in (1, 2)]
+    kept = [kept_features(each, means, "same") for each in images]
+    assert [next(each.batches(iter([torch.tensor([0])]))).item() for each in kept] == [1, 2]
+    assert len({each.identity() for each in (*images, *kept, kept[0].subset(torch.tensor([1])))}) == 5
+
+
 def test_an_unfinished_file_is_computed_anew() -> None:
     images = ImagesInMemory(torch.zeros(100, 1, 2, 2, dtype=torch.uint8))
     calls = []

@@ -6,8 +6,10 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -414,6 +416,30 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(root, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "folder").write_text("in the way")
     assert sizes(ready(root)) == {"train": 16, "val": 2, "test": 2}
+
+
+def test_processes_that_start_together_decode_once(root, monkeypatch):
+    decoded = []
+
+    def slowly(paths, shape, in_memory):
+        decoded.append(len(paths))
+        time.sleep(0.3)  # long enough for the other to arrive
+        return decode_all(paths, shape, in_memory)
+
+    decode_all = decoded_module.decode_all
+    monkeypatch.setattr(decoded_module, "decode_all", slowly)
+    files = [str(path) for path in make(root).rglob("*.png")]
+    with ThreadPoolExecutor(2) as both:  # each with a lock of its own, as processes have
+        contents = list(both.map(lambda _: decoded_module.kept_content(files, (8, 8), True, "together"), range(2)))
+    assert decoded == [len(files)] and torch.equal(contents[0].pixels, contents[1].pixels)
+
+
+def test_files_are_told_from_what_they_were(root):
+    files = ImageFiles(tuple(map(str, sorted(make(root).rglob("*.png")))), (8, 8))
+    former = files.identity()
+    assert files.identity() == former != files.subset(torch.tensor([0])).identity()
+    save(Path(files.paths[0]), picture(9, 9))
+    assert files.identity() != former
 
 
 def test_the_cache_is_bounded(root, tmp_path):
