@@ -16,7 +16,7 @@ from callbacks.recording import Record
 
 WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 # Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent;
-# and of what a captioner that has learned well says of itself by tanh, two thirds are near an end.
+# and of the outputs of a tanh, two thirds may be near an end.
 DEAD, SATURATED = 0.8, 0.8
 SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
 UPDATE_WILD, UPDATE_HIGH, UPDATE_LOW = 1.0, 0.1, 1e-6  # of a parameter's norm, in one step: at first, later, at the least
@@ -85,8 +85,10 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
                 "a step so large that biases fell below what any input lifts them over, or a bad start",
                 "a lower learning rate, a warmup, or leaky-relu",
             )  # fmt: skip
-        # gates that are open or closed are what lets a recurrent network remember
-        if layer["type"] != "gate" and all((each["saturated"] or 0) >= SATURATED for each in recent):
+        # gates that are open or closed are what lets a recurrent network remember, and what has learned may be sure of itself:
+        # attention and states of networks that learn well come to their ends in time
+        is_early = history[-SEEN]["step"] < EARLY
+        if is_early and layer["type"] != "gate" and all((each["saturated"] or 0) >= SATURATED for each in recent):
             yield Finding(
                 "saturated", "warning", name,
                 f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",

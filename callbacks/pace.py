@@ -19,6 +19,8 @@ class Pace(Monitor):
     waited for the next batch; and ``memory``, bytes: of a GPU the most that was taken at once, of a processor what
     the process holds.
 
+    Put it last among the callbacks: it takes what others do after it at the end of a step for waiting.
+
     A GPU works behind the loop, so there a loop that waits need not slow it down: ``waiting`` is then an upper bound.
     """
 
@@ -32,6 +34,11 @@ class Pace(Monitor):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = self._ended = time.perf_counter()
         self._waited, self._step = 0.0, trainer.global_step - 1
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        now = time.perf_counter()
+        self._started += now - self._ended  # what happens between two epochs, as saving, is no part of the pace either
+        self._ended = now
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._waited += time.perf_counter() - self._ended

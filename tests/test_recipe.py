@@ -105,6 +105,8 @@ def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str
         ("- 1", "holds no sections"),
         ("recpe: {}", "no section 'recpe'"),
         ("recipe: 3", "must hold keys"),
+        ("model: mlp", "model must hold keys"),
+        ("data: digits", "data must hold keys"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:

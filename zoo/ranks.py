@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # of Lightning and torchrun, torchrun, Slurm
+# of Lightning and torchrun, torchrun, Slurm; and of the machine, where Lightning is started once on each
+RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
 
 
 def is_follower() -> bool:

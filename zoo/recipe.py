@@ -151,9 +151,12 @@ def resolve(
     Raises:
         UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
     """
-    for key in config:
-        if key not in SECTIONS:
-            raise unknown("section", key, SECTIONS)
+    for layer in (config, *settings):
+        for section, values in layer.items():
+            if section not in SECTIONS:
+                raise unknown("section", section, SECTIONS)
+            if not isinstance(values or {}, dict):
+                raise UserError(f"{section} must hold keys and values, not {values!r}")
     named = (config.get("model") or {}).get("name")
     if name and named and name != named:
         raise UserError(f"the configuration is for {named!r}, not {name!r}: leave one of the two out")
@@ -181,8 +184,6 @@ def resolve(
     merged["data"].update(entry.data_options if data_name == entry.data else {})
     for layer in (config, *settings):
         for section, values in layer.items():
-            if not isinstance(values or {}, dict):
-                raise UserError(f"{section} must hold keys and values, not {values!r}")
             merged[section].update(values or {})
     merged["model"].pop("name", None)
     merged["data"].pop("name", None)

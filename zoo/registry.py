@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from importlib import metadata
@@ -28,6 +28,7 @@ HOME = Path(__file__).resolve().parent.parent
 ENTRY_POINT_GROUP = "zoo.plugins"
 KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
 GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
+_given: list[str] = []  # plugin files of the last scan
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
 NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart into places
@@ -335,15 +336,16 @@ class Registry:
                 self.warnings.append(f"{origin} is left out: {path.name}: {one_line(error)}")
 
 
-def scan(plugins: tuple[str, ...] | list[str] = ()) -> Registry:
+def scan(plugins: Sequence[str] = ()) -> Registry:
     """Read everything that is registered: ours, installed plugins', and the given plugin files.
 
     Args:
-        plugins: paths of Python files to read beside what is installed.
+        plugins: paths of Python files to read beside what is installed; the next ``scan_again`` in this process reads them too.
 
     Raises:
         UserError: a plugin file that was asked for is missing or cannot be read.
     """
+    _given[:] = plugins
     registry = Registry()
     version = _own_version()
     for folder, package in ((HOME / "zoo" / "models", "zoo.models"), (HOME / "datamodules", "datamodules")):
@@ -369,6 +371,11 @@ def scan(plugins: tuple[str, ...] | list[str] = ()) -> Registry:
         if len(registry.models) + len(registry.data) + len(registry.clashes) == before[1]:
             raise UserError(f"--plugin {plugin}: registers no model and no data set")
     return registry
+
+
+def scan_again() -> Registry:
+    """What the last ``scan`` of this process has read: for a network that is made of another one, by name."""
+    return scan(tuple(_given))
 
 
 def _own_version() -> str:

@@ -22,7 +22,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules import decoded as decoded_module
-from datamodules import folder as folder_module
 from datamodules import images as images_module
 from datamodules.decoded import ImageFiles
 from datamodules.folder import Folder
@@ -401,7 +400,7 @@ def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd, monkeypatch):
     make(root)
     monkeypatch.setattr("datamodules.progress.WORTH_A_LINE", 1)
     expected = all_pixels(ready(root), "train")
-    cache = next((tmp_path / "home" / "folder").iterdir())
+    cache = next((tmp_path / "home" / "folder").glob("*.safetensors"))
     whole = cache.read_bytes()
     for content in (b"", whole[:-5], whole[:200] + b"\xff" * 50, whole[:-50] + bytes(50), b"\xff" * len(whole)):
         cache.write_bytes(content)
@@ -483,7 +482,7 @@ def test_reading_from_files_leaves_the_random_state_alone(root):
 def test_files_are_checked_once(root, monkeypatch):
     make(root)
     ready(root, memory_gb=0)
-    monkeypatch.setattr(folder_module, "decode_all", decoding_fails)
+    monkeypatch.setattr(decoded_module, "decode_all", decoding_fails)
     ready(root, memory_gb=0)
 
 

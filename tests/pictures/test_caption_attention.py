@@ -65,6 +65,10 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
     assert zoo("predict", "looker", "0.png", "--top", "3").is_one_line_error("--top is not for captioning", "--beams")
     assert zoo("predict", "looker", "0.png", "--seed", "3").is_one_line_error("--seed goes with --samples")
+    assert zoo("predict", "looker", "0.png", "--samples", "2", "--temperature", "0").is_one_line_error(
+        "--temperature 0", "above 0"
+    )
+    assert zoo("predict", "looker", "0.png", "--samples", "2", "--seed", str(2**70)).code == 0
     assert zoo("predict", "looker", "0.png", "--samples", "2", "--beams", "2").is_one_line_error("exclude each other")
     assert zoo("predict", "looker", "2.png").is_one_line_error("no such file")
 

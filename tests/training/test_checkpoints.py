@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +57,24 @@ def test_best_follows_the_direction_of_the_metric_and_equals_go_to_the_later(dir
     assert [value for value, best in zip(values, saved, strict=True) if best] == kept
 
 
+@pytest.mark.parametrize(("values", "kept"), [([math.nan, 0.5, 0.1], [0.5]), ([0.5, math.nan, 0.6], [0.5, 0.6])])
+def test_a_score_that_is_no_number_is_worse_than_any(values: list[float], kept: list[float]) -> None:
+    saving = Checkpoints(RunFolder(Path("runs/x")), dict, "val/x", "max", 1.0, StopRequest())
+    saved = []
+    saving.save = lambda trainer, best=False: saved.append(best)
+    for value in values:
+        saving.on_train_epoch_end(
+            SimpleNamespace(world_size=1, current_epoch=0, max_epochs=9, callback_metrics={"val/x": value}), None
+        )
+    best = [value for value, is_best in zip(values, saved, strict=True) if is_best]
+    assert [value for value in best if value == value] == kept and saving.best == kept[-1]
+
+
+def test_a_program_may_train_in_any_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, "recipe.epochs=1").result().test
+
+
 def test_a_long_epoch_is_saved_within() -> None:
     outcome = train("recipe.epochs=1", "recipe.checkpoint_minutes=1e-9", "trainer.limit_train_batches=5")
     assert outcome.test  # saved after every step, and nothing else changed
@@ -87,6 +108,12 @@ def test_a_signal_is_noted_once_and_handlers_are_given_back() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_what_is_not_finite_is_null_in_the_record(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.log_metrics({"val/loss": math.inf, "val/accuracy": 0.5, "epoch": 0}, 3)
+    assert '"val/loss": null, "val/accuracy": 0.5' in log.path.read_text() and log.latest["val/loss"] == math.inf
 
 
 def test_records_after_the_resumed_step_and_a_broken_last_line_are_dropped(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def run_once(model: str, extra: list[str], name: str, resume: bool, stop_at: int
 def _stop_after(step: int, how: str) -> None:
     from zoo.tasks.task import Task
 
-    hook = "on_train_batch_start" if how == "fault in a step" else "on_train_batch_end"
+    hooks = {"fault before a step": "on_train_batch_start", "fault within a step": "on_after_backward"}
+    hook = hooks.get(how, "on_train_batch_end")
     original = getattr(Task, hook)
 
     def stopping(self: Task, *arguments: Any) -> None:
@@ -156,7 +157,7 @@ def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bi
     assert torch.equal(last("killed")["state_dict"][body], begun[body]) == (plan == "backbone")
 
 
-@pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault in a step"])
+@pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault before a step"])
 @pytest.mark.parametrize("step", [13, 19, 20])
 def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:
     train("mlp", "whole", [])
@@ -165,6 +166,33 @@ def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -
     assert done >= step - (step % STEPS_AN_EPOCH == 0), "steps were lost"
     assert train("mlp", "stopped", [], resume=True) == 0
     assert_same_end("whole", "stopped")
+
+
+def test_a_fault_within_a_step_leaves_what_was_saved_before() -> None:
+    """Batch norms have taken in the batch by then: half of a step must not be kept."""
+    extra = ["model.width=4"]
+    train("resnet20", "whole", extra)
+    train("resnet20", "stopped", extra, stop_at=14, how="fault within a step")
+    assert last("stopped")["global_step"] == STEPS_AN_EPOCH
+    assert train("resnet20", "stopped", extra, resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+def test_an_epoch_that_is_resumed_in_its_middle_stays_frozen() -> None:
+    extra = ["model.width=4", "recipe.freeze=epochs:2"]
+    train("resnet20", "whole", extra)
+    train("resnet20", "stopped", extra, stop_at=13, how="interrupt")
+    assert train("resnet20", "stopped", extra, resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+def test_a_run_that_patience_has_ended_is_finished() -> None:
+    extra = ["recipe.patience=1", "recipe.lr=1e-9", "recipe.epochs=9"]
+    train("softmax", "patient", extra)
+    ended = last("patient")
+    assert ended["epoch"] < 8
+    assert train("softmax", "patient", extra, resume=True) == 0
+    assert last("patient")["global_step"] == ended["global_step"]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +213,8 @@ def test_every_feature_of_a_recipe_survives_an_interrupt(extra: list[str]) -> No
     assert last("stopped")["global_step"] < last("whole")["global_step"]
     assert train("mlp", "stopped", extra, resume=True) == 0
     assert_same_end("whole", "stopped")
+    records = [[line["step"] for line in read_metrics(RunFolder.find(run).metrics_file)] for run in ("whole", "stopped")]
+    assert records[0] == records[1]
 
 
 def test_a_finished_run_resumed_is_as_it_was() -> None:

@@ -138,7 +138,8 @@ def train_and_tell(
         outcome = engine.train(registry, run, run_name, resume, **watching)
     except Interrupted as stopped:
         if not is_follower():
-            print(f"interrupted, and saved. To go on: {again} train --resume {stopped}", file=sys.stderr)
+            state = "and saved. To go on" if stopped.is_saved else "before anything was to be saved. To begin anew"
+            print(f"interrupted, {state}: {again} train --resume {stopped}", file=sys.stderr)
         sys.exit(130)
     if not outcome.is_rank_zero:
         return

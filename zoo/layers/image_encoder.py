@@ -13,7 +13,7 @@ from zoo.errors import UserError, did_you_mean, one_line
 from zoo.fingerprint import fingerprint
 from zoo.options import check_options
 from zoo.recipe import Recipe
-from zoo.registry import Entry, scan
+from zoo.registry import Entry, scan_again
 from zoo.spec import ImageSpec
 
 PUBLISHED = "imagenet"  # the weights that a network was published with
@@ -118,7 +118,7 @@ class ImageEncoder(nn.Module):
 
 
 def _image_network(name: str) -> Entry:
-    registry = scan()
+    registry = scan_again()
     networks = {entry.name: entry for entry in registry.models.values() if entry.task == "classification"}
     if name not in networks:
         raise UserError(f"model.encoder={name}: is no image network of the zoo{did_you_mean(name, networks)}")

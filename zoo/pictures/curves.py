@@ -68,7 +68,8 @@ def curve(records: list[dict[str, Any]], metric: str, run_name: str) -> tuple[np
         raise unknown(f"metric of {run_name}", metric, known)
     is_derived = not any(metric in record for record in records)
     recorded = metric.replace("/error", "/accuracy") if is_derived else metric
-    points = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
+    told = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
+    points = [(step, epoch, np.nan if value is None else value) for step, epoch, value in told]  # null is what was not finite
     steps, values = _joined(points) if metric.startswith("train/") else np.array(points, dtype=float).T[[0, 2]]
     return steps / _steps_per_epoch(records), 1 - values if is_derived else values
 

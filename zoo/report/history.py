@@ -86,7 +86,8 @@ def read_history(folder: Path) -> History:
     """What lies in ``metrics.jsonl`` and ``monitors.jsonl`` of a run's folder, either of which may be missing."""
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
     for record in _records(folder / "metrics.jsonl", history.unread):
-        numbers = {name: float(value) for name, value in record.items() if _is_number(value)}
+        # null is what was not finite
+        numbers = {name: _float(value) for name, value in record.items() if value is None or _is_number(value)}
         if all(math.isfinite(numbers.get(name, math.nan)) for name in ("step", "epoch")):
             history.metrics.append(numbers)
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)

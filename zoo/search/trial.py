@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import optuna
-import torch
 
 from zoo.errors import UserError, one_line
 from zoo.recipe import Run, resolve
@@ -21,6 +20,7 @@ from zoo.search.points import TrialFailed
 from zoo.search.study import Place, best_trial
 from zoo.tasks.task import Diverged
 from zoo.training import engine
+from zoo.training.memory import is_out_of_memory
 from zoo.training.run_folder import RunFolder
 
 SECONDS = "seconds"  # attribute of a trial: how long it took
@@ -76,9 +76,9 @@ class TrainingObjective:
         path.mkdir(parents=True, exist_ok=True)
         try:
             engine.train(self.registry, run, folder=folder, callbacks=[judge], test=False, progress=False, examine=False)
-        except torch.OutOfMemoryError as error:
-            raise TrialFailed(one_line(error, 100)) from error
-        except (UserError, ValueError, TypeError, RuntimeError) as error:
+        except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise TrialFailed(one_line(error, 100)) from error
             # the engine adds how its run would go on; a trial does not
             reason = error.__cause__ if isinstance(error.__cause__, UserError) else error
             did_not_start = not folder.run_file.exists()  # so the network cannot be built with these values

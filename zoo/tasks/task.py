@@ -178,8 +178,9 @@ class Task(L.LightningModule):
         global_batch = self.recipe.batch_size * self.recipe.accumulate * trainer.world_size
         lr = scaled_lr(self.recipe, global_batch)
         # all that can ever be trained is in it from the start, so that schedules and a resume find the same groups
-        layer_wise = self.recipe.layer_decay < 1
-        groups = stage_groups(self.stages(), self.recipe, lr) if layer_wise else decay_groups(self.parameters(), self.recipe)
+        # fused SGD takes no group in which some parameters have moved before and others, which thaw now, have not
+        by_stage = self.recipe.layer_decay < 1 or self.recipe.freezing.changes
+        groups = stage_groups(self.stages(), self.recipe, lr) if by_stage else decay_groups(self.parameters(), self.recipe)
         optimizer = build_optimizer(groups, self.recipe, lr)
         factor = lr_factor(self.recipe, int(trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -215,8 +216,12 @@ class Task(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._recorded_at = time.monotonic()
+        self._follow_freezing_plan()  # an epoch that is resumed in its middle does not start again
 
     def on_train_epoch_start(self) -> None:
+        self._follow_freezing_plan()
+
+    def _follow_freezing_plan(self) -> None:
         if self.recipe.freezing.changes:
             self.freeze(self.trainer.current_epoch)
 
@@ -230,7 +235,9 @@ class Task(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer = self.trainer
-        every = trainer.log_every_n_steps  # 0 in a Trainer that is told to log nothing
+        # each record has an optimizer step of its own, or a resume would not know which it goes through again;
+        # 0 in a Trainer that is told to log nothing
+        every = trainer.log_every_n_steps * trainer.accumulate_grad_batches
         if (every and (batch_idx + 1) % every == 0) or trainer.is_last_batch:
             self._record()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
 import shutil
 import signal
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,7 +28,16 @@ KEY = "bestiary"  # where a checkpoint keeps what the zoo needs: format, run, sp
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and has stopped at a point from which it can go on exactly."""
+    """A run was asked to stop, and has stopped where it can go on exactly, or, if nothing was saved yet, begin anew.
+
+    Args:
+        run: its name, once that is known.
+        is_saved: whether it has a checkpoint.
+    """
+
+    def __init__(self, run: str = "", is_saved: bool = True) -> None:
+        super().__init__(run)
+        self.is_saved = is_saved
 
 
 class StopRequest:
@@ -37,7 +48,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take note of the first signal; a second one ends the process as usual."""
+        """Take note of the first signal; a second one ends the process as usual.
+
+        Signals come to the main thread alone: in another one nothing is listened to.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number: int, frame: Any) -> None:
@@ -178,7 +195,7 @@ class Checkpoints(L.Callback):
         stop, due = self.stop.asked, time.monotonic() - self.saved_at > self.seconds
         if trainer.world_size > 1:
             # processes must agree, and agreeing waits for all of them: not at every step
-            if (batch_idx + 1) % trainer.log_every_n_steps:
+            if trainer.global_step % trainer.log_every_n_steps:
                 return
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
@@ -190,7 +207,7 @@ class Checkpoints(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
         score = None if value is None else float(value)
-        improved = score is None or self.best is None or (score >= self.best if self.direction == "max" else score <= self.best)
+        improved = score is None or self._is_at_least_as_good(score)
         if improved:
             self.best = score
         self.save(trainer, best=improved)
@@ -200,9 +217,17 @@ class Checkpoints(L.Callback):
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
             raise Interrupted
 
+    def _is_at_least_as_good(self, score: float) -> bool:
+        """As good as the best so far; what is not a number is worse than any that is."""
+        if self.best is None or math.isnan(self.best):
+            return True
+        return score >= self.best if self.direction == "max" else score <= self.best
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # a fault between two steps leaves whole weights; other processes may be anywhere, so only a lone one can save
-        whole = trainer.training and trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        # within a step batch norms have taken in the batch, and some weights may have moved; other processes may be anywhere
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
+        whole = trainer.training and trainer.world_size == 1 and between_steps
         if whole and trainer.global_step and not isinstance(exception, (Interrupted, UserError)):
             self.save(trainer)
 

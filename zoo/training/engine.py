@@ -17,6 +17,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from callbacks.findings import Finding
+from callbacks.pace import Pace
 from callbacks.progress import TrainingProgress
 from zoo.errors import UserError
 from zoo.ranks import tell
@@ -163,6 +164,7 @@ def _train(
     shown = [TrainingProgress(log.latest, names, trend=monitor, diagnosis=diagnosis)] if progress else []
     looking_back = [autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
+    callbacks.sort(key=lambda each: isinstance(each, Pace))  # which must be last
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     fit_to_what_learns(trainer.strategy, task)
     task.to(trainer.strategy.root_device)
@@ -212,10 +214,22 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
     return Examined(_test_metrics(trainer), task.findings, trainer.is_global_zero)
 
 
+class Patience(EarlyStopping):
+    """Lightning's, such that a checkpoint holds what it has seen in the epoch, and a run that it has ended stays ended."""
+
+    def __init__(self, monitor: str, direction: str, patience: int) -> None:
+        # by itself Lightning would ask it after all other callbacks have been told that the epoch is over, and so after saving
+        super().__init__(monitor, mode=direction, patience=patience, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        trainer.should_stop = self.wait_count >= self.patience
+
+
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
     callbacks: list[L.Callback] = []
     if run.recipe.patience:
-        callbacks.append(EarlyStopping(monitor, mode=direction, patience=run.recipe.patience))
+        callbacks.append(Patience(monitor, direction, run.recipe.patience))
     if run.recipe.average == "ema":
         # the statistics of batch norm are averages already: averaged again they would lag far behind
         callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay, use_buffers=False))
@@ -228,7 +242,7 @@ def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        raise Interrupted(folder.name) from None
+        raise Interrupted(folder.name, folder.last.exists()) from None
     except UserError as error:
         raise UserError(f"{error}. {_next_after_a_fault(folder)}") from error
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from zoo.training.run_folder import read_metrics
 
 class MetricsLog(Logger):
     """Appends each record with its ``step`` (of the optimizer), ``epoch`` and ``time`` (seconds since 1970).
+
+    A value that is not finite is null, since JSON has no other word for it.
 
     Attributes:
         latest: the newest value of every metric, for whoever shows them.
@@ -40,10 +43,10 @@ class MetricsLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.latest.update(metrics)
-        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        values = {key: value if math.isfinite(value) else None for key, value in metrics.items() if key != "epoch"}
         record = {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
     @rank_zero_only
     def rewind(self, step: int) -> None:

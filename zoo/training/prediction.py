@@ -186,7 +186,9 @@ def predict_captions(
             found = zip(files, texts[:, 0].tolist(), totals[:, 0].tolist(), strict=True)
         else:
             copies = torch.arange(len(files), device=seen.device).repeat_interleave(samples)
-            drawn = sample(task.decoder(seen[copies]), prompt[copies], length, Sampling(temperature or 1.0), seed or 0)
+            key = (seed or 0) % 2**63  # as a generator takes it
+            how = Sampling(1.0 if temperature is None else temperature)
+            drawn = sample(task.decoder(seen[copies]), prompt[copies], length, how, key)
             found = ((files[copy], text, None) for copy, text in zip(copies.tolist(), until(END, drawn).tolist(), strict=True))
         yield from (Caption(file, " ".join(task.spec.decode(text)), total) for file, text, total in found)
 

@@ -197,7 +197,10 @@ def read_monitors(path: Path) -> list[dict[str, Any]]:
 
 def tested_figures(path: Path) -> dict[str, float]:
     """The test figures of the best checkpoint, by name as in ``test/accuracy``, from a ``metrics.jsonl``; none before the end."""
-    tested = [{key: value for key, value in record.items() if key.startswith("test/")} for record in read_metrics(path)]
+    tested = [
+        {key: value for key, value in record.items() if key.startswith("test/") and value is not None}
+        for record in read_metrics(path)
+    ]
     return next((figures for figures in reversed(tested) if figures), {})
 
 

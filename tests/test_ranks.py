@@ -1,0 +1,33 @@
+"""Who decides and speaks where several processes train together."""
+
+from __future__ import annotations
+
+import pytest
+
+from zoo.ranks import RANK_VARIABLES, is_follower
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "follows"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, True),
+        ({"RANK": "3", "LOCAL_RANK": "0"}, True),
+        ({"NODE_RANK": "1"}, True),  # Lightning, started by hand on the second machine
+        ({"SLURM_PROCID": "2"}, True),
+        ({"RANK": ""}, False),
+    ],
+)
+def test_all_but_the_first_process_of_the_first_machine_follow(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], follows: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_follower() is follows
