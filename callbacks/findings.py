@@ -21,6 +21,7 @@ DEAD, SATURATED = 0.8, 0.8
 SPREAD = 1e3  # factor by which activations may grow or shrink from the first layer to another
 UPDATE_WILD, UPDATE_HIGH, UPDATE_LOW = 1.0, 0.1, 1e-6  # of a parameter's norm, in one step: at first, later, at the least
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
+GROWING = 1.5  # times as much as two records ago
 EXPLODING = 1e3  # norm of the gradient, against that of the weights or 1
 SETTLED = 16  # steps
 EARLY = 100  # steps in which a loss may stay that of guessing, as in a warmup
@@ -165,14 +166,16 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
         yield Finding(
             "rate-too-high", "error", "all parameters",
             f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
-            "the learning rate is too high; about 1e-3 is usual", "a tenth of the rate, or zoo tune",
+            "the learning rate is too high: steps of about a thousandth of its size are usual",
+            "a tenth of the rate, or zoo tune",
         )  # fmt: skip
     is_steady = 0.5 * max(rates) <= rates[-1] <= 1.5 * rates[-SEEN]  # neither a warmup nor the end of a schedule
     if len(ratios) == SEEN and is_steady and max(ratios) < UPDATE_LOW:
         yield Finding(
             "rate-too-low", "warning", "all parameters",
             f"a step changes the median parameter by {ratios[-1]:.2g} of its size",
-            "the learning rate is too low; about 1e-3 is usual", "a hundred times the rate, or zoo tune",
+            "the learning rate is too low: steps of about a thousandth of its size are usual",
+            "a hundred times the rate, or zoo tune",
         )  # fmt: skip
     yield from _vanishing(recent)
 
@@ -207,16 +210,18 @@ def _vanishing(recent: list[Record]) -> Iterator[Finding]:
     tables = [sizes(record) for record in recent]
     if not all(tables):
         return
-    largest = [max(table.values()) for table in tables]
-    small = [
-        name
-        for name in tables[-1]
-        if all(t.get(name, 1.0) < GRADIENT_SHARE * most for t, most in zip(tables, largest, strict=True))
-    ]
+    shares = [{name: size / max(table.values()) for name, size in table.items()} for table in tables]
+
+    def is_small(name: str) -> bool:
+        of_name = [each.get(name, 1.0) for each in shares]
+        # behind norms that start at zero, as residual branches may, gradients are tiny at first and grow
+        return max(of_name) < GRADIENT_SHARE and of_name[-1] < GROWING * of_name[0]
+
+    small = [name for name in shares[-1] if is_small(name)]
     if small:
         yield Finding(
             "vanishing-gradients", "error", small[0],
-            f"its gradient is {tables[-1][small[0]] / largest[-1]:.1g} of the largest, per weight",
+            f"its gradient is {shares[-1][small[0]]:.1g} of the largest, per weight",
             "what comes back through the layers behind it is multiplied by small slopes again and again (sigmoid, tanh) or by "
             "small weights",
             "relu, a norm between the layers, residual connections, or another initialisation",

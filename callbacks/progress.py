@@ -113,6 +113,7 @@ class TrainingProgress(L.Callback):
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._tell_findings(trainer)  # the last ones may tell why
         self._close()
 
     def _tell_findings(self, trainer: L.Trainer) -> None:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.backbones import LIBRARIES
-from zoo.errors import UserError, one_line, unknown
+from zoo.errors import UserError, did_you_mean, one_line, unknown
 from zoo.freezing import Freezing
 from zoo.options import check_options, validate
 from zoo.registry import Registry
@@ -169,6 +169,9 @@ def resolve(
         raise UserError(f"{entry.name} has no default data: --data takes {', '.join(registry.data_for(entry.task, entry.tags))}")
     data_entry = registry.data_set(data_name)
     if data_name not in (fitting := registry.data_for(entry.task, entry.tags)):
+        if not fitting:
+            tasks = {each.task for each in registry.data.values()}
+            raise UserError(f"{entry.name} is for {entry.task!r}, and no data is{did_you_mean(entry.task, tasks)}")
         wrong = (
             f"is for {entry.task} and cannot take {data_name}, which is for {data_entry.task}"
             if data_entry.task != entry.task
@@ -227,6 +230,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"--config {path}: not YAML at line {line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"--config {path}: not YAML: {one_line(error)}") from None
     if not isinstance(tree or {}, dict):

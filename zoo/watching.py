@@ -129,10 +129,10 @@ class State:
             lines.append(f"{told('severity')}: {told('name')}{where}: {told('evidence', '')}{advice}")
         if self.broke:
             lines.append(f"error: its numbers stopped being finite: zoo autopsy {self.name}")
-        elif not self.epoch:
-            lines.append("nothing recorded yet")
         elif self.may_have_stopped:
             lines.append(f"silent for {clock(self.silent)}: it may have stopped; to go on: zoo train --resume {self.name}")
+        elif not self.epoch:
+            lines.append("metrics.jsonl is missing" if self.step else "nothing recorded yet")
         elif not self.is_finished:
             lines.append(f"last record {clock(self.silent)} ago")
         return lines
@@ -159,15 +159,16 @@ class Watched:
         step = max((record.get("step") or 0 for record in (*records, *monitors)), default=0)
         ended = [record for record in records if any(key.startswith("val/") for key in record)]
         steps = round(ended[-1]["step"] / (ended[-1]["epoch"] + 1) * epochs) if ended and epochs else None
-        finished = any(key.startswith("test/") for record in records for key in record)
+        finished = any(map(_is_test, records))
         rate, usual = _pace(records[-RECENT:])
-        silent = max(0.0, now - last["time"]) if "time" in last else None
+        silent = max(0.0, now - last["time"]) if "time" in last else self._since_the_start(now)
         pace = next((each for each in reversed(monitors) if each.get("kind") == "pace"), {})
         return State(
             name=self.folder.name,
             network=self.run.network if self.run else "unknown",
             data=self.run.data["name"] if self.run else "unknown data, as run.yaml cannot be read",
-            epoch=min(epochs or math.inf, (last.get("epoch") or 0) + 1) if records else 0,
+            # the test at the end counts as an epoch of its own
+            epoch=max((record.get("epoch") or 0 for record in records if not _is_test(record)), default=-1) + 1,
             epochs=epochs,
             step=step,
             steps=steps,
@@ -181,6 +182,15 @@ class Watched:
             metrics=_shown(records),
             finding=_worst(monitors),
         )
+
+    def _since_the_start(self, now: float) -> float | None:
+        """Seconds since the settings were written, which is done right before the first step."""
+        written = self.folder.run_file
+        return max(0.0, now - written.stat().st_mtime) if written.exists() and not self.folder.metrics_file.exists() else None
+
+
+def _is_test(record: dict[str, Any]) -> bool:
+    return any(key.startswith("test/") for key in record)
 
 
 def _pace(records: Sequence[dict[str, Any]]) -> tuple[float | None, float]:

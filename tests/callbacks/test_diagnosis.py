@@ -328,3 +328,17 @@ def test_a_record_that_waits_is_told_when_the_training_breaks() -> None:
     with pytest.raises(ValueError, match="no"):
         trainer(GradientMonitor(write=diagnosis.see), diagnosis).fit(Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32))
     assert "exploding-gradients" in names(diagnosis.findings)
+
+
+def test_gradients_that_are_tiny_at_first_and_grow_are_not_vanishing() -> None:
+    """As in residual branches whose last norm starts at zero."""
+
+    def records(shares: list[float]) -> list[dict[str, Any]]:
+        def parameter(norm: float) -> dict[str, Any]:
+            return {"norm": norm, "weight": 1.0, "update": 1e-3, "histogram": [1]}
+
+        parameters = [{"first.weight": parameter(1.0), "branch.weight": parameter(share)} for share in shares]
+        return [{"step": 2**n, "norm": 1.0, "parameters": each} for n, each in enumerate(parameters)]
+
+    assert not list(judge_gradients(records([1e-6, 2e-6, 5e-6]), [0.1] * 3))
+    assert names(list(judge_gradients(records([1e-6, 1e-6, 1e-6]), [0.1] * 3))) == {"vanishing-gradients"}

@@ -138,7 +138,7 @@ def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
     assert figures(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
     told = dict(facts(subject))
     assert told["Steps"] == "30" and told["Epochs"].startswith("3 of ")
-    assert told["Time from the first record to the last"] == "3 min 25 s"
+    assert told["Time from the start to the last record"] == "3 min 25 s"
 
 
 def test_what_is_missing_is_said(report, write_run) -> None:

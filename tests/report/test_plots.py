@@ -75,7 +75,7 @@ def test_many_lines_share_the_points() -> None:
 def test_a_heat_map_has_a_row_for_each_layer_and_a_column_for_each_record() -> None:
     steps = np.arange(0, 100, 10)
     values = np.random.default_rng(0).random((3, 10))
-    names = ["network.a.conv", "network.b.conv", "network.c.conv"]
+    names = [f"network.trunk.first_half.{name}.conv" for name in "abc"]
     plot = heat_map("Spread", "", names, steps, values, columns(steps, 300), "log")
     (source,) = data(plot)
     rows = [array(row)[0] for row in source["image"]]

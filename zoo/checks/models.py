@@ -15,6 +15,7 @@ from torch import Tensor
 from zoo.checks.violation import Violation, require
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import Entry, Registry
+from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint
@@ -75,7 +76,11 @@ def _outputs_fit(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).eval()
     with torch.no_grad():
         outputs = task.outputs(task.example(SAMPLES))
-    require(len(outputs) == SAMPLES, f"{SAMPLES} samples gave outputs of shape {tuple(outputs.shape)}")
+    shape = tuple(outputs.shape)
+    require(len(outputs) == SAMPLES, f"{SAMPLES} samples gave outputs of shape {shape}")
+    if isinstance(task, Classifier):
+        expected = (SAMPLES, len(task.spec.classes))
+        require(shape == expected, f"outputs have shape {shape}, {SAMPLES} samples of {expected[1]} classes need {expected}")
     require(outputs.isfinite().all(), "outputs are not finite")
 
 

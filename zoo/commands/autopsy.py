@@ -63,7 +63,7 @@ def _file(run: str) -> Path:
     folder = RunFolder.find(run)
     path = folder.autopsy_file
     if not path.is_file():
-        raise UserError(f"run {folder.name} has no autopsy.pt: its loss and gradients were finite in every step")
+        raise UserError(f"run {folder.name} has no autopsy.pt: no loss and no gradient was seen in it that is not finite")
     return path
 
 

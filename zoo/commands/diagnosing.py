@@ -42,12 +42,14 @@ def diagnose(
         print_json({"model": name, "data": run.data["name"], "checks": [check.to_dict() for check in checks]})
     else:
         for check in checks:
-            state = "fine" if not check.findings else min(finding.severity for finding in check.findings)  # "error" comes first
             names = dict.fromkeys(finding.name for finding in check.findings)
-            print(f"{check.name:27}{state:9}{f'{some(names)}: ' if names else ''}{check.told}")
+            print(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.told}")
         for finding in findings:
             print(f"\n{finding}")
-        command = f"{zoo_command(context)} {shlex.join([*words, *(word for text in settings for word in ('--set', text))])}"
+        mended = [finding.remedy.removeprefix("--set ") for finding in findings if finding.remedy.startswith("--set ")]
+        kept = [text for text in settings if text.partition("=")[0] not in {each.partition("=")[0] for each in mended}]
+        chosen = [word for text in [*kept, *dict.fromkeys(mended)] for word in ("--set", text)]
+        command = f"{zoo_command(context)} {shlex.join([*words, *chosen])}"
         print(f"\nnext: {command}" if not findings else f"\nonce that is mended: {command}")
     if findings:
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.registry import REQUIRED, Entry, Registry
 
 
@@ -24,7 +24,10 @@ def print_list(entries: dict[str, Entry], pattern: str, task: str, json: bool, n
     if json:
         print_json([entry.to_dict() for entry in found])
     elif not found:
-        raise UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}")
+        tasks = {entry.task for entry in entries.values()}
+        words = [word for entry in entries.values() for word in (entry.name, *entry.tags)]
+        near = did_you_mean(task, tasks) if task and task not in tasks else did_you_mean(pattern, words)
+        raise UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}{near}")
     else:
         rows = [(entry.name, entry.task, entry.summary.partition(":")[0].rstrip("."), entry.origin) for entry in found]
         foreign = any(not entry.origin.startswith("bestiary ") for entry in found)

@@ -46,9 +46,11 @@ def report(
     registry = open_registry(context)
     from zoo.report.page import write_report
 
-    understood = write_report(registry, folders, path, with_samples=not no_samples)
     again = zoo_command(context)
+    subjects = write_report(registry, folders, path, with_samples=not no_samples, command=again)
     print(f"{path}: open it in a browser")
-    commands = [f"{again} picture curves {' '.join(folder.name for folder in understood)}"] if understood else []
-    commands += [f"{again} train --config {shlex.quote(str(understood[0].run_file))} --name NEW"] if understood else []
+    with_curves = [subject.folder.name for subject in subjects if subject.history.metrics and subject.run]
+    understood = [shlex.quote(str(subject.folder.run_file)) for subject in subjects if subject.run]
+    commands = [f"{again} picture curves {' '.join(with_curves)}"] if with_curves else []
+    commands += [f"{again} train --config {understood[0]} --name NEW"] if understood else []
     print("next: " + "    ".join(commands or [f"{again} list"]))

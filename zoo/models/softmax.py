@@ -47,6 +47,10 @@ class Linear(Classifier):
         if self.is_hinge and mixing:
             raise UserError(f"data.augment={data.augment}: the hinge loss takes one label an image: leave out {mixing[0]}")
 
+    @property
+    def is_cross_entropy(self) -> bool:
+        return not self.is_hinge
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return hinge_losses(logits, targets).mean() if self.is_hinge else super().loss(logits, targets)
 

@@ -95,7 +95,8 @@ def read_history(folder: Path) -> History:
     findings: list[tuple[int, dict[str, str]]] = []
     for record in _records(folder / "monitors.jsonl", history.unread):
         step, kind = record.get("step"), record.get("kind")
-        if not _is_number(step) or not math.isfinite(step):
+        if not _is_number(step) or not math.isfinite(step) or (kind == "finding" and not record.get("name")):
+            history.unread["monitors.jsonl"] = history.unread.get("monitors.jsonl", 0) + 1
             continue
         step = int(step)
         if kind == "activations":
@@ -103,9 +104,7 @@ def read_history(folder: Path) -> History:
         elif kind == "gradients":
             parameters.add(step, record.get("parameters"))
         elif kind == "finding":
-            told = {key: str(record.get(key) or "") for key in FINDING}
-            if told["name"]:
-                findings.append((step, told))
+            findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
         for name in {"gradients": ("norm", "clipped", "noise_scale"), "pace": ("steps_per_second", "waiting", "memory")}.get(
             kind if isinstance(kind, str) else "", ()
         ):

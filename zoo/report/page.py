@@ -19,28 +19,32 @@ from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
 from zoo.report.samples.asking import take_samples
 from zoo.report.samples.samples import Samples
-from zoo.report.subject import Subject, facts, figures, names_of, read_subject, to_train_again
+from zoo.report.subject import TIME, Subject, count_findings, facts, figures, names_of, read_subject, to_train_again
 from zoo.report.views import activations, curve_plots, gradients, pace
 from zoo.training.run_folder import RunFolder
 
 LARGEST = 5_000_000  # bytes of a page; history is thinned until it fits
 
 
-def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True) -> list[RunFolder]:
+def write_report(
+    registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True, command: str = "zoo"
+) -> list[Subject]:
     """Write the report of one run, or of several that are compared, as one file of HTML.
 
     Args:
         path: the file, which is replaced at once or stays as it was.
         with_samples: let the networks speak, which takes their checkpoints and data.
+        command: what other commands begin with, plugins included.
 
     Returns:
-        those whose settings are understood, with which other commands can go on.
+        what could be read of the runs.
 
     Raises:
         UserError: the file cannot be written.
     """
     subjects = [read_subject(registry, folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
     for subject in subjects:
+        subject.command = command
         if with_samples:
             subject.samples = take_samples(registry, subject.folder)
         else:
@@ -52,7 +56,7 @@ def write_report(registry: Registry, folders: Sequence[RunFolder], path: Path, w
         replace_file(path, page)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
-    return [subject.folder for subject in subjects if subject.run]
+    return subjects
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
@@ -100,11 +104,15 @@ def _version(package: str) -> str:
 
 def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]]:
     if several:
-        return [("compared", "Comparison"), *((f"run-{place}", run["label"]) for place, run in enumerate(runs, 1))]
+        links = [("compared", "Comparison")]
+        for place, run in enumerate(runs, 1):
+            links.append((f"run-{place}", run["label"]))
+            links += [(f"findings-{place}", f"{run['label']}: {count_findings(run['findings'])}")] if run["findings"] else []
+        return links
     run = runs[0]
     inside = [(f"{part.id}-1", part.title) for part in run["inside"]]
-    curves = [("curves-1", "Learning curves")] if run["curves"] else []
-    first = [("summary-1", "Summary"), ("findings-1", "Findings"), *curves, ("samples-1", "What the network says")]
+    curves = ("curves-1", "Learning curves")
+    first = [("summary-1", "Summary"), ("findings-1", "Findings"), curves, ("samples-1", "What the network says")]
     return [*first, *inside, ("settings-1", "Configuration and environment")]
 
 
@@ -125,7 +133,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         "notes": subject.notes,
         "findings": history.findings,
         "no_findings": looked,
-        "curves": curve_plots([subject], most) if with_curves else [],
+        "curves": curve_plots([subject], most) if with_curves else None,
         "samples": samples,
         "confusion": confusion,
         "inside": [part for part in (activations(history, most), gradients(history, most), pace(subject, most)) if part],
@@ -157,9 +165,11 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     for subject, table in zip(subjects, tables, strict=True):
         cells = [table.get(name, missing) for name in names]
         told = dict(facts(subject))
-        ends = [told.get(key, "–") for key in ("Parameters", "Epochs", "Time from the first record to the last")]
-        rows.append((subject.label, *(text for cell in cells for text in (cell[0], cell[3])), *ends))
-    header = ("run", *(text for name in names for text in (f"best val/{name}", f"test/{name}")), "parameters", "epochs", "time")
+        ends = [told.get(key, "–") for key in ("Parameters", "Epochs", TIME)]
+        wrong = count_findings(subject.history.findings) or "none"
+        rows.append((subject.label, *(text for cell in cells for text in (cell[0], cell[3])), *ends, wrong))
+    of_names = (text for name in names for text in (f"best val/{name}", f"test/{name}"))
+    header = ("run", *of_names, "parameters", "epochs", "time", "findings")
     tasks = dict.fromkeys(subject.task for subject in subjects if subject.task)
     data = dict.fromkeys(name for subject in subjects if (name := names_of(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""

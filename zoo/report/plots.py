@@ -309,8 +309,9 @@ def _short(name: str, longest: int = LONGEST) -> str:
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a dot, as in ``network.``; nothing tells them apart there."""
-    shared = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    """What all names begin with, up to a dot, as in ``network.``, where they are long; nothing tells them apart there."""
+    is_long = max(map(len, names)) > LONGEST
+    shared = os.path.commonprefix(list(names)) if len(names) > 1 and is_long else ""
     return shared[: shared.rfind(".") + 1]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +15,12 @@ from pydantic import ValidationError
 from zoo.errors import UserError, one_line, some
 from zoo.recipe import Run, read_config
 from zoo.registry import Registry
-from zoo.report.history import History, read_history
+from zoo.report.history import Finding, History, read_history
 from zoo.report.plots import number
 from zoo.report.samples.samples import Samples
 from zoo.training.run_folder import RunFolder
+
+TIME = "Time from the start to the last record"
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Subject:
         settings: section -> key -> value, as they stand there.
         directions: metric -> "max" or "min", of the model's task.
         notes: what is missing, in sentences.
+        command: what the commands that are told begin with.
     """
 
     folder: RunFolder
@@ -41,6 +46,7 @@ class Subject:
     task: str = ""
     samples: Samples = field(default_factory=Samples)
     notes: list[str] = field(default_factory=list)
+    command: str = "zoo"
 
 
 def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
@@ -90,6 +96,10 @@ def _note_what_is_missing(subject: Subject) -> None:
     if not history.metrics:
         lack = "holds no record yet" if subject.folder.metrics_file.exists() else "is missing"
         notes.append(f"metrics.jsonl {lack}: there are no curves and no figures.")
+    trained = subject.run.recipe.epochs if subject.run else None
+    ended = {int(record["epoch"]) for record in history.metrics if any(name.startswith("val/") for name in record)}
+    if trained and history.metrics and len(ended) < trained and not any("test/" in name for r in history.metrics for name in r):
+        notes.append(f"It had not finished when this was written: {len(ended):,} of {trained:,} epochs had ended.")
     if not history.has_monitors:
         notes.append("monitors.jsonl is missing: activations, gradients and pace were not recorded in this run.")
     for file, count in history.unread.items():
@@ -109,6 +119,12 @@ def names_of(subject: Subject) -> tuple[str, str]:
     return str(network), str(settings.get("data", {}).get("name", ""))
 
 
+def count_findings(findings: Sequence[Finding]) -> str:
+    """As in ``2 errors, 1 warning``; nothing where there is none."""
+    counts = Counter(finding.told["severity"] or "finding" for finding in findings)
+    return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items())
+
+
 def facts(subject: Subject) -> list[tuple[str, str]]:
     """What a summary begins with: names and values, as text."""
     records, environment = subject.history.metrics, subject.environment
@@ -124,8 +140,9 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
         rows.append(("Epochs", f"{done:,} of {epochs:,}" if isinstance(epochs, int) else f"{done:,}"))
         rows.append(("Steps", f"{int(max(record['step'] for record in records)):,}"))
         times = [record["time"] for record in records if math.isfinite(record.get("time", math.nan))]
+        started = environment.get("started")
         if times:
-            rows.append(("Time from the first record to the last", _duration(max(times) - min(times))))
+            rows.append((TIME, _duration(max(times) - (started if isinstance(started, float) else min(times)))))
     parameters = environment.get("parameters")
     if isinstance(parameters, int):
         rows.append(("Parameters", f"{parameters:,}"))
@@ -165,7 +182,7 @@ def to_train_again(subject: Subject) -> str:
     if not subject.folder.run_file.exists():
         return "not known"
     file = shlex.quote(str(subject.folder.run_file))
-    again = f"zoo train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
+    again = f"{subject.command} train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
     lines = [again]
     if command := subject.environment.get("command"):
         lines.append(f"# the command it was started with: {one_line(command)}")

@@ -165,7 +165,7 @@ def gradients(history: History, most: int) -> Part | None:
     )
     plots += _maps(table, kinds, most)
     recorded = np.flatnonzero(table.recorded("update"))
-    if len(recorded):
+    if len(recorded) and len(table.steps) > 1:
         caption = (
             "Norm of a step's change over that of the weights, blue for the first parameters to orange for the last. "
             "Around 1e-3 (dashed) a learning rate fits; far above it is too high, far below too low."

@@ -186,6 +186,11 @@ class Classifier(Task):
         loss = self.loss(logits, batch.get("targets", labels))
         return self.objective(loss, len(labels), accuracy=(logits.detach().argmax(1) == labels).sum())
 
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether the loss is cross-entropy, of which guessing costs ln(classes)."""
+        return type(self).loss is Classifier.loss
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss that is trained on; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
         return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)

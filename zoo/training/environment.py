@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +18,7 @@ PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
 def describe_environment(network: nn.Module) -> dict[str, Any]:
     """What one needs to know, beside the Run, to judge or repeat a training."""
     return {
+        "started": time.time(),
         "command": " ".join(["zoo", *sys.argv[1:]]),
         "git_commit": _git_commit(),
         "python": platform.python_version(),

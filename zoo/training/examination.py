@@ -34,9 +34,17 @@ class Check:
     name: str
     told: str
     findings: list[Finding] = field(default_factory=list)
+    is_clear: bool = True  # else nothing wrong was found, nor that all is well
+
+    @property
+    def state(self) -> str:
+        """``fine``, ``unclear``, or the severity of the worst finding."""
+        worst = min((finding.severity for finding in self.findings), default=None)  # "error" is before "warning"
+        return worst or ("fine" if self.is_clear else "unclear")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"check": self.name, "told": self.told, "findings": [finding.to_dict() for finding in self.findings]}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"check": self.name, "state": self.state, "told": self.told, "findings": findings}
 
 
 def examine(registry: Registry, run: Run) -> list[Check]:
@@ -120,7 +128,8 @@ def _rate(subject: Subject) -> Check:
     test, rate = range_test(subject), subject.run.recipe.lr
     end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
     if test.suggestion is None:
-        return Check("learning rate", f"{rate:g} of the recipe; the loss fell at no rate in {len(test.rates)} steps")
+        told = f"{rate:g} of the recipe; the loss fell at no rate in {len(test.rates)} steps"
+        return Check("learning rate", told, is_clear=False)
     told = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
     findings = []
     if test.diverged and rate > 10 * test.rates[-1]:

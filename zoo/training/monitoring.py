@@ -50,8 +50,7 @@ def _plain(value: Any) -> Any:
 
 def classes_to_guess(task: Task) -> int | None:
     """How many answers there are, where a guess costs the logarithm of that: with cross-entropy over classes."""
-    is_cross_entropy = isinstance(task, Classifier) and type(task).loss is Classifier.loss
-    return len(task.spec.classes) if is_cross_entropy else None
+    return len(task.spec.classes) if isinstance(task, Classifier) and task.is_cross_entropy else None
 
 
 def build_monitors(

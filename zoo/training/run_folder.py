@@ -54,7 +54,7 @@ class RunFolder:
             if name is None and HANDED_ON not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
             return cls(Path(os.environ.get(HANDED_ON) or RUNS / name))
-        if name is not None and (Path(name).name != name or name.startswith(".")):
+        if name is not None and (Path(name).name != name or name.startswith(".") or not name):
             raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
         if name is None and run.trainer.nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
@@ -92,8 +92,9 @@ class RunFolder:
         for path in (RUNS / text, Path(text)):
             if any((path / proof).is_file() for proof in proofs):
                 return cls(path)
-        if Path(text).exists():
-            raise UserError(f"{text} is not a run: it holds no {' and no '.join(proofs)}")
+        for path in (RUNS / text, Path(text)):
+            if path.exists():
+                raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")
         known = known_runs()
         raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
 
@@ -153,7 +154,13 @@ class RunFolder:
         if which not in files:
             raise unknown("checkpoint", which, files)
         if not files[which].exists():
-            raise UserError(f"run {self.name} has no {files[which].name} yet: zoo train --resume {self.name}")
+            if self.autopsy_file.exists():
+                told = f"as its numbers stopped being finite before one was saved: zoo autopsy {self.name}"
+            elif tested_figures(self.metrics_file):
+                told = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it anew"
+            else:
+                told = f"yet: zoo train --resume {self.name}"
+            raise UserError(f"run {self.name} has no {files[which].name} {told}")
         return files[which]
 
     def broke_after(self, last: float) -> bool:
@@ -164,6 +171,8 @@ class RunFolder:
         """The Run as it was resolved when it started."""
         try:
             return Run(**read_config(self.run_file))
+        except UserError as error:
+            raise UserError(str(error).removeprefix("--config ")) from None
         except ValueError as error:
             raise UserError(f"{self.run_file} is damaged: {one_line(error, 200)}") from None
 

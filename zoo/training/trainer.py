@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
-from zoo.errors import UserError, one_line
+from zoo.errors import UserError, one_line, unknown
 from zoo.recipe import Run, TrainerSettings
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
 
+FEW_PROCESSES = 8  # that any machine may be asked for
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
@@ -25,6 +28,10 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
         UserError: what Lightning says against the devices, the strategy or the precision, in one line.
     """
     recipe = run.recipe
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if settings.strategy not in known:
+        raise unknown("strategy (trainer.strategy)", settings.strategy, known)
+    _require_that_many(settings)
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
@@ -53,6 +60,14 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
+
+
+def _require_that_many(settings: TrainerSettings) -> None:
+    """Refuse more processes on a processor than it could bear: each holds the network and its data."""
+    most = max(FEW_PROCESSES, os.cpu_count() or 1)
+    on_processor = settings.accelerator == "cpu" or (settings.accelerator == "auto" and not torch.cuda.is_available())
+    if on_processor and isinstance(settings.devices, int) and settings.devices > most:
+        raise UserError(f"trainer.devices={settings.devices}: on a processor each is a process, at most {most} here")
 
 
 def fit_to_what_learns(strategy: Any, task: Task) -> None:
