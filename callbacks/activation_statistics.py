@@ -271,7 +271,7 @@ class _Layer:
         self.moments = moments if self.moments is None else self.moments + moments
 
     def describe_input(self, inputs: Tensor) -> None:
-        """Of the first layer alone: what it is given, on this process, in the last part of the step."""
+        """Of the first layer alone: what it is given, on this process, in the first part of the step."""
         values = inputs.float()
         between = (values - values[:1]).abs().amax() if values.dim() and len(values) > 1 else values.new_full((), torch.nan)
         self.given = torch.stack([values.mean(), values.std(correction=0), between])

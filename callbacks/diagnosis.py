@@ -93,6 +93,13 @@ class Diagnosis(L.Callback):
                 self.steps.append(self._step)
                 self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self._losses, "val_losses": self._val_losses, "val_accuracies": self._val_accuracies}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses, self._val_losses = list(state_dict["losses"]), list(state_dict["val_losses"])
+        self._val_accuracies = list(state_dict["val_accuracies"])
+
     # ------------------------------------------------------------------ what Lightning tells
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -55,6 +55,15 @@ class GradientMonitor(Monitor):
         self._records = self._clipped = 0
         self._squares = self._products = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        figures = {"records": self._records, "clipped": self._clipped, "squares": self._squares, "products": self._products}
+        return {**super().state_dict(), **figures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._records, self._clipped = state_dict.get("records", 0), state_dict.get("clipped", 0)
+        self._squares, self._products = state_dict.get("squares", 0.0), state_dict.get("products", 0.0)
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._samples += _samples_in(batch)
 

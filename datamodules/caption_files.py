@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.captions import CaptionedPictures, Told
-from datamodules.decoded import common_size
+from datamodules.decoded import MIXED_SIZE, common_size
 from datamodules.images import EXTENSIONS
 from datamodules.json_files import read_json
 from datamodules.picture_files import read_pictures, require_folder
@@ -27,7 +27,6 @@ from zoo.registry import register_data
 from zoo.spec import CaptionSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
 
-MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 NAMED = 3  # of many, so many are named in a message
 
@@ -121,15 +120,15 @@ class CaptionFiles(CaptionedPictures):
 
     def tell(self) -> dict[str, Told]:
         images, readable = self._pictures
-        place = readable.cumsum(0) - 1  # of each file among those that can be read
-        told, start = {}, 0
+        position = (readable.cumsum(0) - 1).tolist()  # of each file among those that can be read
+        place = {path: at for path, at, is_good in zip(self._paths(), position, readable.tolist(), strict=True) if is_good}
+        told = {}
         for name, captioned in self.found.splits.items():
-            captions = self.words[name]
-            kept = [index for index in range(len(captioned)) if readable[start + index] and captions[index]]
+            pairs = zip(captioned, self.words[name], strict=True)
+            kept = [(place[each.path], captions) for each, captions in pairs if each.path in place and captions]
             if not kept:
                 raise UserError(f"{self.root}: no image of {name} can be read")
-            told[name] = Told(images.subset(place[start + torch.tensor(kept)]), [captions[index] for index in kept])
-            start += len(captioned)
+            told[name] = Told(images.subset(torch.tensor([at for at, _ in kept])), [captions for _, captions in kept])
         del self._pictures  # the splits hold what is needed of it
         return told
 
@@ -153,7 +152,8 @@ class CaptionFiles(CaptionedPictures):
         return images, readable
 
     def _paths(self) -> list[str]:
-        return [captioned.path for split in self.found.splits.values() for captioned in split]
+        """Each once, though two splits may hold the same pictures."""
+        return list(dict.fromkeys(captioned.path for split in self.found.splits.values() for captioned in split))
 
     def _warn(self, *faults: tuple[list[str], str, str]) -> None:
         """One line for what is left out: names, what is wrong with them, and what they are."""

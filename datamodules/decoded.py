@@ -32,6 +32,7 @@ from datamodules.progress import shown
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder
 
+MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
 

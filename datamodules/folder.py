@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData
-from datamodules.decoded import Cache, Content, ImageFiles, common_size, kept_content
+from datamodules.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from datamodules.held_out import split_by_class
 from datamodules.images import EXTENSIONS
 from datamodules.splits import Batches, Images, ImagesInMemory, Split
@@ -25,7 +25,6 @@ from zoo.registry import register_data
 from zoo.spec import ImageSpec
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 NAMED = 3  # of many, so many are named in a message
 VERSION = 1  # of decoding; another one does not take what this one has kept
 

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from datamodules.pixels import statistics_of_counts
 from datamodules.position import position_of
 from datamodules.worlds.rooms import (
     ACTIONS,
@@ -277,11 +278,9 @@ class Rooms(L.LightningDataModule):
         """Mean and standard deviation of the pixels of the first houses for training, where one can stand."""
         views = self.tables.views[self.first_seen : self.first_seen + MEASURED].flatten(0, 1)
         pixels = views[views.flatten(1).amax(1) > 0].transpose(0, 1).flatten(1)
-        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels]).double()
-        values = torch.arange(256) / 255
-        mean = (counts @ values.double()) / counts.sum(1)
-        variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
-        return replace(self.spec.image, mean=tuple(mean.tolist()), std=tuple(variance.sqrt().tolist()))
+        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels])
+        mean, std = statistics_of_counts(counts)
+        return replace(self.spec.image, mean=mean, std=std)
 
     # ------------------------------------------------------------------ batches
 

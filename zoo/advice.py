@@ -191,7 +191,8 @@ def find_copies(groups: Iterable[list[Place]], labels: dict[str, list[int]], tol
 
 def _named(path: str, split: str) -> str:
     """A path below the root, with its split where that does not stand in it (``val`` may be ``validation`` there)."""
-    return path if path.startswith(split) else f"{path} ({split})"
+    first = Path(path).parts[0]
+    return path if first == split or (split == "val" and first in ("valid", "validation")) else f"{path} ({split})"
 
 
 def _copies(kind: str, groups: list[list[Place]], told: Callable[[str, int], str]) -> Copies:

@@ -151,7 +151,6 @@ KINDS: dict[str, Callable[[Sequence[Thing], Random], tuple[str, str] | None]] = 
     "related exists": _related_exists,
     "compare": _compare,
 }
-RELATIONAL = ("related attribute", "related exists", "compare")  # those that take two things or two numbers together
 WORDS = sorted(
     {"a", "an", "the", "what", "is", "there", "how", "many", "are", "more", "fewer", "than", "thing"}
     | {say({"shape": shape}, several=True) for shape in ATTRIBUTES["shape"]}

@@ -109,7 +109,7 @@ def test_a_run_that_is_stopped_within_a_row_ends_with_the_same_weights(zoo, monk
 
     settings = ("--epochs", "2", "--set", "trainer.limit_train_batches=20", *TINY)
     assert zoo("train", "char-lstm", "--name", "whole", *settings).code == 0
-    original = CharLSTM.training_step
+    original = CharLSTM.on_train_batch_start
 
     def failing(self, batch, batch_idx):
         if self.trainer.global_step == 27:
@@ -117,7 +117,7 @@ def test_a_run_that_is_stopped_within_a_row_ends_with_the_same_weights(zoo, monk
         return original(self, batch, batch_idx)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(CharLSTM, "training_step", failing)
+        patch.setattr(CharLSTM, "on_train_batch_start", failing)
         zoo("train", "char-lstm", "--name", "stopped", *settings)
     kept = torch.load("runs/stopped/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 27 and kept["stream_state"][0].any()

@@ -20,7 +20,9 @@ BINS = 15  # of confidence, equally wide, as in Guo et al. 2017
 
 
 class ClassFigures(nn.Module):
-    """Sums and counts over a whole test, joined over all processes when they are read.
+    """Figures of each class over a whole test, from counts, and its calibration, from the confidence in each sample.
+
+    All are joined over all processes when they are read.
 
     Args:
         classes: how many there are.

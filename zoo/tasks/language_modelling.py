@@ -90,10 +90,12 @@ class LanguageModel(Task):
     def figures(self, stage: str) -> dict[str, float]:
         self.evaluation_state = None
         losses = self.losses[stage]
-        loss, read = float(losses.compute()), self.trainer.strategy.reduce(losses.count.clone(), reduce_op="sum")
-        losses.reset()
+        loss = float(losses.compute())
         values = {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
-        return values if stage == "val" else {**values, "characters": float(read)}
+        if stage == "test":
+            values["characters"] = float(self.trainer.strategy.reduce(losses.count.clone(), reduce_op="sum"))
+        losses.reset()
+        return values
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -147,9 +147,7 @@ def _rate(subject: Subject) -> Check:
 
 def _constant(subject: Subject) -> Any:
     """The recipe at its rate from the first step on."""
-    return subject.run.recipe.model_copy(
-        update={"schedule": "constant", "warmup": 0.0, "epochs": 1, "average": "none", "patience": None}
-    )
+    return subject.run.recipe.model_copy(update={"schedule": "constant", "warmup": 0.0, "epochs": 1})
 
 
 def _copy(subject: Subject, recipe: Any = None) -> Any:

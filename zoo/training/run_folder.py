@@ -183,7 +183,7 @@ def known_runs() -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``, without a last line that was cut off."""
+    """The records of a ``metrics.jsonl`` or ``monitors.jsonl``, without a last line that was cut off."""
     return list(stream_records(path))
 
 
@@ -197,11 +197,6 @@ def stream_records(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 continue
-
-
-def read_monitors(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``monitors.jsonl``, likewise."""
-    return [record for record in read_metrics(path) if isinstance(record, dict) and "kind" in record]
 
 
 def tested_figures(path: Path) -> dict[str, float]:
