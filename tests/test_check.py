@@ -45,7 +45,7 @@ class Broken(Classifier):
     def __init__(self, spec, recipe, fault: str = "FAULT"):
         super().__init__(spec, recipe)
         self.fault = fault
-        self.linear = nn.Linear(64, len(spec.classes))
+        self.linear = nn.Linear(64, len(spec.classes) - (fault == "width"))
         self.spare = nn.Linear(2, 2) if fault == "spare" else nn.Identity()
         self.norm = nn.BatchNorm1d(64, track_running_stats=fault != "mixing")
         self.offset = torch.randn(1) if fault == "unsaved" else 0
@@ -68,6 +68,7 @@ class Broken(Classifier):
         ("mixing", "samples of a batch do not mix in evaluation"),
         ("stages", "stages cover all parameters, the head last"),
         ("shape", "outputs fit the spec"),
+        ("width", "outputs fit the spec"),
     ],
 )
 def test_a_broken_model_is_found_out(tmp_path: Path, fault: str, check: str) -> None:

@@ -59,6 +59,8 @@ def test_list_can_be_narrowed_by_name_tag_and_task(zoo) -> None:
     tagged = json.loads(zoo("list", "linear", "--task", "classification", "--json").out)
     assert [entry["name"] for entry in tagged] == ["softmax", "svm"]
     assert zoo("list", "nothing-like-it").is_one_line_error("nothing matches")
+    assert zoo("list", "resnt20").is_one_line_error("nothing matches 'resnt20'", "did you mean 'resnet20'?")
+    assert zoo("list", "--task", "clasification").is_one_line_error("did you mean 'classification'?")
 
 
 def test_show_tells_options_recipe_and_data(zoo) -> None:
@@ -186,7 +188,9 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "vgg11", "--set", "data.size=0"], ["32x32", "data.size=32"]),
         (["train", "mlp", "--precision", "8"], ["recipe.precision=8"]),
         (["train", "mlp", "--accelerator", "gpux"], ["gpux"]),
-        (["train", "mlp", "--strategy", "ddpp"], ["ddpp"]),
+        (["train", "mlp", "--strategy", "ddpp"], ["no strategy", "'ddpp'", "did you mean 'ddp'"]),
+        (["train", "mlp", "--devices", "999", "--set", "trainer.accelerator=cpu"], ["trainer.devices=999", "at most"]),
+        (["train", "mlp", "--name", ""], ["--name ''", "plain name"]),
         (["train", "mlp", "--devices", "none"], ["none"]),
         (["train", "mlp", "--wandb", "yes"], ["wandb.mode"]),
         (["train", "mlp", "--name", "a/b"], ["plain name"]),

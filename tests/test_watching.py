@@ -46,6 +46,21 @@ def two_epochs(start: float = 1000.0) -> list[dict[str, Any]]:
     return records
 
 
+def test_a_run_that_stopped_before_its_first_record_is_said_to_have_stopped(folder: RunFolder) -> None:
+    began = folder.run_file.stat().st_mtime
+    assert Watched(folder).state(began + 5).lines()[-1] == "nothing recorded yet"
+    assert Watched(folder).state(began + 90).lines()[-1].startswith("silent for 1:30: it may have stopped; to go on: zoo train")
+    write(folder.monitors_file, {"step": 29, "epoch": 2, "kind": "pace", "waiting": 0.1})
+    assert Watched(folder).state(began + 5).lines()[-1] == "metrics.jsonl is missing"
+
+
+def test_the_test_at_the_end_is_no_epoch(folder: RunFolder) -> None:
+    folder.run_file.unlink()
+    write(folder.metrics_file, *two_epochs(), {"step": 40, "epoch": 2, "time": 1040.0, "test/accuracy": 0.8})
+    state = Watched(folder).state(1041.0)
+    assert state.is_finished and state.epoch == 2
+
+
 def test_progress_rate_and_time_left_follow_from_the_records(folder: RunFolder) -> None:
     write(folder.metrics_file, *two_epochs())
     state = Watched(folder).state(1032.0)

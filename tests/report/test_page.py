@@ -22,6 +22,17 @@ from zoo.report.subject import facts, figures, read_subject
 from zoo.training.run_folder import RunFolder
 
 VOID = {"meta", "link", "img", "br"}
+PLUGIN = '''
+from zoo import register_data
+
+
+@register_data("nothing", task="classification")
+class Nothing:
+    """A data set of nothing."""
+
+    def __init__(self, batch_size, seed):
+        pass
+'''
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
 
 
@@ -234,6 +245,27 @@ def test_runs_are_compared(report, write_run, metrics, monitors) -> None:
     (loss,) = [text for tag, text in page.texts if tag == "script" and '"first train"' in text and '"second val"' in text
                and '"first val"' in text][:1]  # fmt: skip
     assert json.loads(loss)
+
+
+def test_a_comparison_leads_to_what_is_wrong(report, write_run, metrics, finding) -> None:
+    write_run("sound", metrics(100))
+    write_run("broken", metrics(100), [finding(severity="error"), finding(name="other"), finding(name="third")])
+    page = report("sound", "broken", "--no-samples")
+    cells = [text for tag, text in page.texts if tag in ("td", "th", "a")]
+    assert "broken: 1 error, 2 warnings" in cells and "none" in cells and "1 error, 2 warnings" in cells
+
+
+def test_a_command_that_trains_again_has_the_plugin(zoo, write_run, metrics) -> None:
+    Path("mine.py").write_text(PLUGIN)
+    folder = write_run("alone", metrics(100))
+    assert zoo("--plugin", "mine.py", "report", "alone", "--no-samples").code == 0
+    assert "zoo --plugin mine.py train --config runs/alone/run.yaml" in (folder.path / "report.html").read_text()
+
+
+def test_a_run_that_had_not_finished_is_said_so(report, write_run, metrics) -> None:
+    write_run("cut", metrics(100)[:-1])
+    page = report("cut", "--no-samples")
+    assert "It had not finished when this was written: 1 of" in page.text
 
 
 def test_runs_that_cannot_be_held_against_each_other_are_told(zoo, report, write_run, metrics) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from callbacks.findings import Finding
+from zoo.training.examination import Check
+
 
 def test_a_network_that_is_fine(zoo) -> None:
     answer = zoo("diagnose", "softmax")
@@ -28,6 +31,17 @@ def test_a_network_that_is_not(zoo, settings: list[str], names: set[str]) -> Non
     assert answer.code == 1 and names <= found
     told = zoo("diagnose", "mlp", *arguments)
     assert told.code == 1 and "Likely cause: " in told.out and "once that is mended: zoo train mlp --set" in told.out
+
+
+def test_the_command_at_the_end_is_the_mended_one(zoo) -> None:
+    told = zoo("diagnose", "mlp", "--set", "recipe.lr=1e-8", "--set", "model.hidden=[16]").out.splitlines()[-1]
+    assert told.startswith("once that is mended: zoo train mlp --set 'model.hidden=[16]' --set recipe.lr=") and "1e-8" not in told
+
+
+def test_what_cannot_be_judged_is_not_called_fine() -> None:
+    assert Check("learning rate", "the loss fell at no rate", is_clear=False).state == "unclear"
+    finding = Finding("rate-too-low", "warning", "here", "", "", "")
+    assert Check("learning rate", "", [finding], is_clear=False).state == "warning"
 
 
 def test_a_loss_that_is_no_cross_entropy_is_not_held_against_guessing(zoo) -> None:

@@ -113,36 +113,47 @@ def train(
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
     with folder.given_up_unless_started(is_new) as started, folder.locked():
-        return _train(registry, run, folder, is_new, started, callbacks, test, progress, examine, look)
+        checkpoint = folder.last if resume and folder.last.exists() else None
+        former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
+        data = build_data(registry, run)
+        task = _task_as_it_was(registry, run, data, former if checkpoint else None)
+        look(data)
+        settings = {"watching": callbacks, "test": test, "progress": progress, "examine": examine}
+        return _train(run, folder, data, task, checkpoint, former, is_new=is_new, started=started, **settings)
+
+
+def _task_as_it_was(registry: Registry, run: Run, data: Any, former: dict[str, Any] | None) -> Task:
+    """The network of a Run at its start, or where the checkpoint ``former`` left it."""
+    task = build_task(registry, run, data.spec)
+    task.check_data_options(data)
+    if run.recipe.freeze != "none":
+        run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
+    if former is None:
+        begin(registry, task, run)
+        return task
+    task.load_state_dict(former["state_dict"])
+    if run.recipe.weights:
+        known = spec_from_primitives(former[KEY]["spec"])
+        task.know_images(known.mean, known.std)
+    return task
 
 
 def _train(
-    registry: Registry,
     run: Run,
     folder: RunFolder,
+    data: Any,
+    task: Task,
+    checkpoint: Path | None,
+    former: dict[str, Any],
+    *,
     is_new: bool,
     started: Callable[[], None],
     watching: Sequence[L.Callback],
     test: bool,
     progress: bool,
     examine: bool,
-    look: Callable[[Any], None],
 ) -> Outcome:
-    checkpoint = folder.last if not is_new and folder.last.exists() else None
-    former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
-    data = build_data(registry, run)
-    task = build_task(registry, run, data.spec)
-    task.check_data_options(data)
-    if run.recipe.freeze != "none":
-        run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
-    if checkpoint:
-        task.load_state_dict(former["state_dict"])
-        if run.recipe.weights:
-            known = spec_from_primitives(former[KEY]["spec"])
-            task.know_images(known.mean, known.std)
-    else:
-        begin(registry, task, run)
-    look(data)
+    """Train the network on the data; ``former`` is what the file ``checkpoint`` holds, ``started`` is called when it begins."""
     if not run.recipe.freezing.changes:
         task.freeze(epoch=0)  # before the network is wrapped for several devices, which looks for what has gradients
     if run.recipe.compile:
