@@ -480,7 +480,10 @@ def monitored(path: Path) -> Path:
 
     written = [finding(10, "warning", "dead-relu"), finding(20, "error", "no-gradient"), finding(30, "warning", "dead-relu")]
     for step in range(0, 90, 10):
-        layers = {"first": layer(std=1.0, mean=step), "second": layer(type="ReLU", std=10.0 ** (-step / 10), dead=0.5, rank=None)}
+        layers = {
+            "first": layer(std=1.0, mean=step, signal=0.5),
+            "second": layer(type="ReLU", std=10.0 ** (-step / 10), dead=0.5, rank=None),
+        }
         rows = {"first.weight": {"norm": 1.0, "weight": 2.0, "update": 0.001, "cosine": None}, "first.bias": {"update": 0.1}}
         rows["second.weight"] = {"norm": 0.0, "weight": 2.0, "update": 0.0 if step else None, "cosine": -0.5}
         written += [{"step": step, "epoch": 0, "kind": "activations", "layers": layers}]
@@ -500,7 +503,10 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
     told = [(row["step"], row["severity"], row["name"], row["where"], row["evidence"]) for row in found["findings"]]
     assert told == [(20, "error", "no-gradient", "second", "seen at 20"), (10, "warning", "dead-relu", "second", "seen at 10")]
     assert (found["findings"][0]["cause"], found["findings"][0]["try"]) == ("rate", "less")
-    first = {"place": 0, "layer": "first", "type": "Linear", "mean": 80, "std": 1.0, "dead": None, "saturated": None, "rank": 2.5}
+    first = {
+        "place": 0, "layer": "first", "type": "Linear", "mean": 80, "std": 1.0, "signal": 0.5, "dead": None, "saturated": None,
+        "rank": 2.5,
+    }  # fmt: skip
     assert found["layers"][0] == first and found["layers"][1]["dead"] == 0.5
     names = [(row["place"], row["parameter"], row["update"]) for row in found["parameters"]]
     assert names == [(0, "first.weight", 0.001), (1, "first.bias", 0.1), (2, "second.weight", 0.0)]
