@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from datamodules.picture_files import read_pictures, require_folder
 from datamodules.splits import Images
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.registry import register_data
 from zoo.spec import CaptionSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
@@ -158,8 +157,8 @@ class CaptionFiles(CaptionedPictures):
     def _warn(self, *faults: tuple[list[str], str, str]) -> None:
         """One line for what is left out: names, what is wrong with them, and what they are."""
         told = [f"{len(names):,} {what} {fault} ({some(names, NAMED)})" for names, fault, what in faults if names]
-        if told and not is_follower():
-            print(f"warning: {self.root}: left out are {' and '.join(told)}", file=sys.stderr, flush=True)
+        if told:
+            tell(f"warning: {self.root}: left out are {' and '.join(told)}")
 
 
 @register_data("flickr8k", task="captioning", tags=["own", "colour"])

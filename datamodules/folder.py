@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -20,7 +19,7 @@ from datamodules.images import EXTENSIONS
 from datamodules.splits import Batches, Images, ImagesInMemory, Split
 from zoo.errors import UserError, did_you_mean, near_path, some
 from zoo.randomness import derive_seed
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 
@@ -194,8 +193,7 @@ class Folder(ImageData):
         if self.unreadable:
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
-            if not is_follower():
-                print(f"warning: {count} cannot be read and are left out: {names}", file=sys.stderr, flush=True)
+            tell(f"warning: {count} cannot be read and are left out: {names}")
 
 
 # ---------------------------------------------------------------------------------------------- the tree

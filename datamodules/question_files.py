@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from datamodules.questions import Question, QuestionedPictures
 from datamodules.splits import Split
 from zoo.errors import UserError, some
 from zoo.randomness import derive_seed
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.words import build_vocabulary
 
@@ -167,5 +166,4 @@ def by_picture(asked: Sequence[tuple[Path, Question]]) -> list[AskedPicture]:
 
 
 def _warn(text: str) -> None:
-    if not is_follower():
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+    tell(f"warning: {text}")

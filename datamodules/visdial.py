@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from datamodules.picture_files import image_files, read_pictures
 from datamodules.splits import Split
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.registry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
@@ -191,8 +190,8 @@ class VisDial(PicturesWithDialogues):
         texts = [f"{sum(parts.values()):,} of {total:,} dialogues are left out: {', '.join(told)}"] if told else []
         if talks.unanswerable:
             texts.append(f"{talks.unanswerable:,} rounds have no right candidate and are not ranked")
-        if texts and not is_follower():
-            print(f"warning: {talks.path.name}: {'; '.join(texts)}", file=sys.stderr, flush=True)
+        if texts:
+            tell(f"warning: {talks.path.name}: {'; '.join(texts)}")
 
 
 # ---------------------------------------------------------------------------------------------- the files
@@ -311,6 +310,6 @@ def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:
             relevance[place_of[entry["image_id"]], number] = values
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
             lost += 1
-    if lost and not is_follower():
-        print(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out", file=sys.stderr)
+    if lost:
+        tell(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out")
     return {"relevance": relevance}

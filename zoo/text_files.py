@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 
 
 def read_text(path: Path, asked: str) -> str:
@@ -45,9 +44,9 @@ def _read_all(folder: Path, asked: str) -> str:
             strange.append(file)
     if strange and not texts:
         raise UserError(f"{asked}: none of its files is UTF-8 text, as {strange[0].name} is not")
-    if strange and not is_follower():
+    if strange:
         count = f"{len(strange):,} of {len(files):,} files, as {strange[0].name},"
-        print(f"warning: {asked}: {count} are left out: they are not UTF-8 text", file=sys.stderr)
+        tell(f"warning: {asked}: {count} are left out: they are not UTF-8 text")
     return "\n".join(texts)
 
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.errors import UserError, one_line
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.registry import Registry, scan
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class OneLineErrors(TextParameters, TyperGroup):
 
 
 def _fail(text: str) -> None:
-    if not is_follower():
-        print("error:", one_line(text), file=sys.stderr)
+    tell(f"error: {one_line(text)}")
     sys.exit(2)
 
 
@@ -102,8 +101,8 @@ Checkpoint = Annotated[str, typer.Option(help="best or last.")]
 
 def open_registry(context: typer.Context) -> Registry:
     registry = scan(context.obj or ())
-    for warning in registry.warnings if not is_follower() else ():
-        print("warning:", warning, file=sys.stderr)
+    for warning in registry.warnings:
+        tell(f"warning: {warning}")
     return registry
 
 

@@ -24,7 +24,7 @@ from zoo.commands.shell import (
 )
 from zoo.errors import UserError
 from zoo.fetch import require_writable
-from zoo.ranks import is_follower
+from zoo.ranks import tell
 from zoo.registry import Registry
 
 if TYPE_CHECKING:
@@ -137,9 +137,8 @@ def train_and_tell(
     try:
         outcome = engine.train(registry, run, run_name, resume, **watching)
     except Interrupted as stopped:
-        if not is_follower():
-            state = "and saved. To go on" if stopped.is_saved else "before anything was to be saved. To begin anew"
-            print(f"interrupted, {state}: {again} train --resume {stopped}", file=sys.stderr)
+        state = "and saved. To go on" if stopped.is_saved else "before anything was to be saved. To begin anew"
+        tell(f"interrupted, {state}: {again} train --resume {stopped}")
         sys.exit(130)
     if not outcome.is_rank_zero:
         return
