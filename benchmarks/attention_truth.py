@@ -17,9 +17,9 @@ from itertools import permutations
 import torch
 import typer
 
-from datamodules.worlds.captions import MEANS
-from datamodules.worlds.descriptions import ATTRIBUTE_OF, Description, fits, read, stands
-from datamodules.worlds.shapes import SIDE, SIZES, Thing
+from zoo.datamodules.worlds.captions import MEANS
+from zoo.datamodules.worlds.descriptions import ATTRIBUTE_OF, Description, fits, read, stands
+from zoo.datamodules.worlds.shapes import SIDE, SIZES, Thing
 from zoo.pictures.caption_attention import look
 from zoo.registry import scan
 from zoo.training.building import build_data, load_task

@@ -19,8 +19,8 @@ import torch
 import typer
 
 import zoo
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.recipe import resolve
 from zoo.training import building
 from zoo.training.trainer import quiet

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from datamodules.base import ImageData
-from datamodules.splits import ImagesInMemory, Split
 from zoo import ImageSpec, register_data
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.splits import ImagesInMemory, Split
 
 
 @register_data("random-images", task="classification")

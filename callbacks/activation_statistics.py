@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.distribution import Distribution, read_description
-from callbacks.gates import RECURRENT, gates
-from callbacks.recording import Monitor, Record, eager, over_processes
+from zoo.callbacks.distribution import Distribution, read_description
+from zoo.callbacks.gates import RECURRENT, gates
+from zoo.callbacks.recording import Monitor, Record, eager, over_processes
 
 WINDOW = 5  # records
 FEATURES = 512  # of what goes into a layer, at most so many are held against each other
@@ -38,7 +38,7 @@ class ActivationStatistics(Monitor):
     Layers are modules without children or with parameters of their own (``NAME:64`` where one is used again with another number
     of units), and ``relu``, ``sigmoid`` and ``tanh`` where a module calls them as functions: ``MODULE/relu:64`` is all its calls
     in a step with 64 units.
-    Recurrent layers have their gates besides, as in ``MODULE/forget_l0`` of an LSTM (see ``callbacks.gates``).
+    Recurrent layers have their gates besides, as in ``MODULE/forget_l0`` of an LSTM (see ``zoo.callbacks.gates``).
     Of each layer a record holds
 
     - ``mean``, ``std``, ``least``, ``most``, ``zero`` (share of exact zeros), ``quantiles`` (5, 25, 50, 75 and 95%, each the

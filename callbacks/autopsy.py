@@ -17,7 +17,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from callbacks.replay import Fault, Step, carriers, random_state, replay, set_random_state
+from zoo.callbacks.replay import Fault, Step, carriers, random_state, replay, set_random_state
 
 FORMAT = 1
 FILE = "autopsy.pt"

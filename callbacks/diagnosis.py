@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.findings import (
+from zoo.callbacks.findings import (
     PATIENT,
     SEEN,
     Finding,
@@ -21,7 +21,7 @@ from callbacks.findings import (
     judge_learning,
     judge_pace,
 )
-from callbacks.recording import Record, parameters_of
+from zoo.callbacks.recording import Record, parameters_of
 
 BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
 

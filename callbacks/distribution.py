@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor
 
-from callbacks.recording import over_processes
+from zoo.callbacks.recording import over_processes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 KEYS = 2**16

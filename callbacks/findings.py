@@ -12,7 +12,7 @@ from itertools import takewhile
 from statistics import median
 from typing import Any
 
-from callbacks.recording import Record
+from zoo.callbacks.recording import Record
 
 WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 # Shares of units and of outputs, from which on a layer is told of. Where samples are much alike, half of all units are silent;

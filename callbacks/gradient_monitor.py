@@ -11,8 +11,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacks.distribution import histogram
-from callbacks.recording import Monitor, Record, holds_parts, over_processes, parameters_of
+from zoo.callbacks.distribution import histogram
+from zoo.callbacks.recording import Monitor, Record, holds_parts, over_processes, parameters_of
 
 MEMORY = 0.9  # weight of the past in the two means that the noise scale is made of
 PRODUCTS = ("gradient", "weight", "update", "with_previous", "previous", "with_next")

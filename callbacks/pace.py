@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.recording import Monitor
+from zoo.callbacks.recording import Monitor
 
 
 class Pace(Monitor):

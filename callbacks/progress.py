@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column
 from rich.text import Text
 
-from callbacks.diagnosis import Diagnosis
-from callbacks.findings import Finding
-from callbacks.sparkline import sparkline
+from zoo.callbacks.diagnosis import Diagnosis
+from zoo.callbacks.findings import Finding
+from zoo.callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2
 TREND_WIDTH = 16

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.captions import CaptionedPictures, Told
-from datamodules.decoded import MIXED_SIZE, common_size
-from datamodules.images import EXTENSIONS
-from datamodules.json_files import read_json
-from datamodules.picture_files import read_pictures, require_folder
-from datamodules.splits import Images
+from zoo.datamodules.captions import CaptionedPictures, Told
+from zoo.datamodules.decoded import MIXED_SIZE, common_size
+from zoo.datamodules.images import EXTENSIONS
+from zoo.datamodules.json_files import read_json
+from zoo.datamodules.picture_files import read_pictures, require_folder
+from zoo.datamodules.splits import Images
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.augment import Batch
-from datamodules.splits import Images, ImagesInMemory, Split
-from datamodules.worded import WordedPictures, padded
-from datamodules.worlds import shapes
-from datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
+from zoo.datamodules.augment import Batch
+from zoo.datamodules.splits import Images, ImagesInMemory, Split
+from zoo.datamodules.worded import WordedPictures, padded
+from zoo.datamodules.worlds import shapes
+from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
 from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, CaptionSpec, ImageSpec

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from datamodules.base import ImageData
-from datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder, fetch
 from zoo.registry import register_data

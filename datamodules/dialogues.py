@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.augment import Batch
-from datamodules.splits import Images, ImagesInMemory, Split
-from datamodules.worded import WordedPictures, padded
-from datamodules.worlds import dialogues, shapes
+from zoo.datamodules.augment import Batch
+from zoo.datamodules.splits import Images, ImagesInMemory, Split
+from zoo.datamodules.worded import WordedPictures, padded
+from zoo.datamodules.worlds import dialogues, shapes
 from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, DialogueSpec, ImageSpec

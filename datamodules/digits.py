@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from datamodules.base import ImageData
-from datamodules.held_out import split_by_class
-from datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.held_out import split_by_class
+from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import ImageSpec

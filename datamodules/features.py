@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from datamodules.progress import shown
-from datamodules.splits import Images
+from zoo.datamodules.progress import shown
+from zoo.datamodules.splits import Images
 from zoo.errors import UserError
 from zoo.fetch import cache_folder
 

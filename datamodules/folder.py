@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
-from datamodules.held_out import split_by_class
-from datamodules.images import EXTENSIONS
-from datamodules.splits import Batches, Images, ImagesInMemory, Split
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
+from zoo.datamodules.held_out import split_by_class
+from zoo.datamodules.images import EXTENSIONS
+from zoo.datamodules.splits import Batches, Images, ImagesInMemory, Split
 from zoo.errors import UserError, did_you_mean, near_path, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.decoded import ImageFiles, identity_of_files, kept_content
-from datamodules.images import EXTENSIONS
-from datamodules.splits import Images, ImagesInMemory
+from zoo.datamodules.decoded import ImageFiles, identity_of_files, kept_content
+from zoo.datamodules.images import EXTENSIONS
+from zoo.datamodules.splits import Images, ImagesInMemory
 from zoo.errors import UserError
 
 

@@ -13,8 +13,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData
-from datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.registry import register_data

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from datamodules.picture_files import read_pictures
-from datamodules.questions import Question, QuestionedPictures
-from datamodules.splits import Split
+from zoo.datamodules.picture_files import read_pictures
+from zoo.datamodules.questions import Question, QuestionedPictures
+from zoo.datamodules.splits import Split
 from zoo.errors import UserError, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

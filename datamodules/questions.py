@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datamodules.splits import Images, ImagesInMemory, Split
-from datamodules.worded import WordedPictures, padded
-from datamodules.worlds import questions as shape_questions
-from datamodules.worlds import shapes, sort_of_clevr
+from zoo.datamodules.splits import Images, ImagesInMemory, Split
+from zoo.datamodules.worded import WordedPictures, padded
+from zoo.datamodules.worlds import questions as shape_questions
+from zoo.datamodules.worlds import shapes, sort_of_clevr
 from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec

@@ -12,9 +12,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules.pixels import statistics_of_counts
-from datamodules.position import position_of
-from datamodules.worlds.rooms import (
+from zoo.datamodules.pixels import statistics_of_counts
+from zoo.datamodules.position import position_of
+from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     HEIGHT,
     STOP,

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
-from datamodules.picture_files import image_files, read_pictures
-from datamodules.splits import Split
+from zoo.datamodules.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
+from zoo.datamodules.picture_files import image_files, read_pictures
+from zoo.datamodules.splits import Split
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

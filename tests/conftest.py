@@ -44,7 +44,7 @@ class Answer:
 @pytest.fixture
 def zoo(capfd: pytest.CaptureFixture):
     """The ``zoo`` command in this process: ``zoo("train", "mlp")`` gives an Answer."""
-    from cli import app
+    from zoo.cli import app
 
     def call(*arguments: object) -> Answer:
         capfd.readouterr()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.folder import Folder
 from zoo.advice import Advice, advise, find_copies, report, suggest
+from zoo.datamodules.folder import Folder
 from zoo.errors import UserError
 from zoo.registry import scan
 

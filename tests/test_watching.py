@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.sparkline import sparkline
+from zoo.callbacks.sparkline import sparkline
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.training.run_folder import RunFolder

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from callbacks.sparkline import sparkline
+from zoo.callbacks.sparkline import sparkline
 from zoo.errors import UserError
 from zoo.recipe import Run
 from zoo.training.run_folder import RunFolder

@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from itertools import permutations
 from random import Random
 
-from datamodules.worlds.descriptions import ATTRIBUTE_OF, RELATIONS, Description, describe, fits, read, say, stands, with_article
-from datamodules.worlds.shapes import Thing
+from zoo.datamodules.worlds.descriptions import (
+    ATTRIBUTE_OF,
+    RELATIONS,
+    Description,
+    describe,
+    fits,
+    read,
+    say,
+    stands,
+    with_article,
+)
+from zoo.datamodules.worlds.shapes import Thing
 from zoo.randomness import derive_seed
 
 PHRASES = {  # how a relation is said

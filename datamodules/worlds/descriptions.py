@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from datamodules.worlds.shapes import COLOURS, MARGIN, SHAPES, SIZES, TEXTURES, Thing
+from zoo.datamodules.worlds.shapes import COLOURS, MARGIN, SHAPES, SIZES, TEXTURES, Thing
 
 ATTRIBUTES = {"size": tuple(SIZES), "colour": tuple(COLOURS), "texture": TEXTURES, "shape": SHAPES}  # in the order of speech
 ATTRIBUTE_OF = {value: name for name, values in ATTRIBUTES.items() for value in values}

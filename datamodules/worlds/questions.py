@@ -7,7 +7,7 @@ from itertools import combinations
 from random import Random
 from typing import NamedTuple
 
-from datamodules.worlds.descriptions import (
+from zoo.datamodules.worlds.descriptions import (
     ATTRIBUTE_OF,
     ATTRIBUTES,
     RELATIONS,
@@ -20,7 +20,7 @@ from datamodules.worlds.descriptions import (
     unique_descriptions,
     with_article,
 )
-from datamodules.worlds.shapes import MOST, Thing
+from zoo.datamodules.worlds.shapes import MOST, Thing
 from zoo.randomness import derive_seed
 
 ANSWERS = ("yes", "no", *map(str, range(MOST + 1)), *(value for values in ATTRIBUTES.values() for value in values))

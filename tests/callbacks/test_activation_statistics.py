@@ -17,8 +17,8 @@ from everything import Everything, data, hooks_of, trainer
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.distribution import Distribution, read_description
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.distribution import Distribution, read_description
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GATES = {f"lstm/{name}_l0" for name in ("input", "forget", "candidate", "output")}
@@ -147,7 +147,7 @@ def test_a_module_in_several_places_is_told_apart_by_its_units() -> None:
 
 
 def test_a_small_deviation_far_from_zero_is_exact_over_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callbacks.distribution.PART", 1000)
+    monkeypatch.setattr("zoo.callbacks.distribution.PART", 1000)
     values = 1e4 + 0.1 * torch.randn(3, 2345, generator=torch.Generator().manual_seed(0))
     values[0, :7] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 0.0])
     found = Distribution(torch.device("cpu"))

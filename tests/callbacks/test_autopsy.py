@@ -12,8 +12,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.autopsy import FILE, NonFinite, NonFiniteAutopsy, repeat
-from callbacks.replay import Fault
+from zoo.callbacks.autopsy import FILE, NonFinite, NonFiniteAutopsy, repeat
+from zoo.callbacks.replay import Fault
 
 STEPS = 6
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.diagnosis import Diagnosis
-from callbacks.findings import Finding, judge_activations, judge_gradients, judge_learning, judge_pace
-from callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.diagnosis import Diagnosis
+from zoo.callbacks.findings import Finding, judge_activations, judge_gradients, judge_learning, judge_pace
+from zoo.callbacks.gradient_monitor import GradientMonitor
 
 
 class Learner(L.LightningModule):

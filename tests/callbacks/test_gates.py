@@ -9,8 +9,8 @@ import torch
 from everything import Everything, data, trainer
 from torch import Tensor, nn
 
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.gates import gates
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.gates import gates
 
 
 def step_by_step(kind: str, weights: list[Tensor], inputs: Tensor, hidden: Tensor, cell: Tensor | None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from everything import Everything, data, trainer
 from lightning.pytorch.plugins import MixedPrecision
 
-from callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.gradient_monitor import GradientMonitor
 
 
 class Gradients(L.Callback):

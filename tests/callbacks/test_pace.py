@@ -8,8 +8,8 @@ import lightning as L
 import pytest
 from everything import Everything, data, trainer
 
-from callbacks import pace
-from callbacks.pace import Pace
+from zoo.callbacks import pace
+from zoo.callbacks.pace import Pace
 
 STEP, SAVING, READING = 1.0, 100.0, 3.0  # seconds
 

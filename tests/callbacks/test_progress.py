@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from callbacks.diagnosis import Diagnosis
-from callbacks.findings import Finding
-from callbacks.progress import TrainingProgress
+from zoo.callbacks.diagnosis import Diagnosis
+from zoo.callbacks.findings import Finding
+from zoo.callbacks.progress import TrainingProgress
 
 
 class Anybodys(L.LightningModule):
@@ -125,7 +125,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
         monkeypatch.delenv(name, raising=False)
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "50", "LINES": "24"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("callbacks.progress.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("zoo.callbacks.progress.REFRESH_SECONDS", 0.0)
     return 50
 
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from datamodules import base
-from datamodules.base import ImageData
-from datamodules.held_out import fold_by_class, split_by_class
-from datamodules.pixels import channel_statistics, resize
-from datamodules.splits import Batches, ImagesInMemory, Split
+from zoo.datamodules import base
+from zoo.datamodules.base import ImageData
+from zoo.datamodules.held_out import fold_by_class, split_by_class
+from zoo.datamodules.pixels import channel_statistics, resize
+from zoo.datamodules.splits import Batches, ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.spec import IGNORE, ImageSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.caption_files import CocoCaptions, Flickr8k
+from zoo.datamodules.caption_files import CocoCaptions, Flickr8k
 from zoo.errors import UserError
 from zoo.spec import END, UNKNOWN
 

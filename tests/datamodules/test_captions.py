@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.captions import ShapesCaptions
-from datamodules.worlds.captions import is_true
+from zoo.datamodules.captions import ShapesCaptions
+from zoo.datamodules.worlds.captions import is_true
 from zoo.errors import UserError
 from zoo.spec import END, PAD, START
 

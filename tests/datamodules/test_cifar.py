@@ -14,8 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from datamodules import cifar
-from datamodules.cifar import Cifar10, Cifar100, read_pickle
+from zoo.datamodules import cifar
+from zoo.datamodules.cifar import Cifar10, Cifar100, read_pickle
 from zoo.errors import UserError
 
 README = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "README.md"

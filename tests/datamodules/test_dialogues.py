@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.dialogues import ShapesDialogues
-from datamodules.visdial import VisDial
-from datamodules.worlds import dialogues, shapes
+from zoo.datamodules.dialogues import ShapesDialogues
+from zoo.datamodules.visdial import VisDial
+from zoo.datamodules.worlds import dialogues, shapes
 from zoo.errors import UserError
 from zoo.spec import END, IGNORE, PAD
 

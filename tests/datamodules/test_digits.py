@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from datamodules.digits import Digits
+from zoo.datamodules.digits import Digits
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from datamodules.memory import EVALUATION_BATCH, EVALUATION_BATCHES, AddingProblem, CopyMemory, SameSequences
+from zoo.datamodules.memory import EVALUATION_BATCH, EVALUATION_BATCHES, AddingProblem, CopyMemory, SameSequences
 from zoo.errors import UserError
 
 ALL = EVALUATION_BATCHES * EVALUATION_BATCH

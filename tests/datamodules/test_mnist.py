@@ -12,8 +12,8 @@ import pytest
 import torch
 import torchvision
 
-from datamodules import mnist
-from datamodules.mnist import FashionMnist, Mnist, read_idx
+from zoo.datamodules import mnist
+from zoo.datamodules.mnist import FashionMnist, Mnist, read_idx
 from zoo.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist"

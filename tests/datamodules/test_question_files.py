@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.clevr import CLEVR
-from datamodules.easy_vqa import EasyVQA
-from datamodules.vqa import VQA, normalise_answer
+from zoo.datamodules.clevr import CLEVR
+from zoo.datamodules.easy_vqa import EasyVQA
+from zoo.datamodules.vqa import VQA, normalise_answer
 from zoo.errors import UserError
 from zoo.spec import IGNORE, OUTSIDE
 

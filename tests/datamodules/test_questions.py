@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.questions import ShapesQuestions, SortOfCLEVR
-from datamodules.worlds import questions as shape_questions
-from datamodules.worlds import shapes, sort_of_clevr
+from zoo.datamodules.questions import ShapesQuestions, SortOfCLEVR
+from zoo.datamodules.worlds import questions as shape_questions
+from zoo.datamodules.worlds import shapes, sort_of_clevr
 from zoo.errors import UserError
 from zoo.spec import IGNORE
 

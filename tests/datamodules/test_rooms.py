@@ -10,8 +10,8 @@ from collections import deque
 import pytest
 import torch
 
-from datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, EpisodeBatches, Rooms
-from datamodules.worlds.rooms import (
+from zoo.datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, EpisodeBatches, Rooms
+from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     COLOURS,
     EYE,

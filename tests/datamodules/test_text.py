@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
+from zoo.datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
 from zoo.errors import UserError
 from zoo.spec import IGNORE, TextSpec
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import zoo
-from datamodules.text import WholeText
+from zoo.datamodules.text import WholeText
 from zoo.errors import UserError
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE

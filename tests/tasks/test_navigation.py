@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.rooms import LONGEST, Rooms
-from datamodules.worlds.rooms import THINGS
+from zoo.datamodules.rooms import LONGEST, Rooms
+from zoo.datamodules.worlds.rooms import THINGS
 from zoo.models.navigator import Navigator
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, PAD

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from datamodules.worlds import shapes
+from zoo.datamodules.worlds import shapes
 
 SETTINGS = (
     "--set", "data.pictures=64", "--set", "recipe.batch_size=16", "--set", "trainer.limit_val_batches=2",

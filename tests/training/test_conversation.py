@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.worlds import shapes
+from zoo.datamodules.worlds import shapes
 from zoo.errors import UserError
 from zoo.registry import scan
 from zoo.spec import END

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.findings import Finding
+from zoo.callbacks.findings import Finding
 from zoo.training.examination import Check
 
 

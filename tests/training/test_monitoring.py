@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.training.monitoring import MonitorsLog
 from zoo.training.run_folder import read_metrics
 

@@ -23,7 +23,7 @@ from zoo.training.checkpoints import Interrupted
 from zoo.training.run_folder import RunFolder, read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "datamodules.digits", "sklearn.datasets"])
+SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "zoo.datamodules.digits", "sklearn.datasets"])
 STEPS_AN_EPOCH, EPOCHS = 10, 3
 SETTINGS = [
     f"recipe.epochs={EPOCHS}", "recipe.batch_size=64", f"trainer.limit_train_batches={STEPS_AN_EPOCH}",

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from callbacks.autopsy import FILE, NonFiniteAutopsy, repeat
-from callbacks.replay import Fault
+from zoo.callbacks.autopsy import FILE, NonFiniteAutopsy, repeat
+from zoo.callbacks.replay import Fault
 from zoo.errors import UserError, one_line
 from zoo.tasks.task import Diverged, Task
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint

@@ -16,9 +16,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
-from callbacks.findings import Finding
-from callbacks.pace import Pace
-from callbacks.progress import TrainingProgress
+from zoo.callbacks.findings import Finding
+from zoo.callbacks.pace import Pace
+from zoo.callbacks.progress import TrainingProgress
 from zoo.errors import UserError
 from zoo.ranks import tell
 from zoo.recipe import Run, TrainerSettings

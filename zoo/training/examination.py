@@ -10,11 +10,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.diagnosis import Diagnosis
-from callbacks.findings import WEIGHTED, Finding
-from callbacks.gradient_monitor import GradientMonitor
-from callbacks.recording import Record
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.diagnosis import Diagnosis
+from zoo.callbacks.findings import WEIGHTED, Finding
+from zoo.callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.recording import Record
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec

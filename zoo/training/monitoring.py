@@ -10,10 +10,10 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.diagnosis import Diagnosis
-from callbacks.gradient_monitor import GradientMonitor
-from callbacks.pace import Pace
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.diagnosis import Diagnosis
+from zoo.callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.pace import Pace
 from zoo.fetch import replace_file
 from zoo.recipe import Run
 from zoo.tasks.classification import Classifier

@@ -19,8 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from callbacks.distribution import EDGES
-from callbacks.recording import histograms_of, numbers_of
+from zoo.callbacks.distribution import EDGES
+from zoo.callbacks.recording import histograms_of, numbers_of
 from zoo.recipe import WandbSettings
 
 STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume

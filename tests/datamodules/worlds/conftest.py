@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.worlds.shapes import draw_scenes
+from zoo.datamodules.worlds.shapes import draw_scenes
 
 NOUNS = {"thing", "things", "one"}
 

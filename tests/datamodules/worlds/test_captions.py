@@ -8,8 +8,8 @@ from statistics import mean
 
 import pytest
 
-from datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
-from datamodules.worlds.shapes import COLOURS, SHAPES, SIZES, TEXTURES, Thing
+from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
+from zoo.datamodules.worlds.shapes import COLOURS, SHAPES, SIZES, TEXTURES, Thing
 
 RELATION = re.compile(r" (?:is )?((?:to the )?left of|(?:to the )?right of|above|below|under) ")
 CIRCLE, SQUARE = Thing("small", "red", "striped", "circle", 10, 30), Thing("large", "orange", "plain", "square", 40, 50)

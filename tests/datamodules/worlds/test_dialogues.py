@@ -8,9 +8,9 @@ from statistics import mean
 
 import pytest
 
-from datamodules.worlds.captions import is_true
-from datamodules.worlds.dialogues import ANSWERS, LONGEST, WORDS, hold_dialogue
-from datamodules.worlds.shapes import draw_scenes
+from zoo.datamodules.worlds.captions import is_true
+from zoo.datamodules.worlds.dialogues import ANSWERS, LONGEST, WORDS, hold_dialogue
+from zoo.datamodules.worlds.shapes import draw_scenes
 
 RELATION = "left of|right of|above|below"
 ELLIPSIS = {"to its left": "left of", "to its right": "right of", "above it": "above", "below it": "below"}

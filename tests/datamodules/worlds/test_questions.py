@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from datamodules.worlds.questions import ANSWERS, KINDS, LONGEST, WORDS, ask_questions
+from zoo.datamodules.worlds.questions import ANSWERS, KINDS, LONGEST, WORDS, ask_questions
 
 RELATION = "left of|right of|above|below"
 

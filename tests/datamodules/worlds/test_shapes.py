@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from datamodules.worlds.shapes import COLOURS, MOST, SHAPES, SIZES, SPLITS, TEXTURES, Scenes, Thing, draw_scenes, render
+from zoo.datamodules.worlds.shapes import COLOURS, MOST, SHAPES, SIZES, SPLITS, TEXTURES, Scenes, Thing, draw_scenes, render
 
 
 def scene_of(*things: Thing, key: int = 1) -> Scenes:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 
-from datamodules.worlds.sort_of_clevr import ANSWERS, LONGEST, WORDS, ask_questions, draw_pictures, render
+from zoo.datamodules.worlds.sort_of_clevr import ANSWERS, LONGEST, WORDS, ask_questions, draw_pictures, render
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange": (255, 156, 0), "grey": (128, 128, 128),
            "yellow": (255, 255, 0)}  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from datamodules.base import ImageData, ImagesInMemory, Split
 from zoo import ImageSpec, register_data
+from zoo.datamodules.base import ImageData, ImagesInMemory, Split
 
 
 @register_data("stripes", task="classification", tags=["embedded"])
