@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.augment import Batch
-from zoo.datamodules.splits import Images, ImagesInMemory, Split
+from zoo.datamodules.splits import Images, Split
 from zoo.datamodules.worded import WordedPictures, padded
-from zoo.datamodules.worlds import dialogues, shapes
-from zoo.errors import UserError
-from zoo.registry import register_data
-from zoo.spec import END, IGNORE, SPECIAL_WORDS, DialogueSpec, ImageSpec
+from zoo.spec import END, IGNORE
 
 Sentence = list[str]
 NO_ROUND = -1  # in place of a question or an answer, where a dialogue has fewer rounds
@@ -101,64 +98,3 @@ class PicturesWithDialogues(WordedPictures):
         """What is there, once ``setup`` has run: answers, candidates a round, rounds a split, and so on."""
         rounds = {f"{name} rounds": int((split.labels != IGNORE).sum()) for name, split in self.splits.items()}
         return {"answers": len(self.spec.answers), "candidates": self.spec.candidates, **rounds, **super().facts()}
-
-
-@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "colour"], tiny={"pictures": 100})
-class ShapesDialogues(PicturesWithDialogues):
-    """Coloured shapes on a dark ground and dialogues such as: what colour is it, red, and the one to its left, blue.
-
-    There are 24 answers, all of them candidates in every round. It is told apart which rounds need the history: the same question
-    has another answer after other rounds. The pictures are the same for every seed, and no two splits share one.
-
-    Args:
-        pictures: for training; there are as many for validation and for testing, but not more than 1,000 each.
-        rounds: of each dialogue, from 1 to 10.
-        size: pixels a side.
-        augment: none, light, standard, strong, or a list as in crop:4,jitter.
-    """
-
-    HELD_OUT = 1000
-    FEWEST = 3  # things in a picture, so that there is something to ask
-    MOST_ROUNDS = 10
-    longest = dialogues.LONGEST + 1
-    longest_caption = dialogues.LONGEST + 1
-
-    def __init__(
-        self, batch_size: int, seed: int, pictures: int = 10_000, rounds: int = 8, size: int = 64, augment: str = "none"
-    ) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.1)
-        if pictures < 1:
-            raise UserError(f"data.pictures={pictures}: must be at least 1")
-        if not 1 <= rounds <= self.MOST_ROUNDS:
-            raise UserError(f"data.rounds={rounds}: must be from 1 to {self.MOST_ROUNDS}")
-        if size < shapes.SIDE // 2:
-            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
-        self.pictures, self.rounds = pictures, rounds
-
-    def describe(self) -> DialogueSpec:
-        image = ImageSpec(3, self.size, self.size, classes=())
-        answers = dialogues.ANSWERS
-        vocabulary = (*SPECIAL_WORDS, *sorted({*dialogues.WORDS, *answers}))
-        return DialogueSpec(image, vocabulary, answers, self.longest, self.rounds, len(answers))
-
-    def read(self) -> dict[str, Split]:
-        return {name: self._read(name) for name in shapes.SPLITS}
-
-    def _read(self, name: str) -> Split:
-        count = self.pictures if name == "train" else min(self.pictures, self.HELD_OUT)
-        scenes = shapes.draw_scenes(0, name, range(count), fewest=self.FEWEST)
-        held = [
-            dialogues.hold_dialogue(things, key, self.rounds)
-            for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
-        ]
-        row_of: dict[str, int] = {}
-        questions = [[row_of.setdefault(r.question, len(row_of)) for r in dialogue.rounds] for dialogue in held]
-        answers = torch.tensor([[dialogues.ANSWERS.index(r.answer) for r in dialogue.rounds] for dialogue in held])
-        needs_history = torch.tensor([[r.needs_history for r in dialogue.rounds] for dialogue in held])
-        candidates = torch.arange(len(dialogues.ANSWERS)).expand(*answers.shape, -1)
-        rows = Dialogues(
-            [dialogue.caption.split() for dialogue in held], torch.tensor(questions), answers, candidates, answers,
-            {"needs_history": needs_history},
-        )  # fmt: skip
-        pictures = ImagesInMemory(shapes.render(scenes, self.size))
-        return self.split(pictures, rows, [question.split() for question in row_of], [[answer] for answer in dialogues.ANSWERS])

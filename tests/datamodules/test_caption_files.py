@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.datamodules.caption_files import CocoCaptions, Flickr8k
+from zoo.datamodules.coco_captions import CocoCaptions
+from zoo.datamodules.flickr8k import Flickr8k
 from zoo.errors import UserError
 from zoo.spec import END, UNKNOWN
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.datamodules.captions import ShapesCaptions
+from zoo.datamodules.shapes import ShapesCaptions
 from zoo.datamodules.worlds.captions import is_true
 from zoo.errors import UserError
 from zoo.spec import END, PAD, START

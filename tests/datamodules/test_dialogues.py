@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.datamodules.dialogues import ShapesDialogues
+from zoo.datamodules.shapes import ShapesDialogues
 from zoo.datamodules.visdial import VisDial
 from zoo.datamodules.worlds import dialogues, shapes
 from zoo.errors import UserError

@@ -1,0 +1,1 @@
+"""Base classes of data sets, one for each kind of work."""

@@ -1,0 +1,170 @@
+"""Flickr8k (Hodosh et al. 2013), in each of the formats in which its captions are published."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.datamodules.caption_files import Captioned, CaptionFiles, Captions, Found
+from zoo.datamodules.images import EXTENSIONS
+from zoo.datamodules.json_files import read_json
+from zoo.errors import UserError, one_line
+from zoo.randomness import derive_seed
+from zoo.registry import register_data
+
+TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
+
+
+@register_data("flickr8k", task="captioning", tags=["own", "colour"])
+class Flickr8k(CaptionFiles):
+    """Flickr8k (Hodosh et al. 2013): 8,000 photographs with five captions each, or your own pictures in the same layout.
+
+    Anywhere below ``root``: the captions, as ``captions.txt`` (image,caption), ``Flickr8k.token.txt`` (image#0, a tab, caption)
+    or Karpathy's ``dataset_flickr8k.json``; the official lists ``Flickr_8k.trainImages.txt``, ``Flickr_8k.devImages.txt`` and
+    ``Flickr_8k.testImages.txt``; and the images. Where there are no lists, a tenth of the images is for testing.
+
+    Args:
+        root: the folder.
+        size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
+        augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
+        validation: share of the training images held out for validation, where no list says which.
+        least: how often a word must be seen in training captions to be in the vocabulary.
+        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
+        memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
+    """
+
+    LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int = 0,
+        augment: str = "none",
+        validation: float = 0.1,
+        least: int = 5,
+        longest: int = 0,
+        memory_gb: float = 2.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root, size, augment, validation, least, longest, memory_gb)
+
+    def find(self) -> Found:
+        texts, images = files_below(self.root)
+        split_of: dict[str, str] = {}
+        if karpathy := [path for name, path in sorted(texts.items()) if name.startswith("dataset") and name.endswith(".json")]:
+            captions, split_of = read_karpathy(karpathy[0])
+        elif path := texts.get("Flickr8k.token.txt"):
+            captions = read_tokens(path)
+        elif path := texts.get("captions.txt"):
+            captions = read_captions(path)
+        else:
+            raise UserError(f"data.root={self.root}: holds no captions.txt, Flickr8k.token.txt or dataset_flickr8k.json")
+        if not captions.keys() & images.keys():
+            raise UserError(f"data.root={self.root}: no image below it is one of the {len(captions):,} that have captions")
+        if not split_of:
+            split_of = self._listed(texts, sorted(captions.keys() & images.keys()))
+        named = captions.keys() | split_of.keys()
+        splits: dict[str, list[Captioned]] = {name: [] for name in dict.fromkeys(("train", *split_of.values()))}
+        for name, split in split_of.items():
+            if name in captions and name in images:
+                splits[split].append(Captioned(images[name], captions[name]))
+        return Found(splits, sorted(images.keys() - captions.keys()), sorted(named - images.keys()))
+
+    def _listed(self, texts: dict[str, str], whole: list[str]) -> dict[str, str]:
+        """The split of each image, by the official lists, or at random where there is none of them."""
+        listed = {split: texts[name] for split, name in self.LISTS.items() if name in texts}
+        if not listed:
+            generator = torch.Generator().manual_seed(derive_seed(0, "test"))
+            order = torch.randperm(len(whole), generator=generator).tolist()
+            for_testing = set(order[: max(1, round(TEST_SHARE * len(whole)))])
+            return {name: "test" if index in for_testing else "train" for index, name in enumerate(whole)}
+        if missing := [name for split, name in self.LISTS.items() if split not in listed and split != "val"]:
+            raise UserError(f"data.root={self.root}: holds {os.path.basename(next(iter(listed.values())))}, but no {missing[0]}")
+        return {line.strip(): split for split, path in listed.items() for line in read_lines(path) if line.strip()}
+
+
+def files_below(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Text files and images below a folder, by name; of two with one name the first, in the order of their folders."""
+    texts: dict[str, str] = {}
+    images: dict[str, str] = {}
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in files:
+            if name.lower().endswith(EXTENSIONS):
+                images.setdefault(name, f"{folder}{os.sep}{name}")
+            elif name.lower().endswith((".txt", ".json")):
+                texts.setdefault(name, f"{folder}{os.sep}{name}")
+    return texts, {name: path for name, path in images.items() if not name.startswith(".")}
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text in UTF-8") from None
+
+
+def read_captions(path: str) -> Captions:
+    """``captions.txt``: CSV of image,caption with a header; a caption may have commas without being quoted.
+
+    Raises:
+        UserError: another header, or a line without a caption.
+    """
+    lines = read_lines(path)
+    if not lines or lines[0].strip().lower().replace(" ", "") not in ("image,caption", "image_name,comment"):
+        raise UserError(f"{path}: its first line must be image,caption")
+    captions: Captions = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            name, *parts = next(csv.reader([line])) if '"' in line else line.split(",", 1)
+            if not parts:
+                raise UserError(f"{path}: line {number} has no caption: {one_line(line, 60)}")
+            captions.setdefault(name.strip(), []).append(",".join(parts))
+    return captions
+
+
+def read_tokens(path: str) -> Captions:
+    """``Flickr8k.token.txt``: image#0, a tab, a caption.
+
+    Raises:
+        UserError: a line is not so.
+    """
+    captions: Captions = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            name, tab, caption = line.partition("\t")
+            if not tab:
+                raise UserError(f"{path}: line {number} has no tab between image and caption: {one_line(line, 60)}")
+            captions.setdefault(name.partition("#")[0].strip(), []).append(caption)
+    return captions
+
+
+def read_karpathy(path: str) -> tuple[Captions, dict[str, str]]:
+    """Karpathy's split (Karpathy and Fei-Fei 2015): captions, and the split of each image; ``restval`` counts as training.
+
+    Raises:
+        UserError: it is not so.
+    """
+
+    def read(content: Any) -> tuple[Captions, dict[str, str]]:
+        images = content["images"]
+        captions = {image["filename"]: [sentence_of(sentence) for sentence in image["sentences"]] for image in images}
+        return captions, {image["filename"]: SPLITS[image["split"]] for image in images}
+
+    def sentence_of(sentence: dict[str, Any]) -> str:
+        return sentence["raw"] if "raw" in sentence else " ".join(sentence["tokens"])
+
+    return read_json(Path(path), read)
+
+
+SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
