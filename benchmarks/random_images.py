@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.splits import ImagesInMemory, Split
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder, fetch

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zoo.datamodules.caption_files import Captioned, CaptionFiles, Captions, Found
+from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
 from zoo.datamodules.images import EXTENSIONS
 from zoo.datamodules.json_files import read_json
 from zoo.datamodules.picture_files import require_folder

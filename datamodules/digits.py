@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.held_out import split_by_class
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.randomness import derive_seed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture
+from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.json_files import read_json
-from zoo.datamodules.question_files import AskedPicture, QuestionFiles, by_picture
-from zoo.datamodules.questions import Question
 from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.words import tokenise

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zoo.datamodules.caption_files import Captioned, CaptionFiles, Captions, Found
+from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
 from zoo.datamodules.images import EXTENSIONS
 from zoo.datamodules.json_files import read_json
 from zoo.errors import UserError, one_line

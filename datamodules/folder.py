@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from zoo.datamodules.held_out import split_by_class
 from zoo.datamodules.images import EXTENSIONS

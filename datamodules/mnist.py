@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.fetch import cache_folder, fetch

@@ -13,7 +13,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed

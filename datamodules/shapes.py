@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zoo.datamodules.captions import CaptionedPictures, Sentence, Told
-from zoo.datamodules.dialogues import Dialogues, PicturesWithDialogues
-from zoo.datamodules.questions import Question, QuestionedPictures
+from zoo.datamodules.bases.captions import CaptionedPictures, Sentence, Told
+from zoo.datamodules.bases.dialogues import Dialogues, PicturesWithDialogues
+from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import dialogues, shapes
 from zoo.datamodules.worlds import questions as shape_questions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.datamodules.questions import Question, QuestionedPictures
+from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import sort_of_clevr
 from zoo.registry import register_data

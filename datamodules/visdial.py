@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.datamodules.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
+from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
 from zoo.datamodules.picture_files import image_files, read_pictures
 from zoo.datamodules.splits import Split
 from zoo.errors import UserError, one_line, some

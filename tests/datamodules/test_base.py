@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
-from zoo.datamodules import base
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases import base
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.held_out import fold_by_class, split_by_class
 from zoo.datamodules.pixels import channel_statistics, resize
 from zoo.datamodules.splits import Batches, ImagesInMemory, Split

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.datamodules.base import ImageData
+from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.splits import ImagesInMemory, Split
 from zoo.pictures.plane import class_colours

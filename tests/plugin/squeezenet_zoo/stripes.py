@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.base import ImageData, ImagesInMemory, Split
+from zoo.datamodules.bases.base import ImageData, ImagesInMemory, Split
 
 
 @register_data("stripes", task="classification", tags=["embedded"])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.augment import Batch
+from zoo.datamodules.bases.worded import WordedPictures, padded
 from zoo.datamodules.splits import Images, Split
-from zoo.datamodules.worded import WordedPictures, padded
 from zoo.spec import END, PAD, START
 
 Sentence = list[str]

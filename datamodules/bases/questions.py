@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zoo.datamodules.bases.worded import WordedPictures, padded
 from zoo.datamodules.splits import Images, Split
-from zoo.datamodules.worded import WordedPictures, padded
 from zoo.spec import IGNORE, OUTSIDE, QuestionSpec
 
 

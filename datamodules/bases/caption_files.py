@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.datamodules.captions import CaptionedPictures, Told
+from zoo.datamodules.bases.captions import CaptionedPictures, Told
 from zoo.datamodules.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.picture_files import read_pictures, require_folder
 from zoo.datamodules.splits import Images

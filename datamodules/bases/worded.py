@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.augment import MIXING
-from zoo.datamodules.base import PictureData
+from zoo.datamodules.bases.base import PictureData
 from zoo.datamodules.splits import Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
