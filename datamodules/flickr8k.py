@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
-from zoo.datamodules.images import EXTENSIONS
-from zoo.datamodules.json_files import read_json
+from zoo.datamodules.files.images import EXTENSIONS
+from zoo.datamodules.files.json_files import read_json
 from zoo.errors import UserError, one_line
 from zoo.randomness import derive_seed
 from zoo.registry import register_data

@@ -70,15 +70,15 @@ FLOORS = {
     "zoo/tasks": SETTINGS | {"zoo.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
-    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "zoo.datamodules.images"}
-    | {"zoo.datamodules.progress"},
-    "zoo/advice.py": SETTINGS | {"zoo.datamodules.images"},
+    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "zoo.datamodules.files.images"}
+    | {"zoo.datamodules.files.progress"},
+    "zoo/advice.py": SETTINGS | {"zoo.datamodules.files.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},
     "zoo/decoding.py": SETTINGS,
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
-    "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "zoo.datamodules.images"},
+    "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "zoo.datamodules.files.images"},
     "zoo/report": SETTINGS | {"zoo.pictures", "zoo.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},

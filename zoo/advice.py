@@ -240,7 +240,7 @@ def _equal(found: Iterable[tuple[bytes, Place]]) -> list[list[Place]]:
 
 
 def _sizes(paths: list[str], scaled_to: tuple[int, int]) -> Sizes:
-    from zoo.datamodules.images import upright_size
+    from zoo.datamodules.files.images import upright_size
 
     with ThreadPoolExecutor() as pool:
         shapes = [size[::-1] for size in pool.map(upright_size, paths, chunksize=64) if size]

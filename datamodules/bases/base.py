@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.augment import Augmentation, Batch
-from zoo.datamodules.features import kept_features
+from zoo.datamodules.files.features import kept_features
 from zoo.datamodules.held_out import fold_by_class, parse_fold, split_by_class
 from zoo.datamodules.pixels import channel_statistics, resize
 from zoo.datamodules.position import position_of

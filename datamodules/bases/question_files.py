@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
-from zoo.datamodules.picture_files import read_pictures
+from zoo.datamodules.files.picture_files import read_pictures
 from zoo.datamodules.splits import Split
 from zoo.errors import UserError, some
 from zoo.randomness import derive_seed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.digits import Digits
-from zoo.datamodules.features import kept_features
+from zoo.datamodules.files.features import kept_features
 from zoo.datamodules.splits import ImagesInMemory
 from zoo.errors import UserError
 
@@ -81,7 +81,7 @@ def test_features_that_are_kept_need_no_more_than_a_cache_that_can_be_read(monke
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("zoo.datamodules.features.FileLock", refuse)
+    monkeypatch.setattr("zoo.datamodules.files.features.FileLock", refuse)
     assert kept_features(images, means, "kept").path == kept.path
     with pytest.raises(UserError, match="features cannot be kept in .*: Permission denied; set ZOO_HOME to another folder"):
         kept_features(images, means, "new")

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from zoo.datamodules import decoded as decoded_module
-from zoo.datamodules import images as images_module
-from zoo.datamodules.decoded import ImageFiles
+from zoo.datamodules.files import decoded as decoded_module
+from zoo.datamodules.files import images as images_module
+from zoo.datamodules.files.decoded import ImageFiles
+from zoo.datamodules.files.images import decode
 from zoo.datamodules.folder import Folder
-from zoo.datamodules.images import decode
 from zoo.datamodules.splits import ImagesInMemory
 from zoo.errors import UserError
 
@@ -398,7 +398,7 @@ def test_statistics_follow_the_content(root):
 
 def test_a_damaged_cache_is_made_anew(root, tmp_path, capfd, monkeypatch):
     make(root)
-    monkeypatch.setattr("zoo.datamodules.progress.WORTH_A_LINE", 1)
+    monkeypatch.setattr("zoo.datamodules.files.progress.WORTH_A_LINE", 1)
     expected = all_pixels(ready(root), "train")
     cache = next((tmp_path / "home" / "folder").glob("*.safetensors"))
     whole = cache.read_bytes()
@@ -527,7 +527,7 @@ def test_one_line_is_printed_in_a_log_where_it_takes_long(root, capfd, monkeypat
     ready(root)
     assert capfd.readouterr().err == ""
     make(root, count=11)
-    monkeypatch.setattr("zoo.datamodules.progress.WORTH_A_LINE", 20)
+    monkeypatch.setattr("zoo.datamodules.files.progress.WORTH_A_LINE", 20)
     ready(root)
     assert capfd.readouterr().err.splitlines() == ["looking at 22 images", "decoding 22 images"]
     ready(root)

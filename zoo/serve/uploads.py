@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from torch import Tensor
 
-from zoo.datamodules.images import UnreadableImage, open_image, read_image
+from zoo.datamodules.files.images import UnreadableImage, open_image, read_image
 from zoo.errors import one_line
 
 FIELD = "images"

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from zoo.datamodules.images import EXTENSIONS, UnreadableImage, read_image
-from zoo.datamodules.progress import shown
+from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, read_image
+from zoo.datamodules.files.progress import shown
 from zoo.decoding import Sampling, beam_search, sample, until
 from zoo.errors import UserError, did_you_mean, some
 from zoo.registry import Registry

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.datamodules.decoded import ImageFiles, identity_of_files, kept_content
-from zoo.datamodules.images import EXTENSIONS
+from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
+from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.splits import Images, ImagesInMemory
 from zoo.errors import UserError
 

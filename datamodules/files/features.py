@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from zoo.datamodules.progress import shown
+from zoo.datamodules.files.progress import shown
 from zoo.datamodules.splits import Images
 from zoo.errors import UserError
 from zoo.fetch import cache_folder

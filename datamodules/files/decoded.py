@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.datamodules.images import decode, upright_size
-from zoo.datamodules.progress import shown
+from zoo.datamodules.files.images import decode, upright_size
+from zoo.datamodules.files.progress import shown
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder
 

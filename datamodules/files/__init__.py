@@ -1,0 +1,1 @@
+"""Reading images, annotations and features from disk."""
