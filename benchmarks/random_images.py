@@ -6,7 +6,7 @@ import torch
 
 from zoo import ImageSpec, register_data
 from zoo.datamodules.bases.base import ImageData
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 
 
 @register_data("random-images", task="classification")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from zoo.datamodules.bases.base import ImageData
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.errors import UserError, one_line
 from zoo.fetch import cache_folder, fetch
 from zoo.registry import register_data

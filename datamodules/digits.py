@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from zoo.datamodules.bases.base import ImageData
-from zoo.datamodules.held_out import split_by_class
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.held_out import split_by_class
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import ImageSpec

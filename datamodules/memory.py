@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.datamodules.position import position_of
+from zoo.datamodules.loading.position import position_of
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.registry import register_data

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.bases.base import ImageData
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.randomness import derive_seed
 from zoo.registry import register_data

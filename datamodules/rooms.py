@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.datamodules.pixels import statistics_of_counts
-from zoo.datamodules.position import position_of
+from zoo.datamodules.loading.pixels import statistics_of_counts
+from zoo.datamodules.loading.position import position_of
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     HEIGHT,

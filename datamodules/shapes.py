@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.datamodules.bases.captions import CaptionedPictures, Sentence, Told
 from zoo.datamodules.bases.dialogues import Dialogues, PicturesWithDialogues
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import dialogues, shapes
 from zoo.datamodules.worlds import questions as shape_questions
 from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import sort_of_clevr
 from zoo.registry import register_data
 from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.datamodules.position import position_of
+from zoo.datamodules.loading.position import position_of
 from zoo.errors import UserError
 from zoo.fetch import cache_folder, fetch
 from zoo.randomness import derive_seed

@@ -18,7 +18,7 @@ import torch
 
 from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
 from zoo.datamodules.files.picture_files import image_files, read_pictures
-from zoo.datamodules.splits import Split
+from zoo.datamodules.loading.splits import Split
 from zoo.errors import UserError, one_line, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

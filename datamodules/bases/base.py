@@ -16,12 +16,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from zoo.datamodules.augment import Augmentation, Batch
 from zoo.datamodules.files.features import kept_features
-from zoo.datamodules.held_out import fold_by_class, parse_fold, split_by_class
-from zoo.datamodules.pixels import channel_statistics, resize
-from zoo.datamodules.position import position_of
-from zoo.datamodules.splits import Batches, ImagesInMemory, Split
+from zoo.datamodules.loading.augment import Augmentation, Batch
+from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
+from zoo.datamodules.loading.pixels import channel_statistics, resize
+from zoo.datamodules.loading.position import position_of
+from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
 from zoo.errors import UserError, some
 from zoo.fetch import cache_folder, replace_file
 from zoo.randomness import derive_seed
@@ -38,7 +38,7 @@ class PictureData(L.LightningDataModule):
         seed: of splits, order and augmentation.
         root: the folder where the files lie or are put; the default is bestiary's cache.
         size: scale images to this many pixels a side; 0 keeps them.
-        augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``zoo.datamodules.augment``).
+        augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``zoo.datamodules.loading.augment``).
         validation: what is held out of the training images for validation, if the data brings none.
     """
 

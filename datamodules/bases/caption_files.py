@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.datamodules.bases.captions import CaptionedPictures, Told
 from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.files.picture_files import read_pictures, require_folder
-from zoo.datamodules.splits import Images
+from zoo.datamodules.loading.splits import Images
 from zoo.errors import UserError, one_line, some
 from zoo.ranks import tell
 from zoo.spec import CaptionSpec, ImageSpec

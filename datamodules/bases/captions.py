@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.datamodules.augment import Batch
 from zoo.datamodules.bases.worded import WordedPictures, padded
-from zoo.datamodules.splits import Images, Split
+from zoo.datamodules.loading.augment import Batch
+from zoo.datamodules.loading.splits import Images, Split
 from zoo.spec import END, PAD, START
 
 Sentence = list[str]

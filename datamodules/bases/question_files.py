@@ -13,7 +13,7 @@ import torch
 
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.files.picture_files import read_pictures
-from zoo.datamodules.splits import Split
+from zoo.datamodules.loading.splits import Split
 from zoo.errors import UserError, some
 from zoo.randomness import derive_seed
 from zoo.ranks import tell

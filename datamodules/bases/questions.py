@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from zoo.datamodules.bases.worded import WordedPictures, padded
-from zoo.datamodules.splits import Images, Split
+from zoo.datamodules.loading.splits import Images, Split
 from zoo.spec import IGNORE, OUTSIDE, QuestionSpec
 
 

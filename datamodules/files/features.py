@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from zoo.datamodules.files.progress import shown
-from zoo.datamodules.splits import Images
+from zoo.datamodules.loading.splits import Images
 from zoo.errors import UserError
 from zoo.fetch import cache_folder
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
-from zoo.datamodules.splits import Images, ImagesInMemory
+from zoo.datamodules.loading.splits import Images, ImagesInMemory
 from zoo.errors import UserError
 
 

@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import functional as vision
 
 from zoo.datamodules.bases import base
 from zoo.datamodules.bases.base import ImageData
-from zoo.datamodules.held_out import fold_by_class, split_by_class
-from zoo.datamodules.pixels import channel_statistics, resize
-from zoo.datamodules.splits import Batches, ImagesInMemory, Split
+from zoo.datamodules.loading.held_out import fold_by_class, split_by_class
+from zoo.datamodules.loading.pixels import channel_statistics, resize
+from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
 from zoo.errors import UserError
 from zoo.spec import IGNORE, ImageSpec
 

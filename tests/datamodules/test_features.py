@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.files.features import kept_features
-from zoo.datamodules.splits import ImagesInMemory
+from zoo.datamodules.loading.splits import ImagesInMemory
 from zoo.errors import UserError
 
 

@@ -26,7 +26,7 @@ from zoo.datamodules.files import images as images_module
 from zoo.datamodules.files.decoded import ImageFiles
 from zoo.datamodules.files.images import decode
 from zoo.datamodules.folder import Folder
-from zoo.datamodules.splits import ImagesInMemory
+from zoo.datamodules.loading.splits import ImagesInMemory
 from zoo.errors import UserError
 
 HOME = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.digits import Digits
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
 from zoo.randomness import derive_seed

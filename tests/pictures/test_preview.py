@@ -9,7 +9,7 @@ from PIL import Image
 
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.digits import Digits
-from zoo.datamodules.splits import ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.pictures.plane import class_colours
 from zoo.pictures.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
 from zoo.spec import ImageSpec

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zoo.datamodules.augment import Batch
+from zoo.datamodules.loading.augment import Batch
 from zoo.randomness import derive_seed
 from zoo.spec import IGNORE
 
