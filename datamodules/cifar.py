@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from zoo.core.download import fetch
+from zoo.core.errors import UserError, one_line
+from zoo.core.files import cache_folder
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.errors import UserError, one_line
-from zoo.fetch import cache_folder, fetch
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from zoo.core.errors import UserError
 from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
 from zoo.datamodules.files.picture_files import require_folder
-from zoo.errors import UserError
 from zoo.registry import register_data
 
 

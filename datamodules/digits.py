@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 

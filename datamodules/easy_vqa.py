@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zoo.core.errors import UserError
 from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
-from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.words import tokenise
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError, did_you_mean, near_path, some
+from zoo.core.randomness import derive_seed
+from zoo.core.ranks import tell
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import Batches, Images, ImagesInMemory, Split
-from zoo.errors import UserError, did_you_mean, near_path, some
-from zoo.randomness import derive_seed
-from zoo.ranks import tell
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.position import position_of
-from zoo.errors import UserError
-from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import SequenceSpec
 

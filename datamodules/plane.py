@@ -13,10 +13,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.errors import UserError
-from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import ImageSpec
 

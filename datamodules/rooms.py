@@ -12,6 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.pixels import statistics_of_counts
 from zoo.datamodules.loading.position import position_of
 from zoo.datamodules.worlds.rooms import (
@@ -30,8 +32,6 @@ from zoo.datamodules.worlds.rooms import (
     render,
     tell_way,
 )
-from zoo.errors import UserError
-from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, ImageSpec, NavigationSpec
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
 from zoo.datamodules.bases.captions import CaptionedPictures, Sentence, Told
 from zoo.datamodules.bases.dialogues import Dialogues, PicturesWithDialogues
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
@@ -14,7 +15,6 @@ from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import dialogues, shapes
 from zoo.datamodules.worlds import questions as shape_questions
 from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
-from zoo.errors import UserError
 from zoo.registry import register_data
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
 

@@ -17,10 +17,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from zoo.core.download import fetch
+from zoo.core.errors import UserError
+from zoo.core.files import cache_folder
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.position import position_of
-from zoo.errors import UserError
-from zoo.fetch import cache_folder, fetch
-from zoo.randomness import derive_seed
 from zoo.registry import register_data
 from zoo.spec import IGNORE, TextSpec
 from zoo.text_files import read_text

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoo.core.errors import UserError, one_line, some
+from zoo.core.randomness import derive_seed
+from zoo.core.ranks import tell
 from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
 from zoo.datamodules.files.picture_files import image_files, read_pictures
 from zoo.datamodules.loading.splits import Split
-from zoo.errors import UserError, one_line, some
-from zoo.randomness import derive_seed
-from zoo.ranks import tell
 from zoo.registry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise

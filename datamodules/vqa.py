@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from zoo.core.errors import UserError, some
 from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
-from zoo.errors import UserError, some
 from zoo.registry import register_data
 from zoo.words import tokenise
 

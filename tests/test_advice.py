@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from zoo.advice import Advice, advise, find_copies, report, suggest
+from zoo.core.errors import UserError
 from zoo.datamodules.folder import Folder
-from zoo.errors import UserError
 from zoo.registry import scan
 
 ROOT = Path("photos")

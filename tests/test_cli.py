@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.training.run_folder import RunFolder

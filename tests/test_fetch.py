@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from zoo import fetch as fetch_module
-from zoo.errors import UserError
-from zoo.fetch import cache_folder, fetch
+from zoo.core import download as fetch_module
+from zoo.core.download import fetch
+from zoo.core.errors import UserError
+from zoo.core.files import cache_folder
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -145,7 +146,7 @@ def test_a_corrupt_file_stays_until_a_good_one_is_there(server, tmp_path):
 
 
 def test_processes_that_ask_at_once_download_once(server, tmp_path):
-    code = "import sys, pathlib; from zoo.fetch import fetch; fetch('d', sys.argv[1], folder=pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib; from zoo.core.download import fetch; fetch('d', sys.argv[1], folder=pathlib.Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, server.source("slow"), str(tmp_path)]
     processes = [subprocess.Popen(command, cwd=HOME) for _ in range(3)]
     assert [process.wait(30) for process in processes] == [0, 0, 0]
@@ -207,5 +208,5 @@ def test_a_source_without_a_hash_or_https_is_a_mistake_of_the_program(source, tm
 
 
 def test_needs_no_torch():
-    code = "import sys, zoo.fetch; sys.exit('torch' in sys.modules)"
+    code = "import sys, zoo.core.download; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=HOME).returncode == 0

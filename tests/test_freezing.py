@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.freezing import Freezing
 
 STAGES = ("stem", "layer1", "layer2", "head")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.gradient_check import Base, check_gradients, compare_gradients
 from zoo.recipe import Run, resolve
 from zoo.registry import scan

@@ -46,13 +46,13 @@ LIGHT = [
     "zoo/search/space.py",
 ]
 BASE = {
-    "zoo.errors",
+    "zoo.core.errors",
     "zoo.spec",
     "zoo.layers.names",
-    "zoo.randomness",
-    "zoo.ranks",
+    "zoo.core.randomness",
+    "zoo.core.ranks",
     "zoo.registry",
-    "zoo.fetch",
+    "zoo.core.download",
     "zoo.text_files",
     "zoo.words",
 }
@@ -64,10 +64,10 @@ FLOORS = {
     "callbacks": {"callbacks"},
     "datamodules": BASE | {"datamodules"},
     "zoo/__init__.py": SETTINGS,
-    "zoo/layers": SETTINGS | {"zoo.fingerprint", "zoo.layers"},
+    "zoo/layers": SETTINGS | {"zoo.core.fingerprint", "zoo.layers"},
     "zoo/optim": SETTINGS | {"zoo.optim"},
     "zoo/metrics": SETTINGS,
-    "zoo/tasks": SETTINGS | {"zoo.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
+    "zoo/tasks": SETTINGS | {"zoo.core.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
     | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "zoo.datamodules.files.images"}

@@ -14,7 +14,7 @@ import torchinfo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layer_table import LayerTable, tabulate
 from zoo.recipe import resolve
 from zoo.registry import scan

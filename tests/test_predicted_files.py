@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from zoo.commands.answers import print_answers
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import scan
 from zoo.training import prediction
 from zoo.training.prediction import Classes, predict_files

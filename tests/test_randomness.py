@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.randomness import derive_seed
+from zoo.core.randomness import derive_seed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +38,7 @@ def test_seeds_fill_the_range_that_torch_takes():
 
 
 def test_another_process_derives_the_same_seed():
-    code = "from zoo.randomness import derive_seed; print(derive_seed(7, 'order', 3, 2))"
+    code = "from zoo.core.randomness import derive_seed; print(derive_seed(7, 'order', 3, 2))"
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
         result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.ranks import RANK_VARIABLES, is_follower
+from zoo.core.ranks import RANK_VARIABLES, is_follower
 
 
 @pytest.fixture(autouse=True)

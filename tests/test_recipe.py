@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.options import parse_annotation
 from zoo.recipe import Run, differences, parse_setting, read_config, resolve, resolve_test
 from zoo.registry import scan

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import Entry, Registry, read_file, runtime_entry, scan
 
 MINE = '''

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import Entry, Registry, register_data, register_model, scan
 from zoo.spec import ImageSpec, Spec, TextSpec
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from zoo.errors import UserError, some
+from zoo.core.errors import UserError, some
 
 EXAMPLES = 3  # of many, so many are named
 FEW, MANY = 50, 200  # training images a class

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 
 LIBRARIES = ("torchvision", "timm")
 PUBLISHED_TAG = "published-weights"  # of models of the zoo that come with weights

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zoo.checks.data import checks_of_data
 from zoo.checks.models import checks_of_model
 from zoo.checks.violation import Violation
-from zoo.errors import one_line
+from zoo.core.errors import one_line
 from zoo.registry import Entry, Registry
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 
 LEAST_TEMPERATURE = 1e-3  # below, only the likeliest character is left, and scores overflow
 State = Any

@@ -10,8 +10,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from zoo.errors import UserError
-from zoo.fetch import cache_folder
+from zoo.core.errors import UserError
+from zoo.core.files import cache_folder
 from zoo.registry import Registry, require_own_package
 from zoo.training.run_folder import RUNS
 

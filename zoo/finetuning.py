@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.backbones import LIBRARIES, PUBLISHED_TAG, find_backbone
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Run, resolve
 from zoo.registry import Registry
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 
 FORMS = "none, backbone, until:STAGE, epochs:N or epochs:N+M"
 

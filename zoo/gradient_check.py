@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import resolve
 from zoo.registry import Entry, Registry
 from zoo.tasks.task import Task

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from zoo.errors import UserError, did_you_mean, unknown
+from zoo.core.errors import UserError, did_you_mean, unknown
 from zoo.registry import REQUIRED, Entry
 
 NAMED_TYPES = {

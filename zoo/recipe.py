@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.backbones import LIBRARIES
-from zoo.errors import UserError, did_you_mean, one_line, unknown
+from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.freezing import Freezing
 from zoo.options import check_options, validate
 from zoo.registry import Registry

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError, one_line, unknown
+from zoo.core.errors import UserError, one_line, unknown
 from zoo.layers.names import spelled_out
 
 HOME = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from zoo.errors import UserError, some
+from zoo.core.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
 OUTSIDE = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zoo.errors import UserError
-from zoo.ranks import tell
+from zoo.core.errors import UserError
+from zoo.core.ranks import tell
 
 
 def read_text(path: Path, asked: str) -> str:

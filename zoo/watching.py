@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.callbacks.sparkline import sparkline
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Run
 from zoo.training.run_folder import RunFolder
 

@@ -16,15 +16,15 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError, some
+from zoo.core.files import cache_folder, replace_file
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.files.features import kept_features
 from zoo.datamodules.loading.augment import Augmentation, Batch
 from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.position import position_of
 from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
-from zoo.errors import UserError, some
-from zoo.fetch import cache_folder, replace_file
-from zoo.randomness import derive_seed
 from zoo.spec import ImageSpec, Spec, image_spec
 
 

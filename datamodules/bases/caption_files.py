@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError, one_line, some
+from zoo.core.ranks import tell
 from zoo.datamodules.bases.captions import CaptionedPictures, Told
 from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.files.picture_files import read_pictures, require_folder
 from zoo.datamodules.loading.splits import Images
-from zoo.errors import UserError, one_line, some
-from zoo.ranks import tell
 from zoo.spec import CaptionSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import torch
 
+from zoo.core.errors import UserError, some
+from zoo.core.randomness import derive_seed
+from zoo.core.ranks import tell
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.files.picture_files import read_pictures
 from zoo.datamodules.loading.splits import Split
-from zoo.errors import UserError, some
-from zoo.randomness import derive_seed
-from zoo.ranks import tell
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.words import build_vocabulary
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.base import PictureData
 from zoo.datamodules.loading.augment import MIXING
 from zoo.datamodules.loading.splits import Split
-from zoo.errors import UserError
-from zoo.randomness import derive_seed
 from zoo.spec import PAD, WordedSpec
 
 

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from zoo.core.errors import UserError, one_line
+from zoo.core.files import cache_folder
 from zoo.datamodules.files.images import decode, upright_size
 from zoo.datamodules.files.progress import shown
-from zoo.errors import UserError, one_line
-from zoo.fetch import cache_folder
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 KEPT = 8  # decoded folders in the cache

@@ -13,10 +13,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from zoo.core.errors import UserError
+from zoo.core.files import cache_folder
 from zoo.datamodules.files.progress import shown
 from zoo.datamodules.loading.splits import Images
-from zoo.errors import UserError
-from zoo.fetch import cache_folder
 
 PART = 64  # images that the network looks at together
 

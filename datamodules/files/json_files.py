@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 
 
 def read_json(path: Path, read: Callable[[Any], Any]) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
 from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.splits import Images, ImagesInMemory
-from zoo.errors import UserError
 
 
 def require_folder(path: Path | None, name: str) -> None:

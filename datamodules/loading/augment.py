@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 
 Batch = dict[str, Tensor]
 Transform = Callable[[Batch, torch.Generator], Batch]

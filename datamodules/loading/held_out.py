@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.augment import Batch
-from zoo.randomness import derive_seed
 from zoo.spec import IGNORE
 
 

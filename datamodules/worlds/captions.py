@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 from random import Random
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.worlds.descriptions import (
     ATTRIBUTE_OF,
     RELATIONS,
@@ -18,7 +19,6 @@ from zoo.datamodules.worlds.descriptions import (
     with_article,
 )
 from zoo.datamodules.worlds.shapes import Thing
-from zoo.randomness import derive_seed
 
 PHRASES = {  # how a relation is said
     "left of": ("left of", "to the left of"),

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.worlds import questions
 from zoo.datamodules.worlds.descriptions import ATTRIBUTES, RELATIONS, describe, say, stands, unique_descriptions, with_article
 from zoo.datamodules.worlds.shapes import Thing
-from zoo.randomness import derive_seed
 
 ANSWERS = questions.ANSWERS  # the candidates, the same for every round
 LONGEST = 8  # words in a question, and in a caption

@@ -7,6 +7,7 @@ from itertools import combinations
 from random import Random
 from typing import NamedTuple
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.worlds.descriptions import (
     ATTRIBUTE_OF,
     ATTRIBUTES,
@@ -21,7 +22,6 @@ from zoo.datamodules.worlds.descriptions import (
     with_article,
 )
 from zoo.datamodules.worlds.shapes import MOST, Thing
-from zoo.randomness import derive_seed
 
 ANSWERS = ("yes", "no", *map(str, range(MOST + 1)), *(value for values in ATTRIBUTES.values() for value in values))
 ATTEMPTS = 8  # at a question of one kind, which not every scene allows

@@ -16,7 +16,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from zoo.randomness import derive_seed
+from zoo.core.randomness import derive_seed
 
 SIZE = 8  # cells a side, inside of the outer wall
 POSES = 4 * SIZE**2

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.randomness import derive_seed
+from zoo.core.randomness import derive_seed
 
 SIDE = 64  # of the plane in which objects lie, in its own units: pixels of a picture of this size
 SIZES = {"small": 6, "large": 10}  # half of the side of the box around the object

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.randomness import derive_seed
+from zoo.core.randomness import derive_seed
 
 SIDE, RADIUS = 75, 5  # pixels of the picture, and from the centre of an object to its edge
 COLOURS = {

@@ -11,8 +11,8 @@ from scipy import ndimage, stats
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
+from zoo.core.errors import UserError
 from zoo.datamodules.loading.augment import Augmentation, _beta
-from zoo.errors import UserError
 
 GEOMETRY = ["crop:2", "hflip", "vflip", "resized-crop:0.3", "jitter:0.4", "cutout:3"]
 MIXING = ["mixup:0.5", "cutmix:1.0"]

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
+from zoo.core.errors import UserError
 from zoo.datamodules.bases import base
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.held_out import fold_by_class, split_by_class
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
-from zoo.errors import UserError
 from zoo.spec import IGNORE, ImageSpec
 
 

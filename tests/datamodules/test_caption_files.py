@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.errors import UserError
 from zoo.datamodules.coco_captions import CocoCaptions
 from zoo.datamodules.flickr8k import Flickr8k
-from zoo.errors import UserError
 from zoo.spec import END, UNKNOWN
 
 # the first lines of the published files, with their spelling and their spaces

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zoo.core.errors import UserError
 from zoo.datamodules.shapes import ShapesCaptions
 from zoo.datamodules.worlds.captions import is_true
-from zoo.errors import UserError
 from zoo.spec import END, PAD, START
 
 

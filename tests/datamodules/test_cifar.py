@@ -14,9 +14,9 @@ import pytest
 import torch
 import torchvision
 
+from zoo.core.errors import UserError
 from zoo.datamodules import cifar
 from zoo.datamodules.cifar import Cifar10, Cifar100, read_pickle
-from zoo.errors import UserError
 
 README = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "README.md"
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.core.errors import UserError
 from zoo.datamodules.shapes import ShapesDialogues
 from zoo.datamodules.visdial import VisDial
 from zoo.datamodules.worlds import dialogues, shapes
-from zoo.errors import UserError
 from zoo.spec import END, IGNORE, PAD
 
 # ---------------------------------------------------------------------------------------------- shapes

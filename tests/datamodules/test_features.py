@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.core.errors import UserError
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.files.features import kept_features
 from zoo.datamodules.loading.splits import ImagesInMemory
-from zoo.errors import UserError
 
 
 def means(images: Tensor) -> Tensor:

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from zoo.core.errors import UserError
 from zoo.datamodules.files import decoded as decoded_module
 from zoo.datamodules.files import images as images_module
 from zoo.datamodules.files.decoded import ImageFiles
 from zoo.datamodules.files.images import decode
 from zoo.datamodules.folder import Folder
 from zoo.datamodules.loading.splits import ImagesInMemory
-from zoo.errors import UserError
 
 HOME = Path(__file__).resolve().parents[2]
 JPEGS = HOME.parent / "data"  # cifar10-jpeg.tar.xz of ../shared/data, unpacked

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from zoo.core.errors import UserError
 from zoo.datamodules.memory import EVALUATION_BATCH, EVALUATION_BATCHES, AddingProblem, CopyMemory, SameSequences
-from zoo.errors import UserError
 
 ALL = EVALUATION_BATCHES * EVALUATION_BATCH
 

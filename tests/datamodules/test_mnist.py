@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchvision
 
+from zoo.core.errors import UserError
 from zoo.datamodules import mnist
 from zoo.datamodules.mnist import FashionMnist, Mnist, read_idx
-from zoo.errors import UserError
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist"
 # of the uncompressed files, as published

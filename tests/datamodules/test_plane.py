@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo as bestiary
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.training import engine

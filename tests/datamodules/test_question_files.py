@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.core.errors import UserError
 from zoo.datamodules.clevr import CLEVR
 from zoo.datamodules.easy_vqa import EasyVQA
 from zoo.datamodules.vqa import VQA, normalise_answer
-from zoo.errors import UserError
 from zoo.spec import IGNORE, OUTSIDE
 
 

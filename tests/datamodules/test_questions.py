@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zoo.core.errors import UserError
 from zoo.datamodules.shapes import ShapesQuestions
 from zoo.datamodules.sort_of_clevr import SortOfCLEVR
 from zoo.datamodules.worlds import questions as shape_questions
 from zoo.datamodules.worlds import shapes, sort_of_clevr
-from zoo.errors import UserError
 from zoo.spec import IGNORE
 
 

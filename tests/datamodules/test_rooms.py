@@ -10,6 +10,7 @@ from collections import deque
 import pytest
 import torch
 
+from zoo.core.errors import UserError
 from zoo.datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, EpisodeBatches, Rooms
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
@@ -30,7 +31,6 @@ from zoo.datamodules.worlds.rooms import (
     render,
     tell_way,
 )
-from zoo.errors import UserError
 from zoo.spec import IGNORE
 
 HOUSES = [build_house(0, index) for index in range(6)]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from zoo.core.errors import UserError
 from zoo.datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
-from zoo.errors import UserError
 from zoo.spec import IGNORE, TextSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention, TransformerBlock, sinusoidal_positions
 
 WIDTH, HEADS, HIDDEN = 24, 3, 40

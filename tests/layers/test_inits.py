@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.activations import activation, gain
 from zoo.layers.inits import initialise
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.norms import norm_1d, norm_2d
 from zoo.recipe import Recipe

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.core.randomness import derive_seed
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
-from zoo.randomness import derive_seed
 from zoo.registry import scan
 from zoo.training.building import build_data
 from zoo.training.run_folder import RunFolder

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import zoo
+from zoo.core.errors import UserError
 from zoo.decoding import beam_search, greedy, until
-from zoo.errors import UserError
 from zoo.registry import scan
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, UNKNOWN, CaptionSpec, ImageSpec
 

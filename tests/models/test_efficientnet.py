@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.recipe import Recipe
 from zoo.registry import scan

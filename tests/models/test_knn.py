@@ -8,7 +8,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Recipe, resolve
 from zoo.registry import scan
 from zoo.training import building, engine

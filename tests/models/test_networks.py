@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.spec import ImageSpec
 
 SMALL = ImageSpec(3, 32, 32, classes=tuple("0123456789"))

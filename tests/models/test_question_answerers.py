@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.models.question_answerers import Look, Question, Relations
 from zoo.recipe import Recipe

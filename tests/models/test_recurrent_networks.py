@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.spec import SequenceSpec
 
 NUMBERS, SYMBOLS = SequenceSpec(5, 2), SequenceSpec(4, 3, symbols=("-", "a", "b"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zoo
+from zoo.core.errors import UserError
 from zoo.decoding import Sampling, beam_search, sample
-from zoo.errors import UserError
 
 SPEC = zoo.TextSpec(tuple("abcdefgh"))
 

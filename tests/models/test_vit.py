@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVisionTransformer
 
 import zoo as bestiary
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.spec import ImageSpec
 
 SMALL = ImageSpec(3, 32, 32, classes=tuple("0123456789"))

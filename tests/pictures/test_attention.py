@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import zoo as bestiary
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.attention import attention, draw_attention, looked_at, patch_grid, rollout, watch
 from zoo.registry import scan
 from zoo.spec import ImageSpec

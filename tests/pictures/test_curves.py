@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures import curves as module
 from zoo.pictures.curves import curve, draw_curves, metrics_of
 from zoo.pictures.figure import COLOURS

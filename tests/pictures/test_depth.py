@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.depth import DEPTH_COLOURS, assign, draw_depth
 from zoo.pictures.figure import style
 

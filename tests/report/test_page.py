@@ -338,7 +338,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(zoo, whole, monkeypatc
     def full(source: str, target: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.fetch.os.replace", full)
+    monkeypatch.setattr("zoo.core.download.os.replace", full)
     assert zoo("report", "whole", "--no-samples").is_one_line_error("report.html", "no space left")
     assert old.read_text() == "old" and not list(whole.path.glob(".report*"))
 

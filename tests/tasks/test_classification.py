@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as vision
 
 import zoo
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
 

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import zoo
+from zoo.core.errors import UserError
 from zoo.datamodules.text import WholeText
-from zoo.errors import UserError
 from zoo.recipe import Recipe
 from zoo.spec import IGNORE
 from zoo.training.checkpoints import read_checkpoint

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.core.errors import UserError
 from zoo.datamodules.worlds import shapes
-from zoo.errors import UserError
 from zoo.registry import scan
 from zoo.spec import END
 from zoo.training.conversation import Conversation, Unanswered

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import parse_setting, resolve
 from zoo.registry import scan
 from zoo.training import building, engine

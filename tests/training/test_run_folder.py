@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import resolve
 from zoo.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder

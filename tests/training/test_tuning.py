@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.models.softmax import Linear
 from zoo.optim.optimizers import build_optimizer
 from zoo.recipe import Recipe, parse_setting, resolve

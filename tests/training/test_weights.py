@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Recipe, Run, resolve
 from zoo.registry import scan
 from zoo.spec import ImageSpec

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.commands.shell import print_table
-from zoo.errors import UserError
-from zoo.fetch import replacing, require_writable
+from zoo.core.errors import UserError
+from zoo.core.files import replacing, require_writable
 
 if TYPE_CHECKING:
     from zoo.training.prediction import Prediction

@@ -23,7 +23,7 @@ from zoo.commands.shell import (
     whole_number,
     zoo_command,
 )
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 
 
 def predict(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.shell import Json, open_registry, print_json
-from zoo.errors import UserError, near_path
+from zoo.core.errors import UserError, near_path
 
 
 def autopsy(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from zoo.commands.shell import Json, open_registry, print_json
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 from zoo.registry import Entry, Registry
 
 

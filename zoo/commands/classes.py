@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.shell import print_table
-from zoo.fetch import replace_file
+from zoo.core.files import replace_file
 
 MOST_CLASSES = 30  # in the table; of more, the worst
 MOST_COLUMNS = 12  # of the confusion matrix; of more classes, the pairs that are confused most

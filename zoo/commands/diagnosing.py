@@ -11,7 +11,7 @@ import typer
 from zoo.commands.finetuning import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
 from zoo.commands.training import DataName
-from zoo.errors import some
+from zoo.core.errors import some
 
 
 def diagnose(

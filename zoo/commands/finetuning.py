@@ -107,7 +107,7 @@ def resolve_either(
 def _advise(run: Run, data: Any) -> None:
     """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
     from zoo.advice import advise
-    from zoo.ranks import tell
+    from zoo.core.ranks import tell
 
     if not data.spec.are_points:
         for line in advise(data, run.data["name"]).brief():

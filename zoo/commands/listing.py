@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
-from zoo.errors import UserError, did_you_mean
+from zoo.core.errors import UserError, did_you_mean
 from zoo.registry import REQUIRED, Entry, Registry
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from zoo.commands.shell import open_registry, zoo_command
-from zoo.errors import UserError
-from zoo.fetch import require_writable
+from zoo.core.errors import UserError
+from zoo.core.files import require_writable
 
 
 def report(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import Registry
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from zoo.errors import UserError, one_line
-from zoo.ranks import tell
+from zoo.core.errors import UserError, one_line
+from zoo.core.ranks import tell
 from zoo.registry import Registry, scan
 
 if TYPE_CHECKING:

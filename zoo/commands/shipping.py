@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.commands.shell import Checkpoint, Json, RunName, checkpoint_file, open_registry, print_json, whole_number
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import Registry
 
 

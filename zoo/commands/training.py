@@ -22,9 +22,9 @@ from zoo.commands.shell import (
     print_json,
     zoo_command,
 )
-from zoo.errors import UserError
-from zoo.fetch import require_writable
-from zoo.ranks import tell
+from zoo.core.errors import UserError
+from zoo.core.files import require_writable
+from zoo.core.ranks import tell
 from zoo.registry import Registry
 
 if TYPE_CHECKING:

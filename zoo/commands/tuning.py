@@ -12,7 +12,7 @@ import typer
 from zoo.commands.finetuning import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
 from zoo.commands.training import DataName
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from zoo.recipe import Run

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError, one_line
+from zoo.core.download import nothing_downloaded
+from zoo.core.errors import UserError, one_line
 from zoo.export.files import Opened
-from zoo.fetch import nothing_downloaded
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
 from zoo.export.card import Card
 from zoo.export.files import CLASSES, open_file, require_packages, write_file

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.export.formats import Format
 from zoo.registry import Registry
 from zoo.tasks.classification import Classifier

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import UserError, unknown
-from zoo.fetch import require_writable
+from zoo.core.errors import UserError, unknown
+from zoo.core.files import require_writable
 
 CARD_SUFFIX = ".md"
 

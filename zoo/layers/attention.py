@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 
 NORM_EPSILON = 1e-6  # of the vision transformer's own code, and of torchvision's

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError, did_you_mean, one_line
-from zoo.fingerprint import fingerprint
+from zoo.core.errors import UserError, did_you_mean, one_line
+from zoo.core.fingerprint import fingerprint
 from zoo.options import check_options
 from zoo.recipe import Recipe
 from zoo.registry import Entry, scan_again

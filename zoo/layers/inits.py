@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 from zoo.layers.activations import gain
 from zoo.layers.names import Activation
 

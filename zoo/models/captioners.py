@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import Past
 from zoo.layers.cross_attention import DecoderBlock
 from zoo.layers.dropout import dropout as make_dropout

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import initialise

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
 from zoo.recipe import Recipe

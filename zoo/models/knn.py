@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.neighbours import NearestNeighbours
 from zoo.recipe import Recipe
 from zoo.registry import register_model

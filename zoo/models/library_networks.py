@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.errors import UserError, did_you_mean, one_line
+from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.layers.inits import begin_head
 from zoo.recipe import Recipe
 from zoo.registry import register_model

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
 from zoo.registry import register_model

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_cells import PLACE, with_places

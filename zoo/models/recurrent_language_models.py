@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
 from zoo.registry import register_model

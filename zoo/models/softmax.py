@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Recipe
 from zoo.registry import register_model
 from zoo.spec import ImageSpec

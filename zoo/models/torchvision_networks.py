@@ -12,7 +12,7 @@ from torchvision.models.vgg import cfgs as vgg_layers
 from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVisionTransformer
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import Past, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe

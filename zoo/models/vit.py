@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe

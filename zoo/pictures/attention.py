@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.predictions import as_colours, load_trained

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import as_colours, load_trained, open_test_data

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from zoo.errors import UserError, some, unknown
+from zoo.core.errors import UserError, some, unknown
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.registry import Registry
 from zoo.training.run_folder import RunFolder, read_metrics

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.curves import curve, draw_line, read_records, stage_style
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.registry import Registry

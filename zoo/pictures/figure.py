@@ -18,8 +18,8 @@ import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from zoo.errors import UserError
-from zoo.fetch import replace_file, require_writable
+from zoo.core.errors import UserError
+from zoo.core.files import replace_file, require_writable
 
 DPI = 150
 # in this order, as far as they are installed, for names that the usual font has no letters for

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 from zoo.registry import Entry, Registry
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
 from zoo.recipe import Run, parse_setting, resolve_test

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from zoo.errors import UserError
-from zoo.fetch import replace_file
-from zoo.randomness import derive_seed
+from zoo.core.errors import UserError
+from zoo.core.files import replace_file
+from zoo.core.randomness import derive_seed
 from zoo.spec import ImageSpec
 
 SAMPLES, VERSIONS = 8, 4  # columns, and augmented rows

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
 from zoo.pictures.predictions import load_trained

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.predictions import as_colours, load_trained
 from zoo.pictures.shown import choose_images

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
 from zoo.recipe import Run
 from zoo.registry import Registry

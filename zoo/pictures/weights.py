@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import load_trained
 from zoo.pictures.tiles import draw_tiles

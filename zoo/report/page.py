@@ -12,8 +12,8 @@ import jinja2
 import yaml
 from bokeh.resources import Resources
 
-from zoo.errors import UserError, some
-from zoo.fetch import replace_file
+from zoo.core.errors import UserError, some
+from zoo.core.files import replace_file
 from zoo.registry import Registry
 from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot

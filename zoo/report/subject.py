@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zoo.errors import UserError, one_line, some
+from zoo.core.errors import UserError, one_line, some
 from zoo.recipe import Run, read_config
 from zoo.registry import Registry
 from zoo.report.history import Finding, History, read_history

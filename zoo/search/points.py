@@ -20,7 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from zoo.randomness import derive_seed
+from zoo.core.randomness import derive_seed
 from zoo.search import study as studies
 from zoo.search.plan import Search
 from zoo.search.space import grid_points

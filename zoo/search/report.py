@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from zoo.errors import one_line
-from zoo.fetch import replace_file
+from zoo.core.errors import one_line
+from zoo.core.files import replace_file
 from zoo.pictures.figure import style, write_png
 from zoo.registry import Registry
 from zoo.search.plan import Search

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from zoo.errors import UserError, unknown
+from zoo.core.errors import UserError, unknown
 from zoo.recipe import SECTIONS, Run
 
 KINDS = ("log", "uniform", "choice")

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from zoo.errors import UserError, one_line, unknown
+from zoo.core.errors import UserError, one_line, unknown
 from zoo.registry import Registry
 from zoo.search.plan import Search
 

@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import optuna
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.recipe import Run, resolve
 from zoo.registry import Registry
 from zoo.search.plan import Search

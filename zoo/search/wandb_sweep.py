@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from zoo.errors import UserError
-from zoo.fetch import replace_file
+from zoo.core.errors import UserError
+from zoo.core.files import replace_file
 from zoo.recipe import resolve
 from zoo.registry import Registry
 from zoo.search.plan import Effort, Search

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import torch
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.registry import Registry, scan
 from zoo.search.plan import Effort, Search
 from zoo.search.points import Worker, build_pruner, points_over

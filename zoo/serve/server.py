@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.registry import Registry
 from zoo.tasks.classification import require_classifier
 from zoo.training.building import load_task

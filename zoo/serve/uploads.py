@@ -13,8 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from torch import Tensor
 
+from zoo.core.errors import one_line
 from zoo.datamodules.files.images import UnreadableImage, open_image, read_image
-from zoo.errors import one_line
 
 FIELD = "images"
 BODY = "body"  # the name of an image that is sent without one

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo.errors import UserError
-from zoo.fingerprint import fingerprint
+from zoo.core.errors import UserError
+from zoo.core.fingerprint import fingerprint
 from zoo.metrics.class_figures import ClassFigures
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.recipe import Recipe

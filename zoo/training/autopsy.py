@@ -11,7 +11,7 @@ import torch
 
 from zoo.callbacks.autopsy import FILE, NonFiniteAutopsy, repeat
 from zoo.callbacks.replay import Fault
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.tasks.task import Diverged, Task
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint
 from zoo.training.run_folder import RunFolder

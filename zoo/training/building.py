@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from zoo.errors import UserError, one_line
-from zoo.randomness import derive_seed
+from zoo.core.errors import UserError, one_line
+from zoo.core.randomness import derive_seed
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import Spec, spec_from_primitives

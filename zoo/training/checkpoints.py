@@ -20,7 +20,7 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.fetch import replace_file
+from zoo.core.files import replace_file
 from zoo.training.run_folder import read_metrics
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import UserError, one_line, unknown
-from zoo.fetch import replace_file
-from zoo.ranks import is_follower
+from zoo.core.errors import UserError, one_line, unknown
+from zoo.core.files import replace_file
+from zoo.core.ranks import is_follower
 from zoo.recipe import Run, read_config
 
 RUNS = Path("runs")

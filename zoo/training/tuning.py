@@ -17,7 +17,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec, WordedSpec

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.backbones import LIBRARIES, find_backbone
-from zoo.errors import UserError, one_line, some
-from zoo.fetch import cache_folder, fetch
+from zoo.core.download import fetch
+from zoo.core.errors import UserError, one_line, some
+from zoo.core.files import cache_folder
 from zoo.recipe import Run
 from zoo.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives

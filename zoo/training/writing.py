@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from zoo.core.errors import UserError
 from zoo.decoding import Sampling, beam_search, greedy, sample
-from zoo.errors import UserError
 from zoo.registry import Registry
 from zoo.tasks.language_modelling import LanguageModel
 from zoo.training.building import load_task

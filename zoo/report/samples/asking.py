@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from zoo.errors import UserError, one_line
-from zoo.fetch import nothing_downloaded
+from zoo.core.download import nothing_downloaded
+from zoo.core.errors import UserError, one_line
 from zoo.pictures.predictions import load_trained
 from zoo.registry import Registry
 from zoo.report.samples.captioning import ask_captioner

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
 from zoo.recipe import Run
 from zoo.registry import Registry

@@ -7,7 +7,6 @@ import http.client
 import os
 import re
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +18,8 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from zoo.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line
+from zoo.core.files import cache_folder
 
 PATIENCE = 30.0  # seconds without a byte, or at less than SLOWEST, after which a mirror is given up
 SLOWEST = 1024  # bytes a second
@@ -27,70 +27,6 @@ LARGEST = 32 * 2**30  # bytes; a server that never ends must not fill the disk
 CHUNK = 2**18  # bytes
 
 _may_download = True
-
-
-def cache_folder() -> Path:
-    """Where downloads and what is computed from data are kept: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
-    home = os.environ.get("ZOO_HOME")
-    if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
-
-
-def _umask() -> int:
-    """The process's mask of file modes, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside, which takes the name at the end: a reader sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: nothing was changed, as after any fault inside.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())  # as any new file, not for its maker alone
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file, as ``replacing`` does.
-
-    Raises:
-        OSError: nothing was changed.
-    """
-    with replacing(path) as file:
-        file.write(content)
-
-
-def require_writable(option: str, path: Path) -> None:
-    """Refuse a file that could not be written, before any work is done for it; ``option`` is what named it.
-
-    Raises:
-        UserError: a folder, or in a place where nothing can be written.
-    """
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder")
-    place = next(folder for folder in path.absolute().parents if folder.exists())
-    if not place.is_dir():
-        raise UserError(f"{option} {path}: {place} is not a folder")
-    try:
-        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell
-            pass
-    except OSError:
-        raise UserError(f"{option} {path}: {place} cannot be written to") from None
 
 
 def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
