@@ -21,7 +21,7 @@ from zoo.datamodules.worlds.captions import MEANS
 from zoo.datamodules.worlds.descriptions import ATTRIBUTE_OF, Description, fits, read, stands
 from zoo.datamodules.worlds.shapes import SIDE, SIZES, Thing
 from zoo.pictures.caption_attention import look
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder

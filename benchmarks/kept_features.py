@@ -20,7 +20,7 @@ import lightning as L
 import typer
 
 from zoo.finetuning import resolve_finetuning
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.tasks.classification import Classifier
 from zoo.training import engine
 

@@ -1,1 +1,1 @@
-"""Data sets of the zoo, one family a file; they are reached by name, through ``zoo.registry``."""
+"""Data sets of the zoo, one family a file; they are reached by name, through ``zoo.registry.registry``."""

@@ -19,7 +19,7 @@ from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 SHAPE = (3, 32, 32)

@@ -8,7 +8,7 @@ from typing import Any
 from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.words import tokenise
 
 # the last function of a question's program tells what is asked (Johnson et al. 2016, figure 5)

@@ -11,7 +11,7 @@ from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Caption
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
 from zoo.datamodules.files.picture_files import require_folder
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 
 
 @register_data("coco-captions", task="captioning", tags=["own", "colour"])

@@ -9,7 +9,7 @@ from zoo.core.errors import UserError
 from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.words import tokenise
 
 

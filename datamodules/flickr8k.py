@@ -14,7 +14,7 @@ from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 

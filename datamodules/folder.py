@@ -20,7 +20,7 @@ from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import Batches, Images, ImagesInMemory, Split
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

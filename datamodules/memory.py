@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.position import position_of
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import SequenceSpec
 
 Batch = dict[str, Tensor]

@@ -17,7 +17,7 @@ from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 STEPS = 256  # of each coordinate

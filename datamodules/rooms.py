@@ -32,7 +32,7 @@ from zoo.datamodules.worlds.rooms import (
     render,
     tell_way,
 )
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, ImageSpec, NavigationSpec
 
 Batch = dict[str, Tensor]

@@ -15,7 +15,7 @@ from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import dialogues, shapes
 from zoo.datamodules.worlds import questions as shape_questions
 from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
 
 

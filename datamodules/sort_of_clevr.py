@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import sort_of_clevr
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec
 
 

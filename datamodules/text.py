@@ -22,7 +22,7 @@ from zoo.core.errors import UserError
 from zoo.core.files import cache_folder
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.position import position_of
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, TextSpec
 from zoo.text_files import read_text
 

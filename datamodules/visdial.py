@@ -22,7 +22,7 @@ from zoo.core.ranks import tell
 from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
 from zoo.datamodules.files.picture_files import image_files, read_pictures
 from zoo.datamodules.loading.splits import Split
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
 from zoo.words import build_vocabulary, tokenise
 

@@ -11,7 +11,7 @@ from zoo.core.errors import UserError, some
 from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
-from zoo.registry import register_data
+from zoo.registry.entry import register_data
 from zoo.words import tokenise
 
 SPLITS = {"train": "train2014", "val": "val2014"}

@@ -16,7 +16,7 @@ from PIL import Image
 from zoo.advice import Advice, advise, find_copies, report, suggest
 from zoo.core.errors import UserError
 from zoo.datamodules.folder import Folder
-from zoo.registry import scan
+from zoo.registry.registry import scan
 
 ROOT = Path("photos")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo.check import check_entry
-from zoo.registry import scan
+from zoo.registry.registry import scan
 
 REGISTRY = scan()
 EMBEDDED = [name for name, entry in REGISTRY.data.items() if "embedded" in entry.tags]

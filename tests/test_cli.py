@@ -17,7 +17,7 @@ from PIL import Image
 
 from zoo.core.errors import UserError
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]

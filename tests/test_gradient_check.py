@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.gradient_check import Base, check_gradients, compare_gradients
 from zoo.recipe import Run, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.building import build_task, open_data
 
 REGISTRY = scan()

@@ -51,7 +51,7 @@ BASE = {
     "zoo.layers.names",
     "zoo.core.randomness",
     "zoo.core.ranks",
-    "zoo.registry",
+    "zoo.registry.registry",
     "zoo.core.download",
     "zoo.text_files",
     "zoo.words",

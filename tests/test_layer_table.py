@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.core.errors import UserError
 from zoo.layer_table import LayerTable, tabulate
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import build_task
 

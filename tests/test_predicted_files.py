@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoo.commands.answers import print_answers
 from zoo.core.errors import UserError
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import prediction
 from zoo.training.prediction import Classes, predict_files
 from zoo.training.run_folder import RunFolder

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zoo.receptive_field import Axis, ReceptiveFields
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import build_task
 

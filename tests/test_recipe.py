@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from zoo.core.errors import UserError
-from zoo.options import parse_annotation
 from zoo.recipe import Run, differences, parse_setting, read_config, resolve, resolve_test
-from zoo.registry import scan
+from zoo.registry.annotations import parse_annotation
+from zoo.registry.registry import scan
 
 REGISTRY = scan()
 

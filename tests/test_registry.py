@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.registry import Entry, Registry, read_file, runtime_entry, scan
+from zoo.registry.entry import Entry, runtime_entry
+from zoo.registry.registry import Registry, scan
+from zoo.registry.source import read_file
 
 MINE = '''
 """A plugin file."""

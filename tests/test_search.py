@@ -23,7 +23,7 @@ from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
 from zoo.core.errors import UserError
 from zoo.recipe import parse_setting, read_config, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.search import study as studies
 from zoo.search.plan import Effort, Search
 from zoo.search.points import POINT, TrialFailed, Worker, build_pruner, points_over

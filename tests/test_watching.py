@@ -13,7 +13,7 @@ import pytest
 
 from zoo.callbacks.sparkline import sparkline
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 from zoo.watching import Lines, Watched, clock
 

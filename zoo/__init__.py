@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.core.errors import UserError
-from zoo.registry import Entry, Registry, register_data, register_model, scan
+from zoo.registry.entry import Entry, register_data, register_model
+from zoo.registry.registry import Registry, scan
 from zoo.spec import ImageSpec, Spec, TextSpec
 
 __all__ = [

@@ -9,7 +9,8 @@ from zoo.checks.data import checks_of_data
 from zoo.checks.models import checks_of_model
 from zoo.checks.violation import Violation
 from zoo.core.errors import one_line
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from zoo.core.errors import UserError
 from zoo.core.files import cache_folder
-from zoo.registry import Registry, require_own_package
+from zoo.registry.entry import require_own_package
+from zoo.registry.registry import Registry
 from zoo.training.run_folder import RUNS
 
 PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "typer", "pydantic")

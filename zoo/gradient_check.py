@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UserError
 from zoo.recipe import resolve
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import building
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.core.errors import UserError, one_line
 from zoo.receptive_field import Axis, ReceptiveFields
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
 from zoo.training import building

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import operator
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from zoo.core.errors import UserError, did_you_mean, unknown
-from zoo.registry import REQUIRED, Entry
-
-NAMED_TYPES = {
-    "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
-    "None": None, "Any": Any,
-}  # fmt: skip
+from zoo.registry.annotations import parse_annotation
+from zoo.registry.entry import REQUIRED, Entry
 
 
 def check_options(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
@@ -62,31 +55,3 @@ def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what:
 def known_keys(schema: type[BaseModel]) -> Iterable[str]:
     """The keys that a section takes."""
     return schema.model_fields
-
-
-def parse_annotation(text: str) -> Any:
-    """The type that an annotation names, without evaluating it: it may come from a file that must not be run.
-
-    Knows the types that can be written on a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions.
-    """
-    return _type_of(ast.parse(text, mode="eval").body)
-
-
-def _type_of(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=None):
-            return None
-        case ast.Constant(value=str(text)):
-            return parse_annotation(text)
-        case ast.Constant(value=value) if value is ...:
-            return ...
-        case ast.Name(id=name) if name in NAMED_TYPES:
-            return NAMED_TYPES[name]
-        case ast.BinOp(op=ast.BitOr()):
-            return functools.reduce(operator.or_, (_type_of(node.left), _type_of(node.right)))
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            return Literal[ast.literal_eval(choices)]
-        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in ("list", "tuple", "dict"):
-            arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            return NAMED_TYPES[name][tuple(_type_of(argument) for argument in arguments)]
-    return Any

@@ -12,7 +12,7 @@ from zoo.backbones import LIBRARIES
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.freezing import Freezing
 from zoo.options import check_options, validate
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

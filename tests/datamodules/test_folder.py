@@ -536,7 +536,7 @@ def test_one_line_is_printed_in_a_log_where_it_takes_long(root, capfd, monkeypat
 
 def test_the_registry_reads_it_without_torch():
     code = (
-        "import sys; from zoo.registry import scan; entries = scan().data;"
+        "import sys; from zoo.registry.registry import scan; entries = scan().data;"
         "assert {'mnist', 'fashion-mnist', 'cifar10', 'cifar100', 'folder'} <= set(entries);"
         "assert entries['folder'].options[0].default == 'required';"
         "assert all(option.help for name in ('mnist', 'cifar10', 'folder') for option in entries[name].options);"

@@ -11,7 +11,7 @@ import torch
 import zoo as bestiary
 from zoo.core.errors import UserError
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import engine
 
 REGISTRY = scan()

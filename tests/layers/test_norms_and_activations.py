@@ -13,7 +13,7 @@ from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.norms import norm_1d, norm_2d
 from zoo.recipe import Recipe
-from zoo.registry import scan
+from zoo.registry.registry import scan
 
 NORMS = ("none", "batch", "layer", "instance", "group")
 AXES = {"batch": (0, 2, 3), "layer": (1, 2, 3), "instance": (2, 3)}

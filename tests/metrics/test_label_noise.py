@@ -11,7 +11,7 @@ from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.building import build_data
 from zoo.training.run_folder import RunFolder
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import zoo
 from zoo.core.errors import UserError
 from zoo.decoding import beam_search, greedy, until
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, UNKNOWN, CaptionSpec, ImageSpec
 
 SPEC = CaptionSpec(ImageSpec(3, 32, 32, classes=()), (*SPECIAL_WORDS, *"abcdefgh"), length=7)

@@ -10,7 +10,7 @@ import torch
 from zoo.core.errors import UserError
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.recipe import Recipe
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 
 SPEC = ImageSpec(3, 64, 64, ("cat", "dog"))

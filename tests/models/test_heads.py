@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from zoo.recipe import Recipe
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 
 SPEC = ImageSpec(3, 64, 64, tuple("0123456789"))

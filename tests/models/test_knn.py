@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import zoo
 from zoo.core.errors import UserError
 from zoo.recipe import Recipe, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import zoo as bestiary
 from zoo.core.errors import UserError
 from zoo.pictures.attention import attention, draw_attention, looked_at, patch_grid, rollout, watch
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint

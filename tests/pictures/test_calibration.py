@@ -10,7 +10,7 @@ import pytest
 from zoo.pictures.calibration import calibration_bins, calibration_error, draw_calibration
 from zoo.pictures.figure import style
 from zoo.pictures.predictions import ask
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=6", "--set", "trainer.accelerator=cpu"]

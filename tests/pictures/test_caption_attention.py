@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from zoo.pictures.caption_attention import DARKEST, lit, look, write_all
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import START
 from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint

@@ -11,7 +11,7 @@ from PIL import Image
 
 import zoo as bestiary
 from zoo.pictures.cells import WRAPPED, cell_activations, cells, draw_text, most_selective, text_features, unit_name
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 
 TEXT = 'say "abc de" and\n    then "x"\n'

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix as reference
 from zoo.pictures import predictions
 from zoo.pictures.figure import style
 from zoo.pictures.predictions import ask, confusion_counts, draw_confusion, most_confident_mistakes
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import building
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder

@@ -12,7 +12,7 @@ import zoo as bestiary
 from zoo.pictures.figure import style
 from zoo.pictures.plane import class_colours, coordinates, every_input
 from zoo.pictures.regions import Panel, draw_regions, probabilities_in_the_plane, region_colours, regions
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 
 REGISTRY = scan()

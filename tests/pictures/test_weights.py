@@ -12,7 +12,7 @@ from PIL import Image
 import zoo as bestiary
 from zoo.pictures.kinds import write_picture
 from zoo.pictures.weights import as_images, class_templates, first_filters
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder

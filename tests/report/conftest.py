@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder
 
 BINS = 65

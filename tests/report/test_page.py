@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.report import page as page_module
 from zoo.report.page import differing_settings
 from zoo.report.samples.asking import take_samples

@@ -17,7 +17,7 @@ from PIL import Image
 from zoo.datamodules.worlds import dialogues, questions, shapes
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.report.page import render
 from zoo.report.samples.asking import ASKED_BY, take_samples
 from zoo.report.samples.classification import look_at_labels

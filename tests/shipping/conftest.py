@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 
 from zoo.recipe import Run, resolve
-from zoo.registry import Registry, scan
+from zoo.registry.registry import Registry, scan
 from zoo.serve.application import build_application, network_of
 from zoo.serve.batches import Batches
 from zoo.serve.server import listen

@@ -15,7 +15,7 @@ import torch
 from zoo.export import agreement, export
 from zoo.export.formats import FORMATS
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import spec_to_primitives
 from zoo.training import building
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from zoo.recipe import parse_setting, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine
 from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint

@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoo.core.errors import UserError
 from zoo.datamodules.worlds import shapes
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import END
 from zoo.training.conversation import Conversation, Unanswered
 from zoo.training.run_folder import RunFolder

@@ -17,7 +17,7 @@ from torchvision import models
 
 from zoo.finetuning import resolve_finetuning
 from zoo.recipe import Run, parse_setting, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.tasks.task import Diverged
 from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder

@@ -17,7 +17,7 @@ import torch
 
 from zoo.core.errors import UserError
 from zoo.recipe import parse_setting, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import Interrupted
 from zoo.training.run_folder import RunFolder, read_metrics

@@ -9,7 +9,7 @@ import pytest
 
 from zoo.core.errors import UserError
 from zoo.recipe import resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder
 
 

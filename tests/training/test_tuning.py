@@ -16,7 +16,7 @@ from zoo.core.errors import UserError
 from zoo.models.softmax import Linear
 from zoo.optim.optimizers import build_optimizer
 from zoo.recipe import Recipe, parse_setting, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.training import memory, tuning
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.tuning import Subject, open_subject, range_test, read_range_test, search_batch, smooth

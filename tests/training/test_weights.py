@@ -13,7 +13,7 @@ from torchvision import models
 
 from zoo.core.errors import UserError
 from zoo.recipe import Recipe, Run, resolve
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 from zoo.training import engine

@@ -10,7 +10,7 @@ import torch
 
 from zoo.checks.violation import require
 from zoo.options import check_options
-from zoo.registry import Entry
+from zoo.registry.entry import Entry
 from zoo.spec import END, IGNORE, OUTSIDE, NavigationSpec, SequenceSpec, TextSpec, WordedSpec
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo.checks.violation import Violation, require
 from zoo.recipe import Recipe, Run, resolve
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training import building, engine

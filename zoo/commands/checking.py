@@ -8,7 +8,8 @@ import typer
 
 from zoo.commands.shell import Json, open_registry, print_json
 from zoo.core.errors import UserError, unknown
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 
 
 def check(

@@ -10,7 +10,7 @@ import typer
 from zoo.commands.listing import print_entry, print_list
 from zoo.commands.shell import Json, SetData, open_registry, print_json
 from zoo.core.errors import UserError, near_path
-from zoo.registry import REQUIRED, Entry
+from zoo.registry.entry import REQUIRED, Entry
 
 
 def list_data(

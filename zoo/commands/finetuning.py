@@ -23,7 +23,7 @@ from zoo.commands.training import (
     flag_sections,
     train_and_tell,
 )
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
     from zoo.recipe import Run

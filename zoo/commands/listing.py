@@ -9,7 +9,8 @@ import typer
 
 from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
 from zoo.core.errors import UserError, did_you_mean
-from zoo.registry import REQUIRED, Entry, Registry
+from zoo.registry.entry import REQUIRED, Entry
+from zoo.registry.registry import Registry
 
 
 def print_list(entries: dict[str, Entry], pattern: str, task: str, json: bool, next_command: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import UserError
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 
 
 def search(

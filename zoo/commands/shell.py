@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from zoo.core.errors import UserError, one_line
 from zoo.core.ranks import tell
-from zoo.registry import Registry, scan
+from zoo.registry.registry import Registry, scan
 
 if TYPE_CHECKING:
     from zoo.recipe import Run

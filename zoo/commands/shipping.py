@@ -9,7 +9,7 @@ import typer
 
 from zoo.commands.shell import Checkpoint, Json, RunName, checkpoint_file, open_registry, print_json, whole_number
 from zoo.core.errors import UserError
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 
 
 def export(

@@ -25,7 +25,7 @@ from zoo.commands.shell import (
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable
 from zoo.core.ranks import tell
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
     from zoo.recipe import Run

@@ -11,7 +11,7 @@ from zoo.core.download import nothing_downloaded
 from zoo.core.errors import UserError, one_line
 from zoo.export.files import Opened
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 from zoo.training.building import build_test_data

@@ -13,7 +13,7 @@ from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_d
 from zoo.export.card import Card
 from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained

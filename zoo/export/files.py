@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UserError, one_line
 from zoo.export.formats import Format
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier
 from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported

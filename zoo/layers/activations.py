@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zoo.layers.names import Activation
+from zoo.registry.annotations import Activation
 
 NEGATIVE_SLOPE = 0.01  # of leaky-relu (Maas et al. 2013)
 

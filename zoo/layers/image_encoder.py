@@ -13,7 +13,8 @@ from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.core.fingerprint import fingerprint
 from zoo.options import check_options
 from zoo.recipe import Recipe
-from zoo.registry import Entry, scan_again
+from zoo.registry.entry import Entry
+from zoo.registry.registry import scan_again
 from zoo.spec import ImageSpec
 
 PUBLISHED = "imagenet"  # the weights that a network was published with

@@ -20,7 +20,7 @@ from torch import nn
 
 from zoo.core.errors import UserError, unknown
 from zoo.layers.activations import gain
-from zoo.layers.names import Activation
+from zoo.registry.annotations import Activation
 
 PARAMETERS = {"torch": None, "small-normal": "0.01", "large-normal": "1", "xavier": None, "kaiming": "in"}  # and defaults
 

@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from zoo.core.errors import UserError
-from zoo.layers.names import Norm
+from zoo.registry.annotations import Norm
 
 CHANNELS_A_GROUP = 16  # Wu and He 2018, table 3; where 16 does not divide the channels, the largest power of two that does
 

@@ -16,7 +16,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_attention import MapAttention
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import PAD, CaptionSpec
 from zoo.tasks.captioning import Captioner, State
 from zoo.tasks.task import Task

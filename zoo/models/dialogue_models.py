@@ -15,7 +15,7 @@ from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_attention import MapAttention
 from zoo.layers.map_cells import PLACE, with_places
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue
 from zoo.tasks.task import Task

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.core.errors import UserError
 from zoo.layers.neighbours import NearestNeighbours
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.classification import Classifier
 

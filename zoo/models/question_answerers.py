@@ -15,11 +15,11 @@ from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_cells import PLACE, with_places
-from zoo.layers.names import Norm
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.annotations import Norm
+from zoo.registry.entry import register_model
 from zoo.spec import PAD, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task

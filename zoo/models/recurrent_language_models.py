@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modelling import LanguageModel, State
 

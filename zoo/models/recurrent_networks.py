@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UserError
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
 

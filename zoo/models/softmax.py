@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from zoo.core.errors import UserError
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 

@@ -16,10 +16,10 @@ from zoo.core.errors import UserError
 from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
-from zoo.layers.names import Norm
 from zoo.layers.norms import norm_2d
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.annotations import Norm
+from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_colour
 

@@ -11,7 +11,7 @@ from zoo.core.errors import UserError
 from zoo.layers.attention import Past, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modelling import LanguageModel, State
 

@@ -12,7 +12,7 @@ from zoo.core.errors import UserError
 from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.recipe import Recipe
-from zoo.registry import register_model
+from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 

@@ -22,7 +22,7 @@ from zoo.layers.attention import SelfAttention
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.predictions import as_colours, load_trained
 from zoo.pictures.shown import choose_images
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder

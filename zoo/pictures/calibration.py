@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from zoo.metrics.class_figures import BINS
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.pictures.predictions import Tested, ask
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
 NEARLY = 0.01  # a difference of confidence and accuracy that is not worth a word

@@ -18,7 +18,7 @@ from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import as_colours, load_trained, open_test_data
 from zoo.pictures.shown import choose_images
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import START
 from zoo.tasks.captioning import Captioner
 from zoo.training.run_folder import RunFolder

@@ -22,7 +22,7 @@ from zoo.layers.cells import ReadableLSTM, ReadableRNN
 from zoo.pictures.figure import DIVERGING, Picture
 from zoo.pictures.predictions import load_trained
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.text_files import read_text
 from zoo.training.building import build_test_data

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from zoo.core.errors import UserError, some, unknown
 from zoo.pictures.figure import COLOURS, Picture
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder, read_metrics
 
 NOT_METRICS = ("step", "epoch", "time")

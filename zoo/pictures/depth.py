@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from zoo.core.errors import UserError
 from zoo.pictures.curves import curve, draw_line, read_records, stage_style
 from zoo.pictures.figure import COLOURS, Picture
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
 PANELS = {"plain networks": {20: "plain20", 56: "plain56"}, "residual networks": {20: "resnet20", 56: "resnet56"}}

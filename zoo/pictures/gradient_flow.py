@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.gradient_flow import gradient_norms
 from zoo.pictures.figure import COLOURS, Picture
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
 HIDDEN, SAMPLES, STEPS_BACK = 128, 8, 100

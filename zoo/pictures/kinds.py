@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.core.errors import UserError, unknown
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
     from zoo.pictures.figure import Picture

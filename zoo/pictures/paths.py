@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.pictures.figure import COLOURS, Picture, check_output, style, write_png
 from zoo.pictures.predictions import load_trained, open_test_data
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import IGNORE
 from zoo.tasks.navigation import NavigationAgent, episode_figures
 from zoo.training.run_folder import RunFolder

@@ -18,7 +18,7 @@ from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
 from zoo.recipe import Run, parse_setting, resolve_test
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
 from zoo.training.building import build_test_data, load_task

@@ -19,7 +19,7 @@ from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
 from zoo.pictures.predictions import load_trained
 from zoo.recipe import parse_setting, resolve
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder, temporary_runs

@@ -14,7 +14,7 @@ from zoo.core.errors import UserError, unknown
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.predictions import as_colours, load_trained
 from zoo.pictures.shown import choose_images
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
 from zoo.training.run_folder import RunFolder
 

@@ -12,7 +12,8 @@ from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import load_trained
 from zoo.pictures.tiles import draw_tiles
 from zoo.recipe import Run, parse_setting, resolve
-from zoo.registry import Entry, Registry
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder

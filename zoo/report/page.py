@@ -14,7 +14,7 @@ from bokeh.resources import Resources
 
 from zoo.core.errors import UserError, some
 from zoo.core.files import replace_file
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
 from zoo.report.samples.asking import take_samples

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from zoo.core.errors import UserError, one_line, some
 from zoo.recipe import Run, read_config
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.report.history import Finding, History, read_history
 from zoo.report.plots import number
 from zoo.report.samples.samples import Samples

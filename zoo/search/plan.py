@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.core.errors import UserError, unknown
 from zoo.recipe import Run, differences, resolve
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.search.space import Dimension, grid_points, nested, read_space
 
 SAMPLERS = ("random", "grid", "tpe")

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from zoo.core.errors import one_line
 from zoo.core.files import replace_file
 from zoo.pictures.figure import style, write_png
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 from zoo.search.points import planned_trials
 from zoo.search.progress import shown

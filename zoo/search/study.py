@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 
 SEARCHES = Path("searches")

@@ -14,7 +14,7 @@ import optuna
 
 from zoo.core.errors import UserError, one_line
 from zoo.recipe import Run, resolve
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 from zoo.search.points import TrialFailed
 from zoo.search.study import Place, best_trial

@@ -12,7 +12,7 @@ import yaml
 from zoo.core.errors import UserError
 from zoo.core.files import replace_file
 from zoo.recipe import resolve
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.search.plan import Effort, Search
 from zoo.search.space import Dimension
 

@@ -18,7 +18,7 @@ import optuna
 import torch
 
 from zoo.core.errors import UserError, one_line
-from zoo.registry import Registry, scan
+from zoo.registry.registry import Registry, scan
 from zoo.search.plan import Effort, Search
 from zoo.search.points import Worker, build_pruner, points_over
 from zoo.search.progress import SearchProgress

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from zoo.core.errors import UserError
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.classification import require_classifier
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained

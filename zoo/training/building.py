@@ -11,7 +11,7 @@ import torch
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import VisualDialogue
 from zoo.training.building import load_task

@@ -22,7 +22,7 @@ from zoo.callbacks.progress import TrainingProgress
 from zoo.core.errors import UserError
 from zoo.core.ranks import tell
 from zoo.recipe import Run, TrainerSettings
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.autopsy import autopsy

@@ -16,7 +16,7 @@ from zoo.callbacks.findings import WEIGHTED, Finding
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.recording import Record
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.training.monitoring import classes_to_guess
 from zoo.training.tuning import Subject, counts_images, fit, open_subject, range_test

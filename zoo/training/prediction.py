@@ -14,7 +14,7 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, read_image
 from zoo.datamodules.files.progress import shown
 from zoo.decoding import Sampling, beam_search, sample, until
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
 from zoo.tasks.question_answering import QuestionAnswerer

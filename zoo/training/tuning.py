@@ -19,7 +19,7 @@ import torch
 
 from zoo.core.errors import UserError
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, WordedSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.building import build_data, build_task

@@ -18,7 +18,7 @@ from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.files import cache_folder
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task

@@ -9,7 +9,7 @@ import torch
 from zoo.core.download import nothing_downloaded
 from zoo.core.errors import UserError, one_line
 from zoo.pictures.predictions import load_trained
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.report.samples.captioning import ask_captioner
 from zoo.report.samples.classification import ask_classifier
 from zoo.report.samples.dialogue import ask_in_dialogues

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
 from zoo.recipe import Run
-from zoo.registry import Registry
+from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
 

@@ -1,0 +1,1 @@
+"""Names: registering models and data sets, and reading what is registered without importing it."""
