@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 import zoo
-from zoo.recipe import Recipe, resolve
+from zoo.config.recipe import Recipe, resolve
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")

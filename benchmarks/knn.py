@@ -22,8 +22,8 @@ import typer
 from sklearn.neighbors import NearestNeighbors as SklearnNeighbours
 
 import zoo
+from zoo.config.recipe import parse_setting, resolve
 from zoo.layers.neighbours import NearestNeighbours
-from zoo.recipe import parse_setting, resolve
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")

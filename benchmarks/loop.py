@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from turns import take_turns, tell
 
 import zoo
-from zoo.recipe import Run, parse_setting, resolve
+from zoo.config.recipe import Run, parse_setting, resolve
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from turns import take_turns, tell
 
 import zoo
-from zoo.recipe import Run, parse_setting, resolve
+from zoo.config.recipe import Run, parse_setting, resolve
 from zoo.training import building
 
 

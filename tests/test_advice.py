@@ -174,7 +174,7 @@ def test_the_regime_follows_from_the_images_of_the_usual_class(counts: list[int]
 
 def test_the_settings_of_the_command_are_those_of_the_model() -> None:
     """What is suggested is checked as ``zoo finetune`` would, as far as these keys are known."""
-    from zoo.recipe import Recipe, parse_setting, resolve
+    from zoo.config.recipe import Recipe, parse_setting, resolve
 
     for count in (5, 50, 500):
         words = shlex.split(suggest({"a": count, "b": count}, "digits", []).command)

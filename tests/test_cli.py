@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
-from zoo.recipe import resolve
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 

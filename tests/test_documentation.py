@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

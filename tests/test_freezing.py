@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from zoo.config.freezing import Freezing
 from zoo.core.errors import UserError
-from zoo.freezing import Freezing
 
 STAGES = ("stem", "layer1", "layer2", "head")
 

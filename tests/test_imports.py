@@ -56,7 +56,7 @@ BASE = {
     "zoo.text_files",
     "zoo.words",
 }
-SETTINGS = BASE | {"zoo.options", "zoo.recipe", "zoo.freezing"}
+SETTINGS = BASE | {"zoo.config.options", "zoo.config.recipe", "zoo.config.freezing"}
 # folder or file -> the modules of ours that it may import; more specific entries first
 FLOORS = {
     "cli.py": {"zoo"},
@@ -88,7 +88,7 @@ FLOORS = {
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
     "zoo/receptive_field.py": set(),
     "zoo/watching.py": SETTINGS | {"zoo.training", "callbacks"},
-    "zoo/recipe.py": BASE | {"zoo.options", "zoo.freezing", "zoo.backbones"},
+    "zoo/recipe.py": BASE | {"zoo.config.options", "zoo.config.freezing", "zoo.backbones"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from zoo.config.recipe import Run, differences, parse_setting, read_config, resolve, resolve_test
 from zoo.core.errors import UserError
-from zoo.recipe import Run, differences, parse_setting, read_config, resolve, resolve_test
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.registry import scan
 

@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
+from zoo.config.recipe import parse_setting, read_config, resolve
 from zoo.core.errors import UserError
-from zoo.recipe import parse_setting, read_config, resolve
 from zoo.registry.registry import scan
 from zoo.search import study as studies
 from zoo.search.plan import Effort, Search

@@ -41,8 +41,8 @@ def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
     Raises:
         UserError: an unknown name or option, a value of the wrong type, or a spec that the model cannot take.
     """
-    from zoo.options import check_options
-    from zoo.recipe import Recipe
+    from zoo.config.options import check_options
+    from zoo.config.recipe import Recipe
 
     entry = scan().model(name)
     recipe = recipe or Recipe(**entry.recipe)
@@ -52,7 +52,7 @@ def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
 def __getattr__(name: str) -> Any:
     # pydantic takes a fifth of a second to import, which a listing need not pay
     if name == "Recipe":
-        from zoo.recipe import Recipe
+        from zoo.config.recipe import Recipe
 
         return Recipe
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.backbones import LIBRARIES, PUBLISHED_TAG, find_backbone
+from zoo.config.recipe import Run, resolve
 from zoo.core.errors import UserError
-from zoo.recipe import Run, resolve
 from zoo.registry.registry import Registry
 
 # Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
-from zoo.recipe import resolve
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task

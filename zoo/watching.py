@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.callbacks.sparkline import sparkline
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
-from zoo.recipe import Run
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records that tell the rate

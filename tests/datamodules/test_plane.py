@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import zoo as bestiary
+from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
-from zoo.recipe import resolve
 from zoo.registry.registry import scan
 from zoo.training import engine
 

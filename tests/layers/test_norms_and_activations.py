@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import zoo
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.norms import norm_1d, norm_2d
-from zoo.recipe import Recipe
 from zoo.registry.registry import scan
 
 NORMS = ("none", "batch", "layer", "instance", "group")

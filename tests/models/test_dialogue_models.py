@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.models.dialogue_models import DiscriminativeDialogue, GenerativeDialogue, LateFusion, Sight, history_of
-from zoo.recipe import Recipe
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, DialogueSpec, ImageSpec
 from zoo.tasks.dialogue import SHARED
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.image_encoder import ImageEncoder
-from zoo.recipe import Recipe
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 

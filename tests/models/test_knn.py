@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 import zoo
+from zoo.config.recipe import Recipe, resolve
 from zoo.core.errors import UserError
-from zoo.recipe import Recipe, resolve
 from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import zoo
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.models.question_answerers import Look, Question, Relations
-from zoo.recipe import Recipe
 from zoo.spec import PAD, SPECIAL_WORDS, QuestionSpec
 
 NAMES = ("vqa-lstm", "vqa-attention", "vqa-relation")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.config.recipe import Recipe
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr
-from zoo.recipe import Recipe
 
 LR, DECAY, STEPS = 0.05, 0.1, 7
 CURVATURE = np.array([[0.5, 2.0, 1.0], [3.0, 0.1, 0.7]])

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.config.recipe import Recipe
 from zoo.optim.optimizers import build_optimizer, decay_groups
 from zoo.optim.penalties import penalty
-from zoo.recipe import Recipe
 
 SPEC = zoo.ImageSpec(1, 3, 3, classes=("a", "b"))
 

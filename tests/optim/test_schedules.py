@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+from zoo.config.recipe import Recipe
 from zoo.optim.schedules import lr_factor
-from zoo.recipe import Recipe
 
 LENGTHS = [1, 2, 3, 4, 7, 10, 100, 333]
 

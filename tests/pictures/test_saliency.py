@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo as zoo_package
+from zoo.config.recipe import Recipe
 from zoo.pictures.figure import style
 from zoo.pictures.saliency import draw_saliency, saliency_map, score_gradients, smooth_gradients
-from zoo.recipe import Recipe
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from zoo.recipe import Run, resolve
+from zoo.config.recipe import Run, resolve
 from zoo.registry.registry import Registry, scan
 from zoo.serve.application import build_application, network_of
 from zoo.serve.batches import Batches

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.config.recipe import resolve
 from zoo.export import agreement, export
 from zoo.export.formats import FORMATS
-from zoo.recipe import resolve
 from zoo.registry.registry import scan
 from zoo.spec import spec_to_primitives
 from zoo.training import building

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.config.recipe import Recipe
 from zoo.metrics.captions import caption_scores
-from zoo.recipe import Recipe
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, START, CaptionSpec, ImageSpec
 from zoo.tasks.captioning import Captioner
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as vision
 
 import zoo
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
 
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.3, 0.25)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, DialogueSpec, ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.dialogue import SHARED, VisualDialogue
 

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 import zoo
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.datamodules.text import WholeText
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE
 from zoo.training.checkpoints import read_checkpoint
 

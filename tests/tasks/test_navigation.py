@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.datamodules.rooms import LONGEST, Rooms
 from zoo.datamodules.worlds.rooms import THINGS
 from zoo.models.navigator import Navigator
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE, PAD
 from zoo.tasks.navigation import NavigationAgent, Walk, episode_figures
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import zoo
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 from zoo.spec import IGNORE, OUTSIDE, SPECIAL_WORDS, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer, accuracies
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zoo.recipe import parse_setting, resolve
+from zoo.config.recipe import parse_setting, resolve
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
+from zoo.config.recipe import Run, parse_setting, resolve
 from zoo.finetuning import resolve_finetuning
-from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry.registry import scan
 from zoo.tasks.task import Diverged
 from zoo.training import building, engine

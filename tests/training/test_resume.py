@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
-from zoo.recipe import parse_setting, resolve
 from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import Interrupted

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
-from zoo.recipe import resolve
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.config.recipe import Recipe, parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.models.softmax import Linear
 from zoo.optim.optimizers import build_optimizer
-from zoo.recipe import Recipe, parse_setting, resolve
 from zoo.registry.registry import scan
 from zoo.training import memory, tuning
 from zoo.training.allocator import keep_freed_memory

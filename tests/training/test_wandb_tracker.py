@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from zoo.recipe import WandbSettings
+from zoo.config.recipe import WandbSettings
 from zoo.training import wandb_tracker
 from zoo.training.wandb_tracker import WandbTracker
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from zoo.config.recipe import Recipe, Run, resolve
 from zoo.core.errors import UserError
-from zoo.recipe import Recipe, Run, resolve
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zoo.checks.violation import require
-from zoo.options import check_options
+from zoo.config.options import check_options
 from zoo.registry.entry import Entry
 from zoo.spec import END, IGNORE, OUTSIDE, NavigationSpec, SequenceSpec, TextSpec, WordedSpec
 

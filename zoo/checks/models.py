@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.checks.violation import Violation, require
-from zoo.recipe import Recipe, Run, resolve
+from zoo.config.recipe import Recipe, Run, resolve
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier

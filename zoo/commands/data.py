@@ -27,7 +27,7 @@ def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
     """The data set with its options checked, not yet fetched."""
     entry = open_registry(context).data_set(name)
     options = _data_options(entry, settings)
-    from zoo.recipe import Recipe
+    from zoo.config.recipe import Recipe
 
     recipe = Recipe()
     return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
@@ -35,8 +35,8 @@ def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
 
 def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
     """All options of a data set, checked; what must lie at the root that the user names is looked for."""
-    from zoo.options import check_options
-    from zoo.recipe import parse_setting
+    from zoo.config.options import check_options
+    from zoo.config.recipe import parse_setting
 
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)

@@ -26,7 +26,7 @@ from zoo.commands.training import (
 from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from zoo.recipe import Run
+    from zoo.config.recipe import Run
 
 
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Weights for the network: safetensors or .pth.")]
@@ -69,8 +69,8 @@ def finetune(
     registry = open_registry(context)
     if data:
         registry.data_set(data)
+    from zoo.config.recipe import parse_setting, read_config
     from zoo.finetuning import resolve_finetuning
-    from zoo.recipe import parse_setting, read_config
 
     flags = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
     layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
@@ -93,8 +93,8 @@ def resolve_either(
     """
     if data:
         registry.data_set(data)
+    from zoo.config.recipe import parse_setting, resolve
     from zoo.finetuning import resolve_finetuning
-    from zoo.recipe import parse_setting, resolve
 
     finetunes = bool(weights or freeze) or name not in registry.models
     layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]

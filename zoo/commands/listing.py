@@ -117,7 +117,7 @@ def show(
 
 
 def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:
-    from zoo.recipe import parse_setting, resolve
+    from zoo.config.recipe import parse_setting, resolve
     from zoo.spec import parse_image_shape
 
     chosen = [{"data": {"name": data}}] if data else []

@@ -59,7 +59,7 @@ def search(
         place = Place(*where)
         _print_search(registry, place, *find(place, registry), json, zoo_command(context))
         return
-    from zoo.recipe import parse_setting
+    from zoo.config.recipe import parse_setting
     from zoo.search.plan import plan_effort, plan_search
 
     flags = {"data": {"name": data} if data else {}, "recipe": {"epochs": epochs} if epochs is not None else {}}

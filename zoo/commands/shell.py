@@ -18,7 +18,7 @@ from zoo.core.ranks import tell
 from zoo.registry.registry import Registry, scan
 
 if TYPE_CHECKING:
-    from zoo.recipe import Run
+    from zoo.config.recipe import Run
 
 # the base of Typer's own usage errors; Typer has carried its parser inside since 0.20 and took it from click before
 UsageError = typer.BadParameter.__mro__[1]

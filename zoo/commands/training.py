@@ -28,7 +28,7 @@ from zoo.core.ranks import tell
 from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from zoo.recipe import Run
+    from zoo.config.recipe import Run
 
 
 DataName = Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")]
@@ -101,7 +101,7 @@ def train(
         registry.model(name)
     if data:
         registry.data_set(data)
-    from zoo.recipe import differences, parse_setting, read_config, resolve
+    from zoo.config.recipe import differences, parse_setting, read_config, resolve
 
     flags = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
     layers = [*map(parse_setting, settings), flags]
@@ -186,7 +186,7 @@ def test(
     [bold]zoo test resnet20-digits --csv classes.csv[/bold]   all classes, where a table would be too long\n
     [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file, on other pictures
     """
-    from zoo.recipe import parse_setting, resolve_test
+    from zoo.config.recipe import parse_setting, resolve_test
 
     flags = without_empty({"trainer": {"devices": devices, "accelerator": accelerator}})
     layers = [*(parse_setting(text, ("data", "trainer")) for text in settings), flags]

@@ -15,7 +15,7 @@ from zoo.commands.training import DataName
 from zoo.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from zoo.recipe import Run
+    from zoo.config.recipe import Run
 
 PARTS = ("lr", "batch")
 FOUND = ("recipe.lr", "recipe.batch_size")

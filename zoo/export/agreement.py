@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zoo.config.recipe import Run
 from zoo.core.download import nothing_downloaded
 from zoo.core.errors import UserError, one_line
 from zoo.export.files import Opened
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier

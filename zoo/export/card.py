@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from zoo.config.recipe import Run
 from zoo.export.agreement import Agreement
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
-from zoo.recipe import Run
 from zoo.tasks.classification import Classifier
 
 

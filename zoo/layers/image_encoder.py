@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import check_options
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.core.fingerprint import fingerprint
-from zoo.options import check_options
-from zoo.recipe import Recipe
 from zoo.registry.entry import Entry
 from zoo.registry.registry import scan_again
 from zoo.spec import ImageSpec

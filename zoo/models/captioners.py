@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import Past
 from zoo.layers.cross_attention import DecoderBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_attention import MapAttention
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, CaptionSpec
 from zoo.tasks.captioning import Captioner, State

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_attention import MapAttention
 from zoo.layers.map_cells import PLACE, with_places
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue

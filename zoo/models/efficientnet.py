@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, Published, in_colour

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.neighbours import NearestNeighbours
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.classification import Classifier

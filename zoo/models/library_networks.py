@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.layers.inits import begin_head
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_colour

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import END, PAD, NavigationSpec
 from zoo.tasks.navigation import NavigationAgent

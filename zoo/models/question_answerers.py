@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
 from zoo.layers.map_cells import PLACE, with_places
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
-from zoo.recipe import Recipe
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, QuestionSpec

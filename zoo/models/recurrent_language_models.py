@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modelling import LanguageModel, State

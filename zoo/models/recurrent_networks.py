@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory

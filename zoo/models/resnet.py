@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import initialise
 from zoo.layers.norms import norm_2d
-from zoo.recipe import Recipe
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec

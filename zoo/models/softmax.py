@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier

@@ -12,12 +12,12 @@ from torchvision.models.vgg import cfgs as vgg_layers
 from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVisionTransformer
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
 from zoo.layers.norms import norm_2d
-from zoo.recipe import Recipe
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import Past, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modelling import LanguageModel, State

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier

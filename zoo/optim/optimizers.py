@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 
 
 def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> torch.optim.Optimizer:

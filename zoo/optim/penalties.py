@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.optim.optimizers import is_regularised
-from zoo.recipe import Recipe
 
 
 def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None:

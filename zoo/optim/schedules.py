@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 
 ONE_CYCLE_RISE = 0.3  # share of the training in which one-cycle rises
 ONE_CYCLE_START = 1 / 25  # of the peak (Smith and Topin 2017; the values of torch's OneCycleLR)

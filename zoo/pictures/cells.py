@@ -17,11 +17,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.layers.cells import ReadableLSTM, ReadableRNN
 from zoo.pictures.figure import DIVERGING, Picture
 from zoo.pictures.predictions import load_trained
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.text_files import read_text

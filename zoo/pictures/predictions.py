@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
+from zoo.config.recipe import Run, parse_setting, resolve_test
 from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
-from zoo.recipe import Run, parse_setting, resolve_test
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task

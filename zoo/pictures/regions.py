@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
 from zoo.pictures.predictions import load_trained
-from zoo.recipe import parse_setting, resolve
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import building, engine

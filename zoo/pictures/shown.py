@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, Spec, image_spec
 from zoo.training.prediction import read_named

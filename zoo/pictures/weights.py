@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from zoo.config.recipe import Run, parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import load_trained
 from zoo.pictures.tiles import draw_tiles
-from zoo.recipe import Run, parse_setting, resolve
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, some
-from zoo.recipe import Run, read_config
 from zoo.registry.registry import Registry
 from zoo.report.history import Finding, History, read_history
 from zoo.report.plots import number

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from zoo.config.recipe import Run, differences, resolve
 from zoo.core.errors import UserError, unknown
-from zoo.recipe import Run, differences, resolve
 from zoo.registry.registry import Registry
 from zoo.search.space import Dimension, grid_points, nested, read_space
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from zoo.config.recipe import SECTIONS, Run
 from zoo.core.errors import UserError, unknown
-from zoo.recipe import SECTIONS, Run
 
 KINDS = ("log", "uniform", "choice")
 FORM = "write it as KEY=log:LOW..HIGH, KEY=uniform:LOW..HIGH or KEY=choice:A,B, for example recipe.lr=log:1e-4..1e-1"

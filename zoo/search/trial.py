@@ -12,8 +12,8 @@ from typing import Any
 import lightning as L
 import optuna
 
+from zoo.config.recipe import Run, resolve
 from zoo.core.errors import UserError, one_line
-from zoo.recipe import Run, resolve
 from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 from zoo.search.points import TrialFailed

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
 from zoo.core.files import replace_file
-from zoo.recipe import resolve
 from zoo.registry.registry import Registry
 from zoo.search.plan import Effort, Search
 from zoo.search.space import Dimension

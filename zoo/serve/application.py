@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
-from zoo.recipe import Run
+from zoo.config.recipe import Run
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, read_upload, read_uploads
 from zoo.tasks.classification import Classifier

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.decoding import Decode, beam_search, greedy, until
 from zoo.metrics.captions import caption_scores
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.written_captions import WrittenCaptions
-from zoo.recipe import Recipe
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.language_modelling import map_state
 from zoo.tasks.task import Task

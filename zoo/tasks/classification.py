@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
 from zoo.metrics.class_figures import ClassFigures
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.task import Task, read_out
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.ranking import DEPTHS, Ranks, ndcg, ranks
-from zoo.recipe import Recipe
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, DialogueSpec
 from zoo.tasks.task import Task
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE, TextSpec
 from zoo.tasks.task import Task
 

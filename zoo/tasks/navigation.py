@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.recipe import Recipe
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
 from zoo.tasks.task import Task, read_out
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.recipe import Recipe
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, QuestionSpec, WordedSpec
 from zoo.tasks.task import Task, read_out
 

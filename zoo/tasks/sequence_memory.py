@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.recipe import Recipe
 from zoo.spec import SequenceSpec
 from zoo.tasks.task import Task, read_out
 

@@ -16,13 +16,13 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
-from zoo.recipe import Recipe
 from zoo.spec import Spec
 
 

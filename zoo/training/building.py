@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task

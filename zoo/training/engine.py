@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.pace import Pace
 from zoo.callbacks.progress import TrainingProgress
+from zoo.config.recipe import Run, TrainerSettings
 from zoo.core.errors import UserError
 from zoo.core.ranks import tell
-from zoo.recipe import Run, TrainerSettings
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task

@@ -15,7 +15,7 @@ from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.findings import WEIGHTED, Finding
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.recording import Record
-from zoo.recipe import Run
+from zoo.config.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.training.monitoring import classes_to_guess

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
-from zoo.recipe import Run
 from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
 
 SUFFIX = ".safetensors"

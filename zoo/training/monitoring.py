@@ -14,8 +14,8 @@ from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.pace import Pace
+from zoo.config.recipe import Run
 from zoo.core.files import replace_file
-from zoo.recipe import Run
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training.run_folder import read_metrics

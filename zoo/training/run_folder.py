@@ -15,10 +15,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
 from zoo.core.ranks import is_follower
-from zoo.recipe import Run, read_config
 
 RUNS = Path("runs")
 TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written

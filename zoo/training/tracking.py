@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zoo.recipe import Run
+from zoo.config.recipe import Run
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
 

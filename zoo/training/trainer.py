@@ -12,8 +12,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
+from zoo.config.recipe import Run, TrainerSettings
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.recipe import Run, TrainerSettings
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
 

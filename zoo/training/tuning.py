@@ -17,8 +17,8 @@ import lightning as L
 import numpy as np
 import torch
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, WordedSpec
 from zoo.tasks.task import Diverged, Task

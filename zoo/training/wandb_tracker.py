@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.callbacks.distribution import EDGES
 from zoo.callbacks.recording import histograms_of, numbers_of
-from zoo.recipe import WandbSettings
+from zoo.config.recipe import WandbSettings
 
 STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume
 PREDICTIONS = 16  # rows of the table

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.backbones import LIBRARIES, find_backbone
+from zoo.config.recipe import Run
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.files import cache_folder
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier

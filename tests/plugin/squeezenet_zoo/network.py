@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.squeezenet import SqueezeNet as TorchvisionSqueezeNet
 
 from zoo import register_model
-from zoo.recipe import Recipe
+from zoo.config.recipe import Recipe
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
-from zoo.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder

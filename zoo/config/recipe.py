@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.backbones import LIBRARIES
+from zoo.config.freezing import Freezing
+from zoo.config.options import check_options, validate
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
-from zoo.freezing import Freezing
-from zoo.options import check_options, validate
 from zoo.registry.registry import Registry
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
