@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.config.recipe import LIBRARIES
 from zoo.core.errors import UserError, unknown
 
-LIBRARIES = ("torchvision", "timm")
 PUBLISHED_TAG = "published-weights"  # of models of the zoo that come with weights
 INSTALL_TIMM = "pip install 'bestiary[timm]'"
 FIGURE = re.compile(r"'acc@1': ([\d.]+)")

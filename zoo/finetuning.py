@@ -6,8 +6,8 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from zoo.backbones import LIBRARIES, PUBLISHED_TAG, find_backbone
-from zoo.config.recipe import Run, resolve
+from zoo.backbones import PUBLISHED_TAG, find_backbone
+from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from zoo.backbones import LIBRARIES
 from zoo.config.freezing import Freezing
 from zoo.config.options import check_options, validate
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
@@ -269,3 +268,6 @@ def differences(old: Run, new: Run) -> list[str]:
         for key in {**before[section], **after[section]}
         if before[section].get(key) != after[section].get(key)
     ]
+
+
+LIBRARIES = ("torchvision", "timm")

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.backbones import LIBRARIES, find_backbone
-from zoo.config.recipe import Run
+from zoo.backbones import find_backbone
+from zoo.config.recipe import LIBRARIES, Run
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.files import cache_folder
