@@ -9,7 +9,7 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.words import tokenise
+from zoo.text.tokenization import tokenise
 
 # the last function of a question's program tells what is asked (Johnson et al. 2016, figure 5)
 KIND_OF_FUNCTION = {

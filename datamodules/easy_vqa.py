@@ -10,7 +10,7 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.words import tokenise
+from zoo.text.tokenization import tokenise
 
 
 @register_data("easy-vqa", task="question-answering", tags=["own", "colour"])

@@ -24,7 +24,7 @@ from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.position import position_of
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, TextSpec
-from zoo.text_files import read_text
+from zoo.text.files import read_text
 
 Batch = dict[str, Tensor]
 MOST_HELD_OUT = 0.4  # of the text for validation, and as much for the test

@@ -24,7 +24,7 @@ from zoo.datamodules.files.picture_files import image_files, read_pictures
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
-from zoo.words import build_vocabulary, tokenise
+from zoo.text.tokenization import build_vocabulary, tokenise
 
 WORDS_FILE = re.compile(r"visdial_[\d.]+_(train|val)(?!.*dense).*\.json(\.gz)?")
 DENSE_FILE = re.compile(r"visdial_[\d.]+_val_dense_annotations.*\.json(\.gz)?")

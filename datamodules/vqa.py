@@ -12,7 +12,7 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.words import tokenise
+from zoo.text.tokenization import tokenise
 
 SPLITS = {"train": "train2014", "val": "val2014"}
 

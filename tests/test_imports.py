@@ -53,8 +53,8 @@ BASE = {
     "zoo.core.ranks",
     "zoo.registry.registry",
     "zoo.core.download",
-    "zoo.text_files",
-    "zoo.words",
+    "zoo.text.files",
+    "zoo.text.tokenization",
 }
 SETTINGS = BASE | {"zoo.config.options", "zoo.config.recipe", "zoo.config.freezing"}
 # folder or file -> the modules of ours that it may import; more specific entries first

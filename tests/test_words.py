@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, ImageSpec
-from zoo.words import build_vocabulary, tokenise
+from zoo.text.tokenization import build_vocabulary, tokenise
 
 # the second of each is the answer of pycocoevalcap 1.2, PTBTokenizer with Stanford CoreNLP 3.4.1 in Java
 HARD = [

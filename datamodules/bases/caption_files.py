@@ -19,7 +19,7 @@ from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.files.picture_files import read_pictures, require_folder
 from zoo.datamodules.loading.splits import Images
 from zoo.spec import CaptionSpec, ImageSpec
-from zoo.words import build_vocabulary, tokenise
+from zoo.text.tokenization import build_vocabulary, tokenise
 
 NAMED = 3  # of many, so many are named in a message
 

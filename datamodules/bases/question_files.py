@@ -18,7 +18,7 @@ from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.files.picture_files import read_pictures
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import ImageSpec, QuestionSpec
-from zoo.words import build_vocabulary
+from zoo.text.tokenization import build_vocabulary
 
 NAMED = 3  # of many, so many are named in a message
 

@@ -24,7 +24,7 @@ from zoo.pictures.figure import DIVERGING, Picture
 from zoo.pictures.predictions import load_trained
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
-from zoo.text_files import read_text
+from zoo.text.files import read_text
 from zoo.training.building import build_test_data
 from zoo.training.run_folder import RunFolder
 

@@ -10,10 +10,10 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import VisualDialogue
+from zoo.text.tokenization import tokenise
 from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.prediction import read_named
-from zoo.words import tokenise
 
 
 class Unanswered(Exception):

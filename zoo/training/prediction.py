@@ -19,9 +19,9 @@ from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
+from zoo.text.tokenization import tokenise
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
-from zoo.words import tokenise
 
 BATCH = 64
 INSTEAD = {  # task -> what a model for it does, and the command that lets it

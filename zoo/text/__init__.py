@@ -1,0 +1,1 @@
+"""Reading text files and splitting text into tokens."""
