@@ -15,7 +15,7 @@ import torch
 import typer
 
 import zoo
-from zoo.decoding import Sampling, sample
+from zoo.tasks.decoding import Sampling, sample
 
 
 def main(length: int = 500, context: int = 512, rounds: int = 3) -> None:

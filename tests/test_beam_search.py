@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.decoding import _beam_search, beam_search, greedy, until
+from zoo.tasks.decoding import _beam_search, beam_search, greedy, until
 
 WORDS, END, LENGTH = 5, 0, 6
 

@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from zoo.core.errors import UserError
-from zoo.decoding import Sampling, beam_search, greedy, sample
+from zoo.tasks.decoding import Sampling, beam_search, greedy, sample
 
 SPEC = zoo.TextSpec(tuple("abcd"))
 

@@ -67,10 +67,18 @@ FLOORS = {
     "zoo/layers": SETTINGS | {"zoo.core.fingerprint", "zoo.layers"},
     "zoo/optim": SETTINGS | {"zoo.optim"},
     "zoo/metrics": SETTINGS,
-    "zoo/tasks": SETTINGS | {"zoo.core.fingerprint", "zoo.optim", "zoo.metrics", "zoo.decoding", "zoo.tasks"},
+    "zoo/tasks": SETTINGS | {"zoo.core.fingerprint", "zoo.optim", "zoo.metrics", "zoo.tasks.decoding", "zoo.tasks"},
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
-    | {"zoo.backbones", "zoo.optim", "zoo.tasks", "zoo.decoding", "zoo.training", "callbacks", "zoo.datamodules.files.images"}
+    | {
+        "zoo.backbones",
+        "zoo.optim",
+        "zoo.tasks",
+        "zoo.tasks.decoding",
+        "zoo.training",
+        "callbacks",
+        "zoo.datamodules.files.images",
+    }
     | {"zoo.datamodules.files.progress"},
     "zoo/advice.py": SETTINGS | {"zoo.datamodules.files.images"},
     "zoo/check.py": SETTINGS | {"zoo.checks"},
@@ -79,7 +87,7 @@ FLOORS = {
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
     "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
     "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "zoo.datamodules.files.images"},
-    "zoo/report": SETTINGS | {"zoo.pictures", "zoo.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
+    "zoo/report": SETTINGS | {"zoo.pictures", "zoo.tasks.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
     "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.core.errors import UserError
-from zoo.decoding import beam_search, greedy, until
 from zoo.registry.registry import scan
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, UNKNOWN, CaptionSpec, ImageSpec
+from zoo.tasks.decoding import beam_search, greedy, until
 
 SPEC = CaptionSpec(ImageSpec(3, 32, 32, classes=()), (*SPECIAL_WORDS, *"abcdefgh"), length=7)
 NAMES = ["captioner", "captioner-attention", "captioner-transformer"]

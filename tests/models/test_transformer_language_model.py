@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from zoo.core.errors import UserError
-from zoo.decoding import Sampling, beam_search, sample
+from zoo.tasks.decoding import Sampling, beam_search, sample
 
 SPEC = zoo.TextSpec(tuple("abcdefgh"))
 

@@ -106,7 +106,7 @@ def sample(
         raise UserError(f"{'--greedy' if greedy else '--beams'} draws nothing at random: leave {' and '.join(given)} out")
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)
-    from zoo.decoding import Sampling
+    from zoo.tasks.decoding import Sampling
     from zoo.training.writing import Writer
 
     sampling = Sampling(

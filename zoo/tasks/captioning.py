@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
-from zoo.decoding import Decode, beam_search, greedy, until
 from zoo.metrics.captions import caption_scores
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.written_captions import WrittenCaptions
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
+from zoo.tasks.decoding import Decode, beam_search, greedy, until
 from zoo.tasks.language_modelling import map_state
 from zoo.tasks.task import Task
 
@@ -75,7 +75,7 @@ class Captioner(Task):
         return self.tell(self.see(images), captions)
 
     def decoder(self, seen: Tensor) -> Decode:
-        """``decode(tokens, state)`` for pictures that were seen, as ``zoo.decoding`` takes it; nothing writes a special word."""
+        """``decode(tokens, state)`` for pictures that were seen, as ``zoo.tasks.decoding`` takes it; nothing writes a special word."""
 
         def decode(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             scores, state = self.step(tokens, self.begin(seen) if state is None else state)

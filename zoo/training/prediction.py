@@ -13,10 +13,10 @@ import torch
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, read_image
 from zoo.datamodules.files.progress import shown
-from zoo.decoding import Sampling, beam_search, sample, until
 from zoo.registry.registry import Registry
 from zoo.spec import END, PAD, SPECIAL_WORDS, image_spec
 from zoo.tasks.captioning import Captioner
+from zoo.tasks.decoding import Sampling, beam_search, sample, until
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
 from zoo.text.tokenization import tokenise

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from zoo.core.errors import UserError
-from zoo.decoding import Sampling, beam_search, greedy, sample
 from zoo.registry.registry import Registry
+from zoo.tasks.decoding import Sampling, beam_search, greedy, sample
 from zoo.tasks.language_modelling import LanguageModel
 from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint

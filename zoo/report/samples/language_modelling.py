@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo.decoding import Sampling
 from zoo.report.samples.samples import Samples, Text, Trained
+from zoo.tasks.decoding import Sampling
 from zoo.training.writing import Writer
 
 LETTERS = 400
