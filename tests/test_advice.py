@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.advice import Advice, advise, find_copies, report, suggest
+from zoo.analysis.advice import Advice, advise, find_copies, report, suggest
 from zoo.core.errors import UserError
 from zoo.datamodules.folder import Folder
 from zoo.registry.registry import scan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.gradient_flow import gradient_norms
+from zoo.analysis.gradient_flow import gradient_norms
 from zoo.layers.cells import ReadableLSTM, ReadableRNN
 
 K = torch.arange(1, 20, dtype=torch.float64)

@@ -85,7 +85,8 @@ FLOORS = {
     "zoo/checks": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.checks"},
     "zoo/decoding.py": SETTINGS,
     "zoo/doctor.py": SETTINGS | {"zoo.training"},
-    "zoo/pictures": SETTINGS | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.gradient_flow", "zoo.layers"},
+    "zoo/pictures": SETTINGS
+    | {"zoo.pictures", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.analysis.gradient_flow", "zoo.layers"},
     "zoo/serve": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.serve", "zoo.datamodules.files.images"},
     "zoo/report": SETTINGS | {"zoo.pictures", "zoo.tasks.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
@@ -93,7 +94,7 @@ FLOORS = {
     "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},
     "zoo/gradient_flow.py": set(),
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
-    "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.receptive_field"},
+    "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.analysis.receptive_field"},
     "zoo/receptive_field.py": set(),
     "zoo/watching.py": SETTINGS | {"zoo.training", "callbacks"},
     "zoo/recipe.py": BASE | {"zoo.config.options", "zoo.config.freezing", "zoo.backbones"},

@@ -14,9 +14,9 @@ import torchinfo
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoo.analysis.layer_table import LayerTable, tabulate
 from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
-from zoo.layer_table import LayerTable, tabulate
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import build_task

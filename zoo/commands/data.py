@@ -142,7 +142,7 @@ def advise_data(
     _, data = _open_data(context, name, settings)
     data.prepare_data()
     data.setup()
-    from zoo.advice import advise, report
+    from zoo.analysis.advice import advise, report
 
     advice = advise(data, name, settings)
     if json:

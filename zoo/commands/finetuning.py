@@ -106,7 +106,7 @@ def resolve_either(
 
 def _advise(run: Run, data: Any) -> None:
     """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
-    from zoo.advice import advise
+    from zoo.analysis.advice import advise
     from zoo.core.ranks import tell
 
     if not data.spec.are_points:

@@ -123,7 +123,7 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
     chosen = [{"data": {"name": data}}] if data else []
     run = resolve(registry, name, {}, [*(parse_setting(text, ("model", "data")) for text in settings), *chosen])
     shape = parse_image_shape(image) if image else None
-    from zoo.layer_table import tabulate
+    from zoo.analysis.layer_table import tabulate
 
     table = tabulate(registry, run, shape)
     if json:

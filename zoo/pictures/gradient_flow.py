@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
-from zoo.gradient_flow import gradient_norms
+from zoo.analysis.gradient_flow import gradient_norms
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoo.analysis.receptive_field import Axis, ReceptiveFields
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
-from zoo.receptive_field import Axis, ReceptiveFields
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
