@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.check import check_entry
+from zoo.checks.contract import check_entry
 from zoo.registry.registry import scan
 
 REGISTRY = scan()

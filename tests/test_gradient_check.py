@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.checks.gradients import Base, check_gradients, compare_gradients
 from zoo.config.recipe import Run, resolve
 from zoo.core.errors import UserError
-from zoo.gradient_check import Base, check_gradients, compare_gradients
 from zoo.registry.registry import scan
 from zoo.training.building import build_task, open_data
 

@@ -30,7 +30,7 @@ def check(
     if gradients:
         _check_gradients(registry, entry, json)
         return
-    from zoo.check import check_entry
+    from zoo.checks.contract import check_entry
 
     results = check_entry(registry, entry)
     if json:
@@ -45,7 +45,7 @@ def check(
 def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
     if entry.kind != "model":
         raise UserError(f"--gradients is for models; {entry.name} is a data set")
-    from zoo.gradient_check import check_gradients
+    from zoo.checks.gradients import check_gradients
 
     results = []
     for result in check_gradients(registry, entry):  # a large network takes a while: tell what is known
@@ -67,7 +67,7 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
 
 def doctor(context: typer.Context, json: Json = False) -> None:
     """Look at this machine: versions, devices, folders, plugins, and what is wrong with them."""
-    from zoo.doctor import examine
+    from zoo.checks.machine import examine
 
     findings = examine(open_registry(context))
     if json:
