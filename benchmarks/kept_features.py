@@ -19,10 +19,10 @@ from unittest.mock import patch
 import lightning as L
 import typer
 
-from zoo.finetuning import resolve_finetuning
 from zoo.registry.registry import scan
 from zoo.tasks.classification import Classifier
 from zoo.training import engine
+from zoo.training.finetuning import resolve_finetuning
 
 
 class Clock(L.Callback):

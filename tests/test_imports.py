@@ -71,7 +71,7 @@ FLOORS = {
     "zoo/models": SETTINGS | {"zoo.tasks", "zoo.layers"},
     "zoo/training": SETTINGS
     | {
-        "zoo.backbones",
+        "zoo.training.backbones",
         "zoo.optim",
         "zoo.tasks",
         "zoo.tasks.decoding",
@@ -91,13 +91,13 @@ FLOORS = {
     "zoo/report": SETTINGS | {"zoo.pictures", "zoo.tasks.decoding", "zoo.metrics", "zoo.tasks", "zoo.training", "zoo.report"},
     "zoo/search": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.search", "zoo.pictures.figure"},
     "zoo/export": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.export"},
-    "zoo/finetuning.py": SETTINGS | {"zoo.backbones", "zoo.training"},
+    "zoo/finetuning.py": SETTINGS | {"zoo.training.backbones", "zoo.training"},
     "zoo/gradient_flow.py": set(),
     "zoo/gradient_check.py": SETTINGS | {"zoo.tasks", "zoo.training"},
     "zoo/layer_table.py": SETTINGS | {"zoo.tasks", "zoo.training", "zoo.analysis.receptive_field"},
     "zoo/receptive_field.py": set(),
     "zoo/watching.py": SETTINGS | {"zoo.training", "callbacks"},
-    "zoo/recipe.py": BASE | {"zoo.config.options", "zoo.config.freezing", "zoo.backbones"},
+    "zoo/recipe.py": BASE | {"zoo.config.options", "zoo.config.freezing", "zoo.training.backbones"},
 }
 SOURCES = sorted(
     path for path in [ROOT / "cli.py", *(p for top in ("zoo", "datamodules", "callbacks") for p in (ROOT / top).rglob("*.py"))]

@@ -14,8 +14,9 @@ import pytest
 from zoo.callbacks.sparkline import sparkline
 from zoo.config.recipe import resolve
 from zoo.registry.registry import scan
+from zoo.training.records import Lines
 from zoo.training.run_folder import RunFolder
-from zoo.watching import Lines, Watched, clock
+from zoo.training.watching import Watched, clock
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from zoo.registry.registry import scan
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine
 from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
-from zoo.training.metrics_log import MetricsLog
-from zoo.training.run_folder import RunFolder, read_metrics
+from zoo.training.records import MetricsLog, read_metrics
+from zoo.training.run_folder import RunFolder
 
 
 def train(*settings: str, model: str = "softmax") -> engine.Outcome:

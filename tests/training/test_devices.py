@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.training.run_folder import RunFolder, read_metrics
+from zoo.training.records import read_metrics
+from zoo.training.run_folder import RunFolder
 
 PROGRAM = "import sys; from cli import app; app()"
 COMMANDS = """

@@ -16,10 +16,10 @@ from torch import nn
 from torchvision import models
 
 from zoo.config.recipe import Run, parse_setting, resolve
-from zoo.finetuning import resolve_finetuning
 from zoo.registry.registry import scan
 from zoo.tasks.task import Diverged
 from zoo.training import building, engine
+from zoo.training.finetuning import resolve_finetuning
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
 

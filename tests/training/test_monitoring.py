@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from zoo.callbacks.gradient_monitor import GradientMonitor
-from zoo.training.monitoring import MonitorsLog
-from zoo.training.run_folder import read_metrics
+from zoo.training.records import MonitorsLog, read_metrics
 
 QUICK = ["--set", "trainer.limit_train_batches=6", "--epochs", "2"]
 

@@ -20,7 +20,8 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import Interrupted
-from zoo.training.run_folder import RunFolder, read_metrics
+from zoo.training.records import read_metrics
+from zoo.training.run_folder import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "zoo.datamodules.digits", "sklearn.datasets"])

@@ -70,7 +70,7 @@ def finetune(
     if data:
         registry.data_set(data)
     from zoo.config.recipe import parse_setting, read_config
-    from zoo.finetuning import resolve_finetuning
+    from zoo.training.finetuning import resolve_finetuning
 
     flags = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
     layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
@@ -94,7 +94,7 @@ def resolve_either(
     if data:
         registry.data_set(data)
     from zoo.config.recipe import parse_setting, resolve
-    from zoo.finetuning import resolve_finetuning
+    from zoo.training.finetuning import resolve_finetuning
 
     finetunes = bool(weights or freeze) or name not in registry.models
     layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]

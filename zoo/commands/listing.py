@@ -64,7 +64,7 @@ def list_models(
 def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:
     from fnmatch import fnmatch
 
-    from zoo.backbones import PUBLISHED_TAG, Backbone, library_backbones
+    from zoo.training.backbones import PUBLISHED_TAG, Backbone, library_backbones
 
     if task not in ("", "classification"):
         raise UserError(f"--task {task}: what comes with weights is for classification")

@@ -80,7 +80,8 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     Raises:
         UserError: the model is for another task.
     """
-    from zoo.training.run_folder import RunFolder, tested_figures
+    from zoo.training.records import tested_figures
+    from zoo.training.run_folder import RunFolder
 
     file, trained = checkpoint_file(run, checkpoint)
     model = registry.model(trained.model["name"])

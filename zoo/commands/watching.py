@@ -12,7 +12,7 @@ import typer
 from zoo.commands.shell import Json, RunName, print_json
 
 if TYPE_CHECKING:
-    from zoo.watching import State, Watched
+    from zoo.training.watching import State, Watched
 
 EVERY_SECONDS = 1.0
 BAR_WIDTH = 60
@@ -29,7 +29,7 @@ def watch(
     [bold]zoo watch resnet20-digits --once[/bold]
     """
     from zoo.training.run_folder import TRACES, RunFolder
-    from zoo.watching import Watched
+    from zoo.training.watching import Watched
 
     watched = Watched(RunFolder.find(run, TRACES))
     if json:

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from zoo.core.errors import UserError, some, unknown
 from zoo.pictures.figure import COLOURS, Picture
 from zoo.registry.registry import Registry
-from zoo.training.run_folder import RunFolder, read_metrics
+from zoo.training.records import read_metrics
+from zoo.training.run_folder import RunFolder
 
 NOT_METRICS = ("step", "epoch", "time")
 LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colours

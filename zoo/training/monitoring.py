@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,37 +12,8 @@ from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.pace import Pace
 from zoo.config.recipe import Run
-from zoo.core.files import replace_file
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
-from zoo.training.run_folder import read_metrics
-
-DIGITS = 5  # of each number that is written
-
-
-class MonitorsLog:
-    """Appends records; numbers are rounded to five digits, and what is not finite is null."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(record), separators=(",", ":")) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Drop what a resumed run will record again."""
-        kept = [record for record in read_metrics(self.path) if record["step"] < step]
-        if self.path.exists():
-            replace_file(self.path, "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in kept).encode())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def classes_to_guess(task: Task) -> int | None:

@@ -19,6 +19,7 @@ from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
 from zoo.core.ranks import is_follower
+from zoo.training.records import tested_figures
 
 RUNS = Path("runs")
 TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written
@@ -180,32 +181,6 @@ class RunFolder:
 def known_runs() -> list[str]:
     """The names of the runs under ``runs/``."""
     return sorted(path.parent.name for path in RUNS.glob("*/run.yaml"))
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl`` or ``monitors.jsonl``, without a last line that was cut off."""
-    return list(stream_records(path))
-
-
-def stream_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The same one after the other, of a file that may be large; none where there is no file."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
-
-
-def tested_figures(path: Path) -> dict[str, float]:
-    """The test figures of the best checkpoint, by name as in ``test/accuracy``, from a ``metrics.jsonl``; none before the end."""
-    tested = [
-        {key: value for key, value in record.items() if key.startswith("test/") and value is not None}
-        for record in read_metrics(path)
-    ]
-    return next((figures for figures in reversed(tested) if figures), {})
 
 
 @contextmanager

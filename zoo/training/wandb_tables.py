@@ -13,7 +13,7 @@ from typing import Any
 import wandb
 from wandb.plot import CustomChart
 
-from zoo.training.run_folder import stream_records
+from zoo.training.records import stream_records
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
 LAYER = ("type", "mean", "std", "signal", "dead", "saturated", "rank")

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.backbones import find_backbone
 from zoo.config.recipe import LIBRARIES, Run
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line, some
@@ -22,6 +21,7 @@ from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
+from zoo.training.backbones import find_backbone
 from zoo.training.checkpoints import KEY, asked_to_run, read_checkpoint
 from zoo.training.exported import SUFFIX, read_exported, was_exported
 from zoo.training.run_folder import RunFolder

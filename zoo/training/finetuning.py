@@ -6,10 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from zoo.backbones import PUBLISHED_TAG, find_backbone
 from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
+from zoo.training.backbones import PUBLISHED_TAG, find_backbone
 
 # Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise
 EVERYTHING = {

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zoo.callbacks.sparkline import sparkline
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError
+from zoo.training.records import Lines
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records that tell the rate
 QUIET_SECONDS = 60.0  # a run that writes nothing for so long, and ten times longer than usual, may have stopped
 SEVERITIES = ("warning", "error")
-
-
-class Lines:
-    """The objects of a file of JSON lines that another process adds to; only what is new is read.
-
-    A last line that is half written waits for its other half. A file that has become shorter, as a resumed run cuts off what it
-    goes through again, is read from its beginning.
-    """
-
-    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
-        self.path, self.keep = path, keep
-        self.records: list[dict[str, Any]] = []
-        self._read = 0
-        self._rest = b""
-
-    def new(self) -> list[dict[str, Any]]:
-        """All objects so far that are to be kept."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self._read:
-            self.records, self._read, self._rest = [], 0, b""
-        if size > self._read:
-            with self.path.open("rb") as file:
-                file.seek(self._read)
-                content = file.read()
-            self._read += len(content)
-            *lines, self._rest = (self._rest + content).split(b"\n")
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict) and self.keep(record):
-                    self.records.append(record)
-        return self.records
 
 
 @dataclass(frozen=True)
