@@ -39,10 +39,19 @@ app = typer.Typer(
 data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch, look at them.")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from zoo import __version__
+
+        print(f"bestiary {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     context: typer.Context,
     plugin: Annotated[list[str], typer.Option(metavar="FILE", help="A Python file that registers models or data.")] = [],  # noqa: B006
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     context.obj = plugin
 

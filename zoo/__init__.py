@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.core.errors import UserError
 from zoo.registry.entry import Entry, register_data, register_model
-from zoo.registry.registry import Registry, scan
+from zoo.registry.registry import Registry, own_version, scan
 from zoo.spec import ImageSpec, Spec, TextSpec
 
 __all__ = [
@@ -50,6 +50,8 @@ def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return own_version()
     # pydantic takes a fifth of a second to import, which a listing need not pay
     if name == "Recipe":
         from zoo.config.recipe import Recipe

@@ -16,7 +16,8 @@ from zoo.registry.registry import scan
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine
 from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
-from zoo.training.records import MetricsLog, read_metrics
+from zoo.training.metrics_logger import MetricsLog
+from zoo.training.records import read_metrics
 from zoo.training.run_folder import RunFolder
 
 

@@ -10,9 +10,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from zoo.core.errors import UserError
 from zoo.core.files import cache_folder
-from zoo.registry.entry import require_own_package
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RUNS
 
@@ -30,16 +28,11 @@ class Finding:
 
 
 def examine(registry: Registry) -> list[Finding]:
-    """All findings: packages, devices, folders, plugins, and other packages that hide ours."""
+    """All findings: packages, devices, folders, and plugins."""
     findings = [Finding("python", f"{platform.python_version()} on {platform.platform()}")]
     findings += [_package(name) for name in PACKAGES]
     findings += _devices()
     findings += [_folder("runs", RUNS), _folder("cache", cache_folder())]
-    for name in ("callbacks", "datamodules"):
-        try:
-            require_own_package(name)
-        except UserError as error:
-            findings.append(Finding(name, str(error), good=False))
     everything = [*registry.models.values(), *registry.data.values()]
     plugins = sorted({entry.origin for entry in everything if not entry.origin.startswith("bestiary ")})
     findings.append(Finding("registry", f"{len(registry.models)} models, {len(registry.data)} data sets"))

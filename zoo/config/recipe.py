@@ -13,6 +13,7 @@ from zoo.config.options import check_options, validate
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.registry.registry import Registry
 
+LIBRARIES = ("torchvision", "timm")  # whose networks are models of the zoo under one name each
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -268,6 +269,3 @@ def differences(old: Run, new: Run) -> list[str]:
         for key in {**before[section], **after[section]}
         if before[section].get(key) != after[section].get(key)
     ]
-
-
-LIBRARIES = ("torchvision", "timm")

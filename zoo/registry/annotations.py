@@ -7,6 +7,10 @@ import functools
 import operator
 from typing import Any, Literal, get_args
 
+Activation = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "gelu", "silu"]
+Norm = Literal["none", "batch", "layer", "instance", "group"]
+NAMES = {"Activation": Activation, "Norm": Norm}
+
 NAMED_TYPES = {
     "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
     "None": None, "Any": Any,
@@ -39,11 +43,6 @@ def _type_of(node: ast.expr) -> Any:
             arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             return NAMED_TYPES[name][tuple(_type_of(argument) for argument in arguments)]
     return Any
-
-
-Activation = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "gelu", "silu"]
-Norm = Literal["none", "batch", "layer", "instance", "group"]
-NAMES = {"Activation": Activation, "Norm": Norm}
 
 
 def spelled_out(annotation: str) -> str:

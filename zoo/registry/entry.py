@@ -15,7 +15,6 @@ from typing import Any
 from zoo.core.errors import UserError, one_line
 from zoo.registry.annotations import spelled_out
 
-HOME = Path(__file__).resolve().parent.parent
 KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
 GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
@@ -181,30 +180,19 @@ def _section_of_arguments(doc: str | None) -> dict[str, str]:
 
 
 def _import(module: str, path: str) -> None:
-    """Import by name; a file given with ``--plugin`` has no installed name and is imported from its path."""
+    """Import by name; a file given with ``--plugin`` has no installed name and is imported from its path.
+
+    As with a script, what lies beside the file can be imported by it.
+    """
     if not module.startswith(PLUGIN_FILE):
-        require_own_package("datamodules")
         importlib.import_module(module)
     elif module not in sys.modules:
         spec = importlib.util.spec_from_file_location(module, path)
         sys.modules[module] = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(Path(path).parent))
         try:
             spec.loader.exec_module(sys.modules[module])
         except BaseException:
             del sys.modules[module]
+            sys.path.remove(str(Path(path).parent))
             raise
-
-
-def require_own_package(name: str) -> None:
-    """``datamodules`` and ``callbacks`` are common names: refuse to go on with somebody else's.
-
-    Raises:
-        UserError: Python would import another package of that name.
-    """
-    spec = importlib.util.find_spec(name)
-    found = Path(spec.origin).resolve() if spec and spec.origin else None
-    if found != HOME / name / "__init__.py":
-        raise UserError(
-            f"another package named {name!r} ({found or 'not found'}) hides bestiary's own ({HOME / name}): "
-            "rename it, or start zoo from another folder"
-        )

@@ -17,18 +17,13 @@ from importlib import metadata
 from pathlib import Path
 
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.registry.entry import HOME, PLUGIN_FILE, Entry
+from zoo.registry.entry import PLUGIN_FILE, Entry
 from zoo.registry.source import read_file
 
+PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_POINT_GROUP = "zoo.plugins"
 _given: list[str] = []  # plugin files of the last scan
 NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart into places
-
-
-# ---------------------------------------------------------------------------------------------- reading source
-
-
-# ---------------------------------------------------------------------------------------------- finding files
 
 
 @dataclass
@@ -101,9 +96,9 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
     """
     _given[:] = plugins
     registry = Registry()
-    version = _own_version()
-    for folder, package in ((HOME / "zoo" / "models", "zoo.models"), (HOME / "datamodules", "datamodules")):
-        files = [(path, f"{package}.{path.stem}") for path in sorted(folder.glob("*.py"))]
+    version = own_version()
+    for folder in ("models", "datamodules"):
+        files = [(path, f"zoo.{folder}.{path.stem}") for path in sorted((PACKAGE / folder).glob("*.py"))]
         registry.add_files(files, f"bestiary {version}")
     if os.environ.get("ZOO_DISABLE_PLUGINS", "") in ("", "0"):
         for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
@@ -132,7 +127,8 @@ def scan_again() -> Registry:
     return scan(tuple(_given))
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """The version of the installed distribution."""
     try:
         return metadata.version("bestiary")
     except metadata.PackageNotFoundError:

@@ -75,7 +75,7 @@ class Captioner(Task):
         return self.tell(self.see(images), captions)
 
     def decoder(self, seen: Tensor) -> Decode:
-        """``decode(tokens, state)`` for pictures that were seen, as ``zoo.tasks.decoding`` takes it; nothing writes a special word."""
+        """``decode(tokens, state)`` for encoded pictures, as ``tasks.decoding`` takes it; special words are never written."""
 
         def decode(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             scores, state = self.step(tokens, self.begin(seen) if state is None else state)

@@ -30,8 +30,9 @@ from zoo.training.building import build_data, build_task, build_test_data, load_
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
+from zoo.training.metrics_logger import MetricsLog
 from zoo.training.monitoring import build_monitors
-from zoo.training.records import MetricsLog, MonitorsLog
+from zoo.training.records import MonitorsLog
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
 from zoo.training.tracking import open_tracker, tracking, validation_examples

@@ -31,7 +31,7 @@ from zoo.search.space import grid_points, read_space
 from zoo.search.study import Place, find, is_over, start_or_go_on
 from zoo.search.trial import Judge
 from zoo.search.wandb_sweep import sweep
-from zoo.training.metrics_log import read_metrics
+from zoo.training.records import read_metrics
 
 REGISTRY = scan()
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]

@@ -153,13 +153,26 @@ def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path,
     assert registry.model("resnet56").origin.startswith("bestiary")
 
 
-def test_a_foreign_package_that_hides_ours_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "datamodules").mkdir()
-    (tmp_path / "datamodules" / "__init__.py").write_text("")
-    code = "from zoo import scan, UserError\ntry: scan().data_set('digits').load()\nexcept UserError as error: print(error)"
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": ""}
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "another package named 'datamodules'" in answer.stdout and str(tmp_path) in answer.stdout
+def test_a_project_may_have_folders_of_the_same_names(tmp_path: Path) -> None:
+    for name in ("callbacks", "datamodules"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "mine.py").write_text(f"HERE = {name!r}")
+    (tmp_path / "cli.py").write_text("HERE = 'cli'")
+    imports = "import cli\nfrom callbacks.mine import HERE\nfrom datamodules import mine\n"
+    script = tmp_path / "script.py"
+    script.write_text(imports + "import zoo\nprint(cli.HERE, HERE, mine.HERE, zoo.scan().data_set('digits').load().__name__)")
+    assert subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout == (
+        "cli callbacks datamodules Digits\n"
+    )
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        imports + "from zoo import register_model\nfrom zoo.models.softmax import Linear\n"
+        "@register_model('mine', task='classification')\nclass Mine(Linear):\n"
+        "    def __init__(self, spec, recipe):\n        super().__init__(spec, recipe)\n        self.here = HERE\n"
+    )
+    code = f"from zoo import scan\nprint(scan([{str(plugin)!r}]).model('mine').load().__name__)"
+    assert subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout == "Mine\n"
 
 
 def test_reading_ours_imports_nothing_heavy() -> None:

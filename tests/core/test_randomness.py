@@ -12,7 +12,7 @@ import pytest
 
 from zoo.core.randomness import derive_seed
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_each_position_has_a_seed_of_its_own():

@@ -20,7 +20,7 @@ from zoo.core.files import cache_folder
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HOME = Path(__file__).resolve().parents[1]
+HOME = Path(__file__).resolve().parents[2]
 
 
 class Handler(BaseHTTPRequestHandler):
