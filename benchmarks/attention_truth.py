@@ -3,7 +3,7 @@
     zoo train captioner-attention
     python benchmarks/attention_truth.py captioner-attention-shapes-captions
 
-For every word of a colour or a shape in the captions that a network writes of the test pictures, the benchmark adds up the
+For every word of a color or a shape in the captions that a network writes of the test pictures, the benchmark adds up the
 attention on the cells of the map that the thing's box touches. A word counts as looked for when that is at least half. Only
 captions that are true of exactly one thing, or one pair of things, are judged, for of others nobody can tell what they speak of.
 Beside the share of such words stand the mean of their attention, and what attention that is spread evenly would have there.
@@ -26,7 +26,7 @@ from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
 
-JUDGED = ("colour", "shape")
+JUDGED = ("color", "shape")
 ENOUGH = 0.5  # of the attention
 BATCH = 100
 
@@ -67,8 +67,8 @@ def cells(thing: Thing, rows: int, columns: int) -> torch.Tensor:
     """Which cells of a map the box around a thing touches, bool [rows, columns]."""
     half = SIZES[thing.size]
     touched = [
-        (torch.arange(count) * SIDE / count <= centre + half) & (torch.arange(1, count + 1) * SIDE / count > centre - half)
-        for centre, count in ((thing.y, rows), (thing.x, columns))
+        (torch.arange(count) * SIDE / count <= center + half) & (torch.arange(1, count + 1) * SIDE / count > center - half)
+        for center, count in ((thing.y, rows), (thing.x, columns))
     ]
     return touched[0][:, None] & touched[1]
 
@@ -98,9 +98,9 @@ def main(run: str) -> None:
     task, of_run = load_task(scan(), read_checkpoint(checkpoint), checkpoint)
     data = build_data(scan(), of_run)
     judged = list(judge(task, data))
-    print(f"{run}: {len(judged):,} words of colours and shapes in {len(data.splits['test']):,} captions")
+    print(f"{run}: {len(judged):,} words of colors and shapes in {len(data.splits['test']):,} captions")
     for name, kinds, numbers in (
-        ("all", JUDGED, (0, 1)), ("colours", ("colour",), (0, 1)), ("shapes", ("shape",), (0, 1)),
+        ("all", JUDGED, (0, 1)), ("colors", ("color",), (0, 1)), ("shapes", ("shape",), (0, 1)),
         ("of the first thing", JUDGED, (0,)), ("of the second thing", JUDGED, (1,)),
     ):  # fmt: skip
         some = [(attention, share) for kind, number, attention, share in judged if kind in kinds and number in numbers]

@@ -1,4 +1,4 @@
-"""Images per second through padded crop, flip and normalisation: the zoo's data path over torchvision's in a DataLoader.
+"""Images per second through padded crop, flip and normalization: the zoo's data path over torchvision's in a DataLoader.
 
     python benchmarks/data.py
 
@@ -64,7 +64,7 @@ def main(rounds: int = 5, count: int = 50_000, workers: int = 2) -> None:
     settings = [{"data": {"name": "random-images", "count": count}}]
     run = resolve(registry, "mlp", {}, settings)
     data = building.build_data(registry, run)
-    normalise = zoo.create("mlp", data.spec, Recipe()).normalise  # images as torchvision gives them, [N, C, H, W] in memory
+    normalize = zoo.create("mlp", data.spec, Recipe()).normalize  # images as torchvision gives them, [N, C, H, W] in memory
     split = data.splits["train"]
     reference = DataLoader(
         PilImages(split.images.pixels[:20_000], split.labels), 128, shuffle=True, num_workers=workers, drop_last=True
@@ -72,7 +72,7 @@ def main(rounds: int = 5, count: int = 50_000, workers: int = 2) -> None:
 
     def ours() -> Iterator[torch.Tensor]:
         for batch in data.train_dataloader():
-            yield normalise(data.on_after_batch_transfer(batch, 0)["images"])
+            yield normalize(data.on_after_batch_transfer(batch, 0)["images"])
 
     rates: dict[str, list[float]] = {"zoo": [], "torchvision": []}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Time to find the nearest neighbours of test images: the zoo over scikit-learn's brute force and faiss.
+"""Time to find the nearest neighbors of test images: the zoo over scikit-learn's brute force and faiss.
 
     pip install faiss-cpu
     python benchmarks/knn.py
@@ -19,18 +19,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from sklearn.neighbors import NearestNeighbors as SklearnNeighbours
+from sklearn.neighbors import NearestNeighbors as SklearnNeighbors
 
 import zoo
 from zoo.config.recipe import parse_setting, resolve
-from zoo.layers.neighbours import NearestNeighbours
+from zoo.layers.neighbors import NearestNeighbors
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")
 
 
 def zoo_search(stored: torch.Tensor, asked: torch.Tensor, metric: str, k: int) -> Callable[[], np.ndarray]:
-    index = NearestNeighbours(stored, metric)
+    index = NearestNeighbors(stored, metric)
     return lambda: index.search(asked, k)[0].double().pow(0.5 if metric == "L2" else 1).numpy()
 
 
@@ -45,7 +45,7 @@ def faiss_search(stored: torch.Tensor, asked: torch.Tensor, metric: str, k: int)
 
 def sklearn_search(stored: torch.Tensor, asked: torch.Tensor, metric: str, k: int) -> Callable[[], np.ndarray]:
     name = {"L1": "manhattan", "L2": "euclidean"}[metric]
-    index = SklearnNeighbours(n_neighbors=k, algorithm="brute", metric=name).fit(stored.float().numpy())
+    index = SklearnNeighbors(n_neighbors=k, algorithm="brute", metric=name).fit(stored.float().numpy())
     queries = asked.float().numpy()
     return lambda: index.kneighbors(queries)[0]
 

@@ -54,7 +54,7 @@ class Blocks(L.Callback):
 
     @property
     def ratio(self) -> float:
-        """Of neighbouring blocks, the first pair left out."""
+        """Of neighboring blocks, the first pair left out."""
         return median(on / off for off, on in list(zip(self.times[False], self.times[True], strict=False))[1:])
 
 

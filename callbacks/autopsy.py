@@ -34,7 +34,7 @@ class NonFiniteAutopsy(L.Callback):
 
     **What is exact.** The batch, the random state and, as the optimizer has not stepped, the weights are those of the bad
     step, so doing it again goes wrong in the same way. Batch norms have taken their statistics in already, which does not
-    matter to a step that normalises by its batch. What a module keeps between steps is put back if it is a public plain
+    matter to a step that normalizes by its batch. What a module keeps between steps is put back if it is a public plain
     attribute or a buffer of at most 65,536 numbers; other state of its own is as it was after the step. The module's
     ``on_train_batch_start``, which may seed, is called again on the copy.
 

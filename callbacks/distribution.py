@@ -63,14 +63,14 @@ class Distribution:
         rows = []
         for part in parts:
             apart = part * scale
-            centre = apart.mean()
-            apart -= centre
-            rows.append(torch.stack([centre, apart.sum(), apart.square_().sum()]))
-        centre, first, second = torch.stack(rows, 1).to(self.sums.dtype)
+            center = apart.mean()
+            apart -= center
+            rows.append(torch.stack([center, apart.sum(), apart.square_().sum()]))
+        center, first, second = torch.stack(rows, 1).to(self.sums.dtype)
         scale = scale.to(self.sums.dtype)
-        centre, first, second = centre / scale, first / scale, second / scale.square()
+        center, first, second = center / scale, first / scale, second / scale.square()
         number = self.sums.new_tensor([len(part) for part in parts])
-        self.sums += torch.stack([number, first + number * centre, second + (2 * first + number * centre) * centre]).sum(1)
+        self.sums += torch.stack([number, first + number * center, second + (2 * first + number * center) * center]).sum(1)
 
     @staticmethod
     def reduce(parts: list[Distribution]) -> None:

@@ -93,8 +93,8 @@ def judge_activations(history: list[Record]) -> Iterator[Finding]:
             yield Finding(
                 "saturated", "warning", name,
                 f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",
-                "what goes in is too large: weights too large at the start, or inputs that are not normalised",
-                "Xavier initialisation, a norm in front of it, or relu in its place",
+                "what goes in is too large: weights too large at the start, or inputs that are not normalized",
+                "Xavier initialization, a norm in front of it, or relu in its place",
             )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
             "vanishing-activations", "error", name,
             f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
             "each layer shrinks what it is given: weights too small at the start, or squashing functions in a row",
-            "He initialisation for relu, Xavier for tanh, or norms between the layers",
+            "He initialization for relu, Xavier for tanh, or norms between the layers",
         )  # fmt: skip
     name, last = max(hidden[1:], key=lambda item: item[1])
     if last > SPREAD * first:
@@ -122,7 +122,7 @@ def _spread(layers: dict[str, Any]) -> Iterator[Finding]:
             "exploding-activations", "error", name,
             f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
             "each layer enlarges what it is given: weights too large at the start, or a rate that made them so",
-            "He or Xavier initialisation, norms between the layers, or a lower learning rate",
+            "He or Xavier initialization, norms between the layers, or a lower learning rate",
         )  # fmt: skip
 
 
@@ -139,9 +139,9 @@ def _input(layers: dict[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
     elif "Norm" not in first[1]["type"] and (std > 10 or abs(mean) > 5 * std):
         yield Finding(
-            "input-not-normalised", "warning", name, f"what goes in has mean {mean:.3g} and deviation {std:.3g}",
+            "input-not-normalized", "warning", name, f"what goes in has mean {mean:.3g} and deviation {std:.3g}",
             "pixels from 0 to 255, or statistics of other data",
-            "normalise to mean 0 and deviation 1 by the statistics of the training data",
+            "normalize to mean 0 and deviation 1 by the statistics of the training data",
         )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def _vanishing(recent: list[Record]) -> Iterator[Finding]:
             f"its gradient is {shares[-1][small[0]]:.1g} of the largest, per weight",
             "what comes back through the layers behind it is multiplied by small slopes again and again (sigmoid, tanh) or by "
             "small weights",
-            "relu, a norm between the layers, residual connections, or another initialisation",
+            "relu, a norm between the layers, residual connections, or another initialization",
         )  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def judge_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
         yield Finding(
             "initial-loss", "warning", "loss", f"it starts at {loss:.3g}, guessing costs ln({classes}) = {guess:.3g}",
             "the network is sure of wrong answers before it has seen any: the head's weights or its inputs are too large",
-            "a smaller initialisation of the head, a norm in front of it, normalised inputs",
+            "a smaller initialization of the head, a norm in front of it, normalized inputs",
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from zoo.callbacks.sparkline import sparkline
 REFRESH_SECONDS = 0.2
 TREND_WIDTH = 16
 LINE_SECONDS = 2.0  # short epochs share a line of a log
-COLOURS = {"error": "red", "warning": "yellow"}
+COLORS = {"error": "red", "warning": "yellow"}
 
 
 class _CutOffFirst(TextColumn):
@@ -40,7 +40,7 @@ class _Bar(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self.finding is not None:
-            yield Text(self.finding.in_short, COLOURS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
+            yield Text(self.finding.in_short, COLORS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
 
 
 class TrainingProgress(L.Callback):

@@ -281,9 +281,9 @@ class _Tracer(TorchDispatchMode):
         made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
         # batch norms write into their statistics without a word
         made += [value for value, (finite, *_) in zip(given, before, strict=True) if finite and not _is_finite(value)]
-        uninitialised = "empty" in function._schema.name
+        uninitialized = "empty" in function._schema.name
         for value in made:
-            if uninitialised or _is_finite(value):
+            if uninitialized or _is_finite(value):
                 self.origins.pop(_address(value), None)
             else:
                 self._follow(value, function, args, kwargs, given, before, described)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 32x32 colour pictures, read from their pickles without running what these say."""
+"""CIFAR-10 and CIFAR-100: 32x32 color pictures, read from their pickles without running what these say."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ class CifarImages(ImageData):
         return Split(ImagesInMemory(pixels), torch.tensor([label for _, labels in parts for label in labels]).long())
 
 
-@register_data("cifar10", task="classification", tags=["colour"])
+@register_data("cifar10", task="classification", tags=["color"])
 class Cifar10(CifarImages):
-    """60,000 colour pictures of 32x32 pixels in ten classes, 50,000 of them for training (Krizhevsky 2009).
+    """60,000 color pictures of 32x32 pixels in ten classes, 50,000 of them for training (Krizhevsky 2009).
 
     Args:
         root: folder with cifar-10-python.tar.gz or the unpacked cifar-10-batches-py, or where the archive is put; by
@@ -133,9 +133,9 @@ class Cifar10(CifarImages):
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
 
-@register_data("cifar100", task="classification", tags=["colour"])
+@register_data("cifar100", task="classification", tags=["color"])
 class Cifar100(CifarImages):
-    """60,000 colour pictures of 32x32 pixels in a hundred fine classes, 50,000 of them for training (Krizhevsky 2009).
+    """60,000 color pictures of 32x32 pixels in a hundred fine classes, 50,000 of them for training (Krizhevsky 2009).
 
     Args:
         root: folder with cifar-100-python.tar.gz or the unpacked cifar-100-python, or where the archive is put; by

@@ -9,7 +9,7 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.text.tokenization import tokenise
+from zoo.text.tokenization import tokenize
 
 # the last function of a question's program tells what is asked (Johnson et al. 2016, figure 5)
 KIND_OF_FUNCTION = {
@@ -21,7 +21,7 @@ KIND_OF_FUNCTION = {
 }
 
 
-@register_data("clevr", task="question-answering", tags=["own", "colour"], paper="1612.06890")
+@register_data("clevr", task="question-answering", tags=["own", "color"], paper="1612.06890")
 class CLEVR(QuestionFiles):
     """CLEVR (Johnson et al. 2016): 70,000 training and 15,000 validation pictures of solids, ten questions on each.
 
@@ -73,4 +73,4 @@ class CLEVR(QuestionFiles):
 def _question(entry: dict[str, Any]) -> Question:
     program = entry.get("program")
     kind = KIND_OF_FUNCTION.get(program[-1]["function"], "") if program else ""
-    return Question(tokenise(entry["question"]), [entry["answer"]], kind)
+    return Question(tokenize(entry["question"]), [entry["answer"]], kind)

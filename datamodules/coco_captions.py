@@ -14,7 +14,7 @@ from zoo.datamodules.files.picture_files import require_folder
 from zoo.registry.entry import register_data
 
 
-@register_data("coco-captions", task="captioning", tags=["own", "colour"])
+@register_data("coco-captions", task="captioning", tags=["own", "color"])
 class CocoCaptions(CaptionFiles):
     """COCO with its captions (Chen et al. 2015): 118,287 photographs for training and 5,000 for validation, five captions each.
 

@@ -12,7 +12,7 @@ from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 
-@register_data("digits", task="classification", tags=["embedded", "grey"])
+@register_data("digits", task="classification", tags=["embedded", "gray"])
 class Digits(ImageData):
     """1,797 handwritten digits of 8x8 pixels in 16 shades, from the UCI repository (Alpaydin and Kaynak 1998).
 

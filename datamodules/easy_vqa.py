@@ -1,4 +1,4 @@
-"""easy-VQA: pictures of one coloured shape, with questions on it."""
+"""easy-VQA: pictures of one colored shape, with questions on it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.text.tokenization import tokenise
+from zoo.text.tokenization import tokenize
 
 
-@register_data("easy-vqa", task="question-answering", tags=["own", "colour"])
+@register_data("easy-vqa", task="question-answering", tags=["own", "color"])
 class EasyVQA(QuestionFiles):
     """easy-VQA (github.com/vzhou842/easy-VQA): 4,000 training and 1,000 test pictures of a shape, 48,000 questions in all.
 
@@ -50,7 +50,7 @@ class EasyVQA(QuestionFiles):
     def _find(self, folder: Path) -> list[AskedPicture]:
         def read(content: Any) -> list[tuple[Path, Question]]:
             return [
-                (folder / "images" / f"{int(image)}.png", Question(tokenise(question), [str(answer)]))
+                (folder / "images" / f"{int(image)}.png", Question(tokenize(question), [str(answer)]))
                 for question, answer, image in content
             ]
 

@@ -19,7 +19,7 @@ from zoo.registry.entry import register_data
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 
 
-@register_data("flickr8k", task="captioning", tags=["own", "colour"])
+@register_data("flickr8k", task="captioning", tags=["own", "color"])
 class Flickr8k(CaptionFiles):
     """Flickr8k (Hodosh et al. 2013): 8,000 photographs with five captions each, or your own pictures in the same layout.
 

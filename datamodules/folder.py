@@ -28,7 +28,7 @@ NAMED = 3  # of many, so many are named in a message
 VERSION = 1  # of decoding; another one does not take what this one has kept
 
 
-@register_data("folder", task="classification", tags=["own", "colour"])
+@register_data("folder", task="classification", tags=["own", "color"])
 class Folder(ImageData):
     """Your own pictures, one folder a class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 28x28 grey pictures in the IDX format, found in a folder or fetched."""
+"""MNIST and Fashion-MNIST: 28x28 gray pictures in the IDX format, found in a folder or fetched."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class IdxImages(ImageData):
         return fetch(name, *(f"{mirror}{name}#sha256={self.hashes[name]}" for mirror in self.mirrors), folder=own)
 
 
-@register_data("mnist", task="classification", tags=["grey"])
+@register_data("mnist", task="classification", tags=["gray"])
 class Mnist(IdxImages):
     """70,000 handwritten digits of 28x28 pixels, 60,000 of them for training (LeCun et al. 1998).
 
@@ -115,7 +115,7 @@ class Mnist(IdxImages):
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
 
-@register_data("fashion-mnist", task="classification", tags=["grey"])
+@register_data("fashion-mnist", task="classification", tags=["gray"])
 class FashionMnist(IdxImages):
     """70,000 pictures of clothing of 28x28 pixels, 60,000 of them for training (Xiao et al. 2017).
 

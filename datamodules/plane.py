@@ -68,7 +68,7 @@ def _on_circle(radius: Tensor | float, angle: Tensor) -> Tensor:
 
 @register_data("blobs", task="classification", tags=["embedded", "points"])
 class Blobs(PointsInThePlane):
-    """Points in the plane: each class a round cloud, the centres evenly on a circle. A linear classifier does as well as any.
+    """Points in the plane: each class a round cloud, the centers evenly on a circle. A linear classifier does as well as any.
 
     Args:
         samples: points for training and validation; as many again are the test.

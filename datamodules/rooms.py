@@ -180,7 +180,7 @@ class EpisodeBatches:
 
 @register_data("rooms", task="navigation", tags=["embedded"])
 class Rooms(L.LightningDataModule):
-    """Houses of four rooms, seen from inside: walk as you are told, through coloured doors to a ball, a box or a cone.
+    """Houses of four rooms, seen from inside: walk as you are told, through colored doors to a ball, a box or a cone.
 
     From each start there is an instruction to each of the six things of the house, so whoever does not heed the words ends at the
     right one at most once in six times. Half of the episodes for validation and test lie in houses that training never sees.

@@ -19,9 +19,9 @@ from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
 
 
-@register_data("shapes-captions", task="captioning", tags=["embedded", "colour"])
+@register_data("shapes-captions", task="captioning", tags=["embedded", "color"])
 class ShapesCaptions(CaptionedPictures):
-    """Coloured shapes on a dark ground, with captions such as: a small red circle is left of a large striped square.
+    """Colored shapes on a dark ground, with captions such as: a small red circle is left of a large striped square.
 
     Each caption is about the two most salient things, large ones first and then from left to right, and of any caption it can be
     told whether all that it states is true. The pictures are the same for every seed, and no two splits share one.
@@ -87,7 +87,7 @@ HELD_OUT = 1000  # pictures of the world of shapes for validation, and as many f
 MOST_QUESTIONS = 24  # on a picture of it, since of a single shape not much can be asked
 
 
-@register_data("shapes-questions", task="question-answering", tags=["embedded", "colour"], tiny={"pictures": 200})
+@register_data("shapes-questions", task="question-answering", tags=["embedded", "color"], tiny={"pictures": 200})
 class ShapesQuestions(QuestionedPictures):
     """Scenes of one to five shapes with questions whose answers cannot be guessed, of six kinds, three of them relational.
 
@@ -143,9 +143,9 @@ class ShapesQuestions(QuestionedPictures):
         return self.split(ImagesInMemory(shapes.render(scenes, self.size)), asked)
 
 
-@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "colour"], tiny={"pictures": 100})
+@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "color"], tiny={"pictures": 100})
 class ShapesDialogues(PicturesWithDialogues):
-    """Coloured shapes on a dark ground and dialogues such as: what colour is it, red, and the one to its left, blue.
+    """Colored shapes on a dark ground and dialogues such as: what color is it, red, and the one to its left, blue.
 
     There are 24 answers, all of them candidates in every round. It is told apart which rounds need the history: the same question
     has another answer after other rounds. The pictures are the same for every seed, and no two splits share one.

@@ -9,9 +9,9 @@ from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec
 
 
-@register_data("sort-of-clevr", task="question-answering", tags=["embedded", "colour"])
+@register_data("sort-of-clevr", task="question-answering", tags=["embedded", "color"])
 class SortOfCLEVR(QuestionedPictures):
-    """Six coloured squares and circles with ten relational and ten non-relational questions: 9,800 pictures, and 200 to test on.
+    """Six colored squares and circles with ten relational and ten non-relational questions: 9,800 pictures, and 200 to test on.
 
     Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, always the same; questions are asked in words.
 

@@ -144,7 +144,7 @@ class TextData(L.LightningDataModule):
         held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
-    task = "language-modelling"
+    task = "language-modeling"
 
     def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str, held_out: float) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ class TextData(L.LightningDataModule):
         return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
 
 
-@register_data("text", task="language-modelling", tags=["own"])
+@register_data("text", task="language-modeling", tags=["own"])
 class OwnText(TextData):
     """Your own text: a UTF-8 file, or all files of a folder in the order of their names.
 
@@ -283,7 +283,7 @@ class OwnText(TextData):
         return read_text(self.root, f"data.root={self.root}")
 
 
-@register_data("shakespeare", task="language-modelling", tags=["classic"])
+@register_data("shakespeare", task="language-modeling", tags=["classic"])
 class Shakespeare(TextData):
     """Tiny Shakespeare: 1,115,394 characters of his plays, 65 different ones (Karpathy 2015).
 
@@ -336,7 +336,7 @@ class Shakespeare(TextData):
         return fetch("input.txt", *(f"{url}#sha256={self.sha256}" for url in self.mirrors), folder=folder)
 
 
-@register_data("pydoc", task="language-modelling", tags=["embedded"])
+@register_data("pydoc", task="language-modeling", tags=["embedded"])
 class PythonReference(TextData):
     """The reference manual that ships inside Python (what ``help("for")`` shows): real text, there without a network.
 

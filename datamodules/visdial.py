@@ -24,7 +24,7 @@ from zoo.datamodules.files.picture_files import image_files, read_pictures
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
-from zoo.text.tokenization import build_vocabulary, tokenise
+from zoo.text.tokenization import build_vocabulary, tokenize
 
 WORDS_FILE = re.compile(r"visdial_[\d.]+_(train|val)(?!.*dense).*\.json(\.gz)?")
 DENSE_FILE = re.compile(r"visdial_[\d.]+_val_dense_annotations.*\.json(\.gz)?")
@@ -62,7 +62,7 @@ class Talks:
             yield from (table[row] for row in rows.flatten().tolist() if row != NO_ROUND)
 
 
-@register_data("visdial", task="dialogue", tags=["colour"])
+@register_data("visdial", task="dialogue", tags=["color"])
 class VisDial(PicturesWithDialogues):
     """VisDial 1.0 (Das et al. 2017): photographs of COCO with dialogues, in its own files anywhere below one folder.
 
@@ -256,11 +256,11 @@ def read_talks(path: Path) -> Talks:
                 given = each.get("gt_index")
                 right[place, number] = given if given in found.tolist() else found[0]
     held = Dialogues(
-        [tokenise(dialogue["caption"]) for dialogue in whole],
+        [tokenize(dialogue["caption"]) for dialogue in whole],
         *map(torch.from_numpy, (questions, answers, candidates, right)),
     )
     unanswerable = int(((questions != NO_ROUND) & (right == IGNORE)).sum())
-    tables = ([tokenise(text) for text in data[key]] for key in ("questions", "answers"))
+    tables = ([tokenize(text) for text in data[key]] for key in ("questions", "answers"))
     pictures = [dialogue["image_id"] for dialogue in whole]
     return Talks(path, *tables, pictures, held, len(data["dialogs"]) - len(whole), unanswerable)
 

@@ -12,12 +12,12 @@ from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by
 from zoo.datamodules.bases.questions import Question
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
-from zoo.text.tokenization import tokenise
+from zoo.text.tokenization import tokenize
 
 SPLITS = {"train": "train2014", "val": "val2014"}
 
 
-@register_data("vqa", task="question-answering", tags=["own", "colour"], paper="1612.00837")
+@register_data("vqa", task="question-answering", tags=["own", "color"], paper="1612.00837")
 class VQA(QuestionFiles):
     """VQA v2 (Goyal et al. 2016): 204,721 photographs of COCO with 1.1 million questions, ten answers to each.
 
@@ -83,10 +83,10 @@ class VQA(QuestionFiles):
 
 
 def _question(text: str, annotation: dict[str, Any]) -> Question:
-    answers = [normalise_answer(said["answer"]) for said in annotation["answers"]]
+    answers = [normalize_answer(said["answer"]) for said in annotation["answers"]]
     if not answers:
         raise ValueError(f"question {annotation['question_id']} has an empty list of answers")
-    return Question(tokenise(text), answers, annotation["answer_type"].replace("/", "-"))
+    return Question(tokenize(text), answers, annotation["answer_type"].replace("/", "-"))
 
 
 # ---------------------------------------------------------------------------------------------- answers made alike
@@ -110,7 +110,7 @@ PUT_RIGHT = {
 } | {"somebody'd": "somebodyd"}
 
 
-def normalise_answer(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """An answer as the official evaluation compares it: without punctuation and articles, small numbers as digits."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     has_thousands = re.search(r"\d,\d", answer) is not None

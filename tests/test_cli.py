@@ -24,7 +24,7 @@ QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=4", "--set", "tr
 
 
 def class_folders(root: Path, classes: dict[str, int], size: int = 10) -> Path:
-    """A tree of PNGs: each class has a colour of its own, so that it can be learned."""
+    """A tree of PNGs: each class has a color of its own, so that it can be learned."""
     generator = np.random.default_rng(0)
     for index, (name, count) in enumerate(classes.items()):
         (root / name).mkdir(parents=True)
@@ -130,12 +130,12 @@ def test_runs_without_a_name_are_numbered(zoo) -> None:
     assert sorted(path.name for path in Path("runs").iterdir()) == ["softmax-digits", "softmax-digits-2"]
 
 
-def test_pictures_in_folders_are_learned_and_recognised(zoo) -> None:
+def test_pictures_in_folders_are_learned_and_recognized(zoo) -> None:
     root = class_folders(Path("pictures"), {"blue": 30, "green": 30, "red": 30})
     answer = zoo("train", "softmax", "--data", "folder", "--set", f"data.root={root}", "--set", "recipe.batch_size=8",
-                 "--set", "recipe.lr=0.01", "--name", "colours")  # fmt: skip
+                 "--set", "recipe.lr=0.01", "--name", "colors")  # fmt: skip
     assert answer.code == 0, answer.err
-    predictions = json.loads(zoo("predict", "colours", root / "blue", root / "red", "--json").out)
+    predictions = json.loads(zoo("predict", "colors", root / "blue", root / "red", "--json").out)
     assert len(predictions) == 60
     right = sum(Path(prediction["file"]).parent.name == prediction["class"] for prediction in predictions)
     assert right >= 58
@@ -202,7 +202,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "mlp", "--set", "data.validation=1.5"], ["data.validation=1.5"]),
         (["train", "mlp", "--data", "folder"], ["data.root must be given"]),
         (["train", "mlp", "--data", "folder", "--set", "data.root=absent"], ["absent"]),
-        (["train", "mlp", "--colour"], ["--colour"]),
+        (["train", "mlp", "--color"], ["--color"]),
         (["tran"], ["'tran'", "'train'"]),
         (["test", "absent"], ["no run 'absent'"]),
         (["predict", "absent", "x.png"], ["no run 'absent'"]),

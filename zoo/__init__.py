@@ -36,7 +36,7 @@ def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
         options: the model's own options, as in ``depth=32``.
 
     Returns:
-        The LightningModule, with freshly initialised weights.
+        The LightningModule, with freshly initialized weights.
 
     Raises:
         UserError: an unknown name or option, a value of the wrong type, or a spec that the model cannot take.

@@ -19,7 +19,7 @@ from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.files.picture_files import read_pictures, require_folder
 from zoo.datamodules.loading.splits import Images
 from zoo.spec import CaptionSpec, ImageSpec
-from zoo.text.tokenization import build_vocabulary, tokenise
+from zoo.text.tokenization import build_vocabulary, tokenize
 
 NAMED = 3  # of many, so many are named in a message
 
@@ -98,7 +98,7 @@ class CaptionFiles(CaptionedPictures):
     def words(self) -> dict[str, list[list[list[str]]]]:
         """The captions of each picture of each split, in words; those without any are left out."""
         return {
-            name: [[words for caption in picture.captions if (words := tokenise(caption))] for picture in captioned]
+            name: [[words for caption in picture.captions if (words := tokenize(caption))] for picture in captioned]
             for name, captioned in self.found.splits.items()
         }
 

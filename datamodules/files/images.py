@@ -25,7 +25,7 @@ def read_image(path: str | BinaryIO, channels: int, height: int, width: int) -> 
     """uint8 [channels, height, width] of a file, by path or open, that may be anything.
 
     Args:
-        channels: 3 gives colour, 1 grey.
+        channels: 3 gives color, 1 gray.
 
     Raises:
         UnreadableImage: truncated, not an image, or so large that it must be an attack (Pillow's limit).

@@ -66,7 +66,7 @@ def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> B
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * widest)
     across, down = torch.sqrt(area * ratio), torch.sqrt(area / ratio)  # shares of width and height
-    x = (torch.rand(n, generator=generator) * 2 - 1) * (1 - across)  # centre, in [-1, 1] coordinates
+    x = (torch.rand(n, generator=generator) * 2 - 1) * (1 - across)  # center, in [-1, 1] coordinates
     y = (torch.rand(n, generator=generator) * 2 - 1) * (1 - down)
     zero = torch.zeros(n)
     theta = torch.stack([torch.stack([across, zero, x], 1), torch.stack([zero, down, y], 1)], 1)
@@ -76,19 +76,19 @@ def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> B
 
 
 def jitter(batch: Batch, generator: torch.Generator, strength: float) -> Batch:
-    """Change brightness, contrast and (of colour images) saturation, each by a factor in [1 - strength, 1 + strength]."""
+    """Change brightness, contrast and (of color images) saturation, each by a factor in [1 - strength, 1 + strength]."""
     images = batch["images"].float()
     n, channels = images.shape[:2]
     factors = 1 + strength * (torch.rand(3, n, 1, 1, 1, generator=generator) * 2 - 1)
     brightness, contrast, saturation = factors.clamp_(min=0).to(images.device)
     images = (images * brightness).clamp_(0, 255)
-    images = torch.lerp(_grey(images).mean((1, 2, 3), keepdim=True), images, contrast).clamp_(0, 255)
+    images = torch.lerp(_gray(images).mean((1, 2, 3), keepdim=True), images, contrast).clamp_(0, 255)
     if channels == 3:
-        images = torch.lerp(_grey(images), images, saturation).clamp_(0, 255)
+        images = torch.lerp(_gray(images), images, saturation).clamp_(0, 255)
     return {**batch, "images": images.round_().to(batch["images"].dtype)}
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """Luma of ITU-R BT.601, [N, 1, H, W]; images of one channel are their own."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
@@ -96,7 +96,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def cutout(batch: Batch, generator: torch.Generator, side: int) -> Batch:
-    """Blank a square whose centre is anywhere in the image, so that it may stick out (DeVries and Taylor 2017)."""
+    """Blank a square whose center is anywhere in the image, so that it may stick out (DeVries and Taylor 2017)."""
     images = batch["images"]
     n, _, height, width = images.shape
     top = torch.randint(0, height, (n, 1), generator=generator) - side // 2

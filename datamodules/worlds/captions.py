@@ -29,7 +29,7 @@ PHRASES = {  # how a relation is said
 MEANS = {phrase: relation for relation, phrases in PHRASES.items() for phrase in phrases}
 FORMS_OF_TWO = ("{} {} {}", "{} is {} {}", "there is {} {} {}")
 FORMS_OF_ONE = ("{}", "there is {}", "only {}")  # the last says that there is nothing else
-SAID = {"size": 0.7, "colour": 1.0, "texture": 0.6, "shape": 1.0}  # how often a caption mentions each attribute of a thing
+SAID = {"size": 0.7, "color": 1.0, "texture": 0.6, "shape": 1.0}  # how often a caption mentions each attribute of a thing
 LONGEST = 16  # words in a caption
 WORDS = sorted(
     {"a", "an", *ATTRIBUTE_OF}.union(*(text.replace("{}", "").split() for text in (*MEANS, *FORMS_OF_ONE, *FORMS_OF_TWO)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from zoo.datamodules.worlds.shapes import COLOURS, MARGIN, SHAPES, SIZES, TEXTURES, Thing
+from zoo.datamodules.worlds.shapes import COLORS, MARGIN, SHAPES, SIZES, TEXTURES, Thing
 
-ATTRIBUTES = {"size": tuple(SIZES), "colour": tuple(COLOURS), "texture": TEXTURES, "shape": SHAPES}  # in the order of speech
+ATTRIBUTES = {"size": tuple(SIZES), "color": tuple(COLORS), "texture": TEXTURES, "shape": SHAPES}  # in the order of speech
 ATTRIBUTE_OF = {value: name for name, values in ATTRIBUTES.items() for value in values}
 RELATIONS = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}
 
@@ -52,7 +52,7 @@ def read(phrase: str) -> Description | None:
 
 
 def stands(thing: Thing, relation: str, anchor: Thing) -> bool:
-    """Whether the thing is visibly in the relation to the other one: by ``MARGIN`` or more, from centre to centre."""
+    """Whether the thing is visibly in the relation to the other one: by ``MARGIN`` or more, from center to center."""
     axis, sign = RELATIONS[relation]
     return sign * (getattr(thing, axis) - getattr(anchor, axis)) >= MARGIN
 

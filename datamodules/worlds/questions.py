@@ -52,7 +52,7 @@ def ask_questions(scene: Sequence[Thing], seed: int, number: int = 6) -> list[Qu
 
 
 def _attribute(scene: Sequence[Thing], random: Random) -> tuple[str, str] | None:
-    """``what colour is the small circle``"""
+    """``what color is the small circle``"""
     name, thing = random.choice(list(ATTRIBUTES)), random.choice(scene)
     descriptions = unique_descriptions(thing, scene, without=[name])
     if not descriptions:
@@ -82,7 +82,7 @@ def count(scene: Sequence[Thing], random: Random) -> tuple[str, str]:
 
 
 def _related_attribute(scene: Sequence[Thing], random: Random) -> tuple[str, str] | None:
-    """``what colour is the circle left of the large square``, where there are other circles, but not left of it."""
+    """``what color is the circle left of the large square``, where there are other circles, but not left of it."""
     if len(scene) < 2:
         return None
     anchor, thing = random.sample(range(len(scene)), 2)

@@ -1,4 +1,4 @@
-"""Houses of four rooms with coloured doors and things in them, seen from inside: views, ways, and instructions in words.
+"""Houses of four rooms with colored doors and things in them, seen from inside: views, ways, and instructions in words.
 
 A house is a function of (seed, index). Who walks in it stands in the middle of a cell and looks along the grid, so a pose is a
 number, ``4 * cell + heading``, and all that can be seen and done in a house fits in tables over its poses: the light rays of a
@@ -21,7 +21,7 @@ from zoo.core.randomness import derive_seed
 SIZE = 8  # cells a side, inside of the outer wall
 POSES = 4 * SIZE**2
 HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (row, column) of a step north, east, south, west
-COLOURS = {
+COLORS = {
     "red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 90, 230), "yellow": (235, 205, 40), "purple": (160, 60, 200),
 }  # fmt: skip
 KINDS = ("ball", "box", "cone")
@@ -38,8 +38,8 @@ class House:
 
     Attributes:
         walls: cells that are wall, besides those around the house.
-        doors: cells in the walls that one can go through, each with the colour of its frame.
-        things: cells with something that stands in the way, each with its colour and kind.
+        doors: cells in the walls that one can go through, each with the color of its frame.
+        things: cells with something that stands in the way, each with its color and kind.
     """
 
     walls: frozenset[Cell]
@@ -68,11 +68,11 @@ def _draw_house(draw: random.Random) -> House:
     doorways = [draw.choice(part) for part in parts]
     if draw.randrange(2):  # three doors join four rooms as well
         doorways.remove(draw.choice(doorways))
-    doors = dict(zip(doorways, draw.sample(list(COLOURS), len(doorways)), strict=True))
+    doors = dict(zip(doorways, draw.sample(list(COLORS), len(doorways)), strict=True))
     cells = {(i, j) for i in range(SIZE) for j in range(SIZE)}
     walls = frozenset(cell for part in parts for cell in part if cell not in doors) | {(row, column)}
     floor = [cell for cell in sorted(cells - walls - set(doors)) if not set(_around(cell)) & set(doors)]
-    things = [(colour, kind) for colour in COLOURS for kind in KINDS]
+    things = [(color, kind) for color in COLORS for kind in KINDS]
     return House(walls, doors, dict(zip(draw.sample(floor, THINGS), draw.sample(things, THINGS), strict=True)))
 
 
@@ -221,18 +221,18 @@ def _render(houses: Sequence[House]) -> Tensor:
         seen = across.abs() <= 0.5
         house, pose, column, code, depth, across = (part[seen] for part in (house, pose, column, code, depth, across))
         covers = _shape(code, across, _height_at(depth))
-        colour = _shaded(PAINT[code], depth)
-        views[house, pose, column] = torch.where(covers[:, None], colour[:, :, None], views[house, pose, column])
+        color = _shaded(PAINT[code], depth)
+        views[house, pose, column] = torch.where(covers[:, None], color[:, :, None], views[house, pose, column])
     stands = torch.tensor([[house.is_free((i, j)) for i in range(SIZE) for j in range(SIZE)] for house in houses])
     views *= stands.repeat_interleave(4, 1)[:, :, None, None, None]
     return views.permute(0, 1, 3, 4, 2).contiguous()
 
 
-# what a cell can hold beside walls, as a number: nothing, each kind of thing in each colour, and doors, for each colour one in a
+# what a cell can hold beside walls, as a number: nothing, each kind of thing in each color, and doors, for each color one in a
 # wall from west to east and one in a wall from north to south
-FIRST_DOOR = 1 + len(KINDS) * len(COLOURS)
+FIRST_DOOR = 1 + len(KINDS) * len(COLORS)
 PAINT = torch.tensor(
-    [(0, 0, 0), *(colour for _ in KINDS for colour in COLOURS.values()), *(c for c in COLOURS.values() for _ in range(2))]
+    [(0, 0, 0), *(color for _ in KINDS for color in COLORS.values()), *(c for c in COLORS.values() for _ in range(2))]
 )
 
 
@@ -243,12 +243,12 @@ def _grids(house: House) -> tuple[Tensor, Tensor]:
     contents = torch.zeros(BORDERED, BORDERED, dtype=torch.int64)
     for i, j in house.walls:
         walls[i + 1, j + 1] = True
-    colours = list(COLOURS)
-    for (i, j), (colour, kind) in house.things.items():
-        contents[i + 1, j + 1] = 1 + KINDS.index(kind) * len(colours) + colours.index(colour)
-    for (i, j), colour in house.doors.items():
+    colors = list(COLORS)
+    for (i, j), (color, kind) in house.things.items():
+        contents[i + 1, j + 1] = 1 + KINDS.index(kind) * len(colors) + colors.index(color)
+    for (i, j), color in house.doors.items():
         in_column = (i - 1, j) in house.walls or (i + 1, j) in house.walls
-        contents[i + 1, j + 1] = FIRST_DOOR + 2 * colours.index(colour) + in_column
+        contents[i + 1, j + 1] = FIRST_DOOR + 2 * colors.index(color) + in_column
     return walls.flatten(), contents.flatten()
 
 
@@ -258,9 +258,9 @@ def _height_at(depth: Tensor) -> Tensor:
     return EYE - rows * depth[..., None] / FOCAL
 
 
-def _shaded(colour: Tensor, depth: Tensor) -> Tensor:
-    """Colours [..., 3] at a depth, uint8."""
-    return (colour / (1 + DARKER * depth[..., None])).to(torch.uint8)
+def _shaded(color: Tensor, depth: Tensor) -> Tensor:
+    """Colors [..., 3] at a depth, uint8."""
+    return (color / (1 + DARKER * depth[..., None])).to(torch.uint8)
 
 
 def _bare_columns(ray: Rays) -> Tensor:
@@ -285,7 +285,7 @@ def _shape(code: Tensor, across: Tensor, height: Tensor) -> Tensor:
         above & (across <= 0.36 * (1 - height / 0.8)),
         above & (height <= 1) & ((across >= 0.36) | (height >= 0.8)),
     )
-    number = torch.where(code >= FIRST_DOOR, len(KINDS) + 1, (code + len(COLOURS) - 1) // len(COLOURS))
+    number = torch.where(code >= FIRST_DOOR, len(KINDS) + 1, (code + len(COLORS) - 1) // len(COLORS))
     return torch.stack(shapes)[number, torch.arange(len(code))]
 
 
@@ -364,4 +364,4 @@ def _turning(leg: list[str], draw: random.Random) -> Iterator[tuple[str, ...]]:
 
 
 PHRASES = (*AHEAD, *TURN[LEFT], *TURN[RIGHT], *AROUND, *PASS, *ARRIVE, *JOIN, ("the", "door"))
-WORDS = tuple(sorted({*(word for phrase in PHRASES for word in phrase), *COLOURS, *KINDS}))
+WORDS = tuple(sorted({*(word for phrase in PHRASES for word in phrase), *COLORS, *KINDS}))

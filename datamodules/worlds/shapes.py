@@ -18,7 +18,7 @@ from zoo.core.randomness import derive_seed
 
 SIDE = 64  # of the plane in which objects lie, in its own units: pixels of a picture of this size
 SIZES = {"small": 6, "large": 10}  # half of the side of the box around the object
-COLOURS = {
+COLORS = {
     "red": (230, 40, 40),
     "green": (50, 200, 60),
     "blue": (50, 90, 250),
@@ -41,10 +41,10 @@ GROUND_NOISE = 24  # range of the noise on the ground, in levels of 255
 
 
 class Thing(NamedTuple):
-    """One object of a scene in words, with its centre in the plane: x to the right, y downwards."""
+    """One object of a scene in words, with its center in the plane: x to the right, y downwards."""
 
     size: str
-    colour: str
+    color: str
     texture: str
     shape: str
     x: int
@@ -55,12 +55,12 @@ class Thing(NamedTuple):
 class Scenes:
     """N scenes. The objects of a scene are int64 [N, MOST], of which the first ``count`` are there; others are zero.
 
-    They stand in the order of salience: large before small, then from left to right. ``size``, ``colour``, ``texture`` and
+    They stand in the order of salience: large before small, then from left to right. ``size``, ``color``, ``texture`` and
     ``shape`` are places in the lists above. ``key``, int64 [N], seeds the ground and the words.
     """
 
     size: Tensor
-    colour: Tensor
+    color: Tensor
     texture: Tensor
     shape: Tensor
     x: Tensor
@@ -76,7 +76,7 @@ class Scenes:
 
     def things(self) -> list[tuple[Thing, ...]]:
         """Each scene as the objects that are in it."""
-        words = [tuple(SIZES), tuple(COLOURS), TEXTURES, SHAPES]
+        words = [tuple(SIZES), tuple(COLORS), TEXTURES, SHAPES]
         columns = [getattr(self, name).tolist() for name in Thing._fields]
         scenes = []
         for place, count in enumerate(self.count.tolist()):
@@ -122,7 +122,7 @@ def _hash(values: np.ndarray) -> np.ndarray:
 
 def _propose(keys: np.ndarray, fewest: int, most: int) -> dict[str, np.ndarray]:
     """A scene for each key, and whether it came out ``whole``: whether a place was found for all objects."""
-    attributes = {"size": len(SIZES), "colour": len(COLOURS), "texture": len(TEXTURES), "shape": len(SHAPES)}
+    attributes = {"size": len(SIZES), "color": len(COLORS), "texture": len(TEXTURES), "shape": len(SHAPES)}
     bits = _hash(keys[:, None] + np.arange(1, 2 + MOST * (len(attributes) + 2 * TRIES), dtype=np.uint64) * _STEP)
     fractions = (bits >> np.uint64(11)) * 2.0**-53  # in [0, 1)
     count = fewest + (fractions[:, 0] * (most - fewest + 1)).astype(np.int64)
@@ -173,7 +173,7 @@ def _draw(scenes: Scenes, size: int) -> Tensor:
     canvas = torch.zeros(len(scenes), 3, wide, wide)
     canvas[:, :, half:-half, half:-half] = _ground(scenes.key, size)[:, None]
     canvas = canvas.view(len(scenes), 3, -1)
-    colours = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
+    colors = torch.tensor(list(COLORS.values()), dtype=torch.float32)
     reach = torch.arange(2 * half + 1)
     square = (reach[:, None] * wide + reach).flatten()  # pixels of a square at the upper left corner
     for k in range(MOST):
@@ -183,7 +183,7 @@ def _draw(scenes: Scenes, size: int) -> Tensor:
         x, y = ((getattr(scenes, axis)[rows, k] * size + size // 2) // SIDE for axis in "xy")
         pixels = (y * wide + x)[:, None] + square
         ink = inks[:, scenes.shape[rows, k], scenes.size[rows, k], scenes.texture[rows, k]].flatten(2)[:, :, None]
-        paint = colours[scenes.colour[rows, k]][:, :, None]
+        paint = colors[scenes.color[rows, k]][:, :, None]
         under = canvas[rows[:, None, None], torch.arange(3)[:, None], pixels[:, None]]
         over = under * (1 - ink[0]) + paint * ink[1]
         canvas[rows[:, None, None], torch.arange(3)[:, None], pixels[:, None]] = over
@@ -192,7 +192,7 @@ def _draw(scenes: Scenes, size: int) -> Tensor:
 
 
 def _ground(keys: Tensor, size: int) -> Tensor:
-    """Dark grey of a level, a slope and noise of its own for each picture: [n, size, size] in levels of 255."""
+    """Dark gray of a level, a slope and noise of its own for each picture: [n, size, size] in levels of 255."""
     words = -(-size * size // 8)  # each hash gives eight bytes of noise
     bits = _hash(keys.numpy().astype(np.uint64)[:, None] + np.arange(1, words + 4, dtype=np.uint64) * _STEP)
     level, down, right = torch.from_numpy((bits[:, -3:] >> np.uint64(11)) * 2.0**-53).float().T[:, :, None, None]
@@ -224,7 +224,7 @@ def _inks(size: int) -> Tensor:
 
 
 def _covered(distance: Tensor) -> Tensor:
-    """The share of a pixel that lies inside, from the signed distance of its centre to the edge, in pixels."""
+    """The share of a pixel that lies inside, from the signed distance of its center to the edge, in pixels."""
     return (0.5 - distance).clamp(0, 1)
 
 

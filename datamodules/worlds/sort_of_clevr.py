@@ -1,7 +1,7 @@
-"""Sort-of-CLEVR: pictures of six coloured squares and circles, with relational and non-relational questions, drawn from a seed.
+"""Sort-of-CLEVR: pictures of six colored squares and circles, with relational and non-relational questions, drawn from a seed.
 
 Santoro et al. 2017 (arXiv:1706.01427). What the paper leaves open is as in the public
-re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colours, the order of answers and of bits. There,
+re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colors, the order of answers and of bits. There,
 corners may overlap and of equally close objects the first counts; here such pictures are drawn again.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from zoo.core.randomness import derive_seed
 
-SIDE, RADIUS = 75, 5  # pixels of the picture, and from the centre of an object to its edge
-COLOURS = {
+SIDE, RADIUS = 75, 5  # pixels of the picture, and from the center of an object to its edge
+COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
     "blue": (0, 0, 255),
     "orange": (255, 156, 0),
-    "grey": (128, 128, 128),
+    "gray": (128, 128, 128),
     "yellow": (255, 255, 0),
 }
 SQUARE, CIRCLE = range(2)
@@ -29,7 +29,7 @@ ANSWERS = ("yes", "no", "rectangle", "circle", *"123456")
 KINDS = ("non-relational", "relational")
 QUESTIONS_OF_A_KIND = 10
 DRAWN_AT_ONCE = 4096  # pictures, before those are left out that are not clear
-CODE_LENGTH = len(COLOURS) + len(KINDS) + 3
+CODE_LENGTH = len(COLORS) + len(KINDS) + 3
 # what each kind asks of an object, in the order of the three bits of the subtype
 ASKED = {
     "non-relational": (
@@ -44,17 +44,17 @@ ASKED = {
     ),
 }
 LONGEST = 12  # words in a question
-WORDS = sorted({*COLOURS, *(word for kind in ASKED.values() for words in kind for word in words.replace("{} ", "").split())})
+WORDS = sorted({*COLORS, *(word for kind in ASKED.values() for words in kind for word in words.replace("{} ", "").split())})
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """N pictures as what is in them: an object of each of the six colours, in the order of ``COLOURS``.
+    """N pictures as what is in them: an object of each of the six colors, in the order of ``COLORS``.
 
-    ``centres`` are int64 [N, 6, 2], x and y in pixels, y downwards; ``shapes`` are int64 [N, 6], ``SQUARE`` or ``CIRCLE``.
+    ``centers`` are int64 [N, 6, 2], x and y in pixels, y downwards; ``shapes`` are int64 [N, 6], ``SQUARE`` or ``CIRCLE``.
     """
 
-    centres: Tensor
+    centers: Tensor
     shapes: Tensor
 
     def __len__(self) -> int:
@@ -65,63 +65,63 @@ class Pictures:
 class Questions:
     """Twenty questions on each of N pictures, the ten non-relational ones first: all int64 [N, 20].
 
-    ``kind`` is a place in ``KINDS``, ``subtype`` in the list that ``ASKED`` has of the kind, ``colour`` in ``COLOURS`` and
+    ``kind`` is a place in ``KINDS``, ``subtype`` in the list that ``ASKED`` has of the kind, ``color`` in ``COLORS`` and
     ``answer`` in ``ANSWERS``. Of the 18 questions of a kind that there are, none is asked twice of a picture.
     """
 
     kind: Tensor
     subtype: Tensor
-    colour: Tensor
+    color: Tensor
     answer: Tensor
 
     def codes(self) -> Tensor:
-        """The questions as uint8 [N, 20, 11]: six bits for the colour, two for the kind, three for the subtype."""
-        parts = ((self.colour, len(COLOURS)), (self.kind, len(KINDS)), (self.subtype, 3))
+        """The questions as uint8 [N, 20, 11]: six bits for the color, two for the kind, three for the subtype."""
+        parts = ((self.color, len(COLORS)), (self.kind, len(KINDS)), (self.subtype, 3))
         return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
 
     def words(self) -> list[list[str]]:
         """The questions in words, without a mark at the end: a list of 20 for each picture."""
-        phrases = [[[words.format(colour) for colour in COLOURS] for words in ASKED[kind]] for kind in KINDS]
-        places = torch.stack([self.kind, self.subtype, self.colour], -1).tolist()
-        return [[phrases[kind][subtype][colour] for kind, subtype, colour in picture] for picture in places]
+        phrases = [[[words.format(color) for color in COLORS] for words in ASKED[kind]] for kind in KINDS]
+        places = torch.stack([self.kind, self.subtype, self.color], -1).tolist()
+        return [[phrases[kind][subtype][color] for kind, subtype, color in picture] for picture in places]
 
 
 def draw_pictures(seed: int, split: str) -> Pictures:
     """The pictures of a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split))
     number = PICTURES[split]
-    centres = torch.empty(0, len(COLOURS), 2, dtype=torch.int64)
-    while len(centres) < number:
-        drawn = torch.randint(RADIUS, SIDE - RADIUS, (DRAWN_AT_ONCE, len(COLOURS), 2), generator=generator)
-        centres = torch.cat([centres, drawn[_is_clear(drawn)]])
-    shapes = torch.randint(0, 2, (number, len(COLOURS)), generator=generator)
-    return Pictures(centres[:number], shapes)
+    centers = torch.empty(0, len(COLORS), 2, dtype=torch.int64)
+    while len(centers) < number:
+        drawn = torch.randint(RADIUS, SIDE - RADIUS, (DRAWN_AT_ONCE, len(COLORS), 2), generator=generator)
+        centers = torch.cat([centers, drawn[_is_clear(drawn)]])
+    shapes = torch.randint(0, 2, (number, len(COLORS)), generator=generator)
+    return Pictures(centers[:number], shapes)
 
 
-def _is_clear(centres: Tensor) -> Tensor:
-    offsets = (centres[:, :, None] - centres[:, None]).abs().amax(-1)
-    apart = (offsets > 2 * RADIUS).sum((1, 2)) == len(COLOURS) * (len(COLOURS) - 1)  # of all but each with itself
-    ordered = _squared_distances(centres).sort(-1).values[..., 1:]  # without the object itself
+def _is_clear(centers: Tensor) -> Tensor:
+    offsets = (centers[:, :, None] - centers[:, None]).abs().amax(-1)
+    apart = (offsets > 2 * RADIUS).sum((1, 2)) == len(COLORS) * (len(COLORS) - 1)  # of all but each with itself
+    ordered = _squared_distances(centers).sort(-1).values[..., 1:]  # without the object itself
     no_ties = (ordered[..., 0] < ordered[..., 1]) & (ordered[..., -2] < ordered[..., -1])
     return apart & no_ties.all(-1)
 
 
-def _squared_distances(centres: Tensor) -> Tensor:
-    """Between the centres of any two objects, int64 [N, 6, 6]."""
-    return (centres[:, :, None] - centres[:, None]).square().sum(-1)
+def _squared_distances(centers: Tensor) -> Tensor:
+    """Between the centers of any two objects, int64 [N, 6, 6]."""
+    return (centers[:, :, None] - centers[:, None]).square().sum(-1)
 
 
 def render(pictures: Pictures) -> Tensor:
-    """uint8 [N, 3, 75, 75]: full colours on white, with hard edges."""
+    """uint8 [N, 3, 75, 75]: full colors on white, with hard edges."""
     canvas = torch.full((len(pictures), 3, SIDE * SIDE), 255, dtype=torch.uint8)
     reach = torch.arange(-RADIUS, RADIUS + 1)
-    square = (reach[:, None] * SIDE + reach).flatten()  # places of pixels around a centre
+    square = (reach[:, None] * SIDE + reach).flatten()  # places of pixels around a center
     disc = (reach[:, None].square() + reach.square() <= RADIUS * (RADIUS + 1)).flatten()  # without tips of one pixel
-    for place, colour in enumerate(COLOURS.values()):
-        x, y = pictures.centres[:, place].T
+    for place, color in enumerate(COLORS.values()):
+        x, y = pictures.centers[:, place].T
         pixels = ((y * SIDE + x)[:, None] + square)[:, None].expand(-1, 3, -1)
         covered = disc | (pictures.shapes[:, place] == SQUARE)[:, None, None]
-        paint = torch.tensor(colour, dtype=torch.uint8)[:, None]
+        paint = torch.tensor(color, dtype=torch.uint8)[:, None]
         canvas.scatter_(2, pixels, torch.where(covered, paint, canvas.gather(2, pixels)))
     return canvas.view(-1, 3, SIDE, SIDE)
 
@@ -129,20 +129,20 @@ def render(pictures: Pictures) -> Tensor:
 def ask_questions(pictures: Pictures, seed: int, split: str) -> Questions:
     """Ten questions of each kind on each picture, drawn at random from the 18 that there are."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split, "questions"))
-    number, subtypes = len(pictures), CODE_LENGTH - len(COLOURS) - len(KINDS)
-    chosen = torch.rand(number, len(KINDS), subtypes * len(COLOURS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
+    number, subtypes = len(pictures), CODE_LENGTH - len(COLORS) - len(KINDS)
+    chosen = torch.rand(number, len(KINDS), subtypes * len(COLORS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
     answers = _answers(pictures).flatten(2).gather(2, chosen)
     kind = torch.arange(len(KINDS))[:, None].expand_as(chosen)
-    parts = (kind, chosen // len(COLOURS), chosen % len(COLOURS), answers)
+    parts = (kind, chosen // len(COLORS), chosen % len(COLORS), answers)
     return Questions(*(part.reshape(number, -1) for part in parts))
 
 
 def _answers(pictures: Pictures) -> Tensor:
-    """To each question that can be asked, int64 [N, kinds, subtypes, colours]."""
-    x, y = pictures.centres.unbind(-1)
+    """To each question that can be asked, int64 [N, kinds, subtypes, colors]."""
+    x, y = pictures.centers.unbind(-1)
     shape_answer = ANSWERS.index("rectangle") + pictures.shapes
-    distances = _squared_distances(pictures.centres)
-    closest = (distances + torch.eye(len(COLOURS), dtype=torch.int64) * (2 * SIDE**2)).argmin(-1)
+    distances = _squared_distances(pictures.centers)
+    closest = (distances + torch.eye(len(COLORS), dtype=torch.int64) * (2 * SIDE**2)).argmin(-1)
     same = pictures.shapes[:, :, None] == pictures.shapes[:, None]
     non_relational = [shape_answer, (2 * x > SIDE).long(), (2 * y > SIDE).long()]  # "yes" is the first answer, "no" the second
     relational = [

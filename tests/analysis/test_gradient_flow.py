@@ -67,7 +67,7 @@ def test_along_the_cell_of_an_lstm_the_forget_gate_is_all_that_counts(bias: floa
 
 
 def finite_differences(network: nn.Module, inputs: Tensor, loss, k: int) -> list[float]:
-    """The norms k steps back, from centred differences of the loss by every number of the state there."""
+    """The norms k steps back, from centered differences of the loss by every number of the state there."""
     network = copy.deepcopy(network).double()
     cut = inputs.shape[1] - k
     _, state = network(inputs[:, :cut])

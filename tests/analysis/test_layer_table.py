@@ -158,7 +158,7 @@ def test_nothing_is_downloaded_or_computed(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.multiply_adds == pytest.approx(11.51e9, rel=1e-3) and found.input == (3, 224, 224)
 
 
-def test_data_without_neighbours_has_neither_stride_nor_field() -> None:
+def test_data_without_neighbors_has_neither_stride_nor_field() -> None:
     found = table("mlp", (2, 1, 1))
     assert not found.has_positions and set(found.to_dict()["layers"][0]) == {
         "name", "kind", "output", "parameters", "multiply_adds",

@@ -54,8 +54,8 @@ def samples(n: int = 512, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Points around four corners."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (n,), generator=generator)
-    centres = torch.randn(4, 10, generator=torch.Generator().manual_seed(99))
-    return centres[labels] + 0.5 * torch.randn(n, 10, generator=generator), labels
+    centers = torch.randn(4, 10, generator=torch.Generator().manual_seed(99))
+    return centers[labels] + 0.5 * torch.randn(n, 10, generator=generator), labels
 
 
 def examine(
@@ -98,7 +98,7 @@ def test_weights_that_are_too_small_at_the_start() -> None:
 
 
 def test_a_signal_that_is_lost_under_biases() -> None:
-    """torch's own initialisation keeps biases of one size, so outputs deviate still when nothing of the input is left."""
+    """torch's own initialization keeps biases of one size, so outputs deviate still when nothing of the input is left."""
     layers = [part for _ in range(12) for part in (nn.Linear(10, 10), nn.ReLU())]
     found = examine(Learner(nn.Sequential(*layers, nn.Linear(10, 4))))
     lost = next(finding for finding in found if finding.name == "vanishing-activations")
@@ -178,9 +178,9 @@ def test_an_input_that_never_changes() -> None:
     assert "constant-input" in names(examine(Learner(mlp()), torch.ones(512, 10)))
 
 
-def test_pixels_that_are_not_normalised() -> None:
+def test_pixels_that_are_not_normalized() -> None:
     inputs, _ = samples()
-    assert "input-not-normalised" in names(examine(Learner(mlp(), 1e-5), 127 + 60 * inputs))
+    assert "input-not-normalized" in names(examine(Learner(mlp(), 1e-5), 127 + 60 * inputs))
 
 
 def test_a_step_that_forgets_to_clear_gradients() -> None:
@@ -254,11 +254,11 @@ def test_an_input_is_what_the_first_layer_is_given() -> None:
             return self.head(5 + self.cell(inputs[..., None])[0][:, -1])
 
     inputs, _ = samples()
-    assert "input-not-normalised" not in names(examine(Learner(Recurrent())))
+    assert "input-not-normalized" not in names(examine(Learner(Recurrent())))
     found = examine(Learner(Recurrent()), 128 + 50 * inputs)
-    assert next(finding for finding in found if finding.name == "input-not-normalised").where == "network.cell"
+    assert next(finding for finding in found if finding.name == "input-not-normalized").where == "network.cell"
     assert "constant-input" in names(examine(Learner(Recurrent()), torch.ones(512, 10)))
-    assert "input-not-normalised" not in names(examine(Learner(nn.Sequential(nn.BatchNorm1d(10), mlp())), 128 + 50 * inputs))
+    assert "input-not-normalized" not in names(examine(Learner(nn.Sequential(nn.BatchNorm1d(10), mlp())), 128 + 50 * inputs))
 
 
 def test_a_batch_of_one_is_not_constant() -> None:

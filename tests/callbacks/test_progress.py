@@ -99,7 +99,7 @@ class Finds(L.Callback):
 
 
 def screen(written: str) -> list[str]:
-    """What a terminal shows in the end, of text that moves up, erases whole lines, and colours."""
+    """What a terminal shows in the end, of text that moves up, erases whole lines, and colors."""
     lines, row, column = [""], 0, 0
     for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if part == "\r":
@@ -141,7 +141,7 @@ def test_a_log_gets_a_line_for_each_finding_when_it_is_found(capfd: pytest.Captu
     assert len(lines) == 3 and lines[2].startswith("epoch 3/3")
 
 
-def test_a_terminal_gets_the_worst_finding_under_the_bar_in_its_colour(terminal: int, capfd: pytest.CaptureFixture) -> None:
+def test_a_terminal_gets_the_worst_finding_under_the_bar_in_its_color(terminal: int, capfd: pytest.CaptureFixture) -> None:
     diagnosis = Diagnosis()
     progress = TrainingProgress({"train/loss": 0.5}, ("train/loss",), terminal=True, diagnosis=diagnosis)
     finds = Finds(diagnosis, {2: DEAD, 4: BURST, 5: DEAD}, says="a line of somebody else")

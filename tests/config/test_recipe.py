@@ -133,10 +133,10 @@ def test_data_of_another_task_is_refused_with_data_that_fits(tmp_path: Path) -> 
     path = tmp_path / "text.py"
     path.write_text(
         "from zoo import register_data\n"
-        "@register_data('verses', task='language-modelling')\n"
+        "@register_data('verses', task='language-modeling')\n"
         "class Verses:\n    'Verses.'\n    def __init__(self, batch_size, seed): ...\n"
     )
-    with pytest.raises(UserError, match="cannot take verses, which is for language-modelling: data that fits: .*digits"):
+    with pytest.raises(UserError, match="cannot take verses, which is for language-modeling: data that fits: .*digits"):
         resolve(scan([str(path)]), "softmax", {}, [{"data": {"name": "verses"}}])
 
 

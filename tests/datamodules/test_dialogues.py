@@ -92,9 +92,9 @@ def of_dialogues(*held: Any) -> dict[str, Any]:
     return {"version": "1.0", "split": "train", "data": {"questions": QUESTIONS, "answers": ANSWERS, "dialogs": list(held)}}
 
 
-def picture(path: Path, grey: int) -> None:
+def picture(path: Path, gray: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((20, 30, 3), grey, np.uint8)).save(path, quality=95)
+    Image.fromarray(np.full((20, 30, 3), gray, np.uint8)).save(path, quality=95)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def root(tmp_path) -> Path:
 
 
 def picture(width: int = 12, height: int = 12, seed: int = 0, mode: str = "RGB") -> Image.Image:
-    """Smooth colours, so that lossy formats stay near."""
+    """Smooth colors, so that lossy formats stay near."""
     small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
@@ -177,16 +177,16 @@ def test_formats(root, name):
 
 
 def test_modes(root):
-    grey = np.asarray(picture(mode="L"))
+    gray = np.asarray(picture(mode="L"))
     for image in (
-        Image.fromarray(grey),
-        Image.fromarray(grey.astype(np.uint16) * 257),
-        Image.fromarray(grey).convert("LA"),
-        Image.fromarray(grey).convert("P"),
+        Image.fromarray(gray),
+        Image.fromarray(gray.astype(np.uint16) * 257),
+        Image.fromarray(gray).convert("LA"),
+        Image.fromarray(gray).convert("P"),
     ):
-        assert np.array_equal(decode(str(save(root / "a.png", image)), (12, 12)), np.stack([grey] * 3, 2)), image.mode
-    for image in (Image.fromarray(grey.astype(np.int32) * 257), Image.fromarray(grey.astype(np.float32) / 255)):
-        assert np.array_equal(decode(str(save(root / "a.tif", image)), (12, 12)), np.stack([grey] * 3, 2)), image.mode
+        assert np.array_equal(decode(str(save(root / "a.png", image)), (12, 12)), np.stack([gray] * 3, 2)), image.mode
+    for image in (Image.fromarray(gray.astype(np.int32) * 257), Image.fromarray(gray.astype(np.float32) / 255)):
+        assert np.array_equal(decode(str(save(root / "a.tif", image)), (12, 12)), np.stack([gray] * 3, 2)), image.mode
     plain = b"P5 2 1 65535\n" + struct.pack(">2H", 65535, 256 * 7)
     (root / "a.pgm").write_bytes(plain)
     assert decode(str(root / "a.pgm"), (1, 2))[0, :, 0].tolist() == [255, 7]

@@ -14,7 +14,7 @@ from zoo.core.errors import UserError
 from zoo.datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, EpisodeBatches, Rooms
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
-    COLOURS,
+    COLORS,
     EYE,
     FOCAL,
     HEADINGS,
@@ -59,12 +59,12 @@ def test_a_house_is_a_function_of_seed_and_index() -> None:
     assert len({repr(house) for house in HOUSES}) == len(HOUSES)
 
 
-def test_every_house_has_four_rooms_doors_of_different_colours_and_things_no_two_alike() -> None:
+def test_every_house_has_four_rooms_doors_of_different_colors_and_things_no_two_alike() -> None:
     for index in range(200):
         house = build_house(7, index)
         assert len(house.doors) in (3, 4) and len(set(house.doors.values())) == len(house.doors)
         assert len(set(house.things.values())) == len(house.things) == THINGS
-        assert all(colour in COLOURS and kind in KINDS for colour, kind in house.things.values())
+        assert all(color in COLORS and kind in KINDS for color, kind in house.things.values())
         rooms = 0
         left = {(i, j) for i in range(SIZE) for j in range(SIZE)} - house.walls - set(house.doors)
         while left:
@@ -183,10 +183,10 @@ def test_the_plan_has_walls_doors_and_things_in_their_places() -> None:
     house = HOUSES[0]
     plan = draw_plan(house).int()
     assert plan.shape[1] == plan.shape[2]
-    for (i, j), (colour, _) in house.things.items():
+    for (i, j), (color, _) in house.things.items():
         places, _ = pose_places(torch.tensor(4 * (i * SIZE + j)))
         x, y = places.round().int().tolist()
-        assert plan[:, y, x].tolist() == list(COLOURS[colour])
+        assert plan[:, y, x].tolist() == list(COLORS[color])
     poses = torch.tensor([4 * 9, 4 * 9 + 1])
     places, looks = pose_places(poses)
     assert torch.equal(places[0], places[1]) and looks.tolist() == [[0, -1], [1, 0]]

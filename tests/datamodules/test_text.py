@@ -170,7 +170,7 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert missing.is_one_line_error("nowhere", "no such file")
     assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
     assert zoo("train", "char-rnn", "--set", "data.chunk=-1").is_one_line_error("data.chunk=-1")
-    assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modelling", "pydoc")
+    assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modeling", "pydoc")
     assert zoo("train", "resnet20", "--data", "pydoc").is_one_line_error("classification", "digits")
 
 

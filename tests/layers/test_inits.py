@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation, gain
-from zoo.layers.inits import initialise
+from zoo.layers.inits import initialize
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky-relu", "elu", "gelu", "silu")
 
@@ -37,7 +37,7 @@ def test_weights_are_those_of_torch(description: str, reference, layer: nn.Modul
     torch.manual_seed(3)
     reference(expected)
     torch.manual_seed(3)
-    initialise([nn.Sequential(layer)], description, "relu")
+    initialize([nn.Sequential(layer)], description, "relu")
     torch.testing.assert_close(layer.weight.detach(), expected)
     assert torch.equal(layer.bias, bias) if description == "torch" else not layer.bias.any()
 
@@ -51,7 +51,7 @@ def test_standard_deviations_are_those_of_the_papers(name: str) -> None:
         ("kaiming:in", gain(name) / math.sqrt(fan_in)),
         ("kaiming:out", gain(name) / math.sqrt(fan_out)),
     ):
-        initialise([convolution], description, name)
+        initialize([convolution], description, name)
         assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.01)
 
 
@@ -116,4 +116,4 @@ def test_xavier_and_kaiming_hold_the_scale(init: str, name: str) -> None:
 )
 def test_a_wrong_description_is_one_line(description: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        initialise([nn.Linear(2, 2)], description, "relu")
+        initialize([nn.Linear(2, 2)], description, "relu")

@@ -38,7 +38,7 @@ def test_suspects_are_those_of_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 5, (400,), generator=generator)
     scores = torch.randn(400, 6, generator=generator, dtype=torch.float64)
-    scores[torch.arange(400), labels] += 1.5  # a class that nothing is labelled as, too
+    scores[torch.arange(400), labels] += 1.5  # a class that nothing is labeled as, too
     probabilities = scores.softmax(1)
     indices, said = label_suspects(labels, probabilities)
     expected = by_definition(labels.tolist(), probabilities.tolist())

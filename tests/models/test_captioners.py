@@ -138,7 +138,7 @@ def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
 
 
 def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
-    plain, penalised = model("captioner-attention"), model("captioner-attention", coverage=0.7)
+    plain, penalized = model("captioner-attention"), model("captioner-attention", coverage=0.7)
     batch = plain.example(2)
     batch["labels"][1, 1] = PAD  # a picture with one caption less
     captions = batch["labels"]
@@ -149,7 +149,7 @@ def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
         sums = looks[picture, row, :words].sum(0)
         per_caption.append(((1 - sums) ** 2).mean())
     expected = plain.training_step(dict(batch), 0) + 0.7 * torch.stack(per_caption).mean()
-    torch.testing.assert_close(penalised.training_step(dict(batch), 0), expected)
+    torch.testing.assert_close(penalized.training_step(dict(batch), 0), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,7 +173,7 @@ def test_the_weights_of_a_run_are_taken_over() -> None:
     task.load_pretrained(lambda name: {"some-run": network}[name])
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(task.encoder(pixels), network.eval().trunk()(network.normalise(pixels)))
+        torch.testing.assert_close(task.encoder(pixels), network.eval().trunk()(network.normalize(pixels)))
 
 
 @pytest.mark.parametrize("options", [{"hidden": 0}, {"beams": 0}, {"encoder": "convnett"}, {"embedding": -1}])

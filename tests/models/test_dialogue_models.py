@@ -14,7 +14,7 @@ from zoo.models.dialogue_models import DiscriminativeDialogue, GenerativeDialogu
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, DialogueSpec, ImageSpec
 from zoo.tasks.dialogue import SHARED
 
-WORDS = ("what", "colour", "is", "it", "red", "blue", "green", "and", "one", "two")
+WORDS = ("what", "color", "is", "it", "red", "blue", "green", "and", "one", "two")
 SPEC = DialogueSpec(ImageSpec(3, 16, 16, classes=()), (*SPECIAL_WORDS, *WORDS), ("red", "blue", "two green"), 6, 4, 5)
 SMALL = {"encoder_options": {"channels": [4, 8]}, "hidden": 8, "embedding": 6}
 BOTH = pytest.mark.parametrize("model", [DiscriminativeDialogue, GenerativeDialogue])

@@ -37,7 +37,7 @@ def test_published_weights_have_their_places_and_the_head_keeps_its_own() -> Non
     ):
         assert torch.equal(own[mine], published[theirs])
     assert torch.equal(network.network.classifier.weight, head)
-    white = network.normalise(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
+    white = network.normalize(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
     assert torch.allclose(white, torch.ones_like(white))  # mean and deviation of 0.5
 
 

@@ -1,4 +1,4 @@
-"""k-nearest neighbours as a model of the zoo: its votes are scikit-learn's, and what it remembers is all of the images."""
+"""k-nearest neighbors as a model of the zoo: its votes are scikit-learn's, and what it remembers is all of the images."""
 
 from __future__ import annotations
 

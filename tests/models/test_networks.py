@@ -224,19 +224,19 @@ def test_imagenet_networks_take_torchvisions_weights_and_give_its_logits(name):
 @pytest.mark.parametrize(
     ("name", "options"), [("resnet18", {"depth": 10}), ("resnet50", {"depth": 14}), ("vgg11-imagenet", {"hidden": 8})]
 )
-def test_imagenet_networks_see_grey_as_three_equal_colours(name, options):
-    grey, colour = ImageSpec(1, 32, 32, classes=("a", "b")), ImageSpec(3, 32, 32, classes=("a", "b"))
-    task = create(name, grey, **options)
+def test_imagenet_networks_see_gray_as_three_equal_colors(name, options):
+    gray, color = ImageSpec(1, 32, 32, classes=("a", "b")), ImageSpec(3, 32, 32, classes=("a", "b"))
+    task = create(name, gray, **options)
     with torch.no_grad():
-        expected = task.network(images(grey).repeat(1, 3, 1, 1))
-    assert_same_logits(task, images(grey), expected)
-    given = images(colour)
+        expected = task.network(images(gray).repeat(1, 3, 1, 1))
+    assert_same_logits(task, images(gray), expected)
+    given = images(color)
     with torch.no_grad():
         assert_same_logits(task, given, task.network(given))
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg11"])
-def test_convolutions_begin_with_the_deviation_of_he_initialisation(name):
+def test_convolutions_begin_with_the_deviation_of_he_initialization(name):
     torch.manual_seed(0)
     for layer in zoo.create(name, SMALL).modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 20_000:

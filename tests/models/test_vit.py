@@ -146,14 +146,14 @@ def test_published_weights_fit_the_imagenet_networks(name, reference):
     assert sum(parameter.numel() for parameter in task.parameters()) == published.meta["num_params"]
 
 
-def test_the_imagenet_network_computes_what_torchvisions_does_on_colour_and_grey():
+def test_the_imagenet_network_computes_what_torchvisions_does_on_color_and_gray():
     sizes = {"patch": 8, "width": 24, "depth": 2, "heads": 4}
     task = create("vit-b16-imagenet", **sizes)
     theirs = TorchvisionVisionTransformer(32, 8, 2, 4, 24, 96, num_classes=10).double().eval()
     theirs.load_state_dict(task.network.state_dict(), strict=True)
-    grey = images(ImageSpec(1, 32, 32, classes=SMALL.classes))
+    gray = images(ImageSpec(1, 32, 32, classes=SMALL.classes))
     assert torch.equal(task(images(SMALL)), theirs(images(SMALL)))
-    assert torch.equal(task(grey), theirs(grey.repeat(1, 3, 1, 1)))
+    assert torch.equal(task(gray), theirs(gray.repeat(1, 3, 1, 1)))
 
 
 def test_dropout_is_where_the_paper_has_it():

@@ -86,18 +86,18 @@ def test_decoupled_decay_is_not_l2() -> None:
 def test_loss_and_penalty_are_logged_apart(zoo) -> None:
     settings = ("--epochs", "2", "--set", "recipe.schedule=constant", "--set", "recipe.lr=1e-4", "--set", "recipe.weight_decay=0")
     assert zoo("train", "mlp", "--name", "plain", *settings).code == 0
-    assert zoo("train", "mlp", "--name", "penalised", *settings, "--set", "recipe.l1=1e-3", "--set", "recipe.l2=1e-2").code == 0
-    plain, penalised = (
+    assert zoo("train", "mlp", "--name", "penalized", *settings, "--set", "recipe.l1=1e-3", "--set", "recipe.l2=1e-2").code == 0
+    plain, penalized = (
         [
             record
             for record in map(json.loads, Path(f"runs/{name}/metrics.jsonl").read_text().splitlines())
             if "train/loss" in record
         ]
-        for name in ("plain", "penalised")
+        for name in ("plain", "penalized")
     )
     assert all("train/penalty" not in record for record in plain)
     # of the initial weights: uniform up to 1 / sqrt(fan in), so E|w| is half of that and E w^2 a third of its square
     layers = [(64, 512), (512, 256), (256, 10)]
     expected = sum(i * o * (1e-3 / 2 / i**0.5 + 1e-2 / 2 / 3 / i) for i, o in layers)
-    assert penalised[0]["train/penalty"] == pytest.approx(expected, rel=0.05)
-    assert penalised[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)
+    assert penalized[0]["train/penalty"] == pytest.approx(expected, rel=0.05)
+    assert penalized[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)

@@ -36,7 +36,7 @@ def test_the_weights_are_those_of_each_layer_in_order(pool):
     probabilities, weights = watch(task, given)
     with torch.no_grad():
         assert torch.equal(probabilities, task.outputs({"images": given}))
-        features = task.embedding(task.normalise(given))
+        features = task.embedding(task.normalize(given))
         for block, of_layer in zip(task.blocks, weights, strict=True):
             expected = block.attention.weights(block.norm1(features))
             torch.testing.assert_close(of_layer, expected)
@@ -65,7 +65,7 @@ def test_torchvisions_network_is_watched_alike():
 
 
 def test_the_rollout_is_the_papers_product():
-    """Abnar and Zuidema 2020, equation 1 and the normalisation before it, worked in numpy."""
+    """Abnar and Zuidema 2020, equation 1 and the normalization before it, worked in numpy."""
     generator = torch.Generator().manual_seed(2)
     weights = [torch.randn(2, 3, 5, 5, generator=generator).softmax(3) for _ in range(4)]
     rolled = rollout(weights)
@@ -140,7 +140,7 @@ def test_each_map_stands_beside_its_image_on_one_scale_that_a_bar_tells():
     assert [y for _, y in lines[:1]] == [7.5] and [x for x, _ in lines[1:]] == [7.5, 15.5, 23.5], "the borders of patches"
 
 
-def test_one_bright_patch_does_not_take_the_colours_of_all_others():
+def test_one_bright_patch_does_not_take_the_colors_of_all_others():
     maps = np.full((1, 1, 20, 20), 1 / 400)
     maps[0, 0, 0, 0] = 1.0
     drawn = draw_attention(np.zeros((1, 20, 20, 3)), maps, ["one"], ["head 1"], "heading").axes[1].images[0]

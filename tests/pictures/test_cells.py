@@ -1,4 +1,4 @@
-"""Texts coloured by cells: activations are those of torch's networks, and the cell that follows the text is found."""
+"""Texts colored by cells: activations are those of torch's networks, and the cell that follows the text is found."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_unit_is_named_with_its_layer(name: str, layers: int, unit: int, expec
     assert unit_name(unit, task.recurrent, cell_activations(task, TEXT).shape[1]) == expected
 
 
-def test_the_drawing_tells_its_colours_and_where_a_line_goes_on() -> None:
+def test_the_drawing_tells_its_colors_and_where_a_line_goes_on() -> None:
     text = "x" * 95 + "\n" + "short\n"
     values = np.linspace(-1, 1, len(text))
     figure = draw_text(text, {"first": values, "second": -values}, "heading", "tanh(c)")
@@ -110,4 +110,4 @@ def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
     Path("notes.txt").write_text("snow \u2603")
     assert zoo("picture", "cells", "small", "--text", "notes.txt").is_one_line_error("does not know", "\u2603")
     assert zoo("train", "softmax", "--epochs", "1", "--name", "linear").code == 0
-    assert zoo("picture", "cells", "linear").is_one_line_error("language-modelling", "softmax")
+    assert zoo("picture", "cells", "linear").is_one_line_error("language-modeling", "softmax")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from zoo.core.errors import UserError
 from zoo.pictures import curves as module
 from zoo.pictures.curves import curve, draw_curves, metrics_of
-from zoo.pictures.figure import COLOURS
+from zoo.pictures.figure import COLORS
 from zoo.training.run_folder import RunFolder
 
 # two epochs of 25 steps, recorded every 10 steps and at the end of each; the records at steps 25 and 50 hold five steps
@@ -75,7 +75,7 @@ def drawn(monkeypatch) -> list[Figure]:
     return figures
 
 
-def test_two_runs_share_panels_and_each_has_its_colour(zoo, drawn, write_run):
+def test_two_runs_share_panels_and_each_has_its_color(zoo, drawn, write_run):
     write_run("first", RECORDS, rest='{"step": 60, "epo')  # a line that was cut off
     write_run("second", [{**record, "val/loss": 9.0} if "val/loss" in record else record for record in RECORDS])
     answer = zoo("picture", "curves", "first", "runs/second")
@@ -83,8 +83,8 @@ def test_two_runs_share_panels_and_each_has_its_colour(zoo, drawn, write_run):
     loss, accuracy = drawn[0].axes
     assert loss.get_ylabel() == "loss" and accuracy.get_ylabel() == "accuracy" and loss.get_xlabel() == "epochs"
     lines = [(line.get_color(), line.get_ydata().tolist()) for line in loss.lines]
-    assert lines == [(COLOURS[0], [4, 3, 2, 1.5, 1, 0.5]), (COLOURS[0], [2.5, 1.2]),
-                     (COLOURS[1], [4, 3, 2, 1.5, 1, 0.5]), (COLOURS[1], [9, 9])]  # fmt: skip
+    assert lines == [(COLORS[0], [4, 3, 2, 1.5, 1, 0.5]), (COLORS[0], [2.5, 1.2]),
+                     (COLORS[1], [4, 3, 2, 1.5, 1, 0.5]), (COLORS[1], [9, 9])]  # fmt: skip
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["first", "second", "training", "validation"]
     assert loss.lines[0].get_linewidth() < loss.lines[1].get_linewidth()
 

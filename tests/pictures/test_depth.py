@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.pictures.depth import DEPTH_COLOURS, assign, draw_depth
+from zoo.pictures.depth import DEPTH_COLORS, assign, draw_depth
 from zoo.pictures.figure import style
 
 LAST_ERRORS = {"plain20": 0.2, "plain56": 0.3, "resnet20": 0.15, "resnet56": 0.1}
@@ -36,7 +36,7 @@ def test_plain_networks_are_left_residual_ones_right_and_training_is_thin(four):
         for layers in (20, 56):
             error = LAST_ERRORS[f"{kind}{layers}"]
             training, validation = next(lines), next(lines)
-            assert training.get_color() == validation.get_color() == DEPTH_COLOURS[layers]
+            assert training.get_color() == validation.get_color() == DEPTH_COLORS[layers]
             assert training.get_ydata()[-1] == pytest.approx(error) and training.get_ydata()[0] == pytest.approx(0.9)
             assert validation.get_ydata() == pytest.approx([error + 0.05] * 20)
             assert training.get_xdata().tolist() == validation.get_xdata().tolist() == list(range(1, 21))
@@ -63,4 +63,4 @@ def test_other_models_twins_and_other_data_are_refused(four, write_run):
     with pytest.raises(UserError, match="again are both plain20"):
         assign([four["plain20"], write_run("again", records(0.1), "plain20")])
     with pytest.raises(UserError, match="different data.*digits.*cifar10"):
-        assign([four["plain20"], write_run("colour", records(0.1), "plain56", "cifar10")])
+        assign([four["plain20"], write_run("color", records(0.1), "plain56", "cifar10")])

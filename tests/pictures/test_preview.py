@@ -10,7 +10,7 @@ from PIL import Image
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.pictures.plane import class_colours
+from zoo.pictures.plane import class_colors
 from zoo.pictures.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
 from zoo.spec import ImageSpec
 
@@ -20,8 +20,8 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
 
 
-class Colours(ImageData):
-    """Random colours, not square, some images of each class."""
+class Colors(ImageData):
+    """Random colors, not square, some images of each class."""
 
     def __init__(self, augment="hflip", count=30, height=40, width=90):
         super().__init__(4, 0, root=None, size=0, augment=augment, validation=0.2)
@@ -59,7 +59,7 @@ def test_digits_are_drawn_as_enlarged_pixels_of_different_classes(tmp_path):
     drawn = tiles(path, 72, 72, SAMPLES)  # 8 pixels, each 9 wide
     pixels = drawn[:, :, 4::9, 4::9]
     assert np.array_equal(pixels.repeat(9, 2).repeat(9, 3), drawn)
-    assert (pixels == pixels[..., :1]).all()  # grey
+    assert (pixels == pixels[..., :1]).all()  # gray
     train = data.splits["train"]
     everything = train.images.pixels[:, 0].numpy()
     shown = [int((everything == sample[..., 0]).all((1, 2)).nonzero()[0][0]) for sample in pixels[0]]
@@ -83,10 +83,10 @@ def test_versions_differ_from_each_other_and_within_a_row(tmp_path):
     assert len(shifts) > 8
 
 
-def test_colour_images_keep_their_shape_and_their_versions_are_what_augmentation_makes(tmp_path):
-    data = Colours()
-    write_preview(data, "colours", tmp_path / "colours.png")
-    drawn = tiles(tmp_path / "colours.png", 80, 180, SAMPLES)  # doubled, so that the shorter side has 72 pixels
+def test_color_images_keep_their_shape_and_their_versions_are_what_augmentation_makes(tmp_path):
+    data = Colors()
+    write_preview(data, "colors", tmp_path / "colors.png")
+    drawn = tiles(tmp_path / "colors.png", 80, 180, SAMPLES)  # doubled, so that the shorter side has 72 pixels
     originals = data.splits["train"].images.pixels.permute(0, 2, 3, 1).numpy().repeat(2, 1).repeat(2, 2)
     assert all((originals == sample).all((1, 2, 3)).any() for sample in drawn[0])
     mirrored = [(drawn[row] == drawn[0, :, :, ::-1]).all((1, 2, 3)) for row in range(1, 1 + VERSIONS)]
@@ -95,9 +95,9 @@ def test_colour_images_keep_their_shape_and_their_versions_are_what_augmentation
 
 
 def test_without_augmentation_there_are_samples_alone(tmp_path):
-    write_preview(Colours(augment="hflip"), "colours", tmp_path / "both.png")
-    write_preview(Colours(augment="none"), "colours", tmp_path / "colours.png")
-    with Image.open(tmp_path / "colours.png") as picture:
+    write_preview(Colors(augment="hflip"), "colors", tmp_path / "both.png")
+    write_preview(Colors(augment="none"), "colors", tmp_path / "colors.png")
+    with Image.open(tmp_path / "colors.png") as picture:
         sheet = np.asarray(picture)
     top = 2 * CAPTION + GAP
     assert sheet.shape[0] == top + 80 + 2 * GAP
@@ -108,13 +108,13 @@ def test_without_augmentation_there_are_samples_alone(tmp_path):
 
 @pytest.mark.parametrize("augment", ["mixup:1", "cutmix", "resized-crop,jitter,mixup"])
 def test_mixed_images_can_be_drawn(tmp_path, augment):
-    write_preview(Colours(augment=augment), "colours", tmp_path / "colours.png")
-    drawn = tiles(tmp_path / "colours.png", 80, 180, SAMPLES)
+    write_preview(Colors(augment=augment), "colors", tmp_path / "colors.png")
+    drawn = tiles(tmp_path / "colors.png", 80, 180, SAMPLES)
     assert not (drawn[1:] == drawn[0]).all((2, 3, 4)).all()
 
 
 def test_large_images_are_not_enlarged_and_few_are_enough(tmp_path):
-    data = Colours(count=6, height=100, width=73, augment="vflip")
+    data = Colors(count=6, height=100, width=73, augment="vflip")
     write_preview(data, "few", tmp_path / "few.png")
     columns = len(data.splits["train"])
     assert columns < SAMPLES
@@ -137,7 +137,7 @@ def test_points_are_drawn_as_points(zoo):
     assert answer.code == 0 and "training and test points" in answer.out
     with Image.open("points.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height > 300
-        colours = {tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
-    expected = {tuple(round(255 * value) for value in colour) for colour in class_colours(3)}
-    assert expected <= colours
+        colors = {tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    expected = {tuple(round(255 * value) for value in color) for color in class_colors(3)}
+    assert expected <= colors
     assert zoo("data", "preview", "spirals", "-o", "points.jpg").is_one_line_error(".png")

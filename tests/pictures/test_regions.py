@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 
 import zoo as bestiary
 from zoo.pictures.figure import style
-from zoo.pictures.plane import class_colours, coordinates, every_input
-from zoo.pictures.regions import Panel, draw_regions, probabilities_in_the_plane, region_colours, regions
+from zoo.pictures.plane import class_colors, coordinates, every_input
+from zoo.pictures.regions import Panel, draw_regions, probabilities_in_the_plane, region_colors, regions
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 
@@ -53,16 +53,16 @@ def test_a_linear_network_divides_the_plane_along_its_line():
     assert np.array_equal(probabilities.argmax(2)[clear], (score > 0)[clear])
 
 
-def test_regions_have_the_colour_of_their_class_and_pale_with_doubt():
-    colours = class_colours(2)
+def test_regions_have_the_color_of_their_class_and_pale_with_doubt():
+    colors = class_colors(2)
     probabilities = np.zeros((1, 3, 2))  # sure of class 1, less sure of it, and undecided, which counts as class 0
     probabilities[0, :, 1] = [1.0, 0.75, 0.5]
     probabilities[..., 0] = 1 - probabilities[..., 1]
-    shown = region_colours(probabilities)
+    shown = region_colors(probabilities)
     strengths = []
-    for pixel, colour in zip(shown[0], colours[[1, 1, 0]], strict=True):
-        strengths.append((1 - pixel) @ (1 - colour) / ((1 - colour) @ (1 - colour)))
-        assert pixel == pytest.approx(1 - strengths[-1] * (1 - colour))
+    for pixel, color in zip(shown[0], colors[[1, 1, 0]], strict=True):
+        strengths.append((1 - pixel) @ (1 - color) / ((1 - color) @ (1 - color)))
+        assert pixel == pytest.approx(1 - strengths[-1] * (1 - color))
     assert strengths[0] > strengths[1] > strengths[2] > 0
     assert strengths[1] == pytest.approx((strengths[0] + strengths[2]) / 2)
 
@@ -81,10 +81,10 @@ def test_a_panel_marks_the_misclassified_test_points_where_they_are():
     train, crosses = axes.collections
     assert np.allclose(crosses.get_offsets(), places[wrong])
     assert np.allclose(train.get_offsets(), coordinates(data.splits["train"].images.pixels))
-    assert np.allclose(train.get_facecolors()[:, :3], class_colours(2)[data.splits["train"].labels.numpy()])
+    assert np.allclose(train.get_facecolors()[:, :3], class_colors(2)[data.splits["train"].labels.numpy()])
     image = axes.images[0]
     assert image.get_extent() == [0, 1, 0, 1] and image.origin == "lower"
-    assert np.allclose(image.get_array()[128, 250], region_colours(panel.probabilities)[128, 250])
+    assert np.allclose(image.get_array()[128, 250], region_colors(panel.probabilities)[128, 250])
 
 
 def test_on_the_sheet_up_is_up(tmp_path):
@@ -103,7 +103,7 @@ def test_on_the_sheet_up_is_up(tmp_path):
     for up, label in ((0.25, 0), (0.75, 1)):
         for across in (0.1, 0.9):
             row, column = height - (box.y0 + up * box.height), box.x0 + across * box.width
-            expected = region_colours(np.eye(2)[[[label]]])[0, 0]
+            expected = region_colors(np.eye(2)[[[label]]])[0, 0]
             assert np.abs(pixels[round(row), round(column)] - expected).max() < 0.01
 
 
@@ -123,7 +123,7 @@ def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
     assert [path.name for path in workplace.iterdir()] == ["blobs-regions.png"]
 
 
-def test_nearest_neighbours_give_each_point_the_class_of_the_nearest(monkeypatch):
+def test_nearest_neighbors_give_each_point_the_class_of_the_nearest(monkeypatch):
     panels: list[Panel] = []
     monkeypatch.setattr("zoo.pictures.regions.draw_regions", lambda drawn, columns: panels.extend(drawn))
     regions(REGISTRY, [], data="spirals", settings=["data.samples=60"])

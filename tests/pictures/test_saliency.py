@@ -56,9 +56,9 @@ def test_the_gradient_of_a_linear_score_is_the_template_of_its_class_in_units_of
 def test_noise_is_averaged_over_samples_and_as_strong_as_the_image_has_range() -> None:
     task, classes, pixels = Squares(), torch.tensor([1, 1, 2]), images()
     pixels[1] = 200 + pixels[1] / 50  # an image of little range
-    normalised = (pixels / 255 - torch.tensor(SPEC.mean).view(3, 1, 1)) / torch.tensor(SPEC.std).view(3, 1, 1)
+    normalized = (pixels / 255 - torch.tensor(SPEC.mean).view(3, 1, 1)) / torch.tensor(SPEC.std).view(3, 1, 1)
     slope = 2 * task.weight[classes] * torch.from_numpy(SCALE)
-    expected = slope * normalised
+    expected = slope * normalized
     assert torch.allclose(score_gradients(task, pixels, classes).double(), expected, rtol=1e-4, atol=1e-7)
     assert torch.equal(smooth_gradients(task, pixels, classes, noise=0.0, samples=2), score_gradients(task, pixels, classes))
     # what remains of the noise after averaging: its deviation in pixels, by the root of the number of samples
@@ -100,22 +100,22 @@ def test_every_image_has_its_two_maps_beside_it(count: int) -> None:
 
 def test_files_and_test_images_are_drawn_for_the_likeliest_class_or_another(zoo, workplace: Path) -> None:
     assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
-    Image.new("L", (8, 8), 90).save("grey one.png")
-    answer = zoo("picture", "saliency", "first", "grey one.png")
+    Image.new("L", (8, 8), 90).save("gray one.png")
+    answer = zoo("picture", "saliency", "first", "gray one.png")
     assert answer.code == 0 and answer.out.startswith("first-saliency.png: bright pixels")
-    assert "next: zoo picture saliency first 'grey one.png' --class " in answer.out
+    assert "next: zoo picture saliency first 'gray one.png' --class " in answer.out
     assert zoo("picture", "saliency", "first", "--class", "7", "-o", "seven.png").code == 0
     assert Path("seven.png").is_file()
     for arguments, words in (
         (["--class", "sven"], ["no class 'sven'", "known are 0, 1"]),
-        (["grey one.png", "--data", "digits"], ["--data is for test images"]),
+        (["gray one.png", "--data", "digits"], ["--data is for test images"]),
         (["absent.png"], ["absent.png: no such file"]),
     ):
         assert zoo("picture", "saliency", "first", *arguments).is_one_line_error(*words)
     assert zoo("picture", "confusion", "first", "--class", "7").is_one_line_error("confusion takes no --class")
 
 
-def test_points_and_neighbours_have_none(zoo) -> None:
+def test_points_and_neighbors_have_none(zoo) -> None:
     assert zoo("train", "mlp", "--data", "blobs", *QUICK, "--name", "points").code == 0
     assert zoo("picture", "saliency", "points").is_one_line_error("points in the plane")
     assert zoo("train", "knn", "--name", "near").code == 0

@@ -56,7 +56,7 @@ def test_every_convolutional_network_of_the_zoo_has_filters_that_see_the_image()
         assert weights.shape[1] == 3, name
 
 
-def test_colours_have_grey_for_zero_and_a_scale_for_each_image():
+def test_colors_have_gray_for_zero_and_a_scale_for_each_image():
     weights = torch.zeros(2, 3, 1, 2)
     weights[0, :, 0, 0] = torch.tensor([2.0, -1.0, 0.0])
     weights[1, 2, 0, 1] = -8.0
@@ -72,14 +72,14 @@ def test_other_channels_stay_signed_and_apart():
     assert np.array_equal(as_images(weights), weights.reshape(8, 3, 3).numpy())
 
 
-def test_a_trained_linear_classifier_is_drawn_with_its_own_colours(zoo):
+def test_a_trained_linear_classifier_is_drawn_with_its_own_colors(zoo):
     assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
     answer = zoo("picture", "templates", "first")
     assert answer.code == 0 and "first-templates.png: " in answer.out and "next: zoo picture confusion first" in answer.out
     weight = read_checkpoint(RunFolder.find("first").best)["state_dict"]["linear.weight"]
     with Image.open("first-templates.png") as picture:
         drawn = np.asarray(picture.convert("RGB")).astype(int)
-    # the weight farthest from zero, a pixel of 16 x 16 on the sheet, has the colour at the end of the scale
+    # the weight farthest from zero, a pixel of 16 x 16 on the sheet, has the color at the end of the scale
     farthest = weight.flatten()[weight.abs().argmax()]
     end_of_the_scale = [103, 0, 31] if farthest > 0 else [5, 48, 97]
     assert (np.abs(drawn - end_of_the_scale).sum(2) <= 6).sum() >= 16 * 16

@@ -52,7 +52,7 @@ def page(zoo, write_run, metrics, monitors, finding, written: list[bytes]) -> Pa
 
 
 def look(browser: Any, page: Path, size: tuple[int, int], scheme: str) -> None:
-    """Open a page at that size and in that scheme of colours, and wait until a plot is drawn."""
+    """Open a page at that size and in that scheme of colors, and wait until a plot is drawn."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})

@@ -382,7 +382,7 @@ def test_points_are_shown_in_their_plane(zoo, report) -> None:
     page = report("plane")
     assert_sound(page)
     assert "Confusion" in page.text and "Labels to look at" not in page.text
-    assert [image for image in page.all("img") if image["alt"].startswith("The plane in the colours of classes")]
+    assert [image for image in page.all("img") if image["alt"].startswith("The plane in the colors of classes")]
 
 
 def test_data_that_is_gone_is_a_reason(zoo, report, whole) -> None:

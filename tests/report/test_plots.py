@@ -147,7 +147,7 @@ def test_names_from_outside_cannot_leave_the_script() -> None:
         assert HOSTILE in json.dumps(json.loads(plot.item), ensure_ascii=False)
 
 
-def test_text_has_the_colour_that_the_page_replaces() -> None:
+def test_text_has_the_color_that_the_page_replaces() -> None:
     steps = np.arange(3)
     plot = heat_map("Spread", "", ["a", "b"], steps, np.ones((2, 3)), columns(steps, 300), "log")
     axes, (bar,) = models(plot, "LinearAxis"), models(plot, "ColorBar")

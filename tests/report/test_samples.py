@@ -48,7 +48,7 @@ def train(zoo):
 
 
 def pixels(source: str) -> np.ndarray:
-    """A ``data:`` address as colours, [rows, columns, 3]."""
+    """A ``data:`` address as colors, [rows, columns, 3]."""
     kind, _, content = source.partition(";base64,")
     assert kind in ("data:image/png", "data:image/jpeg")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
@@ -195,8 +195,8 @@ def test_labels_to_look_at_are_training_images_as_they_lie_in_their_folder(train
             folder.mkdir(parents=True)
             for number in range(count):
                 of_other = split == "train" and number < 3
-                grey = 40 + 170 * (place != of_other) + generator.integers(0, 40, (8, 8, 3))
-                Image.fromarray(grey.astype(np.uint8)).save(folder / f"{'wrong' if of_other else 'right'}{number}.png")
+                gray = 40 + 170 * (place != of_other) + generator.integers(0, 40, (8, 8, 3))
+                Image.fromarray(gray.astype(np.uint8)).save(folder / f"{'wrong' if of_other else 'right'}{number}.png")
     folder = train("softmax", "data.name=folder", "data.root=photos", "data.size=8", "data.augment=light", epochs=8)
     samples = take_samples(scan(), folder)
     assert samples.about_labels.startswith("Of all ") and f" {len(samples.suspects)} look" in samples.about_labels
@@ -226,7 +226,7 @@ def test_a_network_that_agrees_with_all_labels_has_none_to_look_at(train, zoo) -
     task, data = open_run(folder)
     with torch.inference_mode():
         told, images = look_at_labels(task, data)
-    assert images == [] and re.fullmatch(r"Of all 1,29\d training images none looks mislabelled to the network\.", told)
+    assert images == [] and re.fullmatch(r"Of all 1,29\d training images none looks mislabeled to the network\.", told)
 
 
 # ------------------------------------------------------------------ the page

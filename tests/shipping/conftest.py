@@ -1,4 +1,4 @@
-"""A small classifier of coloured pictures, trained once for all tests of this folder, and a server for it."""
+"""A small classifier of colored pictures, trained once for all tests of this folder, and a server for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zoo.training import building, engine
 from zoo.training.exported import read_trained
 from zoo.training.run_folder import RunFolder
 
-COLOURS = {"blau & grün": (20, 90, 160), 'so-called "red"': (200, 30, 40), "yellow": (220, 200, 40)}
+COLORS = {"blau & grün": (20, 90, 160), 'so-called "red"': (200, 30, 40), "yellow": (220, 200, 40)}
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Trained:
 
     @staticmethod
     def picture(name: str, seed: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
-        """A picture of a class: its colour with noise."""
+        """A picture of a class: its color with noise."""
         noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
-        return Image.fromarray((np.array(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8))
+        return Image.fromarray((np.array(COLORS[name]) + noise).clip(0, 255).astype(np.uint8))
 
     def classifier(self) -> Classifier:
         return building.load_task(self.registry, read_trained(self.folder.best), self.folder.best)[0]
@@ -50,25 +50,25 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """A residual network that tells three colours apart."""
+    """A residual network that tells three colors apart."""
     place = tmp_path_factory.mktemp("trained")
     for split, count in (("train", 12), ("val", 4), ("test", 5)):
-        for number, name in enumerate(COLOURS):
-            (place / "colours" / split / name).mkdir(parents=True)
+        for number, name in enumerate(COLORS):
+            (place / "colors" / split / name).mkdir(parents=True)
             for seed in range(count):
-                Trained.picture(name, 100 * number + seed).save(place / "colours" / split / name / f"{seed}.png")
+                Trained.picture(name, 100 * number + seed).save(place / "colors" / split / name / f"{seed}.png")
     settings = {
         "model": {"width": 4, "depth": 8},
-        "data": {"name": "folder", "root": str(place / "colours")},
+        "data": {"name": "folder", "root": str(place / "colors")},
         "recipe": {"epochs": 4, "batch_size": 12},
     }
-    registry, folder = scan(), RunFolder(place / "colourist")
+    registry, folder = scan(), RunFolder(place / "colorist")
     folder.path.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_HOME", str(place / "cache"))
         run = resolve(registry, "resnet20", {}, [settings])
         engine.train(registry, run, folder=folder, progress=False)
-        yield Trained(registry, run, folder, place / "colours")
+        yield Trained(registry, run, folder, place / "colors")
 
 
 @dataclass
@@ -87,7 +87,7 @@ def serve(trained: Trained):
     def start(limits: Limits = Limits(), **options: Any) -> Iterator[Server]:  # noqa: B008, it is frozen
         task = trained.classifier()
         batches = Batches(options.pop("network", network_of(task)), **options)
-        application = build_application(task, trained.run, "colourist", {"test/accuracy": 0.75}, limits, batches)
+        application = build_application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches)
         listener = listen("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(application, http="h11", ws="none", log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -25,7 +25,7 @@ REGISTRY = scan()
 CLASSIFIERS = {  # the first of each class: the others are deeper
     entry.class_name: name for name, entry in reversed(REGISTRY.models.items()) if entry.task == "classification"
 }
-REMEMBERING = "KNearestNeighbours"
+REMEMBERING = "KNearestNeighbors"
 FORMAT_NAMES = tuple(FORMATS)
 
 
@@ -56,8 +56,8 @@ def run_snippet(card: Path, alone: bool) -> dict[str, float]:
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_the_program_on_the_card_says_what_predict_says(zoo, trained, format: str) -> None:
-    file = Path(f"colourist{FORMATS[format].suffix}")
-    answer = zoo("export", trained.folder.path, "--to", format, "--licence", "CC BY 4.0")
+    file = Path(f"colorist{FORMATS[format].suffix}")
+    answer = zoo("export", trained.folder.path, "--to", format, "--license", "CC BY 4.0")
     assert answer.code == 0, answer.err
     assert "checked on 15 test images" in answer.out
     assert stat.S_IMODE(file.stat().st_mode) & 0o044  # for others to read, as any new file
@@ -71,19 +71,19 @@ def test_the_program_on_the_card_says_what_predict_says(zoo, trained, format: st
         assert printed[entry["class"]] == pytest.approx(entry["probability"], abs=2e-4)  # four digits are printed
 
 
-def test_the_card_tells_data_figures_licence_input_and_classes(zoo, trained) -> None:
-    zoo("export", trained.folder.path, "--to", "safetensors", "--licence", "CC BY 4.0")
-    card = Path("colourist.safetensors.md").read_text(encoding="utf-8")
+def test_the_card_tells_data_figures_license_input_and_classes(zoo, trained) -> None:
+    zoo("export", trained.folder.path, "--to", "safetensors", "--license", "CC BY 4.0")
+    card = Path("colorist.safetensors.md").read_text(encoding="utf-8")
     tested = next(json.loads(line) for line in trained.folder.metrics_file.read_text().splitlines() if "test/accuracy" in line)
     for words in (
-        "Licence: CC BY 4.0", "images 36 for training, 12 for validation, 15 for testing", "[N, 3, 16, 16]", "red, green, blue",
-        f"| accuracy | {tested['test/accuracy']:.4f} |", '1. so-called "red"', "folder (colours)", "epochs: 4",
+        "License: CC BY 4.0", "images 36 for training, 12 for validation, 15 for testing", "[N, 3, 16, 16]", "red, green, blue",
+        f"| accuracy | {tested['test/accuracy']:.4f} |", '1. so-called "red"', "folder (colors)", "epochs: 4",
     ):  # fmt: skip
         assert words in card
     assert str(trained.pictures) not in card  # no path of the machine it was trained on
     zoo("export", trained.folder.path, "--to", "safetensors", "--checkpoint", "last")
-    card = Path("colourist.safetensors.md").read_text(encoding="utf-8")
-    assert "not measured" in card and "Licence: not stated" in card
+    card = Path("colorist.safetensors.md").read_text(encoding="utf-8")
+    assert "not measured" in card and "License: not stated" in card
 
 
 def test_the_zoo_loads_its_own_file_again(zoo, trained) -> None:
@@ -162,7 +162,7 @@ def test_every_classifier_exports_or_says_why_not(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_a_file_that_says_something_else_is_not_left_behind(zoo, trained, monkeypatch, format: str) -> None:
-    path = Path(f"colourist{FORMATS[format].suffix}")
+    path = Path(f"colorist{FORMATS[format].suffix}")
     path.write_text("older")
     honest = export.open_file
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(zoo, trained, monkeypatch) 
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "run.yaml").write_text(resolve(REGISTRY, "char-rnn", {}, []).to_yaml())
         (folder / "checkpoints/best.ckpt").touch()
-        assert zoo(*command).is_one_line_error("language-modelling", "sort images into classes")
+        assert zoo(*command).is_one_line_error("language-modeling", "sort images into classes")
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     assert zoo("export", run, "--to", "onnx").is_one_line_error("onnxscript", "bestiary[export]")
     assert zoo("export", run, "--to", "torch-export").code == 0

@@ -220,8 +220,8 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
 
 def test_it_says_where_it_is_and_ends_with_an_interrupt(zoo, trained) -> None:
     """The command itself, on an exported file, in a process of its own."""
-    assert zoo("export", trained.folder.path, "--to", "safetensors", "-o", "colourist.safetensors").code == 0
-    code = "import sys; sys.argv = ['zoo', 'serve', 'colourist.safetensors', '--port', '0']\nfrom cli import app; app()"
+    assert zoo("export", trained.folder.path, "--to", "safetensors", "-o", "colorist.safetensors").code == 0
+    code = "import sys; sys.argv = ['zoo', 'serve', 'colorist.safetensors', '--port', '0']\nfrom cli import app; app()"
     before = sorted(path.name for path in Path().iterdir())
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -231,7 +231,7 @@ def test_it_says_where_it_is_and_ends_with_an_interrupt(zoo, trained) -> None:
         lines = [process.stdout.readline() for _ in range(3)]
         address = lines[0].split()[-1]
         assert (
-            lines[0].startswith("colourist is served at http://127.0.0.1:") and f"curl -F images=@photo.jpg {address}" in lines[1]
+            lines[0].startswith("colorist is served at http://127.0.0.1:") and f"curl -F images=@photo.jpg {address}" in lines[1]
         )
         status, _, told = ask(address, "POST", "/predict", png(trained.picture("yellow", 1)))
         assert status == 200 and told[0]["class"] == "yellow"

@@ -80,16 +80,16 @@ def loader(batches: list[dict[str, torch.Tensor]]) -> DataLoader:
 @pytest.mark.parametrize("name", ["softmax", "convnet"])  # of the two layouts
 @pytest.mark.parametrize("floating", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_pixels_are_normalised_as_by_torchvision_and_left_as_they_are(name, floating, layout):
+def test_pixels_are_normalized_as_by_torchvision_and_left_as_they_are(name, floating, layout):
     task = zoo.create(name, spec_with(4, 8, 8))
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8).contiguous(memory_format=layout)
     images = images + 0.25 if floating else images
     before = images.clone()
-    normalised = task.normalise(images)
-    torch.testing.assert_close(normalised, vision.normalize(before.float() / 255, MEAN, STD), rtol=1e-5, atol=1e-5)
+    normalized = task.normalize(images)
+    torch.testing.assert_close(normalized, vision.normalize(before.float() / 255, MEAN, STD), rtol=1e-5, atol=1e-5)
     assert torch.equal(images, before)
     if task.channels_last:
-        assert normalised.is_contiguous(memory_format=torch.channels_last)
+        assert normalized.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_statistics_are_not_in_the_state_dict():
@@ -99,7 +99,7 @@ def test_statistics_are_not_in_the_state_dict():
 def test_without_statistics_pixels_are_scaled_to_one():
     task = zoo.create("softmax", ImageSpec(1, 2, 2, classes=("a", "b")))
     images = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)
-    torch.testing.assert_close(task.normalise(images).flatten(), torch.tensor([0.0, 0.2, 0.4, 1.0]))
+    torch.testing.assert_close(task.normalize(images).flatten(), torch.tensor([0.0, 0.2, 0.4, 1.0]))
 
 
 def test_outputs_are_probabilities():

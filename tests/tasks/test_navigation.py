@@ -1,4 +1,4 @@
-"""Navigation held against agents whose behaviour is known: one that knows the way, one that never stops, and one that is deaf."""
+"""Navigation held against agents whose behavior is known: one that knows the way, one that never stops, and one that is deaf."""
 
 from __future__ import annotations
 

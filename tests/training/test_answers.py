@@ -31,7 +31,7 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     kinds = {name.removeprefix("val/accuracy_") for record in records for name in record if name.startswith("val/accuracy_")}
     assert {"attribute", "related attribute", "count"} < kinds
-    answer = zoo("predict", "asked", "scene.png", "--question", "What colour is the circle?", "--top", "24", "--json")
+    answer = zoo("predict", "asked", "scene.png", "--question", "What color is the circle?", "--top", "24", "--json")
     (said,) = json.loads(answer.out)
     assert said["answer"] == said["top"][0]["answer"] and len(said["top"]) == 24
     assert sum(each["probability"] for each in said["top"]) == pytest.approx(1, abs=1e-5)
@@ -39,7 +39,7 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
     for arguments, words in (
         ((), ("--question",)),
         (("--question", " ? "), ("--question ' ? '", "no word")),
-        (("--question", "what colour is the zebra and the circl"), ("'zebra'", "'and'", "'circl'")),
+        (("--question", "what color is the zebra and the circl"), ("'zebra'", "'and'", "'circl'")),
         (("--question", "is " * 40), ("40 words", "at most 13")),
         (("--question", "is there a circle", "--beams", "3"), ("--beams is not for question-answering",)),
     ):

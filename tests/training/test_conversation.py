@@ -58,7 +58,7 @@ def chat(zoo, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_talk_through_a_pipe_answers_line_by_line(train, chat, picture: Path, model: str) -> None:
     train(model)
-    asked = "what colour is it\nand its size?\nHow many things are there?\n"
+    asked = "what color is it\nand its size?\nHow many things are there?\n"
     answer = chat(asked)
     assert answer.code == 0 and len(answer.out.splitlines()) == 3, answer.err
     assert chat(asked + "QUIT\nwhat shape is it\n").out == answer.out, "nothing is answered after quit"
@@ -69,8 +69,8 @@ def test_a_talk_through_a_pipe_answers_line_by_line(train, chat, picture: Path, 
 
 def test_what_cannot_be_answered_is_said_and_forgotten(train, chat, picture: Path) -> None:
     train("dialogue-discriminative")
-    without = chat("what colour is it\nwhat size is it\n").out.splitlines()
-    lines = chat(b"what colour is it\nis the elephant a cirle\n\n\xff\xfe\nwhat size is it\n").out.splitlines()
+    without = chat("what color is it\nwhat size is it\n").out.splitlines()
+    lines = chat(b"what color is it\nis the elephant a cirle\n\n\xff\xfe\nwhat size is it\n").out.splitlines()
     assert [lines[0], lines[-1]] == without and len(lines) == 5
     assert "'elephant', 'cirle'" in lines[1] and "ask" in lines[2]
     assert "did you mean 'circle'" in chat("is it a cirle\n").out
@@ -81,7 +81,7 @@ def test_each_answer_is_the_models_in_the_light_of_all_before(train, picture: Pa
     talk = Conversation(scan(), train(model), picture, "there is a small circle")
     spec, captions = talk.spec, torch.tensor([[*talk.spec.encode(["there", "is", "a", "small", "circle"]), END]])
     questions, answers = torch.zeros(1, 3, 4, dtype=torch.int64), torch.zeros(1, 3, 12, dtype=torch.int64)
-    for number, question in enumerate(["what colour is it", "and its size", "what shape is it"]):
+    for number, question in enumerate(["what color is it", "and its size", "what shape is it"]):
         questions[0, number, : len(question.split())] = torch.tensor(spec.encode(question.split()))
         so_far = {"questions": questions[:, : number + 1], "answers": answers[:, : number + 1]}
         with torch.inference_mode():

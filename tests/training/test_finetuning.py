@@ -163,8 +163,8 @@ def photographs(root: Path, count: int = 12, size: int = 40) -> Path:
         (root / name).mkdir(parents=True)
         for number in range(count):
             stripes = np.tile(np.sin(np.arange(size) * generator.uniform(0.5, 1) + generator.uniform(0, 6)), (size, 1))
-            grey = (stripes if name == "down" else stripes.T) * 100 + 128 + generator.normal(0, 10, (size, size))
-            Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB").save(root / name / f"{number}.png")
+            gray = (stripes if name == "down" else stripes.T) * 100 + 128 + generator.normal(0, 10, (size, size))
+            Image.fromarray(gray.clip(0, 255).astype(np.uint8)).convert("RGB").save(root / name / f"{number}.png")
     return root
 
 

@@ -168,7 +168,7 @@ def test_a_run_its_checkpoint_and_its_export_begin_alike(workplace: Path) -> Non
         assert name in task.head_names() or torch.equal(value, checkpoint["state_dict"][name])
 
 
-def test_grey_images_take_the_mean_of_the_colours() -> None:
+def test_gray_images_take_the_mean_of_the_colors() -> None:
     task = new(network="shufflenet_v2_x0_5", spec=ImageSpec(1, 64, 64, ("cat", "dog")))
     begin_with(task, Weights("w", models.shufflenet_v2_x0_5().state_dict()))
     assert task.spec.mean == pytest.approx((0.449,)) and task.spec.std == pytest.approx((0.226,))

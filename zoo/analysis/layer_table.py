@@ -38,7 +38,7 @@ class Layer:
         parameters: numbers that are learned, counted where they are first used.
         multiply_adds: of convolutions and products of matrices, for one sample, as papers count them: biases, norms, activations
             and pooling are left out.
-        stride: pixels of the input between neighbouring outputs, vertically and horizontally; None where nothing is neighbouring.
+        stride: pixels of the input between neighboring outputs, vertically and horizontally; None where nothing is neighboring.
         receptive_field: height and width in pixels of the region of the input that one output sees, part of which may lie in
             the padding.
         sees_all: whether each output sees the whole input.
@@ -86,7 +86,7 @@ class LayerTable:
 
     @property
     def has_positions(self) -> bool:
-        """Whether the input has neighbours to speak of, and so strides and receptive fields."""
+        """Whether the input has neighbors to speak of, and so strides and receptive fields."""
         return self.input is not None and self.input[1:] != (1, 1)
 
     def total_text(self) -> tuple[str, ...]:

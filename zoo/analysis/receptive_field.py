@@ -32,7 +32,7 @@ class Axis:
     Attributes:
         dim: the dimension of the tensor that runs along this axis; None when there is none any more.
         count: positions along the axis.
-        stride: pixels between neighbouring positions, on average.
+        stride: pixels between neighboring positions, on average.
     """
 
     dim: int | None
@@ -162,9 +162,9 @@ def adaptive_pooling(call: Call) -> Geometry:
         before, after = axis.count, call.output.shape[axis.dim]
         size = max(-(-(i + 1) * before // after) - i * before // after for i in range(after))
         step = Fraction(before, after)
-        centre = (step - 1) / 2  # of the first window, in positions
-        first = axis.first + (centre - Fraction(size - 1, 2)) * axis.stride
-        last = axis.last + (centre + Fraction(size - 1, 2)) * axis.stride
+        center = (step - 1) / 2  # of the first window, in positions
+        first = axis.first + (center - Fraction(size - 1, 2)) * axis.stride
+        last = axis.last + (center + Fraction(size - 1, 2)) * axis.stride
         axes.append(Axis(axis.dim, after, step * axis.stride, first, last))
     return tuple(axes)
 
@@ -269,7 +269,7 @@ def padding(call: Call) -> Geometry:
 
 
 def reshaping(call: Call) -> Geometry:
-    """``view`` and its like: each dimension stays, is merged with its neighbours, or falls away because its size is one."""
+    """``view`` and its like: each dimension stays, is merged with its neighbors, or falls away because its size is one."""
     source, axes = call.source
     homes = dict(_homes(source.shape, call.output.shape))
     reshaped = []

@@ -197,7 +197,7 @@ class Base:
     def derivative(self, name: str, direction: Tensor, step: float) -> tuple[float, float]:
         """The derivative along a direction from values of the loss, and by how much estimates of it disagree.
 
-        It is Richardson's extrapolation of centred differences with ``step`` and half of it, whose error is of fourth order
+        It is Richardson's extrapolation of centered differences with ``step`` and half of it, whose error is of fourth order
         (Press et al., Numerical Recipes, section 5.7). Where the loss is smooth the two differences agree to second order, and
         the derivatives from either side, each from three values, to third. A kink, anywhere within the step, upsets one of the
         two by at least six sevenths of what it does to the result.

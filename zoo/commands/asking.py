@@ -69,7 +69,7 @@ def predict(
     else:
         print_answers(predictions, written_as)
     model = registry.model(former.model["name"])
-    if (output or written_as == "table") and model.task == "classification" and "nearest-neighbours" not in model.tags:
+    if (output or written_as == "table") and model.task == "classification" and "nearest-neighbors" not in model.tags:
         print(f"next: {zoo_command(context)} picture saliency {shlex.quote(run)} IMAGE...")
 
 
@@ -148,7 +148,7 @@ def chat(
     """Talk about a picture: a question a line, each understood in the light of those before; quit or Ctrl-D ends.
 
     [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
-    [bold]printf 'what colour is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
+    [bold]printf 'what color is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
     """
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)

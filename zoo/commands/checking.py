@@ -21,7 +21,7 @@ def check(
     """Hold a model or a data set against the zoo's contract.
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
-    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centred differences
+    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centered differences
     """
     registry = open_registry(context)
     if name not in registry.models and name not in registry.data:

@@ -99,7 +99,7 @@ def preview_data(
     Of texts and of sequences of numbers, the beginning is printed.
     """
     entry, data = _open_data(context, name, settings)
-    if entry.task in ("language-modelling", "sequence-memory"):
+    if entry.task in ("language-modeling", "sequence-memory"):
         if output:
             raise UserError(f"--output {output}: {name} is printed, not drawn")
         data.prepare_data()

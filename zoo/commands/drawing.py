@@ -35,8 +35,8 @@ def picture(
     [bold]zoo picture calibration resnet20-digits[/bold]   whether it is as often right as it is sure\n
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks, or a captioner for each word\n
     [bold]zoo picture captions captioner-shapes-captions[/bold]   its best and its worst captions\n
-    [bold]zoo picture regions --data spirals[/bold]   nearest neighbours, a linear classifier and a perceptron, compared\n
-    [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text coloured by the cells that follow it\n
+    [bold]zoo picture regions --data spirals[/bold]   nearest neighbors, a linear classifier and a perceptron, compared\n
+    [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text colored by the cells that follow it\n
     [bold]zoo picture path navigator-rooms[/bold]   where an agent goes when it is told where to\n
     [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
     """

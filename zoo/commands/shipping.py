@@ -18,7 +18,7 @@ def export(
     to: Annotated[str, typer.Option(help="safetensors, onnx or torch-export.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; default RUN with the ending.")] = "",
     checkpoint: Checkpoint = "best",
-    licence: Annotated[str, typer.Option(metavar="TEXT", help="For the model card: the terms it is given away under.")] = "",
+    license: Annotated[str, typer.Option(metavar="TEXT", help="For the model card: the terms it is given away under.")] = "",
     json: Json = False,
 ) -> None:
     """Write a trained classifier as one file, checked against the original, with a model card beside it.
@@ -35,7 +35,7 @@ def export(
     path = output_file(format, output, name)
     from zoo.export import export as exporting
 
-    done = exporting.export(registry, file, format, path, name, figures, licence or "not stated")
+    done = exporting.export(registry, file, format, path, name, figures, license or "not stated")
     agreement = done.agreement
     if json:
         checked = {"images": agreement.images, "largest_difference": agreement.difference}

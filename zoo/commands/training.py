@@ -155,7 +155,7 @@ def train_and_tell(
     data = registry.data_set(run.data["name"])
     ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
     others = {
-        "language-modelling": f"sample {name}",
+        "language-modeling": f"sample {name}",
         "sequence-memory": f"data preview {data.name}",
         "question-answering": f"predict {name} IMAGE... --question TEXT",
         "dialogue": f"chat {name} IMAGE",

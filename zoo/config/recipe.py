@@ -51,7 +51,7 @@ class Recipe(Section):
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
     precision: Literal["32", "bf16", "16", "64"] = Field("32", description="bf16 and 16 are mixed precision")
     compile: bool = Field(False, description="compile the network with torch.compile")
-    seed: int = Field(0, ge=0, description="of initialisation, splits, order and augmentation")
+    seed: int = Field(0, ge=0, description="of initialization, splits, order and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="save inside an epoch when so many minutes have passed")
     weights: str = Field("", description="what the network begins with: published, a run, or a file; empty is random numbers")
     freeze: str = Field("none", description="what is not trained: none, backbone, until:STAGE, epochs:N or epochs:N+M")

@@ -27,7 +27,7 @@ class Card:
     task: Classifier
     counts: dict[str, int]
     figures: dict[str, float]
-    licence: str
+    license: str
     agreement: Agreement
 
     def text(self) -> str:
@@ -42,7 +42,7 @@ class Card:
             f"`{self.path.name}`: a network that sorts images into {len(self.task.spec.classes)} classes. It is a "
             f"`{self.run.network}` with {parameters:,} parameters, trained and exported by bestiary "
             f"{metadata.version('bestiary')}. The file is loaded by {self.format.loads}.\n\n"
-            f"Licence: {self.licence}"
+            f"License: {self.license}"
         )
 
     def _data(self) -> str:
@@ -69,14 +69,14 @@ class Card:
 
     def _input(self) -> str:
         channels, height, width = self.task.spec.shape
-        order = "red, green, blue" if channels == 3 else "grey" if channels == 1 else f"{channels} channels"
-        grey = " and then made grey" if channels == 1 else ""
+        order = "red, green, blue" if channels == 3 else "gray" if channels == 1 else f"{channels} channels"
+        gray = " and then made gray" if channels == 1 else ""
         return (
             f"## Input and output\n\n"
             f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], values from 0 to 255, {order}; N is any number. "
-            "The network normalises them itself.\n"
+            "The network normalizes them itself.\n"
             "An image is turned upright by its EXIF orientation, transparent parts become white, the largest box in its middle "
-            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){grey}.\n"
+            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){gray}.\n"
             "\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
         )
@@ -87,9 +87,9 @@ class Card:
     def snippet(self) -> str:
         """A program that says what is in photo.jpg."""
         channels, height, width = self.task.spec.shape
-        grey = '.convert("L")' if channels == 1 else ""
+        gray = '.convert("L")' if channels == 1 else ""
         names = {"file": json.dumps(self.path.name), "classes": CLASSES, "input": INPUT}
-        return SNIPPETS[self.format.name].format(**names, width=width, height=height, grey=grey)
+        return SNIPPETS[self.format.name].format(**names, width=width, height=height, gray=gray)
 
     def _classes(self) -> str:
         names = "\n".join(f"{place}. {name}" for place, name in enumerate(self.task.spec.classes))
@@ -105,7 +105,7 @@ USES = {"train": "training", "val": "validation", "test": "testing"}  # of the i
 PREPARED = """\
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR){grey}
+image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR){gray}
 """
 
 SNIPPETS = {

@@ -31,7 +31,7 @@ class Exported:
 
 
 def export(
-    registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, figures: dict[str, float], licence: str
+    registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, figures: dict[str, float], license: str
 ) -> Exported:
     """Write a trained classifier to ``path``, and a model card beside it.
 
@@ -41,7 +41,7 @@ def export(
         checkpoint_file: of a run, or exported before.
         name: of the network, for the card.
         figures: what it reached on its test images, by name; none are known of an exported file.
-        licence: under which terms the file is given away.
+        license: under which terms the file is given away.
 
     Raises:
         UserError: the model is no classifier of images, this format cannot hold it, the file differs from the original, or it
@@ -53,7 +53,7 @@ def export(
     require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
     data = own_test_data(registry, run, task.spec)
     counts = {} if isinstance(data, str) else data.counts
-    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "licence": licence}
+    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "license": license}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -61,7 +61,7 @@ def export(
             write_file(format, task, checkpoint, about, beside)
             agreement = _checked(task, format, beside, registry, data)
             size = beside.stat().st_size
-            card = Card(name, format, path, run, task, counts, figures, licence, agreement)
+            card = Card(name, format, path, run, task, counts, figures, license, agreement)
             card_file(beside).write_text(card.text(), encoding="utf-8")
             for each in (beside, card_file(beside)):
                 os.replace(each, path.with_name(each.name))

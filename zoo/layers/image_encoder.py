@@ -85,7 +85,7 @@ class ImageEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
-        """Take over the weights that were asked for, with the statistics that their network normalises images by.
+        """Take over the weights that were asked for, with the statistics that their network normalizes images by.
 
         Args:
             open_run: gives the network of a run.

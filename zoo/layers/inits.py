@@ -25,7 +25,7 @@ from zoo.registry.annotations import Activation
 PARAMETERS = {"torch": None, "small-normal": "0.01", "large-normal": "1", "xavier": None, "kaiming": "in"}  # and defaults
 
 
-def initialise(layers: Iterable[nn.Module], description: str, activation: Activation) -> None:
+def initialize(layers: Iterable[nn.Module], description: str, activation: Activation) -> None:
     """Draw the weights of all linear and convolutional layers inside ``layers``, and set their biases to zero.
 
     Meant for the layers in front of an activation. A head is better left as it is: small scores start the loss at
@@ -36,7 +36,7 @@ def initialise(layers: Iterable[nn.Module], description: str, activation: Activa
     """
     name, _, given = description.partition(":")
     if name not in PARAMETERS:
-        raise unknown("initialisation (model.init)", name, PARAMETERS)
+        raise unknown("initialization (model.init)", name, PARAMETERS)
     default = PARAMETERS[name]
     if given and default is None:
         raise UserError(f"model.init={description}: {name} takes no parameter")

@@ -1,4 +1,4 @@
-"""Normalisation layers by name, over vectors and over feature maps."""
+"""Normalization layers by name, over vectors and over feature maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHANNELS_A_GROUP = 16  # Wu and He 2018, table 3; where 16 does not divide the c
 
 
 def norm_2d(name: Norm, channels: int) -> nn.Module:
-    """A normalisation of feature maps, [N, channels, H, W], with a scale and a shift for each channel.
+    """A normalization of feature maps, [N, channels, H, W], with a scale and a shift for each channel.
 
     ``batch`` over samples and places (Ioffe and Szegedy 2015); ``layer`` over all channels and places of a sample (Ba et al.
     2016); ``instance`` over the places of each channel (Ulyanov et al. 2016); ``group`` over 16 channels and all places
@@ -34,10 +34,10 @@ def norm_2d(name: Norm, channels: int) -> nn.Module:
 
 
 def norm_1d(name: Norm, features: int) -> nn.Module:
-    """A normalisation of vectors, [N, features].
+    """A normalization of vectors, [N, features].
 
     Raises:
-        UserError: ``instance``, which would normalise each number by itself.
+        UserError: ``instance``, which would normalize each number by itself.
     """
     match name:
         case "none":

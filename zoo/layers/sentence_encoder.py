@@ -11,7 +11,7 @@ from zoo.spec import PAD
 class SentenceEncoder(nn.Module):
     """Embeds the words of sentences and reads them with an LSTM; of each unit, the highest state counts (Conneau et al. 2017).
 
-    In the last state alone, a word in the middle, such as the colour of what is asked for, is hardly there before training.
+    In the last state alone, a word in the middle, such as the color of what is asked for, is hardly there before training.
 
     Args:
         vocabulary: words that there are.

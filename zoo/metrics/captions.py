@@ -20,7 +20,7 @@ SIGMA = 6.0  # words by which the lengths of two sentences may differ in CIDEr
 
 
 def caption_scores(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> dict[str, float]:
-    """The figures of captions, in words as ``zoo.text.tokenization.tokenise`` gives them.
+    """The figures of captions, in words as ``zoo.text.tokenization.tokenize`` gives them.
 
     ``bleu1`` to ``bleu4`` and ``rouge_l`` are from 0 to 1, ``cider`` from 0 to 10; more is better. With a single picture
     ``cider`` is 0, since no phrase then tells pictures apart.

@@ -10,7 +10,7 @@ def label_suspects(labels: Tensor, probabilities: Tensor) -> tuple[Tensor, Tenso
     """The samples whose labels look wrong, the most suspicious first, and the class that each of them looks like.
 
     The rule is that of confident learning (Northcutt et al. 2021, arXiv:1911.00068, section 3.1). The threshold of a class is
-    its mean self-confidence: the mean probability of the class over the samples that are labelled so. A sample counts for the
+    its mean self-confidence: the mean probability of the class over the samples that are labeled so. A sample counts for the
     likeliest of the classes whose probability reaches their threshold. It is suspicious where that class is another than its
     label, and more probable than it. The difference of the two probabilities gives the order ("max margin" there); equals stay
     in theirs.

@@ -30,7 +30,7 @@ def ranks(scores: Tensor, right: Tensor) -> Tensor:
 
 
 def ndcg(scores: Tensor, relevance: Tensor) -> Tensor:
-    """Normalised discounted cumulative gain as VisDial defines it, in [0, 1], [...]; 0 where nothing is relevant.
+    """Normalized discounted cumulative gain as VisDial defines it, in [0, 1], [...]; 0 where nothing is relevant.
 
     With k the number of candidates of any relevance, the sum of relevance / log2(1 + rank) over the k highest scores, over the
     same for the best order (Das et al. 2017, arXiv:1611.08669; the definition came with the challenge of 2018).

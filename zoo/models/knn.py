@@ -1,4 +1,4 @@
-"""The k-nearest-neighbours classifier: it remembers the training images and compares new ones with them."""
+"""The k-nearest-neighbors classifier: it remembers the training images and compares new ones with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.layers.neighbours import NearestNeighbours
+from zoo.layers.neighbors import NearestNeighbors
 from zoo.registry.entry import register_model
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.classification import Classifier
@@ -22,21 +22,21 @@ EQUAL = 1e-9  # relative difference of sums of weights that is rounding
 @register_model(
     "knn",
     task="classification",
-    tags=["nearest-neighbours"],
+    tags=["nearest-neighbors"],
     data="digits",
     augment="none",
     recipe={"epochs": 1, "batch_size": 256},
 )
-class KNearestNeighbours(Classifier):
-    """k-nearest neighbours: remembers the training images and takes a vote of those nearest to a new one (Cover and Hart 1967).
+class KNearestNeighbors(Classifier):
+    """k-nearest neighbors: remembers the training images and takes a vote of those nearest to a new one (Cover and Hart 1967).
 
     Distances are between pixels as they are, from 0 to 255, and exact. If two classes have as many votes, the nearest
-    neighbour among theirs decides.
+    neighbor among theirs decides.
 
     Args:
-        k: neighbours that vote.
+        k: neighbors that vote.
         metric: L1, the sum of absolute differences of pixels, or L2, the Euclidean distance.
-        vote: majority, one vote each; or distance, a neighbour's vote weighs 1 / distance.
+        vote: majority, one vote each; or distance, a neighbor's vote weighs 1 / distance.
     """
 
     one_pass = True
@@ -54,7 +54,7 @@ class KNearestNeighbours(Classifier):
             raise UserError(f"model.k={k}: must be at least 1")
         self.k, self.metric, self.vote = k, metric, vote
         self.memory = Memory()
-        self._neighbours: NearestNeighbours | None = None
+        self._neighbors: NearestNeighbors | None = None
 
     def stages(self) -> dict[str, nn.Module]:
         return {"head": self.memory}
@@ -82,7 +82,7 @@ class KNearestNeighbours(Classifier):
         """Keep images, uint8 [n, C, H, W], and their classes, int64 [n], from the given place on."""
         self.memory.images[place : place + len(labels)] = images.flatten(1)
         self.memory.labels[place : place + len(labels)] = labels
-        self._neighbours = None
+        self._neighbors = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch and self.trainer.world_size > 1:
@@ -92,7 +92,7 @@ class KNearestNeighbours(Classifier):
 
     # ------------------------------------------------------------------ comparing
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Pixels stay bytes."""
         return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
 
@@ -101,16 +101,16 @@ class KNearestNeighbours(Classifier):
         classes = len(self.spec.classes)
         if not len(self.memory.labels):
             return torch.full((len(images), classes), 1 / classes, device=images.device).log()
-        if self._neighbours is None:
-            self._neighbours = NearestNeighbours(self.memory.images, self.metric)
+        if self._neighbors is None:
+            self._neighbors = NearestNeighbors(self.memory.images, self.metric)
         k = min(self.k, len(self.memory.labels))
-        distances, places = self._neighbours.search(images.flatten(1), k)
+        distances, places = self._neighbors.search(images.flatten(1), k)
         distances = distances.sqrt() if self.metric == "L2" else distances
         votes = self.votes(distances.double(), self.memory.labels[places])
         return votes.clamp_min(LEAST_SHARE).log().float()
 
     def votes(self, distances: Tensor, labels: Tensor) -> Tensor:
-        """Each class's share of the votes of k neighbours, the nearest first.
+        """Each class's share of the votes of k neighbors, the nearest first.
 
         Args:
             distances: float64, [n, k].
@@ -127,7 +127,7 @@ class KNearestNeighbours(Classifier):
         shape = (n, len(self.spec.classes))
         sums = distances.new_zeros(shape).scatter_add(1, labels, weights)
         order = torch.arange(k, device=labels.device).expand(n, k)
-        nearest = order.new_full(shape, k).scatter_reduce(1, labels, order, "amin")  # place of a class's nearest neighbour
+        nearest = order.new_full(shape, k).scatter_reduce(1, labels, order, "amin")  # place of a class's nearest neighbor
         tied = sums >= sums.amax(1, keepdim=True) * (1 - EQUAL)
         winner = torch.where(tied, nearest, k).argmin(1, keepdim=True)
         shares = sums / sums.sum(1, keepdim=True)

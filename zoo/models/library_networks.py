@@ -9,7 +9,7 @@ from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.layers.inits import begin_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, in_colour
+from zoo.tasks.classification import Classifier, in_color
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
 # what holds the layers of a network one after the other, under the names that torchvision and timm give it
@@ -18,7 +18,7 @@ RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "sch
 
 
 class LibraryNetwork(Classifier):
-    """A network that somebody else wrote: grey images are given three equal channels."""
+    """A network that somebody else wrote: gray images are given three equal channels."""
 
     channels_last = True
     size_of_files = 224
@@ -26,7 +26,7 @@ class LibraryNetwork(Classifier):
     head: str  # the name of the layer that gives the scores
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(in_colour(images))
+        return self.network(in_color(images))
 
     def stages(self) -> dict[str, nn.Module]:
         return stages_of(self.network, self.head)

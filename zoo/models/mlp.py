@@ -10,7 +10,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import initialise
+from zoo.layers.inits import initialize
 from zoo.layers.norms import norm_1d
 from zoo.registry.annotations import Activation
 from zoo.registry.entry import register_model
@@ -60,7 +60,7 @@ class MLP(Classifier):
             for before, after in zip(widths, widths[1:], strict=False)
         )
         self.head = nn.Linear(widths[-1], len(spec.classes))
-        initialise(self.hidden, init, activation)
+        initialize(self.hidden, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images.flatten(1)

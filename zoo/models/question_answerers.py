@@ -93,7 +93,7 @@ class PictureQuestionAnswerer(QuestionAnswerer):
 
 
 class Question(nn.Module):
-    """Sentences as vectors, whose numbers are normalised over the questions of a batch.
+    """Sentences as vectors, whose numbers are normalized over the questions of a batch.
 
     Most words are the same in many questions; without their share, the word that tells them apart decides what is looked for.
     That makes the difference between learning in minutes and not at all.

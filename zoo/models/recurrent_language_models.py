@@ -12,7 +12,7 @@ from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
-from zoo.tasks.language_modelling import LanguageModel, State
+from zoo.tasks.language_modeling import LanguageModel, State
 
 TINY = {"hidden": 16, "layers": 2}
 RECIPE = {
@@ -76,7 +76,7 @@ class RecurrentLanguageModel(LanguageModel):
         return {**first, "recurrent": self.recurrent, "head": self.head}
 
 
-@register_model("char-rnn", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+@register_model("char-rnn", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=VANILLA_RECIPE)  # fmt: skip
 class CharRNN(RecurrentLanguageModel):
     """Vanilla recurrent network over characters (Elman 1990).
@@ -103,7 +103,7 @@ class CharRNN(RecurrentLanguageModel):
         self.recurrent = nn.RNN(tanh.input_size, hidden, layers, nonlinearity, batch_first=True, dropout=tanh.dropout)
 
 
-@register_model("char-gru", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+@register_model("char-gru", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=RECIPE, paper="1406.1078")  # fmt: skip
 class CharGRU(RecurrentLanguageModel):
     """Gated recurrent units over characters (Cho et al. 2014)."""
@@ -111,7 +111,7 @@ class CharGRU(RecurrentLanguageModel):
     cell = nn.GRU
 
 
-@register_model("char-lstm", task="language-modelling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
+@register_model("char-lstm", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=RECIPE)  # fmt: skip
 class CharLSTM(RecurrentLanguageModel):
     """Long short-term memory over characters (Hochreiter and Schmidhuber 1997)."""

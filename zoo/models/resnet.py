@@ -9,7 +9,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import initialise
+from zoo.layers.inits import initialize
 from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
@@ -130,7 +130,7 @@ class ResNet(Classifier):
         self.stage3 = stage(2 * width, 4 * width, 2)
         self.dropout = make_dropout(dropout)
         self.head = nn.Linear(4 * width, len(spec.classes))
-        initialise([self.stem, self.stage1, self.stage2, self.stage3], init, activation)
+        initialize([self.stem, self.stage1, self.stage2, self.stage3], init, activation)
         for module in self.modules():
             if zero_init_residual and isinstance(module, BasicBlock):
                 nn.init.zeros_(module.norm2.weight)

@@ -21,7 +21,7 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, in_colour
+from zoo.tasks.classification import Classifier, in_color
 
 # depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
 RESNETS = {
@@ -77,13 +77,13 @@ VIT_RECIPE = {
 
 
 class ImageNetClassifier(Classifier):
-    """A network that expects colour: grey images are given three equal channels."""
+    """A network that expects color: gray images are given three equal channels."""
 
     channels_last = True
     network: nn.Module
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(in_colour(images))
+        return self.network(in_color(images))
 
 
 @register_model("resnet152", task="classification", depth=152, tags=RESIDUAL, data="digits", data_options=DIGITS,

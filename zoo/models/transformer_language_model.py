@@ -13,14 +13,14 @@ from zoo.layers.attention import Past, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
-from zoo.tasks.language_modelling import LanguageModel, State
+from zoo.tasks.language_modeling import LanguageModel, State
 
 INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, section 4.1)
 
 
 @register_model(
     "char-transformer",
-    task="language-modelling",
+    task="language-modeling",
     tags=["attention"],
     data="pydoc",
     data_options={"order": "windows", "chunk": 128},

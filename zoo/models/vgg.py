@@ -8,7 +8,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import initialise
+from zoo.layers.inits import initialize
 from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
@@ -82,7 +82,7 @@ class VGG(Classifier):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = make_dropout(dropout)
         self.head = nn.Linear(channels, len(spec.classes))
-        initialise(self.blocks, init, activation)
+        initialize(self.blocks, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images

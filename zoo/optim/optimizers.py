@@ -29,7 +29,7 @@ def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> torch.opti
     raise ValueError(recipe.optimizer)
 
 
-def is_regularised(parameter: nn.Parameter, recipe: Recipe) -> bool:
+def is_regularized(parameter: nn.Parameter, recipe: Recipe) -> bool:
     """Whether decay and penalties apply to it. Norms and biases are what has fewer than two dimensions."""
     return parameter.ndim > 1 or recipe.decay_norms_and_biases
 
@@ -38,7 +38,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dic
     """Two groups with their ``weight_decay``: what decays, and norms and biases, which do not unless the recipe says so."""
     decayed, spared = [], []
     for parameter in parameters:
-        (decayed if is_regularised(parameter, recipe) else spared).append(parameter)
+        (decayed if is_regularized(parameter, recipe) else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
-from zoo.optim.optimizers import is_regularised
+from zoo.optim.optimizers import is_regularized
 
 
 def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None:
@@ -19,7 +19,7 @@ def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None
     """
     if not (recipe.l1 or recipe.l2):
         return None
-    weights = [parameter for parameter in parameters if parameter.requires_grad and is_regularised(parameter, recipe)]
+    weights = [parameter for parameter in parameters if parameter.requires_grad and is_regularized(parameter, recipe)]
     with torch.autocast(weights[0].device.type, enabled=False):  # half precision is not for a sum over millions of weights
         sizes = sum(weight.abs().sum() for weight in weights) if recipe.l1 else 0
         squares = sum(weight.square().sum() for weight in weights) if recipe.l2 else 0

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention
 from zoo.pictures.figure import SEQUENTIAL, Picture
-from zoo.pictures.predictions import as_colours, load_trained
+from zoo.pictures.predictions import as_colors, load_trained
 from zoo.pictures.shown import choose_images
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
@@ -31,7 +31,7 @@ SHOWN_IMAGES = 6  # of a test split
 MOST_IMAGES = 24  # files
 MOST_HEADS = 16
 TILE = 0.95  # inches a side
-BELOW_THE_TOP = 99  # per cent of all values that the scale of colours reaches to
+BELOW_THE_TOP = 99  # per cent of all values that the scale of colors reaches to
 
 
 def attention(
@@ -60,7 +60,7 @@ def attention(
     best = [f"{name}\n{p:.0%} {task.spec.classes[i]}" for name, p, i in zip(shown.names, *_best(probabilities), strict=True)]
     heading = f"{folder.path.name}: attention of layer {number} of {depth}, and rolled out through all"
     return Picture(
-        draw_attention(as_colours(shown.images), maps.numpy(), best, [*heads, "rollout"], heading),
+        draw_attention(as_colors(shown.images), maps.numpy(), best, [*heads, "rollout"], heading),
         "bright patches are those that the output is gathered from: look for heads that look elsewhere than the others, and for "
         "heads that are near 1 all over, which look everywhere alike",
         f"zoo picture attention {folder.name} --layer {number - 1 if number > 1 else depth}",
@@ -158,13 +158,13 @@ def draw_attention(
     """A row for each image: the image itself, cut into its patches, then its maps, all on one scale that a bar below tells.
 
     Args:
-        images: colours in [0, 1], [n, H, W, 3].
+        images: colors in [0, 1], [n, H, W, 3].
         maps: shares of attention, [n, maps, rows, columns]; drawn as multiples of an equal share, with the largest below each.
         row_titles: beside each image; map_titles: above the first row.
     """
     count, columns = len(images), 1 + maps.shape[1]
     multiples = maps * math.prod(maps.shape[2:])
-    limit = max(float(np.percentile(multiples, BELOW_THE_TOP)), 2.0)  # a single patch must not take all colours
+    limit = max(float(np.percentile(multiples, BELOW_THE_TOP)), 2.0)  # a single patch must not take all colors
     norm, extend = Normalize(0, limit), "max" if multiples.max() > limit else "neither"
     figure = Figure((1.5 + TILE * columns, 1.5 + (TILE + 0.22) * count), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.04, h_pad=0.05)

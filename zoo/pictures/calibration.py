@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from zoo.metrics.class_figures import BINS
-from zoo.pictures.figure import COLOURS, Picture
+from zoo.pictures.figure import COLORS, Picture
 from zoo.pictures.predictions import Tested, ask
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
@@ -74,15 +74,15 @@ def draw_calibration(bins: Bins, confidence: float, accuracy: float, title: str)
     width, there = edges[1], bins.counts > 0
     middles, right, sure = (edges[:-1] + width / 2)[there], bins.accuracy[there], bins.confidence[there]
     common = {"width": width, "edgecolor": "white", "linewidth": 0.8}
-    upper.bar(middles, right, color=COLOURS[0], label="accuracy", **common)
-    gap = {"facecolor": "none", "edgecolor": COLOURS[2], "hatch": "////", "linewidth": 0.8}
+    upper.bar(middles, right, color=COLORS[0], label="accuracy", **common)
+    gap = {"facecolor": "none", "edgecolor": COLORS[2], "hatch": "////", "linewidth": 0.8}
     upper.bar(middles, sure - right, width, right, label="gap to the mean confidence", **gap)
     upper.plot((0, 1), (0, 1), color="black", linewidth=1, linestyle="--", label="as sure as right")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(middles, bins.counts[there] / bins.counts.sum(), color="0.6", **common)
-    for value, name, colour, line in ((confidence, "mean confidence", COLOURS[2], "-"), (accuracy, "accuracy", COLOURS[0], "--")):
-        lower.axvline(value, color=colour, linestyle=line, linewidth=1.4, label=f"{name} {value:.1%}")
+    for value, name, color, line in ((confidence, "mean confidence", COLORS[2], "-"), (accuracy, "accuracy", COLORS[0], "--")):
+        lower.axvline(value, color=color, linestyle=line, linewidth=1.4, label=f"{name} {value:.1%}")
     lower.set(xlabel="probability of the likeliest class", ylabel="share of samples", ylim=(0, None))
     figure.legend(handles=lower.lines, loc="outside lower center", ncols=2, fontsize=8)
     return figure

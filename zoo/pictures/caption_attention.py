@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
-from zoo.pictures.predictions import as_colours, load_trained, open_test_data
+from zoo.pictures.predictions import as_colors, load_trained, open_test_data
 from zoo.pictures.shown import choose_images
 from zoo.registry.registry import Registry
 from zoo.spec import START
@@ -53,7 +53,7 @@ def attention(
     shown = choose_images(registry, run, task.spec, images, data, settings, SHOWN_IMAGES, MOST_IMAGES)
     words, maps = look(task, shown.images)
     return Picture(
-        draw_words(as_colours(shown.images), shown.names, words, maps, f"{folder.path.name}: where it looks for each word"),
+        draw_words(as_colors(shown.images), shown.names, words, maps, f"{folder.path.name}: where it looks for each word"),
         "a picture is lit where the network looked when it wrote the word above: look whether that is the thing that the word is "
         "about, and what it looks at for small words",
         f"zoo picture captions {folder.name}",
@@ -81,7 +81,7 @@ def draw_words(
     """For each picture, itself and then a tile a word: the picture, lit where the word was looked for.
 
     Args:
-        images: colours in [0, 1], [n, H, W, 3].
+        images: colors in [0, 1], [n, H, W, 3].
         names: above each picture.
         words, maps: as ``look`` gives them; the brightest place of a map has all its light.
     """
@@ -139,7 +139,7 @@ def captions(
     said = "" if truths is None else f", {sum(truths) / len(truths):.1%} of all {len(truths):,} captions are true"
     heading = f"{folder.path.name}: the best captions above, the worst below{said}"
     return Picture(
-        draw_captions(as_colours(images), titles, heading),
+        draw_captions(as_colors(images), titles, heading),
         "below each picture stands what the network says and, in brackets, what a person did: look for what the bad ones have in "
         "common, and whether they are wrong or only said otherwise",
         f"zoo picture attention {folder.name}" if hasattr(task, "watch") else f"zoo test {folder.name}",

@@ -1,4 +1,4 @@
-"""A text coloured by single cells of a recurrent network (Karpathy et al. 2015, arXiv 1506.02078).
+"""A text colored by single cells of a recurrent network (Karpathy et al. 2015, arXiv 1506.02078).
 
 Some cells can be read: they count the characters of a line, or stay on inside of quotation marks. Which ones is found by how they
 go together with what is known of the text.
@@ -37,7 +37,7 @@ WRAPPED = "↪"
 
 
 def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", text: str = "", units: str = "") -> Picture:
-    """A text coloured by chosen cells, or by those that best follow line length, quotation and indentation."""
+    """A text colored by chosen cells, or by those that best follow line length, quotation and indentation."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
     if not isinstance(getattr(task, "recurrent", None), nn.RNNBase):
@@ -75,7 +75,7 @@ def _content(registry: Registry, task: Task, run: Run, text: str) -> str:
         return task.spec.decode(data.splits["test"][:MEASURED].tolist())
     content = read_text(Path(text), f"--text {text}")
     if len(content) < 2:
-        raise UserError(f"--text {text}: is too short to be coloured")
+        raise UserError(f"--text {text}: is too short to be colored")
     return content[:MEASURED]
 
 
@@ -131,13 +131,13 @@ def text_features(text: str) -> dict[str, np.ndarray]:
 def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> dict[str, tuple[int, float]]:
     """For each feature the unit that follows it best, and their correlation; without features that no unit follows."""
     found: dict[str, tuple[int, float]] = {}
-    centred = activations - activations.mean(0)
-    deviations = np.sqrt((centred**2).mean(0))
+    centered = activations - activations.mean(0)
+    deviations = np.sqrt((centered**2).mean(0))
     for name, values in features.items():
         feature = values - values.mean()
         if not feature.any():
             continue
-        covariances = feature @ centred / len(feature)
+        covariances = feature @ centered / len(feature)
         correlations = np.divide(covariances, deviations * feature.std(), out=np.zeros_like(covariances), where=deviations > 0)
         unit = int(np.abs(correlations).argmax())
         if abs(correlations[unit]) >= LEAST_CORRELATION:
@@ -171,10 +171,10 @@ def _named(units: str, count: int) -> list[int]:
 
 
 def draw_text(text: str, cells: dict[str, np.ndarray], heading: str, measure: str) -> Figure:
-    """The text once for each cell (title -> activation of each character in [-1, 1]), coloured by it.
+    """The text once for each cell (title -> activation of each character in [-1, 1]), colored by it.
 
     Args:
-        measure: what the colours are, as the bar below says.
+        measure: what the colors are, as the bar below says.
     """
     places = _layout(text)
     rows, columns = (max(ends) + 1 for ends in zip(*((row, column) for row, column, _ in places), strict=True))
@@ -208,16 +208,16 @@ def _layout(text: str) -> list[tuple[int, int, bool]]:
 def _draw_one(
     axes: Axes, text: str, places: list[tuple[int, int, bool]], shape: tuple[int, int], values: np.ndarray, title: str
 ) -> None:
-    colours = np.full(shape, np.nan)
+    colors = np.full(shape, np.nan)
     for (row, column, _), value in zip(places, values, strict=True):
-        colours[row, column] = value
-    axes.imshow(colours, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        colors[row, column] = value
+    axes.imshow(colors, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     for (row, column, wrapped), character, value in zip(places, text, values, strict=True):
         if not character.isspace():
-            colour = "white" if abs(value) > 0.75 else "black"
-            axes.text(column, row, character, ha="center", va="center", fontsize=6.5, family="monospace", color=colour)
+            color = "white" if abs(value) > 0.75 else "black"
+            axes.text(column, row, character, ha="center", va="center", fontsize=6.5, family="monospace", color=color)
         if wrapped:
-            axes.text(-0.8, row, WRAPPED, ha="right", va="center", fontsize=6.5, color="grey")
+            axes.text(-0.8, row, WRAPPED, ha="right", va="center", fontsize=6.5, color="gray")
     axes.set_title(title, loc="left", fontsize=9)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

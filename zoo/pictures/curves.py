@@ -12,19 +12,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoo.core.errors import UserError, some, unknown
-from zoo.pictures.figure import COLOURS, Picture
+from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
 from zoo.training.records import read_metrics
 from zoo.training.run_folder import RunFolder
 
 NOT_METRICS = ("step", "epoch", "time")
-LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colours
+LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colors
 STAGES = {"train": "training", "val": "validation"}
 FEW = 12  # points up to which each is marked
 
 
 def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Picture:
-    """Training and validation along the epochs, a panel for each quantity and a colour for each run."""
+    """Training and validation along the epochs, a panel for each quantity and a color for each run."""
     records = [read_records(folder) for folder in runs]
     metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(records)
     lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(records, runs, strict=True)]
@@ -129,14 +129,14 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
     stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
     handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
     if len(stages) > 1:
-        handles += [Line2D([], [], color="grey", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
+        handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
 
 def run_style(number: int) -> dict[str, Any]:
-    """Colour and dashes of the n-th run."""
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]}
+    """Color and dashes of the n-th run."""
+    return {"color": COLORS[number % len(COLORS)], "linestyle": LINE_STYLES[number // len(COLORS) % len(LINE_STYLES)]}
 
 
 def stage_style(metric: str) -> dict[str, Any]:

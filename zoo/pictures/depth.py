@@ -8,13 +8,13 @@ from matplotlib.ticker import PercentFormatter
 
 from zoo.core.errors import UserError
 from zoo.pictures.curves import curve, draw_line, read_records, stage_style
-from zoo.pictures.figure import COLOURS, Picture
+from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
 PANELS = {"plain networks": {20: "plain20", 56: "plain56"}, "residual networks": {20: "resnet20", 56: "resnet56"}}
 MODELS = [name for names in PANELS.values() for name in names.values()]
-DEPTH_COLOURS = {20: COLOURS[0], 56: COLOURS[1]}
+DEPTH_COLORS = {20: COLORS[0], 56: COLORS[1]}
 
 
 def depth(registry: Registry, runs: list[RunFolder]) -> Picture:
@@ -24,7 +24,7 @@ def depth(registry: Registry, runs: list[RunFolder]) -> Picture:
     return Picture(
         draw_depth(by_model),
         "look at the thin lines, the errors on the training images: where more layers make them larger, the network does not "
-        f"overfit, it is harder to optimise; with 20 and 56 layers they end at {last['plain20']:.1%} and {last['plain56']:.1%} "
+        f"overfit, it is harder to optimize; with 20 and 56 layers they end at {last['plain20']:.1%} and {last['plain56']:.1%} "
         f"without shortcuts, at {last['resnet20']:.1%} and {last['resnet56']:.1%} with them",
         f"zoo picture curves {' '.join(by_model[model].name for model in MODELS)} --metric train/error",
     )
@@ -68,15 +68,15 @@ def draw_depth(by_model: dict[str, RunFolder]) -> Figure:
             records = read_records(folder)
             for metric in ("train/error", "val/error"):
                 epochs, errors = curve(records, metric, folder.name)
-                draw_line(axes, epochs, errors, metric, {"color": DEPTH_COLOURS[layers]})
+                draw_line(axes, epochs, errors, metric, {"color": DEPTH_COLORS[layers]})
                 # the first steps are near chance and would leave no room for the rest
                 highest = max(highest, errors[epochs > 0.1 * epochs[-1]].max())
         axes.set(title=title, xlabel="epochs")
         axes.grid(alpha=0.25)
     panels[0].set(ylabel="error", ylim=(0, 1.05 * highest))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles = [Line2D([], [], color=colour, label=f"{layers} layers") for layers, colour in DEPTH_COLOURS.items()]
+    handles = [Line2D([], [], color=color, label=f"{layers} layers") for layers, color in DEPTH_COLORS.items()]
     for stage, label in (("train/", "training"), ("val/", "validation")):
-        handles.append(Line2D([], [], color="grey", **stage_style(stage), label=label))
+        handles.append(Line2D([], [], color="gray", **stage_style(stage), label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

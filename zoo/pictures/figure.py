@@ -1,4 +1,4 @@
-"""What all pictures share: their style, colours that everybody can tell apart, and a PNG that is written whole or not at all.
+"""What all pictures share: their style, colors that everybody can tell apart, and a PNG that is written whole or not at all.
 
 Figures are made as objects, without pyplot: nothing global remembers them, and no display is needed.
 """
@@ -27,8 +27,8 @@ FONTS_OF_THE_EAST = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
     "Microsoft YaHei", "Arial Unicode MS",
 )  # fmt: skip
-# ten colours chosen to be told apart with any colour vision (Petroff 2021, arXiv:2107.02270)
-COLOURS = matplotlib.color_sequences["petroff10"]
+# ten colors chosen to be told apart with any color vision (Petroff 2021, arXiv:2107.02270)
+COLORS = matplotlib.color_sequences["petroff10"]
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"  # red above zero, blue below
 STYLE = {

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor, nn
 
 from zoo.analysis.gradient_flow import gradient_norms
-from zoo.pictures.figure import COLOURS, Picture
+from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
@@ -69,20 +69,20 @@ def lstm_network(forget_bias: float) -> nn.LSTM:
 
 
 def draw_gradient_flow(panels: dict[str, dict[str, Norms]]) -> Figure:
-    """A panel for each title, on the same axes, with a colour for each label; h is dashed where there is a c, which is not."""
+    """A panel for each title, on the same axes, with a color for each label; h is dashed where there is a c, which is not."""
     figure = Figure((10.4, 4.8), layout="constrained")
     axes_of_all = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, networks) in zip(axes_of_all, panels.items(), strict=True):
-        axes.axhline(1, color="grey", linewidth=0.8)  # between what explodes and what vanishes
+        axes.axhline(1, color="gray", linewidth=0.8)  # between what explodes and what vanishes
         handles = []
-        for colour, (label, norms) in zip(COLOURS, networks.items(), strict=False):
+        for color, (label, norms) in zip(COLORS, networks.items(), strict=False):
             for state, values in norms.items():
                 style = STATE_STYLES[state] if len(norms) > 1 else {}
-                axes.plot(range(1, len(values) + 1), values, color=colour, **style)
-            handles.append(Line2D([], [], color=colour, label=label))
+                axes.plot(range(1, len(values) + 1), values, color=color, **style)
+            handles.append(Line2D([], [], color=color, label=label))
         if any(len(norms) > 1 for norms in networks.values()):
             names = {"c": "of the cell c", "h": "of the hidden state h"}
-            handles += [Line2D([], [], color="grey", **STATE_STYLES[state], label=name) for state, name in names.items()]
+            handles += [Line2D([], [], color="gray", **STATE_STYLES[state], label=name) for state, name in names.items()]
         axes.set(title=title, xlabel="k, steps back from the loss", yscale="log")
         axes.yaxis.set_major_locator(LogLocator(numticks=10))
         axes.yaxis.minorticks_off()

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.pictures.figure import COLOURS, Picture, check_output, style, write_png
+from zoo.pictures.figure import COLORS, Picture, check_output, style, write_png
 from zoo.pictures.predictions import load_trained, open_test_data
 from zoo.registry.registry import Registry
 from zoo.spec import IGNORE
@@ -26,7 +26,7 @@ from zoo.training.run_folder import RunFolder
 LOOKED_THROUGH = 256  # test episodes of which those to draw are chosen
 ROWS = 3  # of episodes, one that succeeds and one that fails in each as far as there are such
 VIEWS = (4, 2)  # of an episode: rows and columns
-EXPERT, AGENT = "#404040", COLOURS[1]
+EXPERT, AGENT = "#404040", COLORS[1]
 LETTERS = 62  # in a line above an episode
 PREVIEWED = 6  # houses
 BESIDE, ARROW = 4, 21  # pixels of a plan: between the two ways, and of an arrow
@@ -37,7 +37,7 @@ class Episode:
     """One walk to be drawn.
 
     Attributes:
-        plan: the house from above, colours [side, side, 3].
+        plan: the house from above, colors [side, side, 3].
         told: the instruction.
         expert, agent: places on the plan, [steps, 2], each with the direction looked in, [steps, 2].
         views: what was seen on the way, [n, H, W, 3].
@@ -164,8 +164,8 @@ def draw_plan(axes: Axes, episode: Episode) -> None:
     _arrow(axes, own[-1] + BESIDE, directions[-1], AGENT)
 
 
-def _arrow(axes: Axes, place: np.ndarray, look: np.ndarray, colour: str) -> None:
-    axes.annotate("", place + ARROW * look, place, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.4})
+def _arrow(axes: Axes, place: np.ndarray, look: np.ndarray, color: str) -> None:
+    axes.annotate("", place + ARROW * look, place, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4})
 
 
 def write_maps(data: Any, name: str, path: Path) -> Path:

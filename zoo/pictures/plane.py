@@ -1,4 +1,4 @@
-"""The plane of the toy data: its axes, its points in the colours of their classes, and every input that it has."""
+"""The plane of the toy data: its axes, its points in the colors of their classes, and every input that it has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.pictures.figure import COLOURS
+from zoo.pictures.figure import COLORS
 
 STEPS = 256  # of each coordinate: a byte
 
@@ -27,9 +27,9 @@ def coordinates(images: Tensor) -> np.ndarray:
     return (images.flatten(1).numpy() + 0.5) / STEPS
 
 
-def class_colours(count: int) -> np.ndarray:
-    """One colour a class, [count, 3] in [0, 1]; from the eleventh on they come again."""
-    return np.array([to_rgb(COLOURS[index % len(COLOURS)]) for index in range(count)])
+def class_colors(count: int) -> np.ndarray:
+    """One color a class, [count, 3] in [0, 1]; from the eleventh on they come again."""
+    return np.array([to_rgb(COLORS[index % len(COLORS)]) for index in range(count)])
 
 
 def set_up(axes: Axes, title: str) -> None:
@@ -40,15 +40,15 @@ def set_up(axes: Axes, title: str) -> None:
 
 
 def draw_points(axes: Axes, images: Tensor, labels: Tensor, classes: int) -> None:
-    """Points in the colours of their classes."""
+    """Points in the colors of their classes."""
     x, y = coordinates(images).T
-    axes.scatter(x, y, s=9, c=class_colours(classes)[labels.numpy()], edgecolors="white", linewidths=0.4)
+    axes.scatter(x, y, s=9, c=class_colors(classes)[labels.numpy()], edgecolors="white", linewidths=0.4)
 
 
 def class_handles(classes: Sequence[str]) -> list[Line2D]:
     """What a legend needs to name the classes."""
-    colours = class_colours(len(classes))
+    colors = class_colors(len(classes))
     return [
-        Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=f"class {name}")
-        for name, colour in zip(classes, colours, strict=True)
+        Line2D([], [], linestyle="", marker="o", markersize=5, color=color, label=f"class {name}")
+        for name, color in zip(classes, colors, strict=True)
     ]

@@ -120,9 +120,9 @@ def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """A matrix whose colours are shares of each row, and whose numbers, where they can be read, are counts.
+    """A matrix whose colors are shares of each row, and whose numbers, where they can be read, are counts.
 
-    Colours follow the square root of the share, so that rare confusions can still be seen.
+    Colors follow the square root of the share, so that rare confusions can still be seen.
     """
     n = len(classes)
     side = min(max(5.0, 1.8 + 0.45 * n), 14.0)  # inches
@@ -141,8 +141,8 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Fi
     if n <= MOST_NUMBERS:
         for row, column in np.ndindex(n, n):
             if counts[row, column]:
-                colour = "black" if shares[row, column] > 0.3 else "white"
-                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+                color = "black" if shares[row, column] > 0.3 else "white"
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=8)
     return figure
 
 
@@ -175,7 +175,7 @@ def mistakes(
         titles = [f"{title}\n{_short(Path(file).name)}" for title, file in zip(titles, files, strict=True)]
     share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
     heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
-    figure = draw_tiles(as_colours(images), titles, heading, side=160)
+    figure = draw_tiles(as_colors(images), titles, heading, side=160)
     return Picture(
         figure,
         "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
@@ -196,6 +196,6 @@ def most_confident_mistakes(tested: Tested) -> Tensor:
     return wrong[tested.probabilities.amax(1)[wrong].argsort(descending=True, stable=True)]
 
 
-def as_colours(images: Tensor) -> np.ndarray:
-    """uint8 [n, C, H, W] as colours in [0, 1], [n, H, W, 3]; one channel is grey, of many the first three are shown."""
+def as_colors(images: Tensor) -> np.ndarray:
+    """uint8 [n, C, H, W] as colors in [0, 1], [n, H, W, 3]; one channel is gray, of many the first three are shown."""
     return images[:, :3].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).float().div(255).numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from zoo.pictures.figure import COLOURS
+from zoo.pictures.figure import COLORS
 from zoo.training.tuning import RangeTest
 
 
@@ -13,11 +13,11 @@ def draw_range_test(test: RangeTest, recipe_lr: float, title: str) -> Figure:
     """Losses as points, their average as a line, the suggested rate and that of the recipe."""
     figure = Figure((5.8, 4.0), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(test.rates, test.losses, s=9, color="grey", alpha=0.6, label="loss of a step")
-    axes.plot(test.rates, test.smoothed, color=COLOURS[0], label="smoothed")
+    axes.scatter(test.rates, test.losses, s=9, color="gray", alpha=0.6, label="loss of a step")
+    axes.plot(test.rates, test.smoothed, color=COLORS[0], label="smoothed")
     if test.suggestion is not None:
-        axes.axvline(test.suggestion, color=COLOURS[1], label=f"suggested: {test.suggestion:g}")
-    axes.axvline(recipe_lr, color=COLOURS[2], linestyle=":", label=f"the recipe's: {recipe_lr:g}")
+        axes.axvline(test.suggestion, color=COLORS[1], label=f"suggested: {test.suggestion:g}")
+    axes.axvline(recipe_lr, color=COLORS[2], linestyle=":", label=f"the recipe's: {recipe_lr:g}")
     # the last losses, on the way to infinity, would leave no room for the rest
     low, highest = min(test.losses), max(test.smoothed[0], float(np.median(test.losses)))
     axes.set(title=title, xlabel="recipe.lr", ylabel="training loss", xscale="log")

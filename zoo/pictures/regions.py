@@ -17,29 +17,29 @@ from torch import Tensor
 from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
-from zoo.pictures.plane import STEPS, class_colours, class_handles, coordinates, draw_points, every_input, set_up
+from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, every_input, set_up
 from zoo.pictures.predictions import load_trained
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder, temporary_runs
 
-CHUNK = 4096  # points at a time: nearest neighbours compare each of them with all training points
-PALEST, DARKEST = 0.12, 0.5  # how much of its colour a class has where all are equally probable, and where one is certain
+CHUNK = 4096  # points at a time: nearest neighbors compare each of them with all training points
+PALEST, DARKEST = 0.12, 0.5  # how much of its color a class has where all are equally probable, and where one is certain
 # what is drawn without a run, in two rows: a title and the settings of a training that is done in seconds and yet converges
 QUICK = {"epochs": 30, "batch_size": 32, "weight_decay": 0.0}
 SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {**QUICK, "lr": 0.03}})
 MLP = ("mlp", {"model": {"name": "mlp", "hidden": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
-NEIGHBOURS = {
+NEIGHBORS = {
     metric: [(f"{k}-NN, {metric}", {"model": {"name": "knn", "k": k, "metric": metric}}) for k in (1, 3, 5)]
     for metric in ("L1", "L2")
 }
-STANDARD = [*NEIGHBOURS["L1"], SOFTMAX, *NEIGHBOURS["L2"], MLP]
+STANDARD = [*NEIGHBORS["L1"], SOFTMAX, *NEIGHBORS["L2"], MLP]
 LOOK_FOR = (
-    "the colour is the class that a point would be given, paler where the classifier is less sure; look for islands around "
+    "the color is the class that a point would be given, paler where the classifier is less sure; look for islands around "
     "single training points (overfitting) and for boundaries too straight for the data (underfitting)"
 )
-NEIGHBOURS_LOOK = "more neighbours smooth the boundary, and L1, above, gives it corners along the axes that L2 does not"
+NEIGHBORS_LOOK = "more neighbors smooth the boundary, and L1, above, gives it corners along the axes that L2 does not"
 ON_THE_SPOT = {"accelerator": "cpu", "devices": 1}  # networks so small that moving them to a GPU takes longer
 
 
@@ -85,7 +85,7 @@ def regions(
             raise UserError(f"{what}: --data takes {', '.join(points)}")
         panels = _standard_panels(registry, data, settings)
         columns = max(2, len(panels) // 2)  # L1 above L2
-        look_for = f"{LOOK_FOR}; {NEIGHBOURS_LOOK}"
+        look_for = f"{LOOK_FOR}; {NEIGHBORS_LOOK}"
         following = f"zoo train mlp --data {data} --name bent    zoo picture regions bent"
     return Picture(draw_regions(panels, columns), look_for, following)
 
@@ -101,7 +101,7 @@ def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points
 
 
 def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
-    """k nearest neighbours, the linear classifier and the perceptron, trained and forgotten."""
+    """k nearest neighbors, the linear classifier and the perceptron, trained and forgotten."""
     layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": ON_THE_SPOT}]
     panels = []
     with temporary_runs():
@@ -119,18 +119,18 @@ def probabilities_in_the_plane(task: Task) -> np.ndarray:
     return torch.cat(parts).view(STEPS, STEPS, -1).numpy()
 
 
-def region_colours(probabilities: np.ndarray) -> np.ndarray:
-    """The colour of the most probable class, the paler the less sure, [256, 256, 3] in [0, 1]."""
+def region_colors(probabilities: np.ndarray) -> np.ndarray:
+    """The color of the most probable class, the paler the less sure, [256, 256, 3] in [0, 1]."""
     classes = probabilities.shape[2]
     sureness = (probabilities.max(2, keepdims=True) * classes - 1) / (
         classes - 1
     )  # 0 where all are equal, 1 where one is certain
     strength = PALEST + (DARKEST - PALEST) * sureness
-    return 1 - strength * (1 - class_colours(classes)[probabilities.argmax(2)])
+    return 1 - strength * (1 - class_colors(classes)[probabilities.argmax(2)])
 
 
 def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
-    """A panel for each classifier: regions, training points in their colours, and crosses on misclassified test points."""
+    """A panel for each classifier: regions, training points in their colors, and crosses on misclassified test points."""
     rows = math.ceil(len(panels) / columns)
     figure = Figure((2.9 * columns, 3.1 * rows + 0.5), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat
@@ -147,7 +147,7 @@ def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     set_up(axes, f"{panel.title}: test accuracy {panel.accuracy:.1%}")
-    axes.imshow(region_colours(panel.probabilities), origin="lower", extent=(0, 1, 0, 1), interpolation="nearest")
+    axes.imshow(region_colors(panel.probabilities), origin="lower", extent=(0, 1, 0, 1), interpolation="nearest")
     train, test, wrong = panel.data.splits["train"], panel.data.splits["test"], panel.wrong
     draw_points(axes, train.images.pixels, train.labels, panel.probabilities.shape[2])
     x, y = coordinates(test.images.pixels[wrong]).T

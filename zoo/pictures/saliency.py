@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError, unknown
 from zoo.pictures.figure import SEQUENTIAL, Picture
-from zoo.pictures.predictions import as_colours, load_trained
+from zoo.pictures.predictions import as_colors, load_trained
 from zoo.pictures.shown import choose_images
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
@@ -23,7 +23,7 @@ MOST_IMAGES = 16  # files
 ROWS = 4  # with more images, they stand two in a row
 TILE = 1.6  # inches a side
 SAMPLES, NOISE = 50, 0.15  # of SmoothGrad, as its authors advise: noisy copies, and deviation as a share of the image's range
-BELOW_THE_TOP = 99  # per cent of a map's pixels that the scale of colours reaches to: single ones must not take all colours
+BELOW_THE_TOP = 99  # per cent of a map's pixels that the scale of colors reaches to: single ones must not take all colors
 
 
 def saliency(
@@ -58,7 +58,7 @@ def saliency(
     heading = f"{folder.path.name}: what moves the score {of_class}"
     again = " ".join(["zoo picture saliency", folder.name, *map(shlex.quote, images)])
     return Picture(
-        draw_saliency(as_colours(shown.images), maps, titles, heading),
+        draw_saliency(as_colors(shown.images), maps, titles, heading),
         "bright pixels are those that the score depends on most, dark ones hardly matter: look for the thing itself, and for "
         "backgrounds, borders and marks that the network goes by instead",
         again if class_name else f"{again} --class {shlex.quote(classes[likely.indices[0, 1]])}",
@@ -76,7 +76,7 @@ def score_gradients(task: Classifier, images: Tensor, classes: Tensor) -> Tensor
     """
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
-        scores = task(task.normalise(images)).gather(1, classes[:, None])
+        scores = task(task.normalize(images)).gather(1, classes[:, None])
         return torch.autograd.grad(scores.sum(), images)[0]
 
 
@@ -107,7 +107,7 @@ def draw_saliency(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], h
     """Each image beside its two maps, each map on a scale of its own.
 
     Args:
-        images: colours in [0, 1], [n, H, W, 3].
+        images: colors in [0, 1], [n, H, W, 3].
         maps: the gradient's and SmoothGrad's, [n, 2, H, W].
         titles: beside each image.
     """

@@ -24,7 +24,7 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
     """A sheet of equal tiles, row by row.
 
     Args:
-        images: [n, H, W, 3] are colours in [0, 1]; [n, H, W] are values around zero, drawn on one scale that is shown below.
+        images: [n, H, W, 3] are colors in [0, 1]; [n, H, W] are values around zero, drawn on one scale that is shown below.
         titles: above each tile, lines separated by a line break; none for tiles without titles.
         heading: above all.
         side: about how many pixels a tile is wide; small images are enlarged by a whole factor, so that their pixels are even.
@@ -47,17 +47,17 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
     axes.axis("off")
     axes.text(MARGIN, GAP, heading, fontsize=10, va="top")
     limit = float(np.abs(images).max()) or 1.0
-    colouring = {"cmap": DIVERGING, "norm": Normalize(-limit, limit)} if signed else {}
+    coloring = {"cmap": DIVERGING, "norm": Normalize(-limit, limit)} if signed else {}
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left, top = MARGIN + column * (width + GAP), top_of_tiles + row * (height + band + GAP) + band
         smoothing = "nearest" if factor >= 1 else "antialiased"
-        axes.imshow(image, extent=(left, left + width, top + height, top), interpolation=smoothing, **colouring)
+        axes.imshow(image, extent=(left, left + width, top + height, top), interpolation=smoothing, **coloring)
         if titles:
             axes.text(left, top - 7, _cut(titles[index], width), fontsize=8, va="baseline", linespacing=1.1)
     axes.set(xlim=(0, sheet_width), ylim=(sheet_height, 0), aspect="auto")  # imshow has changed them
     if signed:
-        _scale_bar(figure, colouring, sheet_width, sheet_height)
+        _scale_bar(figure, coloring, sheet_width, sheet_height)
     return figure
 
 
@@ -67,10 +67,10 @@ def _columns(count: int) -> int:
     return next((columns for columns in range(smallest, 2 * smallest) if count % columns == 0), smallest)
 
 
-def _scale_bar(figure: Figure, colouring: dict, sheet_width: int, sheet_height: int) -> None:
+def _scale_bar(figure: Figure, coloring: dict, sheet_width: int, sheet_height: int) -> None:
     place = figure.add_axes((2 * MARGIN / sheet_width, 46 / sheet_height, 260 / sheet_width, 14 / sheet_height))
-    bar = figure.colorbar(ScalarMappable(**colouring), cax=place, orientation="horizontal")
-    limit = colouring["norm"].vmax
+    bar = figure.colorbar(ScalarMappable(**coloring), cax=place, orientation="horizontal")
+    limit = coloring["norm"].vmax
     bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.2g}", "0", f"{limit:.2g}"])
     bar.ax.tick_params(labelsize=8, length=2)
 

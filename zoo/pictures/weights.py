@@ -19,7 +19,7 @@ from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder
 
 MOST_TILES = 256
-GREY_IS_ZERO = "grey is zero, bright colours add and dark ones subtract"
+GRAY_IS_ZERO = "gray is zero, bright colors add and dark ones subtract"
 RED_AND_BLUE = "red adds and blue subtracts"
 
 
@@ -38,7 +38,7 @@ def templates(registry: Registry, runs: list[RunFolder], checkpoint: str = "best
     classes = task.spec.classes
     shown = f"the first {MOST_TILES} of {len(classes)} classes" if len(classes) > MOST_TILES else f"{len(classes)} classes"
     images = as_images(weights[:MOST_TILES])
-    signs = RED_AND_BLUE if images.ndim == 3 else GREY_IS_ZERO
+    signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
     figure = draw_tiles(images, classes[:MOST_TILES], f"{folder.path.name}: templates of {shown}; {signs}")
     return Picture(
         figure,
@@ -83,11 +83,11 @@ def filters(
     if len(images) > MOST_TILES:
         images, shown = images[:MOST_TILES], f"the first {MOST_TILES} of {len(images)} filters"
     size = "x".join(map(str, weights.shape[-2:]))
-    signs = RED_AND_BLUE if images.ndim == 3 else GREY_IS_ZERO
+    signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
     figure = draw_tiles(images, (), f"{title}: {shown} of {size}; {signs}", side=60)
     return Picture(
         figure,
-        "look for edges of all directions and for pairs of opposite colours: filters that still look like noise have learned "
+        "look for edges of all directions and for pairs of opposite colors: filters that still look like noise have learned "
         "nothing, and equal ones are wasted",
         following,
     )
@@ -105,7 +105,7 @@ def first_filters(task: Task) -> Tensor | None:
 def as_images(weights: Tensor) -> np.ndarray:
     """Weights [n, C, H, W] as what a sheet of tiles takes.
 
-    Three channels become colours in [0, 1], [n, H, W, 3]: each image on a scale of its own on which 0.5 is zero. Others stay
+    Three channels become colors in [0, 1], [n, H, W, 3]: each image on a scale of its own on which 0.5 is zero. Others stay
     signed, a tile for every channel of every image, [n * C, H, W].
     """
     weights = weights.float().cpu()

@@ -1,4 +1,4 @@
-"""Histograms over time as small pictures: one for each layer, in one colour that is the stronger the more values lie there.
+"""Histograms over time as small pictures: one for each layer, in one color that is the stronger the more values lie there.
 
 They are PNGs with a transparent ground, so that they look right on light and dark, need no script, and take a few kB each.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoo.report.history import BINS, SMALLEST, Columns, Table, magnitudes
 
-COLOUR = (63, 144, 218)
+COLOR = (63, 144, 218)
 TICKS = ((0, "1"), (-12, "2⁻¹²"))  # (exponent, label), each above zero and below
 
 
@@ -56,7 +56,7 @@ def _png(shares: np.ndarray) -> str:
     strength = np.sqrt(np.minimum(shares / (beside_zero or 1.0), 1))[::-1]
     image = Image.fromarray((strength * 255).round().astype(np.uint8))
     image = Image.frombytes("P", image.size, image.tobytes())
-    image.putpalette(COLOUR * 256)
+    image.putpalette(COLOR * 256)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=bytes(range(256)), optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -120,7 +120,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
     history, samples = subject.history, subject.samples
     confusion = []
     if samples.counts is not None:
-        caption = "Rows are what is there, columns what the network says; colours follow the root of the share of each row."
+        caption = "Rows are what is there, columns what the network says; colors follow the root of the share of each row."
         confusion = [confusion_plot("Confusion", caption, samples.counts, samples.classes)]
     looked = "Nothing was found to be wrong." if history.has_monitors else "Nothing was looked for in this run."
     network, data = names_of(subject)

@@ -1,7 +1,7 @@
 """The plots of a report: lines, heat maps and matrices that answer to the pointer, each with a table of the same numbers.
 
-Bokeh draws them, because its JavaScript comes in its Python package and can be put into the page. Text and axes have the colour
-``INK``, in whose place the page puts its own, so that they follow light and dark; colours of data are of middle lightness.
+Bokeh draws them, because its JavaScript comes in its Python package and can be put into the page. Text and axes have the color
+``INK``, in whose place the page puts its own, so that they follow light and dark; colors of data are of middle lightness.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bokeh.plotting import figure
 from zoo.report.history import Columns, heat, thin
 
 # middle lightness, to be seen on white and on black; told apart by lightness and dashes where the hue is not enough
-COLOURS = ("#3f90da", "#e76300", "#2e9e4f", "#9467bd", "#d6404e", "#17919c", "#a96b59", "#717581")
+COLORS = ("#3f90da", "#e76300", "#2e9e4f", "#9467bd", "#d6404e", "#17919c", "#a96b59", "#717581")
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 FIRST_LAYER, LAST_LAYER = (63, 144, 218), (231, 99, 0)  # of lines that are told apart by depth
 BELOW, ZERO, ABOVE = (20, 110, 220), (150, 150, 150), (240, 100, 0)  # of signed values
@@ -53,7 +53,7 @@ class Line:
     x: np.ndarray
     y: np.ndarray
     name: str
-    colour: int = 0
+    color: int = 0
     bold: bool = True
 
 
@@ -90,12 +90,12 @@ def line_plot(
     lines = [_drawable(line, log, _share(most, len(lines))) for line in lines]
     plot = _figure(title, x_label, unit, HEIGHT, y_axis_type="log" if log else "linear")
     for line in lines:
-        looks = {"line_dash": DASHES[line.colour // len(COLOURS) % len(DASHES)], "line_width": 2.4 if line.bold else 1.2}
-        colour = COLOURS[line.colour % len(COLOURS)]
+        looks = {"line_dash": DASHES[line.color // len(COLORS) % len(DASHES)], "line_width": 2.4 if line.bold else 1.2}
+        color = COLORS[line.color % len(COLORS)]
         source = ColumnDataSource({"x": line.x, "y": line.y, "name": [line.name] * len(line.x)})
-        plot.line("x", "y", source=source, color=colour, alpha=1 if line.bold else 0.75, legend_label=line.name, **looks)
+        plot.line("x", "y", source=source, color=color, alpha=1 if line.bold else 0.75, legend_label=line.name, **looks)
         if len(line.x) <= 12:  # a single point would be invisible
-            plot.scatter("x", "y", source=source, color=colour, size=5 if line.bold else 3, legend_label=line.name)
+            plot.scatter("x", "y", source=source, color=color, size=5 if line.bold else 3, legend_label=line.name)
     plot.add_tools(HoverTool(tooltips=[("", "@name"), (x_label, "@x{0.[00]}"), ("value", "@y{0.[00000]}")]))
     _legend(plot, [line.name for line in lines])
     return _plot(title, caption, plot, *_line_table(lines, x_label))
@@ -104,7 +104,7 @@ def line_plot(
 def layer_lines(
     title: str, caption: str, steps: np.ndarray, names: Sequence[str], values: np.ndarray, mark: float, most: int
 ) -> Plot:
-    """A line of at most ``most`` points for each parameter, from the first to the last colour; ``mark`` is a dashed line.
+    """A line of at most ``most`` points for each parameter, from the first to the last color; ``mark`` is a dashed line.
 
     Args:
         values: [rows, n], above zero: the scale is logarithmic.
@@ -116,9 +116,9 @@ def layer_lines(
         xs.append(x.astype(np.float64))
         ys.append(y.astype(np.float32))
     plot = _figure(title, "step", "", HEIGHT + 60, y_axis_type="log")
-    colours = _between(FIRST_LAYER, LAST_LAYER, len(names))
-    source = ColumnDataSource({"xs": xs, "ys": ys, "name": list(names), "colour": colours})
-    glyph = plot.multi_line("xs", "ys", source=source, line_color="colour", line_width=1.4)
+    colors = _between(FIRST_LAYER, LAST_LAYER, len(names))
+    source = ColumnDataSource({"xs": xs, "ys": ys, "name": list(names), "color": colors})
+    glyph = plot.multi_line("xs", "ys", source=source, line_color="color", line_width=1.4)
     tips = [("", "@name"), ("step", "$x{0}"), ("value", "$y{0.[0000000]}")]  # what the pointer is at
     plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
     plot.add_layout(Span(location=mark, dimension="width", line_dash="dashed", line_color=INK, line_width=1.5))
@@ -134,10 +134,10 @@ def heat_map(
         names: of the rows.
         steps, values: all that was recorded, [n] and [rows, n], for the table.
         where: the columns, of ``heat``, that ``values`` are drawn in.
-        scale: of the colours: ``log``; ``share``, which begins at zero; or ``signed``, which is even on both sides of zero.
+        scale: of the colors: ``log``; ``share``, which begins at zero; or ``signed``, which is even on both sides of zero.
     """
     cells = heat(values, where).astype(np.float32)
-    mapper = _colours(cells, scale)
+    mapper = _colors(cells, scale)
     rows = len(names)
     height = max(150, min(620, 90 + ROW * rows))
     plot = _figure(title, "step", "", height, x_range=(where.start, where.end), y_range=(rows, 0))
@@ -165,7 +165,7 @@ def heat_map(
 
 
 def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequence[str]) -> Plot:
-    """A matrix of counts, [classes, classes]: rows are what is there, columns what was said; colours are shares of each row."""
+    """A matrix of counts, [classes, classes]: rows are what is there, columns what was said; colors are shares of each row."""
     n = len(classes)
     shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
     side = max(260, min(620, 120 + 22 * n))
@@ -205,8 +205,8 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
 # ------------------------------------------------------------------ parts
 
 
-def _colours(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper:
-    """A scale of colours from the smallest to the largest value; what is not a number is not drawn.
+def _colors(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper:
+    """A scale of colors from the smallest to the largest value; what is not a number is not drawn.
 
     A signed scale ends at the 98th percentile, since a single mean far out would make all others look like zero.
     """
@@ -225,14 +225,14 @@ def _colours(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMappe
 
 
 def _signed() -> list[str]:
-    """Blue below zero, grey at zero, orange above: zero is seen on white and on black."""
+    """Blue below zero, gray at zero, orange above: zero is seen on white and on black."""
     return [*_between(BELOW, ZERO, 128), *_between(ZERO, ABOVE, 128)]
 
 
 def _between(first: tuple[int, int, int], last: tuple[int, int, int], count: int) -> list[str]:
-    """So many colours from one to another."""
+    """So many colors from one to another."""
     shares = np.linspace(0, 1, count)[:, None]
-    return ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in (1 - shares) * first + shares * last]
+    return ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in (1 - shares) * first + shares * last]
 
 
 def _figure(title: str, x_label: str, y_label: str, height: int, **more: Any) -> Any:
@@ -300,7 +300,7 @@ def _share(most: int, lines: int) -> int:
 def _drawable(line: Line, log: bool, most: int) -> Line:
     y = np.where(np.isfinite(line.y) & ((line.y > 0) | (not log)), line.y, np.nan)
     x, y = thin(line.x, y, most)
-    return Line(x.astype(np.float64), y.astype(np.float64), line.name, line.colour, line.bold)
+    return Line(x.astype(np.float64), y.astype(np.float64), line.name, line.color, line.bold)
 
 
 def _short(name: str, longest: int = LONGEST) -> str:

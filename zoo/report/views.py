@@ -37,7 +37,7 @@ class Part:
 
 
 def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
-    """A plot for each quantity, with training thin and validation bold, and a colour for each run if there are several."""
+    """A plot for each quantity, with training thin and validation bold, and a color for each run if there are several."""
     lines: dict[str, list[Line]] = {}
     for place, subject in enumerate(subjects):
         records = subject.history.metrics
@@ -46,12 +46,12 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
             if stage not in ("train", "val") or quantity in NOT_CURVES or not any(metric in record for record in records):
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a run of no steps, as of nearest neighbours, has no epochs to divide by
+                warnings.simplefilter("ignore")  # a run of no steps, as of nearest neighbors, has no epochs to divide by
                 x, y = curve(records, metric, subject.label)
             if np.isfinite(x).all():
                 only = stage if quantity != "lr" else ""
-                colour, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
-                lines.setdefault(quantity, []).append(Line(x, y, name, int(colour), stage == "val" or not only))
+                color, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
+                lines.setdefault(quantity, []).append(Line(x, y, name, int(color), stage == "val" or not only))
     # a single record is no curve: its figure stands in the summary
     lines = {name: group for name, group in lines.items() if any(len(line.x) > 1 for line in group)}
     order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))

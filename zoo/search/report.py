@@ -103,7 +103,7 @@ def write_best(study: optuna.Study, place: Place, search: Search, registry: Regi
 def write_picture(study: optuna.Study, place: Place, search: Search) -> Path | None:
     """Draw the metric over each key, and the best so far over the trials; None while there is nothing to draw.
 
-    Colour is the order of the trials, so that one sees where a search has gone; trials stopped early are crosses at the last
+    Color is the order of the trials, so that one sees where a search has gone; trials stopped early are crosses at the last
     value they had, and the best is a star.
     """
     trials = [trial for trial in planned_trials(study) if trial.value is not None]
@@ -135,7 +135,7 @@ def _draw(study: optuna.Study, place: Place, search: Search, trials: list[Frozen
         axis.set_ylabel(f"validation {search.metric}" + (f", mean of {search.folds} folds" if search.folds > 1 else ""))
     bar = figure.colorbar(points, ax=list(axes), label="trial")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    marks = {"complete": ("o", "dimgrey"), "stopped early": ("x", "dimgrey"), "the best": ("*", BEST)}
+    marks = {"complete": ("o", "dimgray"), "stopped early": ("x", "dimgray"), "the best": ("*", BEST)}
     handles = [Line2D([], [], linestyle="", marker=marker, color=color, label=name) for name, (marker, color) in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{place.name}: {search.base['model']['name']} on {search.base['data']['name']}")
@@ -143,7 +143,7 @@ def _draw(study: optuna.Study, place: Place, search: Search, trials: list[Frozen
 
 
 def _draw_key(axis: Axes, dimension: Dimension, trials: list[FrozenTrial], study: optuna.Study, search: Search) -> Any:
-    """One panel; returns what the colour bar is made of."""
+    """One panel; returns what the color bar is made of."""
     newest = max(trial.number for trial in trials)
     points = None
     for state, marker, size in ((TrialState.PRUNED, "x", 26), (TrialState.COMPLETE, "o", 34)):
@@ -159,7 +159,7 @@ def _draw_key(axis: Axes, dimension: Dimension, trials: list[FrozenTrial], study
     if search.folds > 1:
         for trial in trials:
             spread = statistics.stdev(values) if len(values := trial.user_attrs.get(FOLDS, [])) > 1 else 0
-            axis.errorbar(_place(dimension, trial), trial.value, spread, color="grey", linewidth=0.8, zorder=0)
+            axis.errorbar(_place(dimension, trial), trial.value, spread, color="gray", linewidth=0.8, zorder=0)
     axis.set_xlabel(dimension.key)
     if dimension.kind == "choice":
         axis.set_xticks(range(len(dimension.choices)), dimension.choices, rotation=30 if len(dimension.choices) > 4 else 0)
@@ -187,7 +187,7 @@ def _draw_history(axis: Axes, trials: list[FrozenTrial], search: Search) -> None
     for trial in complete:
         best.append(better([*best[-1:], trial.value]))
     for trial in trials:
-        axis.plot(trial.number, trial.value, "o" if trial in complete else "x", color="darkgrey", markersize=5)
+        axis.plot(trial.number, trial.value, "o" if trial in complete else "x", color="darkgray", markersize=5)
     axis.step([*(trial.number for trial in complete), trials[-1].number], [*best, best[-1]], where="post", color=BEST)
     axis.set_xlabel("trial; the line is the best so far")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

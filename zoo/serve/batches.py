@@ -32,7 +32,7 @@ class Batches:
         return await answer
 
     async def run(self) -> None:
-        """Serve the queue until cancelled."""
+        """Serve the queue until canceled."""
         while True:
             asked = [await self.queue.get()]
             if self.queue.qsize() + 1 < self.largest:

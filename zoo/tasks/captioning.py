@@ -14,7 +14,7 @@ from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.written_captions import WrittenCaptions
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.decoding import Decode, beam_search, greedy, until
-from zoo.tasks.language_modelling import map_state
+from zoo.tasks.language_modeling import map_state
 from zoo.tasks.task import Task
 
 State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
@@ -115,7 +115,7 @@ class Captioner(Task):
 
     def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
         labels = batch["labels"]
-        captions = labels.clamp(min=PAD)  # a batch that does not count is labelled IGNORE
+        captions = labels.clamp(min=PAD)  # a batch that does not count is labeled IGNORE
         seen = self.see(batch["images"])
         logits, targets = self.tell(seen, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)

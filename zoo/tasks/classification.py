@@ -35,7 +35,7 @@ class Classifier(Task):
     """Images in, one score for each class out. A model writes ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255; ``labels``, int64 [N]; and, when images were mixed,
-    ``targets``, [N, classes]. Images are normalised here, with the statistics of the spec, so that a trained network
+    ``targets``, [N, classes]. Images are normalized here, with the statistics of the spec, so that a trained network
     carries its own preprocessing with it. Where the backbone is frozen and images are the same in every epoch, ``images`` are
     the features in front of the head, [N, features], which were computed once.
 
@@ -56,7 +56,7 @@ class Classifier(Task):
     def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
         super().__init__(spec, recipe)
         # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
-        for name, value in _normalisation(spec).items():
+        for name, value in _normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
         self.class_figures: ClassFigures | None = None
@@ -66,11 +66,11 @@ class Classifier(Task):
     # ------------------------------------------------------------------ weights that were learned before
 
     def know_images(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Normalise images by these statistics instead of those of the data; grey images by the mean over the colours."""
+        """Normalize images by these statistics instead of those of the data; gray images by the mean over the colors."""
         if len(mean) != self.spec.channels:
             mean, std = ((sum(values) / len(values),) * self.spec.channels for values in (mean, std))
         self.spec = replace(self.spec, mean=mean, std=std)
-        for name, value in _normalisation(self.spec).items():
+        for name, value in _normalization(self.spec).items():
             getattr(self, name).copy_(value)
 
     def head_names(self) -> set[str]:
@@ -126,7 +126,7 @@ class Classifier(Task):
         given: list[Tensor] = []
         hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
         try:
-            self(self.normalise(images.to(self.device)))
+            self(self.normalize(images.to(self.device)))
         finally:
             hook.remove()
         return given[0]
@@ -139,7 +139,7 @@ class Classifier(Task):
         watched = [module for module in self.modules() if isinstance(module, nn.Dropout) or module is head]
         hooks = [module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)})) for module in watched]
         try:
-            logits = self(self.normalise(self.example(2)["images"].to(self.device)))
+            logits = self(self.normalize(self.example(2)["images"].to(self.device)))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -152,7 +152,7 @@ class Classifier(Task):
 
     # ------------------------------------------------------------------ the network
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the layout that the network likes."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         if images.is_floating_point():
@@ -162,7 +162,7 @@ class Classifier(Task):
         return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
 
     def trunk(self) -> nn.Module:
-        """The part that sees: normalised images [N, C, H, W] to what it finds at each place, [N, features, rows, columns].
+        """The part that sees: normalized images [N, C, H, W] to what it finds at each place, [N, features, rows, columns].
 
         The head and what only serves it are left out. The module shares its parameters with this one.
 
@@ -174,7 +174,7 @@ class Classifier(Task):
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """The score of each class, [N, classes], of the images of a batch or of the features in their place."""
         if not self._after_features:
-            return self(self.normalise(batch["images"]))
+            return self(self.normalize(batch["images"]))
         values = batch["images"]
         for module in self._after_features:
             values = module(values)
@@ -231,12 +231,12 @@ class Classifier(Task):
         self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
 
 
-def in_colour(images: Tensor) -> Tensor:
-    """Grey images, [N, 1, H, W], as three equal channels, for networks that know nothing else; others as they are."""
+def in_color(images: Tensor) -> Tensor:
+    """Gray images, [N, 1, H, W], as three equal channels, for networks that know nothing else; others as they are."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
-def _normalisation(spec: ImageSpec) -> dict[str, Tensor]:
+def _normalization(spec: ImageSpec) -> dict[str, Tensor]:
     """What pixels from 0 to 255 are multiplied by, and what is added then, [1, C, 1, 1] each."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     return {"input_scale": 1 / (255 * std), "input_shift": -mean / std}

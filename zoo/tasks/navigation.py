@@ -82,7 +82,7 @@ class NavigationAgent(Task):
         raise NotImplementedError
 
     def look(self, views: Tensor) -> Tensor:
-        """What is in normalised views, [M, C, H, W]: features [M, ...]."""
+        """What is in normalized views, [M, C, H, W]: features [M, ...]."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:

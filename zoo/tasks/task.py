@@ -189,7 +189,7 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ training
 
     def objective(self, loss: Tensor, n: int, **sums: Tensor) -> Tensor:
-        """What is minimised: the mean loss over ``n`` samples plus the recipe's penalty on the weights.
+        """What is minimized: the mean loss over ``n`` samples plus the recipe's penalty on the weights.
 
         Both are recorded, apart, and so are the means of other ``sums`` over the samples.
         """

@@ -1,6 +1,6 @@
-"""Sentences as words: the tokenisation that published figures of captions are computed on, and the vocabulary of a data set.
+"""Sentences as words: the tokenization that published figures of captions are computed on, and the vocabulary of a data set.
 
-The reference is pycocoevalcap's PTBTokenizer, which runs Stanford's tokeniser for the Penn Treebank (3.4.1, in Java) and drops
+The reference is pycocoevalcap's PTBTokenizer, which runs Stanford's tokenizer for the Penn Treebank (3.4.1, in Java) and drops
 punctuation. Its rules and its abbreviations were found by asking it about the words of two dictionaries, all strings of up to
 four letters, the signs of Unicode and random sentences. They agree on every caption of Flickr8k. They differ on what captions do
 not have: marks of HTML, telephone numbers with an area code in brackets, c++, most smileys.
@@ -94,7 +94,7 @@ RULES = (
 TOKEN = re.compile("|".join(RULES), re.IGNORECASE)
 
 
-def tokenise(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """The words of a sentence in lower case, without punctuation: ``Don't stop!`` is ``do``, ``n't``, ``stop``.
 
     Brackets stay, as ``-lrb-`` and ``-rrb-``: the reference means to drop them, but looks for them in capitals.

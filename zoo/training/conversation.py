@@ -10,7 +10,7 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import VisualDialogue
-from zoo.text.tokenization import tokenise
+from zoo.text.tokenization import tokenize
 from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.prediction import read_named
@@ -39,7 +39,7 @@ class Conversation:
                 f"{run.model['name']} is for {task.task} and holds no dialogue: `zoo list --task dialogue` shows what does"
             )
         self.task = task.to("cuda" if torch.cuda.is_available() else "cpu")
-        words = tokenise(caption)
+        words = tokenize(caption)
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has words that the model does not know: {some(map(repr, unknown))}")
         self.pixels = read_named(image, self.spec.image.shape)
@@ -61,7 +61,7 @@ class Conversation:
         Raises:
             Unanswered: it has no words, or some that the model does not know; it is forgotten then.
         """
-        words = tokenise(question)
+        words = tokenize(question)
         if not words:
             raise Unanswered("ask me something about the picture")
         if unknown := self.unknown_words(words):

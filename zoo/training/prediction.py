@@ -19,13 +19,13 @@ from zoo.tasks.captioning import Captioner
 from zoo.tasks.decoding import Sampling, beam_search, sample, until
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
-from zoo.text.tokenization import tokenise
+from zoo.text.tokenization import tokenize
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 
 BATCH = 64
 INSTEAD = {  # task -> what a model for it does, and the command that lets it
-    "language-modelling": "writes text, and knows no images: zoo sample",
+    "language-modeling": "writes text, and knows no images: zoo sample",
     "sequence-memory": "reads sequences of numbers, and knows no images: zoo test",
     "dialogue": "talks about images: zoo chat",
     "navigation": "finds its way in a world of views, and takes no images: zoo picture path",
@@ -216,8 +216,8 @@ def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | 
     """
     spec = task.spec
     if question is None:
-        raise UserError('give a question about the images, as in --question "what colour is the circle"')
-    words = tokenise(question)
+        raise UserError('give a question about the images, as in --question "what color is the circle"')
+    words = tokenize(question)
     if not words:
         raise UserError(f"--question {question!r}: has no word in it")
     if strange := [word for word in dict.fromkeys(words) if word not in spec.vocabulary[len(SPECIAL_WORDS) :]]:

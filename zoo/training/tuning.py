@@ -93,7 +93,7 @@ class RangeTest:
     Attributes:
         rates: as ``recipe.lr`` would say them, one a step, rising.
         losses: of the training batch at each.
-        smoothed: the same, averaged with its neighbours.
+        smoothed: the same, averaged with its neighbors.
         diverged: whether the test ended because the loss grew beyond bounds.
         suggestion: a rate to train with, or None where the loss never fell.
     """
@@ -134,7 +134,7 @@ def read_range_test(rates: list[float], losses: list[float], diverged: bool) -> 
 
 
 def smooth(values: list[float], deviation: float = SMOOTHED) -> list[float]:
-    """A Gaussian average over neighbours on both sides, so that nothing is shifted towards later steps."""
+    """A Gaussian average over neighbors on both sides, so that nothing is shifted towards later steps."""
     places = np.arange(len(values))
     weights = np.exp(-0.5 * ((places[:, None] - places) / deviation) ** 2)
     return (weights @ np.asarray(values) / weights.sum(1)).tolist()

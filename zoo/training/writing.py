@@ -10,7 +10,7 @@ import torch
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 from zoo.tasks.decoding import Sampling, beam_search, greedy, sample
-from zoo.tasks.language_modelling import LanguageModel
+from zoo.tasks.language_modeling import LanguageModel
 from zoo.training.building import load_task
 from zoo.training.checkpoints import read_checkpoint
 

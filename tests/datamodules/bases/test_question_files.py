@@ -14,7 +14,7 @@ from PIL import Image
 from zoo.core.errors import UserError
 from zoo.datamodules.clevr import CLEVR
 from zoo.datamodules.easy_vqa import EasyVQA
-from zoo.datamodules.vqa import VQA, normalise_answer
+from zoo.datamodules.vqa import VQA, normalize_answer
 from zoo.spec import IGNORE, OUTSIDE
 
 
@@ -149,7 +149,7 @@ def test_vqa_is_read_as_published(vqa: Path) -> None:
     ],
 )  # fmt: skip
 def test_answers_are_made_alike_as_the_official_evaluation_does(written: str, compared: str) -> None:
-    assert normalise_answer(written) == compared
+    assert normalize_answer(written) == compared
 
 
 # ---------------------------------------------------------------------------------------------- easy-VQA

@@ -131,7 +131,7 @@ def test_cutout_blanks_a_square_around_any_pixel_cut_at_the_border(side, channel
     assert torch.equal(hole, rows[:, :, None] & columns[:, None, :])
 
     def around_each(length):
-        return {tuple(centre - side // 2 <= i < centre - side // 2 + side for i in range(length)) for centre in range(length)}
+        return {tuple(center - side // 2 <= i < center - side // 2 + side for i in range(length)) for center in range(length)}
 
     assert {tuple(row) for row in rows.tolist()} == around_each(height)
     assert {tuple(column) for column in columns.tolist()} == around_each(width)
@@ -200,17 +200,17 @@ def test_jitter_changes_brightness_contrast_and_saturation_as_torchvision_does(c
     # no pixel is clipped here, so all three are linear, and the factors follow from means and slopes
     before, after = batch["images"].double(), changed.double()
     luma = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0], dtype=torch.float64).view(1, -1, 1, 1)
-    grey_before, grey_after = (before * luma).sum(1, keepdim=True), (after * luma).sum(1, keepdim=True)
+    gray_before, gray_after = (before * luma).sum(1, keepdim=True), (after * luma).sum(1, keepdim=True)
 
     def slope(of, on):
         of, on = (pixels.flatten(1) - pixels.flatten(1).mean(1, keepdim=True) for pixels in (of, on))
         return (of * on).sum(1) / (on * on).sum(1)
 
-    brightness = grey_after.flatten(1).mean(1) / grey_before.flatten(1).mean(1)
-    contrast = slope(grey_after, grey_before) / brightness
+    brightness = gray_after.flatten(1).mean(1) / gray_before.flatten(1).mean(1)
+    contrast = slope(gray_after, gray_before) / brightness
     factors = {"brightness": brightness, "contrast": contrast}
     if channels == 3:
-        factors["saturation"] = slope(after - grey_after, before - grey_before) / (brightness * contrast)
+        factors["saturation"] = slope(after - gray_after, before - gray_before) / (brightness * contrast)
     for factor in factors.values():
         assert 1 - strength - 0.03 < factor.min() < 1 - 0.9 * strength
         assert 1 + 0.9 * strength < factor.max() < 1 + strength + 0.03
@@ -297,8 +297,8 @@ def test_mixing_leaves_the_labels_and_keeps_all_probability(description):
 
 def test_mixing_twice_weighs_up_to_four_labels():
     n = 200
-    colours = torch.eye(n).mul(255).view(n, 1, 1, n)  # so that the pixels are the shares
-    mixed = augment("mixup:4,mixup:4", {"images": colours, "labels": torch.arange(n)})
+    colors = torch.eye(n).mul(255).view(n, 1, 1, n)  # so that the pixels are the shares
+    mixed = augment("mixup:4,mixup:4", {"images": colors, "labels": torch.arange(n)})
     torch.testing.assert_close(mixed["images"].view(n, n) / 255, mixed["targets"])
     assert (mixed["targets"] > 0).sum(1).max() == 4
 

@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 
 from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
-from zoo.datamodules.worlds.shapes import COLOURS, SHAPES, SIZES, TEXTURES, Thing
+from zoo.datamodules.worlds.shapes import COLORS, SHAPES, SIZES, TEXTURES, Thing
 
 RELATION = re.compile(r" (?:is )?((?:to the )?left of|(?:to the )?right of|above|below|under) ")
 CIRCLE, SQUARE = Thing("small", "red", "striped", "circle", 10, 30), Thing("large", "orange", "plain", "square", 40, 50)
@@ -53,7 +53,7 @@ def test_truth_is_that_of_a_plain_search_also_for_false_captions(scenes, truth):
 
 def _with_one_word_changed(caption: str):
     """The caption with other values in the place of each, as long as it stays grammatical."""
-    for values in (tuple(SIZES), tuple(COLOURS), TEXTURES, SHAPES, ("left", "right"), ("above", "below", "under")):
+    for values in (tuple(SIZES), tuple(COLORS), TEXTURES, SHAPES, ("left", "right"), ("above", "below", "under")):
         for place, word in enumerate(words := caption.split()):
             if word in values and word != "orange":
                 other = values[(values.index(word) + 1) % len(values)].replace("orange", "red")  # which may follow "a"

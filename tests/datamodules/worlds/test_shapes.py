@@ -9,12 +9,12 @@ from dataclasses import fields
 import pytest
 import torch
 
-from zoo.datamodules.worlds.shapes import COLOURS, MOST, SHAPES, SIZES, SPLITS, TEXTURES, Scenes, Thing, draw_scenes, render
+from zoo.datamodules.worlds.shapes import COLORS, MOST, SHAPES, SIZES, SPLITS, TEXTURES, Scenes, Thing, draw_scenes, render
 
 
 def scene_of(*things: Thing, key: int = 1) -> Scenes:
     """One scene with these things."""
-    words = [tuple(SIZES), tuple(COLOURS), TEXTURES, SHAPES]
+    words = [tuple(SIZES), tuple(COLORS), TEXTURES, SHAPES]
     rows = [[names.index(word) for names, word in zip(words, thing[:4], strict=True)] + list(thing[4:]) for thing in things]
     rows += [[0] * 6] * (MOST - len(things))
     return Scenes(*torch.tensor(rows).T[:, None], count=torch.tensor([len(things)]), key=torch.tensor([key]))
@@ -51,16 +51,16 @@ def slow_drawing(thing: Thing, ground: torch.Tensor, fine: int = 4) -> torch.Ten
     size = ground.shape[-1]
     scale = size / 64
     picture = ground.clone().double()
-    centre = [(place * size + size // 2) // 64 for place in (thing.x, thing.y)]
-    paint = torch.tensor(COLOURS[thing.colour], dtype=torch.float64)
+    center = [(place * size + size // 2) // 64 for place in (thing.x, thing.y)]
+    paint = torch.tensor(COLORS[thing.color], dtype=torch.float64)
     radius = SIZES[thing.size]
     for row in range(size):
         for column in range(size):
             total = torch.zeros(3, dtype=torch.float64)
             for i in range(fine):
                 for j in range(fine):
-                    x = (column - centre[0] + (i + 0.5) / fine - 0.5) / scale
-                    y = (row - centre[1] + (j + 0.5) / fine - 0.5) / scale
+                    x = (column - center[0] + (i + 0.5) / fine - 0.5) / scale
+                    y = (row - center[1] + (j + 0.5) / fine - 0.5) / scale
                     if not inside(thing.shape, x, y, radius):
                         total += ground[:, row, column]
                     elif is_dark(thing.texture, x, y) and inside(thing.shape, x, y, radius, inset=1.2):
@@ -156,7 +156,7 @@ def test_numbers_of_objects_are_those_asked_for(fewest, most):
 
 def test_each_value_of_each_attribute_is_about_as_frequent():
     things = [thing for scene in draw_scenes(2, "train", range(4000)).things() for thing in scene]
-    for place, values in enumerate((SIZES, COLOURS, TEXTURES, SHAPES)):
+    for place, values in enumerate((SIZES, COLORS, TEXTURES, SHAPES)):
         counts = Counter(thing[place] for thing in things)
         assert set(counts) == set(values)
         smallest_share = 0.85 if place else 0.7  # large ones find a place less often
@@ -167,6 +167,6 @@ def test_the_ground_is_dark_noisy_and_another_in_each_picture():
     empty = [render(scene_of(key=key))[0].float() for key in range(20)]
     for ground in empty:
         assert ground.min() > 0 and ground.max() < 105 and 3 < ground.std() < 25
-        assert torch.equal(ground[0], ground[1]) and torch.equal(ground[0], ground[2])  # grey
+        assert torch.equal(ground[0], ground[1]) and torch.equal(ground[0], ground[2])  # gray
         assert (ground[0, 1:] - ground[0, :-1]).abs().mean() > 2
     assert len({tuple(ground[0].flatten().tolist()) for ground in empty}) == 20

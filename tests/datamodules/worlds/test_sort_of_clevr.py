@@ -10,7 +10,7 @@ import torch
 
 from zoo.datamodules.worlds.sort_of_clevr import ANSWERS, LONGEST, WORDS, ask_questions, draw_pictures, render
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange": (255, 156, 0), "grey": (128, 128, 128),
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange": (255, 156, 0), "gray": (128, 128, 128),
            "yellow": (255, 255, 0)}  # fmt: skip
 
 
@@ -21,32 +21,32 @@ def tested():
 
 
 def objects(pictures, place: int) -> dict[str, tuple[int, int, str]]:
-    """Colour to x, y and shape."""
+    """Color to x, y and shape."""
     shapes = ["rectangle" if shape == 0 else "circle" for shape in pictures.shapes[place].tolist()]
-    return {c: (x, y, s) for c, (x, y), s in zip(COLOURS, pictures.centres[place].tolist(), shapes, strict=True)}
+    return {c: (x, y, s) for c, (x, y), s in zip(COLORS, pictures.centers[place].tolist(), shapes, strict=True)}
 
 
 def answer(words: str, scene: dict[str, tuple[int, int, str]]) -> tuple[str, str, int, int]:
-    """The answer, the colour that is asked about, and the places of kind and subtype in the code."""
-    colour = re.search(rf"({'|'.join(COLOURS)}) object", words)[1]
-    x, y, shape = scene[colour]
-    if words == f"what is the shape of the {colour} object":
-        return shape, colour, 0, 0
-    if words == f"is the {colour} object on the left":
-        return "yes" if x < 37.5 else "no", colour, 0, 1
-    if words == f"is the {colour} object on the top":
-        return "yes" if y < 37.5 else "no", colour, 0, 2
-    away = {other: (x - a) ** 2 + (y - b) ** 2 for other, (a, b, _) in scene.items() if other != colour}
-    if words == f"what is the shape of the object closest to the {colour} object":
+    """The answer, the color that is asked about, and the places of kind and subtype in the code."""
+    color = re.search(rf"({'|'.join(COLORS)}) object", words)[1]
+    x, y, shape = scene[color]
+    if words == f"what is the shape of the {color} object":
+        return shape, color, 0, 0
+    if words == f"is the {color} object on the left":
+        return "yes" if x < 37.5 else "no", color, 0, 1
+    if words == f"is the {color} object on the top":
+        return "yes" if y < 37.5 else "no", color, 0, 2
+    away = {other: (x - a) ** 2 + (y - b) ** 2 for other, (a, b, _) in scene.items() if other != color}
+    if words == f"what is the shape of the object closest to the {color} object":
         nearest = [other for other in away if away[other] == min(away.values())]
         assert len(nearest) == 1
-        return scene[nearest[0]][2], colour, 1, 0
-    if words == f"what is the shape of the object furthest from the {colour} object":
+        return scene[nearest[0]][2], color, 1, 0
+    if words == f"what is the shape of the object furthest from the {color} object":
         furthest = [other for other in away if away[other] == max(away.values())]
         assert len(furthest) == 1
-        return scene[furthest[0]][2], colour, 1, 1
-    assert words == f"how many objects have the shape of the {colour} object"
-    return str(sum(other == shape for _, _, other in scene.values())), colour, 1, 2
+        return scene[furthest[0]][2], color, 1, 1
+    assert words == f"how many objects have the shape of the {color} object"
+    return str(sum(other == shape for _, _, other in scene.values())), color, 1, 2
 
 
 def test_every_answer_and_code_is_that_of_a_slow_evaluation_of_the_words(tested):
@@ -57,11 +57,11 @@ def test_every_answer_and_code_is_that_of_a_slow_evaluation_of_the_words(tested)
         scene = objects(pictures, place)
         assert len(set(words[place])) == 20
         for number, question in enumerate(words[place]):
-            expected, colour, kind, subtype = answer(question, scene)
+            expected, color, kind, subtype = answer(question, scene)
             assert ANSWERS[questions.answer[place, number]] == expected
             assert kind == (number >= 10)  # ten of each kind
             bits = [0] * 11
-            bits[list(COLOURS).index(colour)] = bits[6 + kind] = bits[8 + subtype] = 1
+            bits[list(COLORS).index(color)] = bits[6 + kind] = bits[8 + subtype] = 1
             assert codes[place, number].tolist() == bits
     assert sorted({word for picture in words for question in picture for word in question.split(" ")}) == WORDS
     assert max(len(question.split()) for picture in words for question in picture) == LONGEST
@@ -76,24 +76,24 @@ def test_pictures_are_as_drawn_pixel_by_pixel(tested):
         for row in range(75):
             for column in range(75):
                 expected = (255, 255, 255)
-                for colour, (x, y, shape) in scene.items():
+                for color, (x, y, shape) in scene.items():
                     across, down = abs(column - x), abs(row - y)
                     if max(across, down) <= 5 and (shape == "rectangle" or across**2 + down**2 <= 30):
                         assert expected == (255, 255, 255), "objects must not overlap"
-                        expected = COLOURS[colour]
+                        expected = COLORS[color]
                 assert tuple(drawn[place, :, row, column].tolist()) == expected
 
 
 def test_the_splits_are_those_of_the_paper_share_no_picture_and_follow_from_the_seed(tested):
     pictures, questions = tested
     again = draw_pictures(0, "test")
-    assert torch.equal(again.centres, pictures.centres) and torch.equal(again.shapes, pictures.shapes)
+    assert torch.equal(again.centers, pictures.centers) and torch.equal(again.shapes, pictures.shapes)
     assert torch.equal(ask_questions(again, 0, "test").codes(), questions.codes())
-    assert not torch.equal(draw_pictures(1, "test").centres, pictures.centres)
+    assert not torch.equal(draw_pictures(1, "test").centers, pictures.centers)
     assert not torch.equal(ask_questions(again, 1, "test").codes(), questions.codes())
     train = draw_pictures(0, "train")
     assert (len(train), len(pictures)) == (9800, 200)
-    contents = [set(map(tuple, part.centres.flatten(1).tolist())) for part in (train, pictures)]
+    contents = [set(map(tuple, part.centers.flatten(1).tolist())) for part in (train, pictures)]
     assert len(contents[0] | contents[1]) == 10_000
 
 
@@ -109,5 +109,5 @@ def test_answers_are_as_frequent_as_chance_has_them():
             assert shares == pytest.approx([n / 32 for n in (1, 5, 10, 10, 5, 1)], abs=0.01)
         else:
             assert max(answers.values()) < 0.53 * answers.total()
-    asked = Counter(questions.colour.flatten().tolist())
+    asked = Counter(questions.color.flatten().tolist())
     assert max(asked.values()) < 1.03 * min(asked.values()) and len(pictures) == 9800

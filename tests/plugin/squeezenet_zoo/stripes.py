@@ -1,4 +1,4 @@
-"""Coloured stripes, upright or level: a data set that is made, not read."""
+"""Colored stripes, upright or level: a data set that is made, not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.datamodules.bases.base import ImageData, ImagesInMemory, Split
 
 @register_data("stripes", task="classification", tags=["embedded"])
 class Stripes(ImageData):
-    """Stripes of random colour and width: upright or level.
+    """Stripes of random color and width: upright or level.
 
     Args:
         count: images in all.
@@ -30,7 +30,7 @@ class Stripes(ImageData):
         upright = torch.arange(self.count) % 2
         rows = torch.arange(32).view(1, 1, 32, 1).expand(self.count, 1, 32, 32)
         bands = (torch.where(upright.bool().view(-1, 1, 1, 1), rows.transpose(2, 3), rows) // period) % 2
-        colours = torch.randint(60, 256, (self.count, 3, 1, 1), generator=generator)
-        everything = Split(ImagesInMemory((bands * colours).to(torch.uint8)), upright)
+        colors = torch.randint(60, 256, (self.count, 3, 1, 1), generator=generator)
+        everything = Split(ImagesInMemory((bands * colors).to(torch.uint8)), upright)
         last = torch.arange(self.count) >= 0.8 * self.count
         return {"train": everything.subset((~last).nonzero()[:, 0]), "test": everything.subset(last.nonzero()[:, 0])}

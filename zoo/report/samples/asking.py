@@ -13,7 +13,7 @@ from zoo.registry.registry import Registry
 from zoo.report.samples.captioning import ask_captioner
 from zoo.report.samples.classification import ask_classifier
 from zoo.report.samples.dialogue import ask_in_dialogues
-from zoo.report.samples.language_modelling import ask_language_model
+from zoo.report.samples.language_modeling import ask_language_model
 from zoo.report.samples.navigation import ask_navigator
 from zoo.report.samples.question_answering import ask_questions
 from zoo.report.samples.samples import Samples, Trained
@@ -24,7 +24,7 @@ ASKED_BY: dict[str, Callable[[Trained], Samples]] = {  # by task
     "captioning": ask_captioner,
     "classification": ask_classifier,
     "dialogue": ask_in_dialogues,
-    "language-modelling": ask_language_model,
+    "language-modeling": ask_language_model,
     "navigation": ask_navigator,
     "question-answering": ask_questions,
     "sequence-memory": ask_memory,

@@ -28,7 +28,7 @@ from zoo.tasks.classification import Classifier
 MOST_TESTED = 2000  # images of a split that are put to a classifier
 SHOWN, SHOWN_MISTAKES = 12, 6
 SHOWN_SUSPECTS = 12
-MOST_SUSPECTS = 0.3  # of the images: where more look mislabelled, it is the network that is wrong
+MOST_SUSPECTS = 0.3  # of the images: where more look mislabeled, it is the network that is wrong
 
 
 def ask_classifier(trained: Trained) -> Samples:
@@ -68,7 +68,7 @@ def _regions(tested: Tested) -> Scene:
     panel = Panel(tested.run_name, tested.data, probabilities_in_the_plane(tested.task))
     with style():
         png = png_bytes(draw_regions([panel], columns=1))
-    alt = f"The plane in the colours of classes: the network is right on {tested.accuracy:.1%} of the test points"
+    alt = f"The plane in the colors of classes: the network is right on {tested.accuracy:.1%} of the test points"
     title = "The class that each point would be given, paler where the network is less sure, and the training points."
     return Scene(as_address(png, "png"), alt, title)
 
@@ -81,11 +81,11 @@ def look_at_labels(task: Classifier, data: Any) -> tuple[str, list[SampleImage]]
     suspects, classes_said = label_suspects(labels, probabilities)
     looked = part_of(len(chosen), len(split), "training images")
     if not len(suspects):
-        return f"Of {looked} none looks mislabelled to the network.", []
+        return f"Of {looked} none looks mislabeled to the network.", []
     if len(suspects) > MOST_SUSPECTS * len(chosen):
-        return f"Of {looked}, {len(suspects):,} look mislabelled to the network: it has learned too little to judge labels.", []
+        return f"Of {looked}, {len(suspects):,} look mislabeled to the network: it has learned too little to judge labels.", []
     about = (
-        f"Of {looked}, {len(suspects):,} look{'s' if len(suspects) == 1 else ''} mislabelled: to the network another class is "
+        f"Of {looked}, {len(suspects):,} look{'s' if len(suspects) == 1 else ''} mislabeled: to the network another class is "
         "likelier than the label, and at least as likely as it is in the mean of the images of that class. "
         f"{'Below are the most suspicious. ' if len(suspects) > SHOWN_SUSPECTS else ''}"
         "Look before you change a label: it may be the network that is wrong, the more so the less accurate it is."

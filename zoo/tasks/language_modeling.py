@@ -1,4 +1,4 @@
-"""The language-modelling task: the next character of a text, with a state that is carried from chunk to chunk."""
+"""The language-modeling task: the next character of a text, with a state that is carried from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LanguageModel(Task):
     The loss is in nats a character.
     """
 
-    task = "language-modelling"
+    task = "language-modeling"
     monitor = "loss"
     directions = {"loss": "min", "bits_per_character": "min", "perplexity": "min"}
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours among vectors of bytes, by L1 or L2 distance.
+"""Exact nearest neighbors among vectors of bytes, by L1 or L2 distance.
 
 Every distance is an exact integer, so that neither wrapping nor rounding decides who is nearest, and of equally near ones the
 first wins on every device. On a CPU the sums run as products of 8-bit integers, several times faster than in floating point:
@@ -30,7 +30,7 @@ FLOAT_PART = {"L1": EXACT_IN_FLOAT32 // 2**8, "L2": EXACT_IN_FLOAT32 // 2**14}  
 INT8_PART = 2**16  # dimensions whose products sum to less than 2**31
 
 
-class NearestNeighbours:
+class NearestNeighbors:
     """Stored vectors, ready to be searched.
 
     Args:
@@ -53,7 +53,7 @@ class NearestNeighbours:
             k: at most N.
 
         Returns:
-            Distances, int64 [n, k], for L2 squared; and the places of the neighbours among the stored ones, int64 [n, k].
+            Distances, int64 [n, k], for L2 squared; and the places of the neighbors among the stored ones, int64 [n, k].
         """
         each = _each_on_a_core if self.in_int8 else map
         parts = _signed(queries).split(QUERIES)

@@ -101,7 +101,7 @@ def test_metrics_are_the_loss_in_other_units_and_clipped_steps_are_counted(zoo) 
     assert shares and all(0 < share <= 1 for share in shares)
     assert zoo("test", "small").code == 0
     assert zoo("predict", "small", ".").code == 2
-    assert zoo("picture", "confusion", "small").is_one_line_error("confusion", "char-lstm", "language-modelling")
+    assert zoo("picture", "confusion", "small").is_one_line_error("confusion", "char-lstm", "language-modeling")
 
 
 def test_a_run_that_is_stopped_within_a_row_ends_with_the_same_weights(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
