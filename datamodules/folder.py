@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError, did_you_mean, near_path, some
 from zoo.core.randomness import derive_seed
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.base import ImageData
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
@@ -193,7 +193,7 @@ class Folder(ImageData):
         if self.unreadable:
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
-            tell(f"warning: {count} cannot be read and are left out: {names}")
+            rank_zero_print(f"warning: {count} cannot be read and are left out: {names}")
 
 
 # ---------------------------------------------------------------------------------------------- the tree

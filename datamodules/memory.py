@@ -128,7 +128,7 @@ class SequenceData(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """There is nothing to read."""
 
-    def adopt(self, spec: SequenceSpec, name: str) -> None:
+    def require_compatible(self, spec: SequenceSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``, on sequences of this length or another.
 
         Raises:

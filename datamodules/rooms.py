@@ -212,7 +212,7 @@ class Rooms(L.LightningDataModule):
         image = ImageSpec(3, HEIGHT, WIDTH, ())
         self.spec = NavigationSpec(image, (*SPECIAL_WORDS, *WORDS), ACTIONS, LONGEST_TOLD, STEPS)
 
-    def adopt(self, spec: NavigationSpec, name: str) -> None:
+    def require_compatible(self, spec: NavigationSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
 
         Raises:

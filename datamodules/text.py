@@ -199,7 +199,7 @@ class TextData(L.LightningDataModule):
             raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
         self.splits = {"train": train, "val": val, "test": test}
 
-    def adopt(self, spec: TextSpec, name: str) -> None:
+    def require_compatible(self, spec: TextSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``: its characters have the places that the model knows.
 
         Raises:

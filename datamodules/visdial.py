@@ -18,7 +18,7 @@ import torch
 
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.randomness import derive_seed
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
 from zoo.datamodules.files.picture_files import image_files, read_pictures
 from zoo.datamodules.loading.splits import Split
@@ -191,7 +191,7 @@ class VisDial(PicturesWithDialogues):
         if talks.unanswerable:
             texts.append(f"{talks.unanswerable:,} rounds have no right candidate and are not ranked")
         if texts:
-            tell(f"warning: {talks.path.name}: {'; '.join(texts)}")
+            rank_zero_print(f"warning: {talks.path.name}: {'; '.join(texts)}")
 
 
 # ---------------------------------------------------------------------------------------------- the files
@@ -311,5 +311,5 @@ def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
             lost += 1
     if lost:
-        tell(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out")
+        rank_zero_print(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out")
     return {"relevance": relevance}

@@ -203,7 +203,7 @@ class ImageData(PictureData):
     def class_count(self) -> int:
         return len(self.spec.classes)
 
-    def adopt(self, spec: ImageSpec, name: str) -> None:
+    def require_compatible(self, spec: ImageSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
 
         Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line, some
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.captions import CaptionedPictures, Told
 from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
 from zoo.datamodules.files.picture_files import read_pictures, require_folder
@@ -111,7 +111,7 @@ class CaptionFiles(CaptionedPictures):
     def fetch(self) -> None:
         _ = self._pictures  # decoded now, by one process, and found in the cache by the others
 
-    def tell(self) -> dict[str, Told]:
+    def rank_zero_print(self) -> dict[str, Told]:
         images, readable = self._pictures
         position = (readable.cumsum(0) - 1).tolist()  # of each file among those that can be read
         place = {path: at for path, at, is_good in zip(self._paths(), position, readable.tolist(), strict=True) if is_good}
@@ -152,7 +152,7 @@ class CaptionFiles(CaptionedPictures):
         """One line for what is left out: names, what is wrong with them, and what they are."""
         told = [f"{len(names):,} {what} {fault} ({some(names, NAMED)})" for names, fault, what in faults if names]
         if told:
-            tell(f"warning: {self.root}: left out are {' and '.join(told)}")
+            rank_zero_print(f"warning: {self.root}: left out are {' and '.join(told)}")
 
 
 # ---------------------------------------------------------------------------------------------- published layouts

@@ -13,7 +13,7 @@ import torch
 
 from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.questions import Question, QuestionedPictures
 from zoo.datamodules.files.picture_files import read_pictures
 from zoo.datamodules.loading.splits import Split
@@ -166,4 +166,4 @@ def by_picture(asked: Sequence[tuple[Path, Question]]) -> list[AskedPicture]:
 
 
 def _warn(text: str) -> None:
-    tell(f"warning: {text}")
+    rank_zero_print(f"warning: {text}")

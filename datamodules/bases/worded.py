@@ -41,7 +41,7 @@ class WordedPictures(PictureData):
         count = max(1, round(self.validation * len(split)))
         return order[:count].sort().values, order[count:].sort().values
 
-    def adopt(self, spec: WordedSpec, name: str) -> None:
+    def require_compatible(self, spec: WordedSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``: words have the places that the model knows.
 
         Raises:

@@ -170,7 +170,7 @@ def test_without_training_dialogues_the_others_are_parted(root: Path) -> None:
 
 def test_a_model_of_other_dialogues_gives_words_its_own_places(root: Path) -> None:
     trained, other = read(root), read(root, least=3)
-    other.adopt(trained.spec, "visdial")
+    other.require_compatible(trained.spec, "visdial")
     assert other.spec.vocabulary == trained.spec.vocabulary
     assert torch.equal(other.splits["test"].beside["answers"], trained.splits["test"].beside["answers"])
 

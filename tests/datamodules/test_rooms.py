@@ -314,4 +314,4 @@ def test_none_says_nothing_and_other_mistakes_are_one_line(zoo) -> None:
     with pytest.raises(UserError, match="another vocabulary"):
         from dataclasses import replace
 
-        silent.adopt(replace(silent.spec, vocabulary=silent.spec.vocabulary[:-1]), "rooms")
+        silent.require_compatible(replace(silent.spec, vocabulary=silent.spec.vocabulary[:-1]), "rooms")

@@ -111,10 +111,10 @@ def test_every_held_out_character_is_a_target_once(length: int, chunk: int, worl
 def test_text_for_another_model_gets_its_places(tmp_path: Path) -> None:
     data = own(tmp_path, TEXT, chunk=8)
     spec = TextSpec(("z", *ALPHABET[:-1], "!"))
-    data.adopt(spec, "own")
+    data.require_compatible(spec, "own")
     assert spec.decode(data.splits["train"].tolist()) == TEXT[:1800]
     with pytest.raises(UserError, match="characters that the model does not know: 'B'"):
-        own(tmp_path, TEXT + "B", chunk=8).adopt(TextSpec(tuple(sorted(set(TEXT)))), "own")
+        own(tmp_path, TEXT + "B", chunk=8).require_compatible(TextSpec(tuple(sorted(set(TEXT)))), "own")
 
 
 def test_the_python_reference_is_real_text_that_needs_nothing() -> None:

@@ -54,8 +54,8 @@ def test_step_by_step_it_says_what_it_says_at_once(name: str) -> None:
     batch = task.example(3)
     captions = batch["labels"][:, :1, :-1]
     with torch.no_grad():
-        seen = task.see(batch["images"])
-        whole, state, parts = task.tell(seen, captions)[:, 0], task.begin(seen), []
+        seen = task.encode(batch["images"])
+        whole, state, parts = task.decode(seen, captions)[:, 0], task.begin(seen), []
         for first, last in ((0, 1), (1, 2), (2, 5), (5, 7)):
             scores, state = task.step(captions[:, 0, first:last], state)
             torch.testing.assert_close(scores, whole[:, last - 1])
@@ -83,7 +83,7 @@ def test_it_never_writes_a_special_word_and_one_beam_is_greedy(name: str) -> Non
     images = pictures(12)
     with torch.no_grad():
         task.head.bias[[PAD, START, UNKNOWN]] += 100
-        seen = task.see(images)
+        seen = task.encode(images)
         written = [task.spec.decode(row) for row in task.write(seen, 1).tolist()]
         chosen = until(END, greedy(task.decoder(seen), task.start(seen), SPEC.length))
         texts, totals = beam_search(task.decoder(seen), task.select_rows, task.start(seen), SPEC.length, 1, END)
@@ -96,7 +96,7 @@ def test_it_never_writes_a_special_word_and_one_beam_is_greedy(name: str) -> Non
 def test_a_wider_beam_finds_no_less_and_pictures_do_not_mix(name: str) -> None:
     task = trained(name)
     with torch.no_grad():
-        seen = task.see(pictures(8))
+        seen = task.encode(pictures(8))
         found = [
             beam_search(task.decoder(seen), task.select_rows, task.start(seen), SPEC.length, width, END) for width in range(1, 5)
         ]
@@ -114,11 +114,11 @@ def test_where_it_looks_is_a_share_of_each_place_and_moves_what_it_says(name: st
     batch = task.example(2)
     captions = batch["labels"][:, :, :-1]
     with torch.no_grad():
-        seen = task.see(batch["images"])
+        seen = task.encode(batch["images"])
         scores, looks = task.watch(seen, captions)
     assert looks.shape == (2, 2, SPEC.length, 16)
     torch.testing.assert_close(looks.sum(3), torch.ones(2, 2, SPEC.length))
-    torch.testing.assert_close(scores, task.tell(seen, captions))
+    torch.testing.assert_close(scores, task.decode(seen, captions))
 
 
 def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
@@ -142,7 +142,7 @@ def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
     batch = plain.example(2)
     batch["labels"][1, 1] = PAD  # a picture with one caption less
     captions = batch["labels"]
-    looks = plain.watch(plain.see(batch["images"]), captions[:, :, :-1])[1]
+    looks = plain.watch(plain.encode(batch["images"]), captions[:, :, :-1])[1]
     per_caption = []
     for picture, row in ((0, 0), (0, 1), (1, 0)):
         words = int((captions[picture, row, 1:] != PAD).sum())
@@ -203,7 +203,7 @@ def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, s
 def test_a_step_of_attention_is_as_the_paper_says() -> None:
     task = model("captioner-attention")
     with torch.no_grad():
-        seen = task.see(task.example(1)["images"])
+        seen = task.encode(task.example(1)["images"])
         hidden, cell = task.first(seen[0].mean(0)).chunk(2)
         expected = reference_attention_cell(task, task.embedding.weight[START], hidden.tanh(), cell, seen[0])
         scores, _ = task.step(torch.tensor([[START]]), task.begin(seen))

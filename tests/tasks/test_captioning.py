@@ -24,10 +24,10 @@ class Table(Captioner):
         super().__init__(SPEC, Recipe(), beams)
         self.table = nn.Parameter(torch.randn(7, 7, generator=torch.Generator().manual_seed(1)))
 
-    def see(self, images):
+    def encode(self, images):
         return images.flatten(1).float()
 
-    def tell(self, seen, captions):
+    def decode(self, seen, captions):
         return self.table[captions] + seen.mean(1)[:, None, None, None] * torch.arange(7)
 
     def begin(self, seen):
@@ -72,7 +72,7 @@ def evaluated(task: Table, batches: list[dict], of: SimpleNamespace) -> dict[str
     task.trainer = SimpleNamespace(datamodule=of)
     for part in batches:
         task.evaluate("test", part)
-    return task.figures("test")
+    return task.compute_metrics("test")
 
 
 class Attached(Table):
@@ -88,7 +88,7 @@ def test_figures_are_those_of_all_captions_together_in_whatever_batches() -> Non
     losses = [value for sentences in given for sentence in sentences for value in nats(task, sentence)]
     assert together["loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
     with torch.no_grad():
-        seen = task.see(batch(*given)["images"])
+        seen = task.encode(batch(*given)["images"])
         written = [SPEC.decode(row) for row in task.write(seen, 1).tolist()]
     expected = caption_scores(written, [[s.split() for s in sentences] for sentences in given])
     assert {name: together[name] for name in expected} == pytest.approx(expected)
@@ -118,5 +118,5 @@ def test_a_caption_never_has_more_words_than_the_spec_says() -> None:
     task = Table()
     with torch.no_grad():
         task.table[:, END] = -100
-    assert task.write(task.see(batch(["a"], ["b"])["images"]), 1).shape == (2, SPEC.length)
-    assert task.write(task.see(batch(["a"], ["b"])["images"]), 3).shape == (2, SPEC.length)
+    assert task.write(task.encode(batch(["a"], ["b"])["images"]), 1).shape == (2, SPEC.length)
+    assert task.write(task.encode(batch(["a"], ["b"])["images"]), 3).shape == (2, SPEC.length)

@@ -16,7 +16,7 @@ from zoo.datamodules.rooms import LONGEST, Rooms
 from zoo.datamodules.worlds.rooms import THINGS
 from zoo.models.navigator import Navigator
 from zoo.spec import IGNORE, PAD
-from zoo.tasks.navigation import NavigationAgent, Walk, episode_figures
+from zoo.tasks.navigation import NavigationAgent, Walk, episode_metrics
 
 SMALL = ("--set", "data.houses=3", "--set", "data.starts=2")
 TINY = (
@@ -40,7 +40,7 @@ class Scripted(NavigationAgent):
         super().__init__(data.spec, Recipe(), forcing)
         self.scores = nn.Parameter(scores)
 
-    def see(self, views: Tensor) -> Tensor:
+    def encode(self, views: Tensor) -> Tensor:
         return views[:, 0, 0, 0].long()
 
     def read(self, words: Tensor) -> tuple[None, Tensor]:
@@ -60,7 +60,7 @@ def figures_over(agent: NavigationAgent, batches: list[dict[str, Tensor]]) -> di
     with torch.no_grad():
         for batch in batches:
             agent.evaluate("test", batch)
-    return agent.figures("test")
+    return agent.compute_metrics("test")
 
 
 def test_an_agent_that_knows_the_way_succeeds_by_the_shortest(data: Rooms) -> None:
@@ -85,7 +85,7 @@ def test_an_agent_that_never_stops_never_succeeds_though_it_may_pass_the_goal(da
     walk = agent.walk(batch)
     assert batch["steps"].gather(1, walk.poses).eq(0).any(1).all(), "each comes to its goal"
     assert not walk.stopped.any() and walk.length.eq(data.spec.steps).all() and walk.walking.all()
-    assert not episode_figures(batch, walk)["success"].any()
+    assert not episode_metrics(batch, walk)["success"].any()
 
 
 def test_figures_are_those_of_the_formulas() -> None:
@@ -99,7 +99,7 @@ def test_figures_are_those_of_the_formulas() -> None:
         stopped=torch.tensor([True, True, True, False]),
         length=torch.tensor([4, 5, 2, 30]),
     )
-    figures = episode_figures(batch, walk)
+    figures = episode_metrics(batch, walk)
     assert figures["success"].tolist() == [1, 1, 0, 0]
     assert figures["spl"].tolist() == [1, pytest.approx(2 / 5), 0, 0]
     assert figures["error"].tolist() == [0, 0, 1, 0] and figures["length"].tolist() == [4, 5, 2, 30]

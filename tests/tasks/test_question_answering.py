@@ -60,7 +60,7 @@ def test_figures_count_questions_by_kind_and_unknown_answers_as_wrong() -> None:
     task.evaluate("val", batch([[0, 0, 2], [OUTSIDE, 0, IGNORE]], [[0, 0, 1], [1, 1, IGNORE]]))
     task.logits = torch.tensor([[[9.0, 0, 0]] * 3])
     task.evaluate("val", batch([[0, IGNORE, IGNORE]], [[0, IGNORE, IGNORE]]))
-    figures = task.figures("val")
+    figures = task.compute_metrics("val")
     assert figures["accuracy"] == pytest.approx(4 / 6)  # of six questions, one has an answer that nobody can give
     assert figures["accuracy_one"] == pytest.approx(2 / 3)
     assert figures["accuracy_other kind"] == pytest.approx(2 / 3)
@@ -80,7 +80,7 @@ def test_a_process_that_repeats_a_batch_adds_nothing() -> None:
     alone = Fixed(SPEC, Recipe())
     alone.logits = task.logits
     alone.evaluate("test", batch([[0, 1, 2]], [[0, 1, 0]]))
-    assert task.figures("test") == alone.figures("test")
+    assert task.compute_metrics("test") == alone.compute_metrics("test")
 
 
 def test_the_loss_is_the_mean_over_people_whose_answer_is_known() -> None:

@@ -107,11 +107,11 @@ def resolve_either(
 def _advise(run: Run, data: Any) -> None:
     """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
     from zoo.analysis.advice import advise
-    from zoo.core.ranks import tell
+    from zoo.core.ranks import rank_zero_print
 
     if not data.spec.are_points:
         for line in advise(data, run.data["name"]).brief():
-            tell(line)
+            rank_zero_print(line)
 
 
 def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.core.errors import UserError, one_line
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry, scan
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class OneLineErrors(TextParameters, TyperGroup):
 
 
 def _fail(text: str) -> None:
-    tell(f"error: {one_line(text)}")
+    rank_zero_print(f"error: {one_line(text)}")
     sys.exit(2)
 
 
@@ -102,7 +102,7 @@ Checkpoint = Annotated[str, typer.Option(help="best or last.")]
 def open_registry(context: typer.Context) -> Registry:
     registry = scan(context.obj or ())
     for warning in registry.warnings:
-        tell(f"warning: {warning}")
+        rank_zero_print(f"warning: {warning}")
     return registry
 
 

@@ -80,7 +80,7 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     Raises:
         UserError: the model is for another task.
     """
-    from zoo.training.records import tested_figures
+    from zoo.training.records import test_metrics
     from zoo.training.run_folder import RunFolder
 
     file, trained = checkpoint_file(run, checkpoint)
@@ -90,5 +90,5 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     if file == Path(run):
         return file, {}, file.stem
     folder = RunFolder.find(run)
-    figures = tested_figures(folder.metrics_file) if checkpoint == "best" else {}  # which the best checkpoint was tested for
+    figures = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # which the best checkpoint was tested for
     return file, figures, folder.path.resolve().name

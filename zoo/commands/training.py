@@ -24,7 +24,7 @@ from zoo.commands.shell import (
 )
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def train_and_tell(
         outcome = engine.train(registry, run, run_name, resume, **watching)
     except Interrupted as stopped:
         state = "and saved. To go on" if stopped.is_saved else "before anything was to be saved. To begin anew"
-        tell(f"interrupted, {state}: {again} train --resume {stopped}")
+        rank_zero_print(f"interrupted, {state}: {again} train --resume {stopped}")
         sys.exit(130)
     if not outcome.is_rank_zero:
         return

@@ -14,7 +14,7 @@ def is_follower() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in RANK_VARIABLES)
 
 
-def tell(text: str) -> None:
+def rank_zero_print(text: str) -> None:
     """A line for whoever waits, from one process alone."""
     if not is_follower():
         print(text, file=sys.stderr, flush=True)

@@ -126,7 +126,7 @@ class CNNLSTM(SeeingCaptioner):
             self.recurrent.bias_ih_l0[hidden : 2 * hidden] = 2
         self.head = nn.Linear(hidden, len(spec.vocabulary))
 
-    def see(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """One vector of each picture, [N, embedding]."""
         places = self.places(self.encoder(images))
         there = self.there(places)
@@ -134,7 +134,7 @@ class CNNLSTM(SeeingCaptioner):
         what, where = weights @ there, weights @ places[..., -COORDINATES:]
         return self.summary(self.what(what.flatten(1)) + self.where(where.flatten(1)))
 
-    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
         number = captions.shape[1]
         seen = seen.repeat_interleave(number, 0)
         outputs, _ = self.recurrent(self.dropout(torch.cat([seen[:, None], self._words(captions.flatten(0, 1), seen)], 1)))
@@ -224,11 +224,11 @@ class CNNLSTMAttention(SeeingCaptioner):
         self.output = nn.Linear(hidden + width + embedding, embedding)  # Xu's equation 7
         self.head = nn.Linear(embedding, len(spec.vocabulary))
 
-    def see(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """What there is at each place, [N, places, width]."""
         return self.dropout(self.places(self.encoder(images)))
 
-    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
         return self.watch(seen, captions)[0]
 
     def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,7 +268,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         if not self.coverage:
             return super().training_step(batch, batch_idx)
         captions = batch["labels"]
-        logits, looks = self.watch(self.see(batch["images"]), captions[:, :, :-1])
+        logits, looks = self.watch(self.encode(batch["images"]), captions[:, :, :-1])
         targets = captions[:, :, 1:]
         loss = self.loss(logits, targets)
         is_word = targets != PAD
@@ -347,11 +347,11 @@ class CNNTransformer(SeeingCaptioner):
         for table in (self.embedding, self.positions):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
-    def see(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """What there is at each place, [N, places, width]."""
         return self.dropout(self.places(self.encoder(images)))
 
-    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
         features = self._embedded(captions.flatten(0, 1), first=0)
         for block in self.blocks:
             features, _ = block(features, block.look.read(seen))
@@ -366,7 +366,7 @@ class CNNTransformer(SeeingCaptioner):
         layers = [block.look for block in self.blocks]
         hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
         try:
-            scores = self.tell(seen, captions)
+            scores = self.decode(seen, captions)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from zoo.metrics.class_figures import BINS
+from zoo.metrics.class_metrics import BINS
 from zoo.pictures.figure import COLORS, Picture
 from zoo.pictures.predictions import Tested, ask
 from zoo.registry.registry import Registry

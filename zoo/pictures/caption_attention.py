@@ -67,7 +67,7 @@ def look(task: Captioner, images: Tensor) -> tuple[list[list[str]], list[np.ndar
         For each picture the words of its caption, and for each word a map, [words, rows, columns], of shares that sum to one.
     """
     with torch.inference_mode():
-        seen = task.see(images)
+        seen = task.encode(images)
         written = task.write(seen, task.beams)
         captions = F.pad(written, (1, 0), value=START)[:, None]
         maps = task.watch(seen, captions[:, :, :-1])[1][:, 0].unflatten(2, task.encoder.grid)
@@ -151,7 +151,7 @@ def write_all(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
     words, pictures = [], []
     with torch.inference_mode():
         for batch in data.test_dataloader():
-            written = task.write(task.see(batch["images"]), task.beams)
+            written = task.write(task.encode(batch["images"]), task.beams)
             words += [task.spec.decode(row) for row in written.tolist()]
             pictures.append(batch["picture"])
     return words, torch.cat(pictures)

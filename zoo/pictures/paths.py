@@ -20,7 +20,7 @@ from zoo.pictures.figure import COLORS, Picture, check_output, style, write_png
 from zoo.pictures.predictions import load_trained, open_test_data
 from zoo.registry.registry import Registry
 from zoo.spec import IGNORE
-from zoo.tasks.navigation import NavigationAgent, episode_figures
+from zoo.tasks.navigation import NavigationAgent, episode_metrics
 from zoo.training.run_folder import RunFolder
 
 LOOKED_THROUGH = 256  # test episodes of which those to draw are chosen
@@ -84,7 +84,7 @@ def walk_test_episodes(task: NavigationAgent, data: Any) -> tuple[list[Episode],
         batch = {name: value.to(device) for name, value in batch.items()}
         with torch.inference_mode():
             walk = task.walk(batch)
-            figures = {name: values.tolist() for name, values in episode_figures(batch, walk).items()}
+            figures = {name: values.tolist() for name, values in episode_metrics(batch, walk).items()}
         shortest = batch["steps"].gather(1, batch["start"][:, None])[:, 0].tolist()
         for row in (~batch["seen"]).nonzero()[:, 0].tolist():
             success, length, error = (figures[name][row] for name in ("success", "length", "error"))

@@ -52,11 +52,11 @@ class Captioner(Task):
 
     # ------------------------------------------------------------------ what a model gives
 
-    def see(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """What is kept of each picture to tell of it, [N, ...]."""
         raise NotImplementedError
 
-    def tell(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
         """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class Captioner(Task):
 
     def forward(self, images: Tensor, captions: Tensor) -> Tensor:
         """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
-        return self.tell(self.see(images), captions)
+        return self.decode(self.encode(images), captions)
 
     def decoder(self, seen: Tensor) -> Decode:
         """``decode(tokens, state)`` for encoded pictures, as ``tasks.decoding`` takes it; special words are never written."""
@@ -116,14 +116,14 @@ class Captioner(Task):
     def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
         labels = batch["labels"]
         captions = labels.clamp(min=PAD)  # a batch that does not count is labeled IGNORE
-        seen = self.see(batch["images"])
-        logits, targets = self.tell(seen, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
+        seen = self.encode(batch["images"])
+        logits, targets = self.decode(seen, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
         self.losses[stage].update(losses, targets != PAD)
         written = self.write(seen, self.beams if stage == "test" else 1)
         self.written[stage].update(batch["picture"], written, labels[:, 0, 0] != IGNORE)
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         data = self.trainer.datamodule
         pictures, places = self.written[stage].compute()
         captions = [self.spec.decode(row) for row in places.tolist()]

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
-from zoo.metrics.class_figures import ClassFigures
+from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.task import Task, read_out
@@ -59,13 +59,13 @@ class Classifier(Task):
         for name, value in _normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
-        self.class_figures: ClassFigures | None = None
-        self.adds_figures = False
+        self.class_metrics: ClassMetrics | None = None
+        self.adds_metrics = False
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
 
     # ------------------------------------------------------------------ weights that were learned before
 
-    def know_images(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Normalize images by these statistics instead of those of the data; gray images by the mean over the colors."""
         if len(mean) != self.spec.channels:
             mean, std = ((sum(values) / len(values),) * self.spec.channels for values in (mean, std))
@@ -96,7 +96,7 @@ class Classifier(Task):
         published, head = self.published(), self.head_names()
         body = {name: value for name, value in published.state.items() if name not in head}
         self.load_state_dict({**body, **{name: value for name, value in self.state_dict().items() if name in head}})
-        self.know_images(published.mean, published.std)
+        self.set_normalization(published.mean, published.std)
 
     # ------------------------------------------------------------------ features of a frozen backbone
 
@@ -215,20 +215,20 @@ class Classifier(Task):
                 metric.update(self.test_losses(logits, labels), labels != IGNORE)
             else:
                 metric.update(logits, labels)
-        if stage == "test" and self.class_figures is not None:
-            self.class_figures.update(logits, labels)
+        if stage == "test" and self.class_metrics is not None:
+            self.class_metrics.update(logits, labels)
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         figures = read_out(self.metrics[stage])
-        if stage == "test" and self.class_figures is not None:
-            calibration_error, self.findings = self.class_figures.take(self.spec.classes)
-            if self.adds_figures:
+        if stage == "test" and self.class_metrics is not None:
+            calibration_error, self.findings = self.class_metrics.take(self.spec.classes)
+            if self.adds_metrics:
                 figures["calibration_error"] = calibration_error
         return figures
 
-    def look_closer(self, figures: bool = True) -> None:
-        self.adds_figures = figures
-        self.class_figures = ClassFigures(len(self.spec.classes), IGNORE).to(self.device)
+    def collect_details(self, figures: bool = True) -> None:
+        self.adds_metrics = figures
+        self.class_metrics = ClassMetrics(len(self.spec.classes), IGNORE).to(self.device)
 
 
 def in_color(images: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class VisualDialogue(Task):
         relevance = batch.get("relevance", torch.zeros_like(scores)).to(scores)
         self.gains[stage].update(ndcg(scores, relevance), counted & (relevance > 0).any(-1))
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         with_history = self.ranks_with_history[stage].compute()
         values = {"loss": float(self.losses[stage].compute()), **self.ranks[stage].compute()}
         values |= {f"{name}_history": with_history[name] for name in ("r1", "mrr") if name in with_history}

@@ -87,7 +87,7 @@ class LanguageModel(Task):
     def on_test_epoch_start(self) -> None:
         self.evaluation_state = None
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         self.evaluation_state = None
         losses = self.losses[stage]
         loss = float(losses.compute())

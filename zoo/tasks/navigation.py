@@ -98,7 +98,7 @@ class NavigationAgent(Task):
 
     # ------------------------------------------------------------------ walking
 
-    def see(self, views: Tensor) -> Tensor:
+    def encode(self, views: Tensor) -> Tensor:
         """Features of views with pixels from 0 to 255, [M, C, H, W]."""
         return self.look(views.to(self.input_scale.dtype) * self.input_scale + self.input_shift)
 
@@ -106,7 +106,7 @@ class NavigationAgent(Task):
         """Scores of the actions all along the expert's way, [N, T, actions], given the expert's actions before each."""
         path, (memory, state) = batch["path"], self.read(batch["words"])
         views = batch["views"][torch.arange(len(path), device=path.device)[:, None], path]
-        features = self.see(views.flatten(0, 1)).unflatten(0, path.shape)
+        features = self.encode(views.flatten(0, 1)).unflatten(0, path.shape)
         previous = self._no_action(path)
         scores = []
         for seen, action in zip(features.unbind(1), batch["actions"].unbind(1), strict=True):
@@ -127,7 +127,7 @@ class NavigationAgent(Task):
         previous, walking = self._no_action(batch["path"]), torch.ones_like(pose, dtype=torch.bool)
         poses, all_scores, all_walking, length = [pose], [], [], torch.zeros_like(pose)
         for _ in range(self.spec.steps):
-            scores, state = self(self.see(batch["views"][row, pose]), previous, memory, state)
+            scores, state = self(self.encode(batch["views"][row, pose]), previous, memory, state)
             all_scores.append(scores)
             all_walking.append(walking)
             likelihood = scores.detach().float()
@@ -164,11 +164,11 @@ class NavigationAgent(Task):
             self.along(batch).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
         )
         means["loss"].update(losses, ((targets != IGNORE) & (counted & ~seen)[:, None]).flatten())
-        for name, values in episode_figures(batch, self.walk(batch)).items():
+        for name, values in episode_metrics(batch, self.walk(batch)).items():
             means[name].update(values, counted & ~seen)
             means[f"{name}_seen"].update(values, counted & seen)
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         values = read_out(self.means[stage])
         # a test of a few batches may have met no seen world
         return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
@@ -179,7 +179,7 @@ class NavigationAgent(Task):
         """The probability of each first action, [N, actions]."""
         memory, state = self.read(batch["words"])
         row = torch.arange(len(batch["start"]), device=batch["start"].device)
-        scores, _ = self(self.see(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
+        scores, _ = self(self.encode(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
         return scores.float().softmax(1)
 
     def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ class NavigationAgent(Task):
         }
 
 
-def episode_figures(batch: dict[str, Tensor], walk: Walk) -> dict[str, Tensor]:
+def episode_metrics(batch: dict[str, Tensor], walk: Walk) -> dict[str, Tensor]:
     """How each episode went, float [N].
 
     ``success``, 1 or 0; ``spl``, success weighted by the length of the shortest way over that of the own, if it is longer

@@ -81,7 +81,7 @@ class QuestionAnswerer(Task):
                 kind = self.spec.kinds.index(name.removeprefix("accuracy_"))
                 metric.update(right, asked & (batch["kinds"] == kind))
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         return read_out(dict(zip(self.directions, self.metrics[stage], strict=True)))
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ class SequenceMemory(Task):
         for name, values in self.judge(self(batch["inputs"]), batch["targets"]).items():
             self.metrics[stage][name].update(values, batch["counted"])
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         return read_out(self.metrics[stage])
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:

@@ -247,11 +247,11 @@ class Task(L.LightningModule):
         """Take a batch into the metrics of a stage, "val" or "test"."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
-    def figures(self, stage: str) -> dict[str, float]:
+    def compute_metrics(self, stage: str) -> dict[str, float]:
         """The metrics of what was evaluated, over all processes; after that they start anew."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
-    def look_closer(self, figures: bool = True) -> None:
+    def collect_details(self, figures: bool = True) -> None:
         """Let the tests to come find more than figures and put it into ``findings``, as plain data.
 
         It may cost what the validation of a training should not.
@@ -273,13 +273,13 @@ class Task(L.LightningModule):
         self.evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_figures("val")
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_figures("test")
+        self._log_metrics("test")
 
-    def _log_figures(self, stage: str) -> None:
-        values = {f"{stage}/{name}": value for name, value in self.figures(stage).items()}
+    def _log_metrics(self, stage: str) -> None:
+        values = {f"{stage}/{name}": value for name, value in self.compute_metrics(stage).items()}
         # callbacks read them from Lightning; loggers get them from us, under the right step
         self.log_dict(values, logger=False)
         self.send(values)

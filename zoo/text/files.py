@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from zoo.core.errors import UserError
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 
 
 def read_text(path: Path, asked: str) -> str:
@@ -46,7 +46,7 @@ def _read_all(folder: Path, asked: str) -> str:
         raise UserError(f"{asked}: none of its files is UTF-8 text, as {strange[0].name} is not")
     if strange:
         count = f"{len(strange):,} of {len(files):,} files, as {strange[0].name},"
-        tell(f"warning: {asked}: {count} are left out: they are not UTF-8 text")
+        rank_zero_print(f"warning: {asked}: {count} are left out: they are not UTF-8 text")
     return "\n".join(texts)
 
 

@@ -48,7 +48,7 @@ def build_test_data(registry: Registry, run: Run, spec: Spec) -> Any:
         UserError: the network does not know such data, or what ``build_data`` raises.
     """
     data = build_data(registry, run)
-    data.adopt(spec, run.data["name"])
+    data.require_compatible(spec, run.data["name"])
     return data
 
 

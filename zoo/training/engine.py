@@ -21,7 +21,7 @@ from zoo.callbacks.pace import Pace
 from zoo.callbacks.progress import TrainingProgress
 from zoo.config.recipe import Run, TrainerSettings
 from zoo.core.errors import UserError
-from zoo.core.ranks import tell
+from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
@@ -72,10 +72,10 @@ def begin(registry: Registry, task: Task, run: Run) -> None:
     """
     task.load_pretrained(partial(open_run, registry))
     if run.recipe.weights:
-        tell(str(begin_with(task, open_weights(registry, run))))
-        tell(told(stage_plan(task)))
+        rank_zero_print(str(begin_with(task, open_weights(registry, run))))
+        rank_zero_print(told(stage_plan(task)))
     elif run.recipe.freeze != "none" and task.task == "classification":
-        tell(f"warning: recipe.freeze={run.recipe.freeze} without recipe.weights: what is frozen are random numbers")
+        rank_zero_print(f"warning: recipe.freeze={run.recipe.freeze} without recipe.weights: what is frozen are random numbers")
 
 
 def train(
@@ -135,7 +135,7 @@ def _task_as_it_was(registry: Registry, run: Run, data: Any, former: dict[str, A
     task.load_state_dict(former["state_dict"])
     if run.recipe.weights:
         known = spec_from_primitives(former[KEY]["spec"])
-        task.know_images(known.mean, known.std)
+        task.set_normalization(known.mean, known.std)
     return task
 
 
@@ -193,7 +193,7 @@ def _train(
         classes = getattr(task.spec, "classes", ())
         if test:
             if tracker and len(classes) <= tracker.most_classes:
-                task.look_closer(figures=False)
+                task.collect_details(figures=False)
             trainer.test(task, datamodule=data, verbose=False)
         if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
             tracker.log_predictions(*validation_examples(task, data))
@@ -221,7 +221,7 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
-    task.look_closer()
+    task.collect_details()
     trainer.test(task, datamodule=module, verbose=False)
     return Examined(_test_metrics(trainer), task.findings, trainer.is_global_zero)
 

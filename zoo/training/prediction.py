@@ -179,7 +179,7 @@ def predict_captions(
     if samples is not None and beams is not None:
         raise UserError("--beams and --samples exclude each other")
     for files, images in pictures:
-        seen = task.see(images.to(task.device))
+        seen = task.encode(images.to(task.device))
         prompt, length = task.start(seen), task.spec.length
         if samples is None:
             texts, totals = beam_search(task.decoder(seen), task.select_rows, prompt, length, beams or task.beams, END)

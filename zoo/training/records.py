@@ -28,7 +28,7 @@ def stream_records(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def tested_figures(path: Path) -> dict[str, float]:
+def test_metrics(path: Path) -> dict[str, float]:
     """The test figures of the best checkpoint, by name as in ``test/accuracy``, from a ``metrics.jsonl``; none before the end."""
     tested = [
         {key: value for key, value in record.items() if key.startswith("test/") and value is not None}

@@ -19,7 +19,7 @@ from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
 from zoo.core.ranks import is_follower
-from zoo.training.records import tested_figures
+from zoo.training.records import test_metrics
 
 RUNS = Path("runs")
 TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written
@@ -157,7 +157,7 @@ class RunFolder:
         if not files[which].exists():
             if self.autopsy_file.exists():
                 told = f"as its numbers stopped being finite before one was saved: zoo autopsy {self.name}"
-            elif tested_figures(self.metrics_file):
+            elif test_metrics(self.metrics_file):
                 told = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it anew"
             else:
                 told = f"yet: zoo train --resume {self.name}"

@@ -53,7 +53,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class TakenOver:
+class LoadReport:
     """What became of weights: how many tensors were taken over, and which were left out and why."""
 
     origin: str
@@ -185,7 +185,7 @@ def _of_timm(network: str) -> Weights:
 # ---------------------------------------------------------------------------------------------- taking over
 
 
-def begin_with(task: Task, weights: Weights) -> TakenOver:
+def begin_with(task: Task, weights: Weights) -> LoadReport:
     """Take weights over into a network, all but the head, which starts anew, and the statistics of images with them.
 
     Names may differ by what wrappers put in front of all of them. A linear head starts at zero: no class is preferred, and the
@@ -211,9 +211,9 @@ def begin_with(task: Task, weights: Weights) -> TakenOver:
     _start_head(task)
     mean, std = (mean, std) if mean else task.statistics_of_files or ((), ())
     if mean:
-        task.know_images(mean, std)
+        task.set_normalization(mean, std)
     values = sum(value.numel() for value in body.values() if value.is_floating_point())
-    return TakenOver(origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
+    return LoadReport(origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
 
 
 def _start_head(task: Classifier) -> None:

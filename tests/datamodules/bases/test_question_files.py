@@ -188,7 +188,7 @@ def test_a_tested_model_meets_its_own_words_and_answers(easy: Path) -> None:
     write_json(easy / "test" / "questions.json", [["is there a huge circle?", "maybe", 0], ["is there a circle?", "no", 1]])
     (easy / "answers.txt").write_text("maybe\nno\nyes\ncircle")
     data = opened(EasyVQA(2, 0, str(easy)))
-    data.adopt(known, "easy-vqa")
+    data.require_compatible(known, "easy-vqa")
     assert data.spec == known
     assert data.splits["test"].labels.tolist() == [[OUTSIDE], [2]]
     assert data.facts()["test_outside"] == 1

@@ -19,7 +19,7 @@ FIGURES = ("precision", "recall", "f1")
 BINS = 15  # of confidence, equally wide, as in Guo et al. 2017
 
 
-class ClassFigures(nn.Module):
+class ClassMetrics(nn.Module):
     """Figures of each class over a whole test, from counts, and its calibration, from the confidence in each sample.
 
     All are joined over all processes when they are read.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from zoo.metrics.class_figures import ClassFigures
+from zoo.metrics.class_metrics import ClassMetrics
 from zoo.spec import IGNORE
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -38,7 +38,7 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 def test_figures_of_classes_equal_scikit_learns() -> None:
     logits, labels = samples()
-    figures = ClassFigures(5, IGNORE)
+    figures = ClassMetrics(5, IGNORE)
     for part in range(0, 400, 90):
         figures.update(logits[part : part + 90], labels[part : part + 90])
     error, findings = figures.take(NAMES)
@@ -53,7 +53,7 @@ def test_figures_of_classes_equal_scikit_learns() -> None:
 
 def test_rows_to_ignore_do_not_count_even_where_they_fill_a_batch() -> None:
     logits, labels = samples()
-    plain, ignoring = ClassFigures(5, IGNORE), ClassFigures(5, IGNORE)
+    plain, ignoring = ClassMetrics(5, IGNORE), ClassMetrics(5, IGNORE)
     plain.update(logits, labels)
     repeated = torch.full_like(labels[:50], IGNORE)
     ignoring.update(torch.cat([logits[:100], logits[:50]]), torch.cat([labels[:100], repeated]))
@@ -65,7 +65,7 @@ def test_rows_to_ignore_do_not_count_even_where_they_fill_a_batch() -> None:
 
 def test_after_it_was_read_all_starts_anew() -> None:
     logits, labels = samples()
-    figures = ClassFigures(5, IGNORE)
+    figures = ClassMetrics(5, IGNORE)
     figures.update(logits, labels)
     first = figures.take(NAMES)
     figures.update(logits[:80], labels[:80])
@@ -77,6 +77,6 @@ def test_after_it_was_read_all_starts_anew() -> None:
 
 def test_scores_that_look_like_probabilities_are_not_taken_for_some() -> None:
     logits, labels = torch.tensor([[0.9, 0.1], [0.2, 0.6]]), torch.tensor([0, 1])
-    figures = ClassFigures(2, IGNORE)
+    figures = ClassMetrics(2, IGNORE)
     figures.update(logits, labels)
     assert figures.take(NAMES[:2])[0] == pytest.approx(calibration_error(logits, labels), abs=1e-6)
