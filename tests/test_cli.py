@@ -183,7 +183,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "mlp", "--epochs", "many"], ["recipe.epochs=many", "integer"]),
         (["train", "mlp", "--set", "recipe.batch_size=0"], ["recipe.batch_size=0"]),
         (["train", "mlp", "--set", "model.hiden=3"], ["'hiden'", "'hidden'"]),
-        (["train", "mlp", "--set", "model.hidden=[]"], ["model.hidden=[]"]),
+        (["train", "mlp", "--set", "model.hidden_sizes=[]"], ["model.hidden_sizes=[]"]),
         (["train", "resnet20", "--set", "model.depth=21"], ["model.depth=21", "6n + 2"]),
         (["train", "vgg11", "--set", "data.size=0"], ["32x32", "data.size=32"]),
         (["train", "mlp", "--precision", "8"], ["recipe.precision=8"]),

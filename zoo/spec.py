@@ -63,19 +63,19 @@ class ImageSpec:
                 f"scale them with --set data.size={smallest}"
             )
 
-    def require_patches(self, model: str, patch: int) -> None:
+    def require_patches(self, model: str, patch_size: int) -> None:
         """Refuse images that square patches do not fill, and points.
 
         Raises:
-            UserError: ``patch`` pixels do not divide height and width.
+            UserError: ``patch_size`` does not divide height and width.
         """
         self.require_size(model, 1)
         sides = math.gcd(self.height, self.width)
-        if patch < 1 or sides % patch:
+        if patch_size < 1 or sides % patch_size:
             fitting = (number for number in range(1, sides + 1) if sides % number == 0)
-            nearest = min(fitting, key=lambda number: abs(number - patch))
+            nearest = min(fitting, key=lambda number: abs(number - patch_size))
             raise UserError(
-                f"model.patch={patch}: must divide images of {self.height}x{self.width}; the nearest that does is {nearest}"
+                f"model.patch_size={patch_size}: must divide images of {self.height}x{self.width}; the nearest is {nearest}"
             )
 
 

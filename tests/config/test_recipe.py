@@ -26,7 +26,7 @@ def test_later_settings_win_over_earlier_ones() -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_converted_by_the_type_of_their_key() -> None:
     assert yaml.safe_load("1e-3") == "1e-3"
-    run = resolve(REGISTRY, "mlp", {}, [parse_setting("recipe.lr=1e-3"), parse_setting("model.hidden=[8,4]")])
+    run = resolve(REGISTRY, "mlp", {}, [parse_setting("recipe.lr=1e-3"), parse_setting("model.hidden_sizes=[8,4]")])
     assert run.recipe.lr == 0.001 and run.model["hidden"] == [8, 4]
 
 

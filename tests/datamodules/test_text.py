@@ -180,7 +180,7 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
     assert OwnText(1, 0, str(path)).read() == "for x in y: pass\n" * 12
     assert zoo("data", "show", "text", "--measure", "--set", f"data.root={path}").code == 0
     assert "for x in y" in zoo("data", "preview", "text", "--set", f"data.root={path}").out
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
     other = ("test", "reader", "--data", "text", "--set", f"data.root={path}")
     assert zoo(*other).out.rstrip().endswith("test/characters 9"), "5% of 204, of which the first is no target"

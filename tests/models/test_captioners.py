@@ -138,7 +138,7 @@ def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
 
 
 def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
-    plain, penalized = model("captioner-attention"), model("captioner-attention", coverage=0.7)
+    plain, penalized = model("captioner-attention"), model("captioner-attention", coverage_weight=0.7)
     batch = plain.example(2)
     batch["labels"][1, 1] = PAD  # a picture with one caption less
     captions = batch["labels"]
@@ -154,7 +154,7 @@ def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_a_frozen_encoder_stand_for_pictures(name: str) -> None:
-    task = model(name, weights="some-run", frozen=True)
+    task = model(name, encoder_weights="some-run", freeze_encoder=True)
     batch = task.example(3)
     with torch.no_grad():
         features = task.encoder(batch["images"])
@@ -169,14 +169,14 @@ def test_features_of_a_frozen_encoder_stand_for_pictures(name: str) -> None:
 def test_the_weights_of_a_run_are_taken_over() -> None:
     torch.manual_seed(7)
     network = zoo.create("convnet", ImageSpec(3, 32, 32, classes=("a", "b"), mean=(0.1, 0.2, 0.3)), channels=[4, 8, 8])
-    task = model("captioner", weights="some-run", encoder_options={"channels": [4, 8, 8]})
+    task = model("captioner", encoder_weights="some-run", encoder_options={"channels": [4, 8, 8]})
     task.load_pretrained(lambda name: {"some-run": network}[name])
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(task.encoder(pixels), network.eval().trunk()(network.normalize(pixels)))
+        torch.testing.assert_close(task.encoder(pixels), network.eval().forward_features(network.normalize(pixels)))
 
 
-@pytest.mark.parametrize("options", [{"hidden": 0}, {"beams": 0}, {"encoder": "convnett"}, {"embedding": -1}])
+@pytest.mark.parametrize("options", [{"hidden_size": 0}, {"num_beams": 0}, {"encoder": "convnett"}, {"embed_dim": -1}])
 def test_a_wrong_option_is_one_line(options: dict) -> None:
     with pytest.raises(UserError, match=f"model.{next(iter(options))}"):
         zoo.create("captioner", SPEC, **options)

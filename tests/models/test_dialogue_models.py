@@ -16,7 +16,7 @@ from zoo.tasks.dialogue import SHARED
 
 WORDS = ("what", "color", "is", "it", "red", "blue", "green", "and", "one", "two")
 SPEC = DialogueSpec(ImageSpec(3, 16, 16, classes=()), (*SPECIAL_WORDS, *WORDS), ("red", "blue", "two green"), 6, 4, 5)
-SMALL = {"encoder_options": {"channels": [4, 8]}, "hidden": 8, "embedding": 6}
+SMALL = {"encoder_options": {"channels": [4, 8]}, "hidden_size": 8, "embed_dim": 6}
 BOTH = pytest.mark.parametrize("model", [DiscriminativeDialogue, GenerativeDialogue])
 
 
@@ -157,7 +157,7 @@ def test_a_reply_is_the_best_known_answer_or_a_written_one() -> None:
 
 
 def test_a_frozen_encoder_must_have_learned_something() -> None:
-    with pytest.raises(UserError, match="give model.weights"):
-        build(DiscriminativeDialogue, frozen=True)
-    with pytest.raises(UserError, match="model.hidden=0"):
-        build(DiscriminativeDialogue, hidden=0)
+    with pytest.raises(UserError, match="set model.encoder_weights"):
+        build(DiscriminativeDialogue, freeze_encoder=True)
+    with pytest.raises(UserError, match="model.hidden_size=0"):
+        build(DiscriminativeDialogue, hidden_size=0)

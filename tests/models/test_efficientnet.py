@@ -41,11 +41,11 @@ def test_published_weights_have_their_places_and_the_head_keeps_its_own() -> Non
     assert torch.allclose(white, torch.ones_like(white))  # mean and deviation of 0.5
 
 
-def test_its_trunk_gives_what_timm_calls_the_features() -> None:
+def test_forward_features_is_that_of_timm() -> None:
     network = new().eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(network.trunk()(images), network.network.forward_features(images))
+        assert torch.equal(network.forward_features(images), network.network.forward_features(images))
 
 
 def test_an_encoder_takes_over_weights_and_statistics() -> None:
@@ -67,7 +67,7 @@ def test_what_is_not_at_hand_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="comes without published weights"):
         ImageEncoder("resnet20", SPEC, Recipe(), weights="imagenet").load_pretrained(open_run=None)
     other = scan().model("resnet20").load()(SPEC, Recipe(), depth=32)
-    with pytest.raises(UserError, match="model.weights=other: does not fit resnet20"):
+    with pytest.raises(UserError, match="model.encoder_weights=other: does not fit resnet20"):
         ImageEncoder("resnet20", SPEC, Recipe(), weights="other").load_pretrained(open_run=lambda name: other)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"needs timm, which is not installed: pip install 'bestiary\[lite0\]'"):

@@ -105,8 +105,8 @@ def test_imagenet_networks_have_the_published_number_of_parameters_and_torchvisi
 @pytest.mark.parametrize(
     ("name", "options", "count"),
     [("softmax", {}, 3072 * 10 + 10),
-     ("mlp", {"hidden": [40, 30]}, 3072 * 40 + 40 + 40 * 30 + 30 + 30 * 10 + 10),
-     ("convnet", {"channels": [5, 6], "hidden": 7}, 27 * 5 + 5 + 45 * 6 + 6 + 8 * 8 * 6 * 7 + 7 + 7 * 10 + 10)],
+     ("mlp", {"hidden_sizes": [40, 30]}, 3072 * 40 + 40 + 40 * 30 + 30 + 30 * 10 + 10),
+     ("convnet", {"channels": [5, 6], "hidden_size": 7}, 27 * 5 + 5 + 45 * 6 + 6 + 8 * 8 * 6 * 7 + 7 + 7 * 10 + 10)],
 )  # fmt: skip
 def test_small_networks_have_as_many_parameters_as_their_layers(name, options, count):
     assert parameters(on_meta(zoo.create, name, SMALL, **options)) == count
@@ -174,7 +174,7 @@ def test_small_vgg_equals_the_layers_in_a_row(channels):
 
 @pytest.mark.parametrize("spec", [SMALL, ImageSpec(1, 7, 5, classes=("a", "b", "c"))])
 def test_multilayer_perceptron_equals_the_formula(spec):
-    task = create("mlp", spec, hidden=[20, 15], dropout=0.5)
+    task = create("mlp", spec, hidden_sizes=[20, 15], dropout=0.5)
     features = images(spec).reshape(3, -1)
     weights = list(task.parameters())
     for weight, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
@@ -185,7 +185,7 @@ def test_multilayer_perceptron_equals_the_formula(spec):
 
 @pytest.mark.parametrize("spec", [SMALL, ImageSpec(1, 9, 6, classes=("a", "b", "c"))])
 def test_convolutional_network_equals_the_formula(spec):
-    task = create("convnet", spec, channels=[6, 8], hidden=11, dropout=0.5)
+    task = create("convnet", spec, channels=[6, 8], hidden_size=11, dropout=0.5)
     weights, features = list(task.parameters()), images(spec)
     for weight, bias in zip(weights[0:4:2], weights[1:4:2], strict=True):
         features = F.max_pool2d(F.conv2d(features, weight, bias, padding=1).clamp(min=0), 2)
@@ -222,7 +222,7 @@ def test_imagenet_networks_take_torchvisions_weights_and_give_its_logits(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("resnet18", {"depth": 10}), ("resnet50", {"depth": 14}), ("vgg11-imagenet", {"hidden": 8})]
+    ("name", "options"), [("resnet18", {"depth": 10}), ("resnet50", {"depth": 14}), ("vgg11-imagenet", {"hidden_size": 8})]
 )
 def test_imagenet_networks_see_gray_as_three_equal_colors(name, options):
     gray, color = ImageSpec(1, 32, 32, classes=("a", "b")), ImageSpec(3, 32, 32, classes=("a", "b"))
@@ -268,13 +268,13 @@ def test_dropout_silences_hidden_units_in_training_alone(name):
         ("vgg16", {"width": 0}, "width"),
         ("resnet18", {"depth": 19}, "18, 34"),
         ("vgg11-imagenet", {"depth": 12}, "11, 13, 16, 19"),
-        ("vgg11-imagenet", {"hidden": 0}, "hidden"),
-        ("mlp", {"hidden": []}, "hidden"),
-        ("mlp", {"hidden": [5, 0]}, "hidden"),
+        ("vgg11-imagenet", {"hidden_size": 0}, "hidden"),
+        ("mlp", {"hidden_sizes": []}, "hidden"),
+        ("mlp", {"hidden_sizes": [5, 0]}, "hidden"),
         ("mlp", {"dropout": 1.0}, "dropout"),
         ("convnet", {"channels": []}, "channels"),
         ("convnet", {"channels": [4, 0]}, "channels"),
-        ("convnet", {"hidden": 0}, "hidden"),
+        ("convnet", {"hidden_size": 0}, "hidden"),
         ("convnet", {"dropout": -0.1}, "dropout"),
         ("mlp", {"hiden": [5]}, "'hidden'"),
         ("resnet20", {"depth": "deep"}, "depth"),

@@ -17,7 +17,7 @@ from zoo.spec import PAD, SPECIAL_WORDS, QuestionSpec
 NAMES = ("vqa-lstm", "vqa-attention", "vqa-relation")
 WORDS = (*SPECIAL_WORDS, *["what", "is", "the", "shape", "of", "red", "blue", "object"])
 SPEC = QuestionSpec(zoo.ImageSpec(3, 32, 48, classes=()), WORDS, ("yes", "no", "red"), 7)
-SMALL = {"encoder_options": {"channels": [4, 4, 4], "norm": "batch", "downsampling": "stride"}, "hidden": 8, "embedding": 6}
+SMALL = {"encoder_options": {"channels": [4, 4, 4], "norm": "batch", "downsampling": "stride"}, "hidden_size": 8, "embed_dim": 6}
 
 
 def create(name: str, **options) -> torch.nn.Module:
@@ -97,22 +97,22 @@ def test_questions_on_a_picture_do_not_mix(name: str) -> None:
 
 
 def test_joining_by_a_layer_and_pooling() -> None:
-    outputs = [create("vqa-lstm", join=join, pool=pool).outputs(create("vqa-lstm").example(2))
-               for join in ("product", "mlp") for pool in ("whole", "mean")]  # fmt: skip
+    outputs = [create("vqa-lstm", fusion=fusion, pool=pool).outputs(create("vqa-lstm").example(2))
+               for fusion in ("product", "mlp") for pool in ("flatten", "avg")]  # fmt: skip
     assert all(output.shape == (2, 3, 3) for output in outputs)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
-        ("vqa-relation", {"relation": []}, "model.relation=[]"),
+        ("vqa-relation", {"relation_dims": []}, "model.relation_dims=[]"),
         ("vqa-relation", {"encoder_options": {"channels": [4] * 5}}, "there are no pairs"),
-        ("vqa-relation", {"answer_layers": 0}, "model.answer_layers=0"),
-        ("vqa-relation", {"film": 0}, "model.film=0"),
-        ("vqa-attention", {"looks": 0}, "model.looks=0"),
-        ("vqa-lstm", {"embedding": 0}, "model.embedding=0"),
+        ("vqa-relation", {"answer_dims": [8, 0]}, "model.answer_dims=[8, 0]"),
+        ("vqa-relation", {"film_dim": 0}, "model.film_dim=0"),
+        ("vqa-attention", {"num_layers": 0}, "model.num_layers=0"),
+        ("vqa-lstm", {"embed_dim": 0}, "model.embed_dim=0"),
         ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: is no image network"),
-        ("vqa-lstm", {"frozen": True}, "model.weights"),
+        ("vqa-lstm", {"freeze_encoder": True}, "model.encoder_weights"),
     ],
 )
 def test_values_that_cannot_be_are_refused(name: str, options: dict, named: str) -> None:

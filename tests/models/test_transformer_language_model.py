@@ -14,7 +14,9 @@ SPEC = zoo.TextSpec(tuple("abcdefgh"))
 
 def model(**options):
     torch.manual_seed(0)
-    task = zoo.create("char-transformer", SPEC, **{"layers": 2, "heads": 2, "width": 16, "context": 24, **options}).eval()
+    task = zoo.create(
+        "char-transformer", SPEC, **{"num_layers": 2, "num_heads": 2, "embed_dim": 16, "context_length": 24, **options}
+    ).eval()
     with torch.no_grad():
         task.head.weight.mul_(20)  # so that it has preferences
     return task
@@ -66,7 +68,7 @@ def test_beams_keep_their_own_past() -> None:
 def test_the_size_is_that_of_the_reference() -> None:
     """nanoGPT's smallest for this text: 4 layers of 128, context 64, 65 characters; it ties the head and leaves out biases."""
     shakespeare = zoo.TextSpec(tuple(map(chr, range(65))))
-    task = zoo.create("char-transformer", shakespeare, layers=4, heads=4, width=128, context=64)
+    task = zoo.create("char-transformer", shakespeare, num_layers=4, num_heads=4, embed_dim=128, context_length=64)
     weights = sum(p.numel() for p in task.parameters() if p.ndim > 1)
     assert weights == 4 * 12 * 128**2 + (65 + 64 + 65) * 128
 
@@ -80,7 +82,9 @@ def test_it_starts_at_the_loss_of_guessing() -> None:
 def test_what_it_cannot_take_is_one_line(zoo) -> None:
     for command in (["train", "char-transformer"], ["show", "char-transformer", "--layers"]):
         refused = zoo(*command, "--set", "data.chunk=256")
-        assert refused.is_one_line_error("data.chunk=256", "data.chunk=128 or model.context=256 fits"), command
-    assert zoo("train", "char-transformer", "--set", "model.heads=3").is_one_line_error("model.heads=3", "model.width=128")
-    with pytest.raises(UserError, match="context=0"):
-        model(context=0)
+        assert refused.is_one_line_error("data.chunk=256", "data.chunk=128 or model.context_length=256 fits"), command
+    assert zoo("train", "char-transformer", "--set", "model.num_heads=3").is_one_line_error(
+        "model.num_heads=3", "model.embed_dim=128"
+    )
+    with pytest.raises(UserError, match="context_length=0"):
+        model(context_length=0)

@@ -16,7 +16,7 @@ from zoo.core.errors import UserError
 from zoo.spec import ImageSpec
 
 SMALL = ImageSpec(3, 32, 32, classes=tuple("0123456789"))
-SIZES = {"patch": 8, "width": 24, "depth": 3, "heads": 4, "mlp_ratio": 3.0}
+SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 4, "mlp_ratio": 3.0}
 # our names -> torchvision's, the numbers of blocks aside
 NAMES = {
     "embedding.patches": "conv_proj",
@@ -58,7 +58,7 @@ def weights(task: nn.Module) -> dict[str, Tensor]:
 
 
 def test_the_logits_are_torchvisions_from_the_same_weights_and_so_are_the_gradients():
-    ours = create(pool="token", positions="learned", **SIZES)
+    ours = create(global_pool="token", pos_embed="learned", **SIZES)
     theirs = TorchvisionVisionTransformer(32, 8, 3, 4, 24, 72, num_classes=10).double().eval()
     theirs.load_state_dict({torchvisions_name(name): value for name, value in weights(ours).items()}, strict=True)
     given = images(SMALL)
@@ -78,7 +78,7 @@ def test_the_logits_are_torchvisions_from_the_same_weights_and_so_are_the_gradie
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_the_network_equals_the_papers_equations(spec, pool, positions):
     """Dosovitskiy et al. 2020, equations 1 to 4, with torch's encoder layer for the blocks."""
-    task = create(spec=spec, pool=pool, positions=positions, **SIZES)
+    task = create(spec=spec, global_pool=pool, pos_embed=positions, **SIZES)
     given, state = images(spec), weights(task)
     rows = []
     for top in range(0, spec.height, 8):
@@ -128,7 +128,7 @@ def test_positions_tell_patches_apart():
     exchanged = given.clone()
     exchanged[:, :, :8, :8], exchanged[:, :, 8:16, 16:24] = given[:, :, 8:16, 16:24], given[:, :, :8, :8]
     for positions in ("learned", "sinusoidal"):
-        task = create(positions=positions, **SIZES)
+        task = create(pos_embed=positions, **SIZES)
         assert not torch.allclose(task(given), task(exchanged))
         with torch.no_grad():
             task.embedding.positions.zero_()
@@ -147,7 +147,7 @@ def test_published_weights_fit_the_imagenet_networks(name, reference):
 
 
 def test_the_imagenet_network_computes_what_torchvisions_does_on_color_and_gray():
-    sizes = {"patch": 8, "width": 24, "depth": 2, "heads": 4}
+    sizes = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 4}
     task = create("vit-b16-imagenet", **sizes)
     theirs = TorchvisionVisionTransformer(32, 8, 2, 4, 24, 96, num_classes=10).double().eval()
     theirs.load_state_dict(task.network.state_dict(), strict=True)
@@ -167,24 +167,24 @@ def test_dropout_is_where_the_paper_has_it():
 @pytest.mark.parametrize("name", ["vit", "vit-b16-imagenet"])
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"patch": 5}, ["model.patch=5", "32x32", "is 4"]),
-     ({"patch": 7}, ["model.patch=7", "is 8"]),
-     ({"patch": 0}, ["model.patch=0", "is 1"]),
-     ({"heads": 7, "width": 96}, ["model.heads=7", "model.width=96", "is 6"]),
+    [({"patch_size": 5}, ["model.patch_size=5", "32x32", "is 4"]),
+     ({"patch_size": 7}, ["model.patch_size=7", "is 8"]),
+     ({"patch_size": 0}, ["model.patch_size=0", "is 1"]),
+     ({"num_heads": 7, "embed_dim": 96}, ["model.num_heads=7", "model.embed_dim=96", "is 6"]),
      ({"depth": 0}, ["model.depth=0"]),
      ({"dropout": 1.0}, ["model.dropout=1.0"])],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_one_line_with_the_nearest_that_do(name, options, words):
     with pytest.raises(UserError) as error:
-        bestiary.create(name, SMALL, **{"patch": 8, "width": 16, "depth": 1, "heads": 2, **options})
+        bestiary.create(name, SMALL, **{"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, **options})
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "spec", "options", "words"),
     [("vit", SMALL, {"mlp_ratio": 0.0}, ["model.mlp_ratio=0.0"]),
-     ("vit", SMALL, {"width": 6, "heads": 2, "positions": "sinusoidal"}, ["model.width=6", "multiple of 4"]),
-     ("vit", ImageSpec(3, 30, 45, classes=SMALL.classes), {}, ["model.patch=4", "30x45", "is 3"]),
+     ("vit", SMALL, {"embed_dim": 6, "num_heads": 2, "pos_embed": "sinusoidal"}, ["model.embed_dim=6", "multiple of 4"]),
+     ("vit", ImageSpec(3, 30, 45, classes=SMALL.classes), {}, ["model.patch_size=4", "30x45", "is 3"]),
      ("vit", ImageSpec(2, 1, 1, classes=("a", "b")), {}, ["points in the plane"]),
      ("vit-b16-imagenet", ImageSpec(3, 32, 64, classes=SMALL.classes), {}, ["square images", "32x64"])],
 )  # fmt: skip
@@ -196,9 +196,9 @@ def test_data_and_options_that_do_not_fit_are_told(name, spec, options, words):
 
 def test_the_command_refuses_in_one_line_and_leaves_nothing(zoo, workplace):
     cases = {
-        ("--set", "model.patch=5"): ["model.patch=5", "is 4"],
-        ("--set", "model.heads=5"): ["model.heads=5", "is 4"],
-        ("--set", "model.pool=max"): ["model.pool=max", "'mean'"],
+        ("--set", "model.patch_size=5"): ["model.patch_size=5", "is 4"],
+        ("--set", "model.num_heads=5"): ["model.num_heads=5", "is 4"],
+        ("--set", "model.global_pool=max"): ["model.global_pool=max", "'avg'"],
         ("--data", "blobs"): ["vit needs images", "blobs is points"],
     }
     for arguments, words in cases.items():
@@ -207,8 +207,8 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(zoo, workplace):
 
 
 def test_it_learns_digits(zoo):
-    small = ["--set", "model.width=48", "--set", "model.depth=2", "--set", "data.augment=none", "--epochs", "8"]
-    patch = ["--set", "data.size=0", "--set", "model.patch=2", "--set", "recipe.lr=4e-3", "--set", "recipe.batch_size=32"]
+    small = ["--set", "model.embed_dim=48", "--set", "model.depth=2", "--set", "data.augment=none", "--epochs", "8"]
+    patch = ["--set", "data.size=0", "--set", "model.patch_size=2", "--set", "recipe.lr=4e-3", "--set", "recipe.batch_size=32"]
     answer = zoo("train", "vit", *small, *patch, "--json")
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["test/accuracy"] > 0.8

@@ -20,7 +20,7 @@ from zoo.training.prediction import read_named
 from zoo.training.run_folder import RunFolder
 
 WIDE = ImageSpec(1, 16, 32, classes=("a", "b"))
-TINY = {"patch": 8, "width": 16, "depth": 2, "heads": 2}
+TINY = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "trainer.accelerator=cpu"]
 SMALL = [f"--set=model.{key}={value}" for key, value in TINY.items()]
 
@@ -31,7 +31,7 @@ def images(spec: ImageSpec, n: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("pool", ["mean", "token"])
 def test_the_weights_are_those_of_each_layer_in_order(pool):
-    task = bestiary.create("vit", WIDE, pool=pool, **TINY).eval()
+    task = bestiary.create("vit", WIDE, global_pool=pool, **TINY).eval()
     given = images(WIDE)
     probabilities, weights = watch(task, given)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_torchvisions_network_is_watched_alike():
     """Its weights, put into a network of our own, give the same maps."""
     spec = ImageSpec(3, 32, 32, classes=("a", "b"))
     theirs = bestiary.create("vit-b16-imagenet", spec, **TINY).double().eval()
-    ours = bestiary.create("vit", spec, pool="token", positions="learned", mlp_ratio=4.0, **TINY).double().eval()
+    ours = bestiary.create("vit", spec, global_pool="token", pos_embed="learned", mlp_ratio=4.0, **TINY).double().eval()
     values = dict(theirs.network.named_parameters())
     first = ["class_token", "encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"]  # the others have our order
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_the_rollout_is_the_papers_product():
 
 def test_a_head_that_looks_for_light_is_bright_where_the_light_is():
     """A network made by hand: channel 0 is the brightness of a patch, and the first head asks for it."""
-    task = bestiary.create("vit", WIDE, positions="learned", **{**TINY, "depth": 1}).eval()
+    task = bestiary.create("vit", WIDE, pos_embed="learned", **{**TINY, "depth": 1}).eval()
     block = task.blocks[0]
     with torch.no_grad():
         for parameter in (task.embedding.patches.weight, task.embedding.patches.bias, task.embedding.positions,

@@ -22,7 +22,7 @@ SPEC = bestiary.TextSpec(tuple(sorted(set(TEXT))))
 @pytest.mark.parametrize("options", [{}, {"input": "one-hot"}], ids=str)
 def test_activations_are_what_torchs_network_has_after_each_character(name: str, options: dict) -> None:
     torch.manual_seed(0)
-    task = bestiary.create(name, SPEC, hidden=5, layers=2, **options).eval()
+    task = bestiary.create(name, SPEC, hidden_size=5, num_layers=2, **options).eval()
     found = cell_activations(task, TEXT)
     assert found.shape == (len(TEXT), 5 if name == "char-gru" else 10)
     state = None
@@ -64,7 +64,7 @@ def test_the_cell_that_follows_a_feature_is_found_and_none_where_none_does() -> 
     ],
 )
 def test_a_unit_is_named_with_its_layer(name: str, layers: int, unit: int, expected: str) -> None:
-    task = bestiary.create(name, SPEC, hidden=9, layers=layers).eval()
+    task = bestiary.create(name, SPEC, hidden_size=9, num_layers=layers).eval()
     assert unit_name(unit, task.recurrent, cell_activations(task, TEXT).shape[1]) == expected
 
 
@@ -82,7 +82,7 @@ def test_the_drawing_tells_its_colors_and_where_a_line_goes_on() -> None:
 
 
 def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "small", *quick).code == 0
     monkeypatch.setattr("zoo.pictures.cells.most_selective", lambda *_: {"indentation": (9, 0.5)})
     figure = cells(scan(), [RunFolder.find("small")]).figure
@@ -91,7 +91,7 @@ def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden=8", "--set", "data.chunk=32")
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
     assert zoo("train", "char-rnn", "--name", "small", *quick).code == 0
     Path("notes.txt").write_text("for x in y:\n    pass\n" * 20)
     answer = zoo("picture", "cells", "small", "--text", "notes.txt", "--units", "0,15")

@@ -43,7 +43,7 @@ def test_other_networks_have_no_templates(name):
      ("resnet18", "network.conv1.weight"), ("vgg11-imagenet", "network.features.0.weight")],
 )  # fmt: skip
 def test_filters_are_the_weights_of_the_first_convolution(name, key):
-    options = {"hidden": 8} if name == "vgg11-imagenet" else {}
+    options = {"hidden_size": 8} if name == "vgg11-imagenet" else {}
     task = bestiary.create(name, SMALL, **options)
     assert torch.equal(first_filters(task), task.state_dict()[key])
 
@@ -107,7 +107,7 @@ def test_what_has_no_such_weights_is_refused_in_one_line(zoo, workplace):
         ("filters", "convnet", "--data", "digit"): ["'digits'"],
         ("filters", "convnet", "--set", "model.chanels=[3]"): ["'channels'"],
         ("filters", "convnet", "--checkpoint", "last"): ["--checkpoint goes with a run"],
-        ("filters", "first", "--set", "model.hidden=[3]"): ["--set is for untrained models"],
+        ("filters", "first", "--set", "model.hidden_sizes=[3]"): ["--set is for untrained models"],
         ("filters", "firs"): ["no run or model 'firs'", "'first'"],
     }
     for arguments, words in cases.items():

@@ -70,7 +70,7 @@ def test_every_task_of_the_zoo_is_asked() -> None:
 
 def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
     monkeypatch.setattr("zoo.datamodules.bases.questions.HELD_OUT", 120)  # pictures, in place of 1,000
-    folder = train("vqa-lstm", *SCENES, *LIMITS, "model.hidden=8", "trainer.limit_test_batches=1")
+    folder = train("vqa-lstm", *SCENES, *LIMITS, "model.hidden_size=8", "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 8
     scenes = shapes.draw_scenes(0, "test", range(120))
@@ -111,7 +111,7 @@ def test_what_several_people_answered_is_told() -> None:
 
 
 def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
-    folder = train("dialogue-discriminative", *SCENES, *LIMITS, "data.rounds=3", "model.hidden=12", "model.embedding=8")
+    folder = train("dialogue-discriminative", *SCENES, *LIMITS, "data.rounds=3", "model.hidden_size=12", "model.embed_dim=8")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 6
     assert "the likeliest of 24 candidates" in samples.about
@@ -133,7 +133,7 @@ def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
 
 def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
     monkeypatch.setattr("zoo.pictures.paths.LOOKED_THROUGH", 72)  # episodes, in place of 256
-    tiny = ("data.houses=2", "data.starts=2", "model.hidden=8", "model.channels=[4, 4]", "recipe.batch_size=72")
+    tiny = ("data.houses=2", "data.starts=2", "model.hidden_size=8", "model.channels=[4, 4]", "recipe.batch_size=72")
     folder = train("navigator", *tiny, *LIMITS, "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 6
@@ -153,7 +153,7 @@ def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
 @pytest.mark.parametrize(("data", "metric"), [("copy-memory", "accuracy"), ("adding-problem", "solved")])
 def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: str) -> None:
     folder = train(
-        "gru", f"data.name={data}", "data.length=6", "data.sequences=512", "model.hidden=8", "trainer.limit_test_batches=1"
+        "gru", f"data.name={data}", "data.length=6", "data.sequences=512", "model.hidden_size=8", "trainer.limit_test_batches=1"
     )
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.texts) == 6

@@ -93,14 +93,14 @@ def test_what_is_drawn_does_not_depend_on_who_draws_or_on_what_went_before() -> 
 
 
 def test_draws_lie_in_the_range_in_the_type_of_the_key_and_evenly_in_the_logarithm() -> None:
-    texts = (LR, "recipe.batch_size=log:8..512", "model.dropout=uniform:0..0.5", "model.hidden=choice:[64],[512,256]")
+    texts = (LR, "recipe.batch_size=log:8..512", "model.dropout=uniform:0..0.5", "model.hidden_sizes=choice:[64],[512,256]")
     seen: list[dict[str, Any]] = []
     in_memory(search_of(*texts), 200, lambda _, values: float(bool(seen.append(values))))
     assert all(1e-4 <= v["recipe.lr"] <= 1e-1 and 0 <= v["model.dropout"] <= 0.5 for v in seen)
     assert {type(v["recipe.batch_size"]) for v in seen} == {int} and {type(v["recipe.lr"]) for v in seen} == {float}
     # a third of the logarithmic range each, with four standard deviations of room
     assert all(abs(sum(10**-e < v["recipe.lr"] < 10 ** (1 - e) for v in seen) - 200 / 3) < 27 for e in (4, 3, 2))
-    assert {json.dumps(v["model.hidden"]) for v in seen} == {"[64]", "[512, 256]"}
+    assert {json.dumps(v["model.hidden_sizes"]) for v in seen} == {"[64]", "[512, 256]"}
 
 
 def test_tpe_searches_where_it_was_good() -> None:
@@ -294,7 +294,15 @@ def test_half_a_line_in_the_journal_is_cut_off_and_the_rest_kept() -> None:
 
 
 def test_a_search_is_judged_on_validation_and_its_best_run_trains_to_the_same(zoo) -> None:
-    arguments = ["search", "mlp", *QUICK, "--over", "recipe.lr=log:1e-3..1e-1", "--over", "model.hidden=choice:[16],[64,32]"]
+    arguments = [
+        "search",
+        "mlp",
+        *QUICK,
+        "--over",
+        "recipe.lr=log:1e-3..1e-1",
+        "--over",
+        "model.hidden_sizes=choice:[16],[64,32]",
+    ]
     answer = zoo(*arguments, "--trials", "3", "--name", "first")
     assert answer.code == 0, answer.err
     folder = Path("searches/first")
@@ -494,7 +502,7 @@ OVER = ["--over", LR]
         (["--over", "model.dropout=uniform:0..1"], ["model.dropout=1"]),
         (["--over", "recipe.lr=choice:1,,2"], ["a choice is empty"]),
         (["--over", "recipe.lr=choice:1,1"], ["1 is there twice"]),
-        (["--over", "model.hidden=choice:[64,[32]"], ["YAML"]),
+        (["--over", "model.hidden_sizes=choice:[64,[32]"], ["YAML"]),
         ([*OVER, *OVER], ["recipe.lr is given twice"]),
         ([*OVER, "--set", "recipe.lr=1"], ["both set and searched"]),
         ([*OVER, "--trials", "0"], ["--trials 0"]),
@@ -593,7 +601,11 @@ def test_names_and_ranges_are_answered_before_anything_heavy_is_imported() -> No
 
 def test_a_sweep_has_the_distributions_that_wandb_itself_reads_as_ours() -> None:
     ranges = (LR, "model.dropout=uniform:0..0.5", "recipe.batch_size=log:8..512", "recipe.epochs=uniform:1..9")
-    choices = ("recipe.optimizer=choice:sgd,adamw", "model.hidden=choice:[64],[512,256]", "recipe.nesterov=choice:true,false")
+    choices = (
+        "recipe.optimizer=choice:sgd,adamw",
+        "model.hidden_sizes=choice:[64],[512,256]",
+        "recipe.nesterov=choice:true,false",
+    )
     search = search_of(*ranges, *choices)
     ours = in_memory(search, 1, lambda *_: 0.0)[0].distributions
     written = yaml.safe_load(yaml.safe_dump(sweep(REGISTRY, search, Effort(30))))
@@ -618,12 +630,12 @@ def test_a_sweep_of_a_grid_lists_its_points_and_hyperband_is_successive_halving(
 
 def test_what_an_agent_runs_is_zoo_train_with_these_settings(zoo, tmp_path: Path) -> None:
     answer = zoo("search", "mlp", "--epochs", "5", "--set", "data.augment=crop:1,cutout:2", "--over", LR, "--over",
-                 "model.hidden=choice:[64],[512, 256]", "--sampler", "tpe", "--wandb-sweep", "my sweep.yaml")  # fmt: skip
+                 "model.hidden_sizes=choice:[64],[512, 256]", "--sampler", "tpe", "--wandb-sweep", "my sweep.yaml")  # fmt: skip
     assert answer.code == 0 and "wandb sweep 'my sweep.yaml'" in answer.out and not Path("searches").exists()
     written = yaml.safe_load(Path("my sweep.yaml").read_text())
     assert written["method"] == "bayes"
     # as wandb's agent puts a command together
-    chosen = {"args": {"recipe.lr": {"value": 1e-05}, "model.hidden": {"value": "[512, 256]"}}}
+    chosen = {"args": {"recipe.lr": {"value": 1e-05}, "model.hidden_sizes": {"value": "[512, 256]"}}}
     variables = {**create_sweep_command_args(chosen), "env": ["/usr/bin/env"]}
     command = [word for part in create_sweep_command(written["command"])
                for word in (variables[part[2:-1]] if part.startswith("${") and part.endswith("}") else [part])]  # fmt: skip
@@ -641,7 +653,7 @@ def test_what_an_agent_runs_is_zoo_train_with_these_settings(zoo, tmp_path: Path
 
 
 def test_a_plan_that_was_kept_is_the_same_search() -> None:
-    place, search = Place("kept"), search_of(LR, "model.hidden=choice:[64],[512,256]", seed=3)
+    place, search = Place("kept"), search_of(LR, "model.hidden_sizes=choice:[64],[512,256]", seed=3)
     start_or_go_on(place, search)
     assert find(place, REGISTRY)[0] == search
     with pytest.raises(UserError, match="kept"):

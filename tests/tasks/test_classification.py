@@ -210,7 +210,7 @@ def test_records_come_at_every_so_many_steps_and_cover_each_sample_once():
 def test_dropout_follows_from_the_position_and_not_from_what_was_drawn_before():
     def trained(history: int):
         torch.manual_seed(0)
-        task = zoo.create("mlp", spec_with(4), Recipe(epochs=1, batch_size=4, seed=5), hidden=[30], dropout=0.5)
+        task = zoo.create("mlp", spec_with(4), Recipe(epochs=1, batch_size=4, seed=5), hidden_sizes=[30], dropout=0.5)
         torch.manual_seed(history)
         make_trainer(max_epochs=1).fit(task, train_dataloaders=loader([make_batch(4, seed=seed) for seed in range(3)]))
         return task.head.weight.detach()

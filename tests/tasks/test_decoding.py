@@ -17,7 +17,7 @@ SPEC = zoo.TextSpec(tuple("abcd"))
 
 def model(name: str = "char-lstm"):
     torch.manual_seed(2)
-    task = zoo.create(name, SPEC, hidden=8, layers=2).eval()
+    task = zoo.create(name, SPEC, hidden_size=8, num_layers=2).eval()
     with torch.no_grad():
         task.head.weight.mul_(8)  # so that it has preferences
     return task
@@ -89,7 +89,7 @@ def test_what_cannot_be_drawn_from_is_refused(settings: dict) -> None:
 
 
 def test_the_command_writes_streams_several_beams_and_json(zoo) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=3", "--set", "model.hidden=16", "--set", "data.chunk=32")
+    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=3", "--set", "model.hidden_size=16", "--set", "data.chunk=32")
     assert zoo("train", "char-gru", "--name", "poet", *quick).out.count("zoo sample poet") == 1
     text = zoo("sample", "poet", "--prompt", "The ", "--length", "20", "--seed", "5").out
     assert text.startswith("The ") and len(text) == 4 + 20 + 1

@@ -19,12 +19,12 @@ from zoo.training.checkpoints import read_checkpoint
 
 SPEC = zoo.TextSpec(tuple("abcdefgh"))
 RECURRENT = ("char-rnn", "char-gru", "char-lstm")
-TINY = ("--set", "model.hidden=16", "--set", "recipe.batch_size=8", "--set", "data.chunk=32")
+TINY = ("--set", "model.hidden_size=16", "--set", "recipe.batch_size=8", "--set", "data.chunk=32")
 
 
 def create(name: str, **options):
     torch.manual_seed(0)
-    return zoo.create(name, SPEC, Recipe(), **{"hidden": 12, "layers": 2, **options}).double().eval()
+    return zoo.create(name, SPEC, Recipe(), **{"hidden_size": 12, "num_layers": 2, **options}).double().eval()
 
 
 def random_text(length: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ def random_text(length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-@pytest.mark.parametrize("options", [{}, {"input": "one-hot"}, {"tied": True}, {"layers": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"input": "one-hot"}, {"tie_weights": True}, {"num_layers": 1}], ids=str)
 def test_a_text_in_chunks_with_the_state_carried_is_the_text_in_one_piece(name: str, options: dict) -> None:
     task, text = create(name, **options), random_text(97)[None]
     whole, last = task(text)
@@ -75,7 +75,7 @@ def test_rows_that_begin_lose_their_state_and_others_keep_it() -> None:
 
 
 def test_gradients_stop_at_the_chunk_and_the_state_goes_on() -> None:
-    task = create("char-rnn", layers=1)
+    task = create("char-rnn", num_layers=1)
     task.train()
     text = random_text(21)[None]
     first = {"tokens": text[:, :10], "targets": text[:, 1:11], "fresh": torch.tensor([True])}
@@ -128,8 +128,8 @@ def test_a_run_that_is_stopped_within_a_row_ends_with_the_same_weights(zoo, monk
 
 def test_what_a_language_model_cannot_be_is_one_line() -> None:
     with pytest.raises(UserError, match="tied"):
-        create("char-gru", tied=True, input="one-hot")
-    with pytest.raises(UserError, match="hidden=0"):
-        create("char-gru", hidden=0)
+        create("char-gru", tie_weights=True, input="one-hot")
+    with pytest.raises(UserError, match="hidden_size=0"):
+        create("char-gru", hidden_size=0)
     with pytest.raises(UserError, match="dropout"):
         create("char-gru", dropout=1.5)

@@ -20,7 +20,7 @@ from zoo.tasks.navigation import NavigationAgent, Walk, episode_metrics
 
 SMALL = ("--set", "data.houses=3", "--set", "data.starts=2")
 TINY = (
-    *SMALL, "--set", "model.hidden=8", "--set", "model.channels=[4,4]", "--set", "recipe.batch_size=36",
+    *SMALL, "--set", "model.hidden_size=8", "--set", "model.channels=[4,4]", "--set", "recipe.batch_size=36",
     "--set", "trainer.limit_val_batches=1", "--set", "trainer.limit_test_batches=2",
 )  # fmt: skip
 FEW = ("--set", "trainer.limit_test_batches=2", "--json")
@@ -107,7 +107,7 @@ def test_figures_are_those_of_the_formulas() -> None:
 
 def test_rows_that_only_keep_processes_in_step_do_not_count_and_batches_do_not_matter(data: Rooms) -> None:
     torch.manual_seed(0)
-    agent = Navigator(data.spec, Recipe(), hidden=8, channels=[4, 4]).eval()
+    agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
     whole = figures_over(agent, list(data.val_dataloader()))
     loader = data.val_dataloader()
     loader.batch_size = 70
@@ -175,7 +175,7 @@ def test_a_student_draws_by_its_probabilities_and_learns_from_the_expert_where_i
 
 def test_padding_behind_an_instruction_changes_nothing(data: Rooms) -> None:
     torch.manual_seed(0)
-    agent = Navigator(data.spec, Recipe(), hidden=8, channels=[4, 4]).eval()
+    agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
     batch = next(iter(data.test_dataloader()))
     longer = {**batch, "words": F.pad(batch["words"], (0, 7), value=PAD)}
     torch.testing.assert_close(agent.along(batch), agent.along(longer))
@@ -184,7 +184,7 @@ def test_padding_behind_an_instruction_changes_nothing(data: Rooms) -> None:
 
 def test_attention_is_the_mean_of_what_was_read_weighted_by_how_well_it_answers(data: Rooms) -> None:
     torch.manual_seed(0)
-    agent = Navigator(data.spec, Recipe(), hidden=8, channels=[4, 4]).eval()
+    agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
     memory, (hidden, _) = agent.read(next(iter(data.test_dataloader()))["words"])
     attended = agent.attend(memory, hidden)
     for row in range(3):
@@ -226,7 +226,7 @@ def test_rooms_are_shown_measured_and_drawn(zoo) -> None:
 
 def test_what_an_agent_cannot_be_is_one_line(zoo) -> None:
     assert zoo("train", "navigator", "--set", "model.forcing=teachr").is_one_line_error("teachr", "'teacher'")
-    assert zoo("train", "navigator", "--set", "model.hidden=0", *SMALL).is_one_line_error("model.hidden=0")
+    assert zoo("train", "navigator", "--set", "model.hidden_size=0", *SMALL).is_one_line_error("model.hidden_size=0")
     assert zoo("train", "navigator", "--set", "model.channels=[]", *SMALL).is_one_line_error("model.channels=[]")
     assert zoo("train", "navigator", "--set", "model.channels=[4,4,4,4,4]", *SMALL).is_one_line_error("24x36")
     assert zoo("train", "resnet20", "--data", "rooms").is_one_line_error("classification", "digits")

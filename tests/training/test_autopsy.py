@@ -75,7 +75,7 @@ def test_a_layer_of_a_plugin_that_breaks_the_backward_pass_is_named(zoo) -> None
 
 def test_a_state_carried_along_a_text_is_part_of_the_step(zoo) -> None:
     wild = ["--set", "recipe.lr=1e20", "--set", "recipe.clip=1e30", "--set", "recipe.warmup=0"]
-    answer = zoo("train", "char-lstm", "--name", "text", "--set", "model.hidden=8", *wild)
+    answer = zoo("train", "char-lstm", "--name", "text", "--set", "model.hidden_size=8", *wild)
     assert answer.code == 2 and "zoo autopsy text" in answer.err
     content = read_checkpoint(Path("runs/text/autopsy.pt"))
     assert content["step"] > 1 and all(part.isfinite().all() for part in content["carried"]["stream_state"])

@@ -19,7 +19,13 @@ from zoo.spec import END
 from zoo.training.conversation import Conversation, Unanswered
 from zoo.training.run_folder import RunFolder
 
-SMALL = ["data.pictures=16", "data.rounds=3", "model.encoder_options={channels: [4, 8]}", "model.hidden=12", "model.embedding=8"]
+SMALL = [
+    "data.pictures=16",
+    "data.rounds=3",
+    "model.encoder_options={channels: [4, 8]}",
+    "model.hidden_size=12",
+    "model.embed_dim=8",
+]
 MODELS = ["dialogue-discriminative", "dialogue-generative"]
 
 

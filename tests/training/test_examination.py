@@ -34,8 +34,11 @@ def test_a_network_that_is_not(zoo, settings: list[str], names: set[str]) -> Non
 
 
 def test_the_command_at_the_end_is_the_mended_one(zoo) -> None:
-    told = zoo("diagnose", "mlp", "--set", "recipe.lr=1e-8", "--set", "model.hidden=[16]").out.splitlines()[-1]
-    assert told.startswith("once that is mended: zoo train mlp --set 'model.hidden=[16]' --set recipe.lr=") and "1e-8" not in told
+    told = zoo("diagnose", "mlp", "--set", "recipe.lr=1e-8", "--set", "model.hidden_sizes=[16]").out.splitlines()[-1]
+    assert (
+        told.startswith("once that is mended: zoo train mlp --set 'model.hidden_sizes=[16]' --set recipe.lr=")
+        and "1e-8" not in told
+    )
 
 
 def test_what_cannot_be_judged_is_not_called_fine() -> None:
@@ -50,7 +53,7 @@ def test_a_loss_that_is_no_cross_entropy_is_not_held_against_guessing(zoo) -> No
 
 
 def test_text_has_no_batch_to_learn_by_heart(zoo) -> None:
-    small = ["model.hidden=16", "data.chunk=16", "recipe.batch_size=8"]
+    small = ["model.hidden_size=16", "data.chunk=16", "recipe.batch_size=8"]
     answer = zoo("diagnose", "char-rnn", *(word for text in small for word in ("--set", text)), "--json")
     assert "one batch by heart" not in {check["check"] for check in json.loads(answer.out)["checks"]}
 

@@ -32,17 +32,18 @@ SETTINGS = [
 ]  # fmt: skip
 AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
-TEXT = ["model.layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
+TEXT = ["model.num_layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
 CAPTIONS = ["data.pictures=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
 CAPTIONS += ['model.encoder_options={"channels": [4, 8, 8], "norm": "batch"}']
 DIALOGUE = [
-    "model.hidden=8", "model.encoder_options={channels: [4, 8], norm: batch}", "model.dropout=0.2", "data.augment=crop:2",
+    "model.hidden_size=8", "model.encoder_options={channels: [4, 8], norm: batch}", "model.dropout=0.2", "data.augment=crop:2",
     "data.pictures=40", "recipe.batch_size=4",
 ]  # fmt: skip
 
 # an agent that walks by its own samples
 ROOMS = [
-    "data.houses=4", "data.starts=30", "model.hidden=8", "model.channels=[4,4]", "model.dropout=0.2", "model.forcing=student",
+    "data.houses=4", "data.starts=30", "model.hidden_size=8", "model.channels=[4,4]", "model.dropout=0.2",
+    "model.forcing=student",
     "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
 ]  # fmt: skip
 
@@ -122,15 +123,15 @@ def assert_same_end(reference: str, resumed: str) -> None:
     ("model", "extra"),
     [
         ("softmax", []),
-        ("mlp", ["model.dropout=0.3", "model.hidden=[32,16]"]),
+        ("mlp", ["model.dropout=0.3", "model.hidden_sizes=[32,16]"]),
         ("vgg11", ["model.width=4"]),
         ("resnet20", ["model.width=4"]),
-        ("char-lstm", [*TEXT, "model.hidden=16"]),
-        ("char-transformer", [*TEXT, "model.width=16"]),
-        ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage=1"]),
+        ("char-lstm", [*TEXT, "model.hidden_size=16"]),
+        ("char-transformer", [*TEXT, "model.embed_dim=16"]),
+        ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage_weight=1"]),
         ("dialogue-discriminative", DIALOGUE),
         ("lstm", ["data.name=copy-memory", "data.length=5"]),
-        ("vqa-attention", ["model.dropout=0.2", "model.hidden=16", "data.pictures=200", "recipe.batch_size=16"]),
+        ("vqa-attention", ["model.dropout=0.2", "model.hidden_size=16", "data.pictures=200", "recipe.batch_size=16"]),
         ("navigator", ROOMS),
     ],
 )
@@ -238,7 +239,7 @@ def test_another_seed_gives_other_weights() -> None:
     [
         (["--set", "recipe.lr=0.5"], ["recipe.lr=0.5 (was 0.001)", "--config runs/first/run.yaml"]),
         (["--epochs", "9"], ["recipe.epochs=9 (was 3)"]),
-        (["--set", "model.hidden=[3]"], ["model.hidden=[3]"]),
+        (["--set", "model.hidden_sizes=[3]"], ["model.hidden_sizes=[3]"]),
         (["--data", "mnist"], ["data.name=mnist"]),
         (["--devices", "2"], ["trainer.devices=2"]),
         (["--name", "second"], ["leave out --name"]),

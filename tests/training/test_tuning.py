@@ -76,7 +76,7 @@ def test_groups_keep_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
         return optimizer
 
     monkeypatch.setattr("zoo.tasks.task.build_optimizer", watched)
-    layer_wise = ("recipe.scale_lr_to=64", "recipe.layer_decay=0.25", "model.hidden=[8]")
+    layer_wise = ("recipe.scale_lr_to=64", "recipe.layer_decay=0.25", "model.hidden_sizes=[8]")
     range_test(subject("mlp", *layer_wise), 1e-3, 1e-1, steps=3)
     # batches of 128 for a rate that is meant for 64
     assert np.array(seen) == pytest.approx(np.array([[0.0005, 0.002], [0.005, 0.02], [0.05, 0.2]]))
@@ -230,7 +230,7 @@ def test_what_a_container_may_take_is_the_limit(tmp_path: Path, monkeypatch: pyt
 
 
 def test_weights_and_batch_stay_and_nothing_is_written() -> None:
-    tried = subject("mlp", "model.hidden=[16]")
+    tried = subject("mlp", "model.hidden_sizes=[16]")
     before = weights(tried.task)
     range_test(tried)
     search_batch(tried)
@@ -242,13 +242,15 @@ def test_weights_and_batch_stay_and_nothing_is_written() -> None:
 
 
 def test_the_command_finds_both_and_what_it_proposes_trains(zoo) -> None:
-    answer = zoo("tune", "mlp", "--set", "model.hidden=[16]", "--set", "recipe.lr=5", "--set", "recipe.batch_size=100", "--json")
+    answer = zoo(
+        "tune", "mlp", "--set", "model.hidden_sizes=[16]", "--set", "recipe.lr=5", "--set", "recipe.batch_size=100", "--json"
+    )
     assert answer.code == 0 and not list(Path().iterdir())
     found = json.loads(answer.out)
     assert found["batch_search"]["largest"] == 1295 and found["batch_size"] == 100
     assert found["lr"] == found["range_test"]["suggestion"] < 0.5
     words = shlex.split(found["next"])
-    settings = ["model.hidden=[16]", f"recipe.lr={found['lr']:g}", "recipe.batch_size=100"]
+    settings = ["model.hidden_sizes=[16]", f"recipe.lr={found['lr']:g}", "recipe.batch_size=100"]
     assert words == ["zoo", "train", "mlp", *(word for setting in settings for word in ("--set", setting))]
     assert zoo(*words[1:], "--epochs", "1").code == 0
 
@@ -273,7 +275,7 @@ def test_a_batch_that_does_not_fit_is_lowered_before_the_rate_is_sought(zoo, mon
 
 
 def test_what_is_no_data_of_images_has_a_rate_only(zoo) -> None:
-    small = ["--set", "model.hidden=8", "--set", "model.layers=1", "--json"]
+    small = ["--set", "model.hidden_size=8", "--set", "model.num_layers=1", "--json"]
     answer = zoo("tune", "char-rnn", *small)
     assert answer.code == 0 and "batch_search" not in json.loads(answer.out)
     assert zoo("tune", "char-rnn", *small, "--only", "batch").is_one_line_error("--only lr")

@@ -42,7 +42,7 @@ def search(
     """Search for good settings: many trainings, judged on validation images. The same command goes on with its study.
 
     [bold]zoo search mlp --over recipe.lr=log:1e-4..1e-1 --over model.dropout=uniform:0..0.5 --trials 30[/bold]\n
-    [bold]zoo search mlp --over 'model.hidden=choice:\\[64],\\[256,128]' --sampler grid --folds 5[/bold]\n
+    [bold]zoo search mlp --over 'model.hidden_sizes=choice:\\[64],\\[256,128]' --sampler grid --folds 5[/bold]\n
     [bold]zoo search resnet20 --over recipe.lr=log:1e-2..1 --sampler tpe --pruner median --workers 4[/bold]\n
     [bold]zoo search mlp --show[/bold]   table and picture of what there is
     """

@@ -92,7 +92,7 @@ def train(
 
     [bold]zoo train resnet20[/bold]   on digits, in under a minute\n
     [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your pictures, one folder a class\n
-    [bold]zoo train mlp --epochs 5 --set model.hidden=[256,128] --set recipe.lr=3e-4[/bold]\n
+    [bold]zoo train mlp --epochs 5 --set model.hidden_sizes=[256,128] --set recipe.lr=3e-4[/bold]\n
     [bold]zoo train --resume resnet20-digits[/bold]   after an interruption
     """
     registry = open_registry(context)

@@ -34,8 +34,8 @@ class SelfAttention(nn.Module):
     The rows of ``qkv`` are those of the queries, the keys and the values, each head by head, as in torch.nn.MultiheadAttention.
 
     Args:
-        width: numbers a place.
-        heads: how many times it attends, each on width / heads numbers.
+        embed_dim: numbers a place.
+        num_heads: how many times it attends, each on width / heads numbers.
         causal: each place sees itself and those before it only.
         dropout: share of the attention weights that are silenced in training.
 
@@ -43,12 +43,12 @@ class SelfAttention(nn.Module):
         UserError: the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        require_heads(width, heads)
-        self.heads, self.causal = heads, causal
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        require_heads(embed_dim, num_heads)
+        self.heads, self.causal = num_heads, causal
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
         self.dropout = make_dropout(dropout).p
         for weight in (*self.qkv.weight.chunk(3), self.out.weight):  # each of the three maps by itself
             nn.init.xavier_uniform_(weight)
@@ -101,19 +101,21 @@ def _visible(places: int, past: int, device: torch.device) -> Tensor:
     return torch.ones(places, past + places, dtype=torch.bool, device=device).tril(past)
 
 
-def require_heads(width: int, heads: int) -> None:
-    """Refuse heads that cannot share the width.
+def require_heads(embed_dim: int, num_heads: int) -> None:
+    """Check that the heads divide the embedding dimension.
 
     Raises:
-        UserError: the heads do not divide the width.
+        UserError: with the nearest values that fit.
     """
-    if width < 1:
-        raise UserError(f"model.width={width}: must be at least 1")
-    if heads < 1 or width % heads:
-        fitting = [number for number in range(1, width + 1) if width % number == 0]
-        nearest = min(fitting, key=lambda number: abs(number - heads))
-        wider = f", or model.width={heads * max(1, round(width / heads))} for these heads" if heads > 0 else ""
-        raise UserError(f"model.heads={heads}: must divide model.width={width}; the nearest that does is {nearest}{wider}")
+    if embed_dim < 1:
+        raise UserError(f"model.embed_dim={embed_dim}: must be at least 1")
+    if num_heads < 1 or embed_dim % num_heads:
+        divisors = [number for number in range(1, embed_dim + 1) if embed_dim % number == 0]
+        nearest = min(divisors, key=lambda number: abs(number - num_heads))
+        wider = f", or set model.embed_dim={num_heads * max(1, round(embed_dim / num_heads))}" if num_heads > 0 else ""
+        raise UserError(
+            f"model.num_heads={num_heads}: must divide model.embed_dim={embed_dim}; the nearest divisor is {nearest}{wider}"
+        )
 
 
 class TransformerBlock(nn.Module):
@@ -123,9 +125,9 @@ class TransformerBlock(nn.Module):
     blocks needs one more norm at its end. The activation is GELU, as in Dosovitskiy et al. 2020, equations 2 and 3.
 
     Args:
-        width: numbers a place.
-        heads: of the attention.
-        hidden: width of the perceptron's hidden layer.
+        embed_dim: numbers a place.
+        num_heads: of the attention.
+        hidden_dim: width of the MLP's hidden layer.
         causal: each place sees itself and those before it only.
         dropout: share of what leaves the attention and the perceptron's layers that is silenced in training.
         attention_dropout: share of the attention weights.
@@ -135,15 +137,25 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, causal: bool = False, dropout: float = 0.0, attention_dropout: float = 0.0
+        self,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        causal: bool = False,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, NORM_EPSILON)
-        self.attention = SelfAttention(width, heads, causal, attention_dropout)
+        self.norm1 = nn.LayerNorm(embed_dim, NORM_EPSILON)
+        self.attention = SelfAttention(embed_dim, num_heads, causal, attention_dropout)
         self.dropout = make_dropout(dropout)
-        self.norm2 = nn.LayerNorm(width, NORM_EPSILON)
+        self.norm2 = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), make_dropout(dropout), nn.Linear(hidden, width), make_dropout(dropout)
+            nn.Linear(embed_dim, hidden_dim),
+            nn.GELU(),
+            make_dropout(dropout),
+            nn.Linear(hidden_dim, embed_dim),
+            make_dropout(dropout),
         )
         for layer in (self.mlp[0], self.mlp[3]):
             nn.init.xavier_uniform_(layer.weight)
@@ -161,16 +173,16 @@ class TransformerBlock(nn.Module):
         return features + self.mlp(self.norm2(features)), past
 
 
-def sinusoidal_positions(places: int, width: int) -> Tensor:
-    """A fixed code for each place, [places, width]: sine and cosine in turn, of wavelengths from 2 pi to 20,000 pi.
+def sinusoidal_positions(length: int, embed_dim: int) -> Tensor:
+    """A fixed code for each place, [length, embed_dim]: sine and cosine in turn, of wavelengths from 2 pi to 20,000 pi.
 
     Vaswani et al. 2017, section 3.5.
 
     Raises:
         UserError: an odd width.
     """
-    if width % 2:
-        raise UserError(f"model.width={width}: sinusoidal positions need an even number, as {width + 1}")
-    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = torch.arange(places)[:, None] * frequencies
+    if embed_dim % 2:
+        raise UserError(f"model.embed_dim={embed_dim}: sinusoidal positions need an even number, as {embed_dim + 1}")
+    frequencies = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10_000.0) / embed_dim))
+    angles = torch.arange(length)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)

@@ -13,21 +13,21 @@ class CrossAttention(nn.Module):
     """Multi-head attention of each place of a sequence to all places of another (Vaswani et al. 2017, section 3.2.3).
 
     Args:
-        width: numbers a place, of both sequences.
-        heads: how many times it attends, each on width / heads numbers.
+        embed_dim: numbers a place, of both sequences.
+        num_heads: how many times it attends, each on width / heads numbers.
         dropout: share of the attention weights that are silenced in training.
 
     Raises:
         UserError: the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        require_heads(width, heads)
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        require_heads(embed_dim, num_heads)
+        self.heads = num_heads
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
         self.dropout = make_dropout(dropout).p
         for weight in (self.query.weight, *self.key_value.weight.chunk(2), self.out.weight):
             nn.init.xavier_uniform_(weight)
@@ -60,24 +60,26 @@ class DecoderBlock(nn.Module):
     shortcut.
 
     Args:
-        width: numbers a place.
-        heads: of each attention.
-        hidden: width of the perceptron's hidden layer.
+        embed_dim: numbers a place.
+        num_heads: of each attention.
+        hidden_dim: width of the MLP's hidden layer.
         dropout: share of what leaves each part that is silenced in training.
 
     Raises:
         UserError: the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, NORM_EPSILON)
-        self.attention = SelfAttention(width, heads, causal=True)
-        self.norm2 = nn.LayerNorm(width, NORM_EPSILON)
-        self.look = CrossAttention(width, heads)
-        self.norm3 = nn.LayerNorm(width, NORM_EPSILON)
+        self.norm1 = nn.LayerNorm(embed_dim, NORM_EPSILON)
+        self.attention = SelfAttention(embed_dim, num_heads, causal=True)
+        self.norm2 = nn.LayerNorm(embed_dim, NORM_EPSILON)
+        self.look = CrossAttention(embed_dim, num_heads)
+        self.norm3 = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.dropout = make_dropout(dropout)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), make_dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, embed_dim), make_dropout(dropout)
+        )
         for layer in (self.mlp[0], self.mlp[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

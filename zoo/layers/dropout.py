@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014) with a share that is checked."""
+"""Dropout (Srivastava et al. 2014) with a checked probability."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import nn
 from zoo.core.errors import UserError
 
 
-def dropout(share: float) -> nn.Dropout:
-    """A layer that silences this share of the units in training, and scales the others up.
+def dropout(probability: float) -> nn.Dropout:
+    """Return a dropout layer with a checked probability.
 
     Raises:
-        UserError: the share is not in [0, 1).
+        UserError: the probability is not in [0, 1).
     """
-    if not 0 <= share < 1:
-        raise UserError(f"model.dropout={share}: must be at least 0 and less than 1")
-    return nn.Dropout(share)
+    if not 0 <= probability < 1:
+        raise UserError(f"model.dropout={probability}: must be at least 0 and less than 1")
+    return nn.Dropout(probability)

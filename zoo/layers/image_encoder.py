@@ -51,14 +51,16 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if frozen and not weights:
-            raise UserError("model.frozen=true: an image network that has learned nothing cannot be frozen: give model.weights")
+            raise UserError(
+                "model.freeze_encoder=true: an encoder without pretrained weights cannot be frozen: set model.encoder_weights"
+            )
         self.name, self.weights, self.frozen = name, weights, frozen
         self._build = lambda: _image_network(name).load()(
             replace(spec, classes=("any",)), recipe, **check_options(_image_network(name), options or {})
         )
         network = self._build()
         self.channels_last = network.channels_last
-        self.trunk = network.trunk()
+        self.network = network.feature_extractor()
         # in the state dict, since weights that were learned before bring statistics of their own
         self.register_buffer("input_scale", network.input_scale.clone())
         self.register_buffer("input_shift", network.input_shift.clone())
@@ -79,7 +81,7 @@ class ImageEncoder(nn.Module):
         images = images.to(self.input_scale) * self.input_scale + self.input_shift
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.trunk(images)
+        return self.network(images)
 
     def train(self, mode: bool = True) -> ImageEncoder:
         return super().train(mode and not self.frozen)
@@ -101,9 +103,9 @@ class ImageEncoder(nn.Module):
         else:
             network = open_run(self.weights)
         try:
-            self.trunk.load_state_dict(network.trunk().state_dict())
+            self.network.load_state_dict(network.feature_extractor().state_dict())
         except (RuntimeError, AttributeError) as error:
-            raise UserError(f"model.weights={self.weights}: does not fit {self.name}: {one_line(error, 150)}") from None
+            raise UserError(f"model.encoder_weights={self.weights}: does not fit {self.name}: {one_line(error, 150)}") from None
         self.input_scale.copy_(network.input_scale)
         self.input_shift.copy_(network.input_shift)
 
@@ -115,7 +117,7 @@ class ImageEncoder(nn.Module):
     @property
     def identity(self) -> str:
         """A fingerprint of all that decides on its features: the network and its weights."""
-        return fingerprint(self.trunk, self.state_dict())
+        return fingerprint(self.network, self.state_dict())
 
 
 def _image_network(name: str) -> Entry:

@@ -15,16 +15,16 @@ class SentenceEncoder(nn.Module):
 
     Args:
         vocabulary: words that there are.
-        embedding: numbers in the vector of a word.
-        hidden: numbers in the vector of a sentence.
+        embed_dim: numbers in the vector of a word.
+        hidden_size: numbers in the vector of a sentence.
     """
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+    def __init__(self, vocabulary: int, embed_dim: int, hidden_size: int) -> None:
         super().__init__()
-        if min(embedding, hidden) < 1:
-            raise UserError(f"model.embedding={embedding}, model.hidden={hidden}: both must be at least 1")
-        self.embedding = nn.Embedding(vocabulary, embedding, padding_idx=PAD)
-        self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
+        if min(embed_dim, hidden_size) < 1:
+            raise UserError(f"model.embed_dim={embed_dim}, model.hidden_size={hidden_size}: both must be at least 1")
+        self.embedding = nn.Embedding(vocabulary, embed_dim, padding_idx=PAD)
+        self.recurrent = nn.LSTM(embed_dim, hidden_size, batch_first=True)
 
     def forward(self, words: Tensor) -> Tensor:
         """int64 [..., L], filled up with ``PAD``, to [..., hidden]; zeros for a sentence without a word."""

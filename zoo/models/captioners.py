@@ -31,8 +31,8 @@ class SeeingCaptioner(Captioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
     """
 
     channels_last = True
@@ -43,14 +43,14 @@ class SeeingCaptioner(Captioner):
         recipe: Recipe,
         encoder: str,
         encoder_options: dict[str, Any],
-        weights: str,
-        frozen: bool,
-        beams: int,
+        encoder_weights: str,
+        freeze_encoder: bool,
+        num_beams: int,
     ) -> None:
-        super().__init__(spec, recipe, beams)
-        if beams < 1:
-            raise UserError(f"model.beams={beams}: must be at least 1, which is greedy")
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
+        super().__init__(spec, recipe, num_beams)
+        if num_beams < 1:
+            raise UserError(f"model.num_beams={num_beams}: must be at least 1, which is greedy")
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
         self.encoder.load_pretrained(open_run)
@@ -65,8 +65,8 @@ class SeeingCaptioner(Captioner):
     tags=["cnn", "recurrent"],
     data="shapes-captions",
     data_options={"most": 2},
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "hidden": 8, "embedding": 8,
-          "glances": 3},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "feature_dim": 8, "hidden_size": 8, "embed_dim": 8,
+          "num_queries": 3},
     recipe={
         "epochs": 14, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
@@ -81,16 +81,16 @@ class CNNLSTM(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
-        width: numbers that are kept of each place of the map.
-        hidden: units of the LSTM.
-        embedding: numbers a word.
-        glances: weighted means of the map that the vector is made of.
-        every_word: add the vector to every word too, so that the LSTM need not keep all of it in mind; on photographs the paper
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
+        feature_dim: numbers that are kept of each place of the map.
+        hidden_size: units of the LSTM.
+        embed_dim: numbers a word.
+        num_queries: weighted means of the map that the vector is made of.
+        repeat_image: add the vector to every word too, so that the LSTM need not keep all of it in mind; on photographs the paper
             found it better to show it once.
         dropout: share of units that are silenced in training, around the LSTM.
-        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
     """
 
     def __init__(
@@ -99,38 +99,39 @@ class CNNLSTM(SeeingCaptioner):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128], "norm": "batch"},  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        width: int = 96,
-        hidden: int = 256,
-        embedding: int = 192,
-        glances: int = 8,
-        every_word: bool = True,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        feature_dim: int = 96,
+        hidden_size: int = 256,
+        embed_dim: int = 192,
+        num_queries: int = 8,
+        repeat_image: bool = True,
         dropout: float = 0.0,
-        beams: int = 1,
+        num_beams: int = 1,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
-        require_positive(hidden=hidden, embedding=embedding, glances=glances)
-        self.every_word = every_word
-        self.places = MapPlaces(self.encoder, width)
-        self.there = nn.Sequential(nn.Linear(width, 2 * hidden), nn.ReLU())
-        self.glances = nn.Linear(2 * hidden, glances, bias=False)
-        self.what = nn.Linear(2 * hidden * glances, 2 * hidden)
-        self.where = nn.Linear(COORDINATES * glances, 2 * hidden, bias=False)  # by itself, or it is lost among all that there is
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        require_positive(hidden_size=hidden_size, embed_dim=embed_dim, num_queries=num_queries)
+        self.repeat_image = repeat_image
+        self.places = MapPlaces(self.encoder, feature_dim)
+        self.there = nn.Sequential(nn.Linear(feature_dim, 2 * hidden_size), nn.ReLU())
+        self.queries = nn.Linear(2 * hidden_size, num_queries, bias=False)
+        self.what = nn.Linear(2 * hidden_size * num_queries, 2 * hidden_size)
+        # by itself, or it is lost among all that there is
+        self.where = nn.Linear(COORDINATES * num_queries, 2 * hidden_size, bias=False)
         # the norm makes a picture as large as a word, or the LSTM hardly sees it
-        self.summary = nn.Sequential(nn.ReLU(), nn.Linear(2 * hidden, embedding), nn.LayerNorm(embedding))
-        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        self.summary = nn.Sequential(nn.ReLU(), nn.Linear(2 * hidden_size, embed_dim), nn.LayerNorm(embed_dim))
+        self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
-        self.recurrent = nn.LSTM(embedding, hidden, batch_first=True)
+        self.recurrent = nn.LSTM(embed_dim, hidden_size, batch_first=True)
         with torch.no_grad():  # it tells of what it saw ten words before: at first it forgets little (Jozefowicz et al. 2015)
-            self.recurrent.bias_ih_l0[hidden : 2 * hidden] = 2
-        self.head = nn.Linear(hidden, len(spec.vocabulary))
+            self.recurrent.bias_ih_l0[hidden_size : 2 * hidden_size] = 2
+        self.head = nn.Linear(hidden_size, len(spec.vocabulary))
 
     def encode(self, images: Tensor) -> Tensor:
         """One vector of each picture, [N, embedding]."""
         places = self.places(self.encoder(images))
         there = self.there(places)
-        weights = self.glances(there).softmax(1).transpose(1, 2)
+        weights = self.queries(there).softmax(1).transpose(1, 2)
         what, where = weights @ there, weights @ places[..., -COORDINATES:]
         return self.summary(self.what(what.flatten(1)) + self.where(where.flatten(1)))
 
@@ -153,12 +154,12 @@ class CNNLSTM(SeeingCaptioner):
     def _words(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """What the LSTM reads of words, [N, T, embedding]."""
         words = self.embedding(tokens)
-        return words + seen[:, None] if self.every_word else words
+        return words + seen[:, None] if self.repeat_image else words
 
     def stages(self) -> dict[str, nn.Module]:
         seen = nn.ModuleList([self.what, self.where, self.summary])
         return {
-            "encoder": self.encoder, "places": self.places, "there": self.there, "glances": self.glances, "summary": seen,
+            "encoder": self.encoder, "places": self.places, "there": self.there, "queries": self.queries, "summary": seen,
             "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
         }  # fmt: skip
 
@@ -168,7 +169,7 @@ class CNNLSTM(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "recurrent", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden": 12, "embedding": 8, "width": 10},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden_size": 12, "embed_dim": 8, "feature_dim": 10},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
@@ -183,15 +184,15 @@ class CNNLSTMAttention(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
-        width: numbers that are kept of each place of the map.
-        hidden: units of the LSTM.
-        embedding: numbers a word.
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
+        feature_dim: numbers that are kept of each place of the map.
+        hidden_size: units of the LSTM.
+        embed_dim: numbers a word.
         dropout: share of units that are silenced in training, of words, of the map, and in front of the head.
-        coverage: weight of a penalty that asks each caption to look at every place once in all (Xu's equation 14, with the mean
-            over the places in place of the sum).
-        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        coverage_weight: weight of a penalty that asks each caption to look at every place once in all (Xu's equation 14, with the
+            mean over the places in place of the sum).
+        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
     """
 
     def __init__(
@@ -200,29 +201,29 @@ class CNNLSTMAttention(SeeingCaptioner):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        width: int = 96,
-        hidden: int = 128,
-        embedding: int = 64,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        feature_dim: int = 96,
+        hidden_size: int = 128,
+        embed_dim: int = 64,
         dropout: float = 0.0,
-        coverage: float = 0.0,
-        beams: int = 1,
+        coverage_weight: float = 0.0,
+        num_beams: int = 1,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
-        require_positive(hidden=hidden, embedding=embedding)
-        if coverage < 0:
-            raise UserError(f"model.coverage={coverage}: must be at least 0")
-        self.coverage = coverage
-        self.places = MapPlaces(self.encoder, width)
-        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        require_positive(hidden_size=hidden_size, embed_dim=embed_dim)
+        if coverage_weight < 0:
+            raise UserError(f"model.coverage_weight={coverage_weight}: must be at least 0")
+        self.coverage_weight = coverage_weight
+        self.places = MapPlaces(self.encoder, feature_dim)
+        self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
-        self.attention = MapAttention(hidden, width, width)
-        self.gate = nn.Linear(hidden, 1)
-        self.first = nn.Linear(width, 2 * hidden)
-        self.recurrent = nn.LSTMCell(embedding + width, hidden)
-        self.output = nn.Linear(hidden + width + embedding, embedding)  # Xu's equation 7
-        self.head = nn.Linear(embedding, len(spec.vocabulary))
+        self.attention = MapAttention(hidden_size, feature_dim, feature_dim)
+        self.gate = nn.Linear(hidden_size, 1)
+        self.first = nn.Linear(feature_dim, 2 * hidden_size)
+        self.recurrent = nn.LSTMCell(embed_dim + feature_dim, hidden_size)
+        self.output = nn.Linear(hidden_size + feature_dim + embed_dim, embed_dim)  # Xu's equation 7
+        self.head = nn.Linear(embed_dim, len(spec.vocabulary))
 
     def encode(self, images: Tensor) -> Tensor:
         """What there is at each place, [N, places, width]."""
@@ -265,7 +266,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         return told.tanh(), weights, state
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if not self.coverage:
+        if not self.coverage_weight:
             return super().training_step(batch, batch_idx)
         captions = batch["labels"]
         logits, looks = self.watch(self.encode(batch["images"]), captions[:, :, :-1])
@@ -275,7 +276,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         looked_at = (looks * is_word[..., None]).sum(2)  # how often in a caption, [N, R, places]
         is_caption = is_word.any(2)
         uneven = (((1 - looked_at) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
-        return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage * uneven
+        return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage_weight * uneven
 
     def begin(self, seen: Tensor) -> State:
         return (*self._first_state(seen, 1), self.attention.keys(seen), seen)
@@ -299,7 +300,7 @@ class CNNLSTMAttention(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "width": 8, "layers": 2, "heads": 2},
+    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
         "schedule": "one-cycle", "clip": 1.0,
@@ -312,13 +313,13 @@ class CNNTransformer(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
-        layers: blocks of two attentions and a perceptron.
-        heads: of each attention; they share the width.
-        width: numbers a word, and a place of the map.
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
+        num_layers: blocks of two attentions and a perceptron.
+        num_heads: of each attention; they share the width.
+        embed_dim: numbers a word, and a place of the map.
         dropout: share of units that are silenced in training.
-        beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
     """
 
     def __init__(
@@ -327,23 +328,23 @@ class CNNTransformer(SeeingCaptioner):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        layers: int = 2,
-        heads: int = 4,
-        width: int = 128,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        embed_dim: int = 128,
         dropout: float = 0.0,
-        beams: int = 1,
+        num_beams: int = 1,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, beams)
-        require_positive(layers=layers)
-        self.places = MapPlaces(self.encoder, width)
-        self.embedding = nn.Embedding(len(spec.vocabulary), width)
-        self.positions = nn.Embedding(spec.length, width)
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        require_positive(num_layers=num_layers)
+        self.places = MapPlaces(self.encoder, embed_dim)
+        self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim)
+        self.positions = nn.Embedding(spec.length, embed_dim)
         self.dropout = make_dropout(dropout)
-        self.blocks = nn.ModuleList(DecoderBlock(width, heads, 4 * width, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(spec.vocabulary))
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dim, num_heads, 4 * embed_dim, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, len(spec.vocabulary))
         for table in (self.embedding, self.positions):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
@@ -409,16 +410,18 @@ class MapPlaces(nn.Module):
 
     Args:
         encoder: whose map it is.
-        width: numbers that are kept of each place.
+        dim: dimensions of each location, coordinates included.
     """
 
-    def __init__(self, encoder: ImageEncoder, width: int) -> None:
+    def __init__(self, encoder: ImageEncoder, dim: int) -> None:
         super().__init__()
-        if width < 4:
-            raise UserError(f"model.width={width}: must be at least 4")
+        if dim < 4:
+            raise UserError(
+                f"each location of the feature map needs at least 4 dimensions (model.feature_dim, model.embed_dim): {dim}"
+            )
         rows, columns = encoder.grid
-        self.project = nn.Linear(encoder.features, width - COORDINATES)
-        self.positions = nn.Parameter(torch.randn(rows * columns, width - COORDINATES) * INITIAL_DEVIATION)
+        self.project = nn.Linear(encoder.features, dim - COORDINATES)
+        self.positions = nn.Parameter(torch.randn(rows * columns, dim - COORDINATES) * INITIAL_DEVIATION)
         y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (rows, columns)), indexing="ij")
         self.register_buffer("coordinates", torch.stack([x, y], 2).view(-1, 2), persistent=False)
 

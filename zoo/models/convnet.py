@@ -23,7 +23,7 @@ from zoo.tasks.classification import Classifier
     task="classification",
     tags=["cnn"],
     data="digits",
-    tiny={"channels": [4, 8], "hidden": 16},
+    tiny={"channels": [4, 8], "hidden_size": 16},
     recipe={
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "one-cycle",
     },
@@ -34,7 +34,7 @@ class ConvNet(Classifier):
     Args:
         channels: of each convolution; each halves the image.
         downsampling: pool, by the pooling behind a convolution; or stride, by the convolution itself.
-        hidden: width of the fully connected layer.
+        hidden_size: width of the fully connected layer.
         activation: after each convolution and the hidden layer.
         norm: between a convolution and its activation.
         init: of all weights but the head's: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
@@ -49,7 +49,7 @@ class ConvNet(Classifier):
         recipe: Recipe,
         channels: list[int] = [32, 64, 128],  # noqa: B006
         downsampling: Literal["pool", "stride"] = "pool",
-        hidden: int = 128,
+        hidden_size: int = 128,
         activation: Activation = "relu",
         norm: Norm = "none",
         init: str = "torch",
@@ -58,8 +58,8 @@ class ConvNet(Classifier):
         super().__init__(spec, recipe)
         if not channels or min(channels) < 1:
             raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [32,64,128]")
-        if hidden < 1:
-            raise UserError(f"model.hidden={hidden}: must be at least 1")
+        if hidden_size < 1:
+            raise UserError(f"model.hidden_size={hidden_size}: must be at least 1")
         spec.require_size("convnet", 2 ** len(channels))
         pools = downsampling == "pool"
         self.convolutions = nn.ModuleList(
@@ -75,11 +75,11 @@ class ConvNet(Classifier):
         height, width = (side // shrinking if pools else -(-side // shrinking) for side in (spec.height, spec.width))
         self.hidden = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels[-1] * height * width, hidden),
+            nn.Linear(channels[-1] * height * width, hidden_size),
             make_activation(activation),
             make_dropout(dropout),
         )
-        self.head = nn.Linear(hidden, len(spec.classes))
+        self.head = nn.Linear(hidden_size, len(spec.classes))
         initialize([self.convolutions, self.hidden], init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class ConvNet(Classifier):
             features = convolution(features)
         return self.head(self.hidden(features))
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         return nn.Sequential(*self.convolutions)
 
     def stages(self) -> dict[str, nn.Module]:

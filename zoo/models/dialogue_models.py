@@ -22,7 +22,8 @@ from zoo.tasks.task import Task
 
 State = tuple[Tensor, Tensor] | None  # of an LSTM
 TINY = {
-    "encoder_options": {"channels": [4, 4, 8, 8], "downsampling": "stride", "activation": "silu"}, "hidden": 8, "embedding": 8,
+    "encoder_options": {"channels": [4, 4, 8, 8], "downsampling": "stride", "activation": "silu"},
+    "hidden_size": 8, "embed_dim": 8,
 }  # fmt: skip
 RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
@@ -33,13 +34,13 @@ class Reader(nn.Module):
     """An LSTM over the words of texts.
 
     Args:
-        embedding: numbers that stand for a word.
-        hidden: units.
+        embed_dim: numbers that stand for a word.
+        hidden_size: units.
     """
 
-    def __init__(self, embedding: int, hidden: int) -> None:
+    def __init__(self, embed_dim: int, hidden_size: int) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.lstm = nn.LSTM(embed_dim, hidden_size, batch_first=True)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         """What is known after so many words of each text, [N, E, hidden]; zeros after none.
@@ -61,17 +62,17 @@ class Sight(nn.Module):
 
     Args:
         features: of a cell of the map.
-        hidden: width of the query and of what comes out.
+        hidden_size: width of the query and of what comes out.
     """
 
-    def __init__(self, features: int, hidden: int) -> None:
+    def __init__(self, features: int, hidden_size: int) -> None:
         super().__init__()
         features += PLACE
-        self.attention = MapAttention(hidden, features, hidden)
-        self.found = nn.Linear(features, hidden)
-        self.cell = nn.Linear(features, hidden, bias=False)
-        self.given = nn.Linear(features + hidden, hidden)
-        self.pair = nn.Linear(hidden, hidden)
+        self.attention = MapAttention(hidden_size, features, hidden_size)
+        self.found = nn.Linear(features, hidden_size)
+        self.cell = nn.Linear(features, hidden_size, bias=False)
+        self.given = nn.Linear(features + hidden_size, hidden_size)
+        self.pair = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, map: Tensor, query: Tensor) -> Tensor:
         """[n, R, 2 * hidden] for a map [n, features, rows, columns] and queries [n, R, hidden]."""
@@ -91,11 +92,11 @@ class LateFusion(VisualDialogue):
     Args:
         encoder: an image network of the zoo, as in resnet20.
         encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
         history: whether the rounds before and the caption are seen.
-        hidden: units of each part.
-        embedding: numbers for a word.
+        hidden_size: units of each part.
+        embed_dim: numbers for a word.
         dropout: share of units silenced in front of joining.
     """
 
@@ -105,27 +106,27 @@ class LateFusion(VisualDialogue):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
         history: bool = True,
-        hidden: int = 128,
-        embedding: int = 64,
+        hidden_size: int = 128,
+        embed_dim: int = 64,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(hidden, embedding) < 1:
-            raise UserError(f"model.hidden={hidden}, model.embedding={embedding}: both must be at least 1")
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
-        self.embedding = nn.Embedding(len(spec.vocabulary), embedding, padding_idx=PAD)
-        self.question = Reader(embedding, hidden)
-        self.history = Reader(embedding, hidden) if history else None
-        self.query = nn.Linear(2 * hidden if history else hidden, hidden)
-        self.sight = Sight(self.encoder.features, hidden)
+        if min(hidden_size, embed_dim) < 1:
+            raise UserError(f"model.hidden_size={hidden_size}, model.embed_dim={embed_dim}: both must be at least 1")
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
+        self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
+        self.question = Reader(embed_dim, hidden_size)
+        self.history = Reader(embed_dim, hidden_size) if history else None
+        self.query = nn.Linear(2 * hidden_size if history else hidden_size, hidden_size)
+        self.sight = Sight(self.encoder.features, hidden_size)
         self.dropout = make_dropout(dropout)
-        self.joined = nn.Linear(3 * hidden, hidden)
-        self.add_decoder(hidden, embedding)
+        self.joined = nn.Linear(3 * hidden_size, hidden_size)
+        self.add_decoder(hidden_size, embed_dim)
 
-    def add_decoder(self, hidden: int, embedding: int) -> None:
+    def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
         """Make what leads from what is known to an answer, ``head`` among it."""
         raise NotImplementedError
 
@@ -169,8 +170,8 @@ def history_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 class DiscriminativeDialogue(LateFusion):
     """Visual dialogue that chooses among answers: each is scored by its product with what the encoder knows."""
 
-    def add_decoder(self, hidden: int, embedding: int) -> None:
-        self.head = Reader(embedding, hidden)
+    def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
+        self.head = Reader(embed_dim, hidden_size)
 
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return (encoding @ self.read(self.head, batch[SHARED]).T).gather(2, batch["candidates"])
@@ -193,9 +194,9 @@ class DiscriminativeDialogue(LateFusion):
 class GenerativeDialogue(LateFusion):
     """Visual dialogue that writes its answers word by word; candidates are ranked by how likely it is to write them."""
 
-    def add_decoder(self, hidden: int, embedding: int) -> None:
-        self.decoder = nn.LSTM(embedding, hidden, batch_first=True)
-        self.head = nn.Linear(hidden, len(self.spec.vocabulary))
+    def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
+        self.decoder = nn.LSTM(embed_dim, hidden_size, batch_first=True)
+        self.head = nn.Linear(hidden_size, len(self.spec.vocabulary))
 
     def stages(self) -> dict[str, nn.Module]:
         stages = super().stages()

@@ -71,7 +71,7 @@ class EfficientNetLite0(Classifier):
         features = self.network.forward_features(in_color(images))
         return self.network.classifier(self.dropout(self.network.forward_head(features, pre_logits=True)))
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         network = self.network
         return nn.Sequential(network.conv_stem, network.bn1, *network.blocks, network.conv_head, network.bn2)
 

@@ -24,7 +24,7 @@ from zoo.tasks.classification import Classifier
     tags=["fully-connected"],
     data="digits",
     augment="light",  # every pixel has weights of its own, so a shifted picture is another picture
-    tiny={"hidden": [16]},
+    tiny={"hidden_sizes": [16]},
     recipe={
         "epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.3, "schedule": "one-cycle",
     },
@@ -33,7 +33,7 @@ class MLP(Classifier):
     """Multilayer perceptron: fully connected hidden layers with an activation between them.
 
     Args:
-        hidden: width of each hidden layer, from input to output.
+        hidden_sizes: width of each hidden layer, from input to output.
         activation: after each hidden layer.
         norm: between a hidden layer and its activation.
         init: of the hidden layers' weights: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
@@ -44,17 +44,17 @@ class MLP(Classifier):
         self,
         spec: ImageSpec,
         recipe: Recipe,
-        hidden: list[int] = [512, 256],  # noqa: B006
+        hidden_sizes: list[int] = [512, 256],  # noqa: B006
         activation: Activation = "relu",
         norm: Literal["none", "batch", "layer", "group"] = "none",
         init: str = "torch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
-        if not hidden or min(hidden) < 1:
-            raise UserError(f"model.hidden={hidden}: give the width of at least one layer, as in [512,256]")
+        if not hidden_sizes or min(hidden_sizes) < 1:
+            raise UserError(f"model.hidden_sizes={hidden_sizes}: give the width of at least one layer, as in [512,256]")
         channels, height, width = spec.shape
-        widths = [channels * height * width, *hidden]
+        widths = [channels * height * width, *hidden_sizes]
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.Linear(before, after), norm_1d(norm, after), make_activation(activation), make_dropout(dropout))
             for before, after in zip(widths, widths[1:], strict=False)

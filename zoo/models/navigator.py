@@ -30,7 +30,7 @@ State = tuple[Tensor, Tensor]  # of the acting LSTM, h and c, each [N, hidden]
     task="navigation",
     tags=["recurrent"],
     data="rooms",
-    tiny={"hidden": 16, "channels": [4, 8], "embedding": 8},
+    tiny={"hidden_size": 16, "channels": [4, 8], "embed_dim": 8},
     recipe={
         "epochs": 4, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "clip": 1.0,
@@ -45,8 +45,8 @@ class Navigator(NavigationAgent):
     arXiv:1706.07230).
 
     Args:
-        hidden: units of both LSTMs.
-        embedding: numbers for each word, and for each action.
+        hidden_size: units of both LSTMs.
+        embed_dim: numbers for each word, and for each action.
         channels: of the convolutions, each of which halves the view.
         dropout: share of the features and of the decision's inputs that is silenced in training.
         forcing: teacher, which imitates the expert on the expert's way; or student, wherever the agent's own samples lead.
@@ -56,20 +56,20 @@ class Navigator(NavigationAgent):
         self,
         spec: NavigationSpec,
         recipe: Recipe,
-        hidden: int = 128,
-        embedding: int = 32,
+        hidden_size: int = 128,
+        embed_dim: int = 32,
         channels: list[int] = [16, 32, 32],  # noqa: B006
         dropout: float = 0.0,
         forcing: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__(spec, recipe, forcing)
-        if min(hidden, embedding) < 1:
-            raise UserError(f"model.hidden={hidden}, model.embedding={embedding}: both must be at least 1")
+        if min(hidden_size, embed_dim) < 1:
+            raise UserError(f"model.hidden_size={hidden_size}, model.embed_dim={embed_dim}: both must be at least 1")
         if not channels or min(channels) < 1:
             raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [16,32,32]")
         spec.image.require_size("navigator", 2 ** len(channels))
-        self.words = nn.Embedding(len(spec.vocabulary), embedding)
-        self.reader = nn.LSTM(embedding, hidden, batch_first=True)
+        self.words = nn.Embedding(len(spec.vocabulary), embed_dim)
+        self.reader = nn.LSTM(embed_dim, hidden_size, batch_first=True)
         layers = [
             layer
             for before, after in zip([spec.image.channels, *channels], channels, strict=False)
@@ -79,14 +79,14 @@ class Navigator(NavigationAgent):
         height, width = spec.image.height, spec.image.width
         for _ in channels:
             height, width = -(-height // 2), -(-width // 2)
-        self.query = nn.Linear(hidden, hidden, bias=False)
-        self.gate = nn.Linear(hidden, channels[-1])
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.gate = nn.Linear(hidden_size, channels[-1])
         self.gist = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden), nn.ReLU(), make_dropout(dropout)
+            nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden_size), nn.ReLU(), make_dropout(dropout)
         )
-        self.actions = nn.Embedding(len(spec.actions) + 1, embedding)
-        self.actor = nn.LSTMCell(2 * hidden + embedding, hidden)
-        self.head = nn.Sequential(make_dropout(dropout), nn.Linear(hidden, len(spec.actions)))
+        self.actions = nn.Embedding(len(spec.actions) + 1, embed_dim)
+        self.actor = nn.LSTMCell(2 * hidden_size + embed_dim, hidden_size)
+        self.head = nn.Sequential(make_dropout(dropout), nn.Linear(hidden_size, len(spec.actions)))
 
     def read(self, words: Tensor) -> tuple[Read, State]:
         outputs, _ = self.reader(self.words(words))

@@ -26,11 +26,11 @@ from zoo.tasks.task import Task
 
 SMALL_MAP = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
 TINY = {
-    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden_size": 12, "embed_dim": 8,
 }  # fmt: skip
 TINY_RELATIONS = {
-    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden": 12, "embedding": 8,
-    "question": 8, "film": 12, "relation": [12, 8],
+    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden_size": 8, "embed_dim": 8,
+    "film_dim": 12, "relation_dims": [12, 8], "answer_dims": [12, 12],
 }  # fmt: skip
 # pictures have many questions each, so that few pictures make a large batch, and steps are what learning takes
 RECIPE = {
@@ -49,10 +49,10 @@ class PictureQuestionAnswerer(QuestionAnswerer):
     Args:
         encoder: an image network of the zoo, as in resnet20.
         encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
-        weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
-        frozen: leave it as it is, and compute its features of each picture only once.
-        hidden: width of the layers, and numbers in the vector of a question.
-        embedding: numbers in the vector of a word.
+        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        freeze_encoder: leave it as it is, and compute its features of each picture only once.
+        hidden_size: width of the layers, and numbers in the vector of a question.
+        embed_dim: numbers in the vector of a word.
         dropout: share of the units in front of the head that are silenced in training.
     """
 
@@ -62,15 +62,15 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         recipe: Recipe,
         encoder: str,
         encoder_options: dict[str, Any],
-        weights: str,
-        frozen: bool,
-        hidden: int,
-        embedding: int,
+        encoder_weights: str,
+        freeze_encoder: bool,
+        hidden_size: int,
+        embed_dim: int,
         dropout: float,
     ) -> None:
         super().__init__(spec, recipe)
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, weights, frozen)
-        self.question = Question(len(spec.vocabulary), embedding, hidden)
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
+        self.question = Question(len(spec.vocabulary), embed_dim, hidden_size)
         self.dropout = make_dropout(dropout)
 
     @abstractmethod
@@ -99,10 +99,10 @@ class Question(nn.Module):
     That makes the difference between learning in minutes and not at all.
     """
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+    def __init__(self, vocabulary: int, embed_dim: int, hidden_size: int) -> None:
         super().__init__()
-        self.sentence = SentenceEncoder(vocabulary, embedding, hidden)
-        self.norm = norm_1d("batch", hidden)
+        self.sentence = SentenceEncoder(vocabulary, embed_dim, hidden_size)
+        self.norm = norm_1d("batch", hidden_size)
 
     def forward(self, words: Tensor) -> Tensor:
         """int64 [N, Q, L], filled up with ``PAD``, to [N, Q, hidden]; where there are fewer, the first is repeated."""
@@ -119,8 +119,8 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
     Antol et al. 2015 squash both by tanh before they are multiplied; without, it learns in fewer steps.
 
     Args:
-        pool: how the map becomes a vector: whole, all its places side by side; or mean, for large maps.
-        join: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
+        pool: how the feature map becomes a vector: flatten, or avg (global average pooling), for large maps.
+        fusion: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
     """
 
     def __init__(
@@ -129,27 +129,28 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        hidden: int = 128,
-        embedding: int = 32,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        hidden_size: int = 128,
+        embed_dim: int = 32,
         dropout: float = 0.0,
-        pool: Literal["whole", "mean"] = "whole",
-        join: Literal["product", "mlp"] = "product",
+        pool: Literal["flatten", "avg"] = "flatten",
+        fusion: Literal["product", "mlp"] = "product",
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
         rows, columns = self.encoder.grid
-        self.pool = nn.Flatten() if pool == "whole" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        seen = self.encoder.features * (rows * columns if pool == "whole" else 1)
-        self.picture = nn.Linear(seen, hidden)
-        self.asked = nn.Linear(hidden, hidden) if join == "product" else nn.Identity()
-        self.join = join
-        self.hidden = nn.Sequential(nn.Linear(hidden if join == "product" else 2 * hidden, 2 * hidden), nn.ReLU(), self.dropout)
-        self.head = nn.Linear(2 * hidden, len(spec.answers))
+        self.pool = nn.Flatten() if pool == "flatten" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        seen = self.encoder.features * (rows * columns if pool == "flatten" else 1)
+        self.picture = nn.Linear(seen, hidden_size)
+        self.asked = nn.Linear(hidden_size, hidden_size) if fusion == "product" else nn.Identity()
+        self.fusion = fusion
+        joined = hidden_size if fusion == "product" else 2 * hidden_size
+        self.hidden = nn.Sequential(nn.Linear(joined, 2 * hidden_size), nn.ReLU(), self.dropout)
+        self.head = nn.Linear(2 * hidden_size, len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
         picture, question = self.picture(self.pool(features))[:, None], self.asked(questions)
-        if self.join == "product":
+        if self.fusion == "product":
             both = picture * question
         else:
             both = torch.cat([picture.expand(-1, question.shape[1], -1), question], -1)
@@ -166,7 +167,7 @@ class StackedAttention(PictureQuestionAnswerer):
     """Looks at the picture again and again: each look weighs the cells of the map by what is asked and was seen before.
 
     Args:
-        looks: layers of attention.
+        num_layers: layers of attention.
     """
 
     def __init__(
@@ -175,19 +176,19 @@ class StackedAttention(PictureQuestionAnswerer):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        hidden: int = 128,
-        embedding: int = 32,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        hidden_size: int = 128,
+        embed_dim: int = 32,
         dropout: float = 0.0,
-        looks: int = 2,
+        num_layers: int = 2,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, hidden, embedding, dropout)
-        if looks < 1:
-            raise UserError(f"model.looks={looks}: must be at least 1")
-        self.cells = nn.Sequential(nn.Linear(self.encoder.features + PLACE, hidden), nn.Tanh())
-        self.looks = nn.ModuleList(Look(hidden) for _ in range(looks))
-        self.head = nn.Linear(hidden, len(spec.answers))
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
+        if num_layers < 1:
+            raise UserError(f"model.num_layers={num_layers}: must be at least 1")
+        self.cells = nn.Sequential(nn.Linear(self.encoder.features + PLACE, hidden_size), nn.Tanh())
+        self.looks = nn.ModuleList(Look(hidden_size) for _ in range(num_layers))
+        self.head = nn.Linear(hidden_size, len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
         cells, query = self.cells(with_places(features)), questions
@@ -204,11 +205,11 @@ class StackedAttention(PictureQuestionAnswerer):
 class Look(nn.Module):
     """One layer of stacked attention (Yang et al. 2016, equations 15 to 18)."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.cells = nn.Linear(hidden, hidden, bias=False)
-        self.query = nn.Linear(hidden, hidden)
-        self.score = nn.Linear(hidden, 1, bias=False)  # a bias would not change the weights
+        self.cells = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.score = nn.Linear(hidden_size, 1, bias=False)  # a bias would not change the weights
 
     def forward(self, cells: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """The refined query, [N, Q, hidden], and the weights of the cells, [N, Q, K].
@@ -228,10 +229,10 @@ class RelationNetwork(PictureQuestionAnswerer):
     """Looks at all pairs of cells of the picture in the light of the question, and sums up what it finds.
 
     Args:
-        question: numbers in the vector of a question.
-        film: numbers that are made of each cell in the light of the question.
-        relation: widths of the layers of the network g that looks at a pair.
-        answer_layers: hidden layers of the network f that answers from the sum.
+        hidden_size: numbers in the vector of a question.
+        film_dim: numbers that are made of each cell in the light of the question.
+        relation_dims: widths of the layers of the network g that looks at a pair.
+        answer_dims: widths of the hidden layers of the network f that answers from the sum.
         norm: of the sum, most of which is the same for all pictures; none as in the paper.
     """
 
@@ -241,32 +242,30 @@ class RelationNetwork(PictureQuestionAnswerer):
         recipe: Recipe,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
-        weights: str = "",
-        frozen: bool = False,
-        hidden: int = 128,
-        embedding: int = 32,
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        embed_dim: int = 32,
         dropout: float = 0.0,
-        question: int = 64,
-        film: int = 256,
-        relation: list[int] = [64, 64],  # noqa: B006
-        answer_layers: int = 2,
+        hidden_size: int = 64,
+        film_dim: int = 256,
+        relation_dims: list[int] = [64, 64],  # noqa: B006
+        answer_dims: list[int] = [128, 128],  # noqa: B006
         norm: Norm = "batch",
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, weights, frozen, question, embedding, dropout)
-        if min(relation, default=0) < 1 or answer_layers < 1:
-            raise UserError(
-                f"model.relation={relation}, model.answer_layers={answer_layers}: at least one layer, of a width from 1"
-            )
-        if film < 1:
-            raise UserError(f"model.film={film}: must be at least 1")
+        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
+        for option, widths in {"relation_dims": relation_dims, "answer_dims": answer_dims}.items():
+            if min(widths, default=0) < 1:
+                raise UserError(f"model.{option}={widths}: give the width of at least one layer, as in [64,64]")
+        if film_dim < 1:
+            raise UserError(f"model.film_dim={film_dim}: must be at least 1")
         if math.prod(self.encoder.grid) < 2:
             raise UserError(f"{encoder} leaves one place of images of {spec.image.height}x{spec.image.width}: there are no pairs")
-        self.relations = Relations(self.encoder.features + PLACE, question, film, relation)
-        self.norm = norm_1d(norm, relation[-1])
-        widths = [relation[-1], *[hidden] * answer_layers]
+        self.relations = Relations(self.encoder.features + PLACE, hidden_size, film_dim, relation_dims)
+        self.norm = norm_1d(norm, relation_dims[-1])
+        widths = [relation_dims[-1], *answer_dims]
         layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))
         self.hidden = nn.Sequential(*layers, self.dropout)
-        self.head = nn.Linear(hidden, len(spec.answers))
+        self.head = nn.Linear(answer_dims[-1], len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
         found = self.relations(with_places(features), questions)

@@ -14,7 +14,7 @@ from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modeling import LanguageModel, State
 
-TINY = {"hidden": 16, "layers": 2}
+TINY = {"hidden_size": 16, "num_layers": 2}
 RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
 }  # fmt: skip
@@ -28,11 +28,11 @@ class RecurrentLanguageModel(LanguageModel):
     """An embedding, recurrent layers, and a score for each character.
 
     Args:
-        hidden: units of each recurrent layer.
-        layers: recurrent layers, one upon the other.
+        hidden_size: units of each recurrent layer.
+        num_layers: recurrent layers, one upon the other.
         dropout: share of units silenced between layers, and in front of the head.
         input: embedding, a learned vector for each character; or one-hot, with which the first layer learns it.
-        tied: the head's weights are the embedding's (Press and Wolf 2016), which then has ``hidden`` values.
+        tie_weights: the head's weights are the embedding's (Press and Wolf 2016), which then has ``hidden`` values.
     """
 
     cell: ClassVar[type[nn.RNNBase]]
@@ -41,24 +41,26 @@ class RecurrentLanguageModel(LanguageModel):
         self,
         spec: TextSpec,
         recipe: Recipe,
-        hidden: int = 256,
-        layers: int = 2,
+        hidden_size: int = 256,
+        num_layers: int = 2,
         dropout: float = 0.0,
         input: Literal["embedding", "one-hot"] = "embedding",
-        tied: bool = False,
+        tie_weights: bool = False,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(hidden, layers) < 1:
-            raise UserError(f"model.hidden={hidden}, model.layers={layers}: both must be at least 1")
-        if tied and input == "one-hot":
-            raise UserError("model.tied=true: the head can share an embedding's weights, and model.input=one-hot has none")
+        if min(hidden_size, num_layers) < 1:
+            raise UserError(f"model.hidden_size={hidden_size}, model.num_layers={num_layers}: both must be at least 1")
+        if tie_weights and input == "one-hot":
+            raise UserError("model.tie_weights=true: the head can share an embedding's weights, and model.input=one-hot has none")
         size = len(spec.vocabulary)
         self.dropout = make_dropout(dropout)
-        self.embedding = nn.Embedding(size, hidden) if input == "embedding" else None
-        between = dropout if layers > 1 else 0.0  # torch warns of one that has no place
-        self.recurrent = self.cell(hidden if self.embedding else size, hidden, layers, batch_first=True, dropout=between)
-        self.head = nn.Linear(hidden, size)
-        if tied:
+        self.embedding = nn.Embedding(size, hidden_size) if input == "embedding" else None
+        between = dropout if num_layers > 1 else 0.0  # torch warns of one that has no place
+        self.recurrent = self.cell(
+            hidden_size if self.embedding else size, hidden_size, num_layers, batch_first=True, dropout=between
+        )
+        self.head = nn.Linear(hidden_size, size)
+        if tie_weights:
             self.embedding.weight = self.head.weight
 
     def embedded(self, tokens: Tensor) -> Tensor:
@@ -91,16 +93,16 @@ class CharRNN(RecurrentLanguageModel):
         self,
         spec: TextSpec,
         recipe: Recipe,
-        hidden: int = 256,
-        layers: int = 2,
+        hidden_size: int = 256,
+        num_layers: int = 2,
         dropout: float = 0.0,
         input: Literal["embedding", "one-hot"] = "embedding",
-        tied: bool = False,
+        tie_weights: bool = False,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
     ) -> None:
-        super().__init__(spec, recipe, hidden, layers, dropout, input, tied)
+        super().__init__(spec, recipe, hidden_size, num_layers, dropout, input, tie_weights)
         tanh = self.recurrent
-        self.recurrent = nn.RNN(tanh.input_size, hidden, layers, nonlinearity, batch_first=True, dropout=tanh.dropout)
+        self.recurrent = nn.RNN(tanh.input_size, hidden_size, num_layers, nonlinearity, batch_first=True, dropout=tanh.dropout)
 
 
 @register_model("char-gru", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,

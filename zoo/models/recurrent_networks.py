@@ -13,7 +13,7 @@ from zoo.registry.entry import register_model
 from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
 
-TINY = {"hidden": 8, "layers": 2}
+TINY = {"hidden_size": 8, "num_layers": 2}
 RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "clip": 1.0}
 VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "clip": 1.0}
 
@@ -22,18 +22,18 @@ class RecurrentNetwork(SequenceMemory):
     """Recurrent layers, and a linear one that makes the answer of what the uppermost gives: at each step, or at the last.
 
     Args:
-        hidden: units of each recurrent layer.
-        layers: recurrent layers, one upon the other.
+        hidden_size: units of each recurrent layer.
+        num_layers: recurrent layers, one upon the other.
     """
 
     cell: ClassVar[type[nn.RNNBase]]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(spec, recipe)
-        if min(hidden, layers) < 1:
-            raise UserError(f"model.hidden={hidden}, model.layers={layers}: both must be at least 1")
-        self.recurrent = self.cell(spec.features, hidden, layers, batch_first=True)
-        self.head = nn.Linear(hidden, len(spec.symbols) or 1)
+        if min(hidden_size, num_layers) < 1:
+            raise UserError(f"model.hidden_size={hidden_size}, model.num_layers={num_layers}: both must be at least 1")
+        self.recurrent = self.cell(spec.features, hidden_size, num_layers, batch_first=True)
+        self.head = nn.Linear(hidden_size, len(spec.symbols) or 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs, _ = self.recurrent(inputs)
@@ -51,21 +51,23 @@ class GatedNetwork(RecurrentNetwork):
     (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
 
     Args:
-        horizon: steps that the most lasting cells keep what they have at the start; 1 leaves the gates half open.
+        chrono_t_max: steps that the most lasting cells keep what they have at the start; 1 leaves the gates half open.
     """
 
     gates: ClassVar[int]  # whose weights lie on top of each other in torch's
     keeps: ClassVar[int]  # which of them
     writes: ClassVar[int | None]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden: int = 64, layers: int = 1, horizon: int = 100) -> None:
-        super().__init__(spec, recipe, hidden, layers)
-        if horizon < 1:
-            raise UserError(f"model.horizon={horizon}: must be at least 1")
-        for layer in range(layers):
+    def __init__(
+        self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1, chrono_t_max: int = 100
+    ) -> None:
+        super().__init__(spec, recipe, hidden_size, num_layers)
+        if chrono_t_max < 1:
+            raise UserError(f"model.chrono_t_max={chrono_t_max}: must be at least 1")
+        for layer in range(num_layers):
             # torch adds two biases, of which one is enough
             drawn, other = (getattr(self.recurrent, f"bias_{of}_l{layer}").detach().chunk(self.gates) for of in ("ih", "hh"))
-            bias = torch.empty(hidden).uniform_(1, horizon).log()
+            bias = torch.empty(hidden_size).uniform_(1, chrono_t_max).log()
             drawn[self.keeps].copy_(bias)
             other[self.keeps].zero_()
             if self.writes is not None:

@@ -139,7 +139,7 @@ class ResNet(Classifier):
         features = self.stage3(self.stage2(self.stage1(self.stem(images))))
         return self.head(self.dropout(features.mean((2, 3))))
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         return nn.Sequential(self.stem, self.stage1, self.stage2, self.stage3)
 
     def stages(self) -> dict[str, nn.Module]:

@@ -37,7 +37,7 @@ VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the colum
 RESIDUAL = ["cnn", "residual", "imagenet"]
 IMAGENET = ["cnn", "imagenet"]
 TRANSFORMER = ["transformer", "attention", "imagenet"]
-TINY_VIT = {"width": 16, "depth": 1, "heads": 2}
+TINY_VIT = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 DIGITS = {"size": 32}
 # torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
 RESNET_RECIPE = {
@@ -127,35 +127,35 @@ class ImageNetResNet(ImageNetClassifier):
         layers = {name: getattr(network, name) for name in ("layer1", "layer2", "layer3", "layer4")}
         return {"stem": stem, **layers, "head": network.fc}
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         network = self.network
         stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
 @register_model("vgg19-bn-imagenet", task="classification", depth=19, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg16-bn-imagenet", task="classification", depth=16, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg13-bn-imagenet", task="classification", depth=13, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg11-bn-imagenet", task="classification", depth=11, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg19-imagenet", task="classification", depth=19, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg16-imagenet", task="classification", depth=16, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg13-imagenet", task="classification", depth=13, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 @register_model("vgg11-imagenet", task="classification", depth=11, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 class ImageNetVGG(ImageNetClassifier):
     """torchvision's VGG for images of ImageNet's size, with its three fully connected layers.
 
     Args:
         depth: 11, 13, 16 or 19.
         batch_norm: after each convolution.
-        hidden: width of the two hidden fully connected layers; published weights have 4096.
+        hidden_size: width of the two hidden fully connected layers; published weights have 4096.
         dropout: share of their units that are silenced in training.
     """
 
@@ -165,22 +165,22 @@ class ImageNetVGG(ImageNetClassifier):
         recipe: Recipe,
         depth: int = 16,
         batch_norm: bool = False,
-        hidden: int = 4096,
+        hidden_size: int = 4096,
         dropout: float = 0.5,
     ) -> None:
         super().__init__(spec, recipe)
         if depth not in VGGS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, VGGS))} layers")
-        if hidden < 1:
-            raise UserError(f"model.hidden={hidden}: must be at least 1")
+        if hidden_size < 1:
+            raise UserError(f"model.hidden_size={hidden_size}: must be at least 1")
         spec.require_size(f"vgg{depth}-imagenet", 32)
         features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
         self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
-        if hidden != 4096:
+        if hidden_size != 4096:
             classifier = self.network.classifier
-            classifier[0] = nn.Linear(classifier[0].in_features, hidden)
-            classifier[3] = nn.Linear(hidden, hidden)
-            classifier[6] = nn.Linear(hidden, len(spec.classes))
+            classifier[0] = nn.Linear(classifier[0].in_features, hidden_size)
+            classifier[3] = nn.Linear(hidden_size, hidden_size)
+            classifier[6] = nn.Linear(hidden_size, len(spec.classes))
 
     def stages(self) -> dict[str, nn.Module]:
         blocks: list[nn.ModuleList] = [nn.ModuleList()]
@@ -191,22 +191,22 @@ class ImageNetVGG(ImageNetClassifier):
         stages = {f"block{i}": block for i, block in enumerate(blocks, 1) if len(block)}
         return {**stages, "hidden": self.network.classifier[:-1], "head": self.network.classifier[-1]}
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         return self.network.features
 
 
-@register_model("vit-l16-imagenet", task="classification", width=1024, depth=24, heads=16, tags=TRANSFORMER, data="digits",
-                data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
+@register_model("vit-l16-imagenet", task="classification", embed_dim=1024, depth=24, num_heads=16, tags=TRANSFORMER,
+                data="digits", data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
 @register_model("vit-b16-imagenet", task="classification", tags=TRANSFORMER, data="digits", data_options=DIGITS,
                 tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
 class ImageNetVisionTransformer(ImageNetClassifier):
     """torchvision's vision transformer for images of ImageNet's size, with a class token and learned positions.
 
     Args:
-        patch: pixels a side of a patch; must divide the sides of the image.
-        width: numbers that stand for a patch; each block's perceptron has four times as many.
+        patch_size: pixels a side of a patch; must divide the sides of the image.
+        embed_dim: numbers that stand for a patch; each block's perceptron has four times as many.
         depth: transformer blocks.
-        heads: of the attention in each block; must divide the width.
+        num_heads: of the attention in each block; must divide the width.
         dropout: share of the features that are silenced in training.
     """
 
@@ -216,21 +216,28 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         self,
         spec: ImageSpec,
         recipe: Recipe,
-        patch: int = 16,
-        width: int = 768,
+        patch_size: int = 16,
+        embed_dim: int = 768,
         depth: int = 12,
-        heads: int = 12,
+        num_heads: int = 12,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
-        spec.require_patches("vit", patch)
-        require_heads(width, heads)
+        spec.require_patches("vit", patch_size)
+        require_heads(embed_dim, num_heads)
         if spec.height != spec.width:
             raise UserError(f"this network takes square images, not {spec.height}x{spec.width}; vit takes any that patches fill")
         if depth < 1:
             raise UserError(f"model.depth={depth}: must be at least 1")
         self.network = TorchvisionVisionTransformer(
-            spec.height, patch, depth, heads, width, 4 * width, make_dropout(dropout).p, num_classes=len(spec.classes)
+            spec.height,
+            patch_size,
+            depth,
+            num_heads,
+            embed_dim,
+            4 * embed_dim,
+            make_dropout(dropout).p,
+            num_classes=len(spec.classes),
         )
         begin_head(self.network.heads.head)
 

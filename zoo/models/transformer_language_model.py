@@ -24,7 +24,7 @@ INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, se
     tags=["attention"],
     data="pydoc",
     data_options={"order": "windows", "chunk": 128},
-    tiny={"width": 16, "layers": 2, "heads": 2},
+    tiny={"embed_dim": 16, "num_layers": 2, "num_heads": 2},
     recipe={
         "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "beta2": 0.99, "weight_decay": 0.1, "clip": 1.0,
         "schedule": "one-cycle",
@@ -37,10 +37,10 @@ class CharTransformer(LanguageModel):
     It carries no state from chunk to chunk: each is read by itself, so ``data.chunk`` is what it can look back on.
 
     Args:
-        layers: blocks of attention and perceptron.
-        heads: of each attention; they share the width.
-        width: numbers a character.
-        context: the longest text that it can look at, as each place has an encoding of its own that is learned.
+        num_layers: blocks of attention and perceptron.
+        num_heads: of each attention; they share the width.
+        embed_dim: numbers a character.
+        context_length: the longest text that it can look at, as each place has an encoding of its own that is learned.
         dropout: share of units silenced in training.
     """
 
@@ -48,34 +48,33 @@ class CharTransformer(LanguageModel):
         self,
         spec: TextSpec,
         recipe: Recipe,
-        layers: int = 4,
-        heads: int = 4,
-        width: int = 128,
-        context: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        embed_dim: int = 128,
+        context_length: int = 128,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(layers, context) < 1:
-            raise UserError(f"model.layers={layers}, model.context={context}: both must be at least 1")
-        self.context = context
-        self.embedding = nn.Embedding(len(spec.vocabulary), width)
-        self.positions = nn.Embedding(context, width)
+        if min(num_layers, context_length) < 1:
+            raise UserError(f"model.num_layers={num_layers}, model.context_length={context_length}: both must be at least 1")
+        self.context_length = context_length
+        self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim)
+        self.positions = nn.Embedding(context_length, embed_dim)
         self.dropout = make_dropout(dropout)
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, 4 * width, causal=True, dropout=dropout, attention_dropout=dropout)
-            for _ in range(layers)
+            TransformerBlock(embed_dim, num_heads, 4 * embed_dim, causal=True, dropout=dropout, attention_dropout=dropout)
+            for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(spec.vocabulary), bias=False)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, len(spec.vocabulary), bias=False)
         for table in (self.embedding, self.positions, self.head):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
     def check_data_options(self, data: Any) -> None:
-        if not 0 < data.chunk <= self.context:
-            instead = f"data.chunk={self.context}" + (f" or model.context={data.chunk}" if data.chunk else "")
+        if not 0 < data.chunk <= self.context_length:
+            instead = f"data.chunk={self.context_length}" + (f" or model.context_length={data.chunk}" if data.chunk else "")
             raise UserError(
-                f"data.chunk={data.chunk}: must be from 1 to model.context={self.context}, the longest text that it can see: "
-                f"{instead} fits"
+                f"data.chunk={data.chunk}: must be from 1 to model.context_length={self.context_length}: {instead} fits"
             )
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -94,8 +93,8 @@ class CharTransformer(LanguageModel):
         """
         text, pasts = state or (tokens[:, :0], None)
         text = torch.cat([text, tokens], 1)
-        if text.shape[1] > self.context:
-            text, pasts = text[:, -max(1, self.context // 2) :], None
+        if text.shape[1] > self.context_length:
+            text, pasts = text[:, -max(1, self.context_length // 2) :], None
         unread = tokens if pasts else text
         features = self._embedded(unread, first=text.shape[1] - unread.shape[1])
         kept: list[Past] = []

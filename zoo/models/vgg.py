@@ -90,7 +90,7 @@ class VGG(Classifier):
             features = block(features)
         return self.head(self.dropout(self.pool(features).flatten(1)))
 
-    def trunk(self) -> nn.Module:
+    def feature_extractor(self) -> nn.Module:
         return nn.Sequential(*self.blocks)
 
     def stages(self) -> dict[str, nn.Module]:

@@ -29,7 +29,7 @@ PALEST, DARKEST = 0.12, 0.5  # how much of its color a class has where all are e
 # what is drawn without a run, in two rows: a title and the settings of a training that is done in seconds and yet converges
 QUICK = {"epochs": 30, "batch_size": 32, "weight_decay": 0.0}
 SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {**QUICK, "lr": 0.03}})
-MLP = ("mlp", {"model": {"name": "mlp", "hidden": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
+MLP = ("mlp", {"model": {"name": "mlp", "hidden_sizes": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
 NEIGHBORS = {
     metric: [(f"{k}-NN, {metric}", {"model": {"name": "knn", "k": k, "metric": metric}}) for k in (1, 3, 5)]
     for metric in ("L1", "L2")

@@ -161,15 +161,21 @@ class Classifier(Task):
             )
         return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
 
-    def trunk(self) -> nn.Module:
-        """The part that sees: normalized images [N, C, H, W] to what it finds at each place, [N, features, rows, columns].
-
-        The head and what only serves it are left out. The module shares its parameters with this one.
+    def feature_extractor(self) -> nn.Module:
+        """The layers of ``forward_features`` as one module, which shares its parameters with this one.
 
         Raises:
-            UserError: the network does not keep places apart.
+            UserError: the network has no feature map.
         """
-        raise UserError(f"{type(self).__name__} has no feature map: take a convolutional network or a transformer")
+        raise UserError(f"{type(self).__name__} has no feature map: use a convolutional network or a transformer")
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Feature map [N, features, rows, columns] of normalized images [N, C, H, W], without the head; as in timm.
+
+        Raises:
+            UserError: the network has no feature map.
+        """
+        return self.feature_extractor()(images)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """The score of each class, [N, classes], of the images of a batch or of the features in their place."""
