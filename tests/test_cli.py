@@ -336,7 +336,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(zoo, monkeypatch: pytest.Mon
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root can write anywhere, and setpriv is missing")
 def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
     workplace.chmod(0o555)
-    command = [sys.executable, "-c", "from cli import app; app()", "train", "softmax"]
+    command = [sys.executable, "-c", "from zoo.cli import app; app()", "train", "softmax"]
     if os.geteuid() == 0:
         # root may write everywhere unless it gives up the capability to
         command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]

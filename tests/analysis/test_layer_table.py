@@ -235,7 +235,7 @@ def test_an_input_that_vanishes_in_the_network_is_one_line(plugin: Path) -> None
 def test_a_malformed_size_is_answered_without_torch() -> None:
     code = (
         "import sys; sys.argv = ['zoo', 'show', 'resnet20', '--layers', '--input', 'large']\n"
-        "from cli import app\n"
+        "from zoo.cli import app\n"
         "try: app()\n"
         "except SystemExit as stop: assert stop.code == 2\n"
         "assert 'torch' not in sys.modules"

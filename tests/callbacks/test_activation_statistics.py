@@ -181,8 +181,8 @@ PROGRAM = """
 import json, os, sys
 import torch
 from everything import Everything, data, trainer
-from callbacks.activation_statistics import ActivationStatistics
-from callbacks.gradient_monitor import GradientMonitor
+from zoo.callbacks.activation_statistics import ActivationStatistics
+from zoo.callbacks.gradient_monitor import GradientMonitor
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 

@@ -323,7 +323,7 @@ def test_mistakes_are_one_line(zoo, whole, arguments: tuple[str, ...], words: tu
 def test_a_mistyped_run_is_answered_without_torch_or_bokeh(whole) -> None:
     code = (
         "import sys; sys.argv = ['zoo', 'report', 'whol']\n"
-        "from cli import app\n"
+        "from zoo.cli import app\n"
         "try: app()\n"
         "except SystemExit as stop: assert stop.code == 2\n"
         "assert not {'torch', 'bokeh', 'matplotlib'} & set(sys.modules)"

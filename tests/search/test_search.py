@@ -145,7 +145,7 @@ def test_bad_trials_are_stopped_and_failed_ones_counted_with_their_reason() -> N
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from zoo.registry import scan
+from zoo.registry.registry import scan
 from zoo.search.points import Worker
 from zoo.search.study import Place, find
 
@@ -586,7 +586,7 @@ def test_a_study_of_another_program_is_left_alone(zoo) -> None:
 
 def test_names_and_ranges_are_answered_before_anything_heavy_is_imported() -> None:
     code = (
-        "import sys\nfrom cli import app\n"
+        "import sys\nfrom zoo.cli import app\n"
         "for words in (['mpl'], ['mlp'], ['mlp', '--over', 'recipe.lrr=log:1e-3..1'], ['mlp', '--over', 'recipe.lr=log:2..1']):\n"
         "    sys.argv = ['zoo', 'search', *words]\n"
         "    try: app()\n"

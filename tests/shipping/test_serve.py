@@ -221,7 +221,7 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
 def test_it_says_where_it_is_and_ends_with_an_interrupt(zoo, trained) -> None:
     """The command itself, on an exported file, in a process of its own."""
     assert zoo("export", trained.folder.path, "--to", "safetensors", "-o", "colorist.safetensors").code == 0
-    code = "import sys; sys.argv = ['zoo', 'serve', 'colorist.safetensors', '--port', '0']\nfrom cli import app; app()"
+    code = "import sys; sys.argv = ['zoo', 'serve', 'colorist.safetensors', '--port', '0']\nfrom zoo.cli import app; app()"
     before = sorted(path.name for path in Path().iterdir())
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

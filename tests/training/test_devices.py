@@ -19,10 +19,10 @@ import torch
 from zoo.training.records import read_metrics
 from zoo.training.run_folder import RunFolder
 
-PROGRAM = "import sys; from cli import app; app()"
+PROGRAM = "import sys; from zoo.cli import app; app()"
 COMMANDS = """
 import json, shlex, sys
-from cli import app
+from zoo.cli import app
 
 for command in json.loads(sys.argv[1]):
     sys.argv = ["zoo", *shlex.split(command)]

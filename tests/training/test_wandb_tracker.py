@@ -294,7 +294,7 @@ def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_p
     program = f"""
 import sys
 from pathlib import Path
-from zoo.recipe import WandbSettings
+from zoo.config.recipe import WandbSettings
 from zoo.training import wandb_tracker
 wandb_tracker.FINISH_SECONDS = 2.0
 log = wandb_tracker.WandbTracker(WandbSettings(mode="online"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})

@@ -114,8 +114,8 @@ from pathlib import Path
 
 import torch
 
-from datamodules.images import read_image
-from zoo.registry import scan
+from zoo.datamodules.files.images import read_image
+from zoo.registry.registry import scan
 from zoo.training.building import load_task
 from zoo.training.exported import read_exported
 
