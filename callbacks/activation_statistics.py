@@ -59,7 +59,9 @@ class ActivationStatistics(Monitor):
     such steps modules that were compiled run as they were written.
 
     Args:
-        every, layers, write: as in ``Monitor``; a glob is held against names as in ``network.stage1.0.conv1``.
+        every: as in ``Monitor``.
+        layers: globs of names of layers, as in ``network.stage1.0.conv1``; what matches none is left out.
+        write: as in ``Monitor``.
     """
 
     kind = "activations"

@@ -42,7 +42,9 @@ class GradientMonitor(Monitor):
     sharded strategies are summed over processes.
 
     Args:
-        every, layers, write: as in ``Monitor``; a glob is held against names of parameters, as in ``network.conv.weight``.
+        every: as in ``Monitor``.
+        layers: globs of names of parameters, as in ``network.conv.weight``; what matches none is left out.
+        write: as in ``Monitor``.
     """
 
     kind = "gradients"

@@ -56,7 +56,7 @@ class Dialogues:
 class PicturesWithDialogues(WordedPictures):
     """Pictures, each with a caption and rounds of question and answer. A batch is that of ``zoo.tasks.dialogue``.
 
-    Args:
+    Attributes:
         longest: words of a question or an answer that are read.
         longest_caption: words of a caption that are read.
     """
