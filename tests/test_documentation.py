@@ -35,7 +35,9 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
     assert ran
 
 
-@pytest.mark.parametrize(("page", "least"), [("recurrence", 3), ("autopsy", 1), ("inside", 1)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("index", 1), ("recurrence", 3), ("autopsy", 1), ("inside", 1), ("api/callbacks", 1)]
+)
 def test_the_python_of_a_page_runs(page: str, least: int) -> None:
     blocks = [text for language, _, text in FENCE.findall((ROOT / "docs" / f"{page}.md").read_text()) if language == "python"]
     assert len(blocks) >= least
@@ -59,7 +61,9 @@ def test_the_page_on_training_tells_every_key_of_a_recipe() -> None:
         assert rows[name] == str(default), name
 
 
-def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
-    readme = (ROOT / "README.md").read_text()
-    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", readme))
-    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+def test_every_page_is_linked_and_has_its_place_in_the_navigation() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    linked = re.findall(r"\]\(docs/([\w/]+\.md)\)", (ROOT / "README.md").read_text())
+    assert set(linked) == {page for page in pages if not page.startswith("api/")} - {"index.md"}
+    placed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(placed) == sorted(pages)
