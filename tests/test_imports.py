@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "lightning", "torchvision", "torchmetrics", "wandb", "sklearn", "optuna", "matplotlib", "bokeh"}
 LIGHT = [
-    "cli.py",
+    "zoo/cli.py",
     "zoo/__init__.py",
     "zoo/__main__.py",
     "zoo/spec.py",
@@ -21,7 +22,7 @@ LIGHT = [
         for folder in ("core", "config", "registry", "text", "commands")
         for path in sorted((ROOT / "zoo" / folder).glob("*.py"))
     ),
-    "callbacks/sparkline.py",
+    "zoo/callbacks/sparkline.py",
     "zoo/analysis/advice.py",
     "zoo/export/__init__.py",
     "zoo/export/formats.py",
@@ -40,13 +41,13 @@ TASKS = SETTINGS | {"zoo.layers", "zoo.metrics", "zoo.optim", "zoo.tasks"}
 TRAINING = TASKS | {"zoo.training"}
 # folder or file -> the modules of ours that it may import, beside those of its own folder
 FLOORS = {
-    "callbacks": set(),
+    "zoo/callbacks": set(),
     "zoo/core": set(),
     "zoo/registry": {"zoo.core"},
     "zoo/spec.py": {"zoo.core"},
     "zoo/text": {"zoo.core", "zoo.spec"},
     "zoo/config": {"zoo.core", "zoo.registry"},
-    "datamodules": BASE,
+    "zoo/datamodules": BASE,
     "zoo/layers": SETTINGS,
     "zoo/optim": SETTINGS,
     "zoo/metrics": SETTINGS,
@@ -63,10 +64,12 @@ FLOORS = {
     "zoo/__init__.py": SETTINGS,
     "zoo/__main__.py": {"zoo.cli"},
     "zoo/commands": {"zoo"},
-    "cli.py": {"zoo"},
+    "zoo/cli.py": {"zoo"},
 }
-SOURCES = sorted([ROOT / "cli.py", *(path for top in ("zoo", "datamodules", "callbacks") for path in (ROOT / top).rglob("*.py"))])
-SOURCES = [path for path in SOURCES if not path.is_symlink()]
+# by the names they are imported by: an sdist has no links to follow
+SOURCES = sorted(
+    Path(place, name) for place, _, names in os.walk(ROOT / "zoo", followlinks=True) for name in names if name.endswith(".py")
+)
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
