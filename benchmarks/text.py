@@ -42,7 +42,7 @@ def by_hand(registry: Any, run: Run, data: Any) -> Iterator[None]:
             state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip_val)
             optimizer.step()
             schedule.step()
             yield

@@ -154,7 +154,7 @@ def judge_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
         yield Finding(
             "exploding-gradients", "error", "all parameters", f"the norm of the gradient is {norm:.3g} at step {newest['step']}",
             "a product of many factors above one, as in a recurrent network over a long sequence, or a rate far too high",
-            "a limit on the norm (recipe.clip=1), an LSTM, or a lower learning rate",
+            "a limit on the norm (recipe.gradient_clip_val=1), an LSTM, or a lower learning rate",
         )  # fmt: skip
     if len(recent) < SEEN:
         return

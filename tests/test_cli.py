@@ -90,7 +90,7 @@ def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolde
     assert "white.png" in zoo("predict", elsewhere, "white.png").out
 
 
-@pytest.mark.parametrize("setting", ["recipe.average=none", "recipe.average=ema"])
+@pytest.mark.parametrize("setting", ["recipe.ema_decay=null", "recipe.ema_decay=0.998"])
 def test_the_figures_after_training_are_those_of_zoo_test(zoo, setting: str) -> None:
     told = json.loads(zoo("train", "convnet", *QUICK, "--set", setting, "--name", "figures", "--json").out)
     again = json.loads(zoo("test", "figures", "--json").out)
@@ -353,7 +353,7 @@ def test_a_runs_folder_that_is_a_file_is_one_line(zoo) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(zoo) -> None:
     answer = zoo("train", "mlp", "--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant")
-    assert answer.code == 2 and "recipe.lr" in answer.err and "recipe.clip" in answer.err
+    assert answer.code == 2 and "recipe.lr" in answer.err and "recipe.gradient_clip_val" in answer.err
     assert "Traceback" not in answer.err
 
 

@@ -81,7 +81,7 @@ def test_the_bar_is_closed_when_a_training_fails() -> None:
 
 
 DEAD = Finding("dead-relu", "warning", "network.stage2", "62% of its units\nwere zero", "too large a step", "leaky-relu")
-BURST = Finding("exploding-gradients", "error", "all parameters", "the norm is 1e9", "a high rate", "recipe.clip=1")
+BURST = Finding("exploding-gradients", "error", "all parameters", "the norm is 1e9", "a high rate", "recipe.gradient_clip_val=1")
 
 
 class Finds(L.Callback):
@@ -136,7 +136,7 @@ def test_a_log_gets_a_line_for_each_finding_when_it_is_found(capfd: pytest.Captu
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("step", "epoch 3"))]
     assert lines[:2] == [
         "step 2  warning: dead-relu in network.stage2: 62% of its units were zero; try: leaky-relu",
-        "step 5  error: exploding-gradients in all parameters: the norm is 1e9; try: recipe.clip=1",
+        "step 5  error: exploding-gradients in all parameters: the norm is 1e9; try: recipe.gradient_clip_val=1",
     ]
     assert len(lines) == 3 and lines[2].startswith("epoch 3/3")
 

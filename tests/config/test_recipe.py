@@ -21,7 +21,7 @@ def test_later_settings_win_over_earlier_ones() -> None:
     recipe = run.recipe
     assert (recipe.epochs, recipe.lr, recipe.momentum) == (9, 0.3, 0.5)
     assert recipe.optimizer == "sgd", "the model's own recipe is under the configuration"
-    assert recipe.accumulate == 1, "defaults are under all"
+    assert recipe.accumulate_grad_batches == 1, "defaults are under all"
 
 
 def test_numbers_that_yaml_reads_as_text_are_converted_by_the_type_of_their_key() -> None:
@@ -75,6 +75,8 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
     ("settings", "words"),
     [
         (["recipe.lrr=1"], ["no recipe key 'lrr'", "'lr'"]),
+        (["recipe.clip=1"], ["no recipe key 'clip': did you mean 'gradient_clip_val'?"]),
+        (["trainer.nodes=2"], ["did you mean 'num_nodes'?"]),
         (["recipe.lr=fast"], ["recipe.lr=fast", "number"]),
         (["recipe.lr=-1"], ["recipe.lr=-1", "greater than 0"]),
         (["recipe.lr=.nan"], ["recipe.lr=nan"]),

@@ -113,7 +113,7 @@ def test_parameters_of_one_kind_are_enough(shapes):
 
 
 @pytest.mark.parametrize(
-    ("scale_lr_to", "global_batch", "expected"), [(None, 512, 0.1), (256, 512, 0.2), (256, 256, 0.1), (256, 64, 0.025)]
+    ("lr_base_batch_size", "global_batch", "expected"), [(None, 512, 0.1), (256, 512, 0.2), (256, 256, 0.1), (256, 64, 0.025)]
 )
-def test_the_learning_rate_grows_with_the_global_batch_if_asked(scale_lr_to, global_batch, expected):
-    assert scaled_lr(Recipe(lr=0.1, scale_lr_to=scale_lr_to), global_batch) == pytest.approx(expected)
+def test_the_learning_rate_grows_with_the_global_batch_if_asked(lr_base_batch_size, global_batch, expected):
+    assert scaled_lr(Recipe(lr=0.1, lr_base_batch_size=lr_base_batch_size), global_batch) == pytest.approx(expected)

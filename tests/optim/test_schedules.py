@@ -65,7 +65,7 @@ def test_constant_is_constant(total):
 def test_warmup_rises_linearly_and_the_schedule_follows():
     total, rising = 100, 10  # 2 of 20 epochs
     constant, cosine, multistep = (
-        our_factors(total, schedule=schedule, warmup=2, epochs=20) for schedule in ("constant", "cosine", "multistep")
+        our_factors(total, schedule=schedule, warmup_epochs=2, epochs=20) for schedule in ("constant", "cosine", "multistep")
     )
     for factors in (constant, cosine, multistep):
         assert factors[:rising] == pytest.approx([(step + 1) / 11 for step in range(rising)])
@@ -76,14 +76,14 @@ def test_warmup_rises_linearly_and_the_schedule_follows():
 
 
 def test_one_cycle_has_a_warmup_of_its_own():
-    assert our_factors(50, schedule="one-cycle", warmup=3, epochs=5) == our_factors(50, schedule="one-cycle")
+    assert our_factors(50, schedule="one-cycle", warmup_epochs=3, epochs=5) == our_factors(50, schedule="one-cycle")
 
 
 @pytest.mark.parametrize("total", [1, 2, 3])
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine", "one-cycle"])
 @pytest.mark.parametrize("warmup", [0, 1, 5])
 def test_the_shortest_trainings_have_a_learning_rate_between_zero_and_its_peak(total, schedule, warmup):
-    factor = lr_factor(Recipe(schedule=schedule, epochs=1, warmup=warmup), total)
+    factor = lr_factor(Recipe(schedule=schedule, epochs=1, warmup_epochs=warmup), total)
     # torch's scheduler asks once more after the last step
     assert all(0 <= factor(step) <= 1 for step in range(total + 1))
     assert all(factor(step) > 0 for step in range(total))

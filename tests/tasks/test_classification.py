@@ -150,7 +150,14 @@ def test_training_accuracy_compares_with_the_unmixed_labels():
 
 def test_training_equals_a_loop_by_hand_and_records_the_means_over_samples():
     batches = [make_batch(n, seed=n) for n in (8, 8, 5)]  # the last is smaller
-    settings = {"epochs": 2, "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.1, "schedule": "one-cycle", "clip": 1.0}
+    settings = {
+        "epochs": 2,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "weight_decay": 0.1,
+        "schedule": "one-cycle",
+        "gradient_clip_val": 1.0,
+    }
     task, records = make_task(**settings), Records()
     reference = nn.Linear(90, 4)
     reference.load_state_dict(task.linear.state_dict())
@@ -185,7 +192,7 @@ def test_training_equals_a_loop_by_hand_and_records_the_means_over_samples():
 @pytest.mark.parametrize(("accumulate", "factor"), [(1, 0.5), (2, 1.0), (4, 2.0)])
 def test_the_learning_rate_is_scaled_by_the_batches_that_make_one_step(accumulate, factor):
     recipe = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "lr": 0.1, "batch_size": 8}
-    task = make_task(**recipe, accumulate=accumulate, scale_lr_to=16)
+    task = make_task(**recipe, accumulate_grad_batches=accumulate, lr_base_batch_size=16)
     batches, start = [make_batch(8, seed=seed) for seed in range(accumulate)], task.linear.weight.detach().clone()
     images, labels = (torch.cat([batch[key] for batch in batches]) for key in ("images", "labels"))
     F.cross_entropy(logits_by_hand(task.linear, images), labels).backward()

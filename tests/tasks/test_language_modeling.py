@@ -89,7 +89,7 @@ def test_gradients_stop_at_the_chunk_and_the_state_goes_on() -> None:
 
 
 def test_metrics_are_the_loss_in_other_units_and_clipped_steps_are_counted(zoo) -> None:
-    settings = ("--epochs", "2", "--set", "trainer.limit_train_batches=20", "--set", "recipe.clip=0.05", *TINY)
+    settings = ("--epochs", "2", "--set", "trainer.limit_train_batches=20", "--set", "recipe.gradient_clip_val=0.05", *TINY)
     answer = zoo("train", "char-lstm", "--name", "small", *settings)
     assert answer.code == 0, answer.err
     records = [json.loads(line) for line in Path("runs/small/metrics.jsonl").read_text().splitlines()]

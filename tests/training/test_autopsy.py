@@ -43,7 +43,9 @@ def test_the_line_names_the_layer_and_the_command_that_repeats_it(zoo) -> None:
     answer = zoo("train", "mlp", "--name", "wild", *WILD)
     *found, last = answer.err.splitlines()
     assert answer.code == 2 and found and all(line.startswith("step ") for line in found), "what monitors saw before it"
-    assert all(word in last for word in ("at step 3", "addmm in hidden.1.0 (Linear)", "recipe.clip", "zoo autopsy wild"))
+    assert all(
+        word in last for word in ("at step 3", "addmm in hidden.1.0 (Linear)", "recipe.gradient_clip_val", "zoo autopsy wild")
+    )
     content = torch.load("runs/wild/autopsy.pt", weights_only=True)
     assert all(value.isfinite().all() for value in content["state_dict"].values()), "the optimizer has not stepped"
 
@@ -74,7 +76,7 @@ def test_a_layer_of_a_plugin_that_breaks_the_backward_pass_is_named(zoo) -> None
 
 
 def test_a_state_carried_along_a_text_is_part_of_the_step(zoo) -> None:
-    wild = ["--set", "recipe.lr=1e20", "--set", "recipe.clip=1e30", "--set", "recipe.warmup=0"]
+    wild = ["--set", "recipe.lr=1e20", "--set", "recipe.gradient_clip_val=1e30", "--set", "recipe.warmup_epochs=0"]
     answer = zoo("train", "char-lstm", "--name", "text", "--set", "model.hidden_size=8", *wild)
     assert answer.code == 2 and "zoo autopsy text" in answer.err
     content = read_checkpoint(Path("runs/text/autopsy.pt"))

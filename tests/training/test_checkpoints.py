@@ -85,7 +85,7 @@ def test_a_long_epoch_is_saved_within() -> None:
 def test_averaged_weights_are_what_is_tested_and_kept() -> None:
     plain = read_checkpoint(train().folder.last)
     Path("runs/run").rename("runs/former")
-    averaged = read_checkpoint(train("recipe.average=ema", "recipe.average_decay=0.5").folder.last)
+    averaged = read_checkpoint(train("recipe.ema_decay=0.5").folder.last)
     assert torch.equal(plain["state_dict"]["linear.weight"], averaged["current_model_state"]["linear.weight"])
     assert not torch.equal(plain["state_dict"]["linear.weight"], averaged["state_dict"]["linear.weight"])
 

@@ -74,7 +74,7 @@ class Recorder(L.Callback):
 
 def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     what = finetuned("recipe.freeze=epochs:1+2", "recipe.epochs=4", "recipe.layer_decay=0.5", "recipe.lr=0.1",
-                     "recipe.schedule=constant", "recipe.warmup=0")  # fmt: skip
+                     "recipe.schedule=constant", "recipe.warmup_epochs=0")  # fmt: skip
     recorder = Recorder()
     engine.train(scan(), what, "tuned", callbacks=[recorder], test=False)
     assert recorder.trained == [["head"], ["stage3", "head"], ["stage3", "head"], ["stage2", "stage3", "head"]]

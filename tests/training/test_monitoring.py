@@ -23,7 +23,7 @@ def test_a_run_keeps_records_of_every_kind_and_tells_what_was_found(zoo) -> None
 
 
 def test_what_is_counted_over_a_training_goes_on_in_a_resume(zoo) -> None:
-    settings = ["--set", "recipe.clip=1e-9", "--set", "trainer.monitor_every_n_steps=1"]
+    settings = ["--set", "recipe.gradient_clip_val=1e-9", "--set", "trainer.monitor_every_n_steps=1"]
     assert zoo("train", "mlp", "--name", "whole", *settings, *QUICK).code == 0
     checkpoint = torch.load("runs/whole/checkpoints/last.ckpt", weights_only=True)
     monitor = GradientMonitor()

@@ -189,7 +189,7 @@ def test_an_epoch_that_is_resumed_in_its_middle_stays_frozen() -> None:
 
 
 def test_a_run_that_patience_has_ended_is_finished() -> None:
-    extra = ["recipe.patience=1", "recipe.lr=1e-9", "recipe.epochs=9"]
+    extra = ["recipe.early_stopping_patience=1", "recipe.lr=1e-9", "recipe.epochs=9"]
     train("softmax", "patient", extra)
     ended = last("patient")
     assert ended["epoch"] < 8
@@ -200,10 +200,15 @@ def test_a_run_that_patience_has_ended_is_finished() -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        ["recipe.average=ema", "recipe.average_decay=0.9"],
-        ["recipe.accumulate=3"],
+        ["recipe.ema_decay=0.9"],
+        ["recipe.accumulate_grad_batches=3"],
         ["recipe.precision=bf16"],
-        ["recipe.patience=5", "recipe.clip=0.5", "recipe.schedule=multistep", "recipe.warmup=1"],
+        [
+            "recipe.early_stopping_patience=5",
+            "recipe.gradient_clip_val=0.5",
+            "recipe.schedule=multistep",
+            "recipe.warmup_epochs=1",
+        ],
         ["recipe.optimizer=rmsprop"],
         ["recipe.optimizer=adam", "recipe.schedule=constant"],
     ],

@@ -76,14 +76,14 @@ def test_groups_keep_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
         return optimizer
 
     monkeypatch.setattr("zoo.tasks.task.build_optimizer", watched)
-    layer_wise = ("recipe.scale_lr_to=64", "recipe.layer_decay=0.25", "model.hidden_sizes=[8]")
+    layer_wise = ("recipe.lr_base_batch_size=64", "recipe.layer_decay=0.25", "model.hidden_sizes=[8]")
     range_test(subject("mlp", *layer_wise), 1e-3, 1e-1, steps=3)
     # batches of 128 for a rate that is meant for 64
     assert np.array(seen) == pytest.approx(np.array([[0.0005, 0.002], [0.005, 0.02], [0.05, 0.2]]))
 
 
 def test_accumulated_batches_are_one_step() -> None:
-    found = range_test(subject("softmax", "recipe.accumulate=2", "recipe.batch_size=64"), 1e-9, 1e-8, steps=4)
+    found = range_test(subject("softmax", "recipe.accumulate_grad_batches=2", "recipe.batch_size=64"), 1e-9, 1e-8, steps=4)
     assert len(found.losses) == 4
     assert found.losses == pytest.approx([math.log(10)] * 4, abs=1e-4)
 

@@ -59,7 +59,7 @@ def flag_sections(
         {
             "data": {"name": data or None},
             "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
-            "trainer": {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "trainer": {"devices": devices, "num_nodes": nodes, "strategy": strategy, "accelerator": accelerator},
             "wandb": {"mode": wandb},
         }
     )

@@ -27,36 +27,43 @@ class Recipe(Section):
     """Everything about a training that is neither network nor data."""
 
     epochs: int = Field(20, ge=1, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, description="samples a step on each device: images, or streams of text")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step of the optimizer")
+    batch_size: int = Field(128, ge=1, description="samples per device and batch: images, or streams of text")
+    accumulate_grad_batches: int = Field(1, ge=1, description="batches whose gradients are averaged for one optimizer step")
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = Field("adamw", description="sgd takes momentum and nesterov")
-    lr: float = Field(1e-3, gt=0, description="learning rate, at its highest point")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
-    nesterov: bool = Field(True, description="sgd looks ahead (Nesterov)")
+    nesterov: bool = Field(True, description="sgd: Nesterov momentum")
     beta1: float = Field(0.9, ge=0, lt=1, description="adam, adamw: decay of the mean gradient")
     beta2: float = Field(0.999, ge=0, lt=1, description="adam, adamw: decay of the mean squared gradient")
-    weight_decay: float = Field(0.0, ge=0, description="decay of weights; norms and biases are left out")
-    l1: float = Field(0.0, ge=0, description="penalty in the loss: l1 times the sum of the weights' sizes")
-    l2: float = Field(0.0, ge=0, description="penalty in the loss: l2 / 2 times the sum of their squares; elastic net with l1")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay; norms and biases are exempt")
+    l1: float = Field(0.0, ge=0, description="L1 penalty in the loss: l1 times the sum of absolute weights")
+    l2: float = Field(
+        0.0, ge=0, description="L2 penalty in the loss: l2 / 2 times the sum of squared weights; elastic net with l1"
+    )
     decay_norms_and_biases: bool = Field(False, description="apply weight decay and penalties to norms and biases too")
-    schedule: Literal["constant", "multistep", "cosine", "one-cycle"] = Field("cosine", description="of the learning rate")
-    milestones: tuple[Fraction, ...] = Field((0.5, 0.75), description="multistep: where it falls, as shares of training")
-    gamma: float = Field(0.1, gt=0, le=1, description="multistep: the factor it falls by")
-    warmup: float = Field(0.0, ge=0, description="epochs of linear rise from zero; one-cycle has its own (30%)")
-    scale_lr_to: int | None = Field(None, ge=1, description="the global batch that lr is for; lr is scaled linearly from it")
-    clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over all classes")
-    average: Literal["none", "ema"] = Field("none", description="evaluate and keep an average of the weights")
-    average_decay: float = Field(0.998, ge=0, lt=1, description="ema: weight of the past at each step")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
-    precision: Literal["32", "bf16", "16", "64"] = Field("32", description="bf16 and 16 are mixed precision")
-    compile: bool = Field(False, description="compile the network with torch.compile")
-    seed: int = Field(0, ge=0, description="of initialization, splits, order and augmentation")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="save inside an epoch when so many minutes have passed")
-    weights: str = Field("", description="what the network begins with: published, a run, or a file; empty is random numbers")
-    freeze: str = Field("none", description="what is not trained: none, backbone, until:STAGE, epochs:N or epochs:N+M")
-    frozen_norms: Literal["keep", "update"] = Field("keep", description="statistics of batch norms in frozen stages")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="factor of lr from each stage to the one before it; the head has lr")
+    schedule: Literal["constant", "multistep", "cosine", "one-cycle"] = Field("cosine", description="learning-rate schedule")
+    milestones: tuple[Fraction, ...] = Field(
+        (0.5, 0.75), description="multistep: when the learning rate drops, as fractions of training"
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="multistep: factor of each drop")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup; one-cycle has its own (30%)")
+    lr_base_batch_size: int | None = Field(None, ge=1, description="global batch size that lr is for: lr is scaled linearly")
+    gradient_clip_val: float | None = Field(None, gt=0, description="maximum norm of the gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread evenly over all classes")
+    ema_decay: float | None = Field(
+        None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
+    )
+    early_stopping_patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
+    precision: Literal["32", "bf16", "16", "64"] = Field("32", description="32 and 64 are full precision, bf16 and 16 mixed")
+    compile: bool = Field(False, description="compile the model with torch.compile")
+    seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
+    weights: str = Field("", description="initial weights: published, a run, or a file; empty is random initialization")
+    freeze: str = Field("none", description="frozen stages: none, backbone, until:STAGE, epochs:N or epochs:N+M")
+    frozen_norms: Literal["keep", "update"] = Field("keep", description="running statistics of batch norms in frozen stages")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="layer-wise lr decay: factor from each stage to the one before it; the head has lr"
+    )
 
     @field_validator("freeze")
     @classmethod
@@ -73,14 +80,16 @@ class TrainerSettings(Section):
     """Where and how far a run goes; handed to Lightning's Trainer."""
 
     devices: Annotated[int | list[int] | str, Field(union_mode="left_to_right")] = Field(
-        1, description="how many devices, a list of indices, or auto"
+        1, description="number of devices, a list of indices, or auto"
     )
-    nodes: int = Field(1, ge=1, description="machines")
+    num_nodes: int = Field(1, ge=1, description="machines")
     strategy: str = Field("auto", description="Lightning's name: auto, ddp, fsdp, ...")
     accelerator: str = Field("auto", description="Lightning's name: auto, cpu, gpu, mps, ...")
-    sync_batchnorm: bool = Field(False, description="batch norm over the batches of all devices")
-    deterministic: bool = Field(False, description="only deterministic kernels; needed for exact resume on a GPU")
-    limit_train_batches: int | float = Field(1.0, gt=0, description="batches an epoch (int) or their share (float)")
+    sync_batchnorm: bool = Field(False, description="synchronize batch norm across devices")
+    deterministic: bool = Field(False, description="deterministic kernels only; needed for exact resume on a GPU")
+    limit_train_batches: int | float = Field(
+        1.0, gt=0, description="training batches per epoch: number (int) or fraction (float)"
+    )
     limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches, likewise")
     limit_test_batches: int | float = Field(1.0, gt=0, description="test batches, likewise")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")

@@ -6,6 +6,17 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+FORMER_NAMES = {
+    "accumulate": "accumulate_grad_batches",
+    "average": "ema_decay",
+    "average_decay": "ema_decay",
+    "clip": "gradient_clip_val",
+    "nodes": "num_nodes",
+    "patience": "early_stopping_patience",
+    "scale_lr_to": "lr_base_batch_size",
+    "warmup": "warmup_epochs",
+}  # earlier names and those of other libraries -> ours, for hints
+
 
 class UserError(Exception):
     """Something the user can put right. The command prints its text as one line and exits with code 2."""
@@ -51,7 +62,8 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
         hint: what to do when no name is near; by default the known names are listed.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    former = FORMER_NAMES.get(name)
+    near = [former] if former in known else difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:

@@ -69,7 +69,7 @@ class SeeingCaptioner(Captioner):
           "num_queries": 3},
     recipe={
         "epochs": 14, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
     },
     paper="1411.4555",
 )  # fmt: skip
@@ -172,7 +172,7 @@ class CNNLSTM(SeeingCaptioner):
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden_size": 12, "embed_dim": 8, "feature_dim": 10},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
     },
     paper="1502.03044",
 )  # fmt: skip
@@ -303,7 +303,7 @@ class CNNLSTMAttention(SeeingCaptioner):
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
-        "schedule": "one-cycle", "clip": 1.0,
+        "schedule": "one-cycle", "gradient_clip_val": 1.0,
     },
     paper="1706.03762",
 )  # fmt: skip

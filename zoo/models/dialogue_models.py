@@ -26,7 +26,8 @@ TINY = {
     "hidden_size": 8, "embed_dim": 8,
 }  # fmt: skip
 RECIPE = {
-    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+    "gradient_clip_val": 1.0,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ INSTALL = "pip install 'bestiary[lite0]'"
     tiny={"network": "test_efficientnet"},
     recipe={
         "epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "schedule": "one-cycle",
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
     },
     paper="1905.11946",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from zoo.tasks.classification import Classifier, in_color
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
 # what holds the layers of a network one after the other, under the names that torchvision and timm give it
 CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
-RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "clip": 1.0}
+RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "gradient_clip_val": 1.0}
 
 
 class LibraryNetwork(Classifier):

@@ -33,7 +33,7 @@ State = tuple[Tensor, Tensor]  # of the acting LSTM, h and c, each [N, hidden]
     tiny={"hidden_size": 16, "channels": [4, 8], "embed_dim": 8},
     recipe={
         "epochs": 4, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
     },
     paper="1711.07280",
 )  # fmt: skip

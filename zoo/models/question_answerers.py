@@ -34,12 +34,12 @@ TINY_RELATIONS = {
 }  # fmt: skip
 # pictures have many questions each, so that few pictures make a large batch, and steps are what learning takes
 RECIPE = {
-    "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
-    "clip": 5.0,
+    "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
+    "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
 }  # fmt: skip
 RELATIONS_RECIPE = {
-    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup": 0.5,
-    "clip": 5.0,
+    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
+    "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
 }  # fmt: skip
 
 

@@ -16,10 +16,12 @@ from zoo.tasks.language_modeling import LanguageModel, State
 
 TINY = {"hidden_size": 16, "num_layers": 2}
 RECIPE = {
-    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+    "gradient_clip_val": 1.0,
 }  # fmt: skip
 VANILLA_RECIPE = {
-    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "one-cycle", "clip": 1.0,
+    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+    "gradient_clip_val": 1.0,
 }  # fmt: skip
 STREAM = {"chunk": 128}
 

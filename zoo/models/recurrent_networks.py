@@ -14,8 +14,8 @@ from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
 
 TINY = {"hidden_size": 8, "num_layers": 2}
-RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "clip": 1.0}
-VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "clip": 1.0}
+RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "gradient_clip_val": 1.0}
+VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "gradient_clip_val": 1.0}
 
 
 class RecurrentNetwork(SequenceMemory):

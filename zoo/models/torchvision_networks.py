@@ -45,21 +45,21 @@ RESNET_RECIPE = {
     "batch_size": 64,
     "optimizer": "sgd",
     "lr": 0.1,
-    "scale_lr_to": 256,
+    "lr_base_batch_size": 256,
     "weight_decay": 1e-4,
     "schedule": "cosine",
-    "warmup": 5,
+    "warmup_epochs": 5,
 }
 VGG_RECIPE = {
     "epochs": 90,
     "batch_size": 64,
     "optimizer": "sgd",
     "lr": 0.01,
-    "scale_lr_to": 256,
+    "lr_base_batch_size": 256,
     "weight_decay": 5e-4,
     "schedule": "cosine",
-    "warmup": 5,
-    "clip": 1.0,
+    "warmup_epochs": 5,
+    "gradient_clip_val": 1.0,
 }
 
 # Dosovitskiy et al. 2020, table 3 and appendix B.1: AdamW in place of Adam with the same decoupled decay
@@ -68,11 +68,11 @@ VIT_RECIPE = {
     "batch_size": 64,
     "optimizer": "adamw",
     "lr": 3e-3,
-    "scale_lr_to": 4096,
+    "lr_base_batch_size": 4096,
     "weight_decay": 0.3,
     "schedule": "cosine",
-    "warmup": 30,
-    "clip": 1.0,
+    "warmup_epochs": 30,
+    "gradient_clip_val": 1.0,
 }
 
 

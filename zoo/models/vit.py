@@ -26,7 +26,7 @@ from zoo.tasks.classification import Classifier
     tiny={"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
     recipe={
         "epochs": 30, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle",
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
     },
     paper="2010.11929",
 )  # fmt: skip

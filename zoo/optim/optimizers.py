@@ -58,4 +58,4 @@ def stage_groups(stages: Mapping[str, nn.Module], recipe: Recipe, lr: float) -> 
 
 def scaled_lr(recipe: Recipe, global_batch: int) -> float:
     """The recipe's learning rate, scaled linearly with the global batch if it asks for that (Goyal et al. 2017)."""
-    return recipe.lr * global_batch / recipe.scale_lr_to if recipe.scale_lr_to else recipe.lr
+    return recipe.lr * global_batch / recipe.lr_base_batch_size if recipe.lr_base_batch_size else recipe.lr

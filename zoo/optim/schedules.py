@@ -16,9 +16,9 @@ def lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
     """The factor of the learning rate at each step in [0, total_steps).
 
     ``constant``; ``multistep``, which falls by ``gamma`` at each milestone; ``cosine``, to zero (Loshchilov and Hutter 2016);
-    ``one-cycle``, up and down by cosines. All but the last rise linearly during ``warmup`` epochs first.
+    ``one-cycle``, up and down by cosines. All but the last rise linearly during ``warmup_epochs`` first.
     """
-    warmup_steps = round(recipe.warmup * total_steps / recipe.epochs)
+    warmup_steps = round(recipe.warmup_epochs * total_steps / recipe.epochs)
 
     def factor(step: int) -> float:
         if recipe.schedule == "one-cycle":

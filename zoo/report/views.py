@@ -152,7 +152,7 @@ def gradients(history: History, most: int) -> Part | None:
         line_plot(title, caption, [Line(*history.series[name], title)], "step", log=log, most=most)
         for name, title, caption, log in (
             ("norm", "Norm of all gradients", "Before clipping. Peaks: steps that could have spoilt the run.", True),
-            ("clipped", "Clipped", "Share of the records so far whose norm was above recipe.clip.", False),
+            ("clipped", "Clipped", "Share of the records so far whose norm was above recipe.gradient_clip_val.", False),
             ("noise_scale", "Noise scale", "In samples: about how large a batch may be before a larger one stops helping.", True),
         )
         if name in history.series and (name != "clipped" or history.series[name][1].any())

@@ -137,8 +137,8 @@ def plan_search(
         grid_points(space, seed)  # which complains
     if folds > 1 and any(dimension.key == "data.validation" for dimension in space):
         raise UserError("--folds and a search over data.validation exclude each other")
-    if base.trainer.devices != 1 or base.trainer.nodes != 1:
-        raise UserError("each trial runs on one device: leave trainer.devices and trainer.nodes out; --workers uses several")
+    if base.trainer.devices != 1 or base.trainer.num_nodes != 1:
+        raise UserError("each trial runs on one device: leave trainer.devices and trainer.num_nodes out; --workers uses several")
     task = registry.model(name).load()  # imports torch, and is therefore the last thing that is looked at
     metric = metric.removeprefix("val/") or task.monitor
     if metric not in task.directions:

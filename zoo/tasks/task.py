@@ -175,7 +175,7 @@ class Task(L.LightningModule):
         if self.one_pass:
             return None
         trainer = self.trainer
-        global_batch = self.recipe.batch_size * self.recipe.accumulate * trainer.world_size
+        global_batch = self.recipe.batch_size * self.recipe.accumulate_grad_batches * trainer.world_size
         lr = scaled_lr(self.recipe, global_batch)
         # all that can ever be trained is in it from the start, so that schedules and a resume find the same groups
         # fused SGD takes no group in which some parameters have moved before and others, which thaw now, have not
@@ -300,7 +300,7 @@ class Task(L.LightningModule):
 
     def diverged(self, what: str) -> Diverged:
         """The end of a training of which ``what`` is said, with what may help."""
-        return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.clip=1")
+        return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
 
     def send(self, values: dict[str, float]) -> None:
         """Hand values to the loggers under the number of optimizer steps so far; all processes must call it alike."""

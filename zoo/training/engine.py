@@ -240,11 +240,11 @@ class Patience(EarlyStopping):
 
 def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
     callbacks: list[L.Callback] = []
-    if run.recipe.patience:
-        callbacks.append(Patience(monitor, direction, run.recipe.patience))
-    if run.recipe.average == "ema":
+    if run.recipe.early_stopping_patience:
+        callbacks.append(Patience(monitor, direction, run.recipe.early_stopping_patience))
+    if run.recipe.ema_decay is not None:
         # the statistics of batch norm are averages already: averaged again they would lag far behind
-        callbacks.append(EMAWeightAveraging(decay=run.recipe.average_decay, use_buffers=False))
+        callbacks.append(EMAWeightAveraging(decay=run.recipe.ema_decay, use_buffers=False))
     return callbacks
 
 

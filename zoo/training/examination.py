@@ -107,7 +107,7 @@ def _by_heart(subject: Subject) -> Check:
     count = min(SAMPLES, len(split))
     data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
-    recipe = recipe.model_copy(update={"epochs": BY_HEART, "batch_size": count, "accumulate": 1})
+    recipe = recipe.model_copy(update={"epochs": BY_HEART, "batch_size": count, "accumulate_grad_batches": 1})
     losses = _Losses(share=LEARNED / 4)
     fit(subject.run.model_copy(update={"recipe": recipe}), data, _copy(subject, recipe), {"limit_val_batches": 0}, [losses])
     values = losses.values
@@ -147,7 +147,7 @@ def _rate(subject: Subject) -> Check:
 
 def _constant(subject: Subject) -> Any:
     """The recipe at its rate from the first step on."""
-    return subject.run.recipe.model_copy(update={"schedule": "constant", "warmup": 0.0, "epochs": 1})
+    return subject.run.recipe.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1})
 
 
 def _copy(subject: Subject, recipe: Any = None) -> Any:

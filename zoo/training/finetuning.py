@@ -14,7 +14,7 @@ from zoo.training.backbones import PUBLISHED_TAG, find_backbone
 # Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise
 EVERYTHING = {
     "epochs": 10, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "layer_decay": 0.75, "weight_decay": 0.05,
-    "schedule": "cosine", "warmup": 1, "clip": 1.0, "label_smoothing": 0.1,
+    "schedule": "cosine", "warmup_epochs": 1, "gradient_clip_val": 1.0, "label_smoothing": 0.1,
 }  # fmt: skip
 # A linear classifier that starts at zero, on features that do not change: strong decay in place of augmentation
 HEAD = {"epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "cosine"}

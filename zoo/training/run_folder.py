@@ -57,7 +57,7 @@ class RunFolder:
             return cls(Path(os.environ.get(HANDED_ON) or RUNS / name))
         if name is not None and (Path(name).name != name or name.startswith(".") or not name):
             raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
-        if name is None and run.trainer.nodes > 1:
+        if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
         stem = name or f"{run.network}-{run.data['name']}"
         for number in itertools.count(1):

@@ -36,7 +36,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
         return L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
-            num_nodes=settings.nodes,
+            num_nodes=settings.num_nodes,
             strategy=settings.strategy,
             sync_batchnorm=settings.sync_batchnorm,
             deterministic=settings.deterministic,
@@ -45,8 +45,8 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             limit_test_batches=settings.limit_test_batches,
             log_every_n_steps=settings.log_every_n_steps,
             max_epochs=recipe.epochs,
-            accumulate_grad_batches=recipe.accumulate,
-            gradient_clip_val=recipe.clip,
+            accumulate_grad_batches=recipe.accumulate_grad_batches,
+            gradient_clip_val=recipe.gradient_clip_val,
             precision=PRECISION[recipe.precision],
             logger=logger,
             callbacks=callbacks,
@@ -58,7 +58,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "nodes", "strategy"))
+        asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
 
 

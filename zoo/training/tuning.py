@@ -51,8 +51,8 @@ def open_subject(registry: Registry, run: Run) -> Subject:
     Raises:
         UserError: several devices are asked for, the model learns without an optimizer, or what the data or the model says.
     """
-    if run.trainer.devices not in (1, "1", "auto") or run.trainer.nodes > 1:
-        raise UserError(f"zoo tune measures on one device: leave out trainer.devices={run.trainer.devices} and trainer.nodes")
+    if run.trainer.devices not in (1, "1", "auto") or run.trainer.num_nodes > 1:
+        raise UserError(f"zoo tune measures on one device: leave out trainer.devices={run.trainer.devices} and trainer.num_nodes")
     quiet()
     alone = {"devices": 1, "strategy": "auto"}
     run = run.model_copy(update={"trainer": run.trainer.model_copy(update=alone)})
@@ -115,7 +115,7 @@ def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHES
         Diverged: the first loss is no finite number, whatever the rate.
     """
     run, task = subject.run, deepcopy(subject.task)
-    constant = {"schedule": "constant", "warmup": 0.0, "epochs": steps * run.recipe.accumulate + 1}
+    constant = {"schedule": "constant", "warmup_epochs": 0.0, "epochs": steps * run.recipe.accumulate_grad_batches + 1}
     task.recipe = run.recipe.model_copy(update=constant)
     rising = _Rising(run.recipe.lr, lowest, highest, steps)
     fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
@@ -284,7 +284,9 @@ class _Search:
     def _steps(self, size: int) -> float:
         """Seconds of a training step, after one that does not count; a batch of validation follows."""
         run, data = self.subject.run, self.subject.data
-        recipe = run.recipe.model_copy(update={"batch_size": size, "accumulate": 1, "epochs": 2 if 2 * size > self.images else 1})
+        recipe = run.recipe.model_copy(
+            update={"batch_size": size, "accumulate_grad_batches": 1, "epochs": 2 if 2 * size > self.images else 1}
+        )
         former, data.batch_size = data.batch_size, size
         clock = _Clock(self.device)
         task = deepcopy(self.subject.task)
