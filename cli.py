@@ -1,7 +1,4 @@
-"""The ``zoo`` command: the list of its commands, each of which lives in ``zoo/commands``.
-
-Only Typer is imported to begin with; torch comes in when something is built, so that names are answered at once.
-"""
+"""The ``zoo`` command: the table of its commands, each of which lives in ``zoo/commands`` and is imported when it is called."""
 
 from __future__ import annotations
 
@@ -9,34 +6,59 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import (
-    asking,
-    autopsy,
-    checking,
-    data,
-    diagnosing,
-    drawing,
-    finetuning,
-    listing,
-    reporting,
-    searching,
-    shipping,
-    training,
-    tuning,
-    watching,
-)
-from zoo.commands.shell import OneLineErrors, TextCommand
+from zoo.commands.shell import CommandGroup
+
+PANELS = {
+    "Choose": {"list": "list.list_models", "show": "list.show"},
+    "Train": {
+        "train": "train.train",
+        "finetune": "finetune.finetune",
+        "tune": "tune.tune",
+        "search": "search.search",
+        "diagnose": "diagnose.diagnose",
+        "watch": "watch.watch",
+    },
+    "Use": {
+        "test": "train.test",
+        "predict": "predict.predict",
+        "sample": "predict.sample",
+        "chat": "predict.chat",
+        "export": "export.export",
+        "serve": "export.serve",
+    },
+    "Understand": {"picture": "picture.picture", "report": "report.report", "autopsy": "autopsy.autopsy"},
+    "Check": {"check": "check.check", "doctor": "check.doctor"},
+}
+DATA_PANELS = {
+    "Commands": {
+        "list": "data.list_data",
+        "show": "data.show_data",
+        "fetch": "data.fetch_data",
+        "preview": "data.preview_data",
+        "advise": "data.advise_data",
+    }
+}
+
+
+class ZooGroup(CommandGroup):
+    panels = PANELS
+
+
+class DataGroup(CommandGroup):
+    panels = DATA_PANELS
+
 
 app = typer.Typer(
-    cls=OneLineErrors,
+    cls=ZooGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A zoo of classic networks: list them, train them on your data, and see what they learned.\n\n"
-    "[bold]zoo list[/bold] shows what there is; [bold]zoo train resnet20[/bold] trains one, without any network access.",
+    help="Train, fine-tune and inspect classic networks.\n\n"
+    "[bold]zoo list[/bold] lists the models; [bold]zoo train resnet20[/bold] trains one on data that comes with the zoo.",
 )
-data_app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, help="Data sets: list, show, fetch, look at them.")
+data_app = typer.Typer(cls=DataGroup, no_args_is_help=True, help="List, describe, download and preview data sets.")
+app.add_typer(data_app, name="data", rich_help_panel="Choose")
 
 
 def _print_version(asked: bool) -> None:
@@ -54,39 +76,3 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     context.obj = plugin
-
-
-COMMANDS = {
-    "list": listing.list_models,
-    "show": listing.show,
-    "train": training.train,
-    "finetune": finetuning.finetune,
-    "watch": watching.watch,
-    "test": training.test,
-    "predict": asking.predict,
-    "sample": asking.sample,
-    "chat": asking.chat,
-    "picture": drawing.picture,
-    "report": reporting.report,
-    "export": shipping.export,
-    "serve": shipping.serve,
-    "search": searching.search,
-    "tune": tuning.tune,
-    "diagnose": diagnosing.diagnose,
-    "check": checking.check,
-    "autopsy": autopsy.autopsy,
-    "doctor": checking.doctor,
-}
-DATA_COMMANDS = {
-    "list": data.list_data,
-    "show": data.show_data,
-    "fetch": data.fetch_data,
-    "preview": data.preview_data,
-    "advise": data.advise_data,
-}
-
-for name, command in COMMANDS.items():
-    app.command(name, cls=TextCommand)(command)
-for name, command in DATA_COMMANDS.items():
-    data_app.command(name, cls=TextCommand)(command)
-app.add_typer(data_app, name="data")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.commands.answers import print_answers
+from zoo.commands.predictions import print_answers
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import prediction

@@ -177,7 +177,7 @@ def test_a_run_whose_settings_cannot_be_read_is_shown_without_them(zoo, folder: 
 
 
 def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.commands import watching
+    from zoo.commands import watch
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -188,10 +188,10 @@ def test_a_terminal_follows_the_run_to_its_end(folder: RunFolder, monkeypatch: p
 
     records = two_epochs()
     steps = [records[:3], records[3:], [{"step": 80, "epoch": 3, "time": 1060.0, "test/accuracy": 0.8}]]
-    monkeypatch.setattr(watching, "sleep", meanwhile)
+    monkeypatch.setattr(watch, "sleep", meanwhile)
     monkeypatch.setenv("TERM", "xterm")
     shown = Terminal()
     monkeypatch.setattr(sys, "stdout", shown)
-    watching.watch("seen", once=False, json=False)
+    watch.watch("seen", once=False, json=False)
     told = shown.getvalue()
     assert not steps and "nothing recorded yet" in told and "step 40/80" in told and "━" * 60 in told and "test/accuracy" in told

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.listing import print_entry, print_list
+from zoo.commands.list import print_entry, print_list
 from zoo.commands.shell import Json, SetData, open_registry, print_json
 from zoo.core.errors import UserError, near_path
 from zoo.registry.entry import REQUIRED, Entry

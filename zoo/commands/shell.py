@@ -5,12 +5,13 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.core.errors import UserError, one_line
@@ -20,29 +21,25 @@ from zoo.registry.registry import Registry, scan
 if TYPE_CHECKING:
     from zoo.config.recipe import Run
 
-# the base of Typer's own usage errors; Typer has carried its parser inside since 0.20 and took it from click before
-UsageError = typer.BadParameter.__mro__[1]
-
 
 class TextParameters:
-    """Parameters that are text and flags, as all are here.
+    """Parameters that are text and flags, which Typer is kept from converting.
 
-    Typer sends every parameter through pydantic, whose import takes longer than all the rest of answering a name. Text needs no
-    conversion; numbers are checked with the recipe, where their bounds are known.
+    Typer converts every value with pydantic, text as well, and the import of pydantic takes longer than all else that answers a
+    name. Numbers are checked with the recipe, where their bounds are known.
     """
 
     def get_params(self, context: Any) -> list[Any]:
         parameters = super().get_params(context)
         for parameter in parameters:
-            if "process_value" not in vars(parameter):
-                parameter.process_value = partial(_process_text, parameter, parameter.process_value)
+            parameter.process_value = partial(_process_text, parameter)
         return parameters
 
 
-def _process_text(parameter: Any, convert: Callable, context: Any, value: Any) -> Any:
+def _process_text(parameter: Any, context: Any, value: Any) -> Any:
     several = parameter.multiple or parameter.nargs == -1
-    if parameter.required and (value is None or (several and not value)):
-        return convert(context, value)  # which complains
+    if parameter.required and not (value or value == ""):
+        return type(parameter).process_value(parameter, context, value)  # raises MissingParameter
     value = () if value is None and several else value
     return parameter.callback(context, parameter, value) if parameter.callback else value
 
@@ -51,8 +48,30 @@ class TextCommand(TextParameters, TyperCommand):
     """A command of text and flags."""
 
 
-class OneLineErrors(TextParameters, TyperGroup):
-    """A group whose errors are one line on standard error: 2 for the user's mistakes, 130 when interrupted."""
+class CommandGroup(TextParameters, TyperGroup):
+    """Commands that are imported when they are called or listed, and whose errors are one line on standard error.
+
+    Exit codes: 2 for the user's mistakes, 130 when interrupted.
+
+    Attributes:
+        panels: heading in the help -> command -> its module in ``zoo.commands`` and function, as in ``train.test``.
+    """
+
+    panels: ClassVar[dict[str, dict[str, str]]]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.places = {name: (panel, place) for panel, places in self.panels.items() for name, place in places.items()}
+        self.commands = {**dict.fromkeys(self.places), **self.commands}
+
+    def get_command(self, context: Any, name: str) -> Any:
+        if name in self.places and self.commands[name] is None:
+            panel, place = self.places[name]
+            module, function = place.split(".")
+            app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+            app.command(name, cls=TextCommand, rich_help_panel=panel)(getattr(import_module(f"zoo.commands.{module}"), function))
+            self.commands[name] = typer.main.get_command(app)
+        return super().get_command(context, name)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         extra.setdefault("prog_name", "zoo")
@@ -62,10 +81,11 @@ class OneLineErrors(TextParameters, TyperGroup):
             sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
         except UserError as error:
             _fail(str(error))
-        except UsageError as error:
+        except typer.TyperException as error:
             if not error.format_message():  # the help was asked for by giving nothing
                 sys.exit(2)
-            _fail(f"{error.format_message()} (see: {_command_path(error)} --help)")
+            context = getattr(error, "ctx", None)
+            _fail(f"{error.format_message()} (see: {context.command_path if context else 'zoo'} --help)")
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
@@ -80,10 +100,6 @@ class OneLineErrors(TextParameters, TyperGroup):
 def _fail(text: str) -> None:
     rank_zero_print(f"error: {one_line(text)}")
     sys.exit(2)
-
-
-def _command_path(error: Any) -> str:
-    return error.ctx.command_path if getattr(error, "ctx", None) else "zoo"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

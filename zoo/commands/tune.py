@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.finetuning import Freeze, Weights, resolve_either
+from zoo.commands.finetune import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
-from zoo.commands.training import DataName
+from zoo.commands.train import DataName
 from zoo.core.errors import UserError, unknown
 
 if TYPE_CHECKING:

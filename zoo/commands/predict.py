@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.answers import answer_format, print_answers, write_answers
+from zoo.commands.predictions import answer_format, print_answers, write_answers
 from zoo.commands.shell import (
     Checkpoint,
     Json,

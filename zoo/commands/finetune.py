@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
-from zoo.commands.training import (
+from zoo.commands.train import (
     Accelerator,
     Config,
     DataName,
