@@ -185,3 +185,46 @@ def test_entries_are_read_in_the_order_that_python_registers(tmp_path: Path) -> 
     path = tmp_path / "two.py"
     path.write_text(MINE.replace('@register_model("mine"', '@register_model("second", task="t")\n@register_model("mine"'))
     assert [entry.name for entry in read_file(path, "two")] == ["mine", "second"]
+
+
+def test_functions_are_skipped_and_texts_that_look_like_them_are_not(tmp_path: Path) -> None:
+    code = '''
+@wrapped
+def helper(
+    text: str = """
+class NotThis:
+""",
+) -> str:
+    """
+def not_a_function():
+    @register_model("not-this", task="t")
+    """
+    return text
+
+
+class Base:
+    @property
+    def size(self) -> int:
+        return 1
+
+    def __init__(self, spec, recipe, depth: int = 3): ...
+
+    def forward(
+        self,
+    ):
+        return 1
+
+
+@register_model("deep", task="t", depth=5)
+class Deep(Base):
+    """Deep."""
+    def stages(self): return {}
+'''
+    path = tmp_path / "skipped.py"
+    path.write_text(code)
+    (entry,) = read_file(path, "skipped")
+    assert (entry.name, entry.defaults, entry.summary) == ("deep", {"depth": 5}, "Deep.")
+    path.write_text(code.replace("depth=5", "depth=list()"))
+    line = next(number for number, text in enumerate(code.splitlines(), 1) if "depth=5" in text)
+    with pytest.raises(ValueError, match=f"line {line}: .* is not a literal"):
+        list(read_file(path, "skipped"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -171,6 +172,7 @@ def _argument_help(docs: Iterable[str | None]) -> dict[str, str]:
     return {name: text for doc in docs for name, text in _section_of_arguments(doc).items()}
 
 
+@functools.cache
 def _section_of_arguments(doc: str | None) -> dict[str, str]:
     section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(doc or "") + "\n", re.MULTILINE)
     if not section:

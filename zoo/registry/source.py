@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.registry.entry import GIVEN_BY_THE_ENGINE, KIND_OF_DECORATOR, REQUIRED, Entry, _argument_help, _make_entry
+
+# functions and methods other than __init__, with their decorators: nothing in them is registered, and they are most of a file
+FUNCTION = re.compile(r"^( {4}|)(?:@.*\n\1)*def (?!__init__\b).*\n(?:(?:\1 .*|\1\).*:|)\n)*", re.MULTILINE)
 
 
 def read_file(path: Path, module: str) -> Iterator[Entry]:
@@ -20,7 +25,10 @@ def read_file(path: Path, module: str) -> Iterator[Entry]:
     source = path.read_text(encoding="utf-8")
     if not any(decorator in source for decorator in KIND_OF_DECORATOR):
         return
-    tree = ast.parse(source, str(path))
+    try:
+        tree = ast.parse(FUNCTION.sub(lambda match: "\n" * match[0].count("\n"), source), str(path))
+    except SyntaxError:  # of the file itself, or because a text in it looks like a function
+        tree = ast.parse(source, str(path))
     constants: dict[str, ast.expr] = {}
     classes: dict[str, ast.ClassDef] = {}
     for node in tree.body:
@@ -47,6 +55,8 @@ def _read_decorator(kind, call, node, classes, constants, module, path) -> Entry
             return constants.get(name.id, name)
 
     def literal(value: ast.expr) -> Any:
+        with suppress(ValueError):  # it holds names, of constants perhaps
+            return ast.literal_eval(value)
         try:
             return ast.literal_eval(Substitute().visit(value))
         except ValueError:
