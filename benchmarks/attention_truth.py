@@ -78,7 +78,7 @@ def judge(task: torch.nn.Module, data: object) -> Iterator[tuple[str, int, float
     split = data.splits["test"]
     order = torch.arange(len(split)).split(BATCH)
     for chosen, images in zip(order, split.images.batches(iter(order)), strict=True):
-        scenes = data.scenes(split.beside["picture"][chosen])
+        scenes = data.scenes(split.columns["image_id"][chosen])
         for words, maps, scene in zip(*look(task, images), scenes, strict=True):
             things = spoken_of(words, scene)
             numbers = {thing: number for number, thing in enumerate(dict.fromkeys(things.values()))}

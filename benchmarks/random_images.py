@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 
 
 @register_data("random-images", task="classification")
-class RandomImages(ImageData):
+class RandomImages(ClassificationData):
     """Random pixels, 3x32x32, in ten classes.
 
     Args:
@@ -22,10 +22,10 @@ class RandomImages(ImageData):
         super().__init__(batch_size, seed, root=None, size=0, augment=augment, validation=0.002)
         self.count = count
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         return ImageSpec(3, 32, 32, classes=tuple("0123456789"))
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         return {name: _random(count) for name, count in (("train", self.count), ("test", 100))}
 
 

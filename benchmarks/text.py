@@ -24,7 +24,7 @@ from zoo.training import building
 
 def by_hand(registry: Any, run: Run, data: Any) -> Iterator[None]:
     """A hand-written training that never ends; each ``next`` is one step."""
-    recipe, chunk = run.recipe, run.data["chunk"]
+    recipe, chunk = run.recipe, run.data["seq_len"]
     network = building.build_task(registry, run, data.spec).train()
     optimizer = torch.optim.AdamW(
         network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay, fused=True

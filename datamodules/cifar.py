@@ -17,7 +17,7 @@ import torch
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -42,7 +42,7 @@ CIFAR100_CLASSES = (
 )  # fmt: skip
 
 
-class CifarImages(ImageData):
+class CifarImages(ClassificationData):
     """A data set in the python format of CIFAR. A subclass says what is where in its archive."""
 
     archive: str
@@ -52,13 +52,13 @@ class CifarImages(ImageData):
     label_key: str
     class_names: tuple[str, ...]
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         return ImageSpec(*SHAPE, classes=self.class_names)
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         self._place()
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         place = self._place()
         wanted = [name for names in self.files.values() for name in names]
         read = read_folder if place.is_dir() else read_archive

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers
-from zoo.datamodules.bases.questions import Question
+from zoo.datamodules.bases.question_answering import Question
+from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, by_picture, frequent_answers
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
@@ -33,8 +33,8 @@ class CLEVR(QuestionFiles):
         root: the folder.
         size: pixels that the height of 320 becomes; the width, half as much again.
         augment: none, light, standard, strong, or a list as in crop:4.
-        least: how often a word must be seen in training questions to be known.
-        together: questions on a picture that are answered at once; a picture with more comes several times.
+        min_count: how often a word must be seen in training questions to be known.
+        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
         memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -47,17 +47,17 @@ class CLEVR(QuestionFiles):
         root: str,
         size: int = 128,
         augment: str = "none",
-        least: int = 1,
-        together: int = 10,
+        min_count: int = 1,
+        questions_per_sample: int = 10,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, (size, size * 3 // 2), augment, 0.1, least, together, memory_gb)
+        super().__init__(batch_size, seed, root, (size, size * 3 // 2), augment, 0.1, min_count, questions_per_sample, memory_gb)
 
-    def find(self) -> dict[str, list[AskedPicture]]:
+    def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         train, val = (self._find(split) for split in ("train", "val"))
         return {"train": train, "val": val, "test": val}
 
-    def _find(self, split: str) -> list[AskedPicture]:
+    def _find(self, split: str) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:
             return [
                 (self.root / "images" / split / question["image_filename"], _question(question))
@@ -66,7 +66,7 @@ class CLEVR(QuestionFiles):
 
         return by_picture(read_json(self.root / "questions" / f"CLEVR_{split}_questions.json", read))
 
-    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
+    def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         return frequent_answers(train, 1, lambda question: question.answers[0])
 
 

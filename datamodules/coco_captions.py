@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError
-from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
+from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
+from zoo.datamodules.files.image_files import require_folder
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
-from zoo.datamodules.files.picture_files import require_folder
 from zoo.registry.entry import register_data
 
 
@@ -26,8 +26,8 @@ class CocoCaptions(CaptionFiles):
         year: of the release, 2017 or 2014.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
-        least: how often a word must be seen in training captions to be in the vocabulary.
-        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
+        min_count: how often a word must be seen in training captions to be in the vocabulary.
+        max_length: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -39,14 +39,14 @@ class CocoCaptions(CaptionFiles):
         year: int = 2017,
         size: int = 224,
         augment: str = "none",
-        least: int = 5,
-        longest: int = 0,
+        min_count: int = 5,
+        max_length: int = 0,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, 0.1, least, longest, memory_gb)
+        super().__init__(batch_size, seed, root, size, augment, 0.1, min_count, max_length, memory_gb)
         self.year = year
 
-    def find(self) -> Found:
+    def load_annotations(self) -> CaptionAnnotations:
         splits, without_caption, without_image = {}, [], []
         for split in ("train", "val"):
             file = self.root / "annotations" / f"captions_{split}{self.year}.json"
@@ -55,10 +55,10 @@ class CocoCaptions(CaptionFiles):
             require_folder(folder, str(folder))
             there = {name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS)}
             names = [name for name in captions if name in there and captions[name]]
-            splits[split] = [Captioned(f"{folder}{os.sep}{name}", captions[name]) for name in names]
+            splits[split] = [CaptionedImage(f"{folder}{os.sep}{name}", captions[name]) for name in names]
             without_caption += sorted(there - {name for name in captions if captions[name]})
             without_image += sorted(captions.keys() - there)
-        return Found({**splits, "test": splits["val"]}, without_caption, without_image)
+        return CaptionAnnotations({**splits, "test": splits["val"]}, without_caption, without_image)
 
 
 def read_coco(path: Path) -> Captions:

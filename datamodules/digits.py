@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
@@ -13,7 +13,7 @@ from zoo.spec import ImageSpec
 
 
 @register_data("digits", task="classification", tags=["embedded", "gray"])
-class Digits(ImageData):
+class Digits(ClassificationData):
     """1,797 handwritten digits of 8x8 pixels in 16 shades, from the UCI repository (Alpaydin and Kaynak 1998).
 
     The data comes without splits: a fifth of each class is the test set, by a seed of its own, so that all runs share it.
@@ -38,10 +38,10 @@ class Digits(ImageData):
     ) -> None:
         super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=validation)
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         return ImageSpec(1, 8, 8, classes=tuple("0123456789"))
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         from sklearn.datasets import load_digits  # a second to import
 
         bunch = load_digits()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError
-from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture
-from zoo.datamodules.bases.questions import Question
+from zoo.datamodules.bases.question_answering import Question
+from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, by_picture
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
@@ -25,8 +25,8 @@ class EasyVQA(QuestionFiles):
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:4.
         validation: share of the training pictures held out for validation.
-        least: how often a word must be seen in training questions to be known.
-        together: questions on a picture that are answered at once; a picture with more comes several times.
+        min_count: how often a word must be seen in training questions to be known.
+        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
         memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -38,16 +38,16 @@ class EasyVQA(QuestionFiles):
         size: int = 64,
         augment: str = "none",
         validation: float = 0.1,
-        least: int = 1,
-        together: int = 12,
+        min_count: int = 1,
+        questions_per_sample: int = 12,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, (size, size), augment, validation, least, together, memory_gb)
+        super().__init__(batch_size, seed, root, (size, size), augment, validation, min_count, questions_per_sample, memory_gb)
 
-    def find(self) -> dict[str, list[AskedPicture]]:
+    def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         return {split: self._find(self.root / split) for split in ("train", "test")}
 
-    def _find(self, folder: Path) -> list[AskedPicture]:
+    def _find(self, folder: Path) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:
             return [
                 (folder / "images" / f"{int(image)}.png", Question(tokenize(question), [str(answer)]))
@@ -56,7 +56,7 @@ class EasyVQA(QuestionFiles):
 
         return by_picture(read_json(folder / "questions.json", read))
 
-    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
+    def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         file = self.root / "answers.txt"
         try:
             answers = tuple(dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()))

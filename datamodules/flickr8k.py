@@ -11,7 +11,7 @@ import torch
 
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.caption_files import Captioned, CaptionFiles, Captions, Found
+from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
@@ -32,8 +32,8 @@ class Flickr8k(CaptionFiles):
         size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
         augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
         validation: share of the training images held out for validation, where no list says which.
-        least: how often a word must be seen in training captions to be in the vocabulary.
-        longest: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
+        min_count: how often a word must be seen in training captions to be in the vocabulary.
+        max_length: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -47,13 +47,13 @@ class Flickr8k(CaptionFiles):
         size: int = 0,
         augment: str = "none",
         validation: float = 0.1,
-        least: int = 5,
-        longest: int = 0,
+        min_count: int = 5,
+        max_length: int = 0,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, validation, least, longest, memory_gb)
+        super().__init__(batch_size, seed, root, size, augment, validation, min_count, max_length, memory_gb)
 
-    def find(self) -> Found:
+    def load_annotations(self) -> CaptionAnnotations:
         texts, images = files_below(self.root)
         split_of: dict[str, str] = {}
         if karpathy := [path for name, path in sorted(texts.items()) if name.startswith("dataset") and name.endswith(".json")]:
@@ -69,11 +69,11 @@ class Flickr8k(CaptionFiles):
         if not split_of:
             split_of = self._listed(texts, sorted(captions.keys() & images.keys()))
         named = captions.keys() | split_of.keys()
-        splits: dict[str, list[Captioned]] = {name: [] for name in dict.fromkeys(("train", *split_of.values()))}
+        splits: dict[str, list[CaptionedImage]] = {name: [] for name in dict.fromkeys(("train", *split_of.values()))}
         for name, split in split_of.items():
             if name in captions and name in images:
-                splits[split].append(Captioned(images[name], captions[name]))
-        return Found(splits, sorted(images.keys() - captions.keys()), sorted(named - images.keys()))
+                splits[split].append(CaptionedImage(images[name], captions[name]))
+        return CaptionAnnotations(splits, sorted(images.keys() - captions.keys()), sorted(named - images.keys()))
 
     def _listed(self, texts: dict[str, str], whole: list[str]) -> dict[str, str]:
         """The split of each image, by the official lists, or at random where there is none of them."""

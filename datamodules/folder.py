@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.core.errors import UserError, did_you_mean, near_path, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
@@ -29,7 +29,7 @@ VERSION = 1  # of decoding; another one does not take what this one has kept
 
 
 @register_data("folder", task="classification", tags=["own", "color"])
-class Folder(ImageData):
+class Folder(ClassificationData):
     """Your own pictures, one folder a class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
     With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; what is missing is
@@ -80,14 +80,14 @@ class Folder(ImageData):
         """What tells these files, as they are now and brought to a size, from others."""
         return self.tree.fingerprint(self.size)
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         height, width = self._shape
         return ImageSpec(3, height, width, classes=self.tree.classes)
 
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "unreadable": [str(path) for path in self.unreadable]}
+    def summarize(self) -> dict[str, Any]:
+        return {**super().summarize(), "unreadable": [str(path) for path in self.unreadable]}
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
 
     def val_dataloader(self) -> Batches:
@@ -106,7 +106,7 @@ class Folder(ImageData):
             order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
             self.splits[name] = split.subset(order)
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         content, start, first = self._content, 0, 0
         splits = {}
         for name, files in self.tree.files.items():

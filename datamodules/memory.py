@@ -93,19 +93,19 @@ class SequenceData(L.LightningDataModule):
         batch_size: sequences a batch on each device.
         seed: of the sequences for training.
         length: of a sequence, as the subclass counts it, at least ``shortest``.
-        sequences: for training in an epoch, in whole batches: the last one is filled up.
+        num_sequences: for training in an epoch, in whole batches: the last one is filled up.
     """
 
     task = "sequence-memory"
     shortest = 1
 
-    def __init__(self, batch_size: int, seed: int, length: int, sequences: int) -> None:
+    def __init__(self, batch_size: int, seed: int, length: int, num_sequences: int) -> None:
         super().__init__()
         if length < self.shortest:
             raise UserError(f"data.length={length}: must be at least {self.shortest}")
-        if sequences < 1:
-            raise UserError(f"data.sequences={sequences}: must be at least 1")
-        self.batch_size, self.seed, self.length, self.sequences = batch_size, seed, length, sequences
+        if num_sequences < 1:
+            raise UserError(f"data.num_sequences={num_sequences}: must be at least 1")
+        self.batch_size, self.seed, self.length, self.num_sequences = batch_size, seed, length, num_sequences
 
     @property
     @abstractmethod
@@ -141,7 +141,7 @@ class SequenceData(L.LightningDataModule):
     def train_dataloader(self) -> NewSequences:
         rank, world = self._place()
 
-        steps = -(-self.sequences // (self.batch_size * world))
+        steps = -(-self.num_sequences // (self.batch_size * world))
         return NewSequences(self.draw, self.batch_size, steps, self.seed, rank, partial(position_of, self.trainer))
 
     def val_dataloader(self) -> SameSequences:
@@ -154,19 +154,19 @@ class SequenceData(L.LightningDataModule):
         """This process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there."""
         held_out = EVALUATION_BATCHES * EVALUATION_BATCH
         return {
             "steps": self.spec.length,
             "features": self.spec.features,
             **({"symbols": list(self.spec.symbols)} if self.spec.symbols else {}),
-            "train": f"{self.sequences} new ones an epoch",
+            "train": f"{self.num_sequences} new ones an epoch",
             **dict.fromkeys(("val", "test"), held_out),
             "baseline": round(self.baseline, 4),
         }
 
-    def beginning(self) -> str:
+    def preview_text(self) -> str:
         """The first sequences of the test, as text."""
         batch = next(iter(self.test_dataloader()))
         return "\n\n".join(map(self.to_text, batch["inputs"][:PRINTED], batch["targets"][:PRINTED]))
@@ -182,13 +182,13 @@ class AddingProblem(SequenceData):
 
     Args:
         length: pairs of number and marker in a sequence.
-        sequences: for training in an epoch, none of them twice; the last batch is filled up.
+        num_sequences: for training in an epoch, none of them twice; the last batch is filled up.
     """
 
     shortest = 2  # one in either half
 
-    def __init__(self, batch_size: int, seed: int, length: int = 150, sequences: int = 12800) -> None:
-        super().__init__(batch_size, seed, length, sequences)
+    def __init__(self, batch_size: int, seed: int, length: int = 150, num_sequences: int = 12800) -> None:
+        super().__init__(batch_size, seed, length, num_sequences)
 
     @property
     def spec(self) -> SequenceSpec:
@@ -227,11 +227,11 @@ class CopyMemory(SequenceData):
 
     Args:
         length: T, the steps between the last symbol and the first that is asked for.
-        sequences: for training in an epoch; the last batch is filled up.
+        num_sequences: for training in an epoch; the last batch is filled up.
     """
 
-    def __init__(self, batch_size: int, seed: int, length: int = 50, sequences: int = 12800) -> None:
-        super().__init__(batch_size, seed, length, sequences)
+    def __init__(self, batch_size: int, seed: int, length: int = 50, num_sequences: int = 12800) -> None:
+        super().__init__(batch_size, seed, length, num_sequences)
 
     @property
     def spec(self) -> SequenceSpec:

@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo.core.download import fetch
 from zoo.core.errors import UserError
 from zoo.core.files import cache_folder
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -29,7 +29,7 @@ PARTS = {"train": "train", "test": "t10k"}  # as the files are named
 FIRST_TEST_LABELS = {"MNIST": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9], "FashionMNIST": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 
 
-class IdxImages(ImageData):
+class IdxImages(ClassificationData):
     """A data set of four IDX files. A subclass says where they come from and what the classes are."""
 
     folder: str  # below the cache, and where torchvision keeps the files below its root
@@ -37,14 +37,14 @@ class IdxImages(ImageData):
     hashes: dict[str, str]  # SHA-256 of the compressed files
     class_names: tuple[str, ...]
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         return ImageSpec(1, SIDE, SIDE, classes=self.class_names)
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         for name in self.hashes:
             self._file(name)
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         return {split: self._split(part) for split, part in PARTS.items()}
 
     def _split(self, part: str) -> Split:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -25,39 +25,43 @@ MOST_CLASSES = 10
 FEWEST_OF_A_CLASS, MOST_SAMPLES = 4, 1_000_000
 
 
-class PointsInThePlane(ImageData):
+class PointsInThePlane(ClassificationData):
     """Points of as many classes, equally often. A subclass says where they lie before noise moves them (``place``).
 
     The points follow from the options and from the split alone, not from the run's seed: all runs share them. Noise is normal,
     of the same deviation in x and y; what it carries out of the square is put on its border.
     """
 
-    def __init__(self, batch_size: int, seed: int, samples: int, classes: int, noise: float, validation: float | str) -> None:
+    def __init__(
+        self, batch_size: int, seed: int, num_samples: int, num_classes: int, noise: float, validation: float | str
+    ) -> None:
         super().__init__(batch_size, seed, root=None, size=0, augment="none", validation=validation)
-        if not 2 <= classes <= MOST_CLASSES:
-            raise UserError(f"data.classes={classes}: must be from 2 to {MOST_CLASSES}")
-        if not FEWEST_OF_A_CLASS * classes <= samples <= MOST_SAMPLES:
-            fewest = FEWEST_OF_A_CLASS * classes
-            raise UserError(f"data.samples={samples}: must be from {fewest}, {FEWEST_OF_A_CLASS} a class, to {MOST_SAMPLES:,}")
+        if not 2 <= num_classes <= MOST_CLASSES:
+            raise UserError(f"data.num_classes={num_classes}: must be from 2 to {MOST_CLASSES}")
+        if not FEWEST_OF_A_CLASS * num_classes <= num_samples <= MOST_SAMPLES:
+            fewest = FEWEST_OF_A_CLASS * num_classes
+            raise UserError(
+                f"data.num_samples={num_samples}: must be from {fewest}, {FEWEST_OF_A_CLASS} a class, to {MOST_SAMPLES:,}"
+            )
         if not 0 <= noise <= 1:
             raise UserError(f"data.noise={noise}: must be from 0 to 1, the side of the square")
-        self.samples, self.classes, self.noise = samples, classes, noise
+        self.num_samples, self.num_classes, self.noise = num_samples, num_classes, noise
 
     @abstractmethod
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Where points of these classes, int64 [n], lie without noise: [n, 2] in the square from -1 to 1, y upwards."""
 
-    def describe(self) -> ImageSpec:
-        return ImageSpec(2, 1, 1, classes=tuple(map(str, range(self.classes))))
+    def build_spec(self) -> ImageSpec:
+        return ImageSpec(2, 1, 1, classes=tuple(map(str, range(self.num_classes))))
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         return {name: self._draw(name) for name in ("train", "test")}
 
     def _draw(self, split: str) -> Split:
         generator = torch.Generator().manual_seed(derive_seed(0, type(self).__name__, split))
-        labels = torch.arange(self.samples) % self.classes
+        labels = torch.arange(self.num_samples) % self.num_classes
         places = (self.place(labels, generator) + 1) / 2
-        places = places + self.noise * torch.randn(self.samples, 2, generator=generator)
+        places = places + self.noise * torch.randn(self.num_samples, 2, generator=generator)
         coordinates = (places * STEPS).floor().clamp(0, STEPS - 1).to(torch.uint8)
         return Split(ImagesInMemory(coordinates.view(-1, 2, 1, 1)), labels)
 
@@ -71,19 +75,25 @@ class Blobs(PointsInThePlane):
     """Points in the plane: each class a round cloud, the centers evenly on a circle. A linear classifier does as well as any.
 
     Args:
-        samples: points for training and validation; as many again are the test.
-        classes: how many clouds.
+        num_samples: points for training and validation; as many again are the test.
+        num_classes: how many clouds.
         noise: standard deviation of a cloud, as a share of the side of the square.
         validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, classes: int = 3, noise: float = 0.1, validation: float | str = 0.1
+        self,
+        batch_size: int,
+        seed: int,
+        num_samples: int = 1000,
+        num_classes: int = 3,
+        noise: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
-        super().__init__(batch_size, seed, samples, classes, noise, validation)
+        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return _on_circle(0.5, math.pi / 2 + labels * (2 * math.pi / self.classes))
+        return _on_circle(0.5, math.pi / 2 + labels * (2 * math.pi / self.num_classes))
 
 
 @register_data("rings", task="classification", tags=["embedded", "points"])
@@ -91,8 +101,8 @@ class Rings(PointsInThePlane):
     """Points in the plane: each class a ring around the ones before it. Every line leaves both classes on both sides.
 
     Args:
-        samples: points for training and validation; as many again are the test.
-        classes: how many rings.
+        num_samples: points for training and validation; as many again are the test.
+        num_classes: how many rings.
         noise: standard deviation around a ring, as a share of the side of the square.
         validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
@@ -101,16 +111,16 @@ class Rings(PointsInThePlane):
         self,
         batch_size: int,
         seed: int,
-        samples: int = 1000,
-        classes: int = 2,
+        num_samples: int = 1000,
+        num_classes: int = 2,
         noise: float = 0.04,
         validation: float | str = 0.1,
     ) -> None:
-        super().__init__(batch_size, seed, samples, classes, noise, validation)
+        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         angle = 2 * math.pi * torch.rand(len(labels), generator=generator)
-        return _on_circle(0.8 * (labels + 1) / self.classes, angle)
+        return _on_circle(0.8 * (labels + 1) / self.num_classes, angle)
 
 
 @register_data("quadrants", task="classification", tags=["embedded", "points"])
@@ -118,15 +128,15 @@ class Quadrants(PointsInThePlane):
     """Points in the plane: class 0 where x and y have one sign, class 1 where they differ. No line does better than chance.
 
     Args:
-        samples: points for training and validation; as many again are the test.
+        num_samples: points for training and validation; as many again are the test.
         noise: standard deviation of the shift after the class was given, as a share of the side of the square.
         validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, samples: int = 1000, noise: float = 0.02, validation: float | str = 0.1
+        self, batch_size: int, seed: int, num_samples: int = 1000, noise: float = 0.02, validation: float | str = 0.1
     ) -> None:
-        super().__init__(batch_size, seed, samples, 2, noise, validation)
+        super().__init__(batch_size, seed, num_samples, 2, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         x, y = 0.9 * torch.rand(2, len(labels), generator=generator)
@@ -139,8 +149,8 @@ class Spirals(PointsInThePlane):
     """Points in the plane: each class an arm that winds out of the middle. Only a bent boundary keeps them apart.
 
     Args:
-        samples: points for training and validation; as many again are the test.
-        classes: how many arms.
+        num_samples: points for training and validation; as many again are the test.
+        num_classes: how many arms.
         noise: standard deviation around an arm, as a share of the side of the square.
         validation: share of the training points held out for validation, or a fold of them, as in 2/5.
     """
@@ -151,13 +161,13 @@ class Spirals(PointsInThePlane):
         self,
         batch_size: int,
         seed: int,
-        samples: int = 1000,
-        classes: int = 3,
+        num_samples: int = 1000,
+        num_classes: int = 3,
         noise: float = 0.03,
         validation: float | str = 0.1,
     ) -> None:
-        super().__init__(batch_size, seed, samples, classes, noise, validation)
+        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         along = torch.rand(len(labels), generator=generator)
-        return _on_circle(0.1 + 0.8 * along, labels * (2 * math.pi / self.classes) + self.winding * along)
+        return _on_circle(0.1 + 0.8 * along, labels * (2 * math.pi / self.num_classes) + self.winding * along)

@@ -186,8 +186,8 @@ class Rooms(L.LightningDataModule):
     right one at most once in six times. Half of the episodes for validation and test lie in houses that training never sees.
 
     Args:
-        houses: for training; others are held out for validation and test.
-        starts: in each of them, with six instructions each.
+        num_houses: for training; others are held out for validation and test.
+        num_starts: in each of them, with six instructions each.
         instructions: own; shuffled, dealt out anew among the things that can be reached from one start; or none.
     """
 
@@ -197,16 +197,16 @@ class Rooms(L.LightningDataModule):
         self,
         batch_size: int,
         seed: int,
-        houses: int = 200,
-        starts: int = 24,
+        num_houses: int = 200,
+        num_starts: int = 24,
         instructions: Literal["own", "shuffled", "none"] = "own",
     ) -> None:
         super().__init__()
-        if min(houses, starts) < 1:
-            raise UserError(f"data.houses={houses}, data.starts={starts}: both must be at least 1")
-        self.batch_size, self.seed, self.starts, self.instructions = batch_size, seed, starts, instructions
+        if min(num_houses, num_starts) < 1:
+            raise UserError(f"data.num_houses={num_houses}, data.num_starts={num_starts}: both must be at least 1")
+        self.batch_size, self.seed, self.num_starts, self.instructions = batch_size, seed, num_starts, instructions
         self.first_seen = sum(HELD_OUT_HOUSES.values())  # held-out houses are the same however many there are for training
-        self.count = self.first_seen + houses
+        self.count = self.first_seen + num_houses
         self.houses: list[House] = []
         self.splits: dict[str, Episodes] = {}
         image = ImageSpec(3, HEIGHT, WIDTH, ())
@@ -238,7 +238,7 @@ class Rooms(L.LightningDataModule):
             chosen += [(house, start) for house in seen for start in starts[house][number : number + 1]]
             self.splits[name] = self._episodes(ways, chosen, name)
             first += held_out
-        left = {house: starts[house][len(HELD_OUT_HOUSES) :][: self.starts] for house in range(self.first_seen, self.count)}
+        left = {house: starts[house][len(HELD_OUT_HOUSES) :][: self.num_starts] for house in range(self.first_seen, self.count)}
         self.splits["train"] = self._episodes(ways, [(house, start) for house in left for start in left[house]], "train")
         self.spec = replace(self.spec, image=self._with_statistics())
 
@@ -305,7 +305,7 @@ class Rooms(L.LightningDataModule):
 
     # ------------------------------------------------------------------ to look at
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run."""
         train = self.splits["train"]
         lengths = (train.actions != IGNORE).sum(1) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.datamodules.bases.questions import Question, QuestionedPictures
+from zoo.datamodules.bases.question_answering import Question, QuestionData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import sort_of_clevr
 from zoo.registry.entry import register_data
@@ -10,7 +10,7 @@ from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec
 
 
 @register_data("sort-of-clevr", task="question-answering", tags=["embedded", "color"])
-class SortOfCLEVR(QuestionedPictures):
+class SortOfCLEVR(QuestionData):
     """Six colored squares and circles with ten relational and ten non-relational questions: 9,800 pictures, and 200 to test on.
 
     Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, always the same; questions are asked in words.
@@ -24,7 +24,7 @@ class SortOfCLEVR(QuestionedPictures):
     def __init__(self, batch_size: int, seed: int, size: int = 0, augment: str = "none", validation: float = 0.02) -> None:
         super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=validation)
 
-    def describe(self) -> QuestionSpec:
+    def build_spec(self) -> QuestionSpec:
         return QuestionSpec(
             ImageSpec(3, sort_of_clevr.SIDE, sort_of_clevr.SIDE, classes=()),
             (*SPECIAL_WORDS, *sort_of_clevr.WORDS),
@@ -33,7 +33,7 @@ class SortOfCLEVR(QuestionedPictures):
             sort_of_clevr.KINDS,
         )
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         return {name: self._draw(name) for name in sort_of_clevr.PICTURES}
 
     def _draw(self, name: str) -> Split:
@@ -47,4 +47,4 @@ class SortOfCLEVR(QuestionedPictures):
             ]
             for row in rows
         ]
-        return self.split(ImagesInMemory(sort_of_clevr.render(pictures)), questions)
+        return self.encode_split(ImagesInMemory(sort_of_clevr.render(pictures)), questions)

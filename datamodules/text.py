@@ -39,23 +39,23 @@ class Streams:
     Args:
         text: int, [N], the places of the characters in the vocabulary.
         rows: of each process.
-        chunk: characters a batch; 0 takes whole rows.
+        seq_len: characters a batch; 0 takes whole rows.
         seed: of where rows begin.
         rank, world: this process and how many there are.
         position: asked at the start of each epoch for (epoch, first batch), so that a resumed run starts inside an epoch.
     """
 
     def __init__(
-        self, text: Tensor, rows: int, chunk: int, seed: int, rank: int, world: int, position: Callable[[], tuple[int, int]]
+        self, text: Tensor, rows: int, seq_len: int, seed: int, rank: int, world: int, position: Callable[[], tuple[int, int]]
     ) -> None:
         self.text, self.rows, self.rank, self.world, self.seed, self.position = text, rows, rank, world, seed, position
         whole = (len(text) - 1) // (rows * world)
-        self.chunk = chunk or whole
+        self.seq_len = seq_len or whole
         # one chunk is left over, in which the rows begin somewhere else in each epoch
-        self.length = max((len(text) - 1 - (self.chunk if chunk else 0)) // (rows * world), 0)
+        self.length = max((len(text) - 1 - (self.seq_len if seq_len else 0)) // (rows * world), 0)
 
     def __len__(self) -> int:
-        return self.length // self.chunk if self.chunk else 0
+        return self.length // self.seq_len if self.seq_len else 0
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator: the position is asked for when the first batch is, not when the loop is being set up
@@ -66,22 +66,22 @@ class Streams:
         starts = start + rows * self.length
         for step in range(first, len(self)):
             fresh = torch.full((self.rows,), step == 0, device=self.text.device)
-            yield {**_cut(self.text, starts + step * self.chunk, self.chunk), "fresh": fresh}
+            yield {**_cut(self.text, starts + step * self.seq_len, self.seq_len), "fresh": fresh}
 
 
 class Windows(Streams):
     """Chunks from random places, each by itself: for models that carry no state."""
 
     def __len__(self) -> int:
-        return (len(self.text) - 1) // (self.chunk * self.rows * self.world)
+        return (len(self.text) - 1) // (self.seq_len * self.rows * self.world)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self.position()
         fresh = torch.ones(self.rows, dtype=torch.bool, device=self.text.device)
         for step in range(first, len(self)):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "windows", epoch, step, self.rank))
-            starts = torch.randint(0, len(self.text) - self.chunk, (self.rows,), generator=generator)
-            yield {**_cut(self.text, starts.to(self.text.device), self.chunk), "fresh": fresh}
+            starts = torch.randint(0, len(self.text) - self.seq_len, (self.rows,), generator=generator)
+            yield {**_cut(self.text, starts.to(self.text.device), self.seq_len), "fresh": fresh}
 
 
 class WholeText:
@@ -91,36 +91,36 @@ class WholeText:
     ``WARM_UP`` characters before its own, whose labels are ``IGNORE``, so that it starts with the state of one who comes along.
     """
 
-    def __init__(self, text: Tensor, chunk: int, rank: int, world: int) -> None:
+    def __init__(self, text: Tensor, seq_len: int, rank: int, world: int) -> None:
         self.text, self.rank, self.world = text, rank, world
         targets = len(text) - 1
         rows = max(1, min(EVALUATION_ROWS, targets))
         ends = [targets * row // rows for row in range(rows + 1)]
         self.parts = list(zip(ends, ends[1:], strict=False))  # of targets, whose characters lie one further
         self.longest = max(end - max(0, start - WARM_UP) for start, end in self.parts)
-        self.chunk = min(chunk, self.longest) if chunk else self.longest
+        self.seq_len = min(seq_len, self.longest) if seq_len else self.longest
 
     def __len__(self) -> int:
-        return -(-self.longest // self.chunk)
+        return -(-self.longest // self.seq_len)
 
     def __iter__(self) -> Iterator[Batch]:
         own = self.parts[self.rank :: self.world] or [(0, 0)]  # sharded networks need all processes in step
         starts, ends = torch.tensor(own, device=self.text.device).T
         read_from = (starts - WARM_UP).clamp(min=0)
         for step in range(len(self)):
-            places = read_from + step * self.chunk
-            batch = _cut(self.text, places, self.chunk)
-            positions = places[:, None] + torch.arange(self.chunk, device=self.text.device)
+            places = read_from + step * self.seq_len
+            batch = _cut(self.text, places, self.seq_len)
+            positions = places[:, None] + torch.arange(self.seq_len, device=self.text.device)
             counted = (positions >= starts[:, None]) & (positions < ends[:, None])
             fresh = torch.full((len(own),), step == 0, device=self.text.device)
             yield {**batch, "targets": batch["targets"].where(counted, IGNORE), "fresh": fresh}
 
 
-def _what_fits(targets: int, chunk: int, rows: int, world: int, spare: bool) -> str:
+def _what_fits(targets: int, seq_len: int, rows: int, world: int, spare: bool) -> str:
     """The most rows and the longest chunk with which so many characters make a batch, where a chunk is left over or not."""
-    most_rows = (targets - spare * chunk) // (max(chunk, 1) * world)
-    longest_chunk = targets // (rows * world + spare) if chunk else 0
-    fitting = {"recipe.batch_size": most_rows, "data.chunk": longest_chunk}
+    most_rows = (targets - spare * seq_len) // (max(seq_len, 1) * world)
+    longest_chunk = targets // (rows * world + spare) if seq_len else 0
+    fitting = {"recipe.batch_size": most_rows, "data.seq_len": longest_chunk}
     said = [f"{key}={value}" for key, value in fitting.items() if value > 0]
     return f"at most {' or '.join(said)} fits" if said else "a longer text is needed"
 
@@ -139,34 +139,34 @@ class TextData(L.LightningDataModule):
         batch_size: rows of text on each device.
         seed: of where rows and windows begin.
         root: the file or folder where the text lies; the default is bestiary's cache.
-        chunk: characters a step: how far gradients reach back. 0 takes whole rows (full back-propagation through time).
+        seq_len: characters a step: how far gradients reach back. 0 takes whole rows (full back-propagation through time).
         order: ``stream``, where each row goes on from batch to batch, or ``windows``, chunks from random places.
         held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
 
     task = "language-modeling"
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, chunk: int, order: str, held_out: float) -> None:
+    def __init__(self, batch_size: int, seed: int, *, root: str | None, seq_len: int, order: str, held_out: float) -> None:
         super().__init__()
         if not (0 < held_out <= MOST_HELD_OUT or held_out == 1):
             raise UserError(
                 f"data.held_out={held_out}: must be above 0 and at most {MOST_HELD_OUT}, or 1 to test on the whole text"
             )
-        if chunk < 0:
-            raise UserError(f"data.chunk={chunk}: must be 0 (whole rows) or a number of characters, as {-chunk}")
-        if order == "windows" and chunk == 0:
-            raise UserError("data.chunk=0: windows need a length, as 128; whole rows go with data.order=stream")
-        self.batch_size, self.seed, self.chunk, self.order, self.held_out = batch_size, seed, chunk, order, held_out
+        if seq_len < 0:
+            raise UserError(f"data.seq_len={seq_len}: must be 0 (whole rows) or a number of characters, as {-seq_len}")
+        if order == "windows" and seq_len == 0:
+            raise UserError("data.seq_len=0: windows need a length, as 128; whole rows go with data.order=stream")
+        self.batch_size, self.seed, self.seq_len, self.order, self.held_out = batch_size, seed, seq_len, order, held_out
         self.root = Path(root).expanduser() if root else None
         self.splits: dict[str, Tensor] = {}
         self._text: str | None = None
         self._spec: TextSpec | None = None
 
     @abstractmethod
-    def read(self) -> str:
+    def load_text(self) -> str:
         """The whole text."""
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         """Bring the text to this machine; the default is that there is nothing to bring."""
 
     @property
@@ -178,12 +178,12 @@ class TextData(L.LightningDataModule):
 
     def _whole_text(self) -> str:
         if self._text is None:
-            self._text = self.read()
+            self._text = self.load_text()
         return self._text
 
     def prepare_data(self) -> None:
         if not self.splits:  # Lightning calls it again, when all is there
-            self.fetch()
+            self.download()
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -218,12 +218,12 @@ class TextData(L.LightningDataModule):
             raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
 
         kind = Windows if self.order == "windows" else Streams
-        loader = kind(text, self.batch_size, self.chunk, self.seed, rank, world, partial(position_of, self.trainer))
+        loader = kind(text, self.batch_size, self.seq_len, self.seed, rank, world, partial(position_of, self.trainer))
         if not len(loader):
             name, rows = self.root or type(self).__name__, self.batch_size
             raise UserError(
-                f"{name}: {len(text):,} characters for training are too few for {rows * world} rows of data.chunk={self.chunk}: "
-                + _what_fits(len(text) - 1, self.chunk, rows, world, spare=self.order == "stream" and self.chunk > 0)
+                f"{name}: {len(text):,} training characters are too few for {rows * world} rows of data.seq_len={self.seq_len}: "
+                + _what_fits(len(text) - 1, self.seq_len, rows, world, spare=self.order == "stream" and self.seq_len > 0)
             )
         return loader
 
@@ -235,7 +235,7 @@ class TextData(L.LightningDataModule):
 
     def _evaluation(self, split: str) -> WholeText:
         text, rank, world = self._placed(split)
-        return WholeText(text, self.chunk, rank, world)
+        return WholeText(text, self.seq_len, rank, world)
 
     def _placed(self, split: str) -> tuple[Tensor, int, int]:
         """The text of a split on the device, this process, and how many there are."""
@@ -244,7 +244,7 @@ class TextData(L.LightningDataModule):
         text = self.splits[split] = self.splits[split].to(self.trainer.strategy.root_device)
         return text, self.trainer.global_rank, self.trainer.world_size
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run."""
         return {
             "characters": {name: len(text) for name, text in self.splits.items()},
@@ -252,18 +252,18 @@ class TextData(L.LightningDataModule):
             "begins": self._whole_text()[:60],
         }
 
-    def beginning(self) -> str:
+    def preview_text(self) -> str:
         """The first characters for training, once ``setup`` has run."""
         return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
 
 
 @register_data("text", task="language-modeling", tags=["own"])
-class OwnText(TextData):
+class TextFiles(TextData):
     """Your own text: a UTF-8 file, or all files of a folder in the order of their names.
 
     Args:
         root: the file or the folder.
-        chunk: characters a step, through which gradients flow; 0 takes whole rows.
+        seq_len: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
         held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
@@ -273,13 +273,13 @@ class OwnText(TextData):
         batch_size: int,
         seed: int,
         root: str,
-        chunk: int = 128,
+        seq_len: int = 128,
         order: Literal["stream", "windows"] = "stream",
         held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
+        super().__init__(batch_size, seed, root=root, seq_len=seq_len, order=order, held_out=held_out)
 
-    def read(self) -> str:
+    def load_text(self) -> str:
         return read_text(self.root, f"data.root={self.root}")
 
 
@@ -289,7 +289,7 @@ class Shakespeare(TextData):
 
     Args:
         root: the file, or the folder where it lies or is put; the default is bestiary's cache.
-        chunk: characters a step, through which gradients flow; 0 takes whole rows.
+        seq_len: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
         held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
@@ -305,11 +305,11 @@ class Shakespeare(TextData):
         batch_size: int,
         seed: int,
         root: str = "",
-        chunk: int = 128,
+        seq_len: int = 128,
         order: Literal["stream", "windows"] = "stream",
         held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, chunk=chunk, order=order, held_out=held_out)
+        super().__init__(batch_size, seed, root=root, seq_len=seq_len, order=order, held_out=held_out)
 
     @property
     def spec(self) -> TextSpec:
@@ -318,10 +318,10 @@ class Shakespeare(TextData):
             self._spec = TextSpec(tuple(sorted("\n !$&',-.3:;?" + letters + letters.lower())))
         return self._spec
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         self._file()
 
-    def read(self) -> str:
+    def load_text(self) -> str:
         file = self._file()
         return read_text(file, str(file))
 
@@ -343,7 +343,7 @@ class PythonReference(TextData):
     Its length and characters are those of the Python that runs.
 
     Args:
-        chunk: characters a step, through which gradients flow; 0 takes whole rows.
+        seq_len: characters a step, through which gradients flow; 0 takes whole rows.
         order: stream, where rows go on from step to step, or windows, chunks from random places.
         held_out: share of the text for validation, and as much for the test; 1 makes all of it the test.
     """
@@ -352,13 +352,13 @@ class PythonReference(TextData):
         self,
         batch_size: int,
         seed: int,
-        chunk: int = 128,
+        seq_len: int = 128,
         order: Literal["stream", "windows"] = "stream",
         held_out: float = 0.05,
     ) -> None:
-        super().__init__(batch_size, seed, root=None, chunk=chunk, order=order, held_out=held_out)
+        super().__init__(batch_size, seed, root=None, seq_len=seq_len, order=order, held_out=held_out)
 
-    def read(self) -> str:
+    def load_text(self) -> str:
         from pydoc_data.topics import topics
 
         return "\n\n".join(text for _, text in sorted(topics.items()))

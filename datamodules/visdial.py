@@ -19,8 +19,8 @@ import torch
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.dialogues import NO_ROUND, Dialogues, PicturesWithDialogues, Sentence
-from zoo.datamodules.files.picture_files import image_files, read_pictures
+from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
+from zoo.datamodules.files.image_files import image_files, read_images
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
@@ -63,7 +63,7 @@ class Talks:
 
 
 @register_data("visdial", task="dialogue", tags=["color"])
-class VisDial(PicturesWithDialogues):
+class VisDial(DialogueData):
     """VisDial 1.0 (Das et al. 2017): photographs of COCO with dialogues, in its own files anywhere below one folder.
 
     These are visdial_1.0_train.json and visdial_1.0_val.json (or .json.gz), visdial_1.0_val_dense_annotations.json if NDCG is
@@ -76,10 +76,10 @@ class VisDial(PicturesWithDialogues):
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
         validation: share of the training dialogues held out for validation.
-        least: words seen less often in training are unknown.
-        answers: so many of the most frequent answers are what a trained model chooses among when there are no candidates.
-        longest: words of a question or an answer that are read.
-        longest_caption: words of a caption that are read.
+        min_count: words seen less often in training are unknown.
+        num_answers: so many of the most frequent answers are what a trained model chooses among when there are no candidates.
+        max_length: words of a question or an answer that are read.
+        max_caption_length: words of a caption that are read.
         memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -91,21 +91,21 @@ class VisDial(PicturesWithDialogues):
         size: int = 224,
         augment: str = "none",
         validation: float = 0.05,
-        least: int = 5,
-        answers: int = 1000,
-        longest: int = 20,
-        longest_caption: int = 40,
+        min_count: int = 5,
+        num_answers: int = 1000,
+        max_length: int = 20,
+        max_caption_length: int = 40,
         memory_gb: float = 2.0,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-        for name, value in {"size": size, "least": least, "answers": answers}.items():
+        for name, value in {"size": size, "min_count": min_count, "num_answers": num_answers}.items():
             if value < 1:
                 raise UserError(f"data.{name}={value}: must be at least 1")
-        for name, value in {"longest": longest, "longest_caption": longest_caption}.items():
+        for name, value in {"max_length": max_length, "max_caption_length": max_caption_length}.items():
             if value < 2:
                 raise UserError(f"data.{name}={value}: must be at least 2, one word and the end")
-        self.least, self.answers, self.memory_gb = least, answers, memory_gb
-        self.longest, self.longest_caption = longest, longest_caption
+        self.min_count, self.num_answers, self.memory_gb = min_count, num_answers, memory_gb
+        self.max_length, self.max_caption_length = max_length, max_caption_length
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -128,17 +128,17 @@ class VisDial(PicturesWithDialogues):
     def _talks(self) -> dict[str, Talks]:
         return {name: read_talks(path) for name, path in self._files.items() if name != "dense"}
 
-    def describe(self) -> DialogueSpec:
+    def build_spec(self) -> DialogueSpec:
         talks = self._talks.get("train") or self._talks["val"]
-        vocabulary = build_vocabulary(talks.sentences(), self.least)
+        vocabulary = build_vocabulary(talks.sentences(), self.min_count)
         rows = talks.held.answers
         counts = Counter(" ".join(talks.answers[row]) for row in rows[rows != NO_ROUND].tolist())
-        known = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.answers]
+        known = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.num_answers]
         image = ImageSpec(3, self.size, self.size, classes=())
-        length = max(self.longest, self.longest_caption)
+        length = max(self.max_length, self.max_caption_length)
         return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.held.candidates.shape[2])
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         files = image_files(self.root)
         splits = {name: self._read(name, talks, files) for name, talks in self._talks.items()}
         del self._talks  # the splits hold what is needed of it
@@ -162,19 +162,19 @@ class VisDial(PicturesWithDialogues):
             like = LIKE[name].format(talks.pictures[0])
             raise UserError(f"{self.root}: holds no picture of {talks.path.name}: looked for {like} and the like in all folders")
         paths = [path_of[talks.pictures[number]] for number in there]
-        images, readable = read_pictures(paths, (self.size, self.size), self.memory_gb)
+        images, readable = read_images(paths, (self.size, self.size), self.memory_gb)
         if not readable.any():
             raise UserError(f"{self.root}: no picture of {talks.path.name} can be read, {paths[0].name} for one")
         held = talks.held
         if name == "val" and "dense" in self._files:
-            held = replace(held, beside=read_relevance(self._files["dense"], talks))
+            held = replace(held, columns=read_relevance(self._files["dense"], talks))
         self._report(talks, len(there), paths, readable)
-        everything = self.split(images, held, talks.questions, talks.answers)
+        everything = self.encode_split(images, held, talks.questions, talks.answers)
         chosen = torch.tensor(there)[readable]
         return replace(
             everything,
             labels=everything.labels[chosen],
-            beside={key: column[chosen] for key, column in everything.beside.items()},
+            columns={key: column[chosen] for key, column in everything.columns.items()},
         )
 
     def _report(self, talks: Talks, with_picture: int, paths: Sequence[Path], readable: torch.Tensor) -> None:

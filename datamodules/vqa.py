@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, some
-from zoo.datamodules.bases.question_files import AskedPicture, QuestionFiles, by_picture, frequent_answers
-from zoo.datamodules.bases.questions import Question
+from zoo.datamodules.bases.question_answering import Question
+from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, by_picture, frequent_answers
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
@@ -30,9 +30,9 @@ class VQA(QuestionFiles):
         root: the folder.
         size: pixels a side; the shorter side is scaled to it, and the middle is cut out.
         augment: none, light, standard, strong, or a list as in crop:4; none lets features of a frozen encoder be kept.
-        least: how often a word must be seen in training questions to be known.
-        least_answers: an answer that a model can give must be the most frequent one of so many training questions.
-        together: questions on a picture that are answered at once; a picture with more comes several times.
+        min_count: how often a word must be seen in training questions to be known.
+        min_answer_count: an answer that a model can give must be the most frequent one of so many training questions.
+        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
         memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -45,19 +45,19 @@ class VQA(QuestionFiles):
         root: str,
         size: int = 224,
         augment: str = "none",
-        least: int = 3,
-        least_answers: int = 9,
-        together: int = 8,
+        min_count: int = 3,
+        min_answer_count: int = 9,
+        questions_per_sample: int = 8,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root, (size, size), augment, 0.1, least, together, memory_gb)
-        self.least_answers = least_answers
+        super().__init__(batch_size, seed, root, (size, size), augment, 0.1, min_count, questions_per_sample, memory_gb)
+        self.min_answer_count = min_answer_count
 
-    def find(self) -> dict[str, list[AskedPicture]]:
+    def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         train, val = (self._find(split) for split in SPLITS.values())
         return {"train": train, "val": val, "test": val}
 
-    def _find(self, split: str) -> list[AskedPicture]:
+    def _find(self, split: str) -> list[QuestionedImage]:
         questions_file = self.root / f"v2_OpenEnded_mscoco_{split}_questions.json"
         questions = read_json(questions_file, lambda content: {entry["question_id"]: entry for entry in content["questions"]})
 
@@ -78,8 +78,8 @@ class VQA(QuestionFiles):
         annotations_file = self.root / f"v2_mscoco_{split}_annotations.json"
         return by_picture(read_json(annotations_file, read))
 
-    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
-        return frequent_answers(train, self.least_answers, lambda question: Counter(question.answers).most_common(1)[0][0])
+    def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
+        return frequent_answers(train, self.min_answer_count, lambda question: Counter(question.answers).most_common(1)[0][0])
 
 
 def _question(text: str, annotation: dict[str, Any]) -> Question:

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.core.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
-OUTSIDE = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said
+UNKNOWN_ANSWER = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 
 
 @dataclass(frozen=True)
-class WordedSpec:
+class ImageTextSpec:
     """Pictures of one size, and words: those that there are, each known by its place; ``SPECIAL_WORDS`` come first.
 
     The base of the specs for work on pictures and language. ``image`` has no classes.
@@ -178,7 +178,7 @@ class WordedSpec:
 
 
 @dataclass(frozen=True)
-class CaptionSpec(WordedSpec):
+class CaptionSpec(ImageTextSpec):
     """Pictures, each with sentences that say what is in it; ``length`` is that of the longest in words, ``END`` included."""
 
     length: int
@@ -189,7 +189,7 @@ class CaptionSpec(WordedSpec):
 
 
 @dataclass(frozen=True)
-class QuestionSpec(WordedSpec):
+class QuestionSpec(ImageTextSpec):
     """Pictures with questions of at most ``length`` words, each with one of ``answers``.
 
     ``kinds`` are sorts of questions whose accuracy is told apart, as in relational and non-relational; there may be none.
@@ -206,7 +206,7 @@ class QuestionSpec(WordedSpec):
 
 
 @dataclass(frozen=True)
-class DialogueSpec(WordedSpec):
+class DialogueSpec(ImageTextSpec):
     """Pictures, each with a caption and up to ``rounds`` of question and answer.
 
     ``answers`` are those known from training, the most frequent first. In each round the right one stands among so many
@@ -224,7 +224,7 @@ class DialogueSpec(WordedSpec):
 
 
 @dataclass(frozen=True)
-class NavigationSpec(WordedSpec):
+class NavigationSpec(ImageTextSpec):
     """Views along ways, with instructions of at most ``length`` words, ``END`` included, that say which way to go.
 
     ``actions`` are what one can do at each step, the last of them to stop; an episode ends after ``steps`` of them.
@@ -235,7 +235,7 @@ class NavigationSpec(WordedSpec):
     steps: int
 
 
-Spec = ImageSpec | TextSpec | SequenceSpec | WordedSpec
+Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
 KINDS = {
     "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
     "dialogue": DialogueSpec, "navigation": NavigationSpec,

@@ -14,8 +14,8 @@ import torch
 from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.questions import Question, QuestionedPictures
-from zoo.datamodules.files.picture_files import read_pictures
+from zoo.datamodules.bases.question_answering import Question, QuestionData
+from zoo.datamodules.files.image_files import read_images
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.text.tokenization import build_vocabulary
@@ -23,23 +23,23 @@ from zoo.text.tokenization import build_vocabulary
 NAMED = 3  # of many, so many are named in a message
 
 
-class AskedPicture(NamedTuple):
+class QuestionedImage(NamedTuple):
     """An image file with the questions on it."""
 
     path: Path
     questions: list[Question]
 
 
-class QuestionFiles(QuestionedPictures):
-    """Image files with questions, laid out as they were published. A subclass finds them (``find``).
+class QuestionFiles(QuestionData):
+    """Image files with questions, laid out as they were published. A subclass finds them (``load_annotations``).
 
     Words are those of the training questions. Questions without a word and pictures that cannot be read are left out with a
     warning.
 
     Args:
         shape: height and width that pictures are brought to.
-        least: how often a word must be seen in training questions to be known.
-        together: questions on a picture that are answered at once; a picture with more comes several times.
+        min_count: how often a word must be seen in training questions to be known.
+        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
         memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
@@ -53,22 +53,22 @@ class QuestionFiles(QuestionedPictures):
         shape: tuple[int, int],
         augment: str,
         validation: float,
-        least: int,
-        together: int,
+        min_count: int,
+        questions_per_sample: int,
         memory_gb: float,
     ) -> None:
         super().__init__(batch_size, seed, root=root, size=0, augment=augment, validation=validation)
-        for name, value in (("least", least), ("together", together), ("size", min(shape))):
+        for name, value in (("min_count", min_count), ("questions_per_sample", questions_per_sample), ("size", min(shape))):
             if value < 1:
                 raise UserError(f"data.{name}={value}: must be at least 1")
         if self.root is None or not self.root.is_dir():
             raise UserError(
                 f"data.root={root}: {'is not a folder' if root and self.root.exists() else 'there is no such folder'}"
             )
-        self.shape, self.least, self.together, self.memory_gb = shape, least, together, memory_gb
+        self.shape, self.min_count, self.questions_per_sample, self.memory_gb = shape, min_count, questions_per_sample, memory_gb
 
     @abstractmethod
-    def find(self) -> dict[str, list[AskedPicture]]:
+    def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         """The pictures of each split with their questions; without ``val``, some of ``train`` are held out.
 
         Raises:
@@ -76,20 +76,20 @@ class QuestionFiles(QuestionedPictures):
         """
 
     @abstractmethod
-    def answers(self, train: list[AskedPicture]) -> tuple[str, ...]:
+    def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         """The answers that a model can give."""
 
     @cached_property
-    def found(self) -> dict[str, list[AskedPicture]]:
-        """What ``find`` gives, without questions that have no words, and with pictures for validation."""
-        found: dict[str, list[AskedPicture]] = {}
+    def annotations(self) -> dict[str, list[QuestionedImage]]:
+        """What ``load_annotations`` gives, without questions that have no words, and with pictures for validation."""
+        found: dict[str, list[QuestionedImage]] = {}
         empty = 0
-        read = self.find()
+        read = self.load_annotations()
         for name, pictures in read.items():
             if same := next((other for other in found if read[other] is pictures), None):  # testing on what validates
                 found[name] = found[same]
                 continue
-            with_words = [AskedPicture(path, [question for question in asked if question.words]) for path, asked in pictures]
+            with_words = [QuestionedImage(path, [question for question in asked if question.words]) for path, asked in pictures]
             found[name] = [picture for picture in with_words if picture.questions]
             empty += sum(len(asked) for _, asked in pictures) - sum(len(asked) for _, asked in found[name])
             if not found[name]:
@@ -108,61 +108,61 @@ class QuestionFiles(QuestionedPictures):
                 raise UserError(f"{self.root}: no picture is left for training: data.validation={self.validation} is too large")
         return found
 
-    def describe(self) -> QuestionSpec:
-        questions = [question.words for pictures in self.found.values() for _, asked in pictures for question in asked]
-        train = [question.words for _, asked in self.found["train"] for question in asked]
+    def build_spec(self) -> QuestionSpec:
+        questions = [question.words for pictures in self.annotations.values() for _, asked in pictures for question in asked]
+        train = [question.words for _, asked in self.annotations["train"] for question in asked]
         return QuestionSpec(
             ImageSpec(3, *self.shape, classes=()),
-            build_vocabulary(train, self.least),
-            self.answers(self.found["train"]),
+            build_vocabulary(train, self.min_count),
+            self.build_answers(self.annotations["train"]),
             max(map(len, questions)),
             self.kinds,
         )
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         splits: dict[str, Split] = {}
-        for name, pictures in self.found.items():
-            same = next((other for other in splits if self.found[other] is pictures), None)
+        for name, pictures in self.annotations.items():
+            same = next((other for other in splits if self.annotations[other] is pictures), None)
             splits[name] = splits[same] if same else self._read(name, pictures)
         return splits
 
-    def _read(self, name: str, pictures: list[AskedPicture]) -> Split:
+    def _read(self, name: str, pictures: list[QuestionedImage]) -> Split:
         paths = [path for path, _ in pictures]
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such picture")
-        images, readable = read_pictures(paths, self.shape, self.memory_gb)
+        images, readable = read_images(paths, self.shape, self.memory_gb)
         if unreadable := [path for path, good in zip(paths, readable.tolist(), strict=True) if not good]:
             if len(unreadable) == len(paths):
                 raise UserError(f"{self.root}: no picture of {name} can be read, as {paths[0]}")
             _warn(f"{len(unreadable):,} of {len(paths):,} pictures cannot be read and are left out: {some(unreadable, NAMED)}")
         kept = [asked for (_, asked), good in zip(pictures, readable.tolist(), strict=True) if good]
-        rows = [(place, start) for place, asked in enumerate(kept) for start in range(0, len(asked), self.together)]
+        rows = [(place, start) for place, asked in enumerate(kept) for start in range(0, len(asked), self.questions_per_sample)]
         if len(rows) > len(kept):
             images = images.subset(torch.tensor([place for place, _ in rows]))
-        return self.split(images, [kept[place][start : start + self.together] for place, start in rows])
+        return self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
 
 
-def frequent_answers(pictures: list[AskedPicture], least: int, of: Callable[[Question], str]) -> tuple[str, ...]:
+def frequent_answers(pictures: list[QuestionedImage], min_count: int, of: Callable[[Question], str]) -> tuple[str, ...]:
     """Answers to at least so many questions, the most frequent first, ties in alphabetical order.
 
     Raises:
         UserError: there is none.
     """
     counts = Counter(of(question) for _, asked in pictures for question in asked)
-    kept = sorted((answer for answer, count in counts.items() if count >= least), key=lambda answer: (-counts[answer], answer))
+    kept = [answer for answer, count in counts.items() if count >= min_count]
     if not kept:
         raise UserError(
-            f"data.least_answers={least}: no answer is given so often, the most frequent {max(counts.values())} times"
+            f"data.min_answer_count={min_count}: no answer is given so often, the most frequent {max(counts.values())} times"
         )
-    return tuple(kept)
+    return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
 
 
-def by_picture(asked: Sequence[tuple[Path, Question]]) -> list[AskedPicture]:
+def by_picture(asked: Sequence[tuple[Path, Question]]) -> list[QuestionedImage]:
     """Questions gathered by their picture, in the order in which pictures come first."""
     gathered: dict[Path, list[Question]] = {}
     for path, question in asked:
         gathered.setdefault(path, []).append(question)
-    return [AskedPicture(path, questions) for path, questions in gathered.items()]
+    return [QuestionedImage(path, questions) for path, questions in gathered.items()]
 
 
 def _warn(text: str) -> None:

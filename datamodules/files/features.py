@@ -43,7 +43,7 @@ class FeaturesOnDisk:
         return blake2b(self.path.name.encode() + self.chosen.numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def kept_features(images: Images, encode: Callable[[Tensor], Tensor], network: str) -> FeaturesOnDisk:
+def cached_features(images: Images, encode: Callable[[Tensor], Tensor], network: str) -> FeaturesOnDisk:
     """The features of all images, from the cache or computed now by whichever process comes first.
 
     Args:

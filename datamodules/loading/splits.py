@@ -68,13 +68,13 @@ class ImagesInMemory:
 class Split:
     """Images, and what is to be learned of each: labels, int64 [N] for classes, [N, ...] for words or several answers.
 
-    ``beside`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do. ``files`` are the paths
+    ``columns`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do. ``files`` are the paths
     of the images, where each is a file.
     """
 
     images: Images
     labels: Tensor
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
     files: tuple[str, ...] = field(default=(), kw_only=True)  # subclasses are given theirs by place
 
     def __len__(self) -> int:
@@ -83,15 +83,15 @@ class Split:
     def subset(self, indices: Tensor) -> Split:
         files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
         return replace(
-            self, images=self.images.subset(indices), labels=self.labels[indices], beside=self._beside(indices), files=files
+            self, images=self.images.subset(indices), labels=self.labels[indices], columns=self._columns(indices), files=files
         )
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:
         """The images at these indices, which were read already, with all that goes with them."""
-        return {"images": images, "labels": self.labels[indices], **self._beside(indices)}
+        return {"images": images, "labels": self.labels[indices], **self._columns(indices)}
 
-    def _beside(self, indices: Tensor) -> dict[str, Tensor]:
-        return {name: column[indices] for name, column in self.beside.items()}
+    def _columns(self, indices: Tensor) -> dict[str, Tensor]:
+        return {name: column[indices] for name, column in self.columns.items()}
 
 
 class Batches:

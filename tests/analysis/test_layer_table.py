@@ -151,8 +151,8 @@ def test_nothing_is_downloaded_or_computed(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_) -> None:
         raise AssertionError("data was fetched")
 
-    monkeypatch.setattr("zoo.datamodules.bases.base.ImageData.prepare_data", fail)
-    monkeypatch.setattr("zoo.datamodules.bases.base.ImageData.setup", fail)
+    monkeypatch.setattr("zoo.datamodules.bases.images.ImageData.prepare_data", fail)
+    monkeypatch.setattr("zoo.datamodules.bases.images.ImageData.setup", fail)
     found = tabulate(REGISTRY, resolve(REGISTRY, "resnet152", {}, [{"data": {"name": "cifar10", "size": 224}}]))
     # He et al. 2015, table 1: 11.3 billion; torchvision counts 11.51 for a thousand classes
     assert found.multiply_adds == pytest.approx(11.51e9, rel=1e-3) and found.input == (3, 224, 224)

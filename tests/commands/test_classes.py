@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_test(zoo, monkeypatch)
 
 
 def test_classes_are_of_classifiers(zoo) -> None:
-    settings = ["--set", "model.hidden_size=8", "--set", "data.length=6", "--set", "data.sequences=64", "--epochs", "1"]
+    settings = ["--set", "model.hidden_size=8", "--set", "data.length=6", "--set", "data.num_sequences=64", "--epochs", "1"]
     assert zoo("train", "gru", "--name", "memory", *settings).code == 0
     assert zoo("test", "memory", "--csv", "x.csv").is_one_line_error("--csv x.csv", "gru", "sequence-memory")
     assert set(json.loads(zoo("test", "memory", "--json").out)) == {"test/loss", "test/solved"}

@@ -15,7 +15,7 @@ from zoo.spec import END, PAD, START
 def data() -> ShapesCaptions:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShapesCaptions, "HELD_OUT", 40)
-        data = ShapesCaptions(16, 0, pictures=60)
+        data = ShapesCaptions(16, 0, num_images=60)
         data.setup()
     return data
 
@@ -24,7 +24,7 @@ def test_labels_are_the_captions_between_start_and_end(data: ShapesCaptions) -> 
     for name, captions in (("train", 2), ("val", 5), ("test", 5)):
         split = data.splits[name]
         assert split.labels.shape == (len(split), captions, data.spec.length + 1)
-        told = data.references(split.beside["picture"])
+        told = data.references(split.columns["image_id"])
         for of_picture, sentences in zip(split.labels.tolist(), told, strict=True):
             for row, words in zip(of_picture, sentences, strict=True):
                 end = row.index(END)
@@ -35,7 +35,7 @@ def test_labels_are_the_captions_between_start_and_end(data: ShapesCaptions) -> 
 
 def test_every_caption_is_true_of_its_picture_and_seldom_of_another(data: ShapesCaptions) -> None:
     split = data.splits["test"]
-    pictures = split.beside["picture"]
+    pictures = split.columns["image_id"]
     for number in range(5):
         captions = [sentences[number] for sentences in data.references(pictures)]
         assert all(data.true_captions(pictures, captions))
@@ -45,13 +45,13 @@ def test_every_caption_is_true_of_its_picture_and_seldom_of_another(data: Shapes
 
 
 def test_the_same_pictures_for_every_seed_in_an_order_of_its_own() -> None:
-    first, second = (ShapesCaptions(16, seed, pictures=30) for seed in (0, 1))
+    first, second = (ShapesCaptions(16, seed, num_images=30) for seed in (0, 1))
     for one in (first, second):
         one.HELD_OUT = 5
         one.setup()
     assert torch.equal(first.splits["train"].images.pixels, second.splits["train"].images.pixels)
     batches = [next(iter(one.train_dataloader())) for one in (first, second)]
-    assert not torch.equal(batches[0]["picture"], batches[1]["picture"])
+    assert not torch.equal(batches[0]["image_id"], batches[1]["image_id"])
 
 
 def test_a_batch_has_no_column_that_none_of_its_captions_needs(data: ShapesCaptions) -> None:
@@ -62,7 +62,8 @@ def test_a_batch_has_no_column_that_none_of_its_captions_needs(data: ShapesCapti
 
 
 @pytest.mark.parametrize(
-    "options", [{"most": 0}, {"most": 6}, {"pictures": 0}, {"captions": 0}, {"size": 20}, {"augment": "hflop"}]
+    "options",
+    [{"max_objects": 0}, {"max_objects": 6}, {"num_images": 0}, {"captions_per_image": 0}, {"size": 20}, {"augment": "hflop"}],
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

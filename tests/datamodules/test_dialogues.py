@@ -25,7 +25,7 @@ from zoo.spec import END, IGNORE, PAD
 def of_shapes(tmp_path_factory) -> ShapesDialogues:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_HOME", str(tmp_path_factory.mktemp("home")))
-        data = ShapesDialogues(16, 0, pictures=40, rounds=6)
+        data = ShapesDialogues(16, 0, num_images=40, num_rounds=6)
         data.setup()
     return data
 
@@ -49,7 +49,7 @@ def test_a_batch_of_shapes_says_what_was_said_of_its_pictures(of_shapes: ShapesD
 
 def test_what_is_told_of_a_picture_is_its_dialogue(of_shapes: ShapesDialogues) -> None:
     scenes = shapes.draw_scenes(0, "train", [0, 1], fewest=3)
-    for lines, things, key in zip(of_shapes.told(2), scenes.things(), scenes.key.tolist(), strict=True):
+    for lines, things, key in zip(of_shapes.preview_texts(2), scenes.things(), scenes.key.tolist(), strict=True):
         held = dialogues.hold_dialogue(things, key, 6)
         assert lines == [held.caption, *(f"{each.question}? {each.answer}" for each in held.rounds)]
 
@@ -60,7 +60,7 @@ def test_splits_of_shapes_share_no_picture(of_shapes: ShapesDialogues) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("pictures", 0), ("rounds", 0), ("rounds", 11), ("size", 8)], ids=lambda value: str(value)
+    ("option", "value"), [("num_images", 0), ("num_rounds", 0), ("num_rounds", 11), ("size", 8)], ids=lambda value: str(value)
 )
 def test_a_wrong_option_of_shapes_is_named(option: str, value: int) -> None:
     with pytest.raises(UserError, match=f"data.{option}={value}"):
@@ -114,7 +114,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> VisDial:
-    data = VisDial(2, 0, str(root), **{"size": 16, "least": 1, "validation": 0.2, **options})
+    data = VisDial(2, 0, str(root), **{"size": 16, "min_count": 1, "validation": 0.2, **options})
     _ = data.spec
     data.prepare_data()
     data.setup()
@@ -144,7 +144,7 @@ def test_dialogues_find_their_pictures_and_candidates(root: Path) -> None:
 
 
 def test_words_are_cut_and_rare_ones_unknown(root: Path) -> None:
-    data = read(root, longest=3, longest_caption=4, least=7, answers=2)
+    data = read(root, max_length=3, max_caption_length=4, min_count=7, num_answers=2)
     batch = next(iter(data.test_dataloader()))
     assert data.spec.decode(batch["captions"][0].tolist()) == ["a", "<unknown>", "<unknown>"] and batch["captions"].shape[1] == 4
     assert batch["answers"][1, 1, -1] == END and batch["questions"].shape[2] == 3
@@ -158,7 +158,7 @@ def test_compressed_files_are_read_alike(root: Path) -> None:
         (root / f"{name}.json").unlink()
     second = read(root)
     assert second.spec == first.spec
-    assert torch.equal(second.splits["test"].beside["answers"], first.splits["test"].beside["answers"])
+    assert torch.equal(second.splits["test"].columns["answers"], first.splits["test"].columns["answers"])
 
 
 def test_without_training_dialogues_the_others_are_parted(root: Path) -> None:
@@ -169,10 +169,10 @@ def test_without_training_dialogues_the_others_are_parted(root: Path) -> None:
 
 
 def test_a_model_of_other_dialogues_gives_words_its_own_places(root: Path) -> None:
-    trained, other = read(root), read(root, least=3)
+    trained, other = read(root), read(root, min_count=3)
     other.require_compatible(trained.spec, "visdial")
     assert other.spec.vocabulary == trained.spec.vocabulary
-    assert torch.equal(other.splits["test"].beside["answers"], trained.splits["test"].beside["answers"])
+    assert torch.equal(other.splits["test"].columns["answers"], trained.splits["test"].columns["answers"])
 
 
 def test_what_is_damaged_is_left_out_and_counted(root: Path, capfd) -> None:
@@ -205,7 +205,7 @@ def test_dense_annotations_that_fit_nothing_are_counted(root: Path, capfd) -> No
     write(root / "visdial_1.0_val_dense_annotations.json", entries)
     data = read(root)
     assert "3 of 4 entries fit no round" in capfd.readouterr().err
-    assert data.splits["test"].beside["relevance"].sum() == 1
+    assert data.splits["test"].columns["relevance"].sum() == 1
 
 
 @pytest.mark.parametrize(

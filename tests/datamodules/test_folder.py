@@ -356,7 +356,7 @@ def test_the_files_of_the_splits_hold_what_is_in_them(root, layout):
 
 def test_no_root():
     with pytest.raises(UserError, match="data.root is empty"):
-        Folder(4, 0, "").describe()
+        Folder(4, 0, "").build_spec()
 
 
 # ---------------------------------------------------------------------------------------------- the cache

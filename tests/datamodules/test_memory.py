@@ -49,7 +49,7 @@ def test_the_baseline_is_the_loss_of_who_knows_nothing_but_the_time() -> None:
 
 
 def test_no_sequence_comes_twice_in_training_and_any_batch_can_be_made_alone() -> None:
-    data = CopyMemory(8, 0, length=1, sequences=44)
+    data = CopyMemory(8, 0, length=1, num_sequences=44)
     loader = data.train_dataloader()
     assert len(loader) == 6, "44 sequences in whole batches of 8"
     epochs = []
@@ -77,7 +77,7 @@ def test_evaluation_sees_each_sequence_once_on_any_number_of_processes_whatever_
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"length": 1}, "data.length=1: must be at least 2"), ({"sequences": 0}, "data.sequences=0: must be at least 1")],
+    [({"length": 1}, "data.length=1: must be at least 2"), ({"num_sequences": 0}, "data.num_sequences=0: must be at least 1")],
 )
 def test_options_that_make_no_sequence_are_refused(options: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -60,20 +60,20 @@ def test_points_are_shared_by_all_runs_and_training_and_test_differ(name):
 
 @pytest.mark.parametrize("name", PLANE)
 def test_classes_are_equally_frequent(name):
-    data = ready(name, samples=600)
+    data = ready(name, num_samples=600)
     counts = torch.bincount(data.splits["test"].labels)
     assert len(counts) == len(data.spec.classes) and (counts == 600 // len(counts)).all()
 
 
 def test_blobs_lie_evenly_on_a_circle():
-    places, labels = noiseless("blobs", classes=5)
+    places, labels = noiseless("blobs", num_classes=5)
     for label in range(5):
         angle = math.pi / 2 + 2 * math.pi * label / 5
         assert np.abs(places[labels == label] - 0.5 * np.array([math.cos(angle), math.sin(angle)])).max() <= STEP
 
 
 def test_rings_are_round_and_all_around():
-    places, labels = noiseless("rings", classes=4)
+    places, labels = noiseless("rings", num_classes=4)
     for label in range(4):
         ring = places[labels == label]
         assert np.abs(np.hypot(*ring.T) - 0.2 * (label + 1)).max() <= STEP
@@ -89,7 +89,7 @@ def test_quadrants_are_exclusive_or():
 
 
 def test_spirals_wind_and_their_arms_are_turned_copies():
-    places, labels = noiseless("spirals", classes=3)
+    places, labels = noiseless("spirals", num_classes=3)
     radius, angle = np.hypot(*places.T), np.arctan2(places[:, 1], places[:, 0])
     turned = angle - labels * 2 * math.pi / 3 - 4.0 * (radius - 0.1) / 0.8
     off = np.angle(np.exp(1j * turned))  # the nearest of the angles that are the same
@@ -98,7 +98,7 @@ def test_spirals_wind_and_their_arms_are_turned_copies():
 
 @pytest.mark.parametrize("name", ["blobs", "rings", "spirals"])
 def test_noise_is_the_deviation_as_a_share_of_the_side(name):
-    clean, noisy = (points(ready(name, noise=noise, samples=4000).splits["test"]) for noise in (0.0, 0.02))
+    clean, noisy = (points(ready(name, noise=noise, num_samples=4000).splits["test"]) for noise in (0.0, 0.02))
     difference = (noisy - clean) / 2
     assert difference.std(0) == pytest.approx([0.02, 0.02], rel=0.05) and np.abs(difference.mean(0)).max() < 0.002
 
@@ -112,8 +112,9 @@ def test_statistics_belong_to_the_noise_they_were_computed_with():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"classes": 1}, "data.classes=1"), ({"classes": 11}, "from 2 to 10"), ({"samples": 11}, "data.samples=11: must be from 12"),
-     ({"samples": 10**12}, "1,000,000"), ({"noise": -0.1}, "data.noise=-0.1"), ({"noise": 2.0}, "data.noise=2.0"),
+    [({"num_classes": 1}, "data.num_classes=1"), ({"num_classes": 11}, "from 2 to 10"),
+     ({"num_samples": 11}, "data.num_samples=11: must be from 12"),
+     ({"num_samples": 10**12}, "1,000,000"), ({"noise": -0.1}, "data.noise=-0.1"), ({"noise": 2.0}, "data.noise=2.0"),
      ({"validation": 1.0}, "data.validation")],
 )  # fmt: skip
 def test_what_makes_no_points_is_refused(options, words):

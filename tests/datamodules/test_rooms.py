@@ -216,7 +216,7 @@ def test_a_way_is_told_by_its_doors_its_turns_and_its_end() -> None:
 
 @pytest.fixture(scope="module")
 def data() -> Rooms:
-    data = Rooms(16, 0, houses=5, starts=4)
+    data = Rooms(16, 0, num_houses=5, num_starts=4)
     data.setup()
     return data
 
@@ -263,7 +263,7 @@ def test_unseen_houses_and_seen_ones_are_told_apart_and_no_start_is_in_two_split
 
 
 def test_held_out_houses_do_not_depend_on_the_number_for_training(data: Rooms) -> None:
-    other = Rooms(16, 0, houses=2, starts=1)
+    other = Rooms(16, 0, num_houses=2, num_starts=1)
     other.setup()
     unseen = other.splits["test"].house < other.first_seen
     assert torch.equal(other.splits["test"].words[unseen], data.splits["test"].words[: int(unseen.sum())])
@@ -294,7 +294,7 @@ def test_training_draws_each_episode_once_and_can_begin_anywhere(data: Rooms) ->
 
 
 def test_shuffled_instructions_are_dealt_out_among_the_things_of_one_start(data: Rooms) -> None:
-    shuffled = Rooms(16, 0, houses=5, starts=4, instructions="shuffled")
+    shuffled = Rooms(16, 0, num_houses=5, num_starts=4, instructions="shuffled")
     shuffled.setup()
     own, other = data.splits["test"], shuffled.splits["test"]
     assert torch.equal(own.actions, other.actions) and torch.equal(own.start, other.start)
@@ -306,10 +306,10 @@ def test_shuffled_instructions_are_dealt_out_among_the_things_of_one_start(data:
 
 
 def test_none_says_nothing_and_other_mistakes_are_one_line(zoo) -> None:
-    silent = Rooms(16, 0, houses=1, starts=1, instructions="none")
+    silent = Rooms(16, 0, num_houses=1, num_starts=1, instructions="none")
     silent.setup()
     assert silent.instruction("train", 0) == "" and silent.splits["train"].told.eq(1).all()
-    assert zoo("data", "show", "rooms", "--measure", "--set", "data.houses=0").is_one_line_error("data.houses=0")
+    assert zoo("data", "show", "rooms", "--measure", "--set", "data.num_houses=0").is_one_line_error("data.num_houses=0")
     assert zoo("train", "navigator", "--set", "data.instructions=shufled").is_one_line_error("shufled", "'shuffled'")
     with pytest.raises(UserError, match="another vocabulary"):
         from dataclasses import replace

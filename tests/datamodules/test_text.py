@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from zoo.core.errors import UserError
-from zoo.datamodules.text import OwnText, PythonReference, Shakespeare, Streams, WholeText, Windows, _what_fits
+from zoo.datamodules.text import PythonReference, Shakespeare, Streams, TextFiles, WholeText, Windows, _what_fits
 from zoo.spec import IGNORE, TextSpec
 
 
-def own(folder: Path, text: str, batch_size: int = 3, seed: int = 0, **options) -> OwnText:
+def own(folder: Path, text: str, batch_size: int = 3, seed: int = 0, **options) -> TextFiles:
     path = folder / "own.txt"
     path.write_text(text, encoding="utf-8")
-    data = OwnText(batch_size, seed, str(path), **options)
+    data = TextFiles(batch_size, seed, str(path), **options)
     data.prepare_data()
     data.setup()
     return data
@@ -29,7 +29,7 @@ TEXT = "".join(random.Random(0).choices(ALPHABET, k=2000))
 
 
 def test_splits_lie_behind_each_other_and_characters_keep_their_places(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=8)
+    data = own(tmp_path, TEXT, seq_len=8)
     assert data.spec.vocabulary == tuple(sorted(set(TEXT)))
     parts = {name: data.spec.decode(places.tolist()) for name, places in data.splits.items()}
     assert parts["train"] + parts["val"] + parts["test"] == TEXT
@@ -37,7 +37,7 @@ def test_splits_lie_behind_each_other_and_characters_keep_their_places(tmp_path:
 
 
 def test_each_row_goes_on_where_it_stopped_and_only_the_first_batch_is_fresh(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=16)
+    data = own(tmp_path, TEXT, seq_len=16)
     batches = list(data.train_dataloader())
     assert len(batches) == len(data.train_dataloader()) > 5
     text = data.spec.decode(data.splits["train"].tolist())
@@ -51,7 +51,7 @@ def test_each_row_goes_on_where_it_stopped_and_only_the_first_batch_is_fresh(tmp
 
 
 def test_an_epoch_starts_elsewhere_and_any_batch_can_be_made_alone(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=16)
+    data = own(tmp_path, TEXT, seq_len=16)
     loader = data.train_dataloader()
     first = list(loader)
     loader.position = lambda: (1, 0)
@@ -63,7 +63,7 @@ def test_an_epoch_starts_elsewhere_and_any_batch_can_be_made_alone(tmp_path: Pat
 
 
 def test_processes_share_the_rows_of_one_batch(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=16)
+    data = own(tmp_path, TEXT, seq_len=16)
     alone = data._training(data.splits["train"], 0, 1)
     alone.rows, alone.length = 6, alone.length // 2
     together = [data._training(data.splits["train"], rank, 2) for rank in range(2)]
@@ -72,7 +72,7 @@ def test_processes_share_the_rows_of_one_batch(tmp_path: Path) -> None:
 
 
 def test_windows_are_from_anywhere_and_differ_between_steps_epochs_and_processes(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=16, order="windows")
+    data = own(tmp_path, TEXT, seq_len=16, order="windows")
     loader = data.train_dataloader()
     assert isinstance(loader, Windows)
     seen = [batch["tokens"] for batch in loader]
@@ -85,7 +85,7 @@ def test_windows_are_from_anywhere_and_differ_between_steps_epochs_and_processes
 
 
 def test_chunk_zero_takes_whole_rows(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=0)
+    data = own(tmp_path, TEXT, seq_len=0)
     (batch,) = data.train_dataloader()
     assert batch["tokens"].shape == (3, (1800 - 1) // 3)
 
@@ -109,26 +109,26 @@ def test_every_held_out_character_is_a_target_once(length: int, chunk: int, worl
 
 
 def test_text_for_another_model_gets_its_places(tmp_path: Path) -> None:
-    data = own(tmp_path, TEXT, chunk=8)
+    data = own(tmp_path, TEXT, seq_len=8)
     spec = TextSpec(("z", *ALPHABET[:-1], "!"))
     data.require_compatible(spec, "own")
     assert spec.decode(data.splits["train"].tolist()) == TEXT[:1800]
     with pytest.raises(UserError, match="characters that the model does not know: 'B'"):
-        own(tmp_path, TEXT + "B", chunk=8).require_compatible(TextSpec(tuple(sorted(set(TEXT)))), "own")
+        own(tmp_path, TEXT + "B", seq_len=8).require_compatible(TextSpec(tuple(sorted(set(TEXT)))), "own")
 
 
 def test_the_python_reference_is_real_text_that_needs_nothing() -> None:
     data = PythonReference(4, 0)
     data.setup()
     assert len(data.splits["train"]) > 300_000
-    assert "for_stmt" in data.read() and len(data.spec.vocabulary) > 80
+    assert "for_stmt" in data.load_text() and len(data.spec.vocabulary) > 80
 
 
 def test_shakespeares_characters_are_known_before_he_is_fetched(tmp_path: Path) -> None:
     spec = Shakespeare(4, 0).spec
     assert len(spec.vocabulary) == 65 and spec.encode("To be, or not!")
     (tmp_path / "input.txt").write_text("To be, or not to be: that is the question.\n" * 300)
-    data = Shakespeare(2, 0, root=str(tmp_path), chunk=16)
+    data = Shakespeare(2, 0, root=str(tmp_path), seq_len=16)
     data.prepare_data()
     data.setup()
     assert data.spec == spec
@@ -138,7 +138,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.txt").write_text("two " * 100)
     (tmp_path / "a.txt").write_text("one " * 100)
-    assert OwnText(1, 0, str(tmp_path)).read() == "one " * 100 + "\n" + "two " * 100
+    assert TextFiles(1, 0, str(tmp_path)).load_text() == "one " * 100 + "\n" + "two " * 100
 
 
 def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd, tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd
     (tmp_path / "z.txt").write_bytes("Grüße".encode("latin-1"))
     with pytest.raises(UserError, match="data.root=.*none of its files is UTF-8 text"):
         (tmp_path / "b.txt").rename(tmp_path / ".hidden")
-        OwnText(1, 0, str(tmp_path)).read()
+        TextFiles(1, 0, str(tmp_path)).load_text()
     (tmp_path / ".hidden").rename(tmp_path / "a.txt")
     (tmp_path / "c.txt").write_text("three")
-    assert OwnText(1, 0, str(tmp_path)).read() == "two\nthree"
+    assert TextFiles(1, 0, str(tmp_path)).load_text() == "two\nthree"
     warning = capfd.readouterr().err.splitlines()
     assert len(warning) == 1 and "2 of 4 files, as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
 
@@ -165,11 +165,11 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert refused(b"", "bad.txt", "empty")
     assert refused("Grüße".encode("latin-1") * 1000, "not UTF-8", "byte 2")
     assert refused(b"too short", "9 characters")
-    assert refused(b"short " * 200, "data.chunk=128", "at most recipe.batch_size=7 or data.chunk=16 fits")
+    assert refused(b"short " * 200, "data.seq_len=128", "at most recipe.batch_size=7 or data.seq_len=16 fits")
     missing = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={tmp_path / 'nowhere'}")
     assert missing.is_one_line_error("nowhere", "no such file")
     assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
-    assert zoo("train", "char-rnn", "--set", "data.chunk=-1").is_one_line_error("data.chunk=-1")
+    assert zoo("train", "char-rnn", "--set", "data.seq_len=-1").is_one_line_error("data.seq_len=-1")
     assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modeling", "pydoc")
     assert zoo("train", "resnet20", "--data", "pydoc").is_one_line_error("classification", "digits")
 
@@ -177,10 +177,19 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
 def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_bytes(b"\xef\xbb\xbf" + b"for x in y: pass\r\n" * 12)  # as some editors write it
-    assert OwnText(1, 0, str(path)).read() == "for x in y: pass\n" * 12
+    assert TextFiles(1, 0, str(path)).load_text() == "for x in y: pass\n" * 12
     assert zoo("data", "show", "text", "--measure", "--set", f"data.root={path}").code == 0
     assert "for x in y" in zoo("data", "preview", "text", "--set", f"data.root={path}").out
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
+    quick = (
+        "--epochs",
+        "1",
+        "--set",
+        "trainer.limit_train_batches=2",
+        "--set",
+        "model.hidden_size=8",
+        "--set",
+        "data.seq_len=32",
+    )
     assert zoo("train", "char-rnn", "--name", "reader", *quick).code == 0
     other = ("test", "reader", "--data", "text", "--set", f"data.root={path}")
     assert zoo(*other).out.rstrip().endswith("test/characters 9"), "5% of 204, of which the first is no target"
@@ -207,7 +216,7 @@ def test_the_most_rows_and_the_longest_chunk_that_are_named_are_just_what_fits(o
     assert batches(most, chunk) and not batches(most + 1, chunk)
     rows = 7
     said = _what_fits(199, 100, rows, world, spare=order == "stream")
-    longest = int(re.search(r"chunk=(\d+)", said)[1])
+    longest = int(re.search(r"seq_len=(\d+)", said)[1])
     assert batches(rows, longest) and not batches(rows, longest + 1)
 
 
@@ -217,4 +226,4 @@ def test_a_root_that_is_not_there_is_told_even_if_nothing_is_read(zoo, tmp_path:
         assert answer.is_one_line_error("nowhere", "no such file or folder"), command
     assert zoo("data", "show", "text", "--set", f"data.root={tmp_path}").code == 0
     assert zoo("data", "show", "shakespeare", "--set", "data.root=nowhere").code == 0, "where it would be put"
-    assert zoo("data", "show", "text", "--set", "data.chunks=3").is_one_line_error("chunks", "chunk")
+    assert zoo("data", "show", "text", "--set", "data.seq_length=3").is_one_line_error("seq_length", "seq_len")

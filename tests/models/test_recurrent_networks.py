@@ -75,7 +75,7 @@ def test_labels_are_smoothed_only_where_there_are_any() -> None:
 
 
 def test_a_network_can_be_tested_on_longer_sequences_but_not_on_another_task(zoo) -> None:
-    quick = ("--epochs", "1", "--set", "data.length=6", "--set", "data.sequences=64", "--set", "model.hidden_size=4")
+    quick = ("--epochs", "1", "--set", "data.length=6", "--set", "data.num_sequences=64", "--set", "model.hidden_size=4")
     trained = zoo("train", "gru", "--name", "adder", *quick)
     assert trained.code == 0 and "test/solved" in trained.out and "zoo data preview adding-problem" in trained.out
     assert zoo("test", "adder", "--set", "data.length=30").code == 0

@@ -81,8 +81,8 @@ def test_it_starts_at_the_loss_of_guessing() -> None:
 
 def test_what_it_cannot_take_is_one_line(zoo) -> None:
     for command in (["train", "char-transformer"], ["show", "char-transformer", "--layers"]):
-        refused = zoo(*command, "--set", "data.chunk=256")
-        assert refused.is_one_line_error("data.chunk=256", "data.chunk=128 or model.context_length=256 fits"), command
+        refused = zoo(*command, "--set", "data.seq_len=256")
+        assert refused.is_one_line_error("data.seq_len=256", "data.seq_len=128 or model.context_length=256 fits"), command
     assert zoo("train", "char-transformer", "--set", "model.num_heads=3").is_one_line_error(
         "model.num_heads=3", "model.embed_dim=128"
     )

@@ -17,7 +17,7 @@ from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
 
-TINY = ["--epochs", "1", "--set", "data.pictures=64", "--set", "recipe.batch_size=32", "--set", "trainer.accelerator=cpu"]
+TINY = ["--epochs", "1", "--set", "data.num_images=64", "--set", "recipe.batch_size=32", "--set", "trainer.accelerator=cpu"]
 TINY += ["--set", 'model.encoder_options={"channels": [4, 8, 8]}', "--set", "trainer.limit_test_batches=1"]
 TINY += ["--set", "trainer.limit_val_batches=1"]
 
@@ -76,7 +76,7 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
     task, of_run = load_task(scan(), read_checkpoint(checkpoint), checkpoint)
     data = build_data(scan(), of_run)
     words, pictures = write_all(task, data)
-    assert pictures.tolist() == data.splits["test"].beside["picture"].tolist()
+    assert pictures.tolist() == data.splits["test"].columns["image_id"].tolist()
     images = next(data.splits["test"].images.batches(iter([torch.arange(3)])))
     said, maps = look(task, images)
     assert said == words[:3]

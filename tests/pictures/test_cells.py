@@ -82,7 +82,16 @@ def test_the_drawing_tells_its_colors_and_where_a_line_goes_on() -> None:
 
 
 def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
+    quick = (
+        "--epochs",
+        "1",
+        "--set",
+        "trainer.limit_train_batches=2",
+        "--set",
+        "model.hidden_size=8",
+        "--set",
+        "data.seq_len=32",
+    )
     assert zoo("train", "char-rnn", "--name", "small", *quick).code == 0
     monkeypatch.setattr("zoo.pictures.cells.most_selective", lambda *_: {"indentation": (9, 0.5)})
     figure = cells(scan(), [RunFolder.find("small")]).figure
@@ -91,7 +100,16 @@ def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=2", "--set", "model.hidden_size=8", "--set", "data.chunk=32")
+    quick = (
+        "--epochs",
+        "1",
+        "--set",
+        "trainer.limit_train_batches=2",
+        "--set",
+        "model.hidden_size=8",
+        "--set",
+        "data.seq_len=32",
+    )
     assert zoo("train", "char-rnn", "--name", "small", *quick).code == 0
     Path("notes.txt").write_text("for x in y:\n    pass\n" * 20)
     answer = zoo("picture", "cells", "small", "--text", "notes.txt", "--units", "0,15")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.pictures.plane import class_colors
@@ -20,17 +20,17 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
 
 
-class Colors(ImageData):
+class Colors(ClassificationData):
     """Random colors, not square, some images of each class."""
 
     def __init__(self, augment="hflip", count=30, height=40, width=90):
         super().__init__(4, 0, root=None, size=0, augment=augment, validation=0.2)
         self.count, self.height, self.width = count, height, width
 
-    def describe(self):
+    def build_spec(self):
         return ImageSpec(3, self.height, self.width, classes=("a", "a rather long name of a class that has no room", "c"))
 
-    def read(self):
+    def load_splits(self):
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (self.count, 3, self.height, self.width), generator=generator, dtype=torch.uint8)
         split = Split(ImagesInMemory(images), torch.arange(self.count) % 3)
@@ -133,7 +133,7 @@ def test_the_same_seed_draws_the_same_picture_and_replaces_the_old_one(tmp_path)
 
 
 def test_points_are_drawn_as_points(zoo):
-    answer = zoo("data", "preview", "spirals", "--set", "data.samples=30", "-o", "points.png")
+    answer = zoo("data", "preview", "spirals", "--set", "data.num_samples=30", "-o", "points.png")
     assert answer.code == 0 and "training and test points" in answer.out
     with Image.open("points.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height > 300

@@ -68,7 +68,7 @@ def test_regions_have_the_color_of_their_class_and_pale_with_doubt():
 
 
 def test_a_panel_marks_the_misclassified_test_points_where_they_are():
-    data = data_set("quadrants", samples=200, noise=0.0)
+    data = data_set("quadrants", num_samples=200, noise=0.0)
     task = linear([[0.0, 0.0], [50.0, 0.0]], [0.0, -25.0])  # right half: class 1
     panel = Panel("half", data, probabilities_in_the_plane(task))
     split = data.splits["test"]
@@ -91,7 +91,7 @@ def test_on_the_sheet_up_is_up(tmp_path):
     """Where a pixel of the sheet is, not only which array was handed over."""
     from zoo.pictures.figure import write_png
 
-    data = data_set("blobs", classes=2, samples=8, noise=0.0)
+    data = data_set("blobs", num_classes=2, num_samples=8, noise=0.0)
     task = linear([[0.0, 0.0], [0.0, 500.0]], [0.0, -250.0])  # upper half: class 1
     with style():
         figure = draw_regions([Panel("upper", data, probabilities_in_the_plane(task))], 1)
@@ -118,7 +118,7 @@ def test_runs_are_drawn_beside_each_other(zoo):
 
 
 def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
-    answer = zoo("picture", "regions", "--data", "blobs", "--set", "data.samples=60", "--json")
+    answer = zoo("picture", "regions", "--data", "blobs", "--set", "data.num_samples=60", "--json")
     assert answer.code == 0, answer.err
     assert [path.name for path in workplace.iterdir()] == ["blobs-regions.png"]
 
@@ -126,7 +126,7 @@ def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
 def test_nearest_neighbors_give_each_point_the_class_of_the_nearest(monkeypatch):
     panels: list[Panel] = []
     monkeypatch.setattr("zoo.pictures.regions.draw_regions", lambda drawn, columns: panels.extend(drawn))
-    regions(REGISTRY, [], data="spirals", settings=["data.samples=60"])
+    regions(REGISTRY, [], data="spirals", settings=["data.num_samples=60"])
     assert [panel.title for panel in panels] == ["1-NN, L1", "3-NN, L1", "5-NN, L1", "softmax",
                                                  "1-NN, L2", "3-NN, L2", "5-NN, L2", "mlp"]  # fmt: skip
     train = panels[0].data.splits["train"]

@@ -366,7 +366,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
 
 def test_a_language_model_writes(zoo, report) -> None:
     Path("text.txt").write_text("to be or not to be, that is the question. " * 200)
-    small = ("--set", "data.chunk=16", "--set", "recipe.batch_size=8")
+    small = ("--set", "data.seq_len=16", "--set", "recipe.batch_size=8")
     few = ("--set", "data.root=text.txt", "--set", "trainer.limit_train_batches=2", "--set", "trainer.limit_val_batches=1",
            "--set", "trainer.limit_test_batches=1", "--epochs", "1")  # fmt: skip
     answer = zoo("train", "char-lstm", "--data", "text", *few, *small, "--name", "writer")

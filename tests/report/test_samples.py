@@ -24,14 +24,14 @@ from zoo.report.samples.classification import look_at_labels
 from zoo.report.samples.question_answering import right_answers
 from zoo.report.samples.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
 from zoo.report.subject import read_subject
-from zoo.spec import END, IGNORE, OUTSIDE, SPECIAL_WORDS, ImageSpec, QuestionSpec
+from zoo.spec import END, IGNORE, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageSpec, QuestionSpec
 from zoo.training.building import build_data
 from zoo.training.conversation import Conversation
 from zoo.training.prediction import predict_answers
 from zoo.training.run_folder import RunFolder
 
 LIMITS = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-SCENES = ("data.pictures=16", "model.encoder_options={channels: [4, 8]}")
+SCENES = ("data.num_images=16", "model.encoder_options={channels: [4, 8]}")
 
 
 @pytest.fixture
@@ -106,12 +106,12 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
 def test_what_several_people_answered_is_told() -> None:
     spec = QuestionSpec(ImageSpec(3, 8, 8, ()), SPECIAL_WORDS, ("yes", "no"), 4)
     assert right_answers(spec, torch.tensor([1])) == "no"
-    assert right_answers(spec, torch.tensor([OUTSIDE])) == "what it cannot say"
-    assert right_answers(spec, torch.tensor([1, 0, OUTSIDE, 0, IGNORE])) == "yes (2), no (1), what it cannot say (1)"
+    assert right_answers(spec, torch.tensor([UNKNOWN_ANSWER])) == "what it cannot say"
+    assert right_answers(spec, torch.tensor([1, 0, UNKNOWN_ANSWER, 0, IGNORE])) == "yes (2), no (1), what it cannot say (1)"
 
 
 def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
-    folder = train("dialogue-discriminative", *SCENES, *LIMITS, "data.rounds=3", "model.hidden_size=12", "model.embed_dim=8")
+    folder = train("dialogue-discriminative", *SCENES, *LIMITS, "data.num_rounds=3", "model.hidden_size=12", "model.embed_dim=8")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 6
     assert "the likeliest of 24 candidates" in samples.about
@@ -133,7 +133,7 @@ def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
 
 def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
     monkeypatch.setattr("zoo.pictures.paths.LOOKED_THROUGH", 72)  # episodes, in place of 256
-    tiny = ("data.houses=2", "data.starts=2", "model.hidden_size=8", "model.channels=[4, 4]", "recipe.batch_size=72")
+    tiny = ("data.num_houses=2", "data.num_starts=2", "model.hidden_size=8", "model.channels=[4, 4]", "recipe.batch_size=72")
     folder = train("navigator", *tiny, *LIMITS, "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 6
@@ -153,7 +153,12 @@ def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
 @pytest.mark.parametrize(("data", "metric"), [("copy-memory", "accuracy"), ("adding-problem", "solved")])
 def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: str) -> None:
     folder = train(
-        "gru", f"data.name={data}", "data.length=6", "data.sequences=512", "model.hidden_size=8", "trainer.limit_test_batches=1"
+        "gru",
+        f"data.name={data}",
+        "data.length=6",
+        "data.num_sequences=512",
+        "model.hidden_size=8",
+        "trainer.limit_test_batches=1",
     )
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.texts) == 6

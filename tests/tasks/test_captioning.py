@@ -44,7 +44,7 @@ def batch(*captions: list[str], first: int = 0) -> dict:
             places = [START, *SPEC.encode(sentence.split()), END]
             labels[picture, row, : len(places)] = torch.tensor(places)
     images = torch.zeros(len(captions), 1, 2, 2, dtype=torch.uint8)
-    return {"images": images, "labels": labels, "picture": torch.arange(first, first + len(captions))}
+    return {"images": images, "labels": labels, "image_id": torch.arange(first, first + len(captions))}
 
 
 def nats(task: Table, sentence: str) -> list[float]:

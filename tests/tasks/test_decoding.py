@@ -89,7 +89,16 @@ def test_what_cannot_be_drawn_from_is_refused(settings: dict) -> None:
 
 
 def test_the_command_writes_streams_several_beams_and_json(zoo) -> None:
-    quick = ("--epochs", "1", "--set", "trainer.limit_train_batches=3", "--set", "model.hidden_size=16", "--set", "data.chunk=32")
+    quick = (
+        "--epochs",
+        "1",
+        "--set",
+        "trainer.limit_train_batches=3",
+        "--set",
+        "model.hidden_size=16",
+        "--set",
+        "data.seq_len=32",
+    )
     assert zoo("train", "char-gru", "--name", "poet", *quick).out.count("zoo sample poet") == 1
     text = zoo("sample", "poet", "--prompt", "The ", "--length", "20", "--seed", "5").out
     assert text.startswith("The ") and len(text) == 4 + 20 + 1

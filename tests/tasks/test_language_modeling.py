@@ -19,7 +19,7 @@ from zoo.training.checkpoints import read_checkpoint
 
 SPEC = zoo.TextSpec(tuple("abcdefgh"))
 RECURRENT = ("char-rnn", "char-gru", "char-lstm")
-TINY = ("--set", "model.hidden_size=16", "--set", "recipe.batch_size=8", "--set", "data.chunk=32")
+TINY = ("--set", "model.hidden_size=16", "--set", "recipe.batch_size=8", "--set", "data.seq_len=32")
 
 
 def create(name: str, **options):

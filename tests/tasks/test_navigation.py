@@ -18,7 +18,7 @@ from zoo.models.navigator import Navigator
 from zoo.spec import IGNORE, PAD
 from zoo.tasks.navigation import NavigationAgent, Walk, episode_metrics
 
-SMALL = ("--set", "data.houses=3", "--set", "data.starts=2")
+SMALL = ("--set", "data.num_houses=3", "--set", "data.num_starts=2")
 TINY = (
     *SMALL, "--set", "model.hidden_size=8", "--set", "model.channels=[4,4]", "--set", "recipe.batch_size=36",
     "--set", "trainer.limit_val_batches=1", "--set", "trainer.limit_test_batches=2",
@@ -28,7 +28,7 @@ FEW = ("--set", "trainer.limit_test_batches=2", "--json")
 
 @pytest.fixture(scope="module")
 def data() -> Rooms:
-    data = Rooms(32, 0, houses=3, starts=2)
+    data = Rooms(32, 0, num_houses=3, num_starts=2)
     data.setup()
     return data
 
@@ -117,7 +117,7 @@ def test_rows_that_only_keep_processes_in_step_do_not_count_and_batches_do_not_m
 
 
 def test_who_hears_nothing_ends_in_the_same_place_for_all_things_and_is_right_at_most_once() -> None:
-    data = Rooms(10 * THINGS, 0, houses=1, starts=1, instructions="none")
+    data = Rooms(10 * THINGS, 0, num_houses=1, num_starts=1, instructions="none")
     data.setup()
     batch = next(iter(data.test_dataloader()))
     for seed in range(3):

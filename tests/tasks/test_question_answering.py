@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.config.recipe import Recipe
-from zoo.spec import IGNORE, OUTSIDE, SPECIAL_WORDS, QuestionSpec
+from zoo.spec import IGNORE, SPECIAL_WORDS, UNKNOWN_ANSWER, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer, accuracies
 
 SPEC = QuestionSpec(
@@ -28,7 +28,7 @@ def official(picked: int, answers: list[int]) -> float:
 def test_the_accuracy_of_several_people_is_the_official_one() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (5, 8, 10), generator=generator)
-    labels[labels == 3] = OUTSIDE
+    labels[labels == 3] = UNKNOWN_ANSWER
     picked = torch.randint(0, 3, (5, 8), generator=generator)
     expected = [
         [official(int(p), said) for p, said in zip(*row, strict=True)] for row in zip(picked, labels.tolist(), strict=True)
@@ -57,7 +57,7 @@ def batch(labels: list, kinds: list) -> dict[str, torch.Tensor]:
 def test_figures_count_questions_by_kind_and_unknown_answers_as_wrong() -> None:
     task = Fixed(SPEC, Recipe())
     task.logits = torch.tensor([[[9.0, 0, 0], [0, 9, 0], [0, 0, 9]], [[9, 0, 0], [9, 0, 0], [9, 0, 0]]])
-    task.evaluate("val", batch([[0, 0, 2], [OUTSIDE, 0, IGNORE]], [[0, 0, 1], [1, 1, IGNORE]]))
+    task.evaluate("val", batch([[0, 0, 2], [UNKNOWN_ANSWER, 0, IGNORE]], [[0, 0, 1], [1, 1, IGNORE]]))
     task.logits = torch.tensor([[[9.0, 0, 0]] * 3])
     task.evaluate("val", batch([[0, IGNORE, IGNORE]], [[0, IGNORE, IGNORE]]))
     figures = task.compute_metrics("val")
@@ -86,7 +86,7 @@ def test_a_process_that_repeats_a_batch_adds_nothing() -> None:
 def test_the_loss_is_the_mean_over_people_whose_answer_is_known() -> None:
     task = Fixed(SPEC, Recipe())
     logits = torch.randn(1, 2, 3)
-    labels = torch.tensor([[[0, 1, OUTSIDE], [OUTSIDE, IGNORE, IGNORE]]])
+    labels = torch.tensor([[[0, 1, UNKNOWN_ANSWER], [UNKNOWN_ANSWER, IGNORE, IGNORE]]])
     losses, known = task.losses(logits, labels)
     log_probabilities = logits.log_softmax(-1)
     assert losses[0, 0].item() == pytest.approx(-(log_probabilities[0, 0, 0] + log_probabilities[0, 0, 1]).item() / 2, rel=1e-5)

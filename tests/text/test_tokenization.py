@@ -83,15 +83,15 @@ def test_hard_sentences_are_split_as_by_the_reference(sentence, words):
 
 def test_a_vocabulary_has_frequent_words_first_and_ties_in_alphabetical_order():
     sentences = [["b", "a", "dog"], ["a", "dog", "cat"], ["cat", "a"], ["rare"]]
-    assert build_vocabulary(iter(sentences), least=2) == (*SPECIAL_WORDS, "a", "cat", "dog")
-    assert build_vocabulary(sentences, least=1) == (*SPECIAL_WORDS, "a", "cat", "dog", "b", "rare")
+    assert build_vocabulary(iter(sentences), min_count=2) == (*SPECIAL_WORDS, "a", "cat", "dog")
+    assert build_vocabulary(sentences, min_count=1) == (*SPECIAL_WORDS, "a", "cat", "dog", "b", "rare")
 
 
 def test_a_vocabulary_without_words_still_has_the_special_ones():
-    assert build_vocabulary([], least=1) == SPECIAL_WORDS
+    assert build_vocabulary([], min_count=1) == SPECIAL_WORDS
 
 
 def test_a_spec_takes_the_vocabulary_and_gives_the_words_back():
     words = tokenize("A dog doesn't bark.")
-    spec = CaptionSpec(ImageSpec(3, 8, 8, classes=()), build_vocabulary([words], least=1), length=6)
+    spec = CaptionSpec(ImageSpec(3, 8, 8, classes=()), build_vocabulary([words], min_count=1), length=6)
     assert spec.decode(spec.encode(words)) == ["a", "dog", "does", "n't", "bark"]

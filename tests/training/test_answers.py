@@ -12,7 +12,7 @@ from torchvision.io import write_png
 from zoo.datamodules.worlds import shapes
 
 SETTINGS = (
-    "--set", "data.pictures=64", "--set", "recipe.batch_size=16", "--set", "trainer.limit_val_batches=2",
+    "--set", "data.num_images=64", "--set", "recipe.batch_size=16", "--set", "trainer.limit_val_batches=2",
     "--set", "trainer.limit_test_batches=2", "--set", 'model.encoder_options={"channels":[4,4,8,8],"downsampling":"stride"}',
     "--epochs", "1", "--name", "asked",
 )  # fmt: skip
@@ -49,9 +49,9 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
 
 
 def test_data_of_questions_is_shown(zoo) -> None:
-    shown = json.loads(zoo("data", "show", "shapes-questions", "--measure", "--json", "--set", "data.pictures=9").out)
+    shown = json.loads(zoo("data", "show", "shapes-questions", "--measure", "--json", "--set", "data.num_images=9").out)
     assert shown["train"] == 9 and shown["train_questions"] == 54
-    answer = zoo("data", "preview", "shapes-questions", "--set", "data.pictures=9")
+    answer = zoo("data", "preview", "shapes-questions", "--set", "data.num_images=9")
     assert Path("shapes-questions.png").exists()
     told = answer.out.splitlines()[1:]
     assert len(told) == 8 and told[0].startswith("1  ") and told[0].count("? ") == 6

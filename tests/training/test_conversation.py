@@ -20,8 +20,8 @@ from zoo.training.conversation import Conversation, Unanswered
 from zoo.training.run_folder import RunFolder
 
 SMALL = [
-    "data.pictures=16",
-    "data.rounds=3",
+    "data.num_images=16",
+    "data.num_rounds=3",
     "model.encoder_options={channels: [4, 8]}",
     "model.hidden_size=12",
     "model.embed_dim=8",

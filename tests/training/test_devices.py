@@ -34,16 +34,16 @@ for command in json.loads(sys.argv[1]):
 SMALL = "--epochs 1 --accelerator cpu"
 QUICK = "--accelerator cpu --set trainer.limit_train_batches=3 --set recipe.batch_size=32"
 TRAINED = {  # on two processes
-    "text": f"train char-gru {SMALL} --set model.hidden_size=16 --set data.chunk=32 --set recipe.batch_size=8"
+    "text": f"train char-gru {SMALL} --set model.hidden_size=16 --set data.seq_len=32 --set recipe.batch_size=8"
     " --set trainer.limit_train_batches=6",
-    "memory": f"train gru {SMALL} --set model.hidden_size=8 --set data.length=6 --set data.sequences=640",
+    "memory": f"train gru {SMALL} --set model.hidden_size=8 --set data.length=6 --set data.num_sequences=640",
     "talks": f"train dialogue-discriminative {SMALL} --set model.hidden_size=8 --set 'model.encoder_options={{channels: [4, 8]}}'"
-    " --set data.pictures=44 --set data.rounds=3 --set recipe.batch_size=4",
-    "asked": f"train vqa-attention {SMALL} --set data.pictures=64 --set recipe.batch_size=84 --set model.hidden_size=16",
+    " --set data.num_images=44 --set data.num_rounds=3 --set recipe.batch_size=4",
+    "asked": f"train vqa-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=84 --set model.hidden_size=16",
     # 1,000 test pictures make 13 batches, which neither 2 nor 3 divides
-    "told": f"train captioner-attention {SMALL} --set data.pictures=64 --set recipe.batch_size=77 --set model.hidden_size=16"
+    "told": f"train captioner-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=77 --set model.hidden_size=16"
     " --set 'model.encoder_options={channels: [4, 8, 8]}' --set model.num_beams=2",
-    "agent": f"train navigator {SMALL} --set data.houses=2 --set data.starts=2 --set model.hidden_size=8"
+    "agent": f"train navigator {SMALL} --set data.num_houses=2 --set data.num_starts=2 --set model.hidden_size=8"
     " --set 'model.channels=[4,4]'",
     "base": f"train resnet20 --epochs 1 --set model.width=4 {QUICK}",
     "head": f"finetune base --freeze backbone --epochs 3 {QUICK}",

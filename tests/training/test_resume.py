@@ -32,17 +32,17 @@ SETTINGS = [
 ]  # fmt: skip
 AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
-TEXT = ["model.num_layers=2", "model.dropout=0.2", "data.chunk=16", "recipe.checkpoint_minutes=1e-9"]
-CAPTIONS = ["data.pictures=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+TEXT = ["model.num_layers=2", "model.dropout=0.2", "data.seq_len=16", "recipe.checkpoint_minutes=1e-9"]
+CAPTIONS = ["data.num_images=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
 CAPTIONS += ['model.encoder_options={"channels": [4, 8, 8], "norm": "batch"}']
 DIALOGUE = [
     "model.hidden_size=8", "model.encoder_options={channels: [4, 8], norm: batch}", "model.dropout=0.2", "data.augment=crop:2",
-    "data.pictures=40", "recipe.batch_size=4",
+    "data.num_images=40", "recipe.batch_size=4",
 ]  # fmt: skip
 
 # an agent that walks by its own samples
 ROOMS = [
-    "data.houses=4", "data.starts=30", "model.hidden_size=8", "model.channels=[4,4]", "model.dropout=0.2",
+    "data.num_houses=4", "data.num_starts=30", "model.hidden_size=8", "model.channels=[4,4]", "model.dropout=0.2",
     "model.forcing=student",
     "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
 ]  # fmt: skip
@@ -131,7 +131,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
         ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage_weight=1"]),
         ("dialogue-discriminative", DIALOGUE),
         ("lstm", ["data.name=copy-memory", "data.length=5"]),
-        ("vqa-attention", ["model.dropout=0.2", "model.hidden_size=16", "data.pictures=200", "recipe.batch_size=16"]),
+        ("vqa-attention", ["model.dropout=0.2", "model.hidden_size=16", "data.num_images=200", "recipe.batch_size=16"]),
         ("navigator", ROOMS),
     ],
 )

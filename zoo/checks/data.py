@@ -11,7 +11,7 @@ import torch
 from zoo.checks.violation import require
 from zoo.config.options import check_options
 from zoo.registry.entry import Entry
-from zoo.spec import END, IGNORE, OUTSIDE, NavigationSpec, SequenceSpec, TextSpec, WordedSpec
+from zoo.spec import END, IGNORE, UNKNOWN_ANSWER, ImageTextSpec, NavigationSpec, SequenceSpec, TextSpec
 
 
 def checks_of_data(entry: Entry) -> dict[str, Callable[[], None]]:
@@ -141,7 +141,7 @@ def _words_fit(data: Any) -> None:
         for name, values in spec.columns.items():
             column = batch[name]
             require(len(column) == len(images), f"{name} has {len(column)} rows, there are {len(images)} images")
-            there = column[(column != IGNORE) & (column != OUTSIDE)]
+            there = column[(column != IGNORE) & (column != UNKNOWN_ANSWER)]
             require(len(there), f"{name} has nothing for any image of a batch")
             require(
                 there.min() >= 0 and there.max() < values, f"a value of {name} is not from 0 to {values - 1}, as the spec says"
@@ -207,7 +207,7 @@ IMAGE_CHECKS = {
     "images of a batch are augmented apart": _augments_each_apart,
     "evaluation sees each image once": _evaluates_each_once,
 }
-WORDED_CHECKS = {**IMAGE_CHECKS, "batches fit the spec": _words_fit}
+IMAGE_TEXT_CHECKS = {**IMAGE_CHECKS, "batches fit the spec": _words_fit}
 SEQUENCE_CHECKS = {
     "batches fit the spec": _sequences_fit,
     "sequences follow from seed, epoch and step": _seed_and_position_decide,
@@ -217,5 +217,5 @@ CHECKS_OF_SPEC = {  # the first that the spec is one of
     TextSpec: TEXT_CHECKS,
     SequenceSpec: SEQUENCE_CHECKS,
     NavigationSpec: NAVIGATION_CHECKS,
-    WordedSpec: WORDED_CHECKS,
+    ImageTextSpec: IMAGE_TEXT_CHECKS,
 }

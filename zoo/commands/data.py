@@ -74,7 +74,7 @@ def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[
     _, data = _open_data(context, name, settings)
     data.prepare_data()
     data.setup()
-    return data.facts()
+    return data.summarize()
 
 
 def fetch_data(
@@ -104,7 +104,7 @@ def preview_data(
             raise UserError(f"--output {output}: {name} is printed, not drawn")
         data.prepare_data()
         data.setup()
-        print(data.beginning())
+        print(data.preview_text())
         return
     if entry.task == "navigation":
         from zoo.pictures.paths import write_maps
@@ -119,7 +119,7 @@ def preview_data(
     shown = "training and test points" if points else f"samples{augmented}"
     print(f"{path}: {shown}")
     if entry.task != "classification":
-        for number, lines in enumerate(data.told(SAMPLES), 1):
+        for number, lines in enumerate(data.preview_texts(SAMPLES), 1):
             print(f"{number}  {'   '.join(lines)}")
 
 

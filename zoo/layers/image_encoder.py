@@ -112,7 +112,7 @@ class ImageEncoder(nn.Module):
     def prepare(self, data: Any) -> None:
         """Put features in place of the images of the data if they are the same in every epoch, computed once and kept."""
         if self.frozen and data.augment == "none":
-            data.keep_features(self, self.identity)
+            data.cache_features(self, self.identity)
 
     @property
     def identity(self) -> str:

@@ -64,7 +64,7 @@ class SeeingCaptioner(Captioner):
     task="captioning",
     tags=["cnn", "recurrent"],
     data="shapes-captions",
-    data_options={"most": 2},
+    data_options={"max_objects": 2},
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "feature_dim": 8, "hidden_size": 8, "embed_dim": 8,
           "num_queries": 3},
     recipe={

@@ -23,7 +23,7 @@ VANILLA_RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "one-cycle",
     "gradient_clip_val": 1.0,
 }  # fmt: skip
-STREAM = {"chunk": 128}
+STREAM = {"seq_len": 128}
 
 
 class RecurrentLanguageModel(LanguageModel):

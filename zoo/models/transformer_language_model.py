@@ -23,7 +23,7 @@ INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, se
     task="language-modeling",
     tags=["attention"],
     data="pydoc",
-    data_options={"order": "windows", "chunk": 128},
+    data_options={"order": "windows", "seq_len": 128},
     tiny={"embed_dim": 16, "num_layers": 2, "num_heads": 2},
     recipe={
         "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "beta2": 0.99, "weight_decay": 0.1,
@@ -34,7 +34,7 @@ INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, se
 class CharTransformer(LanguageModel):
     """Transformer over characters: causal self-attention with the norm in front, as in GPT-2 (Radford et al. 2019).
 
-    It carries no state from chunk to chunk: each is read by itself, so ``data.chunk`` is what it can look back on.
+    It carries no state from chunk to chunk: each is read by itself, so ``data.seq_len`` is what it can look back on.
 
     Args:
         num_layers: blocks of attention and perceptron.
@@ -71,10 +71,10 @@ class CharTransformer(LanguageModel):
             nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
 
     def check_data_options(self, data: Any) -> None:
-        if not 0 < data.chunk <= self.context_length:
-            instead = f"data.chunk={self.context_length}" + (f" or model.context_length={data.chunk}" if data.chunk else "")
+        if not 0 < data.seq_len <= self.context_length:
+            instead = f"data.seq_len={self.context_length}" + (f" or model.context_length={data.seq_len}" if data.seq_len else "")
             raise UserError(
-                f"data.chunk={data.chunk}: must be from 1 to model.context_length={self.context_length}: {instead} fits"
+                f"data.seq_len={data.seq_len}: must be from 1 to model.context_length={self.context_length}: {instead} fits"
             )
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:

@@ -153,7 +153,7 @@ def write_all(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
         for batch in data.test_dataloader():
             written = task.write(task.encode(batch["images"]), task.beams)
             words += [task.spec.decode(row) for row in written.tolist()]
-            pictures.append(batch["picture"])
+            pictures.append(batch["image_id"])
     return words, torch.cat(pictures)
 
 

@@ -121,7 +121,7 @@ class Captioner(Task):
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
         self.losses[stage].update(losses, targets != PAD)
         written = self.write(seen, self.beams if stage == "test" else 1)
-        self.written[stage].update(batch["picture"], written, labels[:, 0, 0] != IGNORE)
+        self.written[stage].update(batch["image_id"], written, labels[:, 0, 0] != IGNORE)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         data = self.trainer.datamodule
@@ -148,4 +148,4 @@ class Captioner(Task):
         labels[:, :, 0] = START
         labels[:, 0, -1] = END
         labels[:, 1, -2:] = torch.tensor([END, PAD])
-        return {"images": images, "labels": labels, "picture": torch.arange(n)}
+        return {"images": images, "labels": labels, "image_id": torch.arange(n)}

@@ -116,7 +116,7 @@ class Classifier(Task):
         if after:
             body = {name: value for name, value in self.state_dict().items() if name not in self.head_names()}
             body |= {"input_scale": self.input_scale, "input_shift": self.input_shift}
-            data.keep_features(self._features, fingerprint(self, body))
+            data.cache_features(self._features, fingerprint(self, body))
         self._after_features = after
         self.train(was_training)
 

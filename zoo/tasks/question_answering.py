@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, QuestionSpec, WordedSpec
+from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, ImageTextSpec, QuestionSpec
 from zoo.tasks.task import Task, read_out
 
 AGREEING = 3  # people whose answer makes it entirely right
@@ -19,8 +19,8 @@ class QuestionAnswerer(Task):
     """Pictures and questions in, one score for each answer out. A model writes ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict of pictures with their questions, so that a picture is looked at once: ``images``, [N, C, H, W] with values
-    from 0 to 255; ``questions``, int64 [N, Q, L], words filled up with ``PAD``; ``labels``, int64 [N, Q], or [N, Q, people] where
-    several people answered, with ``IGNORE`` where there is no question or no person and ``OUTSIDE`` for an answer that is not in
+    from 0 to 255; ``questions``, int64 [N, Q, L], padded with ``PAD``; ``labels``, int64 [N, Q], or [N, Q, people] where several
+    people answered, with ``IGNORE`` where there is no question or no person and ``UNKNOWN_ANSWER`` for an answer that is not in
     the list; and ``kinds``, int64 [N, Q], if the spec has kinds.
 
     The loss of a question is the cross-entropy averaged over the people whose answer is in the list (Kazemi and Elqursh 2017,
@@ -98,7 +98,7 @@ class QuestionAnswerer(Task):
         return {"images": images, "questions": questions, "labels": labels, **kinds}
 
 
-def random_words(spec: WordedSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def random_words(spec: ImageTextSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Words of random sentences of random lengths, int64 of that shape, the last dimension along the sentence."""
     words = torch.randint(len(SPECIAL_WORDS) - 1, len(spec.vocabulary), shape, generator=generator)
     lengths = torch.randint(1, shape[-1] + 1, (*shape[:-1], 1), generator=generator)

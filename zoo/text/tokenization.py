@@ -103,8 +103,8 @@ def tokenize(text: str) -> list[str]:
     return [word.lower().translate(BRACKETS) for word in words if word not in PUNCTUATION]
 
 
-def build_vocabulary(sentences: Iterable[list[str]], least: int) -> tuple[str, ...]:
-    """``SPECIAL_WORDS``, then the words seen at least ``least`` times: most frequent first, ties in alphabetical order."""
+def build_vocabulary(sentences: Iterable[list[str]], min_count: int) -> tuple[str, ...]:
+    """``SPECIAL_WORDS``, then the words seen at least ``min_count`` times: most frequent first, ties in alphabetical order."""
     counts = Counter(word for sentence in sentences for word in sentence)
-    kept = [word for word, count in counts.items() if count >= least]
+    kept = [word for word, count in counts.items() if count >= min_count]
     return (*SPECIAL_WORDS, *sorted(kept, key=lambda word: (-counts[word], word)))

@@ -73,5 +73,5 @@ class _FeaturesAlready:
 
     augment = "none"
 
-    def keep_features(self, compute: Any, key: str) -> None:
+    def cache_features(self, compute: Any, key: str) -> None:
         pass

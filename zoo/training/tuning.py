@@ -20,7 +20,7 @@ import torch
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec, WordedSpec
+from zoo.spec import ImageSpec, ImageTextSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.building import build_data, build_task
 from zoo.training.engine import begin
@@ -72,7 +72,7 @@ def open_subject(registry: Registry, run: Run) -> Subject:
 
 def counts_images(subject: Subject) -> bool:
     """Whether a batch is so many of a known number of images, and not of streams of text or the like."""
-    return isinstance(subject.data.spec, (ImageSpec, WordedSpec))
+    return isinstance(subject.data.spec, (ImageSpec, ImageTextSpec))
 
 
 def with_batch(subject: Subject, batch_size: int) -> Subject:

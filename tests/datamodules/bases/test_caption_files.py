@@ -74,7 +74,7 @@ def write_karpathy(folder: Path) -> None:
 
 
 def opened(folder: Path, **options) -> Flickr8k:
-    data = Flickr8k(2, 0, root=str(folder), least=1, **options)
+    data = Flickr8k(2, 0, root=str(folder), min_count=1, **options)
     spec = data.spec
     data.prepare_data()
     data.setup()
@@ -89,10 +89,10 @@ def test_each_published_layout_says_the_same(images: Path, layouts: tuple) -> No
     data = opened(images)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "val": 1, "test": 1}
     assert data.spec.image.shape == (3, 12, 10)
-    told = data.references(data.splits["train"].beside["picture"])
+    told = data.references(data.splits["train"].columns["image_id"])
     assert told[0][1] == ["a", "girl", "going", "into", "a", "wooden", "building"]
     assert told[1][1][4:7] == ["a", "tri-colored", "dog"]
-    assert data.references(data.splits["test"].beside["picture"])[0][0][-4:] == ["by", "him", "and", "sleeps"]
+    assert data.references(data.splits["test"].columns["image_id"])[0][0][-4:] == ["by", "him", "and", "sleeps"]
     assert data.spec.length == 20, "the longest caption has 19 words, and then it ends"
     for name, levels in (("train", [0, 60]), ("val", [120]), ("test", [180])):
         pixels = data.splits[name].images.pixels.float().mean((1, 2, 3))
@@ -102,23 +102,23 @@ def test_each_published_layout_says_the_same(images: Path, layouts: tuple) -> No
 def test_the_vocabulary_is_that_of_the_training_captions_without_rare_words(images: Path) -> None:
     write_tokens(images)
     write_lists(images)
-    data = Flickr8k(2, 0, root=str(images), least=2)
+    data = Flickr8k(2, 0, root=str(images), min_count=2)
     assert data.spec.vocabulary[4:] == ("a", "dog", "and", "black", "in")
     data.setup()
     labels = data.splits["test"].labels
     assert data.spec.decode(labels[0, 1].tolist())[:3] == ["a", "<unknown>", "<unknown>"]
     assert (labels == UNKNOWN).any()
-    assert "bench" in data.references(data.splits["test"].beside["picture"])[0][1], "judged by the words of the caption itself"
+    assert "bench" in data.references(data.splits["test"].columns["image_id"])[0][1], "judged by the words of the caption itself"
 
 
 def test_without_lists_a_part_is_for_testing_whatever_the_seed(images: Path) -> None:
     write_tokens(images)
     tests = []
     for seed in (0, 1):
-        data = Flickr8k(2, seed, root=str(images), least=1)
+        data = Flickr8k(2, seed, root=str(images), min_count=1)
         data.setup()
         assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "val": 1, "test": 1}
-        tests.append(data.references(data.splits["test"].beside["picture"]))
+        tests.append(data.references(data.splits["test"].columns["image_id"]))
     assert tests[0] == tests[1]
 
 
@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_read_is_left_out_with_its_captions(images: Path
     data = opened(images)
     assert "1 images that cannot be read (1000268201_693b08cb0e.jpg)" in capsys.readouterr().err
     assert [len(data.splits[name]) for name in ("train", "val", "test")] == [1, 1, 1]
-    assert data.references(data.splits["train"].beside["picture"])[0][0][:3] == ["a", "black", "dog"]
+    assert data.references(data.splits["train"].columns["image_id"])[0][0][:3] == ["a", "black", "dog"]
     assert float(data.splits["train"].images.pixels.float().mean()) == pytest.approx(60, abs=2)
 
 
@@ -206,10 +206,10 @@ def coco(workplace: Path) -> Path:
 
 
 def test_coco_is_read_with_its_validation_images_for_testing_too(coco: Path) -> None:
-    data = CocoCaptions(2, 0, root=str(coco), size=16, least=1)
+    data = CocoCaptions(2, 0, root=str(coco), size=16, min_count=1)
     data.setup()
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "val": 2, "test": 2}
-    assert data.references(data.splits["train"].beside["picture"])[1][0][:3] == ["a", "black", "dog"]
+    assert data.references(data.splits["train"].columns["image_id"])[1][0][:3] == ["a", "black", "dog"]
     for name in ("val", "test"):
         pixels = data.splits[name].images.pixels.float().mean((1, 2, 3))
         assert pixels.tolist() == pytest.approx([120, 180], abs=2)
@@ -237,11 +237,11 @@ def test_an_image_of_coco_without_a_caption_is_left_out(coco: Path, capsys: pyte
 def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(images: Path) -> None:
     write_tokens(images)
     write_lists(images)
-    data = opened(images, longest=5)
+    data = opened(images, max_length=5)
     labels = data.splits["train"].labels
     assert data.spec.decode(labels[0, 0].tolist()) == ["a", "child", "in", "a", "pink"]
     assert not (labels == END).any(), "all of them have more words"
     assert (data.splits["test"].labels == END).sum() == 2
     batch = data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch["labels"].shape == (2, 2, 6)
-    assert len(data.references(data.splits["train"].beside["picture"])[0][0]) == 17
+    assert len(data.references(data.splits["train"].columns["image_id"])[0][0]) == 17

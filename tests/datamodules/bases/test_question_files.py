@@ -15,7 +15,7 @@ from zoo.core.errors import UserError
 from zoo.datamodules.clevr import CLEVR
 from zoo.datamodules.easy_vqa import EasyVQA
 from zoo.datamodules.vqa import VQA, normalize_answer
-from zoo.spec import IGNORE, OUTSIDE
+from zoo.spec import IGNORE, UNKNOWN_ANSWER
 
 
 def picture(path: Path, shade: int, size: tuple[int, int] = (48, 32)) -> None:
@@ -39,7 +39,7 @@ def asked(data, split: str) -> list[list[tuple[str, Any]]]:
     part = data.splits[split]
     return [
         [(" ".join(data.spec.decode(words)), answer) for words, answer in zip(*row, strict=True) if answer != IGNORE]
-        for row in zip(part.beside["questions"].tolist(), part.labels.tolist(), strict=True)
+        for row in zip(part.columns["questions"].tolist(), part.labels.tolist(), strict=True)
     ]
 
 
@@ -76,14 +76,14 @@ def test_clevr_is_read_as_published(clevr: Path) -> None:
     rows = asked(data, "train")
     assert rows[0] == [("how many small spheres are there", 0), ("is there a big brown thing what about a cube", 4)]
     assert [row[0][1] for row in rows] == [0, 1, 2, 3]
-    kinds = [data.spec.kinds[kind] for kind in data.splits["train"].beside["kinds"][0].tolist()]
+    kinds = [data.spec.kinds[kind] for kind in data.splits["train"].columns["kinds"][0].tolist()]
     assert kinds == ["count", "exist"]
     assert data.splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 40, 80, 120]
     assert data.splits["test"] is data.splits["val"] and len(data.splits["val"]) == 2
 
 
 def test_a_picture_with_more_questions_comes_several_times(clevr: Path) -> None:
-    data = opened(CLEVR(2, 0, str(clevr), size=16, together=1))
+    data = opened(CLEVR(2, 0, str(clevr), size=16, questions_per_sample=1))
     assert [row[0][1] for row in asked(data, "train")] == [0, 4, 1, 2, 3]
     assert data.splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 0, 40, 80, 120]
 
@@ -126,17 +126,17 @@ def vqa(workplace: Path) -> Path:
 
 
 def test_vqa_is_read_as_published(vqa: Path) -> None:
-    data = opened(VQA(2, 0, str(vqa), size=16, least=1, least_answers=2))
+    data = opened(VQA(2, 0, str(vqa), size=16, min_count=1, min_answer_count=2))
     assert data.spec.answers == ("2", "brown", "no")
     labels = data.splits["train"].labels
     assert labels.shape == (2, 3, 10)
-    assert labels[0, 0].tolist() == [1] * 8 + [OUTSIDE] * 2, "written in another way it is the same answer"
-    assert labels[1, 1].tolist() == [2] * 9 + [OUTSIDE]
-    assert labels[0, 2].tolist() == [0] * 9 + [OUTSIDE]
+    assert labels[0, 0].tolist() == [1] * 8 + [UNKNOWN_ANSWER] * 2, "written in another way it is the same answer"
+    assert labels[1, 1].tolist() == [2] * 9 + [UNKNOWN_ANSWER]
+    assert labels[0, 2].tolist() == [0] * 9 + [UNKNOWN_ANSWER]
     assert data.spec.kinds == ("yes-no", "number", "other")
-    assert data.splits["train"].beside["kinds"].tolist() == [[2, 0, 1]] * 2
-    assert data.facts()["val_questions"] == 3 and data.facts()["val_outside"] == 0
-    assert data.told(1)[0][0] == "what color is the dog? brown"
+    assert data.splits["train"].columns["kinds"].tolist() == [[2, 0, 1]] * 2
+    assert data.summarize()["val_questions"] == 3 and data.summarize()["val_outside"] == 0
+    assert data.preview_texts(1)[0][0] == "what color is the dog? brown"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_easy_vqa_is_read_as_published(easy: Path) -> None:
 
 
 def test_no_picture_is_both_trained_on_and_held_out(easy: Path) -> None:
-    data = opened(EasyVQA(2, 0, str(easy), validation=0.2, together=1))
+    data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
     shades = {name: set(split.images.pixels[:, 0, 9, 9].tolist()) for name, split in data.splits.items()}
     assert len(data.splits["val"]) == 4 and not shades["train"] & shades["val"]
 
@@ -190,9 +190,9 @@ def test_a_tested_model_meets_its_own_words_and_answers(easy: Path) -> None:
     data = opened(EasyVQA(2, 0, str(easy)))
     data.require_compatible(known, "easy-vqa")
     assert data.spec == known
-    assert data.splits["test"].labels.tolist() == [[OUTSIDE], [2]]
-    assert data.facts()["test_outside"] == 1
-    assert known.decode(data.splits["test"].beside["questions"][0, 0].tolist()) == ["is", "there", "a", "<unknown>", "circle"]
+    assert data.splits["test"].labels.tolist() == [[UNKNOWN_ANSWER], [2]]
+    assert data.summarize()["test_outside"] == 1
+    assert known.decode(data.splits["test"].columns["questions"][0, 0].tolist()) == ["is", "there", "a", "<unknown>", "circle"]
 
 
 def without(path: str) -> Callable[[Path], None]:
@@ -230,7 +230,7 @@ def test_questions_without_words_and_unreadable_pictures_are_left_out_and_told(e
     data = opened(EasyVQA(2, 0, str(easy)))
     told = capsys.readouterr().err
     assert "1 questions without a word are left out" in told and "1 of 3 pictures cannot be read" in told and "1.png" in told
-    assert len(data.splits["test"]) == 2 and data.facts()["test_questions"] == 4
+    assert len(data.splits["test"]) == 2 and data.summarize()["test_questions"] == 4
 
 
 def test_vqa_names_questions_without_answers(vqa: Path) -> None:
@@ -243,8 +243,8 @@ def test_vqa_names_questions_without_answers(vqa: Path) -> None:
 
 
 def test_an_answer_must_be_frequent_enough_for_some(vqa: Path) -> None:
-    with pytest.raises(UserError, match="data.least_answers=9: no answer is given so often, the most frequent 2 times"):
-        _ = VQA(2, 0, str(vqa), least=1).spec
+    with pytest.raises(UserError, match="data.min_answer_count=9: no answer is given so often, the most frequent 2 times"):
+        _ = VQA(2, 0, str(vqa), min_count=1).spec
 
 
 def test_large_data_is_read_from_its_files(easy: Path) -> None:

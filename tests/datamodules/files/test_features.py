@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.datamodules.digits import Digits
-from zoo.datamodules.files.features import kept_features
+from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.loading.splits import ImagesInMemory
 
 
@@ -26,7 +26,7 @@ def test_features_are_computed_once_and_drawn_as_images_are() -> None:
         seen.append(len(pixels))
         return means(pixels)
 
-    first, second = (kept_features(images, encode, "these") for _ in range(2))
+    first, second = (cached_features(images, encode, "these") for _ in range(2))
     assert sum(seen) == 150
     indices = torch.tensor([149, 3, 3])
     for kept in (first, second):
@@ -39,7 +39,7 @@ def test_features_are_computed_once_and_drawn_as_images_are() -> None:
 
 def test_other_images_of_the_same_number_have_features_of_their_own() -> None:
     images = [ImagesInMemory(torch.full((4, 1, 2, 2), value, dtype=torch.uint8)) for value in (1, 2)]
-    kept = [kept_features(each, means, "same") for each in images]
+    kept = [cached_features(each, means, "same") for each in images]
     assert [next(each.batches(iter([torch.tensor([0])]))).item() for each in kept] == [1, 2]
     assert len({each.identity() for each in (*images, *kept, kept[0].subset(torch.tensor([1])))}) == 5
 
@@ -55,8 +55,8 @@ def test_an_unfinished_file_is_computed_anew() -> None:
         return means(pixels)
 
     with suppress(KeyboardInterrupt):
-        kept_features(images, interrupted, "cut")
-    [drawn] = kept_features(images, means, "cut").batches(iter([torch.arange(100)]))
+        cached_features(images, interrupted, "cut")
+    [drawn] = cached_features(images, means, "cut").batches(iter([torch.arange(100)]))
     assert drawn.shape == (100, 1)
 
 
@@ -67,7 +67,7 @@ def test_a_data_set_gives_features_of_the_images_it_would_give() -> None:
         return data
 
     pixels, features = ready(), ready()
-    features.keep_features(means, "a network")
+    features.cache_features(means, "a network")
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for one, other in zip(getattr(pixels, name)(), getattr(features, name)(), strict=True):
             assert torch.equal(means(one["images"]), other["images"])
@@ -76,21 +76,21 @@ def test_a_data_set_gives_features_of_the_images_it_would_give() -> None:
 
 def test_features_that_are_kept_need_no_more_than_a_cache_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     images = ImagesInMemory(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
-    kept = kept_features(images, means, "kept")
+    kept = cached_features(images, means, "kept")
 
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("zoo.datamodules.files.features.FileLock", refuse)
-    assert kept_features(images, means, "kept").path == kept.path
+    assert cached_features(images, means, "kept").path == kept.path
     with pytest.raises(UserError, match="features cannot be kept in .*: Permission denied; set ZOO_HOME to another folder"):
-        kept_features(images, means, "new")
+        cached_features(images, means, "new")
 
 
 def test_a_damaged_file_is_computed_anew() -> None:
     images = ImagesInMemory(torch.zeros(100, 1, 2, 2, dtype=torch.uint8))
-    path = kept_features(images, means, "damaged").path
+    path = cached_features(images, means, "damaged").path
     for rest in (300, 20, 0):
         path.write_bytes(path.read_bytes()[:rest])
-        [drawn] = kept_features(images, means, "damaged").batches(iter([torch.arange(100)]))
+        [drawn] = cached_features(images, means, "damaged").batches(iter([torch.arange(100)]))
         assert drawn.shape == (100, 1)

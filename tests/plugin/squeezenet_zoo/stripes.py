@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.bases.base import ImageData, ImagesInMemory, Split
+from zoo.datamodules.bases.images import ClassificationData, ImagesInMemory, Split
 
 
 @register_data("stripes", task="classification", tags=["embedded"])
-class Stripes(ImageData):
+class Stripes(ClassificationData):
     """Stripes of random color and width: upright or level.
 
     Args:
@@ -21,10 +21,10 @@ class Stripes(ImageData):
         super().__init__(batch_size, seed, root=None, size=0, augment=augment, validation=0.1)
         self.count = count
 
-    def describe(self) -> ImageSpec:
+    def build_spec(self) -> ImageSpec:
         return ImageSpec(3, 32, 32, classes=("level", "upright"))
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         generator = torch.Generator().manual_seed(0)
         period = torch.randint(2, 6, (self.count, 1, 1, 1), generator=generator)
         upright = torch.arange(self.count) % 2

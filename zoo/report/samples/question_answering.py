@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.report.samples.samples import Samples, Scene, Trained, Turn, evenly_spread, part_of, require_some, scene_address
-from zoo.spec import IGNORE, OUTSIDE, QuestionSpec
+from zoo.spec import IGNORE, UNKNOWN_ANSWER, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer, accuracies, was_asked
 
 MOST_TESTED = 100  # pictures with their questions: some networks compare all pairs of places for each
@@ -62,7 +62,7 @@ def _turns(
 def right_answers(spec: QuestionSpec, labels: Tensor) -> str:
     """What people answered, int64 [people], in words: each answer once, with how many gave it, the most frequent first."""
     given = Counter(label for label in labels.tolist() if label != IGNORE)
-    names = {label: "what it cannot say" if label == OUTSIDE else spec.answers[label] for label in given}
+    names = {label: "what it cannot say" if label == UNKNOWN_ANSWER else spec.answers[label] for label in given}
     if given.total() == 1:
         return names[next(iter(given))]
     return ", ".join(f"{names[label]} ({count})" for label, count in given.most_common())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.datamodules.bases.worded import WordedPictures, padded
+from zoo.datamodules.bases.image_text import ImageTextData, padded
 from zoo.datamodules.loading.augment import Batch
 from zoo.datamodules.loading.splits import Images, Split
 from zoo.spec import END, PAD, START
@@ -18,37 +18,37 @@ Sentence = list[str]
 
 
 @dataclass(frozen=True)
-class Told:
+class CaptionedImages:
     """Pictures and the captions of each, in words: at least one."""
 
     images: Images
     captions: Sequence[Sequence[Sentence]]
 
 
-class CaptionedPictures(WordedPictures):
+class CaptionData(ImageTextData):
     """Pictures, each with sentences that say what is in it.
 
-    A subclass gives its spec (``describe``) and its pictures with their captions (``tell``). The labels of a split are the
-    captions of each picture, int64 [N, R, T]: ``START``, the words, ``END``, and then ``PAD``; a picture with fewer captions than
-    R has rows of ``PAD`` at the end. Beside them stands ``picture``, int64 [N], by which ``references`` knows a picture.
+    A subclass implements ``build_spec`` and ``load_captions``. The labels of a split are the captions of each image, int64
+    [N, R, T]: ``START``, the words, ``END``, then ``PAD``; an image with fewer than R captions has rows of ``PAD`` at the end.
+    The column ``image_id``, int64 [N], is what ``references`` takes.
     """
 
     task = "captioning"
-    longest: int = 0  # words of a training caption that count; 0 for all
+    max_length: int = 0  # words of a training caption that count; 0 for all
 
     @abstractmethod
-    def tell(self) -> dict[str, Told]:
+    def load_captions(self) -> dict[str, CaptionedImages]:
         """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
 
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         self._captions: list[Sequence[Sentence]] = []
         splits = {}
-        for name, told in self.tell().items():
+        for name, told in self.load_captions().items():
             first = len(self._captions)
             self._captions += told.captions
             picture = torch.arange(first, len(self._captions))
-            longest = self.longest if name == "train" and self.longest else self.spec.length - 1
-            splits[name] = Split(told.images, self._labels(told.captions, longest), {"picture": picture})
+            longest = self.max_length if name == "train" and self.max_length else self.spec.length - 1
+            splits[name] = Split(told.images, self._labels(told.captions, longest), {"image_id": picture})
         return splits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -61,8 +61,8 @@ class CaptionedPictures(WordedPictures):
         """All captions that were given for each of these pictures, in their own words, the rarest among them."""
         return [self._captions[picture] for picture in pictures.tolist()]
 
-    def told(self, count: int) -> list[list[str]]:
-        captions = self.references(self.splits["train"].beside["picture"][:count])
+    def preview_texts(self, count: int) -> list[list[str]]:
+        captions = self.references(self.splits["train"].columns["image_id"][:count])
         return [[" ".join(words) for words in sentences] for sentences in captions]
 
     def _labels(self, captions: Sequence[Sequence[Sentence]], longest: int) -> Tensor:

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.base import PictureData
+from zoo.datamodules.bases.images import ImageData
 from zoo.datamodules.loading.augment import MIXING
 from zoo.datamodules.loading.splits import Split
-from zoo.spec import PAD, WordedSpec
+from zoo.spec import PAD, ImageTextSpec
 
 
-class WordedPictures(PictureData):
+class ImageTextData(ImageData):
     """Pictures, each with what is said of it.
 
-    A subclass says what there is (``describe``, whose vocabulary may need the texts, but no picture) and reads it (``read``),
-    with words as their places in ``self.spec.vocabulary``. Its ``size`` and ``augment`` are those of ``PictureData``; nothing
-    mirrors a picture, since words tell left from right.
+    A subclass implements ``build_spec``, which may read texts for the vocabulary but no image, and ``load_splits``, which encodes
+    words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since words tell left from right.
     """
 
     light = "none"
@@ -41,11 +40,11 @@ class WordedPictures(PictureData):
         count = max(1, round(self.validation * len(split)))
         return order[:count].sort().values, order[count:].sort().values
 
-    def require_compatible(self, spec: WordedSpec, name: str) -> None:
+    def require_compatible(self, spec: ImageTextSpec, name: str) -> None:
         """Be data for a model that was trained with ``spec``: words have the places that the model knows.
 
         Raises:
-            UserError: pictures of another shape, or what ``read`` finds that the model cannot say.
+            UserError: pictures of another shape, or what ``load_splits`` finds that the model cannot say.
         """
         if self.image_spec.shape != spec.image.shape:
             raise UserError(f"{name} has images of {self.image_spec.shape}, the model takes {spec.image.shape}")
@@ -53,7 +52,7 @@ class WordedPictures(PictureData):
             self.splits, self._spec = {}, spec
             self.setup()
 
-    def told(self, count: int) -> list[list[str]]:
+    def preview_texts(self, count: int) -> list[list[str]]:
         """What is said of each of the first ``count`` training pictures, to be read by people: a list of sentences."""
         split = self.splits["train"]
         batch = split.batch(torch.empty(0), torch.arange(min(count, len(split))))
@@ -65,9 +64,9 @@ class WordedPictures(PictureData):
         sentences = ([words for column in columns for words in column[row].tolist()] for row in range(len(columns[0])))
         return [[" ".join(said) for words in of_picture if (said := self.spec.decode(words))] for of_picture in sentences]
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run."""
-        return {"vocabulary": len(self.spec.vocabulary), **super().facts()}
+        return {"vocabulary": len(self.spec.vocabulary), **super().summarize()}
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.core.errors import UserError, some
 from zoo.core.files import cache_folder, replace_file
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.files.features import kept_features
+from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.loading.augment import Augmentation, Batch
 from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
 from zoo.datamodules.loading.pixels import channel_statistics, resize
@@ -28,10 +28,10 @@ from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
 from zoo.spec import ImageSpec, Spec, image_spec
 
 
-class PictureData(L.LightningDataModule):
+class ImageData(L.LightningDataModule):
     """Pictures with something to learn of each: the base of all such data sets, whatever it is.
 
-    A subclass says what they are (``describe``) and reads them (``read``).
+    A subclass says what they are (``build_spec``) and reads them (``load_splits``).
 
     Args:
         batch_size: images a batch on each device.
@@ -62,14 +62,14 @@ class PictureData(L.LightningDataModule):
     # ------------------------------------------------------------------ what a subclass gives
 
     @abstractmethod
-    def describe(self) -> Spec:
+    def build_spec(self) -> Spec:
         """What the pictures are before ``size`` is applied, without downloading anything."""
 
     @abstractmethod
-    def read(self) -> dict[str, Split]:
+    def load_splits(self) -> dict[str, Split]:
         """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         """Bring the files to this machine; the default is that there is nothing to bring."""
 
     # ------------------------------------------------------------------ what the rest uses
@@ -82,7 +82,7 @@ class PictureData(L.LightningDataModule):
     def spec(self) -> Spec:
         """What a model must know. Statistics are those of the training images once ``setup`` has run."""
         if self._spec is None:
-            spec = self.describe()
+            spec = self.build_spec()
             self._spec = _of_pictures(spec, height=self.size, width=self.size) if self.size else spec
         return self._spec
 
@@ -93,12 +93,12 @@ class PictureData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if not self.splits:  # Lightning calls it again, when all is there
-            self.fetch()
+            self.download()
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        splits = self.read()
+        splits = self.load_splits()
         if self.size:
             splits = {name: self._resized(split) for name, split in splits.items()}
         self.splits = self.with_validation(splits)
@@ -119,7 +119,7 @@ class PictureData(L.LightningDataModule):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         return {**splits, "train": rest, "val": held_out}
 
-    def keep_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
+    def cache_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
         """Give, in place of images, what a frozen network makes of them: computed once and kept.
 
         Args:
@@ -127,7 +127,7 @@ class PictureData(L.LightningDataModule):
             network: a fingerprint of that network with its weights.
         """
         for name, split in self.splits.items():
-            self.splits[name] = replace(split, images=kept_features(split.images, encode, network))
+            self.splits[name] = replace(split, images=cached_features(split.images, encode, network))
 
     def train_dataloader(self) -> Batches:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
@@ -143,7 +143,7 @@ class PictureData(L.LightningDataModule):
         seed = batch.pop("seed", None)  # only training batches carry one
         return batch if seed is None else self.augmentation(batch, seed)
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run: shape, images a split, statistics."""
         spec = self.image_spec
         rounded = {"mean": spec.mean, "std": spec.std}
@@ -183,8 +183,8 @@ class PictureData(L.LightningDataModule):
         return mean, std
 
 
-class ImageData(PictureData):
-    """A classification data set. A subclass says what its images are (``describe``) and reads them (``read``).
+class ClassificationData(ImageData):
+    """A classification data set. A subclass says what its images are (``build_spec``) and reads them (``load_splits``).
 
     Args:
         validation: what is held out of the training images for validation, class by class: a share of them, or one of k
@@ -233,9 +233,9 @@ class ImageData(PictureData):
             raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
         return fold_by_class(labels, *self.fold, seed)
 
-    def facts(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What is there, once ``setup`` has run: classes, shape, images a split, statistics."""
-        return {"classes": list(self.spec.classes), **super().facts()}
+        return {"classes": list(self.spec.classes), **super().summarize()}
 
 
 def _of_pictures(spec: Spec, **changes: Any) -> Spec:

@@ -39,7 +39,7 @@ def image_files(root: Path | None) -> list[Path]:
     return sorted(Path(folder, name) for folder, _, names in folders for name in names if name.lower().endswith(EXTENSIONS))
 
 
-def read_pictures(paths: Sequence[Path], shape: tuple[int, int], memory_gb: float) -> tuple[Images, Tensor]:
+def read_images(paths: Sequence[Path], shape: tuple[int, int], memory_gb: float) -> tuple[Images, Tensor]:
     """The pictures in these files that can be read, and which can, bool [files].
 
     Args:

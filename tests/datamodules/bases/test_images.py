@@ -10,8 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
 from zoo.core.errors import UserError
-from zoo.datamodules.bases import base
-from zoo.datamodules.bases.base import ImageData
+from zoo.datamodules.bases.images import ClassificationData
 from zoo.datamodules.loading.held_out import fold_by_class, split_by_class
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
@@ -37,17 +36,17 @@ def numbered(n: int) -> Split:
 LABELS = (torch.arange(50) * 3 // 40).clamp(max=2)  # sorted, so that the labels of two splits may be the same
 
 
-class Noise(ImageData):
+class Noise(ClassificationData):
     """Forty training and ten test images of three classes."""
 
     def __init__(self, root="here", seed=0, size=0, augment="none", validation=0.25, pixels=0):
         super().__init__(4, seed, root=root, size=size, augment=augment, validation=validation)
         self.pixels = pixels
 
-    def describe(self):
+    def build_spec(self):
         return ImageSpec(3, 6, 4, classes=("a", "b", "c"))
 
-    def read(self):
+    def load_splits(self):
         images = torch.from_numpy(random_pixels(50, 3, 6, 4, seed=self.pixels))
         everything = Split(ImagesInMemory(images), LABELS)
         return {"train": everything.subset(torch.arange(40)), "test": everything.subset(torch.arange(40, 50))}
@@ -91,7 +90,7 @@ def test_the_spec_holds_the_statistics_of_the_training_images_alone():
 def test_statistics_are_computed_once_and_kept(monkeypatch):
     first = ready().spec
     with monkeypatch.context() as patch:
-        patch.setattr(base, "channel_statistics", lambda images: pytest.fail("computed again"))
+        patch.setattr("zoo.datamodules.bases.images.channel_statistics", lambda images: pytest.fail("computed again"))
         assert ready().spec == first
     # other images, another split and another size have statistics of their own
     for options in ({"root": "there", "pixels": 1}, {"seed": 1}, {"validation": 0.5}, {"size": 5}):
@@ -182,8 +181,8 @@ def test_the_statistics_of_each_fold_are_those_of_its_own_training_images():
 
 def test_there_are_no_folds_where_validation_images_are_given_or_a_class_is_too_small():
     class WithValidation(Noise):
-        def read(self):
-            return {**super().read(), "val": numbered(7)}
+        def load_splits(self):
+            return {**super().load_splits(), "val": numbered(7)}
 
     with pytest.raises(UserError, match="validation images of its own"):
         WithValidation(validation="1/2").setup()
@@ -211,8 +210,8 @@ def test_labels_stay_with_their_images():
 
 def test_a_split_that_the_data_set_brings_is_used():
     class WithValidation(Noise):
-        def read(self):
-            return {**super().read(), "val": numbered(7)}
+        def load_splits(self):
+            return {**super().load_splits(), "val": numbered(7)}
 
     data = WithValidation()
     data.setup()
@@ -266,7 +265,7 @@ def test_size_changes_spec_and_images():
 
 
 def test_facts_are_what_is_there():
-    facts = ready().facts()
+    facts = ready().summarize()
     assert facts["shape"] == [3, 6, 4] and facts["classes"] == ["a", "b", "c"]
     assert (facts["train"], facts["val"], facts["test"]) == (30, 10, 10)
 
