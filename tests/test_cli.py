@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,35 @@ def test_list_shows_every_model_and_the_next_command(zoo) -> None:
     assert answer.code == 0 and "resnet20" in answer.out and "next: zoo show NAME" in answer.out
     lines = [line.split()[0] for line in answer.out.splitlines()[1:] if line.strip()]
     assert lines.index("resnet20") < lines.index("resnet110"), "names are in natural order"
+
+
+@pytest.mark.parametrize(("command", "kind"), [(["list"], "models"), (["data", "list"], "data")])
+def test_a_list_is_grouped_by_task_and_readable_at_80_columns(zoo, monkeypatch, command: list[str], kind: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = zoo(*command).out.splitlines()
+    entries, text = getattr(scan(), kind), "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if line.startswith("  ") and line[2] != " "]
+    assert sorted(row[0] for row in rows) == sorted(entries), "every name once, with its description beside it"
+    assert len({line.index(row[1], 2 + len(row[0])) for line in lines for row in rows if line.startswith(f"  {row[0]} ")}) == 1
+    for task in {entry.task for entry in entries.values()}:
+        group = text.partition(f"{task.replace('-', ' ').capitalize()}\n")[2].partition("\n\n")[0]
+        names = [line.split()[0] for line in group.splitlines() if line[2] != " "]
+        assert sorted(names) == sorted(entry.name for entry in entries.values() if entry.task == task)
+        known = {word for name in names for word in entries[name].summary.replace("``", "").split()}
+        told = {word for line in group.splitlines() for word in line.split()} - set(names)
+        assert {word.strip(".,:;") for word in told} <= {word.strip(".,:;") for word in known}, "whole words"
+
+
+def test_list_answers_where_a_setting_is(zoo) -> None:
+    assert zoo("list", "dropout").is_one_line_error("option of", "mlp", "more: zoo train", "--set model.dropout=")
+    assert zoo("list", "root").is_one_line_error("--set data.root=VALUE")
+    assert zoo("list", "dropot").is_one_line_error("did you mean 'dropout'?")
+    for key in ("augment", "momentum"):
+        answer = zoo("list", key)
+        assert answer.is_one_line_error(f"'{key}'")
+        command = shlex.split(answer.err.partition(": zoo ")[2])
+        assert zoo(*command, *(QUICK if command[0] == "train" else [])).code == 0, command
 
 
 def test_list_can_be_narrowed_by_name_tag_and_task(zoo) -> None:

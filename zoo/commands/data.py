@@ -20,7 +20,8 @@ def list_data(
     json: Json = False,
 ) -> None:
     """List the data sets."""
-    print_list(open_registry(context).data, pattern, task, json, "zoo data show NAME    zoo data preview NAME")
+    first = "" if pattern or task else "your own pictures: zoo train resnet20 --data folder --set data.root=FOLDER\n"
+    print_list(open_registry(context), "data", pattern, task, json, f"{first}next: zoo data show NAME    zoo data preview NAME")
 
 
 def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:

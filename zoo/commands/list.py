@@ -3,45 +3,114 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
-from zoo.core.errors import UserError, did_you_mean
+from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table, setting
+from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.entry import REQUIRED, Entry
 from zoo.registry.registry import Registry
 
+NAME_WIDTH = 28  # of the column of names, at most
 
-def print_list(entries: dict[str, Entry], pattern: str, task: str, json: bool, next_command: str) -> None:
+
+def print_list(registry: Registry, kind: str, pattern: str, task: str, json: bool, next_steps: str) -> None:
+    """Print the models or data sets that match, grouped by task.
+
+    Args:
+        kind: ``model`` or ``data``.
+        next_steps: the lines after the list.
+
+    Raises:
+        UserError: nothing matches.
+    """
     from fnmatch import fnmatch
+
+    entries = registry.models if kind == "model" else registry.data
 
     def matches(entry: Entry) -> bool:
         names = (entry.name, *entry.tags)
         wanted = any(fnmatch(name, pattern) or pattern in name for name in names) if pattern else True
         return wanted and task in ("", entry.task)
 
-    found = sorted(filter(matches, entries.values()), key=lambda entry: _natural(entry.name))
+    found = _by_task(filter(matches, entries.values()))
     if json:
         print_json([entry.to_dict() for entry in found])
     elif not found:
-        tasks = {entry.task for entry in entries.values()}
-        words = [word for entry in entries.values() for word in (entry.name, *entry.tags)]
-        near = did_you_mean(task, tasks) if task and task not in tasks else did_you_mean(pattern, words)
-        raise UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}{near}")
+        raise _no_match(registry, entries, pattern, task)
     else:
-        rows = [(entry.name, entry.task, entry.summary.partition(":")[0].rstrip("."), entry.origin) for entry in found]
-        foreign = any(not entry.origin.startswith("bestiary ") for entry in found)
-        header = ("name", "task", "what it is", "from")
-        print_table(rows if foreign else [row[:3] for row in rows], header if foreign else header[:3])
-        print(f"\nnext: {next_command}")
+        _print_groups(found)
+        print(f"\n{next_steps}")
 
 
-def _natural(name: str) -> list[Any]:
-    """resnet20 before resnet110."""
+def _by_task(entries: Iterable[Entry]) -> list[Entry]:
+    """The largest task first, and within each resnet20 before resnet110."""
     import re
+    from collections import Counter
 
-    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
+    def natural(name: str) -> list[Any]:
+        return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
+
+    entries = list(entries)
+    counts = Counter(entry.task for entry in entries)
+    return sorted(entries, key=lambda entry: (-counts[entry.task], entry.task, natural(entry.name)))
+
+
+def _print_groups(entries: list[Entry]) -> None:
+    """Print a heading for each task, and one line for each entry where its summary can be made to fit."""
+    import shutil
+    import textwrap
+    from itertools import groupby
+
+    width = shutil.get_terminal_size().columns
+    column = min(NAME_WIDTH, max(len(entry.name) for entry in entries)) + 4
+    for number, (task, group) in enumerate(groupby(entries, lambda entry: entry.task)):
+        print(f"{'' if number == 0 else chr(10)}{task.replace('-', ' ').capitalize()}")
+        for entry in group:
+            line = f"  {entry.name}".ljust(column - 1) + " " + _in_brief(entry, width - column)
+            print(textwrap.fill(line, width, subsequent_indent=" " * column, break_on_hyphens=False))
+
+
+def _in_brief(entry: Entry, width: int) -> str:
+    """The summary without markup, up to a colon; clauses are left out from the end until it fits, if it can."""
+    origin = "" if entry.origin.startswith("bestiary ") else f" [{entry.origin}]"
+    text = entry.summary.partition(":")[0].rstrip(".").replace("``", "")
+    while len(text + origin) > width and (end := max(map(text.rfind, (", ", "; ", " (")))) > 0:
+        text = text[:end]
+    return text + origin
+
+
+def _no_match(registry: Registry, entries: dict[str, Entry], pattern: str, task: str) -> UserError:
+    """The error for a list that would be empty: where a setting of that name is, or the nearest name."""
+    tasks = {entry.task for entry in entries.values()}
+    if task and task not in tasks:
+        return UserError(f"nothing matches '--task {task}'{did_you_mean(task, tasks)}")
+    if places := _settings_named(registry, pattern.replace("-", "_")):
+        return UserError(f"no name or tag matches {pattern!r}, but it is {'; and it is '.join(places)}")
+    words = [word for entry in entries.values() for word in (entry.name, *entry.tags, *entry.defaults)]
+    near = did_you_mean(pattern, words)
+    return UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}{near}")
+
+
+def _settings_named(registry: Registry, key: str) -> list[str]:
+    """What has an option or a recipe key of this name, each with a command that sets it."""
+    from zoo.config.recipe import Recipe
+
+    places = []
+    commands = {"model": (registry.models, "zoo train"), "data": (registry.data, "zoo data preview")}
+    for section, (entries, command) in commands.items():
+        having = [entry for entry in _by_task(entries.values()) if entry.defaults.get(key) is not None]
+        if having:
+            # one that needs no download and sets something, as an example
+            shown = max(having, key=lambda entry: ("embedded" in entry.tags, bool(entry.defaults[key])))
+            example = setting(f"{section}.{key}", "VALUE" if shown.defaults[key] == "" else shown.defaults[key])
+            names = some((entry.name for entry in having), 3)
+            places.append(f"an option of {names}: {command} {shown.name} --set {example}")
+    if key in Recipe.model_fields:
+        places.append(f"a recipe key: zoo train mlp --set {setting(f'recipe.{key}', Recipe.model_fields[key].default)}")
+    return places
 
 
 def list_models(
@@ -58,7 +127,8 @@ def list_models(
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
         return
-    print_list(open_registry(context).models, pattern, task, json, "zoo show NAME    zoo train NAME")
+    first = "" if pattern or task else "new here: zoo train mlp, then zoo report mlp-digits (a minute, no download)\n"
+    print_list(open_registry(context), "model", pattern, task, json, f"{first}next: zoo show NAME    zoo train NAME")
 
 
 def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:

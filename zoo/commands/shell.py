@@ -155,6 +155,11 @@ def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
     return folder.checkpoint(checkpoint), folder.read_run()
 
 
+def setting(key: str, value: Any) -> str:
+    """A setting as it is written after ``--set``, quoted for a shell."""
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json_module.dumps(value, separators=(',', ':'))}")
+
+
 def print_json(value: Any) -> None:
     print(json_module.dumps(value, indent=2, ensure_ascii=False))
 
