@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,13 +31,19 @@ def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
 def fold_by_class(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of fold number ``fold``, from 1, and of the rest, both ascending.
 
-    The folds of one seed are disjoint and cover everything; each class is spread over them as evenly as its number allows.
+    The folds of one seed are disjoint and cover everything; each class is spread over them as evenly as its number allows:
+    they are those of scikit-learn's ``StratifiedKFold(folds, shuffle=True, random_state=seed)``.
     """
-    from sklearn.model_selection import StratifiedKFold  # a second to import
-
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    rest, held_out = list(splitter.split(labels, labels))[fold - 1]
-    return torch.from_numpy(held_out), torch.from_numpy(rest)
+    generator = np.random.RandomState(seed % 2**32)  # whose stream is the same in all releases of numpy
+    _, first, inverse = np.unique(labels.numpy(), return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(first))[inverse]  # classes in the order of their first samples
+    ordered = np.sort(numbers)
+    fold_of = np.empty(len(labels), dtype=int)
+    for number in range(len(first)):
+        counts = [np.count_nonzero(ordered[start::folds] == number) for start in range(folds)]
+        fold_of[numbers == number] = generator.permutation(np.arange(folds).repeat(counts))
+    held_out = torch.from_numpy(fold_of == fold - 1)
+    return held_out.nonzero()[:, 0], (~held_out).nonzero()[:, 0]
 
 
 def parse_fold(validation: float | str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.model_selection import StratifiedKFold
 from torchvision.transforms.v2 import functional as vision
 
 from zoo.core.errors import UserError
@@ -160,6 +161,16 @@ def test_folds_are_disjoint_cover_everything_and_hold_each_class_evenly(folds):
     np.random.seed(42)
     assert torch.equal(fold_by_class(labels, 1, folds, seed=3)[0], parts[0][0]), "the seed alone decides"
     assert not torch.equal(fold_by_class(labels, 1, folds, seed=4)[0], parts[0][0])
+
+
+@pytest.mark.parametrize(("samples", "classes", "folds"), [(1797, 10, 5), (100, 3, 2), (57, 4, 7)])
+def test_folds_are_those_of_scikit_learn(samples: int, classes: int, folds: int) -> None:
+    labels = torch.randint(0, classes, (samples,), generator=torch.Generator().manual_seed(folds)) * 3 - 1
+    for seed in (0, 2**40 + 7):
+        expected = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(labels, labels)
+        for fold, (rest, held_out) in enumerate(expected, 1):
+            ours = fold_by_class(labels, fold, folds, seed)
+            assert np.array_equal(ours[0], held_out) and np.array_equal(ours[1], rest)
 
 
 def test_a_data_set_gives_any_fold_of_its_training_images():
