@@ -28,7 +28,12 @@ def run_of(name: str) -> Run:
 DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in REGISTRY.models.items()}
 
 
-@pytest.mark.parametrize("name", sorted(DISTINCT.values()))
+SMALL = {"softmax", "mlp", "convnet", "rnn", "lstm", "char-lstm", "char-transformer", "resnet20"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in sorted(DISTINCT.values())]
+)
 def test_every_gradient_of_every_model_is_right_to_a_millionth(name: str) -> None:
     entry = REGISTRY.model(name)
     # the wide ones cost most: their batch norm needs four samples where images have shrunk to one pixel, convolutions alone two

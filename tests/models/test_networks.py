@@ -311,6 +311,7 @@ def test_the_hinge_loss_is_the_sum_over_wrong_classes():
     torch.testing.assert_close(task.loss(scores, labels), torch.tensor(2.5 / 3, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_a_support_vector_machine_finds_the_widest_margin():
     """Two classes on a line; with a weak penalty the boundary is half-way between the nearest of each."""
     task = zoo.create("svm", ImageSpec(1, 1, 1, classes=("low", "high"))).double()

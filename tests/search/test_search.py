@@ -174,6 +174,7 @@ def wait_for(condition, what: str) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_nothing_and_count_nothing_twice() -> None:
     search = search_of("recipe.lr=log:1e-4..1e-1:8", "recipe.optimizer=choice:sgd,adam,adamw", sampler="grid")
     study = start_or_go_on(Place("killed"), search)
@@ -430,6 +431,7 @@ def test_a_database_that_goes_away_is_one_line(zoo, monkeypatch) -> None:
     assert answer.is_one_line_error("--storage sqlite:///s.db: ", "readonly database")
 
 
+@pytest.mark.slow
 def test_several_workers_share_one_study(zoo) -> None:
     answer = zoo("search", "softmax", *QUICK, "--over", LR, "--trials", "4", "--workers", "2", "--json")
     assert answer.code == 0, answer.err
@@ -462,6 +464,7 @@ def test_several_gpus_are_shared_out_by_name_and_one_is_left_alone(monkeypatch) 
         assert visible_devices() == expected
 
 
+@pytest.mark.slow
 def test_a_database_holds_several_studies(zoo) -> None:
     for name in ("one", "two"):
         answer = zoo("search", "softmax", *QUICK, "--over", LR, "--trials", "1", "--name", name, "--storage", "sqlite:///s.db")
@@ -536,6 +539,7 @@ def test_mistakes_are_one_line_and_leave_nothing(zoo, arguments: list[str], word
     assert not list(Path().glob("searches/*/trials")) and not Path("runs").exists() and not Path("s.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_something_else_is_not_gone_on_with(zoo) -> None:
     base = ["search", "softmax", "--name", "s", "--trials", "1"]
     assert zoo(*base, *QUICK, *OVER).code == 0

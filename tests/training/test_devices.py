@@ -162,6 +162,7 @@ def figures(folder: Path) -> dict[str, list[dict]]:
     return {name: list(each) for name, *each in zip(TRAINED, *told, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_text_has_the_same_loss_on_any_number_of_processes(folder: Path, figures: dict[str, list[dict]]) -> None:
     kept = torch.load(folder / "runs/text/checkpoints/last.ckpt", weights_only=True)
     assert kept["stream_state"].shape == (2, 2, 8, 16), "the states of both processes"
@@ -170,6 +171,7 @@ def test_a_text_has_the_same_loss_on_any_number_of_processes(folder: Path, figur
         assert other["test/loss"] == pytest.approx(one["test/loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_dialogues_are_ranked_alike_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["talks"]
     assert {"test/r1", "test/mrr", "test/r1_history", "test/mrr_history"} < one.keys()
@@ -178,6 +180,7 @@ def test_dialogues_are_ranked_alike_on_any_number_of_processes(figures: dict[str
         assert {**other, "test/loss": one["test/loss"]} == one, "ranks are counted"
 
 
+@pytest.mark.slow
 def test_a_memory_has_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["memory"]
     assert set(one) == {"test/loss", "test/solved"}
@@ -186,6 +189,7 @@ def test_a_memory_has_the_same_figures_on_any_number_of_processes(figures: dict[
         assert other["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_questions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["asked"]
     assert "test/accuracy_related exists" in one
@@ -193,6 +197,7 @@ def test_questions_have_the_same_figures_on_any_number_of_processes(figures: dic
         assert other == pytest.approx(one, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_captions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["told"]
     for other in others:
@@ -202,6 +207,7 @@ def test_captions_have_the_same_figures_on_any_number_of_processes(figures: dict
         assert other["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_agent_fares_alike_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["agent"]
     assert one["test/length"] > 0
@@ -210,6 +216,7 @@ def test_an_agent_fares_alike_on_any_number_of_processes(figures: dict[str, list
         assert all(other[f"test/{name}"] == one[f"test/{name}"] for name in ("success", "error", "length_seen"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "learned"), [("head", {"head"}), ("thawed", {"stage2", "stage3", "head"})])
 def test_stages_thaw_alike_in_all_processes(folder: Path, figures: dict[str, list[dict]], name: str, learned: set[str]) -> None:
     begun, ended = (
@@ -221,6 +228,7 @@ def test_stages_thaw_alike_in_all_processes(folder: Path, figures: dict[str, lis
     assert all(other["test/accuracy"] == one["test/accuracy"] for other in others)
 
 
+@pytest.mark.slow
 def test_two_processes_remember_what_one_does(folder: Path, figures: dict[str, list[dict]]) -> None:
     alone, shared = (
         torch.load(folder / f"runs/{name}/checkpoints/best.ckpt", weights_only=True)["state_dict"] for name in ("alone", "shared")

@@ -124,15 +124,20 @@ def assert_same_end(reference: str, resumed: str) -> None:
     [
         ("softmax", []),
         ("mlp", ["model.dropout=0.3", "model.hidden_sizes=[32,16]"]),
-        ("vgg11", ["model.width=4"]),
         ("resnet20", ["model.width=4"]),
         ("char-lstm", [*TEXT, "model.hidden_size=16"]),
-        ("char-transformer", [*TEXT, "model.embed_dim=16"]),
-        ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage_weight=1"]),
-        ("dialogue-discriminative", DIALOGUE),
-        ("lstm", ["data.name=copy-memory", "data.length=5"]),
-        ("vqa-attention", ["model.dropout=0.2", "model.hidden_size=16", "data.num_images=200", "recipe.batch_size=16"]),
-        ("navigator", ROOMS),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("vgg11", ["model.width=4"]),
+                ("char-transformer", [*TEXT, "model.embed_dim=16"]),
+                ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage_weight=1"]),
+                ("dialogue-discriminative", DIALOGUE),
+                ("lstm", ["data.name=copy-memory", "data.length=5"]),
+                ("vqa-attention", ["model.dropout=0.2", "model.hidden_size=16", "data.num_images=200", "recipe.batch_size=16"]),
+                ("navigator", ROOMS),
+            )
+        ),
     ],
 )
 def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model: str, extra: list[str]) -> None:
@@ -145,6 +150,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model:
     assert steps == [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("killed").metrics_file)], step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["epochs:1", "epochs:1+1", "backbone"])
 def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bits(plan: str) -> None:
     extra = ["model.width=4", "recipe.weights=base.pth", f"recipe.freeze={plan}", "recipe.layer_decay=0.7"]
@@ -160,7 +166,7 @@ def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bi
 
 
 @pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault before a step"])
-@pytest.mark.parametrize("step", [13, 19, 20])
+@pytest.mark.parametrize("step", [13, pytest.param(19, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:
     train("mlp", "whole", [])
     train("mlp", "stopped", [], stop_at=step, how=how)
@@ -180,6 +186,7 @@ def test_a_fault_within_a_step_leaves_what_was_saved_before() -> None:
     assert_same_end("whole", "stopped")
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_resumed_in_its_middle_stays_frozen() -> None:
     extra = ["model.width=4", "recipe.freeze=epochs:2"]
     train("resnet20", "whole", extra)
@@ -202,15 +209,15 @@ def test_a_run_that_patience_has_ended_is_finished() -> None:
     [
         ["recipe.ema_decay=0.9"],
         ["recipe.accumulate_grad_batches=3"],
-        ["recipe.precision=bf16"],
+        pytest.param(["recipe.precision=bf16"], marks=pytest.mark.slow),
         [
             "recipe.early_stopping_patience=5",
             "recipe.gradient_clip_val=0.5",
             "recipe.schedule=multistep",
             "recipe.warmup_epochs=1",
         ],
-        ["recipe.optimizer=rmsprop"],
-        ["recipe.optimizer=adam", "recipe.schedule=constant"],
+        pytest.param(["recipe.optimizer=rmsprop"], marks=pytest.mark.slow),
+        pytest.param(["recipe.optimizer=adam", "recipe.schedule=constant"], marks=pytest.mark.slow),
     ],
     ids=str,
 )
