@@ -62,7 +62,7 @@ class DialogueData(ImageTextData):
     """
 
     task = "dialogue"
-    longest: int
+    max_length: int
     max_caption_length: int
 
     def encode_split(self, images: Images, held: Dialogues, questions: Sequence[Sentence], answers: Sequence[Sentence]) -> Split:
