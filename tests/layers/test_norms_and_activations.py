@@ -81,7 +81,7 @@ def tiny(name: str, **options):
 
 def trains_a_step(task) -> None:
     task.train()
-    task.training_step(task.example(4), 0).backward()
+    task.training_step(task.example_batch(4), 0).backward()
     silent = [name for name, parameter in task.named_parameters() if parameter.grad is None]
     assert not silent
 
@@ -117,12 +117,12 @@ def test_every_network_trains_with_every_norm(name: str, norm: str) -> None:
 def test_dropout_silences_in_training_alone(name: str) -> None:
     task = tiny(name, dropout=0.5)
     task.eval()
-    batch = task.example(4)
-    assert torch.equal(task.outputs(batch), task.outputs(batch))
+    batch = task.example_batch(4)
+    assert torch.equal(task.predict_step(batch), task.predict_step(batch))
     for layer in task.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.train()
-    assert not torch.equal(task.outputs(batch), task.outputs(batch))
+    assert not torch.equal(task.predict_step(batch), task.predict_step(batch))
     with pytest.raises(UserError, match="dropout=1"):
         tiny(name, dropout=1.0)
 

@@ -91,7 +91,7 @@ def test_most_suspects_are_labels_that_were_changed(zoo, monkeypatch) -> None:
     task, run = load_trained(registry, RunFolder.find("noisy"), "best")
     train = build_data(registry, run).splits["train"]
     with torch.inference_mode():
-        probabilities = task.outputs({"images": _pixels(train)})
+        probabilities = task.predict_step({"images": _pixels(train)})
     indices, _ = label_suspects(train.labels, probabilities)
     is_planted = torch.tensor([planted[picture.numpy().tobytes()] for picture in _pixels(train)])
     found = is_planted[indices]

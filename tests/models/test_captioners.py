@@ -51,13 +51,13 @@ def pictures(number: int) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_step_by_step_it_says_what_it_says_at_once(name: str) -> None:
     task = model(name)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     captions = batch["labels"][:, :1, :-1]
     with torch.no_grad():
-        seen = task.encode(batch["images"])
-        whole, state, parts = task.decode(seen, captions)[:, 0], task.begin(seen), []
+        encoded = task.encode(batch["images"])
+        whole, state, parts = task.decode(encoded, captions)[:, 0], task.initial_state(encoded), []
         for first, last in ((0, 1), (1, 2), (2, 5), (5, 7)):
-            scores, state = task.step(captions[:, 0, first:last], state)
+            scores, state = task.decode_step(captions[:, 0, first:last], state)
             torch.testing.assert_close(scores, whole[:, last - 1])
             parts.append(scores)
     assert parts[0].std() > 0
@@ -66,7 +66,7 @@ def test_step_by_step_it_says_what_it_says_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_word_sees_a_later_one_and_no_caption_another(name: str) -> None:
     task = model(name)
-    batch = task.example(2)
+    batch = task.example_batch(2)
     captions = batch["labels"][:, :, :-1]
     changed = captions.clone()
     changed[:, 0, 4:] = 5
@@ -83,10 +83,10 @@ def test_it_never_writes_a_special_word_and_one_beam_is_greedy(name: str) -> Non
     images = pictures(12)
     with torch.no_grad():
         task.head.bias[[PAD, START, UNKNOWN]] += 100
-        seen = task.encode(images)
-        written = [task.spec.decode(row) for row in task.write(seen, 1).tolist()]
-        chosen = until(END, greedy(task.decoder(seen), task.start(seen), SPEC.length))
-        texts, totals = beam_search(task.decoder(seen), task.select_rows, task.start(seen), SPEC.length, 1, END)
+        encoded = task.encode(images)
+        written = [task.spec.decode(row) for row in task.generate(encoded, 1).tolist()]
+        chosen = until(END, greedy(task.decoder(encoded), task.start_tokens(encoded), SPEC.length))
+        texts, totals = beam_search(task.decoder(encoded), task.select_rows, task.start_tokens(encoded), SPEC.length, 1, END)
     assert written == [task.spec.decode(row) for row in chosen.tolist()] == [task.spec.decode(row[0]) for row in texts.tolist()]
     assert not {word for words in written for word in words} & set(SPECIAL_WORDS)
     assert len({tuple(words) for words in written}) > 1, "all pictures are told alike, and nothing is shown"
@@ -96,12 +96,14 @@ def test_it_never_writes_a_special_word_and_one_beam_is_greedy(name: str) -> Non
 def test_a_wider_beam_finds_no_less_and_pictures_do_not_mix(name: str) -> None:
     task = trained(name)
     with torch.no_grad():
-        seen = task.encode(pictures(8))
+        encoded = task.encode(pictures(8))
         found = [
-            beam_search(task.decoder(seen), task.select_rows, task.start(seen), SPEC.length, width, END) for width in range(1, 5)
+            beam_search(task.decoder(encoded), task.select_rows, task.start_tokens(encoded), SPEC.length, width, END)
+            for width in range(1, 5)
         ]
         alone = [
-            beam_search(task.decoder(one), task.select_rows, task.start(one), SPEC.length, 4, END)[1] for one in seen.split(1)
+            beam_search(task.decoder(one), task.select_rows, task.start_tokens(one), SPEC.length, 4, END)[1]
+            for one in encoded.split(1)
         ]
     for (_, narrow), (_, wide) in zip(found, found[1:], strict=False):
         assert (wide[:, 0] >= narrow[:, 0] - 1e-5).all()
@@ -111,14 +113,14 @@ def test_a_wider_beam_finds_no_less_and_pictures_do_not_mix(name: str) -> None:
 @pytest.mark.parametrize("name", LOOKING)
 def test_where_it_looks_is_a_share_of_each_place_and_moves_what_it_says(name: str) -> None:
     task = model(name)
-    batch = task.example(2)
+    batch = task.example_batch(2)
     captions = batch["labels"][:, :, :-1]
     with torch.no_grad():
-        seen = task.encode(batch["images"])
-        scores, looks = task.watch(seen, captions)
+        encoded = task.encode(batch["images"])
+        scores, looks = task.decode_with_attention(encoded, captions)
     assert looks.shape == (2, 2, SPEC.length, 16)
     torch.testing.assert_close(looks.sum(3), torch.ones(2, 2, SPEC.length))
-    torch.testing.assert_close(scores, task.decode(seen, captions))
+    torch.testing.assert_close(scores, task.decode(encoded, captions))
 
 
 def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
@@ -139,10 +141,10 @@ def test_what_is_gathered_is_the_weighted_mean_of_the_places() -> None:
 
 def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
     plain, penalized = model("captioner-attention"), model("captioner-attention", coverage_weight=0.7)
-    batch = plain.example(2)
+    batch = plain.example_batch(2)
     batch["labels"][1, 1] = PAD  # a picture with one caption less
     captions = batch["labels"]
-    looks = plain.watch(plain.encode(batch["images"]), captions[:, :, :-1])[1]
+    looks = plain.decode_with_attention(plain.encode(batch["images"]), captions[:, :, :-1])[1]
     per_caption = []
     for picture, row in ((0, 0), (0, 1), (1, 0)):
         words = int((captions[picture, row, 1:] != PAD).sum())
@@ -155,11 +157,11 @@ def test_the_penalty_asks_that_every_place_is_looked_at_once() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_features_of_a_frozen_encoder_stand_for_pictures(name: str) -> None:
     task = model(name, encoder_weights="some-run", freeze_encoder=True)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     with torch.no_grad():
         features = task.encoder(batch["images"])
         torch.testing.assert_close(
-            task.outputs({**batch, "images": features}), task.outputs(batch), msg="kept features change what is said"
+            task.predict_step({**batch, "images": features}), task.predict_step(batch), msg="kept features change what is said"
         )
     task.train()
     task.training_step(batch, 0).backward()
@@ -182,13 +184,13 @@ def test_a_wrong_option_is_one_line(options: dict) -> None:
         zoo.create("captioner", SPEC, **options)
 
 
-def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, seen: Tensor) -> Tensor:
+def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, encoded: Tensor) -> Tensor:
     """One step of Xu et al. 2015, equations 1 to 3, 7 and 13 to 14, for one caption, written out with torch's functions alone."""
-    fit = (seen @ task.attention.key.weight.T / task.attention.key.out_features**0.5) @ (
+    fit = (encoded @ task.attention.key.weight.T / task.attention.key.out_features**0.5) @ (
         task.attention.query.weight @ hidden + task.attention.query.bias
     )
     beta = (task.gate.weight @ hidden + task.gate.bias).sigmoid()
-    context = beta * (fit.softmax(0) @ seen)
+    context = beta * (fit.softmax(0) @ encoded)
     recurrent = task.recurrent
     gates = (
         recurrent.weight_ih @ torch.cat([word, context]) + recurrent.bias_ih + recurrent.weight_hh @ hidden + recurrent.bias_hh
@@ -203,8 +205,8 @@ def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, s
 def test_a_step_of_attention_is_as_the_paper_says() -> None:
     task = model("captioner-attention")
     with torch.no_grad():
-        seen = task.encode(task.example(1)["images"])
-        hidden, cell = task.first(seen[0].mean(0)).chunk(2)
-        expected = reference_attention_cell(task, task.embedding.weight[START], hidden.tanh(), cell, seen[0])
-        scores, _ = task.step(torch.tensor([[START]]), task.begin(seen))
+        encoded = task.encode(task.example_batch(1)["images"])
+        hidden, cell = task.first(encoded[0].mean(0)).chunk(2)
+        expected = reference_attention_cell(task, task.embedding.weight[START], hidden.tanh(), cell, encoded[0])
+        scores, _ = task.decode_step(torch.tensor([[START]]), task.initial_state(encoded))
     torch.testing.assert_close(scores[0], expected)

@@ -40,7 +40,7 @@ def changed(batch: dict[str, Tensor], name: str, where: Any) -> dict[str, Tensor
 
 
 def test_the_history_is_the_caption_and_what_was_said_before() -> None:
-    batch = build(DiscriminativeDialogue).example(5, seed=1)
+    batch = build(DiscriminativeDialogue).example_batch(5, seed=1)
     batch["captions"][3] = PAD  # no caption
     text, lengths = history_of(batch)
     for row in range(5):
@@ -54,7 +54,7 @@ def test_the_history_is_the_caption_and_what_was_said_before() -> None:
 @BOTH
 def test_no_round_sees_its_own_answer_or_what_follows(model: type[LateFusion]) -> None:
     task = build(model)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     before = task.encode(batch)
     for number in range(SPEC.rounds):
         after = task.encode(changed(batch, "answers", (slice(None), number)))
@@ -69,7 +69,7 @@ def test_no_round_sees_its_own_answer_or_what_follows(model: type[LateFusion]) -
 @BOTH
 def test_without_history_a_round_is_a_question_by_itself(model: type[LateFusion]) -> None:
     task = build(model, history=False)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     before = task.encode(batch)
     for name in ("captions", "answers"):
         assert torch.equal(before, task.encode(changed(batch, name, slice(None))))
@@ -79,7 +79,7 @@ def test_without_history_a_round_is_a_question_by_itself(model: type[LateFusion]
 @BOTH
 def test_all_rounds_at_once_are_each_round_alone(model: type[LateFusion]) -> None:
     task = build(model)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     together = task.encode(batch)
     for number in range(SPEC.rounds):
         so_far = {name: batch[name][:, : number + 1] for name in ("questions", "answers")}
@@ -90,9 +90,9 @@ def test_all_rounds_at_once_are_each_round_alone(model: type[LateFusion]) -> Non
 @BOTH
 def test_padding_behind_words_changes_nothing(model: type[LateFusion]) -> None:
     task = build(model)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     wider = {name: torch.nn.functional.pad(batch[name], (0, 4)) for name in ("captions", "questions", "answers", SHARED)}
-    torch.testing.assert_close(task.outputs({**batch, **wider}), task.outputs(batch))
+    torch.testing.assert_close(task.predict_step({**batch, **wider}), task.predict_step(batch))
 
 
 def test_sight_against_a_loop_over_questions_and_cells() -> None:
@@ -114,7 +114,7 @@ def test_sight_against_a_loop_over_questions_and_cells() -> None:
 
 def test_the_discriminative_score_is_the_product_with_an_lstm_of_the_candidate() -> None:
     task = build(DiscriminativeDialogue)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     encoding = task.encode(batch)
     scores = task.scores(encoding, batch)
     for n, r, k in ((0, 0, 0), (1, 3, 4), (2, 2, 1)):
@@ -122,13 +122,13 @@ def test_the_discriminative_score_is_the_product_with_an_lstm_of_the_candidate()
         _, (last, _) = task.head.lstm(task.embedding(torch.tensor([words])))
         torch.testing.assert_close(scores[n, r, k], encoding[n, r] @ last[0, 0])
     expected = torch.nn.functional.cross_entropy(scores.flatten(0, 1), batch["labels"].flatten())
-    losses, counted = task.losses_of(encoding, batch)
+    losses, counted = task.compute_losses(encoding, batch)
     torch.testing.assert_close(losses[counted].mean(), expected)
 
 
 def test_the_generative_score_is_the_log_probability_of_writing_the_candidate() -> None:
     task = build(GenerativeDialogue)
-    batch = task.example(3)
+    batch = task.example_batch(3)
     encoding = task.encode(batch)
     scores = task.scores(encoding, batch)
     for n, r, k in ((0, 0, 0), (1, 3, 4), (2, 2, 1)):
@@ -144,16 +144,16 @@ def test_the_generative_score_is_the_log_probability_of_writing_the_candidate() 
 
 def test_a_reply_is_the_best_known_answer_or_a_written_one() -> None:
     task = build(DiscriminativeDialogue)
-    batch = task.part(task.example(1), slice(0, 1))
+    batch = task.part(task.example_batch(1), slice(0, 1))
     encoding = task.encode(batch)[0, -1]
     answers = {answer: [*SPEC.encode(answer.split()), END] for answer in SPEC.answers}
     scores = {a: encoding @ task.head.lstm(task.embedding(torch.tensor([row])))[1][0][0, 0] for a, row in answers.items()}
-    assert " ".join(task.reply(batch)) == max(scores, key=scores.get)
+    assert " ".join(task.generate_answer(batch)) == max(scores, key=scores.get)
     task = build(GenerativeDialogue)
     task.head.bias[SPEC.encode(["green"])[0]] = 100.0
-    assert task.reply(batch) == ["green"] * SPEC.length
+    assert task.generate_answer(batch) == ["green"] * SPEC.length
     task.head.bias[END] = 200.0
-    assert task.reply(batch) == []
+    assert task.generate_answer(batch) == []
 
 
 def test_a_frozen_encoder_must_have_learned_something() -> None:

@@ -36,7 +36,7 @@ def test_shares_of_votes_are_those_of_scikit_learn(metric: str, vote: str, k: in
     images, labels = random_images(200, 0), torch.arange(200) % 3
     queries = torch.cat([random_images(60, 1), images[:5]])  # some are known images
     task = knn(images, labels, k=k, metric=metric, vote=vote)
-    probabilities = task.outputs({"images": queries}).numpy()
+    probabilities = task.predict_step({"images": queries}).numpy()
     reference = KNeighborsClassifier(
         k, p={"L1": 1, "L2": 2}[metric], weights={"majority": "uniform"}.get(vote, vote), algorithm="brute"
     )
@@ -95,6 +95,6 @@ def test_what_the_model_cannot_do_is_one_line(zoo) -> None:
 
 def test_without_memory_all_classes_are_alike() -> None:
     task = zoo.create("knn", SPEC)
-    torch.testing.assert_close(task.outputs({"images": random_images(2, 0)}), torch.full((2, 3), 1 / 3))
+    torch.testing.assert_close(task.predict_step({"images": random_images(2, 0)}), torch.full((2, 3), 1 / 3))
     with pytest.raises(UserError):
         zoo.create("knn", SPEC, k=-1)

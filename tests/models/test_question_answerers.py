@@ -84,20 +84,24 @@ def test_a_look_adds_the_mean_of_the_cells_by_their_weights() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_on_a_picture_do_not_mix(name: str) -> None:
     task = create(name)
-    batch = task.example(2)
-    together = task.outputs(batch)
+    batch = task.example_batch(2)
+    together = task.predict_step(batch)
     assert together.shape == (2, 3, 3) and torch.allclose(together.sum(-1), torch.ones(2, 3))
     for place in range(3):
-        alone = task.outputs({**batch, "questions": batch["questions"][:, place : place + 1]})
+        alone = task.predict_step({**batch, "questions": batch["questions"][:, place : place + 1]})
         torch.testing.assert_close(alone[:, 0], together[:, place])
     other = batch["questions"].clone()
     other[:, 0] = torch.tensor([4, 5, 6, 7, 8, 9, 11])
-    assert not torch.allclose(task.outputs({**batch, "questions": other})[:, 0], together[:, 0]), "the question does not matter"
-    assert not torch.allclose(task.outputs({**batch, "images": 255 - batch["images"]}), together), "the picture does not matter"
+    assert not torch.allclose(task.predict_step({**batch, "questions": other})[:, 0], together[:, 0]), (
+        "the question does not matter"
+    )
+    assert not torch.allclose(task.predict_step({**batch, "images": 255 - batch["images"]}), together), (
+        "the picture does not matter"
+    )
 
 
 def test_joining_by_a_layer_and_pooling() -> None:
-    outputs = [create("vqa-lstm", fusion=fusion, pool=pool).outputs(create("vqa-lstm").example(2))
+    outputs = [create("vqa-lstm", fusion=fusion, pool=pool).predict_step(create("vqa-lstm").example_batch(2))
                for fusion in ("product", "mlp") for pool in ("flatten", "avg")]  # fmt: skip
     assert all(output.shape == (2, 3, 3) for output in outputs)
 

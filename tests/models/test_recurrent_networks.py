@@ -18,31 +18,31 @@ NUMBERS, SYMBOLS = SequenceSpec(5, 2), SequenceSpec(4, 3, symbols=("-", "a", "b"
 
 def test_a_number_is_judged_by_its_squared_error_and_solved_within_four_hundredths() -> None:
     task = zoo.create("lstm", NUMBERS, hidden_size=4)
-    judged = task.judge(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1.03, 0.45, 2.0]))
-    torch.testing.assert_close(judged["loss"], torch.tensor([0.0009, 0.0025, 4.0]))
-    assert judged["solved"].tolist() == [1, 0, 0] and "accuracy" not in judged
+    scored = task.score(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1.03, 0.45, 2.0]))
+    torch.testing.assert_close(scored["loss"], torch.tensor([0.0009, 0.0025, 4.0]))
+    assert scored["solved"].tolist() == [1, 0, 0] and "accuracy" not in scored
 
 
 def test_symbols_are_judged_at_each_step_and_are_right_where_there_is_something_to_say() -> None:
     task = zoo.create("gru", SYMBOLS, hidden_size=4)
     scores = torch.zeros(2, 4, 3)
     scores[0, :, 2] = math.log(2)  # probabilities 1/4, 1/4, 1/2
-    judged = task.judge(scores, torch.tensor([[0, 0, 1, 2], [0, 0, 2, 1]]))
+    scored = task.score(scores, torch.tensor([[0, 0, 1, 2], [0, 0, 2, 1]]))
     expected = [(3 * math.log(4) + math.log(2)) / 4, math.log(3)]
-    torch.testing.assert_close(judged["loss"], torch.tensor(expected))
-    assert judged["accuracy"].tolist() == [0.5, 0], "the second says nothing at all"
+    torch.testing.assert_close(scored["loss"], torch.tensor(expected))
+    assert scored["accuracy"].tolist() == [0.5, 0], "the second says nothing at all"
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_the_answer_is_at_each_step_or_one_number(name: str) -> None:
     for spec, shape in ((NUMBERS, (6,)), (SYMBOLS, (6, 4, 3))):
         task = zoo.create(name, spec, hidden_size=4, num_layers=2).eval()
-        assert task.outputs(task.example(6)).shape == shape
+        assert task.predict_step(task.example_batch(6)).shape == shape
 
 
 def test_the_answer_is_the_last_output_through_the_head() -> None:
     task = zoo.create("rnn", NUMBERS, hidden_size=3)
-    inputs = task.example(2)["inputs"]
+    inputs = task.example_batch(2)["inputs"]
     state = torch.zeros(2, 3)
     layer = task.recurrent
     for step in inputs.unbind(1):

@@ -75,7 +75,7 @@ def test_the_size_is_that_of_the_reference() -> None:
 
 def test_it_starts_at_the_loss_of_guessing() -> None:
     task = zoo.create("char-transformer", SPEC, dropout=0.0)
-    loss = task.training_step(task.example(16), 0)
+    loss = task.training_step(task.example_batch(16), 0)
     assert float(loss.detach()) == pytest.approx(torch.tensor(8.0).log().item(), abs=0.1)
 
 

@@ -61,7 +61,7 @@ def after_steps(steps: int = 5, **recipe) -> torch.Tensor:
     optimizer = build_optimizer(decay_groups(task.parameters(), recipe), recipe, recipe.lr)
     for step in range(steps):
         optimizer.zero_grad()
-        task.training_step(task.example(16, step), step).backward()
+        task.training_step(task.example_batch(16, step), step).backward()
         optimizer.step()
     return task.linear.weight.detach()
 

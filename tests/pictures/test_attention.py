@@ -35,7 +35,7 @@ def test_the_weights_are_those_of_each_layer_in_order(pool):
     given = images(WIDE)
     probabilities, weights = watch(task, given)
     with torch.no_grad():
-        assert torch.equal(probabilities, task.outputs({"images": given}))
+        assert torch.equal(probabilities, task.predict_step({"images": given}))
         features = task.embedding(task.normalize(given))
         for block, of_layer in zip(task.blocks, weights, strict=True):
             expected = block.attention.weights(block.norm1(features))

@@ -84,7 +84,7 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
         assert of_words.shape == (len(of_picture), 8, 8)
         captions = torch.tensor([[[START, *task.spec.encode(of_picture)]]])
         with torch.no_grad():
-            looks = task.watch(task.encode(picture[None]), captions)[1][0, 0]
+            looks = task.decode_with_attention(task.encode(picture[None]), captions)[1][0, 0]
         np.testing.assert_allclose(of_words.reshape(len(of_picture), 64), looks[: len(of_picture)], atol=1e-5)
 
 

@@ -98,7 +98,7 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
             row = task.spec.encode(text.split())
             words[0, place, : len(row)] = torch.tensor(row)
         with torch.inference_mode():
-            said = task.outputs({"images": pictures[index][None], "questions": words})[0].argmax(-1).tolist()
+            said = task.predict_step({"images": pictures[index][None], "questions": words})[0].argmax(-1).tolist()
         right += sum(task.spec.answers[s] == answer for s, (_, answer, _) in zip(said, of_picture, strict=False))
     assert int(count) == sum(map(len, asked)) and float(share) == pytest.approx(100 * right / int(count), abs=0.006)
 
@@ -167,7 +167,7 @@ def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: s
     task, module = open_run(folder)
     batch = next(iter(module.test_dataloader()))
     with torch.inference_mode():
-        said = task.outputs(batch)
+        said = task.predict_step(batch)
     for row, text in enumerate(samples.texts):
         lines = [line[10:] for line in text.text.splitlines()]
         assert "\n".join(lines[:2]) == module.to_text(batch["inputs"][row], batch["targets"][row])
@@ -217,7 +217,7 @@ def test_the_most_suspicious_labels_come_first(train) -> None:
     with torch.inference_mode():
         told, images = look_at_labels(task, data)
         train_split = data.splits["train"]
-        probabilities = task.outputs({"images": train_split.images.pixels})
+        probabilities = task.predict_step({"images": train_split.images.pixels})
     suspects, said = label_suspects(train_split.labels, probabilities)
     assert f"Of all {len(train_split):,} training images, {len(suspects)} look" in told and len(images) == min(12, len(suspects))
     assert [image.name for image in images] == [f"training image {place}" for place in suspects[:12].tolist()]

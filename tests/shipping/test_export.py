@@ -37,7 +37,7 @@ def checkpoint_of(name: str, path: Path) -> Path:
     task = building.build_task(REGISTRY, run, data.spec)
     if not task.one_pass:
         with torch.no_grad():
-            task.train().training_step(task.example(16), 0)
+            task.train().training_step(task.example_batch(16), 0)
     about = {"format": FORMAT, "run": run.model_dump(mode="json"), "spec": spec_to_primitives(data.spec)}
     torch.save({KEY: about, "state_dict": task.state_dict()}, path)
     return path
@@ -148,7 +148,7 @@ def test_every_classifier_exports_or_says_why_not(tmp_path: Path, name: str) -> 
     assert json.loads(told) == json.loads(kept["classes"]) == list(task.spec.classes)
     assert session.get_inputs()[0].type == "tensor(uint8)"
     for count in (1, 5):
-        images = task.example(count, seed=3)["images"]
+        images = task.example_batch(count, seed=3)["images"]
         with torch.inference_mode():
             # the network by hand, without its own pre-processing
             pixels = images / 255
@@ -182,7 +182,7 @@ def test_a_file_whose_likeliest_class_differs_is_refused(trained, monkeypatch) -
     data = agreement.own_test_data(trained.registry, trained.run, task.spec)
 
     def opened(images: torch.Tensor) -> torch.Tensor:
-        return task.outputs({"images": images}).detach().roll(1, dims=1)
+        return task.predict_step({"images": images}).detach().roll(1, dims=1)
 
     with pytest.raises(agreement.UserError, match="64 have another class"):
         agreement.check_agreement(task, opened, data)

@@ -168,7 +168,7 @@ def test_requests_that_come_together_share_a_batch(serve, trained) -> None:
         sizes.append(len(images))
         assert go_on.wait(60)
         with torch.inference_mode():
-            return task.outputs({"images": images})
+            return task.predict_step({"images": images})
 
     names = [tuple(task.spec.classes)[number % 3] for number in range(8)]
     pictures = [png(trained.picture(name, seed)) for seed, name in enumerate(names)]
@@ -193,7 +193,7 @@ def test_a_fault_is_told_and_the_server_goes_on(serve, trained) -> None:
         if len(calls) == 1:
             raise RuntimeError("out of memory")
         with torch.inference_mode():
-            return task.outputs({"images": images})
+            return task.predict_step({"images": images})
 
     content = png(trained.picture("yellow", 0))
     with serve(network=network) as server:

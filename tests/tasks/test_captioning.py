@@ -27,13 +27,13 @@ class Table(Captioner):
     def encode(self, images):
         return images.flatten(1).float()
 
-    def decode(self, seen, captions):
-        return self.table[captions] + seen.mean(1)[:, None, None, None] * torch.arange(7)
+    def decode(self, encoded, captions):
+        return self.table[captions] + encoded.mean(1)[:, None, None, None] * torch.arange(7)
 
-    def begin(self, seen):
-        return (seen,)
+    def initial_state(self, encoded):
+        return (encoded,)
 
-    def step(self, tokens, state):
+    def decode_step(self, tokens, state):
         return self.table[tokens[:, -1]] + state[0].mean(1)[:, None] * torch.arange(7), state
 
 
@@ -71,7 +71,7 @@ def data(references: list[list[str]], truths: list[bool] | None = None) -> Simpl
 def evaluated(task: Table, batches: list[dict], of: SimpleNamespace) -> dict[str, float]:
     task.trainer = SimpleNamespace(datamodule=of)
     for part in batches:
-        task.evaluate("test", part)
+        task.evaluation_step("test", part)
     return task.compute_metrics("test")
 
 
@@ -88,8 +88,8 @@ def test_figures_are_those_of_all_captions_together_in_whatever_batches() -> Non
     losses = [value for sentences in given for sentence in sentences for value in nats(task, sentence)]
     assert together["loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
     with torch.no_grad():
-        seen = task.encode(batch(*given)["images"])
-        written = [SPEC.decode(row) for row in task.write(seen, 1).tolist()]
+        encoded = task.encode(batch(*given)["images"])
+        written = [SPEC.decode(row) for row in task.generate(encoded, 1).tolist()]
     expected = caption_scores(written, [[s.split() for s in sentences] for sentences in given])
     assert {name: together[name] for name in expected} == pytest.approx(expected)
     assert "truth" not in together
@@ -118,5 +118,5 @@ def test_a_caption_never_has_more_words_than_the_spec_says() -> None:
     task = Table()
     with torch.no_grad():
         task.table[:, END] = -100
-    assert task.write(task.encode(batch(["a"], ["b"])["images"]), 1).shape == (2, SPEC.length)
-    assert task.write(task.encode(batch(["a"], ["b"])["images"]), 3).shape == (2, SPEC.length)
+    assert task.generate(task.encode(batch(["a"], ["b"])["images"]), 1).shape == (2, SPEC.length)
+    assert task.generate(task.encode(batch(["a"], ["b"])["images"]), 3).shape == (2, SPEC.length)

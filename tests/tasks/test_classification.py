@@ -105,18 +105,18 @@ def test_without_statistics_pixels_are_scaled_to_one():
 def test_outputs_are_probabilities():
     task, batch = make_task(), make_batch(7)
     expected = torch.softmax(logits_by_hand(task.linear, batch["images"]), 1)
-    torch.testing.assert_close(task.outputs(batch), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(task.predict_step(batch), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 40)])
 def test_an_example_fits_the_spec_and_follows_from_its_seed(shape):
     task = zoo.create("softmax", ImageSpec(*shape, classes=tuple("abc")))
-    batch = task.example(64)
+    batch = task.example_batch(64)
     assert batch["images"].shape == (64, *shape) and batch["images"].dtype == torch.uint8
     assert batch["labels"].dtype == torch.int64 and batch["labels"].unique().tolist() == [0, 1, 2]
     assert batch["images"].min() < 10 and batch["images"].max() > 245
-    assert torch.equal(batch["images"], task.example(64)["images"])
-    assert not torch.equal(batch["images"], task.example(64, seed=1)["images"])
+    assert torch.equal(batch["images"], task.example_batch(64)["images"])
+    assert not torch.equal(batch["images"], task.example_batch(64, seed=1)["images"])
     assert task.training_step(batch, 0).isfinite()
 
 

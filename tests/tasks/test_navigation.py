@@ -40,10 +40,10 @@ class Scripted(NavigationAgent):
         super().__init__(data.spec, Recipe(), forcing)
         self.scores = nn.Parameter(scores)
 
-    def encode(self, views: Tensor) -> Tensor:
+    def encode_views(self, views: Tensor) -> Tensor:
         return views[:, 0, 0, 0].long()
 
-    def read(self, words: Tensor) -> tuple[None, Tensor]:
+    def encode_instruction(self, words: Tensor) -> tuple[None, Tensor]:
         return None, torch.zeros(len(words))
 
     def forward(self, features: Tensor, previous: Tensor, memory: None, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def figures_over(agent: NavigationAgent, batches: list[dict[str, Tensor]]) -> di
     agent.setup("test")
     with torch.no_grad():
         for batch in batches:
-            agent.evaluate("test", batch)
+            agent.evaluation_step("test", batch)
     return agent.compute_metrics("test")
 
 
@@ -178,14 +178,16 @@ def test_padding_behind_an_instruction_changes_nothing(data: Rooms) -> None:
     agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
     batch = next(iter(data.test_dataloader()))
     longer = {**batch, "words": F.pad(batch["words"], (0, 7), value=PAD)}
-    torch.testing.assert_close(agent.along(batch), agent.along(longer))
-    assert not torch.allclose(agent.along(batch), agent.along({**batch, "words": batch["words"].roll(1, 0)}))
+    torch.testing.assert_close(agent.teacher_forced_scores(batch), agent.teacher_forced_scores(longer))
+    assert not torch.allclose(
+        agent.teacher_forced_scores(batch), agent.teacher_forced_scores({**batch, "words": batch["words"].roll(1, 0)})
+    )
 
 
 def test_attention_is_the_mean_of_what_was_read_weighted_by_how_well_it_answers(data: Rooms) -> None:
     torch.manual_seed(0)
     agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
-    memory, (hidden, _) = agent.read(next(iter(data.test_dataloader()))["words"])
+    memory, (hidden, _) = agent.encode_instruction(next(iter(data.test_dataloader()))["words"])
     attended = agent.attend(memory, hidden)
     for row in range(3):
         keys = memory.keys[row][~memory.is_padding[row]]

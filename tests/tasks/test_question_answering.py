@@ -57,9 +57,9 @@ def batch(labels: list, kinds: list) -> dict[str, torch.Tensor]:
 def test_figures_count_questions_by_kind_and_unknown_answers_as_wrong() -> None:
     task = Fixed(SPEC, Recipe())
     task.logits = torch.tensor([[[9.0, 0, 0], [0, 9, 0], [0, 0, 9]], [[9, 0, 0], [9, 0, 0], [9, 0, 0]]])
-    task.evaluate("val", batch([[0, 0, 2], [UNKNOWN_ANSWER, 0, IGNORE]], [[0, 0, 1], [1, 1, IGNORE]]))
+    task.evaluation_step("val", batch([[0, 0, 2], [UNKNOWN_ANSWER, 0, IGNORE]], [[0, 0, 1], [1, 1, IGNORE]]))
     task.logits = torch.tensor([[[9.0, 0, 0]] * 3])
-    task.evaluate("val", batch([[0, IGNORE, IGNORE]], [[0, IGNORE, IGNORE]]))
+    task.evaluation_step("val", batch([[0, IGNORE, IGNORE]], [[0, IGNORE, IGNORE]]))
     figures = task.compute_metrics("val")
     assert figures["accuracy"] == pytest.approx(4 / 6)  # of six questions, one has an answer that nobody can give
     assert figures["accuracy_one"] == pytest.approx(2 / 3)
@@ -75,11 +75,11 @@ def test_figures_count_questions_by_kind_and_unknown_answers_as_wrong() -> None:
 def test_a_process_that_repeats_a_batch_adds_nothing() -> None:
     task = Fixed(SPEC, Recipe())
     task.logits = torch.randn(1, 3, 3)
-    task.evaluate("test", batch([[0, 1, 2]], [[0, 1, 0]]))
-    task.evaluate("test", batch([[IGNORE] * 3], [[0, 1, 0]]))
+    task.evaluation_step("test", batch([[0, 1, 2]], [[0, 1, 0]]))
+    task.evaluation_step("test", batch([[IGNORE] * 3], [[0, 1, 0]]))
     alone = Fixed(SPEC, Recipe())
     alone.logits = task.logits
-    alone.evaluate("test", batch([[0, 1, 2]], [[0, 1, 0]]))
+    alone.evaluation_step("test", batch([[0, 1, 2]], [[0, 1, 0]]))
     assert task.compute_metrics("test") == alone.compute_metrics("test")
 
 

@@ -91,7 +91,7 @@ def test_each_answer_is_the_models_in_the_light_of_all_before(train, picture: Pa
         questions[0, number, : len(question.split())] = torch.tensor(spec.encode(question.split()))
         so_far = {"questions": questions[:, : number + 1], "answers": answers[:, : number + 1]}
         with torch.inference_mode():
-            expected = talk.task.reply({"images": talk.pixels[None], "captions": captions, **so_far})
+            expected = talk.task.generate_answer({"images": talk.pixels[None], "captions": captions, **so_far})
         assert talk.ask(question) == " ".join(expected)
         answers[0, number, : len(expected) + 1] = torch.tensor([*spec.encode(expected), END])
     with pytest.raises(Unanswered, match="'purpl'"):

@@ -135,15 +135,15 @@ def _on_meta(registry: Registry, run: Run, spec: Any) -> Task:
 
 
 def _trace(task: Task, of_images: bool) -> list[Layer]:
-    batch = {key: value.to("meta") for key, value in task.example(1).items()}
+    batch = {key: value.to("meta") for key, value in task.example_batch(1).items()}
     fields = ReceptiveFields(batch["images"]) if of_images else None
     recorder = Recorder(task, fields)
     with torch.no_grad(), recorder.flops, recorder:
         if fields is None:
-            task.outputs(batch)
+            task.predict_step(batch)
         else:
             with fields:
-                task.outputs(batch)
+                task.predict_step(batch)
     return [*recorder.layers, *recorder.unused()]
 
 

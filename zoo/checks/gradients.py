@@ -78,7 +78,7 @@ def check_gradients(registry: Registry, entry: Entry, samples: int = 4, points: 
     run = resolve(registry, entry.name, {}, [{"model": entry.tiny}])
     task = building.build_task(registry, run, building.open_data(registry, run).spec).double().train()
     parameters = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
-    losses = [_repeatable_loss(task, task.example(samples, seed)) for seed in range(BATCHES if parameters else 0)]
+    losses = [_repeatable_loss(task, task.example_batch(samples, seed)) for seed in range(BATCHES if parameters else 0)]
     return compare_gradients(losses, parameters, points)
 
 

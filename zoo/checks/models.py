@@ -76,7 +76,7 @@ def _recipe_is_valid(registry: Registry, subject: TinyRun) -> None:
 def _outputs_fit(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).eval()
     with torch.no_grad():
-        outputs = task.outputs(task.example(SAMPLES))
+        outputs = task.predict_step(task.example_batch(SAMPLES))
     shape = tuple(outputs.shape)
     require(len(outputs) == SAMPLES, f"{SAMPLES} samples gave outputs of shape {shape}")
     if isinstance(task, Classifier):
@@ -93,7 +93,7 @@ def _same_seed_same_weights(registry: Registry, subject: TinyRun) -> None:
 
 def _step_lowers_loss(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).train()
-    batch = task.example(16)
+    batch = task.example_batch(16)
     before = _loss(task, batch)
     before.backward()
     start = {name: parameter.detach().clone() for name, parameter in task.named_parameters()}
@@ -116,10 +116,10 @@ def _loss(task: Task, batch: dict[str, Tensor]) -> Tensor:
 
 def _samples_do_not_mix(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).eval()
-    batch = task.example(SAMPLES)
+    batch = task.example_batch(SAMPLES)
     with torch.no_grad():
-        together = task.outputs(batch)
-        apart = torch.cat([task.outputs(task.part(batch, slice(i, i + 1))) for i in range(SAMPLES)])
+        together = task.predict_step(batch)
+        apart = torch.cat([task.predict_step(task.part(batch, slice(i, i + 1))) for i in range(SAMPLES)])
     difference = float((together - apart).abs().max())
     require(torch.allclose(together, apart, rtol=1e-4, atol=1e-5), f"alone and in a batch differ by {difference:.2g}")
 
@@ -127,7 +127,7 @@ def _samples_do_not_mix(registry: Registry, subject: TinyRun) -> None:
 def _every_parameter_learns(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).train()
     for seed in range(3):  # a unit may be silent for one batch
-        batch = task.example(16, seed)
+        batch = task.example_batch(16, seed)
         _loss(task, batch).backward()
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
@@ -137,7 +137,7 @@ def _every_parameter_learns(registry: Registry, subject: TinyRun) -> None:
 def _saves_and_loads(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).train()
     if not task.one_pass:
-        _loss(task, task.example(16))  # moves what a network keeps beside parameters
+        _loss(task, task.example_batch(16))  # moves what a network keeps beside parameters
     buffer = io.BytesIO()
     torch.save(task.state_dict(), buffer)
     buffer.seek(0)
@@ -147,8 +147,10 @@ def _saves_and_loads(registry: Registry, subject: TinyRun) -> None:
             parameter.add_(1)
     other.load_state_dict(torch.load(buffer, weights_only=True))
     with torch.no_grad():
-        batch = task.example(SAMPLES)
-        require(torch.equal(task.eval().outputs(batch), other.eval().outputs(batch)), "outputs differ after save and load")
+        batch = task.example_batch(SAMPLES)
+        require(
+            torch.equal(task.eval().predict_step(batch), other.eval().predict_step(batch)), "outputs differ after save and load"
+        )
 
 
 def _stages_cover_parameters(registry: Registry, subject: TinyRun) -> None:
@@ -170,7 +172,7 @@ def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
         for file in (outcome.folder.best, outcome.folder.last):
             task, _ = building.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():
-            require(task.outputs(task.example(2)).isfinite().all(), "outputs of the trained network are not finite")
+            require(task.predict_step(task.example_batch(2)).isfinite().all(), "outputs of the trained network are not finite")
 
 
 MODEL_CHECKS = {

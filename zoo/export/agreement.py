@@ -60,14 +60,14 @@ def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Ag
         UserError: another class is the likeliest of some image, or a probability differs by more than the tolerance.
     """
     if isinstance(data, str):
-        images, named = task.example(IMAGES)["images"], f"{IMAGES} random images"
+        images, named = task.example_batch(IMAGES)["images"], f"{IMAGES} random images"
     else:
         images, named = data.images, f"{len(data.images)} test images"
         images = images[torch.arange(IMAGES) % len(images)]  # a small test set is gone through again
     largest, others = 0.0, 0
     for batch in images.split(BATCHES):
         with torch.inference_mode():
-            ours = task.outputs({"images": batch})
+            ours = task.predict_step({"images": batch})
         theirs = opened(batch)
         if theirs.shape != ours.shape:
             shapes = f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"

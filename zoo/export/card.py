@@ -123,7 +123,7 @@ file = Path({file})
 network, run = load_task(scan(), read_exported(file), file)
 images = read_image("photo.jpg", *network.spec.shape)[None]
 with torch.inference_mode():
-    probabilities = network.outputs({{"images": images}})[0]
+    probabilities = network.predict_step({{"images": images}})[0]
 for name, probability in zip(network.spec.classes, probabilities.tolist()):
     print(f"{{name}}: {{probability:.4f}}")
 """,

@@ -39,7 +39,7 @@ class Deployed(nn.Module):
         self.task = task.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.task.outputs({"images": images})
+        return self.task.predict_step({"images": images})
 
 
 def require_packages(format: Format) -> None:
@@ -71,7 +71,7 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
     if task.one_pass:
         raise UserError(f"a network that remembers its training images has no graph for {format.name}: take --to safetensors")
     write = {"onnx": _write_onnx, "torch-export": _write_torch_export}[format.name]
-    write(Deployed(task), task.example(2)["images"], about, path)
+    write(Deployed(task), task.example_batch(2)["images"], about, path)
 
 
 def open_file(format: Format, path: Path, registry: Registry) -> Opened:

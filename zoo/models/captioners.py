@@ -135,31 +135,31 @@ class CNNLSTM(SeeingCaptioner):
         what, where = weights @ there, weights @ places[..., -COORDINATES:]
         return self.summary(self.what(what.flatten(1)) + self.where(where.flatten(1)))
 
-    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
         number = captions.shape[1]
-        seen = seen.repeat_interleave(number, 0)
-        outputs, _ = self.recurrent(self.dropout(torch.cat([seen[:, None], self._words(captions.flatten(0, 1), seen)], 1)))
+        encoded = encoded.repeat_interleave(number, 0)
+        outputs, _ = self.recurrent(self.dropout(torch.cat([encoded[:, None], self._words(captions.flatten(0, 1), encoded)], 1)))
         return self.head(self.dropout(outputs[:, 1:])).unflatten(0, (-1, number))
 
-    def begin(self, seen: Tensor) -> State:
-        _, state = self.recurrent(seen[:, None])
-        return *(part.transpose(0, 1) for part in state), seen
+    def initial_state(self, encoded: Tensor) -> State:
+        _, state = self.recurrent(encoded[:, None])
+        return *(part.transpose(0, 1) for part in state), encoded
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        *state, seen = state
+    def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        *state, encoded = state
         before = tuple(part.transpose(0, 1).contiguous() for part in state)
-        outputs, state = self.recurrent(self._words(tokens, seen), before)
-        return self.head(outputs[:, -1]), (*(part.transpose(0, 1) for part in state), seen)
+        outputs, state = self.recurrent(self._words(tokens, encoded), before)
+        return self.head(outputs[:, -1]), (*(part.transpose(0, 1) for part in state), encoded)
 
-    def _words(self, tokens: Tensor, seen: Tensor) -> Tensor:
+    def _words(self, tokens: Tensor, encoded: Tensor) -> Tensor:
         """What the LSTM reads of words, [N, T, embedding]."""
         words = self.embedding(tokens)
-        return words + seen[:, None] if self.repeat_image else words
+        return words + encoded[:, None] if self.repeat_image else words
 
     def stages(self) -> dict[str, nn.Module]:
-        seen = nn.ModuleList([self.what, self.where, self.summary])
+        summary = nn.ModuleList([self.what, self.where, self.summary])
         return {
-            "encoder": self.encoder, "places": self.places, "there": self.there, "queries": self.queries, "summary": seen,
+            "encoder": self.encoder, "places": self.places, "there": self.there, "queries": self.queries, "summary": summary,
             "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
         }  # fmt: skip
 
@@ -229,28 +229,28 @@ class CNNLSTMAttention(SeeingCaptioner):
         """What there is at each place, [N, places, width]."""
         return self.dropout(self.places(self.encoder(images)))
 
-    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
-        return self.watch(seen, captions)[0]
+    def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
+        return self.decode_with_attention(encoded, captions)[0]
 
-    def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_with_attention(self, encoded: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]."""
         number = captions.shape[1]
         words = self.dropout(self.embedding(captions))
-        keys, state = self.attention.keys(seen), self._first_state(seen, number)
+        keys, state = self.attention.keys(encoded), self._first_state(encoded, number)
         outputs, looks = [], []
         for word in words.unbind(2):
-            output, weights, state = self._word(word, state, keys, seen)
+            output, weights, state = self._word(word, state, keys, encoded)
             outputs.append(output)
             looks.append(weights)
         return self.head(self.dropout(torch.stack(outputs, 2))), torch.stack(looks, 2)
 
-    def _first_state(self, seen: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def _first_state(self, encoded: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """h and c for that many captions of each picture, [N * number, hidden], from the mean over the map."""
-        hidden, cell = self.first(seen.mean(1)).chunk(2, 1)
+        hidden, cell = self.first(encoded.mean(1)).chunk(2, 1)
         return hidden.tanh().repeat_interleave(number, 0), cell.repeat_interleave(number, 0)
 
     def _word(
-        self, word: Tensor, state: tuple[Tensor, Tensor], keys: Tensor, seen: Tensor
+        self, word: Tensor, state: tuple[Tensor, Tensor], keys: Tensor, encoded: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """One step for R captions of each picture: what the head reads and where it looked, [N, R, ...], and the state.
 
@@ -259,7 +259,7 @@ class CNNLSTMAttention(SeeingCaptioner):
             state: h and c, [N * R, hidden].
         """
         hidden = state[0].view(*word.shape[:2], -1)
-        gathered, weights = self.attention(hidden, keys, seen)
+        gathered, weights = self.attention(hidden, keys, encoded)
         gathered = gathered * self.gate(hidden).sigmoid()
         state = self.recurrent(torch.cat([word, gathered], 2).flatten(0, 1), state)
         told = self.output(torch.cat([state[0].view_as(hidden), gathered, word], 2))
@@ -269,7 +269,7 @@ class CNNLSTMAttention(SeeingCaptioner):
         if not self.coverage_weight:
             return super().training_step(batch, batch_idx)
         captions = batch["labels"]
-        logits, looks = self.watch(self.encode(batch["images"]), captions[:, :, :-1])
+        logits, looks = self.decode_with_attention(self.encode(batch["images"]), captions[:, :, :-1])
         targets = captions[:, :, 1:]
         loss = self.loss(logits, targets)
         is_word = targets != PAD
@@ -278,14 +278,14 @@ class CNNLSTMAttention(SeeingCaptioner):
         uneven = (((1 - looked_at) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
         return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage_weight * uneven
 
-    def begin(self, seen: Tensor) -> State:
-        return (*self._first_state(seen, 1), self.attention.keys(seen), seen)
+    def initial_state(self, encoded: Tensor) -> State:
+        return (*self._first_state(encoded, 1), self.attention.keys(encoded), encoded)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden, cell, keys, seen = state
+    def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, cell, keys, encoded = state
         for word in self.embedding(tokens).split(1, 1):
-            output, _, (hidden, cell) = self._word(word, (hidden, cell), keys, seen)
-        return self.head(output[:, 0]), (hidden, cell, keys, seen)
+            output, _, (hidden, cell) = self._word(word, (hidden, cell), keys, encoded)
+        return self.head(output[:, 0]), (hidden, cell, keys, encoded)
 
     def stages(self) -> dict[str, nn.Module]:
         looking = nn.ModuleList([self.attention, self.gate, self.first])
@@ -352,13 +352,13 @@ class CNNTransformer(SeeingCaptioner):
         """What there is at each place, [N, places, width]."""
         return self.dropout(self.places(self.encoder(images)))
 
-    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
         features = self._embedded(captions.flatten(0, 1), first=0)
         for block in self.blocks:
-            features, _ = block(features, block.look.read(seen))
+            features, _ = block(features, block.look.read(encoded))
         return self.head(self.norm(features)).unflatten(0, captions.shape[:2])
 
-    def watch(self, seen: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_with_attention(self, encoded: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places].
 
         The latter is the mean over all heads of all layers.
@@ -367,16 +367,16 @@ class CNNTransformer(SeeingCaptioner):
         layers = [block.look for block in self.blocks]
         hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
         try:
-            scores = self.decode(seen, captions)
+            scores = self.decode(encoded, captions)
         finally:
             for hook in hooks:
                 hook.remove()
         return scores, torch.stack(looks).mean((0, 2)).unflatten(1, captions.shape[1:])
 
-    def begin(self, seen: Tensor) -> State:
-        return tuple((block.look.read(seen), None) for block in self.blocks)
+    def initial_state(self, encoded: Tensor) -> State:
+        return tuple((block.look.read(encoded), None) for block in self.blocks)
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         past = state[0][1]
         features = self._embedded(tokens, first=0 if past is None else past[0].shape[2])
         kept = []

@@ -177,12 +177,12 @@ class DiscriminativeDialogue(LateFusion):
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return (encoding @ self.read(self.head, batch[SHARED]).T).gather(2, batch["candidates"])
 
-    def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_losses(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         labels = batch["labels"]
         scores = _exact(self.scores(encoding, batch)).transpose(1, 2)
         return F.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORE), labels != IGNORE
 
-    def reply(self, batch: dict[str, Tensor]) -> list[str]:
+    def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
         known = self.spec.answers
         words = [[*self.spec.encode(answer.split()), END] for answer in known]
         table = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in words], batch_first=True, padding_value=PAD)
@@ -225,7 +225,7 @@ class GenerativeDialogue(LateFusion):
         losses = F.cross_entropy(scores.transpose(1, 2), words, reduction="none", ignore_index=PAD)
         return losses.view(answers.shape)
 
-    def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_losses(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self.word_losses(encoding, batch["answers"]), batch["answers"] != PAD
 
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -235,7 +235,7 @@ class GenerativeDialogue(LateFusion):
             [-self.word_losses(encoding, words[candidate]).sum(-1) for candidate in batch["candidates"].unbind(-1)], -1
         )
 
-    def reply(self, batch: dict[str, Tensor]) -> list[str]:
+    def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
         encoding = self.encode(batch)[:, -1]
         word, state = torch.full((1, 1), START, device=self.device), None
         written: list[int] = []

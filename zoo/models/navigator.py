@@ -88,12 +88,12 @@ class Navigator(NavigationAgent):
         self.actor = nn.LSTMCell(2 * hidden_size + embed_dim, hidden_size)
         self.head = nn.Sequential(make_dropout(dropout), nn.Linear(hidden_size, len(spec.actions)))
 
-    def read(self, words: Tensor) -> tuple[Read, State]:
+    def encode_instruction(self, words: Tensor) -> tuple[Read, State]:
         outputs, _ = self.reader(self.words(words))
         last = outputs[torch.arange(len(words), device=words.device), (words == END).int().argmax(1)]
         return Read(outputs, words == PAD), (last, torch.zeros_like(last))
 
-    def look(self, views: Tensor) -> Tensor:
+    def extract_features(self, views: Tensor) -> Tensor:
         return self.eye(views)
 
     def forward(self, features: Tensor, previous: Tensor, memory: Read, state: State) -> tuple[Tensor, State]:

@@ -97,7 +97,7 @@ def watch(task: Task, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: weights.append(_weights(layer, *inputs))) for layer in layers]
     try:
         with torch.inference_mode():
-            return task.outputs({"images": images}), weights
+            return task.predict_step({"images": images}), weights
     finally:
         for hook in hooks:
             hook.remove()

@@ -46,7 +46,7 @@ def attention(
     if layer:
         raise UserError("--layer is for networks that read pictures with layers of attention: a captioner is drawn without it")
     task, run = load_trained(registry, folder, checkpoint)
-    if not hasattr(task, "watch"):
+    if not hasattr(task, "decode_with_attention"):
         raise UserError(
             f"{folder.name} has no attention ({run.model['name']}): train captioner-attention or captioner-transformer"
         )
@@ -67,10 +67,10 @@ def look(task: Captioner, images: Tensor) -> tuple[list[list[str]], list[np.ndar
         For each picture the words of its caption, and for each word a map, [words, rows, columns], of shares that sum to one.
     """
     with torch.inference_mode():
-        seen = task.encode(images)
-        written = task.write(seen, task.beams)
+        encoded = task.encode(images)
+        written = task.generate(encoded, task.beams)
         captions = F.pad(written, (1, 0), value=START)[:, None]
-        maps = task.watch(seen, captions[:, :, :-1])[1][:, 0].unflatten(2, task.encoder.grid)
+        maps = task.decode_with_attention(encoded, captions[:, :, :-1])[1][:, 0].unflatten(2, task.encoder.grid)
     words = [task.spec.decode(row) for row in written.tolist()]
     return words, [of_words[: len(said)].float().numpy() for of_words, said in zip(maps, words, strict=True)]
 
@@ -142,7 +142,7 @@ def captions(
         draw_captions(as_colors(images), titles, heading),
         "below each picture stands what the network says and, in brackets, what a person did: look for what the bad ones have in "
         "common, and whether they are wrong or only said otherwise",
-        f"zoo picture attention {folder.name}" if hasattr(task, "watch") else f"zoo test {folder.name}",
+        f"zoo picture attention {folder.name}" if hasattr(task, "decode_with_attention") else f"zoo test {folder.name}",
     )
 
 
@@ -151,7 +151,7 @@ def write_all(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
     words, pictures = [], []
     with torch.inference_mode():
         for batch in data.test_dataloader():
-            written = task.write(task.encode(batch["images"]), task.beams)
+            written = task.generate(task.encode(batch["images"]), task.beams)
             words += [task.spec.decode(row) for row in written.tolist()]
             pictures.append(batch["image_id"])
     return words, torch.cat(pictures)

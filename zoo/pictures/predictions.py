@@ -85,7 +85,7 @@ def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, setti
     with torch.inference_mode():
         for batch in module.test_dataloader():
             labels.append(batch["labels"])
-            probabilities.append(task.outputs({"images": batch["images"].to(device)}).cpu())
+            probabilities.append(task.predict_step({"images": batch["images"].to(device)}).cpu())
     if not labels:
         raise UserError(f"{data or run.data['name']} has no test images")
     return Tested(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))

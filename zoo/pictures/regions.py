@@ -115,7 +115,7 @@ def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> 
 def probabilities_in_the_plane(task: Task) -> np.ndarray:
     """What a classifier says of every point that there is, [256 (y), 256 (x), classes]."""
     with torch.inference_mode():
-        parts = [task.outputs({"images": part.to(task.device)}).cpu() for part in every_input().split(CHUNK)]
+        parts = [task.predict_step({"images": part.to(task.device)}).cpu() for part in every_input().split(CHUNK)]
     return torch.cat(parts).view(STEPS, STEPS, -1).numpy()
 
 

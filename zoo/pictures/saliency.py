@@ -48,7 +48,7 @@ def saliency(
     task.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
     pixels = shown.images.to(task.device).float()
     with torch.no_grad():
-        likely = task.outputs({"images": pixels}).sort(1, descending=True)
+        likely = task.predict_step({"images": pixels}).sort(1, descending=True)
     chosen = torch.full_like(likely.indices[:, 0], classes.index(class_name)) if class_name else likely.indices[:, 0]
     probabilities = likely.values[likely.indices == chosen[:, None]].tolist()
     gradients = score_gradients(task, pixels, chosen), smooth_gradients(task, pixels, chosen)

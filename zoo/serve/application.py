@@ -63,7 +63,7 @@ def network_of(task: Classifier) -> Any:
 
     def network(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return task.outputs({"images": images.to(task.device)}).cpu()
+            return task.predict_step({"images": images.to(task.device)}).cpu()
 
     return network
 

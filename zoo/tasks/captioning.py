@@ -22,11 +22,12 @@ NEVER_WRITTEN = [PAD, START, UNKNOWN]
 
 
 class Captioner(Task):
-    """Pictures in, sentences out. A model writes ``__init__``, ``see``, ``tell``, ``begin``, ``step`` and ``stages``.
+    """Images in, sentences out. A model writes ``__init__``, ``encode``, ``decode``, ``initial_state``,
+    ``decode_step`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, or the features that a frozen encoder made of them;
     ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``picture``, int64 [N], by
-    which the data knows each. What is seen of a picture serves all its captions.
+    which the data knows each. An image is encoded once for all its captions.
 
     The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
     picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
@@ -53,18 +54,18 @@ class Captioner(Task):
     # ------------------------------------------------------------------ what a model gives
 
     def encode(self, images: Tensor) -> Tensor:
-        """What is kept of each picture to tell of it, [N, ...]."""
+        """Features of each image, [N, ...]."""
         raise NotImplementedError
 
-    def decode(self, seen: Tensor, captions: Tensor) -> Tensor:
+    def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
         """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
         raise NotImplementedError
 
-    def begin(self, seen: Tensor) -> State:
+    def initial_state(self, encoded: Tensor) -> State:
         """The state before the first word, with a row for each picture."""
         raise NotImplementedError
 
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Scores of the word after the last, [N, vocabulary], and the state then, for words ``tokens``, int64 [N, T]."""
         raise NotImplementedError
 
@@ -74,11 +75,11 @@ class Captioner(Task):
         """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
         return self.decode(self.encode(images), captions)
 
-    def decoder(self, seen: Tensor) -> Decode:
+    def decoder(self, encoded: Tensor) -> Decode:
         """``decode(tokens, state)`` for encoded pictures, as ``tasks.decoding`` takes it; special words are never written."""
 
         def decode(tokens: Tensor, state: State) -> tuple[Tensor, State]:
-            scores, state = self.step(tokens, self.begin(seen) if state is None else state)
+            scores, state = self.decode_step(tokens, self.initial_state(encoded) if state is None else state)
             return scores.float().index_fill(1, torch.tensor(NEVER_WRITTEN, device=scores.device), -torch.inf), state
 
         return decode
@@ -88,17 +89,17 @@ class Captioner(Task):
         """The state of other rows: of each in ``rows``, an index into those that it has."""
         return map_state(lambda part: part.index_select(0, rows), state)
 
-    def start(self, seen: Tensor) -> Tensor:
+    def start_tokens(self, encoded: Tensor) -> Tensor:
         """The word before the first, int64 [N, 1]."""
-        return torch.full((len(seen), 1), START, device=seen.device)
+        return torch.full((len(encoded), 1), START, device=encoded.device)
 
-    def write(self, seen: Tensor, beams: int) -> Tensor:
+    def generate(self, encoded: Tensor, beams: int) -> Tensor:
         """A caption of each picture, int64 [N, spec.length]; what is behind an ``END`` means nothing."""
-        length, prompt = self.spec.length, self.start(seen)
+        length, prompt = self.spec.length, self.start_tokens(encoded)
         if beams == 1:
-            texts = until(END, greedy(self.decoder(seen), prompt, length)).to(seen.device)
+            texts = until(END, greedy(self.decoder(encoded), prompt, length)).to(encoded.device)
         else:
-            texts = beam_search(self.decoder(seen), self.select_rows, prompt, length, beams, END)[0][:, 0]
+            texts = beam_search(self.decoder(encoded), self.select_rows, prompt, length, beams, END)[0][:, 0]
         return F.pad(texts, (0, length - texts.shape[1]), value=END)
 
     # ------------------------------------------------------------------ steps
@@ -113,14 +114,14 @@ class Captioner(Task):
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing)
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         labels = batch["labels"]
         captions = labels.clamp(min=PAD)  # a batch that does not count is labeled IGNORE
-        seen = self.encode(batch["images"])
-        logits, targets = self.decode(seen, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
+        encoded = self.encode(batch["images"])
+        logits, targets = self.decode(encoded, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
         self.losses[stage].update(losses, targets != PAD)
-        written = self.write(seen, self.beams if stage == "test" else 1)
+        written = self.generate(encoded, self.beams if stage == "test" else 1)
         self.written[stage].update(batch["image_id"], written, labels[:, 0, 0] != IGNORE)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
@@ -137,11 +138,11 @@ class Captioner(Task):
 
     # ------------------------------------------------------------------ checks
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each next word of the captions, [N, R, T, vocabulary]."""
         return self(batch["images"], batch["labels"][:, :, :-1].clamp(min=PAD)).float().softmax(-1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         images = torch.randint(0, 256, (n, *self.spec.image.shape), generator=generator, dtype=torch.uint8)
         labels = torch.randint(UNKNOWN, len(self.spec.vocabulary), (n, 2, self.spec.length + 1), generator=generator)

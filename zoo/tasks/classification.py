@@ -139,7 +139,7 @@ class Classifier(Task):
         watched = [module for module in self.modules() if isinstance(module, nn.Dropout) or module is head]
         hooks = [module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)})) for module in watched]
         try:
-            logits = self(self.normalize(self.example(2)["images"].to(self.device)))
+            logits = self(self.normalize(self.example_batch(2)["images"].to(self.device)))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -205,16 +205,16 @@ class Classifier(Task):
         """The loss of each sample in evaluation, [N]; what it is where the label is ``IGNORE`` does not matter."""
         return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each class, [N, classes]."""
         return self.logits(batch).float().softmax(1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         images = torch.randint(0, 256, (n, *self.spec.shape), generator=generator, dtype=torch.uint8)
         return {"images": images, "labels": torch.randint(0, len(self.spec.classes), (n,), generator=generator)}
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self.logits(batch).float(), batch["labels"]
         for name, metric in self.metrics[stage].items():
             if name == "loss":

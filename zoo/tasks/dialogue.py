@@ -32,7 +32,7 @@ class VisualDialogue(Task):
         relevance        [n, R, K]   if there are dense annotations: how right each candidate is; all zero where there are none
 
     Round t sees the caption and the questions and right answers of the rounds before it, and no later one.
-    A model writes ``__init__``, ``encode``, ``scores``, ``losses_of``, ``reply`` and ``stages``.
+    A model writes ``__init__``, ``encode``, ``scores``, ``compute_losses``, ``generate_answer`` and ``stages``.
     """
 
     task = "dialogue"
@@ -58,24 +58,24 @@ class VisualDialogue(Task):
         """Of each candidate, [n, R, K], higher for a likelier answer."""
         raise NotImplementedError
 
-    def losses_of(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_losses(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Losses and which of them count, bool, both of any one shape."""
         raise NotImplementedError
 
-    def reply(self, batch: dict[str, Tensor]) -> list[str]:
+    def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
         """The words of an answer to the last question of one dialogue, which has no candidates."""
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        losses, counted = self.losses_of(self.encode(batch), batch)
+        losses, counted = self.compute_losses(self.encode(batch), batch)
         loss = (losses * counted).sum() / counted.sum().clamp(min=1)
         return self.objective(loss, len(batch["labels"]))
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         encoding, labels = self.encode(batch), batch["labels"]
         # where there is no round nothing is to be written either
         spare = {**batch, "answers": batch["answers"].masked_fill((labels == IGNORE)[..., None], PAD)}
-        self.losses[stage].update(*self.losses_of(encoding, spare))
+        self.losses[stage].update(*self.compute_losses(encoding, spare))
         scores, counted = self.scores(encoding, batch).float(), labels != IGNORE
         rank = ranks(scores, labels)
         self.ranks[stage].update(rank, counted)
@@ -96,11 +96,11 @@ class VisualDialogue(Task):
     def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
         return {name: value if name == SHARED else value[samples] for name, value in batch.items()}
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each candidate, [n, R, K]."""
         return self.scores(self.encode(batch), batch).float().softmax(-1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         spec, rounds = self.spec, self.spec.rounds
 

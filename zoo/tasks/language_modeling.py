@@ -70,7 +70,7 @@ class LanguageModel(Task):
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.recipe.label_smoothing)
         return self.objective(loss, batch["targets"].numel())
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, self.evaluation_state = self(batch["tokens"], self._where_it_goes_on(self.evaluation_state, batch["fresh"]))
         targets = batch["targets"].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none", ignore_index=IGNORE)
@@ -113,11 +113,11 @@ class LanguageModel(Task):
 
     # ------------------------------------------------------------------ checks
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each next character, [N, T, vocabulary]."""
         return self(batch["tokens"])[0].float().softmax(-1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         text = torch.randint(0, len(self.spec.vocabulary), (n, EXAMPLE_LENGTH + 1), generator=generator)
         return {"tokens": text[:, :-1], "targets": text[:, 1:], "fresh": torch.ones(n, dtype=torch.bool)}

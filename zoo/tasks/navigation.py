@@ -42,12 +42,13 @@ class Walk:
 class NavigationAgent(Task):
     """Words and views in, scores for the next action out.
 
-    A model writes ``__init__``, ``read``, ``look``, ``forward`` and ``stages``. A batch is a dict in which each of N samples
-    brings a world of P poses along: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64 [N, P, actions], the
-    pose after each action; ``steps`` and ``expert``, int64 [N, P], the fewest actions to the goal (without the stop) and the one
-    that an expert takes. ``start``, int64 [N], is where one stands at first, ``path`` and ``actions``, [N, T], are the expert's
-    way from there, behind whose end actions are ``IGNORE``. ``words``, int64 [N, L], is the instruction up to its ``END`` and
-    padding. ``seen``, bool [N], says that the world is one of those in training, and ``counted`` which samples evaluation counts.
+    A model writes ``__init__``, ``encode_instruction``, ``extract_features``, ``forward`` and ``stages``. A batch is a dict in
+    which each of N samples brings a world of P poses along: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64
+    [N, P, actions], the pose after each action; ``steps`` and ``expert``, int64 [N, P], the fewest actions to the goal (without
+    the stop) and the one that an expert takes. ``start``, int64 [N], is where one stands at first, ``path`` and ``actions``, [N,
+    T], are the expert's way from there, behind whose end actions are ``IGNORE``. ``words``, int64 [N, L], is the instruction up
+    to its ``END`` and padding. ``seen``, bool [N], says that the world is one of those in training, and ``counted`` which samples
+    evaluation counts.
 
     An episode succeeds if the agent stops, of its own accord and within ``spec.steps`` actions, where no step is left to the
     goal. Figures of worlds that are unseen in training bear plain names, those of seen ones end in ``_seen``.
@@ -77,11 +78,11 @@ class NavigationAgent(Task):
 
     # ------------------------------------------------------------------ what a model writes
 
-    def read(self, words: Tensor) -> tuple[Memory, State]:
+    def encode_instruction(self, words: Tensor) -> tuple[Memory, State]:
         """The instruction, int64 [N, L], as something to look up, and the state at the start."""
         raise NotImplementedError
 
-    def look(self, views: Tensor) -> Tensor:
+    def extract_features(self, views: Tensor) -> Tensor:
         """What is in normalized views, [M, C, H, W]: features [M, ...]."""
         raise NotImplementedError
 
@@ -98,15 +99,15 @@ class NavigationAgent(Task):
 
     # ------------------------------------------------------------------ walking
 
-    def encode(self, views: Tensor) -> Tensor:
+    def encode_views(self, views: Tensor) -> Tensor:
         """Features of views with pixels from 0 to 255, [M, C, H, W]."""
-        return self.look(views.to(self.input_scale.dtype) * self.input_scale + self.input_shift)
+        return self.extract_features(views.to(self.input_scale.dtype) * self.input_scale + self.input_shift)
 
-    def along(self, batch: dict[str, Tensor]) -> Tensor:
+    def teacher_forced_scores(self, batch: dict[str, Tensor]) -> Tensor:
         """Scores of the actions all along the expert's way, [N, T, actions], given the expert's actions before each."""
-        path, (memory, state) = batch["path"], self.read(batch["words"])
+        path, (memory, state) = batch["path"], self.encode_instruction(batch["words"])
         views = batch["views"][torch.arange(len(path), device=path.device)[:, None], path]
-        features = self.encode(views.flatten(0, 1)).unflatten(0, path.shape)
+        features = self.encode_views(views.flatten(0, 1)).unflatten(0, path.shape)
         previous = self._no_action(path)
         scores = []
         for seen, action in zip(features.unbind(1), batch["actions"].unbind(1), strict=True):
@@ -121,13 +122,13 @@ class NavigationAgent(Task):
         The action is the likeliest each time or, with ``sample``, drawn by its probability. It takes as many steps when all have
         stopped: to ask would be to wait for the device.
         """
-        memory, state = self.read(batch["words"])
+        memory, state = self.encode_instruction(batch["words"])
         pose, row = batch["start"], torch.arange(len(batch["start"]), device=batch["start"].device)
         stop = len(self.spec.actions) - 1
         previous, walking = self._no_action(batch["path"]), torch.ones_like(pose, dtype=torch.bool)
         poses, all_scores, all_walking, length = [pose], [], [], torch.zeros_like(pose)
         for _ in range(self.spec.steps):
-            scores, state = self(self.encode(batch["views"][row, pose]), previous, memory, state)
+            scores, state = self(self.encode_views(batch["views"][row, pose]), previous, memory, state)
             all_scores.append(scores)
             all_walking.append(walking)
             likelihood = scores.detach().float()
@@ -151,17 +152,17 @@ class NavigationAgent(Task):
             walk = self.walk(batch, sample=True)
             scores, targets = walk.scores, batch["expert"].gather(1, walk.poses[:, :-1]).where(walk.walking, IGNORE)
         else:
-            scores, targets = self.along(batch), batch["actions"]
+            scores, targets = self.teacher_forced_scores(batch), batch["actions"]
         counted = targets != IGNORE
         loss = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), label_smoothing=self.recipe.label_smoothing)
         agreed = ((scores.detach().argmax(2) == targets) & counted).sum() / counted.sum()
         return self.objective(loss, len(targets), accuracy=agreed * len(targets))
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         means, counted, seen = self.means[stage], batch["counted"], batch["seen"]
         targets = batch["actions"]
         losses = F.cross_entropy(
-            self.along(batch).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
+            self.teacher_forced_scores(batch).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORE
         )
         means["loss"].update(losses, ((targets != IGNORE) & (counted & ~seen)[:, None]).flatten())
         for name, values in episode_metrics(batch, self.walk(batch)).items():
@@ -175,14 +176,14 @@ class NavigationAgent(Task):
 
     # ------------------------------------------------------------------ checks
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each first action, [N, actions]."""
-        memory, state = self.read(batch["words"])
+        memory, state = self.encode_instruction(batch["words"])
         row = torch.arange(len(batch["start"]), device=batch["start"].device)
-        scores, _ = self(self.encode(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
+        scores, _ = self(self.encode_views(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
         return scores.float().softmax(1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
 
         def numbers(low: int, high: int, *shape: int) -> Tensor:

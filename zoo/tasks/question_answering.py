@@ -69,7 +69,7 @@ class QuestionAnswerer(Task):
         )  # fmt: skip
         return losses.view(logits.shape[:2]), known.any(-1)
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self(batch["images"], batch["questions"]).float(), batch["labels"]
         right, asked = accuracies(logits.argmax(-1), labels), was_asked(labels)
         for name, metric in zip(self.directions, self.metrics[stage], strict=True):
@@ -84,11 +84,11 @@ class QuestionAnswerer(Task):
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return read_out(dict(zip(self.directions, self.metrics[stage], strict=True)))
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each answer to each question, [N, Q, answers]."""
         return self(batch["images"], batch["questions"]).float().softmax(-1)
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         shape = n, EXAMPLE_QUESTIONS
         images = torch.randint(0, 256, (n, *self.spec.image.shape), generator=generator, dtype=torch.uint8)

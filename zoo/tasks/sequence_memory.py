@@ -33,9 +33,9 @@ class SequenceMemory(Task):
         super().__init__(spec, recipe)
         if recipe.label_smoothing and not spec.symbols:
             raise UserError(f"recipe.label_smoothing={recipe.label_smoothing}: is for symbols, and this data asks for a number")
-        self.score = "accuracy" if spec.symbols else "solved"
+        self.score_name = "accuracy" if spec.symbols else "solved"
         self.metrics = nn.ModuleDict(
-            {stage: nn.ModuleDict({"loss": MeanLoss(), self.score: MeanLoss()}) for stage in ("val", "test")}
+            {stage: nn.ModuleDict({"loss": MeanLoss(), self.score_name: MeanLoss()}) for stage in ("val", "test")}
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -46,33 +46,33 @@ class SequenceMemory(Task):
         """
         raise NotImplementedError
 
-    def judge(self, answers: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+    def score(self, answers: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         """The loss of each sequence and how far it is right, each [N]; ``smoothing`` is that of labels."""
         if not self.spec.symbols:
             errors = answers - targets
-            return {"loss": errors.square(), self.score: (errors.detach().abs() < TOLERANCE).float()}
+            return {"loss": errors.square(), self.score_name: (errors.detach().abs() < TOLERANCE).float()}
         losses = F.cross_entropy(answers.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
         asked = targets > 0
         right = (answers.detach().argmax(2) == targets) & asked
-        return {"loss": losses.mean(1), self.score: right.sum(1) / asked.sum(1)}
+        return {"loss": losses.mean(1), self.score_name: right.sum(1) / asked.sum(1)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        judged = self.judge(self(batch["inputs"]), batch["targets"], self.recipe.label_smoothing)
-        return self.objective(judged["loss"].mean(), len(batch["inputs"]), **{self.score: judged[self.score].sum()})
+        scored = self.score(self(batch["inputs"]), batch["targets"], self.recipe.label_smoothing)
+        return self.objective(scored["loss"].mean(), len(batch["inputs"]), **{self.score_name: scored[self.score_name].sum()})
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
-        for name, values in self.judge(self(batch["inputs"]), batch["targets"]).items():
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
+        for name, values in self.score(self(batch["inputs"]), batch["targets"]).items():
             self.metrics[stage][name].update(values, batch["counted"])
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return read_out(self.metrics[stage])
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each symbol at each step, [N, T, symbols], or numbers [N]."""
         answers = self(batch["inputs"]).float()
         return answers.softmax(-1) if self.spec.symbols else answers
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         length, symbols = self.spec.length, len(self.spec.symbols)
         inputs = torch.rand(n, length, self.spec.features, generator=generator)

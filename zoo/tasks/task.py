@@ -110,11 +110,11 @@ class Task(L.LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its stages are")
 
-    def example(self, n: int, seed: int = 0) -> dict[str, Tensor]:
+    def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """A random batch of ``n`` samples made from the spec alone, for checks, profiling and export."""
         raise NotImplementedError(f"{type(self).__name__} does not make examples")
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """What the network says of each sample of a batch, [n, ...]."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
 
@@ -243,7 +243,7 @@ class Task(L.LightningModule):
 
     # ------------------------------------------------------------------ evaluation
 
-    def evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
+    def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         """Take a batch into the metrics of a stage, "val" or "test"."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
@@ -267,10 +267,10 @@ class Task(L.LightningModule):
                     module.set_dtype(torch.float64)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.evaluate("val", batch)
+        self.evaluation_step("val", batch)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.evaluate("test", batch)
+        self.evaluation_step("test", batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

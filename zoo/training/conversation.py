@@ -69,7 +69,7 @@ class Conversation:
             raise Unanswered(f"I do not know {some(map(repr, unknown))}{hint or ': please ask in other words'}")
         asked = self.spec.encode(words)
         with torch.inference_mode():
-            answer = self.task.reply(self._batch([*self.rounds, (asked, [])]))
+            answer = self.task.generate_answer(self._batch([*self.rounds, (asked, [])]))
         self.rounds.append((asked, [*self.spec.encode(answer), END]))
         return " ".join(answer).replace(" n't", "n't").replace(" '", "'")
 

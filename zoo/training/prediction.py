@@ -133,7 +133,7 @@ def predict_classes(task: Task, pictures: Pictures, top: int = 3) -> Iterator[Cl
     """The ``top`` most probable classes of each picture."""
     classes = task.spec.classes
     for files, images in pictures:
-        best = task.outputs({"images": images.to(task.device)}).topk(min(top, len(classes)))
+        best = task.predict_step({"images": images.to(task.device)}).topk(min(top, len(classes)))
         for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
             yield Classes(file, list(zip((classes[index] for index in indices), values, strict=True)))
 
@@ -179,16 +179,16 @@ def predict_captions(
     if samples is not None and beams is not None:
         raise UserError("--beams and --samples exclude each other")
     for files, images in pictures:
-        seen = task.encode(images.to(task.device))
-        prompt, length = task.start(seen), task.spec.length
+        encoded = task.encode(images.to(task.device))
+        prompt, length = task.start_tokens(encoded), task.spec.length
         if samples is None:
-            texts, totals = beam_search(task.decoder(seen), task.select_rows, prompt, length, beams or task.beams, END)
+            texts, totals = beam_search(task.decoder(encoded), task.select_rows, prompt, length, beams or task.beams, END)
             found = zip(files, texts[:, 0].tolist(), totals[:, 0].tolist(), strict=True)
         else:
-            copies = torch.arange(len(files), device=seen.device).repeat_interleave(samples)
+            copies = torch.arange(len(files), device=encoded.device).repeat_interleave(samples)
             key = (seed or 0) % 2**63  # as a generator takes it
             how = Sampling(1.0 if temperature is None else temperature)
-            drawn = sample(task.decoder(seen[copies]), prompt[copies], length, how, key)
+            drawn = sample(task.decoder(encoded[copies]), prompt[copies], length, how, key)
             found = ((files[copy], text, None) for copy, text in zip(copies.tolist(), until(END, drawn).tolist(), strict=True))
         yield from (Caption(file, " ".join(task.spec.decode(text)), total) for file, text, total in found)
 
@@ -229,7 +229,9 @@ def predict_answers(task: QuestionAnswerer, pictures: Pictures, question: str | 
     asked[0, 0, : len(words)] = torch.tensor(spec.encode(words))
     for files, images in pictures:
         questions = asked.to(task.device).expand(len(images), -1, -1)
-        best = task.outputs({"images": images.to(task.device), "questions": questions})[:, 0].topk(min(top, len(spec.answers)))
+        best = task.predict_step({"images": images.to(task.device), "questions": questions})[:, 0].topk(
+            min(top, len(spec.answers))
+        )
         for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
             yield Answers(file, list(zip((spec.answers[index] for index in indices), values, strict=True)))
 

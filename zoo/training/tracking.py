@@ -44,7 +44,7 @@ def validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str],
     """A batch of validation images, uint8 on the CPU, with the classes they have and those the network gives them."""
     batch = next(iter(data.val_dataloader()))
     with torch.inference_mode():
-        probabilities, indices = task.eval().outputs({"images": batch["images"].to(task.device)}).max(1)
+        probabilities, indices = task.eval().predict_step({"images": batch["images"].to(task.device)}).max(1)
     classes = task.spec.classes
     labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
     return batch["images"].cpu(), labels, predictions, probabilities.tolist()

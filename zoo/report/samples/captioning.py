@@ -12,7 +12,7 @@ def ask_captioner(trained: Trained) -> Samples:
     """Captions of some test pictures."""
     task = trained.task
     shown = choose_images(trained.registry, trained.run, task.spec, (), "", (), SHOWN, SHOWN)
-    written = task.write(task.encode(shown.images.to(task.device)), task.beams)
+    written = task.generate(task.encode(shown.images.to(task.device)), task.beams)
     said = [" ".join(task.spec.decode(row)) for row in written.tolist()]
     images = [SampleImage(data_address(i), None, n, s) for i, n, s in zip(shown.images, shown.names, said, strict=True)]
     return Samples(f"Captions of {len(images)} pictures from all over the test split.", images=images)

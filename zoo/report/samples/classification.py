@@ -60,7 +60,7 @@ def ask_classifier(trained: Trained) -> Samples:
 def _probabilities(task: Classifier, data: Any, split: Any, chosen: Tensor) -> Tensor:
     """Of each class for images of a split, as they are, [chosen, classes], on the CPU."""
     parts = split.images.batches(iter(chosen.split(data.batch_size)))
-    return torch.cat([task.outputs({"images": images.to(task.device)}).cpu() for images in parts])
+    return torch.cat([task.predict_step({"images": images.to(task.device)}).cpu() for images in parts])
 
 
 def _regions(tested: Tested) -> Scene:

@@ -18,7 +18,7 @@ def ask_in_dialogues(trained: Trained) -> Samples:
     require_some(split, "test dialogues")
     chosen = evenly_spread(len(split), SHOWN)
     batch = split.batch(next(split.images.batches(iter([chosen]))), chosen)
-    probability, said = task.outputs({name: value.to(task.device) for name, value in batch.items()}).cpu().max(-1)
+    probability, said = task.predict_step({name: value.to(task.device) for name, value in batch.items()}).cpu().max(-1)
     scenes = []
     for row, index in enumerate(chosen.tolist()):
         caption = " ".join(task.spec.decode(batch["captions"][row].tolist()))

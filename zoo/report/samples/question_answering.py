@@ -27,7 +27,7 @@ def ask_questions(trained: Trained) -> Samples:
     for indices in chosen.split(data.batch_size):
         batch = split.batch(next(split.images.batches(iter([indices]))), indices)
         on_device = {name: batch[name].to(task.device) for name in ("images", "questions")}
-        probability, said = task.outputs(on_device).cpu().max(-1)
+        probability, said = task.predict_step(on_device).cpu().max(-1)
         shares, there = accuracies(said, batch["labels"]), was_asked(batch["labels"])
         right, asked = right + float((shares * there).sum()), asked + int(there.sum())
         for row, index in enumerate(indices.tolist()):

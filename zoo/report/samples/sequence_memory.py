@@ -16,7 +16,7 @@ def ask_memory(trained: Trained) -> Samples:
     batch = next(iter(data.test_dataloader()))
     inputs, targets = batch["inputs"], batch["targets"]
     outputs = task(inputs.to(task.device)).float().cpu()
-    scores = task.judge(outputs, targets)[task.score]
+    scores = task.score(outputs, targets)[task.score_name]
     said = outputs.argmax(-1) if task.spec.symbols else outputs
     texts = []
     for row in range(min(SHOWN, len(inputs))):
