@@ -72,7 +72,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def main(
     context: typer.Context,
-    plugin: Annotated[list[str], typer.Option(metavar="FILE", help="A Python file that registers models or data.")] = [],  # noqa: B006
+    plugin: Annotated[list[str], typer.Option(metavar="FILE", help="A Python file that registers models or data sets.")] = [],  # noqa: B006
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     context.obj = plugin

@@ -324,7 +324,7 @@ def test_a_search_is_judged_on_validation_and_its_best_run_trains_to_the_same(zo
     assert read_config(folder / "best.yaml")["recipe"]["lr"] == told["trials"][0]["parameters"]["recipe.lr"]
 
     goes_on = zoo(*arguments, "--trials", "4", "--name", "first")
-    assert "study first goes on: 3 of 4 trials are finished" in goes_on.err.replace("'", "")
+    assert "continuing study first: 3 of 4 trials are finished" in goes_on.err.replace("'", "")
     assert len(goes_on.out.splitlines()) == 4 + 4 and "trial 3" in goes_on.err and "trial 2" not in goes_on.err
 
 
@@ -389,7 +389,7 @@ def test_an_interrupted_search_keeps_what_is_finished_and_the_same_command_goes_
         answer = zoo(*arguments)
     assert answer.code == 130 and not answer.out
     assert answer.err.splitlines()[-1] == (
-        f"interrupted; 1 finished trials are kept. To go on: zoo search softmax --epochs 3 --over {LR} --trials 2"
+        f"interrupted; 1 finished trials are kept. To continue: zoo search softmax --epochs 3 --over {LR} --trials 2"
     )
     states = [trial["state"] for trial in json.loads(zoo(*arguments, "--json").out)["trials"]]
     assert states == ["complete", "complete", "lost; tried again"]

@@ -64,7 +64,7 @@ def test_a_file_that_does_not_go_wrong_again_ends_with_0(zoo) -> None:
     content["state_dict"] = {name: value * 0 for name, value in content["state_dict"].items()}
     torch.save(content, "mended.pt")
     answer = zoo("autopsy", "mended.pt")
-    assert answer.code == 0 and answer.out.endswith("done again, it did not go wrong\n")
+    assert answer.code == 0 and answer.out.endswith("repeated: the fault does not occur\n")
 
 
 def test_a_layer_of_a_plugin_that_breaks_the_backward_pass_is_named(zoo) -> None:

@@ -30,13 +30,13 @@ def test_a_network_that_is_not(zoo, settings: list[str], names: set[str]) -> Non
     found = {finding["name"] for check in json.loads(answer.out)["checks"] for finding in check["findings"]}
     assert answer.code == 1 and names <= found
     told = zoo("diagnose", "mlp", *arguments)
-    assert told.code == 1 and "Likely cause: " in told.out and "once that is mended: zoo train mlp --set" in told.out
+    assert told.code == 1 and "Likely cause: " in told.out and "next, with that fixed: zoo train mlp --set" in told.out
 
 
 def test_the_command_at_the_end_is_the_mended_one(zoo) -> None:
     told = zoo("diagnose", "mlp", "--set", "recipe.lr=1e-8", "--set", "model.hidden_sizes=[16]").out.splitlines()[-1]
     assert (
-        told.startswith("once that is mended: zoo train mlp --set 'model.hidden_sizes=[16]' --set recipe.lr=")
+        told.startswith("next, with that fixed: zoo train mlp --set 'model.hidden_sizes=[16]' --set recipe.lr=")
         and "1e-8" not in told
     )
 

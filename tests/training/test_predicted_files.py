@@ -87,7 +87,7 @@ def test_a_named_file_that_is_repeated_is_answered_again(zoo, photos: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--csv", "--json"], ["--json and --csv exclude each other"]),
+        (["--csv", "--json"], ["--json and --csv are mutually exclusive"]),
         (["-o", "said.txt"], ["--output said.txt", ".csv or .json"]),
         (["-o", "said.csv", "--json"], ["--output said.csv", "--json"]),
         (["-o", "photos/0.png/said.csv"], ["photos/0.png is not a folder"]),

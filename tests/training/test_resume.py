@@ -254,8 +254,8 @@ def test_another_seed_gives_other_weights() -> None:
         (["--set", "model.hidden_sizes=[3]"], ["model.hidden_sizes=[3]"]),
         (["--data", "mnist"], ["data.name=mnist"]),
         (["--devices", "2"], ["trainer.devices=2"]),
-        (["--name", "second"], ["leave out --name"]),
-        (["--config", "runs/first/run.yaml"], ["leave out --config"]),
+        (["--name", "second"], ["omit --name"]),
+        (["--config", "runs/first/run.yaml"], ["omit --config"]),
     ],
 )
 def test_a_resume_with_other_options_is_refused_and_nothing_is_lost(zoo, arguments: list[str], words: list[str]) -> None:
@@ -281,7 +281,7 @@ def test_a_run_that_is_being_trained_cannot_be_resumed_beside_it(zoo) -> None:
     with RunFolder.find("busy").locked():
         assert zoo("train", "--resume", "busy").is_one_line_error("busy", "another process")
     again = zoo("train", "--resume", "busy")
-    assert again.code == 0 and "busy was finished: there was nothing left to train" in again.out and "test/accuracy" in again.out
+    assert again.code == 0 and "busy was already finished: nothing left to train" in again.out and "test/accuracy" in again.out
 
 
 def test_only_a_finished_run_is_said_to_be_finished(zoo) -> None:
@@ -291,4 +291,4 @@ def test_only_a_finished_run_is_said_to_be_finished(zoo) -> None:
         ("new", zoo("train", "softmax", "--name", "new", *quick)),
         ("stopped", zoo("train", "--resume", "stopped")),
     ):
-        assert answer.code == 0 and "was finished" not in answer.out, name
+        assert answer.code == 0 and "was already finished" not in answer.out, name

@@ -258,7 +258,7 @@ def test_the_command_finds_both_and_what_it_proposes_trains(zoo) -> None:
 def test_the_command_tells_in_words_and_draws(zoo) -> None:
     answer = zoo("tune", "softmax", "--only", "lr", "-o", "rates.png")
     assert answer.code == 0 and "images/s" not in answer.out
-    assert "instead of 0.01 of the recipe" in answer.out and answer.out.splitlines()[-1].startswith(
+    assert "instead of the recipe's 0.01" in answer.out and answer.out.splitlines()[-1].startswith(
         "next: zoo train softmax --set"
     )
     assert Path("rates.png").read_bytes()[:4] == b"\x89PNG"

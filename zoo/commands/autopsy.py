@@ -1,4 +1,4 @@
-"""``zoo autopsy``: which layer and operation began it where a training's numbers stopped being finite."""
+"""``zoo autopsy``: find the first operation with a non-finite value."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from zoo.core.errors import UserError, near_path
 
 def autopsy(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose loss became nan, by name or path, or its autopsy.pt.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run whose loss became nan, or its autopsy.pt.")],
     json: Json = False,
 ) -> None:
-    """Do the step again at which a training's loss or gradient stopped being finite, and show where that began.
+    """Repeat the training step whose loss or gradient became nan or infinite, and find the layer and operation that caused it.
 
     [bold]zoo autopsy resnet20-digits[/bold]\n
     [bold]zoo autopsy runs/resnet20-digits/autopsy.pt --json[/bold]
 
-    Ends with 1 if the step goes wrong again, with 0 if it does not.
+    Exit code: 1 if the fault occurs again, 0 if not.
     """
     registry = open_registry(context)
     path = _file(run)
@@ -44,11 +44,11 @@ def autopsy(
         _print_fault(result.again or result.found)
         where = "" if result.device == result.trained_on else f" on {result.device}"
         if result.again is None:
-            print(f"done again{where}, it did not go wrong")
+            print(f"repeated{where}: the fault does not occur")
         elif result.found is None or str(result.again) == str(result.found):
-            print(f"done again{where}, it goes wrong in the same way")
+            print(f"repeated{where}: the same fault occurs")
         else:
-            print(f"done again{where}, it goes wrong in another way; in the training, {result.found.what}: {result.found}")
+            print(f"repeated{where}: another fault occurs; during training it was {result.found.what}: {result.found}")
     if result.again is not None:
         raise typer.Exit(1)
 
@@ -63,7 +63,7 @@ def _file(run: str) -> Path:
     folder = RunFolder.find(run)
     path = folder.autopsy_file
     if not path.is_file():
-        raise UserError(f"run {folder.name} has no autopsy.pt: no loss and no gradient was seen in it that is not finite")
+        raise UserError(f"run {folder.name} has no autopsy.pt: its losses and gradients were all finite")
     return path
 
 

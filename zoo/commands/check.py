@@ -1,4 +1,4 @@
-"""``zoo check`` and ``zoo doctor``: whether a model, a data set, and this machine are sound."""
+"""``zoo check`` and ``zoo doctor``: test a model, a data set, and this machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from zoo.registry.registry import Registry
 
 def check(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model or a data set, yours perhaps.")],
-    gradients: Annotated[bool, typer.Option("--gradients", help="Hold a model's gradients against differences.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Model or data set, of the zoo or of a plugin.")],
+    gradients: Annotated[bool, typer.Option("--gradients", help="Compare a model's gradients with finite differences.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold a model or a data set against the zoo's contract.
+    """Test a model or a data set against the contract of the zoo, as for a plugin of your own.
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
-    [bold]zoo check resnet20 --gradients[/bold]   each parameter's analytic gradient against centered differences
+    [bold]zoo check resnet20 --gradients[/bold]   analytic gradients against central differences
     """
     registry = open_registry(context)
     if name not in registry.models and name not in registry.data:
@@ -48,25 +48,25 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
     from zoo.checks.gradients import check_gradients
 
     results = []
-    for result in check_gradients(registry, entry):  # a large network takes a while: tell what is known
+    for result in check_gradients(registry, entry):  # slow for a large network: print results as they come
         results.append(result)
         if not json:
             shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
-            kinks = f", {result.kinks} left out at kinks" if result.kinks else ""
+            kinks = f", {result.kinks} skipped at kinks" if result.kinks else ""
             print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
     failed = [result.name for result in results if not result.passed]
     if json:
         print_json([result.to_dict() for result in results])
     elif not results:
-        print(f"{entry.name} has no parameters, nothing to check")
+        print(f"{entry.name} has no parameters to check")
     else:
-        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with differences of the loss")
+        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with finite differences")
     if failed:
         raise typer.Exit(1)
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
-    """Look at this machine: versions, devices, folders, plugins, and what is wrong with them."""
+    """Check this machine: versions, devices, folders, plugins."""
     from zoo.checks.machine import examine
 
     findings = examine(open_registry(context))

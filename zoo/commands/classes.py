@@ -1,4 +1,4 @@
-"""What ``zoo test`` tells of single classes: a table, which are taken for which others, and a file with all of them."""
+"""Per-class metrics and confusion of ``zoo test``: as tables, and as a CSV file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from zoo.commands.shell import print_table
 from zoo.core.files import replace_file
 
-MOST_CLASSES = 30  # in the table; of more, the worst
-MOST_COLUMNS = 12  # of the confusion matrix; of more classes, the pairs that are confused most
+MOST_CLASSES = 30  # rows of the table; with more classes, the worst are shown
+MOST_COLUMNS = 12  # of the confusion matrix; with more classes, the most confused pairs are shown
 SHOWN_PAIRS = 10
 FIGURES = ("precision", "recall", "f1")
 
@@ -19,11 +19,11 @@ Findings = dict[str, Any]  # as a classifier leaves them: "classes" and "confusi
 
 
 def print_classes(findings: Findings, counted: str, see_all: str) -> None:
-    """Tell of each class, or of the worst, and of what is confused with what.
+    """Print the metrics of each class, or of the worst, and the confusion matrix or the most confused pairs.
 
     Args:
-        counted: what the samples are, as in "images".
-        see_all: the command that gives all classes where only some are shown.
+        counted: what a sample is, as in "images".
+        see_all: the command that writes all classes, for when only some are shown.
     """
     classes = findings["classes"]
     tested = {name: figures for name, figures in classes.items() if figures["images"]}
@@ -47,23 +47,23 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
 def _print_matrix(names: list[str], confusion: list[list[int]]) -> None:
     print()
     rows = [(name, *(f"{count:,}" if count else "." for count in row)) for name, row in zip(names, confusion, strict=True)]
-    print_table(rows, ("is \\ taken for", *names), numbers=tuple(names))
+    print_table(rows, ("true \\ predicted", *names), numbers=tuple(names))
 
 
 def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> None:
     pairs = confused_pairs(confusion)
     if not pairs:
-        print("\nno class is taken for another")
+        print("\nno class is confused with another")
         return
     rows = []
     for true, said, count in pairs[:SHOWN_PAIRS]:
         rows.append((names[true], names[said], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
     print(f"\nmost often confused, {len(rows)} of {len(pairs):,} pairs")
-    print_table(rows, ("is", "taken for", counted, "share"), numbers=(counted, "share"))
+    print_table(rows, ("true", "predicted", counted, "share"), numbers=(counted, "share"))
 
 
 def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:
-    """(true class, class it is taken for, how often) of all that are confused, the commonest first, equals in their order."""
+    """(true class, predicted class, count) of all misclassified pairs, the most frequent first, ties by class."""
     pairs = [
         (true, said, count) for true, row in enumerate(confusion) for said, count in enumerate(row) if count and true != said
     ]
@@ -71,7 +71,7 @@ def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:
 
 
 def write_classes(findings: Findings, path: Path) -> None:
-    """The figures of all classes as CSV.
+    """Write the metrics of all classes as CSV.
 
     Raises:
         OSError: nothing was changed.

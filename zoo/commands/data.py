@@ -1,4 +1,4 @@
-"""``zoo data``: data sets listed, described, fetched and looked at."""
+"""``zoo data``: list, describe, download and preview data sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from zoo.registry.entry import REQUIRED, Entry
 
 def list_data(
     context: typer.Context,
-    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern.")] = "",
-    task: Annotated[str, typer.Option(help="Only data for this kind of work.")] = "",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name or tag, or a pattern such as 'cifar*'.")] = "",
+    task: Annotated[str, typer.Option(metavar="TASK", help="Only data sets for this task, such as captioning.")] = "",
     json: Json = False,
 ) -> None:
     """List the data sets."""
@@ -25,7 +25,7 @@ def list_data(
 
 
 def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
-    """The data set with its options checked, not yet fetched."""
+    """The data set with validated options, not yet downloaded."""
     entry = open_registry(context).data_set(name)
     options = _data_options(entry, settings)
     from zoo.config.recipe import Recipe
@@ -35,7 +35,7 @@ def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
 
 
 def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
-    """All options of a data set, checked; what must lie at the root that the user names is looked for."""
+    """All options of a data set, validated; a root that the user gives must exist."""
     from zoo.config.options import check_options
     from zoo.config.recipe import parse_setting
 
@@ -49,9 +49,9 @@ def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
 
 def show_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
     settings: SetData = [],  # noqa: B006
-    measure: Annotated[bool, typer.Option("--measure", help="Also read it: images a split, statistics, faults.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Also read the data: split sizes, statistics, faults.")] = False,
     json: Json = False,
 ) -> None:
     """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
@@ -80,24 +80,24 @@ def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[
 
 def fetch_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A data set, as in cifar10.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as cifar10.")],
     settings: SetData = [],  # noqa: B006
 ) -> None:
-    """Download a data set, verified by its hash, so that training needs no network: [bold]zoo data fetch cifar10[/bold]."""
+    """Download a data set and verify its checksum: [bold]zoo data fetch cifar10[/bold]."""
     _, data = _open_data(context, name, settings)
     data.prepare_data()
-    print(f"{name} is here. next: zoo data preview {name}")
+    print(f"{name} is ready. next: zoo data preview {name}")
 
 
 def preview_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A data set, as in digits.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
     settings: SetData = [],  # noqa: B006
-    output: Annotated[str, typer.Option("--output", "-o", help="The PNG to write; default NAME.png.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="Output file; default NAME.png.")] = "",
 ) -> None:
-    """Draw samples and, under each, augmented versions: [bold]zoo data preview digits --set data.augment=strong[/bold].
+    """Draw samples with augmented versions below: [bold]zoo data preview digits --set data.augment=strong[/bold].
 
-    Of texts and of sequences of numbers, the beginning is printed.
+    Text and number sequences are printed instead.
     """
     entry, data = _open_data(context, name, settings)
     if entry.task in ("language-modeling", "sequence-memory"):
@@ -126,20 +126,19 @@ def preview_data(
 
 def advise_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A data set of images with classes, as in folder.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Classification data set, such as folder.")],
     settings: SetData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Look for what spoils a training, and say how to fine-tune: [bold]zoo data advise folder --set data.root=photos[/bold].
+    """Find problems in a data set and suggest how to fine-tune: [bold]zoo data advise folder --set data.root=photos[/bold].
 
-    Images in each class and split, copies of one photograph in two classes or on both sides of a split, sizes, and files that
-    cannot be read.
+    Checks the class balance, duplicates across classes and splits, image sizes, and unreadable files.
     """
     registry = open_registry(context)
     entry = registry.data_set(name)
     if entry.task != "classification" or "points" in entry.tags:
         fitting = ", ".join(n for n, e in registry.data.items() if e.task == "classification" and "points" not in e.tags)
-        raise UserError(f"{name} is not images with classes, which advice is for: {fitting}")
+        raise UserError(f"{name} is not an image classification data set: choose from {fitting}")
     _, data = _open_data(context, name, settings)
     data.prepare_data()
     data.setup()

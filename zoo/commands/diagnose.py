@@ -1,4 +1,4 @@
-"""``zoo diagnose``: a short examination before a long training."""
+"""``zoo diagnose``: checks before a long training."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from zoo.core.errors import some
 
 def diagnose(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in resnet20, or a backbone as zoo finetune takes it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model, such as resnet20, or a backbone as zoo finetune takes it.")
+    ],
     data: DataName = "",
     weights: Weights = "",
     freeze: Freeze = None,
     settings: Set = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Examine a network on its data before a long training; exits 1 if something is wrong.
+    """Check a network on its data before a long training; exit code 1 if a check fails.
 
-    It looks at the first loss, at activations and gradients through the depth, whether one batch can be learned by heart, and at
-    which learning rates the loss falls.
+    Checks the initial loss, activations and gradients in each layer, overfitting of a single batch, and the learning rate.
 
-    [bold]zoo diagnose resnet20[/bold]   on digits\n
-    [bold]zoo diagnose vit --data folder --set data.root=photos[/bold]   on your pictures\n
-    [bold]zoo diagnose mlp --set model.init=large-normal --set recipe.lr=3[/bold]   something that goes wrong
+    [bold]zoo diagnose resnet20[/bold]   on the built-in digits\n
+    [bold]zoo diagnose vit --data folder --set data.root=photos[/bold]   on your own images\n
+    [bold]zoo diagnose mlp --set model.init=large-normal --set recipe.lr=3[/bold]   an example that fails
     """
     registry = open_registry(context)
     run, words = resolve_either(registry, name, data, weights, freeze, settings)
@@ -46,10 +47,10 @@ def diagnose(
             print(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.told}")
         for finding in findings:
             print(f"\n{finding}")
-        mended = [finding.remedy.removeprefix("--set ") for finding in findings if finding.remedy.startswith("--set ")]
-        kept = [text for text in settings if text.partition("=")[0] not in {each.partition("=")[0] for each in mended}]
-        chosen = [word for text in [*kept, *dict.fromkeys(mended)] for word in ("--set", text)]
+        fixes = [finding.remedy.removeprefix("--set ") for finding in findings if finding.remedy.startswith("--set ")]
+        kept = [text for text in settings if text.partition("=")[0] not in {each.partition("=")[0] for each in fixes}]
+        chosen = [word for text in [*kept, *dict.fromkeys(fixes)] for word in ("--set", text)]
         command = f"{zoo_command(context)} {shlex.join([*words, *chosen])}"
-        print(f"\nnext: {command}" if not findings else f"\nonce that is mended: {command}")
+        print(f"\nnext: {command}" if not findings else f"\nnext, with that fixed: {command}")
     if findings:
         sys.exit(1)

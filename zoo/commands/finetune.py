@@ -1,4 +1,4 @@
-"""``zoo finetune``: a pretrained network on other pictures."""
+"""``zoo finetune``: transfer a pretrained network to new data."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ if TYPE_CHECKING:
     from zoo.config.recipe import Run
 
 
-Weights = Annotated[str, typer.Option(metavar="FILE", help="Weights for the network: safetensors or .pth.")]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Load these weights: safetensors or .pth.")]
 Freeze = Annotated[
-    str | None, typer.Option(metavar="PLAN", help="none, backbone, until:STAGE, epochs:N or epochs:N+M; default none.")
+    str | None,
+    typer.Option(metavar="PLAN", help="Layers to freeze: none (default), backbone, until:STAGE, epochs:N or epochs:N+M."),
 ]
 
 
 def finetune(
     context: typer.Context,
     backbone: Annotated[
-        str, typer.Argument(help="torchvision:NAME, timm:NAME, a model that comes with weights, a run, or an exported file.")
+        str,
+        typer.Argument(
+            metavar="BACKBONE", help="torchvision:NAME, timm:NAME, a model with published weights, a run, or an exported file."
+        ),
     ],
     data: DataName = "",
     weights: Weights = "",
     freeze: Freeze = None,
     epochs: Epochs = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be trained when, and at what rate.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show when each stage would train, and its learning rate.")] = False,
     devices: Devices = None,
     nodes: Nodes = None,
     strategy: Strategy = None,
@@ -56,15 +60,15 @@ def finetune(
     wandb: Wandb = None,
     json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained network: its head is replaced, and all else begins with what it has learned.
+    """Fine-tune a pretrained network: keep its weights and replace its head.
 
-    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos --freeze backbone[/bold]   the head alone\n
-    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos[/bold]   everything, the first layers slowly\n
-    [bold]zoo finetune torchvision:resnet50 --data folder --set data.root=photos --freeze epochs:3+1[/bold]   gradually\n
-    [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   what would be trained\n
-    [bold]zoo finetune resnet20-cifar10 --data folder --set data.root=photos[/bold]   from a run of yours
+    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos --freeze backbone[/bold]   train only the head\n
+    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos[/bold]   train all layers, the first ones slowly\n
+    [bold]zoo finetune torchvision:resnet50 --data folder --set data.root=photos --freeze epochs:3+1[/bold]   unfreeze gradually\n
+    [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   show the plan\n
+    [bold]zoo finetune resnet20-cifar10 --data folder --set data.root=photos[/bold]   from one of your runs
 
-    What comes with weights: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
+    Pretrained networks: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
     """
     registry = open_registry(context)
     if data:
@@ -89,7 +93,7 @@ def resolve_either(
 ) -> tuple[Run, list[str]]:
     """The Run of training a model or of fine-tuning a backbone, and the words of the command after ``zoo``, without settings.
 
-    A model is trained from the start unless weights or a plan are given; any other backbone is fine-tuned.
+    A model is trained from scratch unless weights or a freezing plan are given; any other backbone is fine-tuned.
     """
     if data:
         registry.data_set(data)
@@ -105,7 +109,7 @@ def resolve_either(
 
 
 def _advise(run: Run, data: Any) -> None:
-    """Say what is wrong with the pictures, and which accuracy is none, before time is spent on them."""
+    """Warn of problems in the images before training."""
     from zoo.analysis.advice import advise
     from zoo.core.ranks import rank_zero_print
 
@@ -115,7 +119,7 @@ def _advise(run: Run, data: Any) -> None:
 
 
 def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
-    """Build the network, take its weights over and show its stages; ``again`` is the command that trains it."""
+    """Build the network, load its weights and show its stages; ``again`` is the command that trains it."""
     from zoo.training.building import build_task, open_data
     from zoo.training.stage_plan import stage_plan
     from zoo.training.weights import begin_with, open_weights
@@ -129,6 +133,6 @@ def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     numbers = ("parameters", "from epoch", "lr")
     print_table([stage.row() for stage in stages], ("stage", *numbers), numbers)
     total = sum(stage.parameters for stage in stages)
-    norms = "keep their statistics" if run.recipe.frozen_norms == "keep" else "go on measuring"
+    norms = "keep their statistics" if run.recipe.frozen_norms == "keep" else "update their statistics"
     print(f"\n{taken}\n{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
     print(f"next: {again}")

@@ -1,4 +1,4 @@
-"""``zoo list`` and ``zoo show``: what models there are, and one of them described."""
+"""``zoo list`` and ``zoo show``: list the models, and describe one."""
 
 from __future__ import annotations
 
@@ -115,14 +115,16 @@ def _settings_named(registry: Registry, key: str) -> list[str]:
 
 def list_models(
     context: typer.Context,
-    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a pattern as in 'resnet*'.")] = "",
-    task: Annotated[str, typer.Option(help="Only models for this kind of work, as in classification.")] = "",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="What comes with weights, to be fine-tuned.")] = False,
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Part of a name or tag, or a pattern such as 'resnet*'.")
+    ] = "",
+    task: Annotated[str, typer.Option(metavar="TASK", help="Only models for this task, such as classification.")] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="List pretrained networks to fine-tune.")] = False,
     json: Json = False,
 ) -> None:
     """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
 
-    [bold]zoo list --pretrained convnext[/bold] lists weights of ImageNet: the zoo's, torchvision's, and timm's.
+    [bold]zoo list --pretrained convnext[/bold] lists ImageNet weights from the zoo, torchvision and timm.
     """
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
@@ -137,13 +139,13 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
     from zoo.training.backbones import PUBLISHED_TAG, Backbone, library_backbones
 
     if task not in ("", "classification"):
-        raise UserError(f"--task {task}: what comes with weights is for classification")
+        raise UserError(f"--task {task}: pretrained networks are for classification")
     own = [Backbone(entry.name) for entry in registry.models.values() if PUBLISHED_TAG in entry.tags]
     found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
     if json:
         print_json([backbone.to_dict() for backbone in found])
     elif not found:
-        raise UserError(f"no weights match {pattern!r}: `zoo list --pretrained` shows all")
+        raise UserError(f"no weights match {pattern!r}: `zoo list --pretrained` lists all")
     else:
         numbers = ("pixels", "ImageNet top-1 %")
         print_table([backbone.row() for backbone in found], ("backbone", *numbers), numbers)
@@ -152,14 +154,14 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
 
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in resnet20.")],
-    layers: Annotated[bool, typer.Option("--layers", help="A table of the layers for one input.")] = False,
-    data: Annotated[str, typer.Option(help="With --layers: the data set whose samples are the input.")] = "",
-    image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: the size of an image.")] = "",
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Model, such as resnet20.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Show a table of the layers.")] = False,
+    data: Annotated[str, typer.Option(help="With --layers: data set that gives the input shape.")] = "",
+    image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: input shape.")] = "",
     settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Describe a model: what it is, its options, its recipe, and the data it can take.
+    """Describe a model: options, training recipe, compatible data sets, layers.
 
     [bold]zoo show resnet20[/bold]\n
     [bold]zoo show vgg16-imagenet --layers --input 3x224x224[/bold]   shapes, parameters, multiply-adds, receptive fields\n

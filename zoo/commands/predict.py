@@ -1,4 +1,4 @@
-"""``zoo predict``, ``zoo sample`` and ``zoo chat``: what trained networks say."""
+"""``zoo predict``, ``zoo sample`` and ``zoo chat``: inference with trained networks."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ from zoo.core.errors import UserError
 def predict(
     context: typer.Context,
     run: RunName,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
-    top: Annotated[str | None, typer.Option(metavar="N", help="Classes or answers to name for each image; default 3.")] = None,
-    question: Annotated[str | None, typer.Option(help="What is asked about each image.")] = None,
-    beams: Annotated[str | None, typer.Option(metavar="N", help="Captions: keep the N likeliest while writing.")] = None,
-    samples: Annotated[str | None, typer.Option(metavar="N", help="Captions: draw N for each image.")] = None,
-    temperature: Annotated[str | None, typer.Option(metavar="T", help="Of samples: below 1 the likely becomes likelier.")] = None,
-    seed: Annotated[str | None, typer.Option(metavar="N", help="Of samples: the same seed draws the same.")] = None,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of images.")],
+    top: Annotated[str | None, typer.Option(metavar="N", help="Number of classes or answers for each image; default 3.")] = None,
+    question: Annotated[str | None, typer.Option(help="Question to answer about each image.")] = None,
+    beams: Annotated[str | None, typer.Option(metavar="N", help="Captioning: beam size.")] = None,
+    samples: Annotated[str | None, typer.Option(metavar="N", help="Captioning: sample N captions for each image.")] = None,
+    temperature: Annotated[
+        str | None, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely words.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the samples.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE.csv or FILE.json.")] = "",
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each image, as they come.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per image, as results come in.")] = False,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Say what is in pictures.
+    """Classify, caption or answer questions about images.
 
-    A file that is no image is named on standard error, and the others are answered; if it was named here, the exit code is 2.
+    A file that is not an image is reported on standard error and skipped; if it was given by name, the exit code is 2.
 
-    [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the likeliest classes\n
-    [bold]zoo predict flowers.safetensors holiday/ -o holiday.csv[/bold]   by an exported file; a line for each image\n
+    [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the five most probable classes\n
+    [bold]zoo predict flowers.safetensors holiday/ -o holiday.csv[/bold]   with an exported file; one line per image\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
-    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   several, drawn at random\n
+    [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   five sampled captions\n
     [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
     """
     numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
@@ -62,7 +64,7 @@ def predict(
     file, former = checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
-    comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then one sees how far it is
+    comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
     predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **asked)
     if output:
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} answers")
@@ -76,19 +78,23 @@ def predict(
 def sample(
     context: typer.Context,
     run: RunName,
-    prompt: Annotated[str, typer.Option(help="The text to go on from; the default is a new line.")] = "",
-    length: Annotated[str, typer.Option(metavar="N", help="Characters to write.")] = "500",
-    temperature: Annotated[str, typer.Option(metavar="T", help="Below 1 the likely becomes likelier, above 1 rarer.")] = "1",
-    top_k: Annotated[str, typer.Option("--top-k", metavar="K", help="Draw from the K likeliest characters; 0 is all.")] = "0",
-    top_p: Annotated[str, typer.Option("--top-p", metavar="P", help="Draw from the likeliest that together have P.")] = "1",
-    seed: Annotated[str, typer.Option(metavar="N", help="The same seed writes the same text.")] = "0",
-    samples: Annotated[str, typer.Option(metavar="N", help="Texts to write, side by side.")] = "1",
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest character.")] = False,
-    beams: Annotated[str, typer.Option(metavar="N", help="Beam search: keep the N likeliest texts.")] = "0",
+    prompt: Annotated[str, typer.Option(help="Text to continue; default a new line.")] = "",
+    length: Annotated[str, typer.Option(metavar="N", help="Number of characters to generate.")] = "500",
+    temperature: Annotated[str, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely characters.")] = "1",
+    top_k: Annotated[
+        str, typer.Option("--top-k", metavar="K", help="Sample from the K most probable characters; 0 for all.")
+    ] = "0",
+    top_p: Annotated[
+        str, typer.Option("--top-p", metavar="P", help="Nucleus sampling: the smallest set of characters with probability P.")
+    ] = "1",
+    seed: Annotated[str, typer.Option(metavar="N", help="Seed of the samples.")] = "0",
+    samples: Annotated[str, typer.Option(metavar="N", help="Number of texts to generate.")] = "1",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Greedy decoding: always the most probable character.")] = False,
+    beams: Annotated[str, typer.Option(metavar="N", help="Beam search with this beam size.")] = "0",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Let a language model write.
+    """Generate text with a language model.
 
     [bold]zoo sample char-lstm-pydoc --prompt 'The for statement' --length 300[/bold]\n
     [bold]zoo sample char-lstm-pydoc --temperature 0.7 --top-k 10 --samples 3 --seed 7[/bold]\n
@@ -100,10 +106,10 @@ def sample(
         whole_number("--beams", beams, 0),
     )
     if sum((greedy, width > 0, several > 1)) > 1:
-        raise UserError("--greedy, --beams and several --samples exclude each other")
+        raise UserError("--greedy, --beams and several --samples are mutually exclusive")
     of_drawing = {"--temperature": temperature != "1", "--top-k": top_k != "0", "--top-p": top_p != "1", "--seed": seed != "0"}
     if (greedy or width) and (given := [name for name, is_given in of_drawing.items() if is_given]):
-        raise UserError(f"{'--greedy' if greedy else '--beams'} draws nothing at random: leave {' and '.join(given)} out")
+        raise UserError(f"{'--greedy' if greedy else '--beams'} does not sample: omit {' and '.join(given)}")
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)
     from zoo.tasks.decoding import Sampling
@@ -140,12 +146,12 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
 def chat(
     context: typer.Context,
     run: RunName,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The picture to talk about.")],
-    caption: Annotated[str, typer.Option(help="What is known of the picture before the first question.")] = "",
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image to talk about.")],
+    caption: Annotated[str, typer.Option(help="Caption of the image, as context.")] = "",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Talk about a picture: a question a line, each understood in the light of those before; quit or Ctrl-D ends.
+    """Hold a dialogue about an image: one question per line, answered in the context of the previous ones; quit or Ctrl-D ends.
 
     [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
     [bold]printf 'what color is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program

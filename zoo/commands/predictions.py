@@ -28,7 +28,7 @@ def answer_format(as_json: bool, as_csv: bool, output: str) -> str:
         UserError: they contradict each other, or such a file cannot be written.
     """
     if as_json and as_csv:
-        raise UserError("--json and --csv exclude each other")
+        raise UserError("--json and --csv are mutually exclusive")
     asked = "json" if as_json else "csv" if as_csv else ""
     if not output:
         return asked or "table"

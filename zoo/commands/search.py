@@ -1,4 +1,4 @@
-"""``zoo search``: many trainings, of which the best counts."""
+"""``zoo search``: hyperparameter search."""
 
 from __future__ import annotations
 
@@ -16,35 +16,46 @@ from zoo.registry.registry import Registry
 
 def search(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in mlp.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Model, such as mlp.")],
     over: Annotated[
         list[str],
-        typer.Option(metavar="KEY=RANGE", help="log:LOW..HIGH, uniform:LOW..HIGH or choice:A,B; for a grid, LOW..HIGH:POINTS."),
+        typer.Option(
+            metavar="KEY=RANGE",
+            help="Key and range: log:LOW..HIGH, uniform:LOW..HIGH or choice:A,B; for a grid, LOW..HIGH:POINTS.",
+        ),
     ] = [],  # noqa: B006
-    data: Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")] = "",
-    epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data, in each trial.")] = None,
+    data: Annotated[
+        str, typer.Option(metavar="NAME", help="Data set; the default is the model's own and needs no download.")
+    ] = "",
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs of each trial.")] = None,
     settings: Set = [],  # noqa: B006
-    trials: Annotated[str | None, typer.Option(metavar="N", help="Finished trials in all; default 20, or all of a grid.")] = None,
-    sampler: Annotated[str, typer.Option(help="random, grid, or tpe, which looks at the results so far.")] = "random",
-    pruner: Annotated[str, typer.Option(help="Stop bad trials early: none, median or asha.")] = "none",
-    metric: Annotated[str, typer.Option(help="Of validation, as in loss; the default is the model's own.")] = "",
-    folds: Annotated[str, typer.Option(metavar="K", help="K-fold cross-validation: K trainings for each trial.")] = "1",
+    trials: Annotated[
+        str | None, typer.Option(metavar="N", help="Total number of trials; default 20, or the whole grid.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="random, grid or tpe (samples near good trials).")] = "random",
+    pruner: Annotated[str, typer.Option(metavar="NAME", help="Early stopping of bad trials: none, median or asha.")] = "none",
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Validation metric to optimize, such as loss; the default is the model's own.")
+    ] = "",
+    folds: Annotated[str, typer.Option(metavar="K", help="K-fold cross-validation of each trial.")] = "1",
     workers: Annotated[
-        str, typer.Option(metavar="N", help="Processes here, each on a GPU of its own if there are several.")
+        str, typer.Option(metavar="N", help="Parallel processes, each with a GPU of its own if there are several.")
     ] = "1",
-    study: Annotated[str, typer.Option("--name", help="Of the study; the default is made of model and data.")] = "",
-    storage: Annotated[str, typer.Option(metavar="URL", help="A database for several machines, as in postgresql://...")] = "",
-    seed: Annotated[str, typer.Option(metavar="N", help="Of what is drawn; training has its own, recipe.seed.")] = "0",
-    show: Annotated[bool, typer.Option("--show", help="Only show how a study stands.")] = False,
-    wandb_sweep: Annotated[str, typer.Option(metavar="FILE", help="Only write the search as a sweep of W&B.")] = "",
+    study: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the study; default MODEL-DATA.")] = "",
+    storage: Annotated[
+        str, typer.Option(metavar="URL", help="Database to share the study between machines, such as postgresql://...")
+    ] = "",
+    seed: Annotated[str, typer.Option(metavar="N", help="Seed of the sampler; training has its own, recipe.seed.")] = "0",
+    show: Annotated[bool, typer.Option("--show", help="Only show the results so far.")] = False,
+    wandb_sweep: Annotated[str, typer.Option(metavar="FILE", help="Only write the search as a W&B sweep configuration.")] = "",
     json: Json = False,
 ) -> None:
-    """Search for good settings: many trainings, judged on validation images. The same command goes on with its study.
+    """Search hyperparameters by validation score. Run the same command again to continue a study.
 
     [bold]zoo search mlp --over recipe.lr=log:1e-4..1e-1 --over model.dropout=uniform:0..0.5 --trials 30[/bold]\n
     [bold]zoo search mlp --over 'model.hidden_sizes=choice:\\[64],\\[256,128]' --sampler grid --folds 5[/bold]\n
     [bold]zoo search resnet20 --over recipe.lr=log:1e-2..1 --sampler tpe --pruner median --workers 4[/bold]\n
-    [bold]zoo search mlp --show[/bold]   table and picture of what there is
+    [bold]zoo search mlp --show[/bold]   results so far
     """
     registry = open_registry(context)
     entry = registry.model(name)
@@ -53,7 +64,7 @@ def search(
     where = (study or f"{name}-{data or entry.data}", storage)
     if show:
         if over or settings or trials or wandb_sweep:
-            raise UserError("--show shows a study as it is: leave out what is to be searched")
+            raise UserError("--show shows a study as it is: omit the options that define a search")
         from zoo.search.study import Place, find
 
         place = Place(*where)
@@ -86,17 +97,19 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, 
     check_data_and_model(registry, plan)
     study = start_or_go_on(place, plan)
     if done := len(points_over(study, effort.points)):
-        print(f"study {place.name} goes on: {done} of {effort.points} trials are finished", file=sys.stderr)
+        print(f"continuing study {place.name}: {done} of {effort.points} trials are finished", file=sys.stderr)
     try:
         run_search(registry, study, place, plan, effort)
     except Interrupted:
         again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
         kept = len(points_over(study, effort.points))
-        print(f"interrupted; {kept} finished trials are kept. To go on: {again}", file=sys.stderr)
+        print(f"interrupted; {kept} finished trials are kept. To continue: {again}", file=sys.stderr)
         sys.exit(130)
     _print_search(registry, place, plan, study, json, zoo)
     if not any(trial.value is not None for trial in study.trials):
-        raise UserError(f"no trial of study {place.name!r} came to a result: the table says why; for another range, --name NEW")
+        raise UserError(
+            f"all trials of study {place.name!r} failed, for the reasons in the table; to try another range, --name NEW"
+        )
 
 
 def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
@@ -112,4 +125,4 @@ def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: b
         print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
         print(f"next: {zoo} train --config {shlex.quote(str(best))}")
     else:
-        print("\nno trial is complete yet. next: the command that began the study goes on with it, and tries lost trials again")
+        print("\nno trial is complete yet. next: run the command that started the study again to continue it")

@@ -1,4 +1,4 @@
-"""What all commands share: options that are text, errors of one line, tables and JSON."""
+"""What all commands share: lazy imports, text options, one-line errors, tables and JSON."""
 
 from __future__ import annotations
 
@@ -105,14 +105,19 @@ def _fail(text: str) -> None:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."
+    ),
 ]
-SetData = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of the data, as in data.size=32.")]
+SetData = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a data setting, as in data.size=32.")]
 SetModelAndData = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting of model or data, as in model.depth=32, data.size=64.")
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a model or data setting, as in model.depth=32, data.size=64."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name under runs/, or the path of a run's folder.")]
-Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run under runs/, the path of one, or an exported .safetensors file.")
+]
+Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]
 
 
 def open_registry(context: typer.Context) -> Registry:
@@ -123,14 +128,14 @@ def open_registry(context: typer.Context) -> Registry:
 
 
 def whole_number(option: str, text: str, least: int = 1) -> int:
-    """A whole number that an option was given."""
+    """Parse the integer that an option was given."""
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{option} {text}: must be a number from {least}")
     return int(text)
 
 
 def decimal_number(option: str, text: str) -> float:
-    """A number that an option was given."""
+    """Parse the number that an option was given."""
     try:
         return float(text)
     except ValueError:
@@ -138,12 +143,12 @@ def decimal_number(option: str, text: str) -> float:
 
 
 def zoo_command(context: typer.Context) -> str:
-    """The command that starts any other, with the plugins that were given."""
+    """The start of a command to suggest: ``zoo`` with the plugins that were given."""
     return " ".join(["zoo", *(f"--plugin {shlex.quote(file)}" for file in context.obj or ())])
 
 
 def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
-    """The file with the weights of a run, or of what was exported from one, and the Run they were trained by."""
+    """The checkpoint of a run or an exported file, and the Run it was trained with."""
     if run.endswith(".safetensors") and Path(run).is_file():
         from zoo.training.exported import ExportedFile
 
@@ -165,7 +170,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
-    """Aligned columns, those of ``numbers`` to the right; a line is cut to the width of a terminal, and whole in a pipe."""
+    """Print aligned columns, those of ``numbers`` to the right; truncated to the width of a terminal, whole in a pipe."""
     import shutil
 
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from zoo.config.recipe import Run
 
 
-DataName = Annotated[str, typer.Option(help="A data set; the default is the model's own, which needs no network.")]
-Epochs = Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")]
-Devices = Annotated[str | None, typer.Option(metavar="N", help="How many devices, or 'auto'.")]
-Nodes = Annotated[str | None, typer.Option(metavar="N", help="How many machines.")]
-Strategy = Annotated[str | None, typer.Option(help="Lightning's: ddp, fsdp, ...")]
-Accelerator = Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")]
-Precision = Annotated[str | None, typer.Option(help="32, bf16, 16 or 64.")]
-NewName = Annotated[str | None, typer.Option("--name", help="Name of the run's folder under runs/.")]
-Config = Annotated[str | None, typer.Option(metavar="FILE", help="Settings in YAML, as a run's run.yaml.")]
-Wandb = Annotated[str | None, typer.Option(help="Weights & Biases: online or offline.")]
+DataName = Annotated[str, typer.Option(metavar="NAME", help="Data set; the default is the model's own and needs no download.")]
+Epochs = Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs.")]
+Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of devices, or auto.")]
+Nodes = Annotated[str | None, typer.Option(metavar="N", help="Number of machines.")]
+Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: ddp, fsdp, ...")]
+Accelerator = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")]
+Precision = Annotated[str | None, typer.Option(metavar="P", help="32, bf16, 16 or 64.")]
+NewName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run, a folder under runs/.")]
+Config = Annotated[str | None, typer.Option(metavar="FILE", help="YAML file of settings, such as the run.yaml of a run.")]
+Wandb = Annotated[str | None, typer.Option(metavar="MODE", help="Weights & Biases: online or offline.")]
 
 
 def flag_sections(
@@ -54,7 +54,7 @@ def flag_sections(
     accelerator: str | None = None,
     wandb: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The flags that were given, as settings of a Run: section -> key -> value."""
+    """The given flags as settings of a Run: section -> key -> value."""
     return without_empty(
         {
             "data": {"name": data or None},
@@ -66,14 +66,16 @@ def flag_sections(
 
 
 def without_empty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What was given of all flags, by section and key."""
+    """Drop flags that were not given."""
     given = {name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()}
     return {name: section for name, section in given.items() if section}
 
 
 def train(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in resnet20; left out with --resume or --config.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model, such as resnet20; omit it with --resume or --config.")
+    ] = "",
     data: DataName = "",
     epochs: Epochs = None,
     devices: Devices = None,
@@ -85,13 +87,13 @@ def train(
     config: Config = None,
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run exactly where it was saved.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue a run exactly where it was saved.")] = None,
     json: Json = False,
 ) -> None:
     """Train a model, keep the best checkpoint, and test it.
 
-    [bold]zoo train resnet20[/bold]   on digits, in under a minute\n
-    [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your pictures, one folder a class\n
+    [bold]zoo train resnet20[/bold]   on the built-in digits, in under a minute\n
+    [bold]zoo train resnet20 --data folder --set data.root=photos[/bold]   on your own images, one folder per class\n
     [bold]zoo train mlp --epochs 5 --set model.hidden_sizes=[256,128] --set recipe.lr=3e-4[/bold]\n
     [bold]zoo train --resume resnet20-digits[/bold]   after an interruption
     """
@@ -112,32 +114,32 @@ def train(
         from zoo.training.run_folder import RunFolder
 
         if config or run_name:
-            raise UserError(f"--resume goes on with a run as it is: leave out {'--config' if config else '--name'}")
+            raise UserError(f"--resume continues a run as it is: omit {'--config' if config else '--name'}")
         folder = RunFolder.find(resume)
         former = folder.read_run()
         run = resolve(registry, name or None, former.model_dump(mode="json"), layers)
         changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
         if changed:
             instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
-            raise UserError(f"--resume goes on with a run as it is, and here {changed[0]}: for a new run, {instead}")
+            raise UserError(f"--resume continues a run as it is, but {changed[0]}: to start a new run, {instead}")
     train_and_tell(registry, run, run_name, folder, json, zoo_command(context))
 
 
-# they say where a run computes and who watches, not what it computes
+# where a run computes and where it is tracked, not what it computes
 CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
 
 
 def train_and_tell(
     registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str, **watching: Any
 ) -> None:
-    """Train and tell how to go on; ``again`` is the command with the plugins that were given."""
+    """Train, print the results and suggest the next command; ``again`` is ``zoo`` with the plugins that were given."""
     from zoo.training import engine
     from zoo.training.checkpoints import Interrupted
 
     try:
         outcome = engine.train(registry, run, run_name, resume, **watching)
     except Interrupted as stopped:
-        state = "and saved. To go on" if stopped.is_saved else "before anything was to be saved. To begin anew"
+        state = "and saved. To continue" if stopped.is_saved else "before the first checkpoint. To start again"
         rank_zero_print(f"interrupted, {state}: {again} train --resume {stopped}")
         sys.exit(130)
     if not outcome.is_rank_zero:
@@ -147,7 +149,7 @@ def train_and_tell(
         return
     name = outcome.folder.name
     if outcome.was_finished:
-        print(f"{name} was finished: there was nothing left to train")
+        print(f"{name} was already finished: nothing left to train")
     print(f"{run.network} on {run.data['name']}: {metrics_line(outcome.test)}")
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     for finding in outcome.findings:
@@ -171,20 +173,20 @@ def train_and_tell(
 def test(
     context: typer.Context,
     run: RunName,
-    data: Annotated[str, typer.Option(help="Another data set with the same classes.")] = "",
-    devices: Annotated[str | None, typer.Option(metavar="N", help="How many devices; the figures do not depend on it.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="Lightning's: cpu, gpu, mps, ...")] = None,
+    data: Annotated[str, typer.Option(help="Evaluate on another data set with the same classes.")] = "",
+    devices: Annotated[str | None, typer.Option(metavar="N", help="Number of devices; the metrics do not depend on it.")] = None,
+    accelerator: Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")] = None,
     settings: SetData = [],  # noqa: B006
-    csv: Annotated[str, typer.Option(metavar="FILE", help="Write precision, recall and F1 of every class here.")] = "",
+    csv: Annotated[str, typer.Option(metavar="FILE", help="Write precision, recall and F1 of every class to this file.")] = "",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
-    """Test a trained model on its test images; of a classifier, tell of each class and of what is taken for what.
+    """Evaluate a trained model on the test split; for classifiers, with per-class metrics and a confusion matrix.
 
     [bold]zoo test resnet20-digits[/bold]\n
-    [bold]zoo test resnet20-digits --json[/bold]   one object: a number for each metric, then classes and confusion\n
-    [bold]zoo test resnet20-digits --csv classes.csv[/bold]   all classes, where a table would be too long\n
-    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file, on other pictures
+    [bold]zoo test resnet20-digits --json[/bold]   metrics, classes and confusion matrix as one object\n
+    [bold]zoo test resnet20-digits --csv classes.csv[/bold]   per-class metrics as a file\n
+    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file on other images
     """
     from zoo.config.recipe import parse_setting, resolve_test
 
@@ -196,7 +198,7 @@ def test(
     model = registry.model(former.model["name"])
     if csv:
         if model.task != "classification":
-            raise UserError(f"--csv {csv}: is of single classes, and {model.name} is for {model.task}: leave it out")
+            raise UserError(f"--csv {csv}: per-class metrics are for classifiers, and {model.name} is for {model.task}")
         require_writable("--csv", Path(csv))
     from zoo.training import engine
 

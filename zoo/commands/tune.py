@@ -1,4 +1,4 @@
-"""``zoo tune``: a learning rate and a batch size, before training."""
+"""``zoo tune``: suggest a learning rate and a batch size."""
 
 from __future__ import annotations
 
@@ -20,38 +20,40 @@ if TYPE_CHECKING:
 PARTS = ("lr", "batch")
 FOUND = ("recipe.lr", "recipe.batch_size")
 LIMITS = {
-    "data": "which is all there is for training",
-    "memory": "more would not fit into memory",
-    "time": "a step with twice as many would take too long to be tried",
+    "data": "the whole training set",
+    "memory": "a larger one runs out of memory",
+    "time": "a step of twice the size would take too long to try",
 }
 
 
 def tune(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model, as in resnet20, or a backbone as zoo finetune takes it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model, such as resnet20, or a backbone as zoo finetune takes it.")
+    ],
     data: DataName = "",
     weights: Weights = "",
     freeze: Freeze = None,
     settings: Set = [],  # noqa: B006
-    only: Annotated[str, typer.Option(metavar="PART", help="lr or batch; the default is both.")] = "",
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Draw the range test into this PNG.")] = "",
+    only: Annotated[str, typer.Option(metavar="PART", help="Tune only lr or batch; default both.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Plot loss over learning rate to this PNG.")] = "",
     json: Json = False,
 ) -> None:
-    """Find a learning rate, and the largest batch that fits, by short trials of which nothing stays behind.
+    """Find a learning rate (range test) and the largest batch that fits in memory.
 
-    [bold]zoo tune resnet20[/bold]   on digits\n
-    [bold]zoo tune resnet20 -o rates.png[/bold]   and the loss over the rate as a picture\n
-    [bold]zoo tune vit --data folder --set data.root=photos --only lr[/bold]   on your pictures, one folder a class\n
-    [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the rate for another batch\n
-    [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the rate for a new head on published weights
+    [bold]zoo tune resnet20[/bold]   on the built-in digits\n
+    [bold]zoo tune resnet20 -o rates.png[/bold]   with a plot of loss over learning rate\n
+    [bold]zoo tune vit --data folder --set data.root=photos --only lr[/bold]   on your own images, one folder per class\n
+    [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the learning rate for this batch size\n
+    [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the learning rate of a new head
 
-    A model is trained from the start unless --freeze or --weights is given; any other backbone is fine-tuned.
+    A model is trained from scratch unless --freeze or --weights is given; any other backbone is fine-tuned.
     """
     registry = open_registry(context)
     if only and only not in PARTS:
         raise unknown("part", only, PARTS)
     if output and only == "batch":
-        raise UserError(f"--output {output}: only the range test is drawn, leave out --only batch")
+        raise UserError(f"--output {output}: it is a plot of the range test: omit --only batch")
     run, words = resolve_either(registry, name, data, weights, freeze, settings)
     if output:
         from zoo.pictures.figure import check_output
@@ -66,7 +68,7 @@ def tune(
 
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
-    """What was found, as plain data: ``lr``, ``batch_size``, and each search in full."""
+    """Run the searches; the result is plain data: ``lr``, ``batch_size``, and the details of each."""
     from zoo.training.tuning import counts_images, open_subject, range_test, search_batch, with_batch
 
     def tell(text: str) -> None:
@@ -76,12 +78,12 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
     subject = open_subject(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
     if only == "batch" or (not only and counts_images(subject)):
-        tell("batch size: real steps of training and validation, twice as large each time")
+        tell("batch size: training and validation steps of doubling size")
         batch = search_batch(subject)
         found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch.to_dict()}
         subject = with_batch(subject, found["batch_size"])
     if only != "batch":
-        tell("learning rate: up to 100 steps, with a higher rate at each")
+        tell("learning rate: up to 100 steps of increasing learning rate")
         test = range_test(subject)
         found |= {"lr": test.suggestion or run.recipe.lr, "range_test": test.to_dict()}
         if output:
@@ -96,7 +98,7 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
 
 
 def _train_command(command: str, words: list[str], settings: list[str], found: dict[str, Any]) -> str:
-    """The command that trains with what was found; ``words`` and ``settings`` are those that it was found with."""
+    """The command that trains with the result; ``words`` and ``settings`` are those of this one."""
     kept = [text for text in settings if text.partition("=")[0].strip() not in FOUND]
     settings = [*kept, f"recipe.lr={found['lr']:g}", f"recipe.batch_size={found['batch_size']}"]
     return f"{command} {shlex.join([*words, *(word for text in settings for word in ('--set', text))])}"
@@ -106,18 +108,18 @@ def _print(run: Run, found: dict[str, Any], again: str) -> None:
     if "batch_search" in found:
         _print_batches(run, found["batch_search"], found["batch_size"])
     if "range_test" in found:
-        print(f"learning rate  {_told_of_rates(run, found)}")
+        print(f"learning rate  {_describe_rates(run, found)}")
     if "picture" in found:
-        print(f"{found['picture']}: the loss over the rate; it should fall towards the suggestion and rise steeply behind it")
+        print(f"{found['picture']}: loss over learning rate, lowest near the suggestion, diverging to its right")
     print(f"next: {again}")
 
 
-def _told_of_rates(run: Run, found: dict[str, Any]) -> str:
-    test, former = found["range_test"], f"{run.recipe.lr:g} of the recipe"
+def _describe_rates(run: Run, found: dict[str, Any]) -> str:
+    test, former = found["range_test"], f"the recipe's {run.recipe.lr:g}"
     if test["suggestion"] is None:
-        return f"the loss did not fall at any rate from {test['rates'][0]:g} to {test['rates'][-1]:g}, so {former} stays"
+        return f"the loss did not fall at any rate from {test['rates'][0]:g} to {test['rates'][-1]:g}, so keep {former}"
     end = f"diverged above {test['rates'][-1]:.2g}" if test["diverged"] else f"was still finite at {test['rates'][-1]:.2g}"
-    return f"{test['suggestion']:g} instead of {former}: there the loss was lowest, and it {end}"
+    return f"{test['suggestion']:g} instead of {former}: lowest loss; it {end}"
 
 
 def _print_batches(run: Run, search: dict[str, Any], batch_size: int) -> None:
@@ -133,6 +135,6 @@ def _print_batches(run: Run, search: dict[str, Any], batch_size: int) -> None:
     of = f" of {search['available'] / 1e6:,.0f} MB available" if search["available"] else ""
     print(f"batch size     {search['largest']:,} fits{of}, {LIMITS[search['limit']]}")
     if batch_size < run.recipe.batch_size:
-        print(f"               the {run.recipe.batch_size} of the recipe do not: {batch_size}")
+        print(f"               the recipe's {run.recipe.batch_size} does not: {batch_size}")
     elif search["largest"] > batch_size:
-        print(f"               {batch_size} of the recipe stay; for another, with a rate of its own: --set {FOUND[1]}=N")
+        print(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")

@@ -1,4 +1,4 @@
-"""``zoo watch``: what a run is doing that another process trains."""
+"""``zoo watch``: progress of a run that another process trains."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ BAR_WIDTH = 60
 
 def watch(
     run: RunName,
-    once: Annotated[bool, typer.Option("--once", help="Show the state once, as where the output is no terminal.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the state once and exit; the default when the output is not a terminal.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show how far a run is, how fast, and what its metrics do, while another process trains it.
+    """Follow the progress, speed and metrics of a run that another process trains.
 
-    [bold]zoo watch resnet20-digits[/bold]   until it has finished, or Ctrl-C: the run goes on\n
+    [bold]zoo watch resnet20-digits[/bold]   until the run ends; Ctrl-C stops watching, not the run\n
     [bold]zoo watch resnet20-digits --once[/bold]
     """
     from zoo.training.run_folder import TRACES, RunFolder
@@ -37,7 +39,7 @@ def watch(
     elif once or not sys.stdout.isatty():
         print("\n".join(watched.state(time()).lines()))
     else:
-        with suppress(KeyboardInterrupt):  # which is how one stops looking
+        with suppress(KeyboardInterrupt):  # the way to stop watching
             _follow(watched)
 
 

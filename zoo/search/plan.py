@@ -136,7 +136,7 @@ def plan_search(
     if sampler == "grid":
         grid_points(space, seed)  # which complains
     if folds > 1 and any(dimension.key == "data.validation" for dimension in space):
-        raise UserError("--folds and a search over data.validation exclude each other")
+        raise UserError("--folds and a search over data.validation are mutually exclusive")
     if base.trainer.devices != 1 or base.trainer.num_nodes != 1:
         raise UserError("each trial runs on one device: leave trainer.devices and trainer.num_nodes out; --workers uses several")
     task = registry.model(name).load()  # imports torch, and is therefore the last thing that is looked at

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.search.plan import Search
 from zoo.search.points import planned_trials, points_over
@@ -28,14 +27,14 @@ class SearchProgress:
     def __init__(self, study: optuna.Study, search: Search, points: int) -> None:
         self.study, self.search, self.points = study, search, points
         self.seen = {trial.number for trial in self._over()}
-        self.started_at, self.done_before = time.monotonic(), len(points_over(study, points))
         self.bar: Progress | None = None
 
     def __enter__(self) -> SearchProgress:
         if sys.stderr.isatty():
-            columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+            state = TextColumn("{task.fields[state]}")
+            columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), state)
             self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.add_task("", total=self.points, completed=self.done_before, state="")
+            self.bar.add_task("", total=self.points, completed=len(points_over(self.study, self.points)), state="")
             self.bar.start()
         return self
 
@@ -72,13 +71,8 @@ class SearchProgress:
 
     def _state(self, done: int) -> str:
         best = best_trial(self.study)
-        state = f"{done}/{self.points} done" if self.bar is None else ""
-        if best is not None:
-            state += f"{', ' if state else ''}best {best.value:.4f} (trial {best.number})"
-        if done > self.done_before and done < self.points:
-            seconds = (time.monotonic() - self.started_at) / (done - self.done_before) * (self.points - done)
-            state += f", {seconds / 60:.0f} min left" if seconds > 90 else f", {seconds:.0f} s left"
-        return state.removeprefix(", ")
+        count = f"{done}/{self.points} done" if self.bar is None else ""
+        return ", ".join(filter(None, (count, best and f"best {best.value:.4f} (trial {best.number})")))
 
 
 def shown(value: Any) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import optuna
@@ -99,71 +97,43 @@ def _stopped_by_signals() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- several processes
 
 
-@dataclass
-class _Process:
-    """A worker's process and the end of the pipe on which it says what went wrong."""
-
-    process: Any
-    fault: Connection
-    told: bool = False
-
-
 def _run_processes(place: Place, search: Search, effort: Effort, progress: SearchProgress) -> None:
-    processes = [_start(number, place, search, effort) for number in range(effort.workers)]
+    """One pool of one process for each worker, so that one that is killed takes no other with it."""
+    devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
+    workers: dict[Future, int] = {}
     try:
-        while any(each.process.is_alive() for each in processes):
-            time.sleep(POLL_SECONDS)
+        for number in range(effort.workers):
+            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
+            with _inherited(devices[number % len(devices)] if devices else None):
+                workers[pool.submit(_work_in_process, place, search, effort)] = number
+            pool.shutdown(wait=False)  # no more work for it than this
+        pending = set(workers)
+        while pending:
+            done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
             progress.update()
-            for number, each in enumerate(processes):
-                _look_after(number, each, progress)
+            for worker in done:
+                try:
+                    worker.result()
+                except BrokenProcessPool:
+                    progress.say(f"worker {workers[worker]} was killed: another one will retry its trial")
     except BaseException:
-        _stop(processes)
+        _stop_processes()
         raise
-    progress.update()
     if len(points_over(progress.study, effort.points)) < effort.points:
-        raise UserError("all workers were killed, for want of memory perhaps: the same command goes on, with fewer --workers")
+        raise UserError("all workers were killed, out of memory perhaps: the same command continues, with fewer --workers")
 
 
-def _look_after(number: int, each: _Process, progress: SearchProgress) -> None:
-    """Hand on what ended a worker, once.
-
-    Raises:
-        UserError: what the worker says.
-    """
-    if each.told or each.process.exitcode in (None, 0):
-        return
-    each.told = True
-    if each.fault.poll():
-        try:
-            raise UserError(each.fault.recv())
-        except EOFError:
-            pass  # it was killed
-    if each.process.exitcode > 0:
-        raise RuntimeError(f"worker {number} failed, as told above")
-    progress.say(f"worker {number} was killed (signal {-each.process.exitcode}): its trial is tried again by the others")
-
-
-def _stop(processes: list[_Process]) -> None:
-    for each in processes:
-        each.process.terminate()  # which ends a training at its next step
+def _stop_processes() -> None:
+    processes = multiprocessing.active_children()
+    for process in processes:
+        process.terminate()  # which ends a training at its next step
     deadline = time.monotonic() + STOP_SECONDS
     try:
-        for each in processes:
-            each.process.join(max(0.1, deadline - time.monotonic()))
+        for process in processes:
+            process.join(max(0.1, deadline - time.monotonic()))
     finally:  # late, or interrupted again
-        for each in processes:
-            each.process.kill()
-
-
-def _start(number: int, place: Place, search: Search, effort: Effort) -> _Process:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(place, search, effort, sender), name=f"zoo search worker {number}")
-    devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
-    with _inherited(devices[number % len(devices)] if devices else None):
-        process.start()
-    sender.close()
-    return _Process(process, receiver)
+        for process in processes:
+            process.kill()
 
 
 @contextmanager
@@ -185,22 +155,13 @@ def _inherited(device: str | None) -> Iterator[None]:
             os.environ.pop(DEVICES, None)
 
 
-def _worker(place: Place, search: Search, effort: Effort, fault: Connection) -> None:
-    """What one process does; it ends with 0 when all is done or it was asked to stop, and with 1 at a fault."""
+def _work_in_process(place: Place, search: Search, effort: Effort) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // effort.workers))
     try:
         with _stopped_by_signals():
             _work(scan(effort.plugins), reopen(place), place, search, effort, None)
     except Interrupted:
-        return
-    except (UserError, OSError) as error:
-        filename = getattr(error, "filename", None)
-        fault.send(f"{filename}: {error.strerror.lower()}" if filename else one_line(error))
-    except BaseException:
-        traceback.print_exc()
-    else:
-        return
-    sys.exit(1)
+        pass
 
 
 def visible_devices() -> list[str]:
