@@ -27,7 +27,7 @@ def by_hand(registry: Any, run: Run, data: Any) -> Iterator[None]:
     recipe, chunk = run.recipe, run.data["seq_len"]
     network = building.build_task(registry, run, data.spec).train()
     optimizer = torch.optim.AdamW(
-        network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
+        network.parameters(), recipe.lr, recipe.optimizer_args["betas"], weight_decay=recipe.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, 10**6, cycle_momentum=False)
     text = data.splits["train"]

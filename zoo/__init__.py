@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.core.errors import UserError
-from zoo.registry.entry import Entry, register_data, register_model
+from zoo.registry.entry import (
+    Entry,
+    register_augmentation,
+    register_data,
+    register_loss,
+    register_model,
+    register_optimizer,
+)
 from zoo.registry.registry import Registry, own_version, scan
 from zoo.spec import ImageSpec, Spec, TextSpec
 
@@ -20,8 +27,11 @@ __all__ = [
     "TextSpec",
     "UserError",
     "create",
+    "register_augmentation",
     "register_data",
+    "register_loss",
     "register_model",
+    "register_optimizer",
     "scan",
 ]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.images import ImageData
-from zoo.datamodules.loading.augment import MIXING
+from zoo.datamodules.loading.augment import Augmentation
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import PAD, ImageTextSpec
 
@@ -31,7 +31,7 @@ class ImageTextData(ImageData):
         if not 0 < validation < 1:
             raise UserError(f"data.validation={validation}: must be above 0 and less than 1")
         super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-        if mixing := [part for part in self.augment.split(",") if part.partition(":")[0].strip() in MIXING]:
+        if mixing := Augmentation(self.augment, classes=1).mixing:
             raise UserError(f"data.augment={mixing[0]}: mixes the classes of pictures, and words cannot be mixed: leave it out")
 
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:

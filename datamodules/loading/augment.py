@@ -4,15 +4,12 @@ A description is a comma-separated list, applied in order, each with an optional
 
     crop:4,hflip,jitter:0.4,cutout:8,mixup:0.2
 
-``crop`` (pixels of padding), ``hflip``, ``vflip``, ``resized-crop`` (smallest share of the area), ``jitter`` (strength of
-brightness, contrast and saturation), ``cutout`` (side of the hole in pixels), ``mixup`` and ``cutmix`` (alpha of
-Beta(alpha, alpha)).
-
 Parameters come from a CPU generator, so that a seed gives the same pictures on every device.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,13 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.core.errors import UserError, unknown
+from zoo.registry.augmentations import Fraction, parse_augmentation
+from zoo.registry.entry import register_augmentation
+from zoo.registry.registry import current_registry
 
 Batch = dict[str, Tensor]
 Transform = Callable[[Batch, torch.Generator], Batch]
 
 
-def padded_crop(batch: Batch, generator: torch.Generator, padding: int) -> Batch:
+@register_augmentation("crop")
+def padded_crop(batch: Batch, generator: torch.Generator, padding: int = 4) -> Batch:
     """Shift each image by up to ``padding`` pixels, filling with zeros (He et al. 2015, section 4.2).
 
     The crop is a copy of rows from any offset of the padded batch, seen as one overlapping matrix: several times faster
@@ -44,8 +44,19 @@ def padded_crop(batch: Batch, generator: torch.Generator, padding: int) -> Batch
     return {**batch, "images": rows.index_select(0, starts).view(images.shape)}
 
 
-def flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
-    """Mirror each image with probability one half; ``axis`` -1 is left-right, -2 is upside down."""
+@register_augmentation("hflip")
+def flip_left_right(batch: Batch, generator: torch.Generator) -> Batch:
+    """Mirror each image left to right with probability one half."""
+    return _flip(batch, generator, -1)
+
+
+@register_augmentation("vflip")
+def flip_upside_down(batch: Batch, generator: torch.Generator) -> Batch:
+    """Turn each image upside down with probability one half."""
+    return _flip(batch, generator, -2)
+
+
+def _flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
     images = batch["images"]
     n = len(images)
     # choosing between an image and its mirror by index_select copies whole images, which torch.where does not
@@ -54,7 +65,8 @@ def flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
     return {**batch, "images": both.index_select(0, choice.to(images.device, non_blocking=True))}
 
 
-def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> Batch:
+@register_augmentation("resized-crop")
+def resized_crop(batch: Batch, generator: torch.Generator, smallest: Fraction = 0.35) -> Batch:
     """Cut a box and scale it back (Szegedy et al. 2015).
 
     Its share of the area is in [smallest, 1], its aspect ratio in [3/4, 4/3] of the image's own.
@@ -75,7 +87,8 @@ def resized_crop(batch: Batch, generator: torch.Generator, smallest: float) -> B
     return {**batch, "images": cut.round_().to(images.dtype)}
 
 
-def jitter(batch: Batch, generator: torch.Generator, strength: float) -> Batch:
+@register_augmentation("jitter")
+def jitter(batch: Batch, generator: torch.Generator, strength: float = 0.4) -> Batch:
     """Change brightness, contrast and (of color images) saturation, each by a factor in [1 - strength, 1 + strength]."""
     images = batch["images"].float()
     n, channels = images.shape[:2]
@@ -95,7 +108,8 @@ def _gray(images: Tensor) -> Tensor:
     return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def cutout(batch: Batch, generator: torch.Generator, side: int) -> Batch:
+@register_augmentation("cutout")
+def cutout(batch: Batch, generator: torch.Generator, side: int = 8) -> Batch:
     """Blank a square whose center is anywhere in the image, so that it may stick out (DeVries and Taylor 2017)."""
     images = batch["images"]
     n, _, height, width = images.shape
@@ -111,7 +125,8 @@ def _box(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, 
     return (((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :])[:, None]
 
 
-def mixup(batch: Batch, generator: torch.Generator, alpha: float, classes: int) -> Batch:
+@register_augmentation("mixup")
+def mixup(batch: Batch, generator: torch.Generator, classes: int, alpha: float = 0.2) -> Batch:
     """Average each image and its label with those of another one (Zhang et al. 2017, eq. 1). Images become float."""
     n = len(batch["images"])
     share, partner = _beta(alpha, n, generator), torch.randperm(n, generator=generator)
@@ -122,7 +137,8 @@ def mixup(batch: Batch, generator: torch.Generator, alpha: float, classes: int) 
     return {**batch, "images": mixed, **_mixed_targets(batch, partner, own, classes)}
 
 
-def cutmix(batch: Batch, generator: torch.Generator, alpha: float, classes: int) -> Batch:
+@register_augmentation("cutmix")
+def cutmix(batch: Batch, generator: torch.Generator, classes: int, alpha: float = 1.0) -> Batch:
     """Paste a box of another image and mix the labels by area (Yun et al. 2019, eq. 1 and 2)."""
     images = batch["images"]
     n, _, height, width = images.shape
@@ -152,34 +168,30 @@ def _mixed_targets(batch: Batch, partner: Tensor, own: Tensor, classes: int) -> 
     return {"targets": torch.lerp(soft.index_select(0, partner), soft, own[:, None])}
 
 
-# name -> (transform, default strength or None where it takes none, type of the strength)
-TRANSFORMS: dict[str, tuple[Callable, float | None, type]] = {
-    "crop": (padded_crop, 4, int),
-    "hflip": (partial(flip, axis=-1), None, int),
-    "vflip": (partial(flip, axis=-2), None, int),
-    "resized-crop": (resized_crop, 0.35, float),
-    "jitter": (jitter, 0.4, float),
-    "cutout": (cutout, 8, int),
-    "mixup": (mixup, 0.2, float),
-    "cutmix": (cutmix, 1.0, float),
-}
-MIXING = ("mixup", "cutmix")
-
-
 class Augmentation:
     """The transforms that a description names, applied in order to a batch on its device.
 
     Args:
         description: as above; the empty one and ``none`` change nothing.
-        classes: how many there are, for the soft targets of mixup and cutmix.
+        classes: their number, for the soft targets of mixup and cutmix.
+
+    Attributes:
+        mixing: the items that mix labels.
 
     Raises:
         UserError: an unknown transform, or a strength that is not a positive number.
     """
 
     def __init__(self, description: str, classes: int) -> None:
-        items = [item.strip() for item in description.split(",")]
-        self.transforms = [_parse(item, classes) for item in items if item not in ("", "none")]
+        self.transforms: list[Transform] = []
+        self.mixing: list[str] = []
+        for entry, strength in parse_augmentation(current_registry(), description):
+            function = entry.load()
+            more = {option.name: strength for option in entry.options}
+            if "classes" in inspect.signature(function).parameters:
+                self.mixing.append(entry.name)
+                more["classes"] = classes
+            self.transforms.append(partial(function, **more))
 
     def __call__(self, batch: Batch, seed: int) -> Batch:
         """Transform ``images``, uint8 [N, C, H, W]; mixing adds ``targets``, [N, classes], and leaves ``labels`` as they are."""
@@ -189,22 +201,3 @@ class Augmentation:
         for transform in self.transforms:
             batch = transform(batch, generator)
         return batch
-
-
-def _parse(item: str, classes: int) -> Transform:
-    name, colon, text = item.partition(":")
-    if name not in TRANSFORMS:
-        raise unknown("augmentation", name, [*TRANSFORMS, "none", "light", "standard", "strong"])
-    function, default, kind = TRANSFORMS[name]
-    if default is None:
-        if colon:
-            raise UserError(f"augmentation {name!r} takes no strength")
-        return function
-    try:
-        strength = kind(text) if colon else default
-    except ValueError:
-        strength = -1
-    if not 0 < strength < math.inf or (name == "resized-crop" and strength > 1):
-        raise UserError(f"augmentation {item!r}: the strength must be a positive {kind.__name__}, as in {name}:{default}")
-    more = {"classes": classes} if name in MIXING else {}
-    return lambda batch, generator: function(batch, generator, strength, **more)

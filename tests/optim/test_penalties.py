@@ -66,7 +66,9 @@ def after_steps(steps: int = 5, **recipe) -> torch.Tensor:
     return task.linear.weight.detach()
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"}, {"optimizer": "rmsprop"}])
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd", "optimizer_args": {"momentum": 0.9}}, {"optimizer": "adam"}, {"optimizer": "rmsprop"}]
+)
 def test_l2_in_the_loss_is_weight_decay_where_decay_is_added_to_the_gradient(settings: dict) -> None:
     torch.testing.assert_close(after_steps(l2=0.3, **settings), after_steps(weight_decay=0.3, **settings))
     assert not torch.allclose(after_steps(l2=0.3, **settings), after_steps(**settings))

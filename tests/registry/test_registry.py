@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.registry.entry import Entry, runtime_entry
+from zoo.registry.entry import KINDS, Entry, runtime_entry
 from zoo.registry.registry import Registry, scan
 from zoo.registry.source import read_file
 
@@ -32,7 +32,7 @@ class Mine:
 
 
 def everything(registry: Registry) -> list[Entry]:
-    return [*registry.models.values(), *registry.data.values()]
+    return [entry for kind in KINDS for entry in registry.entries(kind).values()]
 
 
 def test_both_readers_agree_on_every_name() -> None:
@@ -63,10 +63,8 @@ def test_a_file_is_read_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("[8, 4]", "list(range(2))"), "is not a literal"),
         (('task="classification", ', ""), "names no task"),
         (("widths=SIZES", "heights=SIZES"), "does not take"),
-        (("def __init__", "def start"), "defines no __init__"),
         (("class Mine:", "class Mine"), "expected ':'"),
     ],
 )
@@ -224,7 +222,7 @@ class Deep(Base):
     path.write_text(code)
     (entry,) = read_file(path, "skipped")
     assert (entry.name, entry.defaults, entry.summary) == ("deep", {"depth": 5}, "Deep.")
-    path.write_text(code.replace("depth=5", "depth=list()"))
+    path.write_text(code.replace('"deep", task="t", depth=5', '"deep", depth=5'))
     line = next(number for number, text in enumerate(code.splitlines(), 1) if "depth=5" in text)
-    with pytest.raises(ValueError, match=f"line {line}: .* is not a literal"):
+    with pytest.raises(ValueError, match=f"line {line}: 'deep' names no task"):
         list(read_file(path, "skipped"))

@@ -191,7 +191,7 @@ def test_training_equals_a_loop_by_hand_and_records_the_means_over_samples():
 
 @pytest.mark.parametrize(("accumulate", "factor"), [(1, 0.5), (2, 1.0), (4, 2.0)])
 def test_the_learning_rate_is_scaled_by_the_batches_that_make_one_step(accumulate, factor):
-    recipe = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "lr": 0.1, "batch_size": 8}
+    recipe = {"optimizer": "sgd", "optimizer_args": {"momentum": 0.0}, "schedule": "constant", "lr": 0.1, "batch_size": 8}
     task = make_task(**recipe, accumulate_grad_batches=accumulate, lr_base_batch_size=16)
     batches, start = [make_batch(8, seed=seed) for seed in range(accumulate)], task.linear.weight.detach().clone()
     images, labels = (torch.cat([batch[key] for batch in batches]) for key in ("images", "labels"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zoo.checks.data import checks_of_data
 from zoo.checks.models import checks_of_model
@@ -22,10 +23,14 @@ class Result:
     detail: str = ""
 
 
-def check_entry(registry: Registry, entry: Entry) -> list[Result]:
-    """Run every check of an entry's kind, in its ``tiny`` variant. Never raises for a fault of the entry."""
+def check_entry(registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]] = ()) -> list[Result]:
+    """Run every check of an entry's kind, in its ``tiny`` variant. Never raises for a fault of the entry.
+
+    Args:
+        settings: trees of section -> key -> value that go over the tiny variant, as in where the files of a data set are.
+    """
     try:
-        checks = checks_of_model(registry, entry) if entry.kind == "model" else checks_of_data(entry)
+        checks = checks_of_model(registry, entry, settings) if entry.kind == "model" else checks_of_data(entry, settings)
     except Exception as error:
         return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
     return [_run(name, check) for name, check in checks.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,19 +14,20 @@ from zoo.registry.entry import Entry
 from zoo.spec import END, IGNORE, UNKNOWN_ANSWER, ImageTextSpec, NavigationSpec, SequenceSpec, TextSpec
 
 
-def checks_of_data(entry: Entry) -> dict[str, Callable[[], None]]:
+def checks_of_data(entry: Entry, settings: Sequence[dict[str, dict[str, Any]]] = ()) -> dict[str, Callable[[], None]]:
     """The checks of a data set, by what each proves; each raises ``Violation``.
 
     Raises:
         Exception: the data set cannot even be made.
     """
-    data = _open(entry)
+    options = {key: value for layer in settings for key, value in layer["data"].items()}
+    data = _open(entry, options)
     checks = next((checks for kind, checks in CHECKS_OF_SPEC.items() if isinstance(data.spec, kind)), IMAGE_CHECKS)
     return {name: partial(check, data) for name, check in checks.items()}
 
 
-def _open(entry: Entry) -> Any:
-    data = entry.load()(16, 0, **check_options(entry, entry.tiny))
+def _open(entry: Entry, options: dict[str, Any]) -> Any:
+    data = entry.load()(16, 0, **check_options(entry, {**entry.tiny, **options}))
     _ = data.spec  # known before anything is fetched
     data.prepare_data()
     data.setup()

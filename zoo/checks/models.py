@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,13 +26,15 @@ SAMPLES = 6
 STEP_SIZES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)
 
 
-def checks_of_model(registry: Registry, entry: Entry) -> dict[str, Callable[[], None]]:
+def checks_of_model(
+    registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]] = ()
+) -> dict[str, Callable[[], None]]:
     """The checks of a model, by what each proves; each raises ``Violation``.
 
     Raises:
         Exception: the model cannot even be made.
     """
-    subject = _tiny_run(registry, entry)
+    subject = _tiny_run(registry, entry, settings)
     checks = MODEL_CHECKS if subject.learned is None else ONE_PASS_CHECKS
     return {name: partial(check, registry, subject) for name, check in checks.items()}
 
@@ -52,15 +54,15 @@ class TinyRun:
         return copy.deepcopy(self.learned) if self.learned else self.new_task(registry)
 
 
-def _tiny_run(registry: Registry, entry: Entry) -> TinyRun:
-    settings = {
+def _tiny_run(registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]]) -> TinyRun:
+    tiny = {
         "model": entry.tiny,
         "data": registry.data_set(entry.data).tiny if entry.data else {},
         "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
     }
     limits = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
-    settings["trainer"] = {"accelerator": "cpu", "monitor_every_n_steps": 1, **limits}
-    run = resolve(registry, entry.name, {}, [settings])
+    tiny["trainer"] = {"accelerator": "cpu", "monitor_every_n_steps": 1, **limits}
+    run = resolve(registry, entry.name, {}, [tiny, *settings])
     subject = TinyRun(run, building.build_data(registry, run))
     if not subject.new_task(registry).one_pass:
         return subject

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Json, open_registry, print_json
+from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json
 from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -16,23 +16,30 @@ def check(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Model or data set, of the zoo or of a plugin.")],
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare a model's gradients with finite differences.")] = False,
+    settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Test a model or a data set against the contract of the zoo, as for a plugin of your own.
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
+    [bold]zoo check folder --set data.root=photos[/bold]   data from files\n
     [bold]zoo check resnet20 --gradients[/bold]   analytic gradients against central differences
     """
     registry = open_registry(context)
     if name not in registry.models and name not in registry.data:
         raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
     entry = registry.model(name) if name in registry.models else registry.data_set(name)
+    if gradients and settings:
+        raise UserError("--set goes without --gradients")
     if gradients:
         _check_gradients(registry, entry, json)
         return
+    from zoo.config.recipe import parse_setting
+
+    given = [parse_setting(text, ("model", "data") if entry.kind == "model" else ("data",)) for text in settings]
     from zoo.checks.contract import check_entry
 
-    results = check_entry(registry, entry)
+    results = check_entry(registry, entry, given)
     if json:
         print_json([vars(result) for result in results])
     else:

@@ -120,12 +120,19 @@ def list_models(
     ] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only models for this task, such as classification.")] = "",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="List pretrained networks to fine-tune.")] = False,
+    optimizers: Annotated[bool, typer.Option("--optimizers", help="List optimizers for recipe.optimizer.")] = False,
+    losses: Annotated[bool, typer.Option("--losses", help="List losses for recipe.loss.")] = False,
+    augmentations: Annotated[bool, typer.Option("--augmentations", help="List augmentations for data.augment.")] = False,
     json: Json = False,
 ) -> None:
     """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
 
     [bold]zoo list --pretrained convnext[/bold] lists ImageNet weights from the zoo, torchvision and timm.
     """
+    for kind, wanted in (("optimizer", optimizers), ("loss", losses), ("augmentation", augmentations)):
+        if wanted:
+            _list_ingredients(open_registry(context), kind, pattern, json)
+            return
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
         return
@@ -133,14 +140,41 @@ def list_models(
     print_list(open_registry(context), "model", pattern, task, json, f"{first}next: zoo show NAME    zoo train NAME")
 
 
+def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -> None:
+    """Optimizers, losses or augmentations with their arguments."""
+    found = [entry for entry in registry.entries(kind).values() if pattern in entry.name]
+    if not found:
+        registry.find(kind, pattern)  # raises, with the nearest name
+    if json:
+        print_json([entry.to_dict() for entry in found])
+        return
+    rows = [
+        (
+            entry.name,
+            " ".join(f"{option.name}={option.default}" for option in entry.options),
+            entry.summary.partition(" (")[0].partition(":")[0].replace("``", "").rstrip("."),
+        )
+        for entry in found
+    ]
+    print_table(rows, (kind, "arguments", "what it is"))
+    print(f"\nnext: zoo train NAME --set {EXAMPLES[kind]}")
+
+
+EXAMPLES = {
+    "optimizer": "recipe.optimizer=sgd --set recipe.optimizer_args.momentum=0.8",
+    "loss": "recipe.loss=hinge --set recipe.loss_args.margin=2",
+    "augmentation": "data.augment=crop:4,hflip",
+}
+
+
 def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:
     from fnmatch import fnmatch
 
-    from zoo.training.backbones import PUBLISHED_TAG, Backbone, library_backbones
+    from zoo.training.backbones import PRETRAINED_TAG, Backbone, library_backbones
 
     if task not in ("", "classification"):
         raise UserError(f"--task {task}: pretrained networks are for classification")
-    own = [Backbone(entry.name) for entry in registry.models.values() if PUBLISHED_TAG in entry.tags]
+    own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
     found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
     if json:
         print_json([backbone.to_dict() for backbone in found])

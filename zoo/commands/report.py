@@ -36,6 +36,7 @@ def report(
     """
     from zoo.training.run_folder import TRACES, RunFolder
 
+    registry = open_registry(context)
     folders = [RunFolder.find(name, TRACES) for name in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is named twice: name each once")
@@ -43,7 +44,6 @@ def report(
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {path}: a report is a page of HTML, so its name must end in .html")
     require_writable("--output", path)
-    registry = open_registry(context)
     from zoo.report.page import write_report
 
     again = zoo_command(context)

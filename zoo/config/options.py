@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from zoo.core.errors import UserError, did_you_mean, unknown
 from zoo.registry.annotations import parse_annotation
-from zoo.registry.entry import REQUIRED, Entry
+from zoo.registry.entry import KINDS, REQUIRED, Entry
 
 
-def check_options(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
+def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) -> dict[str, Any]:
     """All options of an entry: the given ones, converted to their types, over the defaults.
 
     Raises:
@@ -25,8 +25,9 @@ def check_options(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
     }
     config = ConfigDict(extra="forbid", protected_namespaces=())
     schema = create_model("Options", __config__=config, **fields)
-    section = "model" if entry.kind == "model" else "data"
-    return validate(schema, given, section, f"option of {entry.name}").model_dump()
+    return validate(schema, given, KINDS[entry.kind].section, f"option of {entry.name}").model_dump(
+        mode="json" if as_json else "python"
+    )
 
 
 def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what: str) -> BaseModel:

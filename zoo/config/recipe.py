@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from zoo.config.freezing import Freezing
 from zoo.config.options import check_options, validate
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
+from zoo.registry.augmentations import parse_augmentation
+from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 
 LIBRARIES = ("torchvision", "timm")  # whose networks are models of the zoo under one name each
@@ -29,12 +31,9 @@ class Recipe(Section):
     epochs: int = Field(20, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="samples per device and batch: images, or streams of text")
     accumulate_grad_batches: int = Field(1, ge=1, description="batches whose gradients are averaged for one optimizer step")
-    optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = Field("adamw", description="sgd takes momentum and nesterov")
+    optimizer: str = Field("adamw", description="optimizer; zoo list --optimizers shows all")
+    optimizer_args: dict[str, Any] = Field({}, description="its arguments, as in optimizer_args.betas=[0.9,0.95]")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
-    nesterov: bool = Field(True, description="sgd: Nesterov momentum")
-    beta1: float = Field(0.9, ge=0, lt=1, description="adam, adamw: decay of the mean gradient")
-    beta2: float = Field(0.999, ge=0, lt=1, description="adam, adamw: decay of the mean squared gradient")
     weight_decay: float = Field(0.0, ge=0, description="weight decay; norms and biases are exempt")
     l1: float = Field(0.0, ge=0, description="L1 penalty in the loss: l1 times the sum of absolute weights")
     l2: float = Field(
@@ -49,6 +48,8 @@ class Recipe(Section):
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup; one-cycle has its own (30%)")
     lr_base_batch_size: int | None = Field(None, ge=1, description="global batch size that lr is for: lr is scaled linearly")
     gradient_clip_val: float | None = Field(None, gt=0, description="maximum norm of the gradient")
+    loss: str | None = Field(None, description="training loss; None is the task's own; zoo list --losses shows all")
+    loss_args: dict[str, Any] = Field({}, description="its arguments, as in loss_args.margin=0.5")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread evenly over all classes")
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
@@ -58,7 +59,7 @@ class Recipe(Section):
     compile: bool = Field(False, description="compile the model with torch.compile")
     seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    weights: str = Field("", description="initial weights: published, a run, or a file; empty is random initialization")
+    weights: str = Field("", description="initial weights: pretrained, a run, or a file; empty is random initialization")
     freeze: str = Field("none", description="frozen stages: none, backbone, until:STAGE, epochs:N or epochs:N+M")
     frozen_norms: Literal["keep", "update"] = Field("keep", description="running statistics of batch norms in frozen stages")
     layer_decay: float = Field(
@@ -116,7 +117,7 @@ class WandbSettings(Section):
 class Run(Section):
     """One whole training: a model and its options, data and its options, a recipe, and where it runs.
 
-    ``model`` and ``data`` hold ``name`` beside the options.
+    ``model`` and ``data`` hold ``name`` beside the options; ``plugins`` are the plugin files that were given.
     """
 
     model: dict[str, Any]
@@ -124,6 +125,7 @@ class Run(Section):
     recipe: Recipe
     trainer: TrainerSettings
     wandb: WandbSettings
+    plugins: tuple[str, ...] = ()
 
     def options(self, section: Literal["model", "data"]) -> dict[str, Any]:
         """The options without the name."""
@@ -139,7 +141,7 @@ class Run(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-SECTIONS = tuple(Run.model_fields)
+SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
 
 
 def resolve(
@@ -160,6 +162,8 @@ def resolve(
     Raises:
         UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
     """
+    config = dict(config)
+    registry.add_plugins_of("the configuration", config.pop("plugins", ()))
     for layer in (config, *settings):
         for section, values in layer.items():
             if section not in SECTIONS:
@@ -190,22 +194,64 @@ def resolve(
     if (config.get("data") or {}).get("name", data_name) != data_name:
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    merged["recipe"].update(entry.recipe if recipe is None else recipe)
+    own = entry.recipe if recipe is None else recipe
     if entry.augment and recipe is None and "augment" in data_entry.defaults:
         merged["data"]["augment"] = entry.augment
     merged["data"].update(entry.data_options if data_name == entry.data else {})
-    for layer in (config, *settings):
+    recipes = [layer.get("recipe") or {} for layer in (config, *settings)]
+    own, of_config = _without_foreign_arguments([own, recipes[0]], recipes[1:])
+    for layer in ({"recipe": own}, {**config, "recipe": of_config}, *settings):
         for section, values in layer.items():
-            merged[section].update(values or {})
+            _merge(merged[section], values or {})
     merged["model"].pop("name", None)
     merged["data"].pop("name", None)
+    data_options = check_options(data_entry, merged["data"])
+    if "augment" in data_options:
+        parse_augmentation(registry, data_options["augment"])
     return Run(
         model={"name": entry.name, **check_options(entry, merged["model"])},
-        data={"name": data_name, **check_options(data_entry, merged["data"])},
-        recipe=validate(Recipe, merged["recipe"], "recipe", "recipe key"),
+        data={"name": data_name, **data_options},
+        recipe=_with_arguments(registry, entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
         trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
+        plugins=registry.plugin_files,
     )
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Set values; a dotted key, as in ``optimizer_args.momentum``, sets one item of a dictionary."""
+    for key, value in values.items():
+        outer, dot, inner = key.partition(".")
+        items = into.get(outer)
+        into[outer] = {**(items if isinstance(items, dict) else {}), inner: value} if dot else value
+
+
+def _without_foreign_arguments(layers: list[dict[str, Any]], settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Recipes without the arguments of an optimizer or loss in whose place a later one names another."""
+    for kind in ("optimizer", "loss"):
+        named = [Recipe.model_fields[kind].default]
+        for layer in (*layers, *settings):
+            named.append(layer.get(kind, named[-1]))
+        for place, layer in enumerate(layers):
+            if named[place + 1] != named[-1]:
+                layers[place] = {key: value for key, value in layer.items() if key.partition(".")[0] != f"{kind}_args"}
+    return layers
+
+
+def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
+    """The recipe with all arguments of its optimizer and its loss.
+
+    Raises:
+        UserError: an unknown name or argument, or a loss of another task.
+    """
+    optimizer = registry.find("optimizer", recipe.optimizer)
+    arguments = {"optimizer_args": check_options(optimizer, recipe.optimizer_args, as_json=True)}
+    if recipe.loss:
+        loss = registry.find("loss", recipe.loss)
+        if loss.task != model.task:
+            raise UserError(f"recipe.loss={recipe.loss}: is for {loss.task}, and {model.name} for {model.task}")
+        arguments["loss_args"] = check_options(loss, recipe.loss_args, as_json=True)
+    return recipe.model_copy(update=arguments)
 
 
 def resolve_test(

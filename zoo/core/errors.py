@@ -11,6 +11,10 @@ FORMER_NAMES = {
     "average": "ema_decay",
     "average_decay": "ema_decay",
     "clip": "gradient_clip_val",
+    "beta1": "optimizer_args.betas",
+    "beta2": "optimizer_args.betas",
+    "momentum": "optimizer_args.momentum",
+    "nesterov": "optimizer_args.nesterov",
     "nodes": "num_nodes",
     "patience": "early_stopping_patience",
     "scale_lr_to": "lr_base_batch_size",
@@ -62,8 +66,8 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
         hint: what to do when no name is near; by default the known names are listed.
     """
     known = sorted(known)
-    former = FORMER_NAMES.get(name)
-    near = [former] if former in known else difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    former = FORMER_NAMES.get(name, "")
+    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:

@@ -52,7 +52,7 @@ class Card:
         counts = [f"{self.counts[name]:,} for {use}" for name, use in USES.items() if name in self.counts]
         learned = f"Trained on {data}: images {', '.join(counts)}." if counts else f"Trained on {data}."
         weights = self.run.recipe.weights
-        source = f"{self.run.network} as they were published" if weights == "published" else weights
+        source = f"{self.run.network} as pretrained" if weights == "pretrained" else weights
         began = f" It began from the weights of {source}." if weights else ""
         return f"## Data\n\n{learned}{began} It knows no other class: any image is given one of these."
 

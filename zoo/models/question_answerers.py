@@ -49,7 +49,7 @@ class PictureQuestionAnswerer(QuestionAnswerer):
     Args:
         encoder: an image network of the zoo, as in resnet20.
         encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
-        encoder_weights: what it begins with: imagenet, those it was published with; the name or path of a run; or nothing.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
         freeze_encoder: leave it as it is, and compute its features of each picture only once.
         hidden_size: width of the layers, and numbers in the vector of a question.
         embed_dim: numbers in the vector of a word.

@@ -26,8 +26,8 @@ INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, se
     data_options={"order": "windows", "seq_len": 128},
     tiny={"embed_dim": 16, "num_layers": 2, "num_heads": 2},
     recipe={
-        "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "beta2": 0.99, "weight_decay": 0.1,
-        "gradient_clip_val": 1.0, "schedule": "one-cycle",
+        "epochs": 12, "batch_size": 64, "optimizer": "adamw", "optimizer_args": {"betas": [0.9, 0.99]}, "lr": 2e-3,
+        "weight_decay": 0.1, "gradient_clip_val": 1.0, "schedule": "one-cycle",
     },
     paper="1706.03762",
 )  # fmt: skip

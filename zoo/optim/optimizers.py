@@ -1,4 +1,4 @@
-"""The optimizer a recipe asks for: torch's own, with weight decay where it belongs."""
+"""The optimizers by name, and parameter groups with weight decay where it belongs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,59 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from zoo.config.options import check_options
 from zoo.config.recipe import Recipe
+from zoo.core.errors import UserError, one_line
+from zoo.registry.entry import register_optimizer
+from zoo.registry.registry import current_registry
 
 
-def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """An optimizer over ``decay_groups`` or ``stage_groups``; ``lr`` is for those that have no rate of their own.
+@register_optimizer("sgd")
+def sgd(params: list[dict], lr: float, momentum: float = 0.9, nesterov: bool = True, dampening: float = 0.0) -> Optimizer:
+    """Stochastic gradient descent; weight decay is an L2 penalty."""
+    return torch.optim.SGD(params, lr, momentum, dampening, nesterov=nesterov and momentum > 0, fused=True)
 
-    ``sgd``, ``rmsprop`` and ``adam`` add the decay to the gradient (L2); ``adamw`` decays the weights themselves
-    (Loshchilov and Hutter 2017). Fused kernels are used where torch has them: one call for all parameters.
+
+@register_optimizer("rmsprop")
+def rmsprop(
+    params: list[dict], lr: float, momentum: float = 0.9, alpha: float = 0.99, eps: float = 1e-8, centered: bool = False
+) -> Optimizer:
+    """RMSprop; weight decay is an L2 penalty."""
+    return torch.optim.RMSprop(params, lr, alpha, eps, momentum=momentum, centered=centered)
+
+
+@register_optimizer("adam")
+def adam(
+    params: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, amsgrad: bool = False
+) -> Optimizer:
+    """Adam (Kingma and Ba 2014); weight decay is an L2 penalty."""
+    return torch.optim.Adam(params, lr, betas, eps, amsgrad=amsgrad, fused=True)
+
+
+@register_optimizer("adamw")
+def adamw(
+    params: list[dict], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, amsgrad: bool = False
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+    return torch.optim.AdamW(params, lr, betas, eps, amsgrad=amsgrad, fused=True)
+
+
+def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> Optimizer:
+    """The recipe's optimizer over ``decay_groups`` or ``stage_groups``; ``lr`` is for groups without a rate of their own.
+
+    Raises:
+        UserError: an argument out of range, or weight decay for an optimizer that has none.
     """
-    match recipe.optimizer:
-        case "sgd":
-            nesterov = recipe.nesterov and recipe.momentum > 0
-            return torch.optim.SGD(groups, lr, recipe.momentum, nesterov=nesterov, fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(groups, lr, momentum=recipe.momentum)
-        case "adam":
-            return torch.optim.Adam(groups, lr, (recipe.beta1, recipe.beta2), fused=True)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr, (recipe.beta1, recipe.beta2), fused=True)
-    raise ValueError(recipe.optimizer)
+    entry = current_registry().find("optimizer", recipe.optimizer)
+    try:
+        optimizer = entry.load()(groups, lr=lr, **check_options(entry, recipe.optimizer_args))
+    except ValueError as error:
+        raise UserError(f"recipe.optimizer={recipe.optimizer}: {one_line(error)}") from error
+    if recipe.weight_decay and "weight_decay" not in optimizer.defaults:
+        raise UserError(f"recipe.weight_decay={recipe.weight_decay}: {recipe.optimizer} has no weight decay")
+    return optimizer
 
 
 def is_regularized(parameter: nn.Parameter, recipe: Recipe) -> bool:

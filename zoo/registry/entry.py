@@ -1,4 +1,4 @@
-"""An entry of the registry, and the decorators that make one."""
+"""What can be registered, an entry of the registry, and the decorators that make one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,58 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, one_line
 from zoo.registry.annotations import spelled_out
 
-KIND_OF_DECORATOR = {"register_model": "model", "register_data": "data"}
-GIVEN_BY_THE_ENGINE = {"model": ("self", "spec", "recipe"), "data": ("self", "batch_size", "seed")}
+
+@dataclass(frozen=True)
+class Kind:
+    """An open set of names, to which ``register_KIND`` adds.
+
+    Attributes:
+        title: the kind in messages, as it reads after "no".
+        home: the folder or file in the package that holds the zoo's own.
+        section: where the options of one are set, as in ``--set section.key=value``.
+        listing: the command that lists the names.
+        given: parameters that the engine passes; all others are options.
+    """
+
+    title: str
+    home: str
+    section: str
+    listing: str
+    given: tuple[str, ...]
+
+
+KINDS = {
+    "model": Kind("model", "models", "model", "zoo list", ("self", "spec", "recipe")),
+    "data": Kind("data set", "datamodules", "data", "zoo data list", ("self", "batch_size", "seed")),
+    "optimizer": Kind(
+        title="optimizer",
+        home="optim/optimizers.py",
+        section="recipe.optimizer_args",
+        listing="zoo list --optimizers",
+        given=("self", "params", "lr", "weight_decay"),
+    ),
+    "loss": Kind(
+        title="loss",
+        home="optim/losses.py",
+        section="recipe.loss_args",
+        listing="zoo list --losses",
+        given=("logits", "targets", "reduction", "label_smoothing"),
+    ),
+    "augmentation": Kind(
+        title="augmentation",
+        home="datamodules/loading/augment.py",
+        section="data.augment",
+        listing="zoo list --augmentations",
+        given=("batch", "generator", "classes"),
+    ),
+}
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
 DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "paper")  # other keywords are options of the class
@@ -25,7 +68,7 @@ DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "pape
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that can be set on a model or a data set: a parameter of its ``__init__``."""
+    """One thing that can be set: a parameter of the class's ``__init__``, or of the function."""
 
     name: str
     type: str
@@ -38,21 +81,22 @@ class Entry:
     """One registered name and all that is known of it without importing anything.
 
     Attributes:
-        kind: ``model`` or ``data``.
-        task: the kind of work; a model takes the data sets of its own task.
+        kind: one of ``KINDS``.
+        task: the kind of work; a model takes the data sets and losses of its own task.
         tiny: options of a small variant, for checks.
         recipe: the model's own training settings.
         data: the data set a model uses unless told otherwise, and ``data_options`` its settings.
         augment: the augmentation that suits a model on any data, if it is not the data's own.
         paper: arXiv number or DOI.
         origin: the distribution and version, or the file, that the name comes from.
+        partial: whether some of it could not be read without running the file; ``completed`` does that.
     """
 
     kind: str
     name: str
-    task: str
     module: str
     class_name: str
+    task: str = ""
     summary: str = ""
     options: tuple[Option, ...] = ()
     tags: tuple[str, ...] = ()
@@ -64,6 +108,7 @@ class Entry:
     paper: str = ""
     origin: str = ""
     path: str = ""
+    partial: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -74,8 +119,15 @@ class Entry:
         """Plain data, for ``--json``."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
-    def load(self) -> type:
-        """Import the module that registers this name and return the class.
+    def completed(self) -> Entry:
+        """The entry with all its options: if they could not all be read, as Python registers it when it is imported."""
+        if not self.partial:
+            return self
+        self.load()
+        return replace(_runtime_entries[self.kind, self.name], origin=self.origin, path=self.path)
+
+    def load(self) -> Any:
+        """Import the module that registers this name and return the class or function.
 
         Raises:
             UserError: the module, a plugin's perhaps, cannot be imported.
@@ -89,41 +141,60 @@ class Entry:
             except Exception as error:
                 what = f"{self.name!r} of {self.origin}"
                 raise UserError(f"{what} cannot be imported: {type(error).__name__}: {one_line(error)}") from error
+        if key not in _classes:
+            raise UserError(f"{self.kind} {self.name!r} of {self.origin} is not registered when {self.module} is imported")
         return _classes[key]
 
 
-_classes: dict[tuple[str, str], type] = {}
+_classes: dict[tuple[str, str], Any] = {}
 
 
 _runtime_entries: dict[tuple[str, str], Entry] = {}
 
+Decorator = Callable[[Any], Any]
 
-def _register(kind: str, name: str, keywords: dict[str, Any]) -> Callable[[type], type]:
-    def register(cls: type) -> type:
+
+def _register(kind: str, name: str, keywords: dict[str, Any]) -> Decorator:
+    def register(target: Any) -> Any:
         known = _classes.get((kind, name))
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UserError(f"{kind} {name!r} is registered by {known.__module__} and again by {cls.__module__}")
-        _classes[kind, name] = cls
-        parameters = {
-            key: (p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation), p.default)
-            for key, p in inspect.signature(cls.__init__).parameters.items()
-            if key not in GIVEN_BY_THE_ENGINE[kind]
-        }
-        options = {
-            key: (text, REQUIRED if default is inspect.Parameter.empty else default)
-            for key, (text, default) in parameters.items()
-        }
-        helps = _argument_help(base.__doc__ for base in reversed(cls.__mro__) if base.__module__ == cls.__module__)
-        _runtime_entries[kind, name] = _make_entry(
-            kind, name, keywords, cls.__name__, cls.__doc__, options, helps, cls.__module__
+        if known is not None and (known.__module__, known.__qualname__) != (target.__module__, target.__qualname__):
+            raise UserError(f"{kind} {name!r} is registered by {known.__module__} and again by {target.__module__}")
+        parameters, docs = _signature(target)
+        _runtime_entries[kind, name] = make_entry(
+            kind, name, keywords, target.__name__, target.__doc__, parameters, docs, target.__module__
         )
-        return cls
+        _classes[kind, name] = target
+        return target
 
     return register
 
 
-def register_model(name: str, *, task: str, **keywords: Any) -> Callable[[type], type]:
-    """Put a Task class into the zoo under ``name``. All arguments must be literals.
+def _signature(target: Any) -> tuple[dict[str, tuple[str, Any]], list[str | None]]:
+    """Parameter -> type as text and default, and the docstrings that describe them, of a function or a class.
+
+    An ``__init__`` that takes ``**options`` hands them to that of the next class: its parameters are added.
+    """
+    parameters: dict[str, tuple[str, Any]] = {}
+    docs, complete = [], False
+    for owner in inspect.getmro(target) if isinstance(target, type) else [target]:
+        if complete and owner.__module__ != target.__module__:
+            continue
+        docs.append(owner.__doc__)
+        function = vars(owner).get("__init__") if isinstance(owner, type) else owner
+        if complete or function is None:
+            continue
+        listed = inspect.signature(function).parameters.values()
+        for p in listed:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                text = p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation)
+                text, default = ("Any" if p.annotation is p.empty else text), (REQUIRED if p.default is p.empty else p.default)
+                parameters.setdefault(p.name, (text, default))
+        complete = not any(p.kind is p.VAR_KEYWORD for p in listed)
+    return parameters, docs
+
+
+def register_model(name: str, *, task: str, **keywords: Any) -> Decorator:
+    """Register a Task class as the model ``name``. Name and task must be literals.
 
     Args:
         name: what ``zoo train NAME`` takes.
@@ -134,9 +205,35 @@ def register_model(name: str, *, task: str, **keywords: Any) -> Callable[[type],
     return _register("model", name, {"task": task, **keywords})
 
 
-def register_data(name: str, *, task: str, **keywords: Any) -> Callable[[type], type]:
-    """Put a DataModule class into the zoo under ``name``. The arguments are those of ``register_model``."""
+def register_data(name: str, *, task: str, **keywords: Any) -> Decorator:
+    """Register a LightningDataModule class as the data set ``name``. The arguments are those of ``register_model``."""
     return _register("data", name, {"task": task, **keywords})
+
+
+def register_optimizer(name: str, **keywords: Any) -> Decorator:
+    """Register an optimizer class, or a function that returns one, for ``recipe.optimizer``.
+
+    It is called with parameter groups, each with its ``weight_decay``, with ``lr``, and with ``recipe.optimizer_args``.
+    """
+    return _register("optimizer", name, keywords)
+
+
+def register_loss(name: str, *, task: str, **keywords: Any) -> Decorator:
+    """Register a function ``(logits, targets, reduction, ...)`` as a training loss for ``recipe.loss``.
+
+    ``reduction`` is ``mean`` or ``none``, as in ``torch.nn.functional``; other parameters are ``recipe.loss_args``. For
+    classification ``targets`` are labels, [N]; ``tags=["soft-targets"]`` says that probabilities, [N, classes], are taken too.
+    """
+    return _register("loss", name, {"task": task, **keywords})
+
+
+def register_augmentation(name: str, **keywords: Any) -> Decorator:
+    """Register a function ``(batch, generator, strength)`` as an item of ``data.augment``, as in ``crop:4,hflip``.
+
+    It returns the batch with other ``images``, drawing all that is random from the CPU ``generator``. A strength is optional, and
+    its default that of the parameter. A function that takes ``classes`` as well mixes labels (``targets``).
+    """
+    return _register("augmentation", name, keywords)
 
 
 def runtime_entry(kind: str, name: str) -> Entry:
@@ -144,32 +241,39 @@ def runtime_entry(kind: str, name: str) -> Entry:
     return _runtime_entries[kind, name]
 
 
-def _make_entry(
+def make_entry(
     kind: str,
     name: str,
     keywords: dict[str, Any],
     class_name: str,
     doc: str | None,
     parameters: dict[str, tuple[str, Any]],
-    helps: dict[str, str],
+    docs: Iterable[str | None],
     module: str,
+    partial: bool = False,
 ) -> Entry:
+    """An entry from what stands in a decorator, a signature and docstrings.
+
+    Raises:
+        ValueError: a keyword is neither a description nor an option.
+    """
     described = {key: keywords[key] for key in DESCRIBING if key in keywords}
     defaults = {key: value for key, value in keywords.items() if key not in described and key != "tags"}
-    if strange := sorted(set(defaults) - set(parameters)):
-        raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name}.__init__ does not take")
+    taken = [key for key in parameters if key not in KINDS[kind].given]
+    if (strange := sorted(set(defaults) - set(taken))) and not partial:
+        raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name} does not take")
+    helps = _argument_help(docs)
     options = tuple(
-        Option(key, spelled_out(text), defaults.get(key, default), helps.get(key, ""))
-        for key, (text, default) in parameters.items()
+        Option(key, spelled_out(parameters[key][0]), defaults.get(key, parameters[key][1]), helps.get(key, "")) for key in taken
     )
     summary = inspect.cleandoc(doc or "").partition("\n\n")[0].replace("\n", " ")
     tags = tuple(keywords.get("tags", ()))
-    return Entry(kind, name, module=module, class_name=class_name, summary=summary, options=options, tags=tags, **described)
+    return Entry(kind, name, module, class_name, summary=summary, options=options, tags=tags, partial=partial, **described)
 
 
 def _argument_help(docs: Iterable[str | None]) -> dict[str, str]:
-    """The ``Args:`` sections of the docstrings of a class and, before it, its bases in the same file, as option -> text."""
-    return {name: text for doc in docs for name, text in _section_of_arguments(doc).items()}
+    """The ``Args:`` sections of the docstrings of a class and its bases, the class's own first, as option -> text."""
+    return {name: text for doc in reversed([*docs]) for name, text in _section_of_arguments(doc).items()}
 
 
 @functools.cache

@@ -1,105 +1,172 @@
-"""What exists: every model and data set, read from the source of its decorator.
+"""What exists: all that is registered, read from the source of its decorators.
 
-Python runs ``register_model`` and ``register_data`` when a module is imported. To list, describe and check names, this module
-*reads* the same decorators with ``ast`` instead: nothing is imported and nobody's code runs, so a name is answered at once.
-Hence a decorator's arguments are literals, or names of literals at the top of the same file.
+Python runs ``register_model`` and its siblings when a module is imported. To list, describe and check names, this module *reads*
+the same decorators with ``ast`` instead: nothing is imported and nobody's code runs, so a name is answered at once.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.registry.entry import PLUGIN_FILE, Entry
-from zoo.registry.source import read_file
+from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry
+from zoo.registry.source import module_file, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_POINT_GROUP = "zoo.plugins"
-_given: list[str] = []  # plugin files of the last scan
 NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart into places
 
 
-@dataclass
 class Registry:
-    """All names, by kind, and what went wrong while looking for them."""
+    """All names, by kind, and what went wrong while looking for them. The zoo's own are read when their kind is first asked for.
 
-    models: dict[str, Entry] = field(default_factory=dict)
-    data: dict[str, Entry] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    clashes: dict[tuple[str, str], str] = field(default_factory=dict)
+    Attributes:
+        plugin_files: the files given with ``--plugin``, as absolute paths.
+    """
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.clashes: dict[tuple[str, str], str] = {}
+        self.plugin_files: list[str] = []
+        self._of_plugins: list[Entry] = []
+        self._entries: dict[str, dict[str, Entry]] = {}
+
+    def entries(self, kind: str) -> dict[str, Entry]:
+        """All entries of a kind, by name."""
+        if kind not in self._entries:
+            self._entries[kind] = {}
+            home = PACKAGE / KINDS[kind].home
+            for path in sorted(home.glob("*.py")) if home.is_dir() else [home]:
+                module = ".".join(("zoo", *path.relative_to(PACKAGE).with_suffix("").parts))
+                for entry in self._read(path, module, f"bestiary {own_version()}"):
+                    self._add(entry)
+            for entry in self._of_plugins:
+                if entry.kind == kind:
+                    self._add(entry)
+        return self._entries[kind]
+
+    @property
+    def models(self) -> dict[str, Entry]:
+        """All models, by name."""
+        return self.entries("model")
+
+    @property
+    def data(self) -> dict[str, Entry]:
+        """All data sets, by name."""
+        return self.entries("data")
 
     def model(self, name: str) -> Entry:
-        """The model of that name.
-
-        Raises:
-            UserError: there is none, or two packages claim it.
-        """
-        return self._find("model", self.models, name, "`zoo list` shows them all")
+        """The model of that name; raises as ``find`` does."""
+        return self.find("model", name)
 
     def data_set(self, name: str) -> Entry:
-        """The data set of that name; raises as ``model`` does."""
-        return self._find("data", self.data, name, "`zoo data list` shows them all")
+        """The data set of that name; raises as ``find`` does."""
+        return self.find("data", name)
 
     def data_for(self, task: str, tags: tuple[str, ...] = ()) -> list[str]:
         """The data sets that a model of ``task`` with these ``tags`` can take: ``points`` are not for all."""
         fitting = (name for name, entry in self.data.items() if entry.task == task)
         return sorted(name for name in fitting if not (NEED_IMAGES & set(tags) and "points" in self.data[name].tags))
 
-    def _find(self, kind: str, entries: dict[str, Entry], name: str, hint: str) -> Entry:
+    def find(self, kind: str, name: str) -> Entry:
+        """The entry of a kind and name.
+
+        Raises:
+            UserError: there is none, or two packages claim it.
+        """
+        entries = self.entries(kind)
         if (kind, name) in self.clashes:
             raise UserError(self.clashes[kind, name])
-        if name not in entries and name in self.models:
-            raise UserError(f"{name!r} is a model, not a data set: zoo show {name}")
-        if name not in entries and name in self.data:
-            raise UserError(f"{name!r} is a data set, not a model: zoo data show {name}")
-        if name not in entries:
-            raise unknown({"model": "model", "data": "data set"}[kind], name, entries, hint)
-        return entries[name]
+        if name in entries:
+            return entries[name].completed()
+        other = {"model": "data", "data": "model"}.get(kind)
+        if other and name in self.entries(other):
+            show = KINDS[other].listing.replace("list", "show")
+            raise UserError(f"{name!r} is a {KINDS[other].title}, not a {KINDS[kind].title}: {show} {name}")
+        raise unknown(KINDS[kind].title, name, entries, f"`{KINDS[kind].listing}` shows them all")
 
-    def add(self, entry: Entry) -> None:
-        """Take an entry in; a name that is taken is kept for neither and reported with both owners."""
-        entries = self.models if entry.kind == "model" else self.data
-        known = entries.get(entry.name)
-        if known is None:
-            entries[entry.name] = entry
-        elif known.path != entry.path:
-            owners = f"{known.origin} and {entry.origin}"
-            clash = f"{entry.kind} {entry.name!r} is claimed by two owners, {owners}: remove or rename one"
+    def add_files(self, files: list[tuple[Path, str]], origin: str) -> list[Entry]:
+        """Read files (path, module name) of a plugin; one that cannot be read is one warning."""
+        found = [entry for path, module in files for entry in self._read(path, module, origin)]
+        self._of_plugins += found
+        for entry in found:
+            if entry.kind in self._entries:
+                self._add(entry)
+            else:
+                self.entries(entry.kind)  # which finds names that are taken
+        return found
+
+    def add_plugin(self, plugin: str) -> None:
+        """Read a plugin file.
+
+        Raises:
+            UserError: it is missing, cannot be read, or registers nothing.
+        """
+        path = Path(plugin).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"--plugin {plugin}: no such file")
+        if str(path) in self.plugin_files:
+            return
+        before = len(self.warnings)
+        # two files of one name are two modules
+        module = f"{PLUGIN_FILE}{blake2b(str(path).encode(), digest_size=4).hexdigest()}_{path.stem}"
+        found = self.add_files([(path, module)], str(path))
+        if len(self.warnings) > before and not self.clashes:
+            raise UserError(f"--plugin {plugin}: {self.warnings.pop()}")
+        if not found:
+            raise UserError(f"--plugin {plugin}: registers no {', '.join(kind.title for kind in KINDS.values())}")
+        self.plugin_files.append(str(path))
+
+    def add_plugins_of(self, run: str, plugins: Sequence[str]) -> None:
+        """Read the plugin files that a run was trained with, except those that have been given again from another place.
+
+        Raises:
+            UserError: one is missing.
+        """
+        given = {Path(file).name for file in self.plugin_files}
+        for plugin in plugins:
+            if Path(plugin).name not in given:
+                if not Path(plugin).is_file():
+                    raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE says where it is now")
+                self.add_plugin(plugin)
+
+    def _read(self, path: Path, module: str, origin: str) -> list[Entry]:
+        try:
+            return [replace(entry, origin=origin) for entry in read_file(path, module)]
+        except (SyntaxError, ValueError, OSError) as error:
+            self.warnings.append(f"{origin} is left out: {path.name}: {one_line(error)}")
+            return []
+
+    def _add(self, entry: Entry) -> None:
+        """Add an entry; a name that is taken stays with its first owner, and to use it is an error that names both."""
+        known = self._entries[entry.kind].setdefault(entry.name, entry)
+        if known.path != entry.path:
+            clash = (
+                f"{entry.kind} {entry.name!r} is claimed by two owners, {known.origin} and {entry.origin}: remove or rename one"
+            )
             self.clashes[entry.kind, entry.name] = clash
             self.warnings.append(clash)
 
-    def add_files(self, files: list[tuple[Path, str]], origin: str) -> None:
-        """Read files (path, module name); one that cannot be read is one warning."""
-        for path, module in files:
-            try:
-                for entry in read_file(path, module):
-                    self.add(replace(entry, origin=origin))
-            except (SyntaxError, ValueError, OSError) as error:
-                self.warnings.append(f"{origin} is left out: {path.name}: {one_line(error)}")
+
+_current: Registry | None = None  # of the last scan
 
 
 def scan(plugins: Sequence[str] = ()) -> Registry:
-    """Read everything that is registered: ours, installed plugins', and the given plugin files.
+    """Read what is registered: by the zoo, by installed plugins, and by the given plugin files.
 
     Args:
-        plugins: paths of Python files to read beside what is installed; the next ``scan_again`` in this process reads them too.
+        plugins: paths of Python files to read beside what is installed.
 
     Raises:
-        UserError: a plugin file that was asked for is missing or cannot be read.
+        UserError: a plugin file is missing or cannot be read.
     """
-    _given[:] = plugins
-    registry = Registry()
-    version = own_version()
-    for folder in ("models", "datamodules"):
-        files = [(path, f"zoo.{folder}.{path.stem}") for path in sorted((PACKAGE / folder).glob("*.py"))]
-        registry.add_files(files, f"bestiary {version}")
+    global _current
+    _current = registry = Registry()
     if os.environ.get("ZOO_DISABLE_PLUGINS", "") in ("", "0"):
         for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
@@ -108,23 +175,13 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
                 registry.warnings.append(f"{origin} is left out: its module {point.value!r} is not installed")
             registry.add_files(files, origin)
     for plugin in plugins:
-        path = Path(plugin).expanduser().resolve()
-        if not path.is_file():
-            raise UserError(f"--plugin {plugin}: no such file")
-        before = len(registry.warnings), len(registry.models) + len(registry.data) + len(registry.clashes)
-        # two files of one name are two modules
-        module = f"{PLUGIN_FILE}{blake2b(str(path).encode(), digest_size=4).hexdigest()}_{path.stem}"
-        registry.add_files([(path, module)], str(path))
-        if len(registry.warnings) > before[0] and not registry.clashes:
-            raise UserError(f"--plugin {plugin}: {registry.warnings.pop()}")
-        if len(registry.models) + len(registry.data) + len(registry.clashes) == before[1]:
-            raise UserError(f"--plugin {plugin}: registers no model and no data set")
+        registry.add_plugin(plugin)
     return registry
 
 
-def scan_again() -> Registry:
-    """What the last ``scan`` of this process has read: for a network that is made of another one, by name."""
-    return scan(tuple(_given))
+def current_registry() -> Registry:
+    """The registry of the last ``scan`` in this process: for what is made of something else by name."""
+    return _current or scan()
 
 
 def own_version() -> str:
@@ -137,22 +194,12 @@ def own_version() -> str:
 
 def _module_files(module: str) -> list[tuple[Path, str]]:
     """The source files of an installed module or package, found without importing it."""
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError, AttributeError):
+    path = module_file(module)
+    if path is None:
         return []
-    if spec is None:
-        return []
-    if not spec.submodule_search_locations:
-        return [(Path(spec.origin), module)] if spec.origin and not rest else []
-    for location in spec.submodule_search_locations:
-        base = Path(location, *rest)
-        if base.with_suffix(".py").is_file():
-            return [(base.with_suffix(".py"), module)]
-        if base.is_dir():
-            return [(path, _dotted(module, path.relative_to(base))) for path in sorted(base.rglob("*.py"))]
-    return []
+    if path.name != "__init__.py":
+        return [(path, module)]
+    return [(each, _dotted(module, each.relative_to(path.parent))) for each in sorted(path.parent.rglob("*.py"))]
 
 
 def _dotted(package: str, relative: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,10 +12,81 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.registry.entry import GIVEN_BY_THE_ENGINE, KIND_OF_DECORATOR, REQUIRED, Entry, _argument_help, _make_entry
+from zoo.registry.entry import KINDS, REQUIRED, Entry, make_entry
 
-# functions and methods other than __init__, with their decorators: nothing in them is registered, and they are most of a file
+Definition = ast.ClassDef | ast.FunctionDef
+UNREAD = object()
+# functions and methods other than __init__, with their decorators: they are most of a file, and slow to parse
 FUNCTION = re.compile(r"^( {4}|)(?:@.*\n\1)*def (?!__init__\b).*\n(?:(?:\1 .*|\1\).*:|)\n)*", re.MULTILINE)
+REGISTERED_FUNCTION = re.compile(r"^@(\w+\.)?register_(optimizer|loss|augmentation)\b", re.MULTILINE)
+
+
+class Source:
+    """One parsed file: what its names at the top level stand for, and from where others are imported."""
+
+    def __init__(self, path: Path, module: str) -> None:
+        self.path, self.module = path, module
+        self.tree = _parsed(path.read_text(encoding="utf-8"), str(path))
+        self.names: dict[str, ast.AST] = {}
+        self.imports: dict[str, tuple[str, str]] = {}
+        for node in self.tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)]):
+                    self.names[name] = node.value
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                    self.names[name] = node
+                case ast.ImportFrom(module=origin, level=level):
+                    if level:  # relative to the package
+                        package = [*module.split("."), *(["__init__"] if path.stem == "__init__" else [])][:-level]
+                        origin = ".".join([*package, *([origin] if origin else [])])
+                    self.imports |= {each.asname or each.name: (origin, each.name) for each in node.names}
+
+    def find(self, name: str) -> tuple[Source, ast.AST] | None:
+        """What a name stands for, and the file that says so, followed through imports; None if it cannot be found."""
+        if name in self.names:
+            return self, self.names[name]
+        module, original = self.imports.get(name, ("", ""))
+        path = module_file(module, self.path.parent) if module else None
+        return open_source(path, module).find(original) if path and path != self.path else None
+
+    def literal(self, node: ast.expr) -> Any:
+        """The value of an expression made of literals, of names of such, and of both unpacked.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        with suppress(ValueError):  # it holds names, or unpacks something
+            return ast.literal_eval(node)
+        match node:
+            case ast.Name(id=name) if found := self.find(name):
+                return found[0].literal(found[1])
+            case ast.Dict():
+                items: dict[Any, Any] = {}
+                for key, value in zip(node.keys, node.values, strict=True):
+                    items |= self.literal(value) if key is None else {self.literal(key): self.literal(value)}
+                return items
+            case ast.List() | ast.Tuple():
+                parts = [self.literal(e.value) if isinstance(e, ast.Starred) else [self.literal(e)] for e in node.elts]
+                return (list if isinstance(node, ast.List) else tuple)(item for part in parts for item in part)
+        raise ValueError(f"{ast.unparse(node)} is not a literal")
+
+
+def _parsed(text: str, name: str) -> ast.Module:
+    """The tree of a file, without the functions in it unless some are registered."""
+    if not REGISTERED_FUNCTION.search(text):
+        with suppress(SyntaxError):  # of the file itself, or because a text in it looks like a function
+            return ast.parse(FUNCTION.sub(lambda match: "\n" * match[0].count("\n"), text), name)
+    return ast.parse(text, name)
+
+
+def open_source(path: Path, module: str) -> Source:
+    """The parsed file, as it is now."""
+    return _parse(path, module, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parse(path: Path, module: str, version: int) -> Source:
+    return Source(path, module)
 
 
 def read_file(path: Path, module: str) -> Iterator[Entry]:
@@ -22,81 +95,104 @@ def read_file(path: Path, module: str) -> Iterator[Entry]:
     Raises:
         SyntaxError, ValueError, OSError: the file cannot be read so; the text says why.
     """
-    source = path.read_text(encoding="utf-8")
-    if not any(decorator in source for decorator in KIND_OF_DECORATOR):
+    if "register_" not in path.read_text(encoding="utf-8"):
         return
-    try:
-        tree = ast.parse(FUNCTION.sub(lambda match: "\n" * match[0].count("\n"), source), str(path))
-    except SyntaxError:  # of the file itself, or because a text in it looks like a function
-        tree = ast.parse(source, str(path))
-    constants: dict[str, ast.expr] = {}
-    classes: dict[str, ast.ClassDef] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            constants[node.targets[0].id] = node.value
-        if isinstance(node, ast.ClassDef):
-            classes[node.name] = node
+    source = open_source(path, module)
+    for node in source.tree.body:
+        if isinstance(node, Definition):
             # Python applies decorators from the last to the first
             for decorator in reversed(node.decorator_list):
                 if (kind := _decorator_kind(decorator)) is not None:
-                    yield _read_decorator(kind, decorator, node, classes, constants, module, path)
+                    yield _read_decorator(kind, decorator, node, source)
 
 
 def _decorator_kind(node: ast.expr) -> str | None:
     if not isinstance(node, ast.Call):
         return None
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return KIND_OF_DECORATOR.get(name)
+    kind = name.removeprefix("register_")
+    return kind if kind != name and kind in KINDS else None
 
 
-def _read_decorator(kind, call, node, classes, constants, module, path) -> Entry:
-    class Substitute(ast.NodeTransformer):
-        def visit_Name(self, name: ast.Name) -> ast.expr:
-            return constants.get(name.id, name)
+def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source) -> Entry:
+    partial = False
 
-    def literal(value: ast.expr) -> Any:
-        with suppress(ValueError):  # it holds names, of constants perhaps
-            return ast.literal_eval(value)
+    def read(owner: Source, value: ast.expr, otherwise: Any = None) -> Any:
+        nonlocal partial
         try:
-            return ast.literal_eval(Substitute().visit(value))
+            return owner.literal(value)
         except ValueError:
-            raise ValueError(
-                f"line {value.lineno}: {ast.unparse(value)} is not a literal; what is registered is read, not run"
-            ) from None
+            partial = True
+            return otherwise
 
-    name = literal(call.args[0]) if call.args else None
+    name = read(source, call.args[0]) if call.args else None
     if not isinstance(name, str):
         raise ValueError(f"line {call.lineno}: the first argument must be the name")
-    keywords = {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg}
-    if "task" not in keywords:
-        raise ValueError(f"line {call.lineno}: {name!r} names no task")
-    lineage = _lineage(node, classes)
-    parameters = _read_parameters(kind, lineage, literal)
-    helps = _argument_help(ast.get_docstring(each) for each in reversed(lineage))
-    entry = _make_entry(kind, name, keywords, node.name, ast.get_docstring(node), parameters, helps, module)
-    return replace(entry, path=str(path))
+    keywords: dict[str, Any] = {}
+    for keyword in call.keywords:
+        value = read(source, keyword.value, UNREAD)
+        if value is not UNREAD:
+            keywords |= {keyword.arg: value} if keyword.arg else value
+    if not isinstance(keywords.get("task", ""), str) or (kind in ("model", "data", "loss") and "task" not in keywords):
+        raise ValueError(f"line {call.lineno}: {name!r} names no task that can be read")
+    parameters, docs, complete = _signature(node, source, read)
+    doc = ast.get_docstring(node)
+    entry = make_entry(kind, name, keywords, node.name, doc, parameters, docs, source.module, partial or not complete)
+    return replace(entry, path=str(source.path))
 
 
-def _lineage(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
-    """The class, its base in the same file, the base of that, and so on."""
-    base = next((classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), None)
-    return [node, *(_lineage(base, classes) if base else [])]
+def _signature(node: Definition, source: Source, read: Callable) -> tuple[dict[str, tuple[str, Any]], list[str | None], bool]:
+    """The parameters and docstrings of a function or a class, as in ``entry``, and whether all could be found."""
+    parameters: dict[str, tuple[str, Any]] = {}
+    docs: list[str | None] = []
+    sought = {"__init__"}  # empty when no more parameters come from bases
+    for owner, file in _lineage(node, source, source, sought):
+        docs.append(ast.get_docstring(owner))
+        methods = [each for each in owner.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+        function = owner if isinstance(owner, ast.FunctionDef) else next(iter(methods), None)
+        if not sought or function is None:
+            continue
+        plain = function.args.posonlyargs + function.args.args
+        defaults = [None] * (len(plain) - len(function.args.defaults)) + list(function.args.defaults)
+        for argument, default in [
+            *zip(plain, defaults, strict=True),
+            *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
+        ]:
+            if argument.arg not in parameters:
+                text = ast.unparse(argument.annotation) if argument.annotation else "Any"
+                parameters[argument.arg] = text, REQUIRED if default is None else read(file, default)
+        if function.args.kwarg is None:
+            sought.clear()
+    return parameters, docs, not sought
 
 
-def _read_parameters(kind: str, lineage: list[ast.ClassDef], literal: Callable) -> dict[str, tuple[str, Any]]:
-    """The options of a class: what its ``__init__``, or that of a base in the same file, takes beside what the engine gives."""
-    methods = (method for node in lineage for method in node.body)
-    init = next((f for f in methods if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-    if init is None:
-        raise ValueError(f"line {lineage[0].lineno}: {lineage[0].name} defines no __init__, so its options cannot be read")
-    plain = init.args.posonlyargs + init.args.args
-    defaults = [None] * (len(plain) - len(init.args.defaults)) + list(init.args.defaults)
-    pairs = [*zip(plain, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
-    return {
-        argument.arg: (
-            ast.unparse(argument.annotation) if argument.annotation else "Any",
-            REQUIRED if default is None else literal(default),
-        )
-        for argument, default in pairs
-        if argument.arg not in GIVEN_BY_THE_ENGINE[kind]
-    }
+def _lineage(node: Definition, file: Source, own: Source, sought: set[str]) -> Iterator[tuple[Definition, Source]]:
+    """A function, or a class and its bases, depth first: those in its own file, and while something is ``sought`` all others."""
+    yield node, file
+    for base in getattr(node, "bases", ()):
+        if isinstance(base, ast.Name) and ((file is own and base.id in file.names) or sought):
+            found = file.find(base.id)
+            if found and isinstance(found[1], ast.ClassDef):
+                yield from _lineage(found[1], found[0], own, sought)
+
+
+def module_file(module: str, beside: Path | None = None) -> Path | None:
+    """The file of a module: beside a file that imports it, or installed; nothing is imported to find it."""
+    top, *rest = module.split(".")
+    places = [beside] if beside and _file_in(beside, [top]) else _places(top)
+    return next((path for place in places if (path := _file_in(place, [top, *rest]))), None)
+
+
+def _places(top: str) -> list[Path]:
+    """The folders that hold an installed module or package."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return []
+    locations = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    return [Path(location).parent for location in locations]
+
+
+def _file_in(place: Path, parts: list[str]) -> Path | None:
+    base = place.joinpath(*parts)
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)

@@ -203,7 +203,9 @@ def _fitted(dimension: Dimension, resolve: Callable) -> Dimension:
     values = []
     for value in dimension.ends():
         part = getattr(resolve(nested({dimension.key: value})), section)
-        values.append(part[name] if isinstance(part, dict) else getattr(part, name))
+        outer, *inner = name.split(".", 1)
+        value = part[outer] if isinstance(part, dict) else getattr(part, outer)
+        values.append(value[inner[0]] if inner else value)
     if dimension.kind == "choice":
         return dimension
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -16,6 +15,8 @@ from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.mean_loss import MeanLoss
+from zoo.optim.losses import build_loss
+from zoo.registry.registry import current_registry
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.task import Task, read_out
 
@@ -23,8 +24,8 @@ CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 
 
 @dataclass(frozen=True)
-class Published:
-    """Weights that a network was published with, under its own names, and the statistics of images that they expect, [C]."""
+class PretrainedWeights:
+    """Pretrained weights under the network's own names, and the statistics of images that they expect, [C]."""
 
     state: dict[str, Tensor]
     mean: tuple[float, ...]
@@ -58,6 +59,7 @@ class Classifier(Task):
         # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
         for name, value in _normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
+        self.criterion = build_loss(recipe, "cross-entropy")
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
         self.class_metrics: ClassMetrics | None = None
         self.adds_metrics = False
@@ -79,21 +81,21 @@ class Classifier(Task):
         own = {id(parameter) for parameter in head.parameters()}
         return {name for name, parameter in self.named_parameters(remove_duplicate=False) if id(parameter) in own}
 
-    def published(self) -> Published:
-        """The weights that this network was published with.
+    def pretrained_weights(self) -> PretrainedWeights:
+        """The pretrained weights that come with this network.
 
         Raises:
-            UserError: there are none to be had.
+            UserError: there are none.
         """
-        raise UserError(f"{type(self).__name__} comes without published weights: name a run that trained it")
+        raise UserError(f"{type(self).__name__} has no pretrained weights: name a run that trained it")
 
-    def load_published(self) -> None:
-        """Take over the weights that the network was published with, and its statistics of images; the head stays as it is.
+    def load_pretrained_weights(self) -> None:
+        """Load the pretrained weights and their normalization statistics; the head stays as it is.
 
         Raises:
-            UserError: as ``published`` does.
+            UserError: as ``pretrained_weights`` does.
         """
-        published, head = self.published(), self.head_names()
+        published, head = self.pretrained_weights(), self.head_names()
         body = {name: value for name, value in published.state.items() if name not in head}
         self.load_state_dict({**body, **{name: value for name, value in self.state_dict().items() if name in head}})
         self.set_normalization(published.mean, published.std)
@@ -106,8 +108,17 @@ class Classifier(Task):
         return bool(self._after_features)
 
     def prepare(self, data: Any) -> None:
-        """Put features in place of the images of the data if the backbone is frozen and they are the same in every epoch."""
+        """Put features in place of the images of the data if the backbone is frozen and they are the same in every epoch.
+
+        Raises:
+            UserError: the data mixes labels, and the loss takes one label an image.
+        """
         recipe = self.recipe
+        mixing = getattr(getattr(data, "augmentation", None), "mixing", ())
+        if mixing and recipe.loss and "soft-targets" not in current_registry().find("loss", recipe.loss).tags:
+            raise UserError(
+                f"data.augment={data.augment}: recipe.loss={recipe.loss} takes one label an image: leave out {mixing[0]}"
+            )
         if recipe.freeze != "backbone" or recipe.frozen_norms != "keep" or getattr(data, "augment", "") != "none":
             return
         was_training = self.training
@@ -195,15 +206,16 @@ class Classifier(Task):
     @property
     def is_cross_entropy(self) -> bool:
         """Whether the loss is cross-entropy, of which guessing costs ln(classes)."""
-        return type(self).loss is Classifier.loss
+        return self.recipe.loss in (None, "cross-entropy") and type(self).loss is Classifier.loss
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss that is trained on; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
-        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        smoothing = {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
+        return self.criterion(logits, targets, reduction="mean", **smoothing)
 
     def test_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample in evaluation, [N]; what it is where the label is ``IGNORE`` does not matter."""
-        return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORE)
+        return self.criterion(logits, labels, reduction="none")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each class, [N, classes]."""

@@ -62,7 +62,7 @@ def read_out(metrics: Mapping[str, Metric]) -> dict[str, float]:
     return values
 
 
-USED_IN_ONE_PASS = {"batch_size", "precision", "seed"}
+USED_IN_ONE_PASS = {"batch_size", "precision", "seed", "optimizer_args"}  # the last are those of the default optimizer
 
 
 def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from zoo.config.recipe import LIBRARIES
 from zoo.core.errors import UserError, unknown
 
-PUBLISHED_TAG = "published-weights"  # of models of the zoo that come with weights
+PRETRAINED_TAG = "pretrained"  # of models of the zoo that come with weights
 INSTALL_TIMM = "pip install 'bestiary[timm]'"
 FIGURE = re.compile(r"'acc@1': ([\d.]+)")
 

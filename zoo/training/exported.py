@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
+from zoo.registry.registry import current_registry
 from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
 
 SUFFIX = ".safetensors"
@@ -28,7 +29,9 @@ class ExportedFile:
 
     def read_run(self) -> Run:
         """The Run by which it was trained."""
-        return run_of_exported(self.path)
+        run = run_of_exported(self.path)
+        current_registry().add_plugins_of(str(self.path), run.plugins)
+        return run
 
     def checkpoint(self, which: str) -> Path:
         """The file itself, which is of the checkpoint that was exported.

@@ -9,7 +9,7 @@ from typing import Any
 from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.training.backbones import PUBLISHED_TAG, find_backbone
+from zoo.training.backbones import PRETRAINED_TAG, find_backbone
 
 # Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise
 EVERYTHING = {
@@ -64,12 +64,12 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
         return {"name": library, "network": found.network}, found.name
     if backbone in registry.models:
         entry = registry.model(backbone)
-        if not weights and PUBLISHED_TAG not in entry.tags:
+        if not weights and PRETRAINED_TAG not in entry.tags:
             raise UserError(
                 f"{backbone} comes without weights: name a run that trained it, or a file with --weights "
                 "(`zoo list --pretrained` shows what comes with weights)"
             )
-        return {"name": backbone}, weights or "published"
+        return {"name": backbone}, weights or "pretrained"
     return _of_run(registry, backbone, weights)
 
 

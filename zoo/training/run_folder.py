@@ -19,6 +19,7 @@ from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
 from zoo.core.ranks import is_follower
+from zoo.registry.registry import current_registry
 from zoo.training.records import test_metrics
 
 RUNS = Path("runs")
@@ -82,17 +83,22 @@ class RunFolder:
 
     @classmethod
     def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",)) -> RunFolder:
-        """The run of that name or path.
+        """The run of that name or path, whose plugin files are read.
 
         Args:
             proofs: the files any of which makes a folder a run; ``TRACES`` for those who show what is left of one.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or a plugin file is missing.
         """
         for path in (RUNS / text, Path(text)):
             if any((path / proof).is_file() for proof in proofs):
-                return cls(path)
+                found = cls(path)
+                plugins: Sequence[str] = ()
+                with suppress(UserError):  # a damaged run.yaml is reported by those who need it
+                    plugins = read_config(found.run_file).get("plugins") or ()
+                current_registry().add_plugins_of(f"run {found.name}", plugins)
+                return found
         for path in (RUNS / text, Path(text)):
             if path.exists():
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")

@@ -26,7 +26,7 @@ from zoo.training.checkpoints import KEY, asked_to_run, read_checkpoint
 from zoo.training.exported import SUFFIX, read_exported, was_exported
 from zoo.training.run_folder import RunFolder
 
-PUBLISHED = "published"  # the weights that a model of the zoo comes with
+PRETRAINED = "pretrained"  # the weights that come with a model
 # under which training scripts put the weights beside other things, the likelier first
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
 # what wrappers of networks put in front of every name
@@ -80,8 +80,8 @@ def open_weights(registry: Registry, run: Run) -> Weights:
     source = run.recipe.weights
     if source.partition(":")[0] in LIBRARIES:
         return _of_library(source, run)
-    if source == PUBLISHED:
-        return Weights(f"{run.model['name']} as it was published", {})
+    if source == PRETRAINED:
+        return Weights(f"{run.model['name']} as pretrained", {})
     path = Path(source).expanduser()
     if path.is_file():
         return read_weights(path)
@@ -197,8 +197,8 @@ def begin_with(task: Task, weights: Weights) -> LoadReport:
     if not isinstance(task, Classifier):
         raise UserError(f"recipe.weights={weights.origin}: only networks that sort images into classes take weights over")
     origin, mean, std, state = weights.origin, weights.mean, weights.std, weights.state
-    if not state:  # as it was published
-        published = task.published()
+    if not state:  # pretrained
+        published = task.pretrained_weights()
         state, mean, std = published.state, published.mean, published.std
     own = task.state_dict()
     head = task.head_names()

@@ -1,0 +1,177 @@
+"""A plugin file brings an optimizer, a loss, an augmentation, a derived model; a run remembers the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo.core.errors import UserError
+from zoo.registry.registry import scan
+
+INGREDIENTS = '''
+import torch
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from zoo import register_augmentation, register_loss, register_optimizer
+
+
+@register_optimizer("lion")
+class Lion(Optimizer):
+    """Lion: the sign of a mean of gradients (Chen et al. 2023, algorithm 2).
+
+    Args:
+        betas: decay of the two means.
+    """
+
+    def __init__(self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                    update = torch.lerp(parameter.grad, mean, group["betas"][0]).sign_()
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+                    mean.lerp_(parameter.grad, 1 - group["betas"][1])
+        return loss
+
+
+@register_optimizer("slow", momentum=0.99)
+class Slow(SGD):
+    """Stochastic gradient descent with much momentum."""
+
+
+@register_loss("focal", task="classification")
+def focal(logits, targets, reduction, gamma: float = 2.0):
+    """Focal loss (Lin et al. 2017, equation 4)."""
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    losses = (1 - torch.exp(-losses)) ** gamma * losses
+    return losses.mean() if reduction == "mean" else losses
+
+
+@register_augmentation("invert")
+def invert(batch, generator, probability: float = 0.5):
+    """Invert the colors of each image with a probability."""
+    chosen = torch.rand(len(batch["images"]), 1, 1, 1, generator=generator) < probability
+    return {**batch, "images": torch.where(chosen.to(batch["images"].device), 255 - batch["images"], batch["images"])}
+'''
+DERIVED = '''
+from zoo import register_model
+from zoo.models.resnet import RECIPE, RESIDUAL, ResNet
+
+
+@register_model("mine", task="classification", data="digits", depth=8, tags=[*RESIDUAL, "own"], recipe={**RECIPE, "epochs": 1})
+class Mine(ResNet):
+    """My residual network."""
+'''
+QUICK = ("--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.monitor_every_n_steps=0")
+EACH = (
+    "--set", "recipe.optimizer=lion", "--set", "recipe.optimizer_args.betas=[0.9,0.95]", "--set", "recipe.loss=focal",
+    "--set", "recipe.loss_args.gamma=1", "--set", "data.augment=crop:1,invert:0.2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def ingredients(workplace: Path) -> Path:
+    path = workplace / "ingredients.py"
+    path.write_text(INGREDIENTS)
+    return path
+
+
+def test_what_a_plugin_brings_is_listed_without_being_run(zoo, ingredients: Path) -> None:
+    ingredients.write_text(INGREDIENTS + "\nraise SystemExit('this file was run')\n")
+    for option, name, arguments in (
+        ("--optimizers", "lion", {"betas": [0.9, 0.99]}),
+        ("--losses", "focal", {"gamma": 2.0}),
+        ("--augmentations", "invert", {"probability": 0.5}),
+    ):
+        (entry,) = json.loads(zoo("--plugin", ingredients, "list", option, name, "--json").out)
+        assert {each["name"]: each["default"] for each in entry["options"]} == arguments
+        assert name in zoo("--plugin", ingredients, "list", option).out
+    assert zoo("list", "--optimizers", "lyon").is_one_line_error("no optimizer 'lyon'", "zoo list --optimizers")
+    error = zoo("--plugin", ingredients, "train", "mlp", "--set", "recipe.optimizer=lionn")
+    assert error.is_one_line_error("no optimizer 'lionn': did you mean 'lion'?")
+
+
+def test_a_run_remembers_its_plugins(zoo, ingredients: Path) -> None:
+    trained = zoo("--plugin", ingredients.name, "train", "mlp", *QUICK, *EACH, "--name", "first")
+    assert trained.code == 0, trained.err
+    settings = Path("runs/first/run.yaml").read_text()
+    assert str(ingredients) in settings and "gamma: 1.0" in settings
+    assert zoo("test", "first").code == 0
+    assert zoo("train", "--resume", "first").code == 0
+    assert zoo("train", "--config", "runs/first/run.yaml", "--name", "second").code == 0
+    moved = ingredients.rename(ingredients.with_suffix(".bak"))
+    for command in (("test", "first"), ("train", "--resume", "first"), ("report", "first")):
+        assert zoo(*command).is_one_line_error("run first needs the plugin", "ingredients.py, which is missing")
+    (ingredients.parent / "new").mkdir()
+    place = moved.rename(ingredients.parent / "new" / "ingredients.py")
+    assert zoo("--plugin", place, "test", "first").code == 0
+
+
+def test_an_optimizer_without_init_takes_the_arguments_of_its_base(ingredients: Path) -> None:
+    entry = scan([str(ingredients)]).find("optimizer", "slow")
+    assert entry.defaults["momentum"] == 0.99 and {"nesterov", "dampening"} <= entry.defaults.keys()
+    assert not {"params", "lr", "weight_decay"} & entry.defaults.keys()
+
+
+def test_a_model_may_derive_from_ours_without_init(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(DERIVED)
+    code = (
+        f"import sys; from zoo import scan; entry = scan([{str(path)!r}]).model('mine')\n"
+        "assert entry.defaults['depth'] == 8 and entry.defaults['width'] == 16 and entry.recipe['epochs'] == 1\n"
+        "assert entry.recipe['optimizer'] == 'sgd' and entry.tags == ('cnn', 'residual', 'own')\n"
+        "assert all(option.help for option in entry.options) and not entry.partial\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_cannot_be_read_is_taken_from_the_class_when_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(DERIVED.replace('"epochs": 1', '"epochs": min(3, 4)').replace('"mine"', '"clever"'))
+    registry = scan([str(path)])
+    listed = registry.models["clever"]
+    assert listed.partial and listed.summary == "My residual network." and listed.recipe == {}
+    used = registry.model("clever")
+    assert used.recipe["epochs"] == 3 and not used.partial and used.origin == str(path)
+    path = tmp_path / "wrong.py"
+    path.write_text(DERIVED.replace('"mine"', '"wrong"').replace("depth=8", "depht=max(8, 2)"))
+    with pytest.raises(UserError, match="'wrong' .* cannot be imported: .*'depht'"):
+        scan([str(path)]).model("wrong")
+
+
+def test_callbacks_come_by_the_entry_point_of_lightning(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "callbackzoo-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: callbackzoo\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[lightning.pytorch.callbacks_factory]\nit = callback_zoo_module:make\n")
+    (tmp_path / "callback_zoo_module.py").write_text(
+        "from pathlib import Path\nfrom lightning.pytorch.callbacks import LambdaCallback\n\n"
+        "def make():\n    return LambdaCallback(on_train_end=lambda trainer, module: Path('ended').touch())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert zoo("train", "softmax", *QUICK, "--name", "called").code == 0
+    assert Path("ended").exists()
+
+
+def test_check_takes_the_place_of_files(zoo, workplace: Path) -> None:
+    from PIL import Image
+
+    for name, value in (("light", 200), ("dark", 50)):
+        (workplace / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (12, 12), (value + number % 5, value, value)).save(workplace / "photos" / name / f"{number}.png")
+    answer = zoo("check", "folder", "--set", "data.root=photos", "--set", "data.size=8")
+    assert answer.code == 0, answer.out + answer.err
+    assert zoo("check", "folder", "--set", "model.depth=3").is_one_line_error("model")

@@ -1,0 +1,45 @@
+"""Descriptions of augmentation, as in ``crop:4,hflip``, read before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+
+from zoo.core.errors import UserError, unknown
+from zoo.registry.entry import Entry
+from zoo.registry.registry import Registry
+
+PRESETS = ("none", "light", "standard", "strong")  # of which each data set says what they are
+Fraction = float  # a strength of at most 1
+
+
+def parse_augmentation(registry: Registry, description: str) -> list[tuple[Entry, float | None]]:
+    """The transforms of a comma-separated description with their strengths; None where a transform takes none.
+
+    Raises:
+        UserError: an unknown transform, or a strength that is not a positive number.
+    """
+    if description in PRESETS:
+        return []
+    items = [item.strip() for item in description.split(",")]
+    return [_parse(registry, item) for item in items if item not in ("", "none")]
+
+
+def _parse(registry: Registry, item: str) -> tuple[Entry, float | None]:
+    name, colon, text = item.partition(":")
+    known = registry.entries("augmentation")
+    if name not in known:
+        raise unknown("augmentation", name, [*known, *PRESETS])
+    entry = registry.find("augmentation", name)
+    if not entry.options:
+        if colon:
+            raise UserError(f"augmentation {name!r} takes no strength")
+        return entry, None
+    option = entry.options[0]
+    kind = int if option.type == "int" else float
+    try:
+        strength = kind(text) if colon else option.default
+    except ValueError:
+        strength = -1
+    if not 0 < strength < math.inf or (option.type == "Fraction" and strength > 1):
+        raise UserError(f"augmentation {item!r}: the strength must be a positive {kind.__name__}, as in {name}:{option.default}")
+    return entry, strength
