@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Checkpoint, Json, RunName, checkpoint_file, open_registry, print_json, whole_number
+from zoo.commands.shell import (
+    Checkpoint,
+    Json,
+    RunName,
+    announce,
+    announce_loading,
+    checkpoint_file,
+    open_registry,
+    print_json,
+    whole_number,
+)
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 
@@ -33,8 +43,10 @@ def export(
     registry = open_registry(context)
     file, figures, name = _classifier_file(registry, run, checkpoint, "zoo export")
     path = output_file(format, output, name)
+    announce_loading()
     from zoo.export import export as exporting
 
+    announce("exporting and verifying")
     done = exporting.export(registry, file, format, path, name, figures, license or "not stated")
     agreement = done.agreement
     if json:
@@ -66,6 +78,7 @@ def serve(
         raise UserError(f"--port {port}: must be at most 65535")
     registry = open_registry(context)
     file, figures, name = _classifier_file(registry, run, checkpoint, "zoo serve")
+    announce_loading()
     from zoo.serve import server
 
     def told(address: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table, setting
+from zoo.commands.shell import Json, SetModelAndData, announce_loading, open_registry, print_json, print_table, setting
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.entry import REQUIRED, Entry
 from zoo.registry.registry import Registry
@@ -229,6 +229,7 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
     chosen = [{"data": {"name": data}}] if data else []
     run = resolve(registry, name, {}, [*(parse_setting(text, ("model", "data")) for text in settings), *chosen])
     shape = parse_image_shape(image) if image else None
+    announce_loading()
     from zoo.analysis.layer_table import tabulate
 
     table = tabulate(registry, run, shape)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
+from zoo.commands.shell import Json, Set, announce_loading, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 
@@ -88,6 +88,7 @@ def search(
 
 
 def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, json: bool, zoo: str) -> None:
+    announce_loading()
     from zoo.search.points import points_over
     from zoo.search.study import Place, hide_password, start_or_go_on
     from zoo.search.workers import check_data_and_model, run_search
@@ -113,6 +114,7 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, 
 
 
 def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
+    announce_loading()
     from zoo.search.report import records, table, write_best, write_picture
 
     best, picture = write_best(study, place, plan, registry), write_picture(study, place, plan)

@@ -127,6 +127,18 @@ def open_registry(context: typer.Context) -> Registry:
     return registry
 
 
+def announce(what: str) -> None:
+    """Name work that takes a while, on a terminal alone."""
+    if sys.stderr.isatty():
+        rank_zero_print(f"{what} ...")
+
+
+def announce_loading() -> None:
+    """To be called before the first import of torch, which takes seconds."""
+    if "torch" not in sys.modules:
+        announce("loading PyTorch")
+
+
 def whole_number(option: str, text: str, least: int = 1) -> int:
     """Parse the integer that an option was given."""
     if not text.isdecimal() or int(text) < least:

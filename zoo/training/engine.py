@@ -116,6 +116,8 @@ def train(
     with folder.given_up_unless_started(is_new) as started, folder.locked():
         checkpoint = folder.last if resume and folder.last.exists() else None
         former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
+        if checkpoint:
+            rank_zero_print(f"resuming {folder.name} at step {former['global_step']:,}, epoch {former['epoch'] + 1}")
         data = build_data(registry, run)
         task = _task_as_it_was(registry, run, data, former if checkpoint else None)
         look(data)

@@ -52,7 +52,9 @@ def open_subject(registry: Registry, run: Run) -> Subject:
         UserError: several devices are asked for, the model learns without an optimizer, or what the data or the model says.
     """
     if run.trainer.devices not in (1, "1", "auto") or run.trainer.num_nodes > 1:
-        raise UserError(f"zoo tune measures on one device: leave out trainer.devices={run.trainer.devices} and trainer.num_nodes")
+        raise UserError(
+            f"trainer.devices={run.trainer.devices}: short trials run on one device; omit trainer.devices and trainer.num_nodes"
+        )
     quiet()
     alone = {"devices": 1, "strategy": "auto"}
     run = run.model_copy(update={"trainer": run.trainer.model_copy(update=alone)})
