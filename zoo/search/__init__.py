@@ -1,1 +1,1 @@
-"""The search for good settings: many trainings that differ in a few keys, on one study that any number of processes share."""
+"""Hyperparameter search: many trainings that differ in a few keys, in one study that any number of processes share."""

@@ -1,4 +1,4 @@
-"""What is searched and with how much effort, checked before anything heavy is imported."""
+"""Search space and budget, validated before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from zoo.search.space import Dimension, grid_points, nested, read_space
 
 SAMPLERS = ("random", "grid", "tpe")
 PRUNERS = ("none", "median", "asha")
-TRIALS = 20  # unless told otherwise
-# settings that say where a training computes and who watches, not what comes of it
+TRIALS = 20  # by default
+# where a training computes and where it is tracked, not its result
 NOT_PART_OF_A_STUDY = ("trainer.accelerator=", "wandb.")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched. Plain data, so that it can be kept in a study and handed to another process.
+    """A search: what its trials have in common, and what they vary. Plain data, stored in the study and sent to processes.
 
     Attributes:
         base: the resolved Run, of which each trial changes the keys of ``space``.
         metric: a validation metric of the model's task, as in ``accuracy``, and ``direction``, "max" or "min".
-        folds: trainings a trial, each validated on another part of the training images; 1 keeps one split.
-        sampler: one of ``SAMPLERS``, and ``seed``, of what it draws.
+        folds: number of cross-validation folds of each trial; 1 for a single validation split.
+        sampler: one of ``SAMPLERS``, and ``seed``, its seed.
     """
 
     base: dict[str, Any]
@@ -40,31 +40,31 @@ class Search:
         """The Run with these values (key -> value) over it.
 
         Raises:
-            UserError: they do not go together.
+            UserError: the combination is invalid.
         """
         return resolve(registry, None, self.base, [nested(values)])
 
     def values(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The settings, key -> value, that the parameters of a trial stand for."""
+        """The settings, key -> value, of the parameters of a trial."""
         return {d.key: d.value(parameters[d.key]) for d in self.space if d.key in parameters}
 
     def identity(self) -> dict[str, Any]:
-        """What makes two searches the same one, as plain data."""
+        """Plain data that is equal for equal searches, stored in the study."""
         return {**asdict(self), "space": {dimension.key: dimension.text for dimension in self.space}}
 
     @classmethod
     def from_identity(cls, registry: Registry, identity: dict[str, Any]) -> Search:
-        """The search that ``identity`` came from.
+        """Rebuild a search from its ``identity``.
 
         Raises:
-            UserError: its model or its data set is no longer what it was.
+            UserError: its model or its data set has changed.
         """
         texts = [f"{key}={text}" for key, text in identity["space"].items()]
         space = read_space(texts, lambda layer: resolve(registry, None, identity["base"], [layer]))
         return cls(**{**identity, "space": space})
 
     def difference(self, former: dict[str, Any]) -> str | None:
-        """The first thing in which this search is not the one of an identity, or None.
+        """Describe the first difference from the search of an identity; None if they are equal.
 
         Raises:
             ValueError: the identity is of another version of the zoo.
@@ -84,12 +84,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Effort:
-    """How a search is gone about: what may change when it goes on.
+    """Budget and execution of a search: what may change when a study continues.
 
     Attributes:
-        points: how many trials are to be finished, by all processes together.
+        points: total number of trials, over all processes.
         pruner: one of ``PRUNERS``.
-        workers: processes on this machine.
+        workers: number of processes on this machine.
         plugins: the files given with ``--plugin``.
     """
 
@@ -109,15 +109,15 @@ def plan_search(
     folds: int,
     seed: int,
 ) -> Search:
-    """The search that was asked for, every end of every range tried on the Run.
+    """Build a search, validating the ends of every range against the settings.
 
     Args:
         settings: trees of section -> key -> value, as ``resolve`` takes them.
         over: ranges, each as in ``recipe.lr=log:1e-4..1e-1``.
-        metric: empty for the one by which the model's checkpoints are judged.
+        metric: empty for the one that selects the model's best checkpoint.
 
     Raises:
-        UserError: something is unknown, malformed, of the wrong type, or contradicts something else.
+        UserError: an unknown name, a malformed range, a value of the wrong type, or a contradiction.
     """
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
@@ -130,16 +130,16 @@ def plan_search(
     for dimension in space:
         section, _, key = dimension.key.partition(".")
         if any(key in layer.get(section, {}) for layer in settings):
-            raise UserError(f"{dimension.key} is both set and searched: leave one out")
+            raise UserError(f"{dimension.key} is both set and searched: omit one")
         if dimension.points and sampler != "grid":
-            raise UserError(f"--over {dimension.key}={dimension.text}: a number of points is for --sampler grid")
+            raise UserError(f"--over {dimension.key}={dimension.text}: a number of points needs --sampler grid")
     if sampler == "grid":
-        grid_points(space, seed)  # which complains
+        grid_points(space, seed)  # raises for an incomplete grid
     if folds > 1 and any(dimension.key == "data.validation" for dimension in space):
         raise UserError("--folds and a search over data.validation are mutually exclusive")
     if base.trainer.devices != 1 or base.trainer.num_nodes != 1:
-        raise UserError("each trial runs on one device: leave trainer.devices and trainer.num_nodes out; --workers uses several")
-    task = registry.model(name).load()  # imports torch, and is therefore the last thing that is looked at
+        raise UserError("each trial runs on one device: omit trainer.devices and trainer.num_nodes; --workers uses several")
+    task = registry.model(name).load()  # imports torch, hence last
     metric = metric.removeprefix("val/") or task.monitor
     if metric not in task.directions:
         raise unknown("metric", metric, task.directions)
@@ -147,7 +147,7 @@ def plan_search(
 
 
 def plan_effort(search: Search, trials: int | None, pruner: str, workers: int, plugins: list[str]) -> Effort:
-    """How the search is gone about; a grid is walked through once, whatever ``trials`` says beyond it.
+    """Build the budget; a grid is run once at most, whatever ``trials`` says.
 
     Raises:
         UserError: no such pruner.

@@ -1,7 +1,7 @@
-"""Many processes, one plan: who tries which point, so that none is left out and none counted twice whoever is killed when.
+"""Distribute the points of a search over processes, so that each is finished exactly once whichever process is killed.
 
-A plan is a sequence of points, 0, 1, 2, ...; a trial is one attempt at one of them. What random search and grid search try at a
-point follows from the seed and its number alone, so it does not matter which process comes to it, or how often.
+A search is a sequence of points, 0, 1, 2, ...; a trial is one attempt at one of them. What random and grid search sample at a
+point depends only on the seed and its number, not on the process or the attempt.
 """
 
 from __future__ import annotations
@@ -26,36 +26,35 @@ from zoo.search.plan import Search
 from zoo.search.space import grid_points
 from zoo.search.study import DUPLICATE, REASON, Place, is_over
 
-POINT = "point"  # attribute of a trial: the point of the plan that it stands for
-WORKER = "worker"  # attribute of a trial: who is at it
-WAIT_SECONDS = 0.5  # between two looks at trials that others are at
+POINT = "point"  # attribute of a trial: its point
+WORKER = "worker"  # attribute of a trial: the process that runs it
+WAIT_SECONDS = 0.5  # between polls for trials of other processes
 
 Objective = Callable[[optuna.Trial, dict[str, Any]], float]
 
 
 class TrialFailed(Exception):
-    """The parameters of a trial are no good; the text says why. It counts, and the search goes on."""
+    """A trial failed because of its parameters; the text says why. It counts as finished."""
 
 
 class _Duplicate(Exception):
-    """Another machine was first at the same point."""
+    """Another machine has already started the same point."""
 
 
 def planned_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of a study in the order in which they began, without those that were put there by something else."""
+    """The trials of a study in order, without those that another program added."""
     return [trial for trial in study.get_trials(deepcopy=False) if POINT in trial.user_attrs]
 
 
 def points_over(study: optuna.Study, points: int) -> set[int]:
-    """Which of the first points of the plan are over."""
+    """Which of the first points are finished."""
     return {trial.user_attrs[POINT] for trial in planned_trials(study) if is_over(trial)} & set(range(points))
 
 
 class PointSampler(BaseSampler):
-    """Draws from (seed, point, key), never from a generator with a history.
+    """Seed every draw with (seed, point, key), so that processes that share a study draw independently and a restart continues.
 
-    So processes that share a study do not draw alike, and one that is started again does not repeat itself. TPE looks at the
-    results so far besides (Bergstra et al. 2011); random and grid search are compared in Bergstra and Bengio (2012).
+    TPE (Bergstra et al. 2011) depends on the results so far as well. Bergstra and Bengio (2012) compare random and grid search.
     """
 
     def __init__(self, search: Search) -> None:
@@ -79,10 +78,10 @@ class PointSampler(BaseSampler):
 
 
 def build_pruner(name: str) -> optuna.pruners.BasePruner:
-    """The rule by which bad trials are stopped.
+    """Build the rule that stops bad trials early.
 
-    ``median``: worse than the median of the others at the same step; ``asha``: not among the best quarter of those that have
-    come as far, asked at steps 1, 4, 16, ... (Li et al. 2020).
+    ``median``: worse than the median of the others at the same step; ``asha``: asynchronous successive halving, not among the
+    best quarter at steps 1, 4, 16, ... (Li et al. 2020).
     """
     kinds = {
         "none": optuna.pruners.NopPruner,
@@ -93,13 +92,13 @@ def build_pruner(name: str) -> optuna.pruners.BasePruner:
 
 
 class Worker:
-    """One process at a study.
+    """A process that runs trials of a shared study.
 
     Args:
-        study: which others may share.
-        place: where it lies, for the locks by which workers of one machine know of each other.
-        search: what is searched.
-        points: how many points of the plan are to be tried, by all workers together.
+        study: the study.
+        place: its folder, for the locks that tell which processes are alive.
+        search: the search.
+        points: total number of points, over all processes.
     """
 
     def __init__(self, study: optuna.Study, place: Place, search: Search, points: int) -> None:
@@ -107,17 +106,17 @@ class Worker:
         self.name, self.in_database = uuid.uuid4().hex, bool(place.storage)
         self.locks = place.folder / "workers"
         self.locks.mkdir(parents=True, exist_ok=True)
-        # held from looking at the study until a trial has its worker's name on it
+        # held from reading the study until a trial has its worker's name
         self.claim = FileLock(self.locks / ".claim.lock")
         study.sampler = PointSampler(search)
 
     def work(self, objective: Objective, after_trial: Callable[[], None] = lambda: None) -> None:
-        """Try points until all are over; wait for those that others are at, in case they are lost.
+        """Run trials until all points are finished; wait for those of other processes, and retry them if they are lost.
 
         Args:
-            objective: what a trial and its values (key -> value) are worth. Raises ``TrialFailed`` for parameters that are no
-                good and ``optuna.TrialPruned`` for a trial that was stopped early; anything else ends the work, and the
-                point is tried again by whoever goes on.
+            objective: the value of a trial, given its settings (key -> value). Raises ``TrialFailed`` for invalid parameters and
+                ``optuna.TrialPruned`` for a trial that was stopped early; any other exception ends the work, and the point is
+                retried when the search continues.
         """
         with self._alive():
             while len(points_over(self.study, self.points)) < self.points:
@@ -127,7 +126,7 @@ class Worker:
                         if found := self._waiting() or self._enqueue_next():
                             self._try_one(objective)
                 except UpdateFinishedTrialError:
-                    continue  # the trial was taken for lost, and is somebody else's now
+                    continue  # the trial was declared lost, and another process retries it
                 if found:
                     after_trial()
                 else:
@@ -137,7 +136,7 @@ class Worker:
         return any(trial.state is TrialState.WAITING for trial in planned_trials(self.study))
 
     def _enqueue_next(self) -> bool:
-        """Put the first point that nobody is at into the study, with the parameters it had if it was lost."""
+        """Enqueue the first point that no process runs, with the same parameters if it was lost."""
         trials = planned_trials(self.study)
         taken = {trial.user_attrs[POINT] for trial in trials if is_over(trial) or not trial.state.is_finished()}
         free = next((point for point in range(self.points) if point not in taken), None)
@@ -151,7 +150,7 @@ class Worker:
         def attempt(trial: optuna.Trial) -> float:
             trial.set_user_attr(WORKER, self.name)
             self.claim.release()
-            if self._another_is_at_it(trial):
+            if self._is_duplicate(trial):
                 trial.set_user_attr(DUPLICATE, True)
                 raise _Duplicate
             try:
@@ -163,7 +162,7 @@ class Worker:
         try:
             self._optimize(attempt)
         except ValueError as error:
-            # Optuna's for the result of a trial that somebody has taken for lost meanwhile; its point is tried again
+            # Optuna's, for the result of a trial that was meanwhile declared lost and is retried
             if "Cannot tell a FAIL trial" not in str(error):
                 raise
 
@@ -174,10 +173,10 @@ class Worker:
             hidden = error.__context__
             if hidden is None or str(error) != "Should not reach.":
                 raise
-            raise hidden from hidden.__cause__  # Optuna asserts while an error of its storage is on its way
+            raise hidden from hidden.__cause__  # Optuna asserts while an error of its storage propagates
 
-    def _another_is_at_it(self, own: optuna.Trial) -> bool:
-        """Whether the same point has an earlier trial, as happens when two machines look at a database at once."""
+    def _is_duplicate(self, own: optuna.Trial) -> bool:
+        """Whether an earlier trial has the same point, which happens when two machines read a database at once."""
         return any(
             trial.number < own.number
             and trial.user_attrs[POINT] == own.user_attrs[POINT]
@@ -185,11 +184,11 @@ class Worker:
             for trial in planned_trials(self.study)
         )
 
-    # ------------------------------------------------------------------ who is alive
+    # ------------------------------------------------------------------ liveness of processes
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
-        """Hold a lock that the system gives back when this process ends, however it ends."""
+        """Hold a lock that the system releases when this process ends, however it ends."""
         path = self.locks / f"{self.name}.lock"
         with FileLock(path):
             try:
@@ -198,7 +197,7 @@ class Worker:
                 path.unlink(missing_ok=True)
 
     def _give_up_lost(self) -> None:
-        """Mark the trials of killed workers as failed, so that their points are free again; the claim must be held."""
+        """Mark the trials of killed processes as failed, so that they are retried; requires the claim."""
         if self.in_database:
             optuna.storages.fail_stale_trials(self.study)
         for trial in planned_trials(self.study):
@@ -209,10 +208,10 @@ class Worker:
     def _is_lost(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
         if self.in_database:
-            # signs of life are Optuna's to judge, but it knows of none before the first
+            # Optuna checks heartbeats, but not whether there was a first one
             silence = datetime.now() - trial.datetime_start
             return worker is None and silence > timedelta(seconds=studies.SILENCE_SECONDS)
-        # whoever takes a trial holds the claim until it has a name on it
+        # a process holds the claim until its trial has its name
         return worker is None or not self._is_alive(worker)
 
     def _is_alive(self, worker: str) -> bool:

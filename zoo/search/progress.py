@@ -1,4 +1,4 @@
-"""How far a search is: a bar on a terminal, and one line for each trial that is over."""
+"""Progress of a search: a bar on a terminal, and one line for each finished trial."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WORDS = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped early"}
 
 
 class SearchProgress:
-    """Shows, on standard error, each trial as it is over, how many are, the best so far and the time left.
+    """Prints finished trials, their number and the best one to standard error.
 
     Args:
-        points: how many trials there are to be.
+        points: total number of trials.
     """
 
     def __init__(self, study: optuna.Study, search: Search, points: int) -> None:
@@ -43,7 +43,7 @@ class SearchProgress:
             self.bar.stop()
 
     def update(self) -> None:
-        """Show what has come to its end since the last call."""
+        """Print the trials that finished since the last call."""
         fresh = [trial for trial in self._over() if trial.number not in self.seen]
         self.seen.update(trial.number for trial in fresh)
         done = len(points_over(self.study, self.points))
@@ -54,7 +54,7 @@ class SearchProgress:
             self.bar.update(self.bar.task_ids[0], completed=done, state=state)
 
     def say(self, text: str) -> None:
-        """A line, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         if self.bar is not None:
             self.bar.console.print(text, highlight=False, markup=False)
         else:
@@ -76,5 +76,5 @@ class SearchProgress:
 
 
 def shown(value: Any) -> str:
-    """A parameter, as short as its size allows."""
+    """Format a parameter in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

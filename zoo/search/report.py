@@ -1,4 +1,4 @@
-"""What came of a search: a table, a picture, and the best Run as a file that trains it."""
+"""Results of a search: a table, a picture, and the best Run as a file."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from zoo.search.study import DUPLICATE, REASON, Place, best_trial, is_over
 from zoo.search.trial import FOLDS, SECONDS
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
-COLUMNS = 3  # panels in a row of the picture
-ERROR_WIDTH = 50  # letters of a reason in the table
+COLUMNS = 3  # panels per row of the picture
+ERROR_WIDTH = 50  # characters of a reason in the table
 IN_TIME = LinearSegmentedColormap.from_list("in time", colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # yellow is too pale
 BEST = "crimson"
 
 
 def records(study: optuna.Study, search: Search) -> list[dict[str, Any]]:
-    """Every trial as plain data, the best first: number, state, value, parameters, seconds, epochs or the value of
-    each fold, and a reason if it failed."""
+    """All trials as plain data, best first: number, state, value, parameters, seconds, epochs or the value of each fold, and the
+    reason of a failure."""
     sign = -1 if search.direction == "max" else 1
     trials = [trial for trial in planned_trials(study) if DUPLICATE not in trial.user_attrs]
     trials.sort(key=lambda t: (ORDER.index(t.state), sign * t.value if t.value is not None else 0, t.number))
@@ -63,7 +63,7 @@ def _record(trial: FrozenTrial, search: Search) -> dict[str, Any]:
 
 
 def table(study: optuna.Study, search: Search) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """The rows and the header of a table of all trials."""
+    """Rows and header of a table of all trials."""
     folds = search.folds > 1
     steps = ("spread", "folds") if folds else ("epochs",)
     header = ("trial", search.metric, *(dimension.key for dimension in search.space), *steps, "seconds", "state")
@@ -83,12 +83,12 @@ def _cell(value: Any) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    """The standard deviation over the folds."""
+    """Standard deviation over the folds."""
     return f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
 
 
 def write_best(study: optuna.Study, place: Place, search: Search, registry: Registry) -> Path | None:
-    """Write the Run of the best trial as the YAML that ``zoo train --config`` takes; None while no trial is complete."""
+    """Write the Run of the best trial as YAML for ``zoo train --config``; None while no trial is complete."""
     best = best_trial(study)
     if best is None:
         return None
@@ -101,10 +101,9 @@ def write_best(study: optuna.Study, place: Place, search: Search, registry: Regi
 
 
 def write_picture(study: optuna.Study, place: Place, search: Search) -> Path | None:
-    """Draw the metric over each key, and the best so far over the trials; None while there is nothing to draw.
+    """Plot the metric over each hyperparameter, and the best value over the trials; None while no trial is complete.
 
-    Color is the order of the trials, so that one sees where a search has gone; trials stopped early are crosses at the last
-    value they had, and the best is a star.
+    Color is the order of the trials; trials that were stopped early are crosses at their last value, and the best is a star.
     """
     trials = [trial for trial in planned_trials(study) if trial.value is not None]
     if best_trial(study) is None:
@@ -128,14 +127,14 @@ def _draw(study: optuna.Study, place: Place, search: Search, trials: list[Frozen
     _draw_history(axes[panels - 1], trials, search)
     values = [trial.value for trial in trials]
     if 0 < 100 * min(values) < max(values):
-        axes[0].set_yscale("log")  # of all panels: a few very bad losses would hide what the others differ in
+        axes[0].set_yscale("log")  # in all panels: a few very bad losses would hide the differences of the others
     for axis in axes[panels:]:
         axis.set_visible(False)
     for axis in axes[:panels:columns]:
         axis.set_ylabel(f"validation {search.metric}" + (f", mean of {search.folds} folds" if search.folds > 1 else ""))
     bar = figure.colorbar(points, ax=list(axes), label="trial")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    marks = {"complete": ("o", "dimgray"), "stopped early": ("x", "dimgray"), "the best": ("*", BEST)}
+    marks = {"complete": ("o", "dimgray"), "stopped early": ("x", "dimgray"), "best": ("*", BEST)}
     handles = [Line2D([], [], linestyle="", marker=marker, color=color, label=name) for name, (marker, color) in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{place.name}: {search.base['model']['name']} on {search.base['data']['name']}")
@@ -143,7 +142,7 @@ def _draw(study: optuna.Study, place: Place, search: Search, trials: list[Frozen
 
 
 def _draw_key(axis: Axes, dimension: Dimension, trials: list[FrozenTrial], study: optuna.Study, search: Search) -> Any:
-    """One panel; returns what the color bar is made of."""
+    """Draw one panel; returns the artist for the color bar."""
     newest = max(trial.number for trial in trials)
     points = None
     for state, marker, size in ((TrialState.PRUNED, "x", 26), (TrialState.COMPLETE, "o", 34)):
@@ -173,7 +172,7 @@ def _draw_key(axis: Axes, dimension: Dimension, trials: list[FrozenTrial], study
 
 
 def _place(dimension: Dimension, trial: FrozenTrial) -> float:
-    """Where a trial stands on the axis of a key; equal choices are moved apart a little, by their number alone."""
+    """Position of a trial on the axis of a key; equal choices are jittered by their number."""
     value = trial.params[dimension.key]
     if dimension.kind != "choice":
         return value
@@ -189,6 +188,6 @@ def _draw_history(axis: Axes, trials: list[FrozenTrial], search: Search) -> None
     for trial in trials:
         axis.plot(trial.number, trial.value, "o" if trial in complete else "x", color="darkgray", markersize=5)
     axis.step([*(trial.number for trial in complete), trials[-1].number], [*best, best[-1]], where="post", color=BEST)
-    axis.set_xlabel("trial; the line is the best so far")
+    axis.set_xlabel("trial (line: best so far)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.25)

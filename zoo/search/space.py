@@ -1,4 +1,4 @@
-"""What is searched: ranges and choices of ``--set`` keys, read from text and held against the types of the keys."""
+"""Search space: ranges and choices of ``--set`` keys, parsed and validated against the types of the keys."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from zoo.core.errors import UserError, unknown
 
 KINDS = ("log", "uniform", "choice")
 FORM = "write it as KEY=log:LOW..HIGH, KEY=uniform:LOW..HIGH or KEY=choice:A,B, for example recipe.lr=log:1e-4..1e-1"
-ONE_OF_EACH = "a search is of one model on one data set; start one for each"
+ONE_OF_EACH = "a search is over one model and one data set; start one search for each"
 NOT_SEARCHED = {  # key or section -> why
     "model.name": ONE_OF_EACH,
     "data.name": ONE_OF_EACH,
-    "data.validation": "trials are compared on the same validation images; --folds K validates each on all",
-    "trainer": "says where a trial computes, not what comes of it; --workers N uses several devices",
-    "wandb": "says who watches a trial, not what comes of it",
+    "data.validation": "trials are compared on the same validation split; --folds K cross-validates",
+    "trainer": "does not change the result of a trial; --workers N uses several devices",
+    "wandb": "does not change the result of a trial",
 }
-LARGEST_GRID = 100_000  # points; more than this is not a grid that anybody means to walk through
+LARGEST_GRID = 100_000  # points; a larger grid is surely a mistake
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key and the values it may take.
+    """One key and its range of values.
 
     Attributes:
         key: as in ``recipe.lr``.
-        text: what was written after the ``=``.
+        text: the range as written after the ``=``.
         kind: ``log`` (uniform in the logarithm), ``uniform`` or ``choice``.
-        low, high: the ends of a range, both included; both are int where the key takes whole numbers.
-        points: into how many values a grid cuts a range.
-        choices: the values as they were written, each of which YAML can read.
+        low, high: the ends of a range, inclusive; int where the key takes integers.
+        points: number of values of a grid over a range.
+        choices: the values as YAML text.
     """
 
     key: str
@@ -54,11 +54,11 @@ class Dimension:
         return self.kind != "choice" and isinstance(self.low, int)
 
     def value(self, parameter: Any) -> Any:
-        """What a parameter of the study stands for: a choice is kept as its text, since a study holds no lists."""
+        """The value of a parameter of the study, which stores choices as text because it cannot hold lists."""
         return yaml.safe_load(parameter) if self.kind == "choice" else parameter
 
     def suggest(self, trial: Any) -> Any:
-        """The value that the study's sampler draws for an Optuna trial."""
+        """Sample a value for an Optuna trial."""
         if self.kind == "choice":
             return self.value(trial.suggest_categorical(self.key, self.choices))
         draw = trial.suggest_int if self.is_integer else trial.suggest_float
@@ -69,10 +69,10 @@ class Dimension:
         return [self.low, self.high] if self.kind != "choice" else [self.value(choice) for choice in self.choices]
 
     def grid(self) -> tuple[Any, ...]:
-        """The parameters that a grid takes, in order.
+        """The parameters of a grid, in order.
 
         Raises:
-            UserError: a range that does not say into how many points it is cut.
+            UserError: a range without a number of points.
         """
         if self.kind == "choice":
             return self.choices
@@ -85,19 +85,19 @@ class Dimension:
             values = [self.low * (self.high / self.low) ** place for place in places]
         else:
             values = [self.low + (self.high - self.low) * place for place in places]
-        values[-1] = self.high  # which rounding may miss
+        values[-1] = self.high  # exactly, despite rounding
         return tuple(dict.fromkeys(map(round, values))) if self.is_integer else tuple(values)
 
 
 def read_space(texts: list[str], resolve: Callable[[dict[str, dict[str, Any]]], Run]) -> tuple[Dimension, ...]:
-    """The dimensions that were asked for, every end of a range and every choice tried on the Run.
+    """Parse the dimensions, validating every end of a range and every choice.
 
     Args:
         texts: each as in ``recipe.lr=log:1e-4..1e-1``.
-        resolve: the Run with some settings (section -> key -> value) over all others.
+        resolve: builds the Run with the given settings (section -> key -> value) on top.
 
     Raises:
-        UserError: there is none, one is malformed, or the key is unknown or does not take a value.
+        UserError: there is none, one is malformed, or a key is unknown or rejects a value.
     """
     if not texts:
         raise UserError("nothing to search over: --over KEY=RANGE, for example --over recipe.lr=log:1e-4..1e-1")
@@ -119,7 +119,7 @@ def nested(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def grid_points(space: tuple[Dimension, ...], seed: int) -> list[dict[str, Any]]:
-    """Every combination, as parameters of the study, shuffled so that a part of the grid is spread over all of it.
+    """All combinations, as parameters of the study, shuffled so that any part of the grid covers it evenly.
 
     Raises:
         UserError: a range without a number of points, or too many combinations.
@@ -151,7 +151,7 @@ def _parse(text: str) -> Dimension:
 
 
 def _choices(text: str, rest: str) -> tuple[str, ...]:
-    """Split at the commas that stand outside brackets."""
+    """Split at commas outside brackets."""
     parts, depth = [""], 0
     for letter in rest:
         depth += (letter in "[{") - (letter in "]}")
@@ -181,7 +181,7 @@ def _range(text: str, dimension: Dimension, rest: str) -> Dimension:
     if low >= high:
         raise UserError(f"--over {text}: the low end, {low}, must be below the high end, {high}")
     if dimension.kind == "log" and low <= 0:
-        raise UserError(f"--over {text}: a range of logarithms starts above 0, not at {low}")
+        raise UserError(f"--over {text}: a log range must start above 0, not at {low}")
     if rest.count(":") and not (points.isdecimal() and int(points) >= 2):
         raise UserError(f"--over {text}: the number of points of a grid must be 2 or more, not {points!r}")
     return replace(dimension, low=low, high=high, points=int(points) if points else None)
@@ -198,7 +198,7 @@ def _number(text: str, end: str) -> float:
 
 
 def _fitted(dimension: Dimension, resolve: Callable) -> Dimension:
-    """The dimension with its ends in the type of the key; both ends, or every choice, are values that the key takes."""
+    """The dimension with its ends converted to the type of the key, which must accept both ends or every choice."""
     section, _, name = dimension.key.partition(".")
     values = []
     for value in dimension.ends():

@@ -1,7 +1,4 @@
-"""A study: where the trials of a search are kept, and how they are found again.
-
-In a file, Optuna's journal, which it recommends for several processes on one machine; or in a database, for several machines.
-"""
+"""Storage of a study: Optuna's journal file, for processes that share a folder, or a database, for several machines."""
 
 from __future__ import annotations
 
@@ -26,15 +23,15 @@ from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 
 SEARCHES = Path("searches")
-IDENTITY = "zoo"  # the attribute of a study that says what is searched
-HEARTBEAT_SECONDS = 30  # between two signs of life of a trial in a database; a file needs none
-SILENCE_SECONDS = 120  # without a sign of life a trial in a database is taken for lost
+IDENTITY = "zoo"  # attribute of a study: the identity of its search
+HEARTBEAT_SECONDS = 30  # between heartbeats of a trial in a database; a file needs none
+SILENCE_SECONDS = 120  # without a heartbeat, after which a trial in a database is lost
 CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study lies: its folder, which also takes what the trials leave, and a database if it is not in a file."""
+    """Where a study is stored: its folder, which also holds the runs of its trials, and a database if it is not in a file."""
 
     name: str
     storage: str = ""
@@ -59,15 +56,15 @@ class Place:
 
 
 def hide_password(url: str) -> str:
-    """A database address that can be shown."""
+    """A database URL that can be printed."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def start_or_go_on(place: Place, search: Search) -> optuna.Study:
-    """The study of that name, a new one if there is none or nothing has come of it.
+    """Open the study of that name, or create it if there is none or it has no finished trial.
 
     Raises:
-        UserError: there is one, and it is another search; or it cannot be read or written.
+        UserError: it is a study of another search, or cannot be read or written.
     """
     with _opening_explained(place):
         storage = _open(place)
@@ -77,14 +74,14 @@ def start_or_go_on(place: Place, search: Search) -> optuna.Study:
             optuna.delete_study(study_name=place.name, storage=storage)
             return _load_or_create(storage, place, search)
     if different:
-        raise UserError(f"study {place.name!r} is another search, and here {different}: --name NEW starts a new one")
+        raise UserError(f"study {place.name!r} is another search: {different}; --name NEW starts a new one")
     return study
 
 
 def _load_or_create(storage: BaseStorage, place: Place, search: Search) -> optuna.Study:
     if place.name in [study.study_name for study in storage.get_all_studies()]:
         study = optuna.load_study(study_name=place.name, storage=storage)
-    else:  # or another process is faster
+    else:  # unless another process does
         direction = {"max": "maximize", "min": "minimize"}[search.direction]
         study = optuna.create_study(storage=storage, study_name=place.name, direction=direction, load_if_exists=True)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
@@ -100,7 +97,7 @@ def _difference(search: Search, former: dict[str, Any]) -> str | None:
 
 
 def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
-    """An existing study and what it searches.
+    """Open an existing study and its search.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -118,14 +115,14 @@ def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
 
 
 def reopen(place: Place) -> optuna.Study:
-    """A study that is known to be there, in another process."""
+    """Open a study that exists, in another process."""
     with _opening_explained(place):
         return optuna.load_study(study_name=place.name, storage=_open(place))
 
 
 def _identity(place: Place, study: optuna.Study) -> dict[str, Any]:
     if IDENTITY not in study.user_attrs:
-        raise UserError(f"{place}: the study {place.name!r} there was not made by zoo search: choose another --name")
+        raise UserError(f"{place}: the study {place.name!r} was not made by zoo search: choose another --name")
     return study.user_attrs[IDENTITY]
 
 
@@ -133,7 +130,7 @@ def _identity(place: Place, study: optuna.Study) -> dict[str, Any]:
 
 
 def _open(place: Place) -> BaseStorage:
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what a user should know is told by us
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # we report what users should know
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if not place.storage:
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +138,7 @@ def _open(place: Place) -> BaseStorage:
         lock.acquire()
         try:
             for line in place.journal.read_bytes().splitlines():
-                json.loads(line)  # Optuna overlooks a last line that is not JSON, and would write after it
+                json.loads(line)  # Optuna ignores a last line that is not JSON, and would append to it
         finally:
             lock.release()
         return JournalStorage(JournalFileBackend(str(place.journal), lock_obj=lock))
@@ -154,10 +151,10 @@ def _open(place: Place) -> BaseStorage:
 
 
 class JournalLock:
-    """The lock under which a journal is written, given back by the system when its holder is killed.
+    """Lock for writing a journal, released by the system when its holder is killed.
 
-    Optuna's own locks are files that a killed process leaves behind; the others then wait half a minute. A line that was only
-    half written is cut off before the next is added, since a journal with such a line inside could never be read again.
+    Optuna's own locks are files that a killed process leaves behind; the others then wait half a minute. An incomplete last line
+    is removed before the next is appended, since a journal with such a line inside cannot be read.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -168,7 +165,7 @@ class JournalLock:
         self.lock.acquire()
         try:
             with self.journal.open("a+b") as file:
-                _cut_off_half_a_line(file)
+                _remove_incomplete_line(file)
         except BaseException:
             self.lock.release()
             raise
@@ -178,7 +175,7 @@ class JournalLock:
         self.lock.release()
 
 
-def _cut_off_half_a_line(file: BinaryIO) -> None:
+def _remove_incomplete_line(file: BinaryIO) -> None:
     end = file.seek(0, os.SEEK_END)
     if not end:
         return
@@ -190,7 +187,7 @@ def _cut_off_half_a_line(file: BinaryIO) -> None:
 
 @contextmanager
 def faults_explained(place: Place) -> Iterator[None]:
-    """What a database says against us, in one line that names it."""
+    """Turn errors of a database into one line that names it."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -202,7 +199,7 @@ def faults_explained(place: Place) -> Iterator[None]:
 
 @contextmanager
 def _opening_explained(place: Place) -> Iterator[None]:
-    """Why a study cannot be opened. A damaged journal fails in whatever way Optuna fails over it."""
+    """Turn errors on opening a study into one line. A damaged journal raises whatever Optuna happens to raise."""
     try:
         with faults_explained(place):
             yield
@@ -219,19 +216,19 @@ def _opening_explained(place: Place) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------------- trials
 
-REASON = "reason"  # attribute of a trial: why its parameters are no good
-DUPLICATE = "duplicate"  # attribute of a trial that another process was already at
+REASON = "reason"  # attribute of a trial: why it failed because of its parameters
+DUPLICATE = "duplicate"  # attribute of a trial whose point another process had started
 
 
 def is_over(trial: FrozenTrial) -> bool:
-    """Whether a trial has come to its own end: measured, stopped early, or failed by its parameters.
+    """Whether a trial is finished: complete, stopped early, or failed because of its parameters.
 
-    One that was lost with its process has not; it is tried again, and counts only then.
+    A trial that was lost with its process is not: it is retried.
     """
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or REASON in trial.user_attrs and trial.state.is_finished()
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The best trial that was trained to its end, the first of equals."""
+    """The best complete trial, the first of equals."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return study.best_trial if complete else None

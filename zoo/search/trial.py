@@ -1,4 +1,4 @@
-"""One trial: a training, or one for each fold, judged on validation images and never on test images."""
+"""One trial: a training, or one for each fold, scored on the validation split and never on the test split."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FOLDS = "folds"  # attribute of a trial: the value of each fold
 
 
 class TrainingObjective:
-    """The objective of a search: called with a trial and its values, it trains and gives the best validation value."""
+    """Objective of a search: train with the values of a trial and return the best validation score."""
 
     def __init__(self, registry: Registry, place: Place, search: Search) -> None:
         self.registry, self.place, self.search = registry, place, search
 
     def __call__(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
-        """The value of a trial: that of its best epoch, or the mean of these over the folds.
+        """The score of a trial: that of its best epoch, averaged over the folds.
 
         Raises:
-            TrialFailed: the values do not go together, the loss is no longer finite, or the memory does not suffice.
+            TrialFailed: an invalid combination of values, a non-finite loss, or out of memory.
             optuna.TrialPruned: stopped early.
-            UserError: nothing that other values would mend.
+            UserError: a fault that other values would not avoid.
         """
         try:
             run = self.search.run(self.registry, values)
@@ -79,24 +79,24 @@ class TrainingObjective:
         except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise TrialFailed(one_line(error, 100)) from error
-            # the engine adds how its run would go on; a trial does not
+            # the engine appends how to resume its run, which does not apply to a trial
             reason = error.__cause__ if isinstance(error.__cause__, UserError) else error
-            did_not_start = not folder.run_file.exists()  # so the network cannot be built with these values
+            did_not_start = not folder.run_file.exists()  # the network cannot be built with these values
             if did_not_start or isinstance(reason, Diverged):
                 raise TrialFailed(one_line(reason)) from error
             raise reason from None
 
 
 class Judge(L.Callback):
-    """Follows the metric of a search through one training.
+    """Callback that records the best value of the metric of a search, and reports it to the pruner.
 
     Args:
-        search: says which metric, and which way is better.
-        trial: is told the value of every epoch, and may stop the training; without one nothing does.
+        search: gives the metric and its direction.
+        trial: receives the value of every epoch, and may stop the training; without one nothing does.
 
     Attributes:
         best: the best value so far.
-        stopped_early: whether the trial was so bad beside others that it was stopped.
+        stopped_early: whether the pruner stopped the trial.
     """
 
     def __init__(self, search: Search, trial: optuna.Trial | None = None) -> None:
@@ -120,7 +120,7 @@ class Judge(L.Callback):
 
 
 def drop_checkpoints(study: optuna.Study, place: Place) -> None:
-    """Remove the checkpoints of all trials that are finished, except those of the best; what they logged stays."""
+    """Remove the checkpoints of all finished trials except the best; their logs stay."""
     best = best_trial(study)
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished() and (best is None or trial.number != best.number):

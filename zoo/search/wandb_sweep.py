@@ -1,4 +1,4 @@
-"""The same search as a sweep of Weights & Biases: a file for ``wandb sweep``, whose agents then run ``zoo train``."""
+"""Weights & Biases sweeps: a search as a file for ``wandb sweep``, whose agents run ``zoo train``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_sweep(path: Path, registry: Registry, search: Search, effort: Effort) 
     """Write the sweep configuration; its keys are those of https://docs.wandb.ai/models/sweeps/sweep-config-keys.
 
     Raises:
-        UserError: something that a sweep cannot do, or the file cannot be written.
+        UserError: a sweep cannot express the search, or the file cannot be written.
     """
     text = yaml.safe_dump(sweep(registry, search, effort), sort_keys=False)
     try:
@@ -37,12 +37,12 @@ def sweep(registry: Registry, search: Search, effort: Effort) -> dict[str, Any]:
     """The sweep configuration as plain data.
 
     Raises:
-        UserError: folds, or a pruner that W&B does not know.
+        UserError: folds, or a pruner that W&B lacks.
     """
     if search.folds > 1:
-        raise UserError("--wandb-sweep: a run of a sweep is one training, so it has no folds: leave --folds out")
+        raise UserError("--wandb-sweep: a run of a sweep is a single training: omit --folds")
     if effort.pruner == "median":
-        raise UserError("--wandb-sweep: W&B stops runs by hyperband alone: --pruner asha or none")
+        raise UserError("--wandb-sweep: W&B stops runs early by hyperband only: use --pruner asha or none")
     early = {"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": QUARTER}} if effort.pruner == "asha" else {}
     return {
         "program": "zoo",
@@ -67,13 +67,13 @@ def _parameter(dimension: Dimension, as_grid: bool) -> dict[str, Any]:
 
 
 def _plain(dimension: Dimension, parameter: Any) -> Any:
-    """A number, a flag or a word; what W&B would not write as YAML reads it stays the text it was."""
+    """A number, a flag or a string; a list stays YAML text, which W&B would not write."""
     value = dimension.value(parameter)
     return value if isinstance(value, (bool, int, float, str)) else parameter
 
 
 def _command(registry: Registry, search: Search, effort: Effort) -> str:
-    """``zoo train`` with everything in which the search's Run is not the default one."""
+    """The ``zoo train`` command with all settings of the search that are not defaults."""
     model, data = search.base["model"]["name"], search.base["data"]["name"]
     default = resolve(registry, model, {}, [{"data": {"name": data}}]).model_dump(mode="json")
     searched = {dimension.key for dimension in search.space}

@@ -1,4 +1,4 @@
-"""A search from start to end: in this process, or by several that share the study while this one shows how far they are."""
+"""Run a search in this process, or in several that share the study while this one shows their progress."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from zoo.training.checkpoints import Interrupted
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
-STOP_SECONDS = 60  # that workers have to end in when asked to
+STOP_SECONDS = 60  # that workers have to stop
 
 
 def check_data_and_model(registry: Registry, search: Search) -> None:
-    """Bring the data here and build the network at the ends of each range, so that what is wrong is told before anything starts.
+    """Prepare the data and build the network at the ends of each range, to find errors before the search starts.
 
     Raises:
-        UserError: what the data set or the model says, or that the data has no folds.
+        UserError: of the data set or the model, or the data has no folds.
     """
     run = search.run(registry, {"data.validation": f"1/{search.folds}"} if search.folds > 1 else {})
     spec = building.build_data(registry, run).spec
@@ -48,11 +48,11 @@ def check_data_and_model(registry: Registry, search: Search) -> None:
 
 
 def run_search(registry: Registry, study: optuna.Study, place: Place, search: Search, effort: Effort) -> None:
-    """Try points until as many are over as were asked for.
+    """Run trials until the search is finished.
 
     Raises:
-        Interrupted: asked to stop; every finished trial is kept.
-        UserError: a fault that the user can put right; likewise.
+        Interrupted: asked to stop; finished trials are kept.
+        UserError: a fault that the user can fix; likewise.
     """
     with SearchProgress(study, search, effort.points) as progress, _stopped_by_signals():
         if effort.workers == 1:
@@ -72,7 +72,7 @@ def _work(
             progress.update()
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
-            raise Interrupted  # nobody would see what comes of it
+            raise Interrupted  # nobody waits for the result
 
     with faults_explained(place):
         Worker(study, place, search, effort.points).work(TrainingObjective(registry, place, search), after_trial)
@@ -80,7 +80,7 @@ def _work(
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Between trainings, which listen for themselves, SIGTERM is as good as Ctrl-C, and both end the search cleanly."""
+    """Between trainings, which handle signals themselves, let SIGTERM and Ctrl-C end the search cleanly."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -126,21 +126,21 @@ def _run_processes(place: Place, search: Search, effort: Effort, progress: Searc
 def _stop_processes() -> None:
     processes = multiprocessing.active_children()
     for process in processes:
-        process.terminate()  # which ends a training at its next step
+        process.terminate()  # stops a training at its next step
     deadline = time.monotonic() + STOP_SECONDS
     try:
         for process in processes:
             process.join(max(0.1, deadline - time.monotonic()))
-    finally:  # late, or interrupted again
+    finally:  # if late or interrupted again
         for process in processes:
             process.kill()
 
 
 @contextmanager
 def _inherited(device: str | None) -> Iterator[None]:
-    """What a process that is started inside has from its first moment: its GPU, and no ear for Ctrl-C.
+    """Give a process that is started inside its GPU, and let it ignore Ctrl-C.
 
-    Ctrl-C reaches the whole group of processes; the workers leave it to this one, which asks them to stop.
+    Ctrl-C reaches all processes of the group; the parent alone handles it and stops the workers.
     """
     handler, devices = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get(DEVICES)
     if device is not None:
@@ -165,7 +165,7 @@ def _work_in_process(place: Place, search: Search, effort: Effort) -> None:
 
 
 def visible_devices() -> list[str]:
-    """The GPUs of this machine by the names that CUDA_VISIBLE_DEVICES takes, if there are several."""
+    """The GPUs of this machine, named as in CUDA_VISIBLE_DEVICES, if there are several."""
     count, named = torch.cuda.device_count(), os.environ.get(DEVICES)
     names = named.split(",")[:count] if named else list(map(str, range(count)))
     return names if len(names) > 1 else []
