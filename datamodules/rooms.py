@@ -178,7 +178,7 @@ class EpisodeBatches:
         }
 
 
-@register_data("rooms", task="navigation", tags=["embedded"])
+@register_data("rooms", task="navigation", tags=["embedded"], tiny={"num_houses": 8, "num_starts": 8})
 class Rooms(L.LightningDataModule):
     """Houses of four rooms, seen from inside: walk as you are told, through colored doors to a ball, a box or a cone.
 

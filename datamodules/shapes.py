@@ -19,7 +19,7 @@ from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
 
 
-@register_data("shapes-captions", task="captioning", tags=["embedded", "color"])
+@register_data("shapes-captions", task="captioning", tags=["embedded", "color"], tiny={"num_images": 200})
 class ShapesCaptions(CaptionData):
     """Colored shapes on a dark ground, with captions such as: a small red circle is left of a large striped square.
 
