@@ -63,7 +63,7 @@ app.add_typer(data_app, name="data", rich_help_panel="Choose")
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from zoo import __version__
+        from zoo.core import __version__
 
         print(f"bestiary {__version__}")
         raise typer.Exit

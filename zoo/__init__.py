@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.core import __version__
 from zoo.core.errors import UserError
 from zoo.registry.entry import (
     Entry,
@@ -16,7 +17,7 @@ from zoo.registry.entry import (
     register_model,
     register_optimizer,
 )
-from zoo.registry.registry import Registry, own_version, scan
+from zoo.registry.registry import Registry, scan
 from zoo.spec import ImageSpec, Spec, TextSpec
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Registry",
     "TextSpec",
     "UserError",
+    "__version__",
     "create",
     "register_augmentation",
     "register_data",
@@ -60,8 +62,6 @@ def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return own_version()
     # pydantic takes a fifth of a second to import, which a listing need not pay
     if name == "Recipe":
         from zoo.config.recipe import Recipe

@@ -50,7 +50,7 @@ def test_the_line_names_the_layer_and_the_command_that_repeats_it(zoo) -> None:
     assert all(value.isfinite().all() for value in content["state_dict"].values()), "the optimizer has not stepped"
 
     again = zoo("autopsy", "wild")
-    assert again.code == 1 and "addmm in hidden.1.0 (Linear)" in again.out and again.out.endswith("in the same way\n")
+    assert again.code == 1 and "addmm in hidden.1.0 (Linear)" in again.out and again.out.endswith("the same fault occurs\n")
     given = json.loads(zoo("autopsy", "runs/wild/autopsy.pt", "--json").out)
     assert given["found"] == given["again"] == content["fault"] and given["step"] == 3
     # torch itself says the same of the linear layer, with these weights and the numbers that it was given
@@ -72,7 +72,7 @@ def test_a_layer_of_a_plugin_that_breaks_the_backward_pass_is_named(zoo) -> None
     answer = zoo("--plugin", "lengths.py", "train", "lengths", "--data", "digits", "--name", "roots")
     assert answer.is_one_line_error("at step 1:", "the backward pass of Sqrt in body.3 (Length) went wrong: div made")
     again = zoo("--plugin", "lengths.py", "autopsy", "roots")
-    assert again.code == 1 and again.out.endswith("in the same way\n")
+    assert again.code == 1 and again.out.endswith("the same fault occurs\n")
 
 
 def test_a_state_carried_along_a_text_is_part_of_the_step(zoo) -> None:
@@ -82,7 +82,7 @@ def test_a_state_carried_along_a_text_is_part_of_the_step(zoo) -> None:
     content = read_checkpoint(Path("runs/text/autopsy.pt"))
     assert content["step"] > 1 and all(part.isfinite().all() for part in content["carried"]["stream_state"])
     again = zoo("autopsy", "text")
-    assert again.code == 1 and again.out.endswith("in the same way\n")
+    assert again.code == 1 and again.out.endswith("the same fault occurs\n")
 
 
 def test_what_is_no_autopsy_is_refused_in_one_line(zoo) -> None:

@@ -7,12 +7,13 @@ the same decorators with ``ast`` instead: nothing is imported and nobody's code 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry
 from zoo.registry.source import module_file, read_file
@@ -43,7 +44,7 @@ class Registry:
             home = PACKAGE / KINDS[kind].home
             for path in sorted(home.glob("*.py")) if home.is_dir() else [home]:
                 module = ".".join(("zoo", *path.relative_to(PACKAGE).with_suffix("").parts))
-                for entry in self._read(path, module, f"bestiary {own_version()}"):
+                for entry in self._read(path, module, f"bestiary {__version__}"):
                     self._add(entry)
             for entry in self._of_plugins:
                 if entry.kind == kind:
@@ -113,6 +114,8 @@ class Registry:
         if str(path) in self.plugin_files:
             return
         before = len(self.warnings)
+        from hashlib import blake2b
+
         # two files of one name are two modules
         module = f"{PLUGIN_FILE}{blake2b(str(path).encode(), digest_size=4).hexdigest()}_{path.stem}"
         found = self.add_files([(path, module)], str(path))
@@ -168,7 +171,7 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
     global _current
     _current = registry = Registry()
     if os.environ.get("ZOO_DISABLE_PLUGINS", "") in ("", "0"):
-        for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        for point in _plugin_entry_points():
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
             files = _module_files(point.value.partition(":")[0])
             if not files:
@@ -184,12 +187,20 @@ def current_registry() -> Registry:
     return _current or scan()
 
 
-def own_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return metadata.version("bestiary")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+def _plugin_entry_points() -> Iterable[Any]:
+    """The entry points of installed plugins, found without importlib.metadata, whose import is slow, where there are none."""
+    if not any(map(_may_hold_plugins, sys.path)):
+        return ()
+    from importlib import metadata
+
+    return metadata.entry_points(group=ENTRY_POINT_GROUP)
+
+
+def _may_hold_plugins(folder: str) -> bool:
+    if Path(folder).is_file():
+        return True  # an archive, into which importlib.metadata looks
+    files = Path(folder).glob("*-[Ii][Nn][Ff][Oo]/entry_points.txt")
+    return any(ENTRY_POINT_GROUP in file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def _module_files(module: str) -> list[tuple[Path, str]]:
