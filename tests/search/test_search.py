@@ -25,11 +25,11 @@ from zoo.config.recipe import parse_setting, read_config, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.search import study as studies
-from zoo.search.plan import Effort, Search
-from zoo.search.points import POINT, TrialFailed, Worker, build_pruner, points_over
+from zoo.search.plan import Budget, Search
+from zoo.search.points import POINT, TrialFailed, Worker, build_pruner, finished_points
 from zoo.search.space import grid_points, read_space
-from zoo.search.study import Place, find, is_over, start_or_go_on
-from zoo.search.trial import Judge
+from zoo.search.study import StudyLocation, find, is_finished, open_or_create
+from zoo.search.trial import MetricRecorder
 from zoo.search.wandb_sweep import sweep
 from zoo.training.records import read_metrics
 
@@ -50,7 +50,7 @@ def search_of(*texts: str, sampler: str = "random", seed: int = 0, metric: str =
 def in_memory(search: Search, points: int, objective, name: str = "memory") -> list[optuna.trial.FrozenTrial]:
     """All trials of a search that one worker has gone through."""
     study = optuna.create_study(direction="maximize")
-    Worker(study, Place(name), search, points).work(objective)
+    Worker(study, StudyLocation(name), search, points).work(objective)
     return study.trials
 
 
@@ -82,7 +82,7 @@ def test_what_is_drawn_does_not_depend_on_who_draws_or_on_what_went_before() -> 
     at_once = [trial.params for trial in in_memory(search, 8, lambda *_: 0.0)]
     study = optuna.create_study(direction="maximize")
     for points in (3, 8):  # stopped after three, and started again
-        Worker(study, Place("again"), search, points).work(lambda *_: 0.0)
+        Worker(study, StudyLocation("again"), search, points).work(lambda *_: 0.0)
     assert [trial.params for trial in study.trials] == at_once
     lrs, dropouts = ([params[key] for params in at_once] for key in ("recipe.lr", "model.dropout"))
     assert len(set(lrs)) == len(set(dropouts)) == 8
@@ -141,10 +141,10 @@ def test_bad_trials_are_stopped_and_failed_ones_counted_with_their_reason() -> N
         return float(trial.number < 6)
 
     study = optuna.create_study(direction="maximize", pruner=build_pruner("median"))
-    Worker(study, Place("median"), search_of(LR), 10).work(objective)
+    Worker(study, StudyLocation("median"), search_of(LR), 10).work(objective)
     states = [trial.state for trial in study.trials]
     assert states == [*[TrialState.COMPLETE] * 6, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.PRUNED]
-    assert all(map(is_over, study.trials)) and study.trials[8].user_attrs["reason"] == "the loss is nan"
+    assert all(map(is_finished, study.trials)) and study.trials[8].user_attrs["reason"] == "the loss is nan"
 
 
 # ---------------------------------------------------------------------------------------------- nothing is lost
@@ -154,7 +154,7 @@ import os, sys, time
 from pathlib import Path
 from zoo.registry.registry import scan
 from zoo.search.points import Worker
-from zoo.search.study import Place, find
+from zoo.search.study import StudyLocation, find
 
 def objective(trial, values):
     trial.set_user_attr("pid", os.getpid())
@@ -163,9 +163,9 @@ def objective(trial, values):
         time.sleep(0.01)
     return values["recipe.lr"]
 
-place = Place("killed", sys.argv[1])
-search, study = find(place, scan())
-Worker(study, place, search, 24).work(objective)
+location = StudyLocation("killed", sys.argv[1])
+search, study = find(location, scan())
+Worker(study, location, search, 24).work(objective)
 """
 
 
@@ -184,7 +184,7 @@ def wait_for(condition, what: str) -> None:
 @pytest.mark.slow
 def test_killed_workers_lose_nothing_and_count_nothing_twice() -> None:
     search = search_of("recipe.lr=log:1e-4..1e-1:8", "recipe.optimizer=choice:sgd,adam,adamw", sampler="grid")
-    study = start_or_go_on(Place("killed"), search)
+    study = open_or_create(StudyLocation("killed"), search)
 
     def start() -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-c", WORKER, ""])
@@ -202,18 +202,18 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice() -> None:
     for round_ in range(3):
         # a kill wherever the worker happens to be: between two trials, in one, or in a line of the journal
         since = len(finished)
-        wait_for(lambda since=since: len(points_over(study, 24)) > since + 2, "the workers go on")
+        wait_for(lambda since=since: len(finished_points(study, 24)) > since + 2, "the workers go on")
         time.sleep(chance.uniform(0, 0.1))
         victim = workers[round_ % 2]
         victim.kill()
         victim.wait()
-        finished = {trial.number: trial.value for trial in study.trials if is_over(trial)}
+        finished = {trial.number: trial.value for trial in study.trials if is_finished(trial)}
         workers[round_ % 2] = start()
     for worker in workers:
         assert worker.wait(timeout=60) == 0
     trials = study.trials
-    assert finished.items() <= {trial.number: trial.value for trial in trials if is_over(trial)}.items()
-    done = [(trial.params["recipe.lr"], trial.params["recipe.optimizer"]) for trial in trials if is_over(trial)]
+    assert finished.items() <= {trial.number: trial.value for trial in trials if is_finished(trial)}.items()
+    done = [(trial.params["recipe.lr"], trial.params["recipe.optimizer"]) for trial in trials if is_finished(trial)]
     assert len(done) == 24 == len(set(done)), "each point of the grid once"
     lost = [trial for trial in trials if trial.state is TrialState.FAIL]
     assert {trial.number for trial in lost} >= {0, 1} and len(trials) == 24 + len(lost)
@@ -221,17 +221,17 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice() -> None:
 
 
 def test_a_trial_whose_worker_died_before_it_had_put_its_name_on_it_is_lost_too() -> None:
-    place, search = Place("nameless"), search_of(LR)
-    study = start_or_go_on(place, search)
+    location, search = StudyLocation("nameless"), search_of(LR)
+    study = open_or_create(location, search)
     study.enqueue_trial({}, user_attrs={POINT: 0})
     study.ask()  # and then nothing
-    Worker(study, place, search, 1).work(lambda *_: 1.0)
+    Worker(study, location, search, 1).work(lambda *_: 1.0)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_what_a_lost_trial_tried_is_tried_again_by_a_sampler_with_a_memory_too() -> None:
-    place, search = Place("memory"), search_of(LR, sampler="tpe")
-    study = start_or_go_on(place, search)
+    location, search = StudyLocation("memory"), search_of(LR, sampler="tpe")
+    study = open_or_create(location, search)
 
     def interrupted_at_12(trial: optuna.Trial, values: dict[str, Any]) -> float:
         if trial.number == 12:
@@ -239,7 +239,7 @@ def test_what_a_lost_trial_tried_is_tried_again_by_a_sampler_with_a_memory_too()
         return values["recipe.lr"]
 
     with pytest.raises(KeyboardInterrupt):
-        Worker(study, place, search, 13).work(interrupted_at_12)
+        Worker(study, location, search, 13).work(interrupted_at_12)
     first, lost = study.trials[0], study.trials[12]
     # meanwhile another worker has found something out
     study.add_trial(
@@ -247,7 +247,7 @@ def test_what_a_lost_trial_tried_is_tried_again_by_a_sampler_with_a_memory_too()
             value=9.0, params={"recipe.lr": 2e-4}, distributions=first.distributions, user_attrs={POINT: 13}
         )
     )
-    Worker(study, place, search, 14).work(lambda _, values: values["recipe.lr"])
+    Worker(study, location, search, 14).work(lambda _, values: values["recipe.lr"])
     again = study.trials[-1]
     assert lost.state is TrialState.FAIL and again.state is TrialState.COMPLETE and again.params == lost.params
 
@@ -255,14 +255,14 @@ def test_what_a_lost_trial_tried_is_tried_again_by_a_sampler_with_a_memory_too()
 def test_in_a_database_a_silent_trial_is_lost_and_a_late_answer_does_no_harm(monkeypatch) -> None:
     monkeypatch.setattr(studies, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(studies, "SILENCE_SECONDS", 2)
-    place, search = Place("silent", "sqlite:///study.db"), search_of(LR)
-    study = start_or_go_on(place, search)
+    location, search = StudyLocation("silent", "sqlite:///study.db"), search_of(LR)
+    study = open_or_create(location, search)
     study.enqueue_trial({}, user_attrs={POINT: 0})
     with pytest.warns(UserWarning, match="Heartbeat"):
         silent = study.ask()
     silent.set_user_attr("worker", "another machine")
     study._storage.record_heartbeat(silent._trial_id)
-    Worker(study, place, search, 2).work(lambda *_: 1.0)  # waits until the silence is long enough
+    Worker(study, location, search, 2).work(lambda *_: 1.0)  # waits until the silence is long enough
     states = [trial.state for trial in study.trials]
     assert sorted(state.name for state in states) == ["COMPLETE", "COMPLETE", "FAIL"]
 
@@ -271,31 +271,31 @@ def test_in_a_database_a_silent_trial_is_lost_and_a_late_answer_does_no_harm(mon
             study.tell(trial.number, state=TrialState.FAIL)  # as another machine does after a silence
         return 1.0
 
-    Worker(study, place, search, 3).work(taken_away)
-    assert len(points_over(study, 3)) == 3 and [trial.state for trial in study.trials[-2:]] == [
+    Worker(study, location, search, 3).work(taken_away)
+    assert len(finished_points(study, 3)) == 3 and [trial.state for trial in study.trials[-2:]] == [
         TrialState.FAIL,
         TrialState.COMPLETE,
     ]
 
 
 def test_two_machines_at_one_point_count_it_once() -> None:
-    place, search = Place("twice", "sqlite:///study.db"), search_of(LR)
-    study = start_or_go_on(place, search)
+    location, search = StudyLocation("twice", "sqlite:///study.db"), search_of(LR)
+    study = open_or_create(location, search)
     for _ in range(2):  # both looked before either wrote
         study.enqueue_trial({}, user_attrs={POINT: 0})
-    Worker(study, place, search, 1).work(lambda *_: 1.0)
-    Worker(study, place, search, 2).work(lambda *_: 1.0)
-    assert [t.user_attrs[POINT] for t in study.trials if is_over(t)] == [0, 1]
+    Worker(study, location, search, 1).work(lambda *_: 1.0)
+    Worker(study, location, search, 2).work(lambda *_: 1.0)
+    assert [t.user_attrs[POINT] for t in study.trials if is_finished(t)] == [0, 1]
 
 
 def test_half_a_line_in_the_journal_is_cut_off_and_the_rest_kept() -> None:
-    place, search = Place("torn"), search_of(LR)
-    Worker(start_or_go_on(place, search), place, search, 2).work(lambda _, values: values["recipe.lr"])
-    with place.journal.open("ab") as file:
+    location, search = StudyLocation("torn"), search_of(LR)
+    Worker(open_or_create(location, search), location, search, 2).work(lambda _, values: values["recipe.lr"])
+    with location.journal.open("ab") as file:
         file.write(b'{"op_code": 6, "wor')
-    study = start_or_go_on(place, search)
-    Worker(study, place, search, 3).work(lambda _, values: values["recipe.lr"])
-    assert len(start_or_go_on(place, search).trials) == 3 == len(points_over(study, 3))
+    study = open_or_create(location, search)
+    Worker(study, location, search, 3).work(lambda _, values: values["recipe.lr"])
+    assert len(open_or_create(location, search).trials) == 3 == len(finished_points(study, 3))
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -384,15 +384,15 @@ def test_values_that_do_not_go_together_fail_a_trial_only(zoo, tmp_path: Path) -
 
 def test_an_interrupted_search_keeps_what_is_finished_and_the_same_command_goes_on(zoo, monkeypatch) -> None:
     arguments = ["search", "softmax", "--epochs", "3", "--over", LR, "--trials", "2"]
-    judged = Judge.on_train_epoch_end
+    judged = MetricRecorder.on_train_epoch_end
 
-    def interrupting(self: Judge, *others: Any) -> None:
+    def interrupting(self: MetricRecorder, *others: Any) -> None:
         judged(self, *others)
         if self.trial.number == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "on_train_epoch_end", interrupting)
+        patch.setattr(MetricRecorder, "on_train_epoch_end", interrupting)
         answer = zoo(*arguments)
     assert answer.code == 130 and not answer.out
     assert answer.err.splitlines()[-1] == (
@@ -427,13 +427,13 @@ def test_a_full_disk_ends_the_search_and_keeps_what_is_finished(zoo, monkeypatch
 
 
 def test_a_database_that_goes_away_is_one_line(zoo, monkeypatch) -> None:
-    judged = Judge.on_train_epoch_end
+    judged = MetricRecorder.on_train_epoch_end
 
-    def breaking(self: Judge, *others: Any) -> None:
+    def breaking(self: MetricRecorder, *others: Any) -> None:
         Path("s.db").unlink(missing_ok=True)
         judged(self, *others)
 
-    monkeypatch.setattr(Judge, "on_train_epoch_end", breaking)
+    monkeypatch.setattr(MetricRecorder, "on_train_epoch_end", breaking)
     answer = zoo("search", "softmax", *QUICK, "--over", LR, "--storage", "sqlite:///s.db")
     assert answer.is_one_line_error("--storage sqlite:///s.db: ", "readonly database")
 
@@ -619,7 +619,7 @@ def test_a_sweep_has_the_distributions_that_wandb_itself_reads_as_ours() -> None
     )
     search = search_of(*ranges, *choices)
     ours = in_memory(search, 1, lambda *_: 0.0)[0].distributions
-    written = yaml.safe_load(yaml.safe_dump(sweep(REGISTRY, search, Effort(30))))
+    written = yaml.safe_load(yaml.safe_dump(sweep(REGISTRY, search, Budget(30))))
     assert (written["method"], written["run_cap"]) == ("random", 30)
     assert written["metric"] == {"name": "val/accuracy", "goal": "maximize"}
     for key, parameter in written["parameters"].items():
@@ -633,7 +633,7 @@ def test_a_sweep_has_the_distributions_that_wandb_itself_reads_as_ours() -> None
 
 def test_a_sweep_of_a_grid_lists_its_points_and_hyperband_is_successive_halving() -> None:
     search = search_of("recipe.lr=log:1e-4..1e-1:4", "recipe.epochs=uniform:1..3", sampler="grid", metric="loss")
-    written = sweep(REGISTRY, search, Effort(12, "asha"))
+    written = sweep(REGISTRY, search, Budget(12, "asha"))
     assert written["method"] == "grid" and written["early_terminate"]["type"] == "hyperband"
     assert written["parameters"]["recipe.lr"]["values"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
     assert written["parameters"]["recipe.epochs"] == {"values": [1, 2, 3]}
@@ -664,8 +664,8 @@ def test_what_an_agent_runs_is_zoo_train_with_these_settings(zoo, tmp_path: Path
 
 
 def test_a_plan_that_was_kept_is_the_same_search() -> None:
-    place, search = Place("kept"), search_of(LR, "model.hidden_sizes=choice:[64],[512,256]", seed=3)
-    start_or_go_on(place, search)
-    assert find(place, REGISTRY)[0] == search
+    location, search = StudyLocation("kept"), search_of(LR, "model.hidden_sizes=choice:[64],[512,256]", seed=3)
+    open_or_create(location, search)
+    assert find(location, REGISTRY)[0] == search
     with pytest.raises(UserError, match="kept"):
-        find(Place("ketp"), REGISTRY)
+        find(StudyLocation("ketp"), REGISTRY)

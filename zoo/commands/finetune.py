@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +81,7 @@ def finetune(
     layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
     run = resolve_finetuning(registry, backbone, weights, layers[0], layers[1:])
     if plan:
-        given = [f"--weights {shlex.quote(weights)}"] * bool(weights) + [f"--data {data}"] * bool(data)
-        given += [f"--freeze {freeze}"] * bool(freeze) + [f"--epochs {epochs}"] * bool(epochs)
-        given += [f"--config {shlex.quote(config)}"] * bool(config) + [f"--set {shlex.quote(text)}" for text in settings]
-        _show_plan(registry, run, " ".join([f"{zoo_command(context)} finetune", shlex.quote(backbone), *given]), json)
+        _show_plan(registry, run, shlex.join(["zoo", *(word for word in sys.argv[1:] if word != "--plan")]), json)
         return
     train_and_tell(registry, run, run_name, None, json, zoo_command(context), look=partial(_advise, run))
 

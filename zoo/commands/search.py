@@ -65,66 +65,66 @@ def search(
     if show:
         if over or settings or trials or wandb_sweep:
             raise UserError("--show shows a study as it is: omit the options that define a search")
-        from zoo.search.study import Place, find
+        from zoo.search.study import StudyLocation, find
 
-        place = Place(*where)
-        _print_search(registry, place, *find(place, registry), json, zoo_command(context))
+        location = StudyLocation(*where)
+        _print_search(registry, location, *find(location, registry), json, zoo_command(context))
         return
     from zoo.config.recipe import parse_setting
-    from zoo.search.plan import plan_effort, plan_search
+    from zoo.search.plan import plan_budget, plan_search
 
     flags = {"data": {"name": data} if data else {}, "recipe": {"epochs": epochs} if epochs is not None else {}}
     numbers = (whole_number("--folds", folds), whole_number("--seed", seed, 0))
     limits = (None if trials is None else whole_number("--trials", trials), pruner, whole_number("--workers", workers))
     plan = plan_search(registry, name, [*map(parse_setting, settings), flags], over, sampler, metric, *numbers)
-    effort = plan_effort(plan, *limits, context.obj or [])
+    budget = plan_budget(plan, *limits, context.obj or [])
     if wandb_sweep:
         from zoo.search.wandb_sweep import write_sweep
 
-        write_sweep(Path(wandb_sweep), registry, plan, effort)
+        write_sweep(Path(wandb_sweep), registry, plan, budget)
         print(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
         return
-    _search(registry, where, plan, effort, json, zoo_command(context))
+    _search(registry, where, plan, budget, json, zoo_command(context))
 
 
-def _search(registry: Registry, where: tuple[str, str], plan: Any, effort: Any, json: bool, zoo: str) -> None:
+def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, json: bool, zoo: str) -> None:
     announce_loading()
-    from zoo.search.points import points_over
-    from zoo.search.study import Place, hide_password, start_or_go_on
+    from zoo.search.points import finished_points
+    from zoo.search.study import StudyLocation, hide_password, open_or_create
     from zoo.search.workers import check_data_and_model, run_search
     from zoo.training.checkpoints import Interrupted
 
-    place = Place(*where)
+    location = StudyLocation(*where)
     check_data_and_model(registry, plan)
-    study = start_or_go_on(place, plan)
-    if done := len(points_over(study, effort.points)):
-        print(f"continuing study {place.name}: {done} of {effort.points} trials are finished", file=sys.stderr)
+    study = open_or_create(location, plan)
+    if done := len(finished_points(study, budget.points)):
+        print(f"continuing study {location.name}: {done} of {budget.points} trials are finished", file=sys.stderr)
     try:
-        run_search(registry, study, place, plan, effort)
+        run_search(registry, study, location, plan, budget)
     except Interrupted:
         again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
-        kept = len(points_over(study, effort.points))
+        kept = len(finished_points(study, budget.points))
         print(f"interrupted; {kept} finished trials are kept. To continue: {again}", file=sys.stderr)
         sys.exit(130)
-    _print_search(registry, place, plan, study, json, zoo)
+    _print_search(registry, location, plan, study, json, zoo)
     if not any(trial.value is not None for trial in study.trials):
         raise UserError(
-            f"all trials of study {place.name!r} failed, for the reasons in the table; to try another range, --name NEW"
+            f"all trials of study {location.name!r} failed, for the reasons in the table; to try another range, --name NEW"
         )
 
 
-def _print_search(registry: Registry, place: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
+def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
     announce_loading()
     from zoo.search.report import records, table, write_best, write_picture
 
-    best, picture = write_best(study, place, plan, registry), write_picture(study, place, plan)
+    best, picture = write_best(study, location, plan, registry), write_picture(study, location, plan)
     if json:
         files = {"config": str(best), "picture": str(picture)} if best else {}
-        print_json({"study": place.name, "metric": f"val/{plan.metric}", **files, "trials": records(study, plan)})
+        print_json({"study": location.name, "metric": f"val/{plan.metric}", **files, "trials": records(study, plan)})
         return
     print_table(*table(study, plan))
     if best is not None:
-        print(f"\n{place.folder}/   {best.name}  {picture.name}  trials/")
+        print(f"\n{location.folder}/   {best.name}  {picture.name}  trials/")
         print(f"next: {zoo} train --config {shlex.quote(str(best))}")
     else:
         print("\nno trial is complete yet. next: run the command that started the study again to continue it")

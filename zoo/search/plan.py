@@ -83,7 +83,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """Budget and execution of a search: what may change when a study continues.
 
     Attributes:
@@ -146,7 +146,7 @@ def plan_search(
     return Search(base.model_dump(mode="json"), space, metric, task.directions[metric], folds, sampler, seed)
 
 
-def plan_effort(search: Search, trials: int | None, pruner: str, workers: int, plugins: list[str]) -> Effort:
+def plan_budget(search: Search, trials: int | None, pruner: str, workers: int, plugins: list[str]) -> Budget:
     """Build the budget; a grid is run once at most, whatever ``trials`` says.
 
     Raises:
@@ -156,5 +156,5 @@ def plan_effort(search: Search, trials: int | None, pruner: str, workers: int, p
         raise unknown("pruner", pruner, PRUNERS)
     if search.sampler == "grid":
         size = len(grid_points(search.space, search.seed))
-        return Effort(min(trials or size, size), pruner, workers, tuple(plugins))
-    return Effort(trials or TRIALS, pruner, workers, tuple(plugins))
+        return Budget(min(trials or size, size), pruner, workers, tuple(plugins))
+    return Budget(trials or TRIALS, pruner, workers, tuple(plugins))

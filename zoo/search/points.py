@@ -24,7 +24,7 @@ from zoo.core.randomness import derive_seed
 from zoo.search import study as studies
 from zoo.search.plan import Search
 from zoo.search.space import grid_points
-from zoo.search.study import DUPLICATE, REASON, Place, is_over
+from zoo.search.study import DUPLICATE, REASON, StudyLocation, is_finished
 
 POINT = "point"  # attribute of a trial: its point
 WORKER = "worker"  # attribute of a trial: the process that runs it
@@ -46,9 +46,9 @@ def planned_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if POINT in trial.user_attrs]
 
 
-def points_over(study: optuna.Study, points: int) -> set[int]:
+def finished_points(study: optuna.Study, points: int) -> set[int]:
     """Which of the first points are finished."""
-    return {trial.user_attrs[POINT] for trial in planned_trials(study) if is_over(trial)} & set(range(points))
+    return {trial.user_attrs[POINT] for trial in planned_trials(study) if is_finished(trial)} & set(range(points))
 
 
 class PointSampler(BaseSampler):
@@ -96,15 +96,15 @@ class Worker:
 
     Args:
         study: the study.
-        place: its folder, for the locks that tell which processes are alive.
+        location: its folder, for the locks that tell which processes are alive.
         search: the search.
         points: total number of points, over all processes.
     """
 
-    def __init__(self, study: optuna.Study, place: Place, search: Search, points: int) -> None:
+    def __init__(self, study: optuna.Study, location: StudyLocation, search: Search, points: int) -> None:
         self.study, self.search, self.points = study, search, points
-        self.name, self.in_database = uuid.uuid4().hex, bool(place.storage)
-        self.locks = place.folder / "workers"
+        self.name, self.in_database = uuid.uuid4().hex, bool(location.storage)
+        self.locks = location.folder / "workers"
         self.locks.mkdir(parents=True, exist_ok=True)
         # held from reading the study until a trial has its worker's name
         self.claim = FileLock(self.locks / ".claim.lock")
@@ -119,10 +119,10 @@ class Worker:
                 retried when the search continues.
         """
         with self._alive():
-            while len(points_over(self.study, self.points)) < self.points:
+            while len(finished_points(self.study, self.points)) < self.points:
                 try:
                     with self.claim:
-                        self._give_up_lost()
+                        self._fail_lost_trials()
                         if found := self._waiting() or self._enqueue_next():
                             self._try_one(objective)
                 except UpdateFinishedTrialError:
@@ -138,7 +138,7 @@ class Worker:
     def _enqueue_next(self) -> bool:
         """Enqueue the first point that no process runs, with the same parameters if it was lost."""
         trials = planned_trials(self.study)
-        taken = {trial.user_attrs[POINT] for trial in trials if is_over(trial) or not trial.state.is_finished()}
+        taken = {trial.user_attrs[POINT] for trial in trials if is_finished(trial) or not trial.state.is_finished()}
         free = next((point for point in range(self.points) if point not in taken), None)
         if free is None:
             return False
@@ -180,7 +180,7 @@ class Worker:
         return any(
             trial.number < own.number
             and trial.user_attrs[POINT] == own.user_attrs[POINT]
-            and (is_over(trial) or not trial.state.is_finished())
+            and (is_finished(trial) or not trial.state.is_finished())
             for trial in planned_trials(self.study)
         )
 
@@ -196,7 +196,7 @@ class Worker:
             finally:
                 path.unlink(missing_ok=True)
 
-    def _give_up_lost(self) -> None:
+    def _fail_lost_trials(self) -> None:
         """Mark the trials of killed processes as failed, so that they are retried; requires the claim."""
         if self.in_database:
             optuna.storages.fail_stale_trials(self.study)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.search.plan import Search
-from zoo.search.points import planned_trials, points_over
-from zoo.search.study import REASON, best_trial, is_over
+from zoo.search.points import finished_points, planned_trials
+from zoo.search.study import REASON, best_trial, is_finished
 
 WORDS = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped early"}
 
@@ -26,7 +26,7 @@ class SearchProgress:
 
     def __init__(self, study: optuna.Study, search: Search, points: int) -> None:
         self.study, self.search, self.points = study, search, points
-        self.seen = {trial.number for trial in self._over()}
+        self.seen = {trial.number for trial in self._finished()}
         self.bar: Progress | None = None
 
     def __enter__(self) -> SearchProgress:
@@ -34,7 +34,7 @@ class SearchProgress:
             state = TextColumn("{task.fields[state]}")
             columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), state)
             self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.add_task("", total=self.points, completed=len(points_over(self.study, self.points)), state="")
+            self.bar.add_task("", total=self.points, completed=len(finished_points(self.study, self.points)), state="")
             self.bar.start()
         return self
 
@@ -44,9 +44,9 @@ class SearchProgress:
 
     def update(self) -> None:
         """Print the trials that finished since the last call."""
-        fresh = [trial for trial in self._over() if trial.number not in self.seen]
+        fresh = [trial for trial in self._finished() if trial.number not in self.seen]
         self.seen.update(trial.number for trial in fresh)
-        done = len(points_over(self.study, self.points))
+        done = len(finished_points(self.study, self.points))
         state = self._state(done)
         for trial in fresh:
             self.say(f"{self._line(trial)}   {state}" if self.bar is None else self._line(trial))
@@ -60,13 +60,13 @@ class SearchProgress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _over(self) -> list[FrozenTrial]:
-        return [trial for trial in planned_trials(self.study) if is_over(trial)]
+    def _finished(self) -> list[FrozenTrial]:
+        return [trial for trial in planned_trials(self.study) if is_finished(trial)]
 
     def _line(self, trial: FrozenTrial) -> str:
         value = f"{self.search.metric} {trial.value:.4f}" if trial.value is not None else ""
         word = WORDS.get(trial.state) or (trial.user_attrs.get(REASON) and f"failed: {trial.user_attrs[REASON]}")
-        values = "  ".join(f"{key}={shown(value)}" for key, value in trial.params.items())
+        values = "  ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
         return "  ".join(filter(None, (f"trial {trial.number}", value, values, word)))
 
     def _state(self, done: int) -> str:
@@ -75,6 +75,6 @@ class SearchProgress:
         return ", ".join(filter(None, (count, best and f"best {best.value:.4f} (trial {best.number})")))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a parameter in few digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

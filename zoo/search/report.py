@@ -23,9 +23,9 @@ from zoo.pictures.figure import style, write_png
 from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 from zoo.search.points import planned_trials
-from zoo.search.progress import shown
+from zoo.search.progress import format_value
 from zoo.search.space import Dimension
-from zoo.search.study import DUPLICATE, REASON, Place, best_trial, is_over
+from zoo.search.study import DUPLICATE, REASON, StudyLocation, best_trial, is_finished
 from zoo.search.trial import FOLDS, SECONDS
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
@@ -45,7 +45,7 @@ def records(study: optuna.Study, search: Search) -> list[dict[str, Any]]:
 
 
 def _record(trial: FrozenTrial, search: Search) -> dict[str, Any]:
-    states = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed" if is_over(trial) else "lost; tried again"}
+    states = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed" if is_finished(trial) else "lost; tried again"}
     record: dict[str, Any] = {
         "trial": trial.number,
         "state": states.get(trial.state, trial.state.name.lower()),
@@ -79,7 +79,7 @@ def table(study: optuna.Study, search: Search) -> tuple[list[tuple[str, ...]], t
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else shown(value)
+    return "" if value is None else format_value(value)
 
 
 def _spread(values: list[float]) -> str:
@@ -87,12 +87,12 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
 
 
-def write_best(study: optuna.Study, place: Place, search: Search, registry: Registry) -> Path | None:
+def write_best(study: optuna.Study, location: StudyLocation, search: Search, registry: Registry) -> Path | None:
     """Write the Run of the best trial as YAML for ``zoo train --config``; None while no trial is complete."""
     best = best_trial(study)
     if best is None:
         return None
-    path = place.folder / "best.yaml"
+    path = location.folder / "best.yaml"
     replace_file(path, search.run(registry, search.values(best.params)).to_yaml().encode())
     return path
 
@@ -100,7 +100,7 @@ def write_best(study: optuna.Study, place: Place, search: Search, registry: Regi
 # ---------------------------------------------------------------------------------------------- the picture
 
 
-def write_picture(study: optuna.Study, place: Place, search: Search) -> Path | None:
+def write_picture(study: optuna.Study, location: StudyLocation, search: Search) -> Path | None:
     """Plot the metric over each hyperparameter, and the best value over the trials; None while no trial is complete.
 
     Color is the order of the trials; trials that were stopped early are crosses at their last value, and the best is a star.
@@ -112,13 +112,15 @@ def write_picture(study: optuna.Study, place: Place, search: Search) -> Path | N
     rows = -(-panels // COLUMNS)
     columns = -(-panels // rows)
     with style():
-        figure = _draw(study, place, search, trials, rows, columns)
-        path = place.folder / "search.png"
+        figure = _draw(study, location, search, trials, rows, columns)
+        path = location.folder / "search.png"
         write_png(figure, path)
     return path
 
 
-def _draw(study: optuna.Study, place: Place, search: Search, trials: list[FrozenTrial], rows: int, columns: int) -> Figure:
+def _draw(
+    study: optuna.Study, location: StudyLocation, search: Search, trials: list[FrozenTrial], rows: int, columns: int
+) -> Figure:
     panels = len(search.space) + 1
     figure = Figure(figsize=(4.2 * columns + 0.8, 3.4 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
@@ -137,7 +139,7 @@ def _draw(study: optuna.Study, place: Place, search: Search, trials: list[Frozen
     marks = {"complete": ("o", "dimgray"), "stopped early": ("x", "dimgray"), "best": ("*", BEST)}
     handles = [Line2D([], [], linestyle="", marker=marker, color=color, label=name) for name, (marker, color) in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"{place.name}: {search.base['model']['name']} on {search.base['data']['name']}")
+    figure.suptitle(f"{location.name}: {search.base['model']['name']} on {search.base['data']['name']}")
     return figure
 
 

@@ -80,11 +80,11 @@ class Dimension:
             if self.is_integer and self.kind == "uniform":
                 return tuple(range(self.low, self.high + 1))
             raise UserError(f"--over {self.key}={self.text}: a grid needs a number of points, as in {self.key}={self.text}:4")
-        places = [step / (self.points - 1) for step in range(self.points)]
+        fractions = [step / (self.points - 1) for step in range(self.points)]
         if self.kind == "log":
-            values = [self.low * (self.high / self.low) ** place for place in places]
+            values = [self.low * (self.high / self.low) ** fraction for fraction in fractions]
         else:
-            values = [self.low + (self.high - self.low) * place for place in places]
+            values = [self.low + (self.high - self.low) * fraction for fraction in fractions]
         values[-1] = self.high  # exactly, despite rounding
         return tuple(dict.fromkeys(map(round, values))) if self.is_integer else tuple(values)
 

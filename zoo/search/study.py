@@ -30,7 +30,7 @@ CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyLocation:
     """Where a study is stored: its folder, which also holds the runs of its trials, and a database if it is not in a file."""
 
     name: str
@@ -60,30 +60,30 @@ def hide_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
-def start_or_go_on(place: Place, search: Search) -> optuna.Study:
+def open_or_create(location: StudyLocation, search: Search) -> optuna.Study:
     """Open the study of that name, or create it if there is none or it has no finished trial.
 
     Raises:
         UserError: it is a study of another search, or cannot be read or written.
     """
-    with _opening_explained(place):
-        storage = _open(place)
-        study = _load_or_create(storage, place, search)
-        different = _difference(search, _identity(place, study))
-        if different and not any(is_over(t) or not t.state.is_finished() for t in study.get_trials(deepcopy=False)):
-            optuna.delete_study(study_name=place.name, storage=storage)
-            return _load_or_create(storage, place, search)
+    with _opening_explained(location):
+        storage = _open(location)
+        study = _load_or_create(storage, location, search)
+        different = _difference(search, _identity(location, study))
+        if different and not any(is_finished(t) or not t.state.is_finished() for t in study.get_trials(deepcopy=False)):
+            optuna.delete_study(study_name=location.name, storage=storage)
+            return _load_or_create(storage, location, search)
     if different:
-        raise UserError(f"study {place.name!r} is another search: {different}; --name NEW starts a new one")
+        raise UserError(f"study {location.name!r} is another search: {different}; --name NEW starts a new one")
     return study
 
 
-def _load_or_create(storage: BaseStorage, place: Place, search: Search) -> optuna.Study:
-    if place.name in [study.study_name for study in storage.get_all_studies()]:
-        study = optuna.load_study(study_name=place.name, storage=storage)
+def _load_or_create(storage: BaseStorage, location: StudyLocation, search: Search) -> optuna.Study:
+    if location.name in [study.study_name for study in storage.get_all_studies()]:
+        study = optuna.load_study(study_name=location.name, storage=storage)
     else:  # unless another process does
         direction = {"max": "maximize", "min": "minimize"}[search.direction]
-        study = optuna.create_study(storage=storage, study_name=place.name, direction=direction, load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name=location.name, direction=direction, load_if_exists=True)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         study.set_user_attr(IDENTITY, search.identity())
     return study
@@ -96,57 +96,57 @@ def _difference(search: Search, former: dict[str, Any]) -> str | None:
         return "its settings are of another version of bestiary"
 
 
-def find(place: Place, registry: Registry) -> tuple[Search, optuna.Study]:
+def find(location: StudyLocation, registry: Registry) -> tuple[Search, optuna.Study]:
     """Open an existing study and its search.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    if not place.storage and not place.journal.exists():
+    if not location.storage and not location.journal.exists():
         known = [path.parent.name for path in SEARCHES.glob("*/study.journal")]
-        raise unknown("study", place.name, known, "" if known else "there is none in searches/ yet")
-    with _opening_explained(place):
-        storage = _open(place)
+        raise unknown("study", location.name, known, "" if known else "there is none in searches/ yet")
+    with _opening_explained(location):
+        storage = _open(location)
         known = [study.study_name for study in storage.get_all_studies()]
-        if place.name not in known:
-            raise unknown("study", place.name, known)
-        study = optuna.load_study(study_name=place.name, storage=storage)
-    return Search.from_identity(registry, _identity(place, study)), study
+        if location.name not in known:
+            raise unknown("study", location.name, known)
+        study = optuna.load_study(study_name=location.name, storage=storage)
+    return Search.from_identity(registry, _identity(location, study)), study
 
 
-def reopen(place: Place) -> optuna.Study:
+def reopen(location: StudyLocation) -> optuna.Study:
     """Open a study that exists, in another process."""
-    with _opening_explained(place):
-        return optuna.load_study(study_name=place.name, storage=_open(place))
+    with _opening_explained(location):
+        return optuna.load_study(study_name=location.name, storage=_open(location))
 
 
-def _identity(place: Place, study: optuna.Study) -> dict[str, Any]:
+def _identity(location: StudyLocation, study: optuna.Study) -> dict[str, Any]:
     if IDENTITY not in study.user_attrs:
-        raise UserError(f"{place}: the study {place.name!r} was not made by zoo search: choose another --name")
+        raise UserError(f"{location}: the study {location.name!r} was not made by zoo search: choose another --name")
     return study.user_attrs[IDENTITY]
 
 
 # ---------------------------------------------------------------------------------------------- storage
 
 
-def _open(place: Place) -> BaseStorage:
+def _open(location: StudyLocation) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # we report what users should know
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    if not place.storage:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        lock = JournalLock(place.journal)
+    if not location.storage:
+        location.folder.mkdir(parents=True, exist_ok=True)
+        lock = JournalLock(location.journal)
         lock.acquire()
         try:
-            for line in place.journal.read_bytes().splitlines():
+            for line in location.journal.read_bytes().splitlines():
                 json.loads(line)  # Optuna ignores a last line that is not JSON, and would append to it
         finally:
             lock.release()
-        return JournalStorage(JournalFileBackend(str(place.journal), lock_obj=lock))
+        return JournalStorage(JournalFileBackend(str(location.journal), lock_obj=lock))
     engine = {}
-    if place.storage.startswith(("postgresql", "mysql")):
+    if location.storage.startswith(("postgresql", "mysql")):
         engine = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
     return optuna.storages.get_storage(
-        RDBStorage(place.storage, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=SILENCE_SECONDS)
+        RDBStorage(location.storage, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=SILENCE_SECONDS)
     )
 
 
@@ -186,7 +186,7 @@ def _remove_incomplete_line(file: BinaryIO) -> None:
 
 
 @contextmanager
-def faults_explained(place: Place) -> Iterator[None]:
+def storage_errors_explained(location: StudyLocation) -> Iterator[None]:
     """Turn errors of a database into one line that names it."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -194,24 +194,24 @@ def faults_explained(place: Place) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         told = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
-        raise UserError(f"--storage {place}: {one_line(getattr(told, 'orig', None) or told, 200)}") from error
+        raise UserError(f"--storage {location}: {one_line(getattr(told, 'orig', None) or told, 200)}") from error
 
 
 @contextmanager
-def _opening_explained(place: Place) -> Iterator[None]:
+def _opening_explained(location: StudyLocation) -> Iterator[None]:
     """Turn errors on opening a study into one line. A damaged journal raises whatever Optuna happens to raise."""
     try:
-        with faults_explained(place):
+        with storage_errors_explained(location):
             yield
     except OSError as error:
-        raise UserError(f"{error.filename or place}: {(error.strerror or str(error)).lower()}") from error
+        raise UserError(f"{error.filename or location}: {(error.strerror or str(error)).lower()}") from error
     except ImportError as error:
         missing = getattr(error.__cause__, "name", None) or "of its driver"
-        raise UserError(f"--storage {place} needs the Python package {missing}: pip install {missing}") from error
+        raise UserError(f"--storage {location} needs the Python package {missing}: pip install {missing}") from error
     except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
-        if place.storage:
+        if location.storage:
             raise
-        raise UserError(f"{place} is damaged ({one_line(error, 100)}): move it away, or choose another --name") from error
+        raise UserError(f"{location} is damaged ({one_line(error, 100)}): move it away, or choose another --name") from error
 
 
 # ---------------------------------------------------------------------------------------------- trials
@@ -220,7 +220,7 @@ REASON = "reason"  # attribute of a trial: why it failed because of its paramete
 DUPLICATE = "duplicate"  # attribute of a trial whose point another process had started
 
 
-def is_over(trial: FrozenTrial) -> bool:
+def is_finished(trial: FrozenTrial) -> bool:
     """Whether a trial is finished: complete, stopped early, or failed because of its parameters.
 
     A trial that was lost with its process is not: it is retried.

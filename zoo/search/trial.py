@@ -17,7 +17,7 @@ from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry
 from zoo.search.plan import Search
 from zoo.search.points import TrialFailed
-from zoo.search.study import Place, best_trial
+from zoo.search.study import StudyLocation, best_trial
 from zoo.tasks.task import Diverged
 from zoo.training import engine
 from zoo.training.memory import is_out_of_memory
@@ -30,8 +30,8 @@ FOLDS = "folds"  # attribute of a trial: the value of each fold
 class TrainingObjective:
     """Objective of a search: train with the values of a trial and return the best validation score."""
 
-    def __init__(self, registry: Registry, place: Place, search: Search) -> None:
-        self.registry, self.place, self.search = registry, place, search
+    def __init__(self, registry: Registry, location: StudyLocation, search: Search) -> None:
+        self.registry, self.location, self.search = registry, location, search
 
     def __call__(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
         """The score of a trial: that of its best epoch, averaged over the folds.
@@ -45,16 +45,16 @@ class TrainingObjective:
             run = self.search.run(self.registry, values)
         except UserError as error:
             raise TrialFailed(str(error)) from error
-        folder = self.place.trial_folder(trial.number)
+        folder = self.location.trial_folder(trial.number)
         started = time.monotonic()
         try:
             if self.search.folds > 1:
                 return self._cross_validate(run, folder, trial)
-            judge = Judge(self.search, trial)
-            self._fit(run, folder, judge)
-            if judge.stopped_early:
+            recorder = MetricRecorder(self.search, trial)
+            self._fit(run, folder, recorder)
+            if recorder.stopped_early:
                 raise optuna.TrialPruned
-            return judge.best
+            return recorder.best
         finally:
             trial.set_user_attr(SECONDS, round(time.monotonic() - started, 1))
 
@@ -62,20 +62,20 @@ class TrainingObjective:
         values: list[float] = []
         for fold in range(1, self.search.folds + 1):
             held_out = {"data": {"validation": f"{fold}/{self.search.folds}"}}
-            judge = Judge(self.search)
-            self._fit(resolve(self.registry, None, run.model_dump(mode="json"), [held_out]), folder / f"fold-{fold}", judge)
-            values.append(judge.best)
+            recorder = MetricRecorder(self.search)
+            self._fit(resolve(self.registry, None, run.model_dump(mode="json"), [held_out]), folder / f"fold-{fold}", recorder)
+            values.append(recorder.best)
             trial.set_user_attr(FOLDS, values)
             trial.report(statistics.fmean(values), fold)
             if fold < self.search.folds and trial.should_prune():
                 raise optuna.TrialPruned
         return statistics.fmean(values)
 
-    def _fit(self, run: Run, path: Path, judge: Judge) -> None:
+    def _fit(self, run: Run, path: Path, recorder: MetricRecorder) -> None:
         folder = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
         try:
-            engine.train(self.registry, run, folder=folder, callbacks=[judge], test=False, progress=False, examine=False)
+            engine.train(self.registry, run, folder=folder, callbacks=[recorder], test=False, progress=False, examine=False)
         except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise TrialFailed(one_line(error, 100)) from error
@@ -87,7 +87,7 @@ class TrainingObjective:
             raise reason from None
 
 
-class Judge(L.Callback):
+class MetricRecorder(L.Callback):
     """Callback that records the best value of the metric of a search, and reports it to the pruner.
 
     Args:
@@ -119,10 +119,10 @@ class Judge(L.Callback):
                 trainer.should_stop = self.stopped_early = True
 
 
-def drop_checkpoints(study: optuna.Study, place: Place) -> None:
+def remove_checkpoints(study: optuna.Study, location: StudyLocation) -> None:
     """Remove the checkpoints of all finished trials except the best; their logs stay."""
     best = best_trial(study)
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished() and (best is None or trial.number != best.number):
-            for checkpoints in place.trial_folder(trial.number).glob("**/checkpoints"):
+            for checkpoints in location.trial_folder(trial.number).glob("**/checkpoints"):
                 shutil.rmtree(checkpoints, ignore_errors=True)

@@ -13,27 +13,27 @@ from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
 from zoo.core.files import replace_file
 from zoo.registry.registry import Registry
-from zoo.search.plan import Effort, Search
+from zoo.search.plan import Budget, Search
 from zoo.search.space import Dimension
 
 METHODS = {"random": "random", "grid": "grid", "tpe": "bayes"}
 QUARTER = 4  # the factor of successive halving, as Optuna's default
 
 
-def write_sweep(path: Path, registry: Registry, search: Search, effort: Effort) -> None:
+def write_sweep(path: Path, registry: Registry, search: Search, budget: Budget) -> None:
     """Write the sweep configuration; its keys are those of https://docs.wandb.ai/models/sweeps/sweep-config-keys.
 
     Raises:
         UserError: a sweep cannot express the search, or the file cannot be written.
     """
-    text = yaml.safe_dump(sweep(registry, search, effort), sort_keys=False)
+    text = yaml.safe_dump(sweep(registry, search, budget), sort_keys=False)
     try:
         replace_file(path, text.encode())
     except OSError as error:
         raise UserError(f"--wandb-sweep {path}: {error.strerror.lower()}") from None
 
 
-def sweep(registry: Registry, search: Search, effort: Effort) -> dict[str, Any]:
+def sweep(registry: Registry, search: Search, budget: Budget) -> dict[str, Any]:
     """The sweep configuration as plain data.
 
     Raises:
@@ -41,19 +41,19 @@ def sweep(registry: Registry, search: Search, effort: Effort) -> dict[str, Any]:
     """
     if search.folds > 1:
         raise UserError("--wandb-sweep: a run of a sweep is a single training: omit --folds")
-    if effort.pruner == "median":
+    if budget.pruner == "median":
         raise UserError("--wandb-sweep: W&B stops runs early by hyperband only: use --pruner asha or none")
-    early = {"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": QUARTER}} if effort.pruner == "asha" else {}
+    early = {"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": QUARTER}} if budget.pruner == "asha" else {}
     return {
         "program": "zoo",
         "method": METHODS[search.sampler],
         "metric": {"name": f"val/{search.metric}", "goal": {"max": "maximize", "min": "minimize"}[search.direction]},
-        "run_cap": effort.points,
+        "run_cap": budget.points,
         "parameters": {dimension.key: _parameter(dimension, search.sampler == "grid") for dimension in search.space},
         **early,
         # an agent writes each parameter as key=value; bash puts --set= before it
         "command": [
-            "${env}", "bash", "-c", f'exec {_command(registry, search, effort)} "${{@/#/--set=}}"', "zoo", "${args_no_hyphens}",
+            "${env}", "bash", "-c", f'exec {_command(registry, search, budget)} "${{@/#/--set=}}"', "zoo", "${args_no_hyphens}",
         ],
     }  # fmt: skip
 
@@ -72,7 +72,7 @@ def _plain(dimension: Dimension, parameter: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else parameter
 
 
-def _command(registry: Registry, search: Search, effort: Effort) -> str:
+def _command(registry: Registry, search: Search, budget: Budget) -> str:
     """The ``zoo train`` command with all settings of the search that are not defaults."""
     model, data = search.base["model"]["name"], search.base["data"]["name"]
     default = resolve(registry, model, {}, [{"data": {"name": data}}]).model_dump(mode="json")
@@ -83,6 +83,6 @@ def _command(registry: Registry, search: Search, effort: Effort) -> str:
         for key, value in values.items()
         if value != default[section].get(key) and f"{section}.{key}" not in {*searched, "wandb.mode"}
     ]
-    plugins = [word for file in effort.plugins for word in ("--plugin", str(Path(file).resolve()))]
+    plugins = [word for file in budget.plugins for word in ("--plugin", str(Path(file).resolve()))]
     fixed = [word for setting in settings for word in ("--set", setting)]
     return shlex.join(["zoo", *plugins, "train", model, "--data", data, "--wandb", "online", *fixed])

@@ -17,11 +17,11 @@ import torch
 
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry, scan
-from zoo.search.plan import Effort, Search
-from zoo.search.points import Worker, build_pruner, points_over
+from zoo.search.plan import Budget, Search
+from zoo.search.points import Worker, build_pruner, finished_points
 from zoo.search.progress import SearchProgress
-from zoo.search.study import Place, faults_explained, reopen
-from zoo.search.trial import TrainingObjective, drop_checkpoints
+from zoo.search.study import StudyLocation, reopen, storage_errors_explained
+from zoo.search.trial import TrainingObjective, remove_checkpoints
 from zoo.training import building
 from zoo.training.checkpoints import Interrupted
 
@@ -47,35 +47,40 @@ def check_data_and_model(registry: Registry, search: Search) -> None:
                 raise UserError(f"{dimension.key}={value}: the network cannot be built: {one_line(error, 150)}") from error
 
 
-def run_search(registry: Registry, study: optuna.Study, place: Place, search: Search, effort: Effort) -> None:
+def run_search(registry: Registry, study: optuna.Study, location: StudyLocation, search: Search, budget: Budget) -> None:
     """Run trials until the search is finished.
 
     Raises:
         Interrupted: asked to stop; finished trials are kept.
         UserError: a fault that the user can fix; likewise.
     """
-    with SearchProgress(study, search, effort.points) as progress, _stopped_by_signals():
-        if effort.workers == 1:
-            _work(registry, study, place, search, effort, progress)
+    with SearchProgress(study, search, budget.points) as progress, _stopped_by_signals():
+        if budget.workers == 1:
+            _work(registry, study, location, search, budget, progress)
         else:
-            _run_processes(place, search, effort, progress)
+            _run_processes(location, search, budget, progress)
 
 
 def _work(
-    registry: Registry, study: optuna.Study, place: Place, search: Search, effort: Effort, progress: SearchProgress | None
+    registry: Registry,
+    study: optuna.Study,
+    location: StudyLocation,
+    search: Search,
+    budget: Budget,
+    progress: SearchProgress | None,
 ) -> None:
-    study.pruner = build_pruner(effort.pruner)
+    study.pruner = build_pruner(budget.pruner)
 
     def after_trial() -> None:
-        drop_checkpoints(study, place)
+        remove_checkpoints(study, location)
         if progress:
             progress.update()
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             raise Interrupted  # nobody waits for the result
 
-    with faults_explained(place):
-        Worker(study, place, search, effort.points).work(TrainingObjective(registry, place, search), after_trial)
+    with storage_errors_explained(location):
+        Worker(study, location, search, budget.points).work(TrainingObjective(registry, location, search), after_trial)
 
 
 @contextmanager
@@ -97,15 +102,15 @@ def _stopped_by_signals() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- several processes
 
 
-def _run_processes(place: Place, search: Search, effort: Effort, progress: SearchProgress) -> None:
+def _run_processes(location: StudyLocation, search: Search, budget: Budget, progress: SearchProgress) -> None:
     """One pool of one process for each worker, so that one that is killed takes no other with it."""
     devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
     workers: dict[Future, int] = {}
     try:
-        for number in range(effort.workers):
+        for number in range(budget.workers):
             pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
             with _inherited(devices[number % len(devices)] if devices else None):
-                workers[pool.submit(_work_in_process, place, search, effort)] = number
+                workers[pool.submit(_work_in_process, location, search, budget)] = number
             pool.shutdown(wait=False)  # no more work for it than this
         pending = set(workers)
         while pending:
@@ -119,7 +124,7 @@ def _run_processes(place: Place, search: Search, effort: Effort, progress: Searc
     except BaseException:
         _stop_processes()
         raise
-    if len(points_over(progress.study, effort.points)) < effort.points:
+    if len(finished_points(progress.study, budget.points)) < budget.points:
         raise UserError("all workers were killed, out of memory perhaps: the same command continues, with fewer --workers")
 
 
@@ -155,11 +160,11 @@ def _inherited(device: str | None) -> Iterator[None]:
             os.environ.pop(DEVICES, None)
 
 
-def _work_in_process(place: Place, search: Search, effort: Effort) -> None:
-    torch.set_num_threads(max(1, torch.get_num_threads() // effort.workers))
+def _work_in_process(location: StudyLocation, search: Search, budget: Budget) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // budget.workers))
     try:
         with _stopped_by_signals():
-            _work(scan(effort.plugins), reopen(place), place, search, effort, None)
+            _work(scan(budget.plugins), reopen(location), location, search, budget, None)
     except Interrupted:
         pass
 
