@@ -19,8 +19,8 @@ def test_it_is_torchs_multi_head_attention() -> None:
         reference.out_proj.load_state_dict(ours.out.state_dict())
     inputs, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
     expected, weights = reference(inputs, memory, memory, average_attn_weights=False)
-    torch.testing.assert_close(ours(inputs, ours.read(memory)), expected)
-    torch.testing.assert_close(ours.weights(inputs, ours.read(memory)), weights)
+    torch.testing.assert_close(ours(inputs, ours.project(memory)), expected)
+    torch.testing.assert_close(ours.weights(inputs, ours.project(memory)), weights)
 
 
 def test_the_block_is_torchs_decoder_layer() -> None:
@@ -31,14 +31,18 @@ def test_the_block_is_torchs_decoder_layer() -> None:
         reference.self_attn.in_proj_weight.copy_(ours.attention.qkv.weight)
         reference.self_attn.in_proj_bias.copy_(ours.attention.qkv.bias)
         reference.self_attn.out_proj.load_state_dict(ours.attention.out.state_dict())
-        reference.multihead_attn.in_proj_weight.copy_(torch.cat([ours.look.query.weight, ours.look.key_value.weight]))
-        reference.multihead_attn.in_proj_bias.copy_(torch.cat([ours.look.query.bias, ours.look.key_value.bias]))
-        reference.multihead_attn.out_proj.load_state_dict(ours.look.out.state_dict())
+        reference.multihead_attn.in_proj_weight.copy_(
+            torch.cat([ours.cross_attention.query.weight, ours.cross_attention.key_value.weight])
+        )
+        reference.multihead_attn.in_proj_bias.copy_(
+            torch.cat([ours.cross_attention.query.bias, ours.cross_attention.key_value.bias])
+        )
+        reference.multihead_attn.out_proj.load_state_dict(ours.cross_attention.out.state_dict())
         reference.linear1.load_state_dict(ours.mlp[0].state_dict())
         reference.linear2.load_state_dict(ours.mlp[2].state_dict())
     texts, memory = torch.randn(6, 5, 12), torch.randn(2, 7, 12)  # three texts for each memory
     causal = nn.Transformer.generate_square_subsequent_mask(5)
     with torch.no_grad():
-        found, _ = ours(texts, ours.look.read(memory))
+        found, _ = ours(texts, ours.cross_attention.project(memory))
         expected = reference(texts, memory.repeat_interleave(3, 0), tgt_mask=causal, tgt_is_causal=True)
     torch.testing.assert_close(found, expected)

@@ -206,7 +206,7 @@ def test_a_step_of_attention_is_as_the_paper_says() -> None:
     task = model("captioner-attention")
     with torch.no_grad():
         encoded = task.encode(task.example_batch(1)["images"])
-        hidden, cell = task.first(encoded[0].mean(0)).chunk(2)
+        hidden, cell = task.initial(encoded[0].mean(0)).chunk(2)
         expected = reference_attention_cell(task, task.embedding.weight[START], hidden.tanh(), cell, encoded[0])
         scores, _ = task.decode_step(torch.tensor([[START]]), task.initial_state(encoded))
     torch.testing.assert_close(scores[0], expected)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.models.dialogue_models import DiscriminativeDialogue, GenerativeDialogue, LateFusion, Sight, history_of
+from zoo.models.dialogue_models import DiscriminativeDialogue, GenerativeDialogue, LateFusion, QuestionGuidedPooling, history_of
 from zoo.spec import END, PAD, SPECIAL_WORDS, START, DialogueSpec, ImageSpec
 from zoo.tasks.dialogue import SHARED
 
@@ -95,20 +95,20 @@ def test_padding_behind_words_changes_nothing(model: type[LateFusion]) -> None:
     torch.testing.assert_close(task.predict_step({**batch, **wider}), task.predict_step(batch))
 
 
-def test_sight_against_a_loop_over_questions_and_cells() -> None:
+def test_question_guided_pooling_against_a_loop_over_questions_and_cells() -> None:
     torch.manual_seed(0)
-    sight = Sight(5, 7)
+    pooling = QuestionGuidedPooling(5, 7)
     map, query = torch.randn(2, 5, 3, 4), torch.randn(2, 6, 7)
-    seen = sight(map, query)
+    seen = pooling(map, query)
     for n in range(2):
         places = [(row, column) for row in range(3) for column in range(4)]
         cells = [torch.cat([map[n, :, row, column], torch.tensor([row - 1.0, column / 1.5 - 1])]) for row, column in places]
         for r in range(6):
-            fit = torch.stack([sight.attention.query(query[n, r]) @ sight.attention.key(cell) / 7**0.5 for cell in cells])
+            fit = torch.stack([pooling.attention.query(query[n, r]) @ pooling.attention.key(cell) / 7**0.5 for cell in cells])
             found = sum(weight * cell for weight, cell in zip(fit.softmax(0), cells, strict=True))
-            given = sight.given(torch.cat([found, query[n, r]]))
-            pairs = [sight.pair((sight.cell(cell) + given).relu()).relu() for cell in cells]
-            expected = torch.cat([sight.found(found).relu(), torch.stack(pairs).mean(0)])
+            given = pooling.given(torch.cat([found, query[n, r]]))
+            pairs = [pooling.pair((pooling.cell(cell) + given).relu()).relu() for cell in cells]
+            expected = torch.cat([pooling.attended(found).relu(), torch.stack(pairs).mean(0)])
             torch.testing.assert_close(seen[n, r], expected, rtol=1e-4, atol=1e-5)
 
 

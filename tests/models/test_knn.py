@@ -20,8 +20,8 @@ SPEC = zoo.ImageSpec(1, 4, 4, classes=("a", "b", "c"))
 def knn(images: torch.Tensor, labels: torch.Tensor, **options):
     """A model that remembers these images, [N, 1, 4, 4]."""
     task = zoo.create("knn", SPEC, Recipe(epochs=1, batch_size=len(labels)), **options)
-    task.memory.clear(len(labels), SPEC.shape)
-    task.remember(images, labels, 0)
+    task.stored.clear(len(labels), SPEC.shape)
+    task.store(images, labels, 0)
     return task.eval()
 
 

@@ -11,7 +11,7 @@ import zoo
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.sentence_encoder import SentenceEncoder
-from zoo.models.question_answerers import Look, Question, Relations
+from zoo.models.question_answerers import AttentionLayer, QuestionEncoder, Relations
 from zoo.spec import PAD, SPECIAL_WORDS, QuestionSpec
 
 NAMES = ("vqa-lstm", "vqa-attention", "vqa-relation")
@@ -58,7 +58,7 @@ def test_a_sentence_is_the_most_that_each_unit_says_at_any_of_its_words() -> Non
 
 def test_rows_without_a_question_do_not_count_in_the_statistics_of_questions() -> None:
     torch.manual_seed(0)
-    question = Question(9, 4, 5).train()
+    question = QuestionEncoder(9, 4, 5).train()
     words = torch.tensor([[[5, 6, 7], [8, 4, PAD]], [[4, 7, PAD], [PAD, PAD, PAD]]])
     sentences = question.sentence(words)
     asked = torch.stack([sentences[0, 0], sentences[0, 1], sentences[1, 0], sentences[1, 0]])
@@ -68,15 +68,15 @@ def test_rows_without_a_question_do_not_count_in_the_statistics_of_questions() -
 
 def test_a_look_adds_the_mean_of_the_cells_by_their_weights() -> None:
     torch.manual_seed(0)
-    look = Look(5)
+    layer = AttentionLayer(5)
     cells, query = torch.randn(2, 4, 5), torch.randn(2, 3, 5)
-    refined, weights = look(cells, query)
+    refined, weights = layer(cells, query)
     for n in range(2):
         for q in range(3):
             hidden = [
-                torch.tanh(look.cells.weight @ cell + look.query.weight @ query[n, q] + look.query.bias) for cell in cells[n]
+                torch.tanh(layer.cells.weight @ cell + layer.query.weight @ query[n, q] + layer.query.bias) for cell in cells[n]
             ]
-            expected = torch.stack([look.score.weight[0] @ each for each in hidden]).softmax(0)
+            expected = torch.stack([layer.score.weight[0] @ each for each in hidden]).softmax(0)
             torch.testing.assert_close(weights[n, q], expected)
             torch.testing.assert_close(refined[n, q], query[n, q] + expected @ cells[n])
 

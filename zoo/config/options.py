@@ -53,6 +53,17 @@ def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what:
         raise UserError(f"{section}.{name}={given.get(name)}: {reason[0].lower()}{reason[1:]}") from None
 
 
+def require_positive(**options: int) -> None:
+    """Check that options of a model are at least 1.
+
+    Raises:
+        UserError: with the first option that is not.
+    """
+    for name, value in options.items():
+        if value < 1:
+            raise UserError(f"model.{name}={value}: must be at least 1")
+
+
 def known_keys(schema: type[BaseModel]) -> Iterable[str]:
     """The keys that a section takes."""
     return schema.model_fields

@@ -1,6 +1,6 @@
-"""Attention, the block of a transformer around it, and encodings that tell it where things stand.
+"""Self-attention, the transformer block and sinusoidal position embeddings, for images as for text.
 
-Sequences are [N, T, width]: N samples of T places. Both readers of images and writers of text are made of these.
+Sequences are [N, T, embed_dim]: N samples of T tokens.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 
-NORM_EPSILON = 1e-6  # of the vision transformer's own code, and of torchvision's
+NORM_EPSILON = 1e-6  # as in the code of the vision transformer's authors, and in torchvision
 
 
-class Past(NamedTuple):
-    """What attention keeps of the places that it has read, so that the next ones are read without reading these again.
+class KeyValueCache(NamedTuple):
+    """Keys and values of the tokens so far, [N, num_heads, T, embed_dim / num_heads] each, for decoding step by step.
 
-    Each is [N, heads, places, width / heads]. It is never changed in place: several continuations may share one.
+    Never changed in place: several continuations may share one.
     """
 
     keys: Tensor
@@ -31,16 +31,16 @@ class Past(NamedTuple):
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2).
 
-    The rows of ``qkv`` are those of the queries, the keys and the values, each head by head, as in torch.nn.MultiheadAttention.
+    The rows of ``qkv`` are those of queries, keys and values, each head by head, as in torch.nn.MultiheadAttention.
 
     Args:
-        embed_dim: numbers a place.
-        num_heads: how many times it attends, each on width / heads numbers.
-        causal: each place sees itself and those before it only.
-        dropout: share of the attention weights that are silenced in training.
+        embed_dim: dimensions of a token.
+        num_heads: attention heads; must divide embed_dim.
+        causal: mask later tokens.
+        dropout: dropout probability of the attention weights.
 
     Raises:
-        UserError: the heads do not divide the width.
+        UserError: num_heads does not divide embed_dim.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, causal: bool = False, dropout: float = 0.0) -> None:
@@ -50,55 +50,57 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.out = nn.Linear(embed_dim, embed_dim)
         self.dropout = make_dropout(dropout).p
-        for weight in (*self.qkv.weight.chunk(3), self.out.weight):  # each of the three maps by itself
-            nn.init.xavier_uniform_(weight)
-        for bias in (self.qkv.bias, self.out.bias):
-            nn.init.zeros_(bias)
+        xavier_uniform(self.qkv, parts=3)
+        xavier_uniform(self.out)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What each place gathers from all that it sees, [N, T, width]."""
+        """[N, T, embed_dim] to [N, T, embed_dim]."""
         return self._attend(*self._project(inputs), past=0)
 
-    def step(self, inputs: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        """The same for places that follow those of ``past``, in decoding: any number of them, [N, T, width].
-
-        Fed in parts, a sequence gives what ``forward`` gives for the whole.
-        """
+    def step(self, inputs: Tensor, past: KeyValueCache | None = None) -> tuple[Tensor, KeyValueCache]:
+        """Decode any number of tokens after those of ``past``, [N, T, embed_dim]; the same as ``forward`` on the whole."""
         queries, keys, values = self._project(inputs)
         if past is not None:
             keys, values = torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2)
-        return self._attend(queries, keys, values, past=keys.shape[2] - queries.shape[2]), Past(keys, values)
+        return self._attend(queries, keys, values, past=keys.shape[2] - queries.shape[2]), KeyValueCache(keys, values)
 
     def weights(self, inputs: Tensor) -> Tensor:
-        """How much each place takes from each, [N, heads, T, T]; rows sum to one. To look at: ``forward`` never makes them."""
+        """Attention weights, [N, num_heads, T, T], whose rows sum to one; ``forward`` does not materialize them."""
         queries, keys, _ = self._project(inputs)
         scores = queries @ keys.transpose(2, 3) / math.sqrt(queries.shape[3])
         if self.causal:
-            scores = scores.masked_fill(~_visible(inputs.shape[1], 0, inputs.device), -math.inf)
+            scores = scores.masked_fill(~_causal_mask(inputs.shape[1], 0, inputs.device), -math.inf)
         return scores.softmax(3)
 
     def _project(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [N, heads, T, width / heads]."""
+        """Queries, keys and values, each [N, num_heads, T, embed_dim / num_heads]."""
         return tuple(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(inputs).chunk(3, 2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
-        places = queries.shape[2]
-        # torch's own causal mask starts at the first key, so it is right only without a past; a single place sees all
-        mask = _visible(places, past, queries.device) if self.causal and past and places > 1 else None
-        gathered = F.scaled_dot_product_attention(
+        length = queries.shape[2]
+        # torch's causal mask starts at the first key, so it is right only without a past; a single token attends to all
+        mask = _causal_mask(length, past, queries.device) if self.causal and past and length > 1 else None
+        attended = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and not past and places > 1,
+            is_causal=self.causal and not past and length > 1,
         )
-        return self.out(gathered.transpose(1, 2).flatten(2))
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
-def _visible(places: int, past: int, device: torch.device) -> Tensor:
-    """Which of past + places keys each of the last ``places`` may see, bool [places, past + places]."""
-    return torch.ones(places, past + places, dtype=torch.bool, device=device).tril(past)
+def _causal_mask(length: int, past: int, device: torch.device) -> Tensor:
+    """Keys that each query may attend to, bool [length, past + length]."""
+    return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+
+
+def xavier_uniform(layer: nn.Linear, parts: int = 1) -> None:
+    """Initialize a linear layer that holds ``parts`` maps on top of each other: Xavier uniform each, zero bias."""
+    for weight in layer.weight.chunk(parts):
+        nn.init.xavier_uniform_(weight)
+    nn.init.zeros_(layer.bias)
 
 
 def require_heads(embed_dim: int, num_heads: int) -> None:
@@ -119,21 +121,21 @@ def require_heads(embed_dim: int, num_heads: int) -> None:
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and a perceptron at each place, each behind a norm and beside a shortcut.
+    """Transformer encoder block: self-attention and an MLP, each with a norm in front and a residual connection.
 
-    The norms stand in front (pre-norm, Xiong et al. 2020, figure 1b), which trains without a careful warm-up; so a stack of
-    blocks needs one more norm at its end. The activation is GELU, as in Dosovitskiy et al. 2020, equations 2 and 3.
+    Pre-norm (Xiong et al. 2020, figure 1b), which trains without long warm-up; a stack of blocks needs one more norm at its end.
+    The activation is GELU, as in Dosovitskiy et al. 2020, equations 2 and 3.
 
     Args:
-        embed_dim: numbers a place.
-        num_heads: of the attention.
+        embed_dim: dimensions of a token.
+        num_heads: attention heads; must divide embed_dim.
         hidden_dim: width of the MLP's hidden layer.
-        causal: each place sees itself and those before it only.
-        dropout: share of what leaves the attention and the perceptron's layers that is silenced in training.
-        attention_dropout: share of the attention weights.
+        causal: mask later tokens.
+        dropout: dropout probability behind the attention and the MLP's layers.
+        attention_dropout: dropout probability of the attention weights.
 
     Raises:
-        UserError: the heads do not divide the width.
+        UserError: num_heads does not divide embed_dim.
     """
 
     def __init__(
@@ -158,28 +160,27 @@ class TransformerBlock(nn.Module):
             make_dropout(dropout),
         )
         for layer in (self.mlp[0], self.mlp[3]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            xavier_uniform(layer)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[N, T, width] to [N, T, width]."""
+        """[N, T, embed_dim] to [N, T, embed_dim]."""
         features = inputs + self.dropout(self.attention(self.norm1(inputs)))
         return features + self.mlp(self.norm2(features))
 
-    def step(self, inputs: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        """The same for places that follow those of ``past``, as ``SelfAttention.step``."""
+    def step(self, inputs: Tensor, past: KeyValueCache | None = None) -> tuple[Tensor, KeyValueCache]:
+        """Decode tokens after those of ``past``, as ``SelfAttention.step`` does."""
         attended, past = self.attention.step(self.norm1(inputs), past)
         features = inputs + self.dropout(attended)
         return features + self.mlp(self.norm2(features)), past
 
 
 def sinusoidal_positions(length: int, embed_dim: int) -> Tensor:
-    """A fixed code for each place, [length, embed_dim]: sine and cosine in turn, of wavelengths from 2 pi to 20,000 pi.
+    """Sinusoidal position embeddings, [length, embed_dim], wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017, section 3.5).
 
-    Vaswani et al. 2017, section 3.5.
+    Sines and cosines alternate.
 
     Raises:
-        UserError: an odd width.
+        UserError: embed_dim is odd.
     """
     if embed_dim % 2:
         raise UserError(f"model.embed_dim={embed_dim}: sinusoidal positions need an even number, as {embed_dim + 1}")

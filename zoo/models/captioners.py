@@ -1,4 +1,4 @@
-"""Networks that say what is in a picture: a convolutional network that sees, and an LSTM or a transformer that tells."""
+"""Image captioning: a convolutional encoder, and an LSTM or a transformer as decoder."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.layers.attention import Past
+from zoo.layers.attention import KeyValueCache
 from zoo.layers.cross_attention import DecoderBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
-from zoo.layers.map_attention import MapAttention
+from zoo.layers.spatial_attention import COORDINATES, SpatialAttention
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, CaptionSpec
 from zoo.tasks.captioning import Captioner, State
 from zoo.tasks.task import Task
 
-COORDINATES = 2  # of a place, the last two of its numbers
-INITIAL_DEVIATION = 0.02  # of positions and of a transformer's embeddings (Radford et al. 2018, section 4.1)
+INITIAL_STD = 0.02  # of position and transformer embeddings (Radford et al. 2018, section 4.1)
+TINY_ENCODER = {"channels": [4, 8, 8], "norm": "batch"}
 
 
-class SeeingCaptioner(Captioner):
-    """What the captioners here share: an image network of the zoo, whose feature map they tell of.
+class EncoderDecoderCaptioner(Captioner):
+    """Base of the captioners: an image network of the zoo as encoder.
 
     Args:
-        encoder: the image network, without its head.
-        encoder_options: of it, as in {"width": 32}.
+        encoder: image network of the zoo, used without its head.
+        encoder_options: options of the encoder, as in {"width": 32}.
         encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
+        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
+        num_beams: beam width for captions in testing and prediction; 1 is greedy decoding.
     """
 
     channels_last = True
@@ -48,8 +50,7 @@ class SeeingCaptioner(Captioner):
         num_beams: int,
     ) -> None:
         super().__init__(spec, recipe, num_beams)
-        if num_beams < 1:
-            raise UserError(f"model.num_beams={num_beams}: must be at least 1, which is greedy")
+        require_positive(num_beams=num_beams)
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
@@ -65,32 +66,25 @@ class SeeingCaptioner(Captioner):
     tags=["cnn", "recurrent"],
     data="shapes-captions",
     data_options={"max_objects": 2},
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "feature_dim": 8, "hidden_size": 8, "embed_dim": 8,
-          "num_queries": 3},
+    tiny={"encoder_options": TINY_ENCODER, "feature_dim": 8, "hidden_size": 8, "embed_dim": 8, "num_queries": 3},
     recipe={
         "epochs": 14, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "gradient_clip_val": 1.0,
     },
     paper="1411.4555",
 )  # fmt: skip
-class CNNLSTM(SeeingCaptioner):
-    """Show and tell (Vinyals et al. 2015): the picture, as one vector, is the first input of an LSTM that writes.
+class CNNLSTM(EncoderDecoderCaptioner):
+    """Show and Tell (Vinyals et al. 2015): the image embedding is the first input of an LSTM decoder.
 
-    A few learned glances make the vector: each is a mean over the places of the map, weighted by what stands there.
+    Attention pooling makes the embedding: ``num_queries`` learned queries, each a weighted mean over the feature map.
 
     Args:
-        encoder: the image network, without its head.
-        encoder_options: of it, as in {"width": 32}.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
-        feature_dim: numbers that are kept of each place of the map.
-        hidden_size: units of the LSTM.
-        embed_dim: numbers a word.
-        num_queries: weighted means of the map that the vector is made of.
-        repeat_image: add the vector to every word too, so that the LSTM need not keep all of it in mind; on photographs the paper
-            found it better to show it once.
-        dropout: share of units that are silenced in training, around the LSTM.
-        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        feature_dim: dimensions of each location of the feature map.
+        hidden_size: dimensions of the LSTM's hidden state.
+        embed_dim: dimensions of word and image embeddings.
+        num_queries: learned queries of the attention pooling.
+        repeat_image: add the image embedding to every input word; in the paper, on photographs, feeding it once was better.
+        dropout: dropout probability of the LSTM's inputs and outputs.
     """
 
     def __init__(
@@ -112,34 +106,34 @@ class CNNLSTM(SeeingCaptioner):
         super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
         require_positive(hidden_size=hidden_size, embed_dim=embed_dim, num_queries=num_queries)
         self.repeat_image = repeat_image
-        self.places = MapPlaces(self.encoder, feature_dim)
-        self.there = nn.Sequential(nn.Linear(feature_dim, 2 * hidden_size), nn.ReLU())
+        self.locations = LocationFeatures(self.encoder, feature_dim)
+        self.features = nn.Sequential(nn.Linear(feature_dim, 2 * hidden_size), nn.ReLU())
         self.queries = nn.Linear(2 * hidden_size, num_queries, bias=False)
-        self.what = nn.Linear(2 * hidden_size * num_queries, 2 * hidden_size)
-        # by itself, or it is lost among all that there is
-        self.where = nn.Linear(COORDINATES * num_queries, 2 * hidden_size, bias=False)
-        # the norm makes a picture as large as a word, or the LSTM hardly sees it
-        self.summary = nn.Sequential(nn.ReLU(), nn.Linear(2 * hidden_size, embed_dim), nn.LayerNorm(embed_dim))
+        self.content = nn.Linear(2 * hidden_size * num_queries, 2 * hidden_size)
+        # coordinates have a layer of their own: among so many features they would be lost
+        self.position = nn.Linear(COORDINATES * num_queries, 2 * hidden_size, bias=False)
+        # the norm brings the image embedding to the scale of word embeddings
+        self.image_embedding = nn.Sequential(nn.ReLU(), nn.Linear(2 * hidden_size, embed_dim), nn.LayerNorm(embed_dim))
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
         self.recurrent = nn.LSTM(embed_dim, hidden_size, batch_first=True)
-        with torch.no_grad():  # it tells of what it saw ten words before: at first it forgets little (Jozefowicz et al. 2015)
+        with torch.no_grad():  # a high initial forget gate, for long memory (Jozefowicz et al. 2015)
             self.recurrent.bias_ih_l0[hidden_size : 2 * hidden_size] = 2
         self.head = nn.Linear(hidden_size, len(spec.vocabulary))
 
     def encode(self, images: Tensor) -> Tensor:
-        """One vector of each picture, [N, embedding]."""
-        places = self.places(self.encoder(images))
-        there = self.there(places)
-        weights = self.queries(there).softmax(1).transpose(1, 2)
-        what, where = weights @ there, weights @ places[..., -COORDINATES:]
-        return self.summary(self.what(what.flatten(1)) + self.where(where.flatten(1)))
+        """Image embeddings, [N, embed_dim]."""
+        locations = self.locations(self.encoder(images))
+        features = self.features(locations)
+        weights = self.queries(features).softmax(1).transpose(1, 2)
+        content, position = weights @ features, weights @ locations[..., -COORDINATES:]
+        return self.image_embedding(self.content(content.flatten(1)) + self.position(position.flatten(1)))
 
     def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
-        number = captions.shape[1]
-        encoded = encoded.repeat_interleave(number, 0)
-        outputs, _ = self.recurrent(self.dropout(torch.cat([encoded[:, None], self._words(captions.flatten(0, 1), encoded)], 1)))
-        return self.head(self.dropout(outputs[:, 1:])).unflatten(0, (-1, number))
+        encoded = encoded.repeat_interleave(captions.shape[1], 0)
+        inputs = torch.cat([encoded[:, None], self._embed(captions.flatten(0, 1), encoded)], 1)
+        outputs, _ = self.recurrent(self.dropout(inputs))
+        return self.head(self.dropout(outputs[:, 1:])).unflatten(0, captions.shape[:2])
 
     def initial_state(self, encoded: Tensor) -> State:
         _, state = self.recurrent(encoded[:, None])
@@ -147,20 +141,20 @@ class CNNLSTM(SeeingCaptioner):
 
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         *state, encoded = state
-        before = tuple(part.transpose(0, 1).contiguous() for part in state)
-        outputs, state = self.recurrent(self._words(tokens, encoded), before)
+        state = tuple(part.transpose(0, 1).contiguous() for part in state)
+        outputs, state = self.recurrent(self._embed(tokens, encoded), state)
         return self.head(outputs[:, -1]), (*(part.transpose(0, 1) for part in state), encoded)
 
-    def _words(self, tokens: Tensor, encoded: Tensor) -> Tensor:
-        """What the LSTM reads of words, [N, T, embedding]."""
+    def _embed(self, tokens: Tensor, encoded: Tensor) -> Tensor:
+        """Inputs of the LSTM, [N, T, embed_dim]."""
         words = self.embedding(tokens)
         return words + encoded[:, None] if self.repeat_image else words
 
     def stages(self) -> dict[str, nn.Module]:
-        summary = nn.ModuleList([self.what, self.where, self.summary])
+        image_embedding = nn.ModuleList([self.content, self.position, self.image_embedding])
         return {
-            "encoder": self.encoder, "places": self.places, "there": self.there, "queries": self.queries, "summary": summary,
-            "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
+            "encoder": self.encoder, "locations": self.locations, "features": self.features, "queries": self.queries,
+            "image_embedding": image_embedding, "embedding": self.embedding, "recurrent": self.recurrent, "head": self.head,
         }  # fmt: skip
 
 
@@ -169,30 +163,25 @@ class CNNLSTM(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "recurrent", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "hidden_size": 12, "embed_dim": 8, "feature_dim": 10},
+    tiny={"encoder_options": TINY_ENCODER, "hidden_size": 12, "embed_dim": 8, "feature_dim": 10},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
         "gradient_clip_val": 1.0,
     },
     paper="1502.03044",
 )  # fmt: skip
-class CNNLSTMAttention(SeeingCaptioner):
-    """Show, attend and tell (Xu et al. 2015): before each word, an LSTM looks at the places of the map that matter to it.
+class CNNLSTMAttention(EncoderDecoderCaptioner):
+    """Show, Attend and Tell (Xu et al. 2015): an LSTM decoder attends to the feature map before each word.
 
-    Soft attention with the gate beta (section 4.2.1); each place also has an encoding of where it is, that is learned.
+    Soft attention with the gate beta (section 4.2.1); each location also has a learned position embedding.
 
     Args:
-        encoder: the image network, without its head.
-        encoder_options: of it, as in {"width": 32}.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
-        feature_dim: numbers that are kept of each place of the map.
-        hidden_size: units of the LSTM.
-        embed_dim: numbers a word.
-        dropout: share of units that are silenced in training, of words, of the map, and in front of the head.
-        coverage_weight: weight of a penalty that asks each caption to look at every place once in all (Xu's equation 14, with the
-            mean over the places in place of the sum).
-        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        feature_dim: dimensions of each location of the feature map.
+        hidden_size: dimensions of the LSTM's hidden state.
+        embed_dim: dimensions of a word embedding.
+        dropout: dropout probability of features, word embeddings and the head's input.
+        coverage_weight: weight of the doubly stochastic regularization, for which each location gets a total attention of one
+            (Xu's equation 14, with the mean over locations in place of the sum).
     """
 
     def __init__(
@@ -215,82 +204,80 @@ class CNNLSTMAttention(SeeingCaptioner):
         if coverage_weight < 0:
             raise UserError(f"model.coverage_weight={coverage_weight}: must be at least 0")
         self.coverage_weight = coverage_weight
-        self.places = MapPlaces(self.encoder, feature_dim)
+        self.locations = LocationFeatures(self.encoder, feature_dim)
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
         self.dropout = make_dropout(dropout)
-        self.attention = MapAttention(hidden_size, feature_dim, feature_dim)
+        self.attention = SpatialAttention(hidden_size, feature_dim, feature_dim)
         self.gate = nn.Linear(hidden_size, 1)
-        self.first = nn.Linear(feature_dim, 2 * hidden_size)
+        self.initial = nn.Linear(feature_dim, 2 * hidden_size)
         self.recurrent = nn.LSTMCell(embed_dim + feature_dim, hidden_size)
         self.output = nn.Linear(hidden_size + feature_dim + embed_dim, embed_dim)  # Xu's equation 7
         self.head = nn.Linear(embed_dim, len(spec.vocabulary))
 
     def encode(self, images: Tensor) -> Tensor:
-        """What there is at each place, [N, places, width]."""
-        return self.dropout(self.places(self.encoder(images)))
+        """Location features, [N, locations, feature_dim]."""
+        return self.dropout(self.locations(self.encoder(images)))
 
     def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
         return self.decode_with_attention(encoded, captions)[0]
 
     def decode_with_attention(self, encoded: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places]."""
-        number = captions.shape[1]
+        """Logits of the next word, [N, R, T, vocabulary], and attention weights, [N, R, T, locations]."""
         words = self.dropout(self.embedding(captions))
-        keys, state = self.attention.keys(encoded), self._first_state(encoded, number)
-        outputs, looks = [], []
+        keys, state = self.attention.keys(encoded), self._initial_hidden(encoded, captions.shape[1])
+        outputs, attention = [], []
         for word in words.unbind(2):
-            output, weights, state = self._word(word, state, keys, encoded)
+            output, weights, state = self._decode_word(word, state, keys, encoded)
             outputs.append(output)
-            looks.append(weights)
-        return self.head(self.dropout(torch.stack(outputs, 2))), torch.stack(looks, 2)
+            attention.append(weights)
+        return self.head(self.dropout(torch.stack(outputs, 2))), torch.stack(attention, 2)
 
-    def _first_state(self, encoded: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """h and c for that many captions of each picture, [N * number, hidden], from the mean over the map."""
-        hidden, cell = self.first(encoded.mean(1)).chunk(2, 1)
-        return hidden.tanh().repeat_interleave(number, 0), cell.repeat_interleave(number, 0)
+    def _initial_hidden(self, encoded: Tensor, captions: int) -> tuple[Tensor, Tensor]:
+        """h and c from the mean over locations, [N * captions, hidden_size] each."""
+        h, c = self.initial(encoded.mean(1)).chunk(2, 1)
+        return h.tanh().repeat_interleave(captions, 0), c.repeat_interleave(captions, 0)
 
-    def _word(
+    def _decode_word(
         self, word: Tensor, state: tuple[Tensor, Tensor], keys: Tensor, encoded: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """One step for R captions of each picture: what the head reads and where it looked, [N, R, ...], and the state.
+        """The head's input, [N, R, embed_dim], attention weights, [N, R, locations], and h and c, [N * R, hidden_size].
 
         Args:
-            word: the last word, [N, R, embedding].
-            state: h and c, [N * R, hidden].
+            word: embedding of the previous word of R captions of each image, [N, R, embed_dim].
+            state: previous h and c.
         """
         hidden = state[0].view(*word.shape[:2], -1)
-        gathered, weights = self.attention(hidden, keys, encoded)
-        gathered = gathered * self.gate(hidden).sigmoid()
-        state = self.recurrent(torch.cat([word, gathered], 2).flatten(0, 1), state)
-        told = self.output(torch.cat([state[0].view_as(hidden), gathered, word], 2))
-        return told.tanh(), weights, state
+        context, weights = self.attention(hidden, keys, encoded)
+        context = context * self.gate(hidden).sigmoid()
+        state = self.recurrent(torch.cat([word, context], 2).flatten(0, 1), state)
+        return self.output(torch.cat([state[0].view_as(hidden), context, word], 2)).tanh(), weights, state
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if not self.coverage_weight:
             return super().training_step(batch, batch_idx)
         captions = batch["labels"]
-        logits, looks = self.decode_with_attention(self.encode(batch["images"]), captions[:, :, :-1])
+        logits, attention = self.decode_with_attention(self.encode(batch["images"]), captions[:, :, :-1])
         targets = captions[:, :, 1:]
-        loss = self.loss(logits, targets)
         is_word = targets != PAD
-        looked_at = (looks * is_word[..., None]).sum(2)  # how often in a caption, [N, R, places]
         is_caption = is_word.any(2)
-        uneven = (((1 - looked_at) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
-        return self.objective(loss, len(captions), uneven=uneven.detach() * len(captions)) + self.coverage_weight * uneven
+        total = (attention * is_word[..., None]).sum(2)  # over the words of a caption, [N, R, locations]
+        uneven = (((1 - total) ** 2).mean(2) * is_caption).sum() / is_caption.sum()
+        loss = self.objective(self.loss(logits, targets), len(captions), uneven=uneven.detach() * len(captions))
+        return loss + self.coverage_weight * uneven
 
     def initial_state(self, encoded: Tensor) -> State:
-        return (*self._first_state(encoded, 1), self.attention.keys(encoded), encoded)
+        return (*self._initial_hidden(encoded, 1), self.attention.keys(encoded), encoded)
 
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden, cell, keys, encoded = state
+        *state, keys, encoded = state
         for word in self.embedding(tokens).split(1, 1):
-            output, _, (hidden, cell) = self._word(word, (hidden, cell), keys, encoded)
-        return self.head(output[:, 0]), (hidden, cell, keys, encoded)
+            output, _, state = self._decode_word(word, state, keys, encoded)
+        return self.head(output[:, 0]), (*state, keys, encoded)
 
     def stages(self) -> dict[str, nn.Module]:
-        looking = nn.ModuleList([self.attention, self.gate, self.first])
+        attention = nn.ModuleList([self.attention, self.gate, self.initial])
         return {
-            "encoder": self.encoder, "places": self.places, "embedding": self.embedding, "attention": looking,
+            "encoder": self.encoder, "locations": self.locations, "embedding": self.embedding, "attention": attention,
             "recurrent": self.recurrent, "output": self.output, "head": self.head,
         }  # fmt: skip
 
@@ -300,26 +287,21 @@ class CNNLSTMAttention(SeeingCaptioner):
     task="captioning",
     tags=["cnn", "attention"],
     data="shapes-captions",
-    tiny={"encoder_options": {"channels": [4, 8, 8], "norm": "batch"}, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
+    tiny={"encoder_options": TINY_ENCODER, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
     recipe={
         "epochs": 10, "batch_size": 64, "optimizer": "adamw", "optimizer_args": {"betas": [0.9, 0.98]}, "lr": 1e-3,
         "weight_decay": 0.01, "schedule": "one-cycle", "gradient_clip_val": 1.0,
     },
     paper="1706.03762",
 )  # fmt: skip
-class CNNTransformer(SeeingCaptioner):
-    """Transformer that writes while it looks: causal self-attention over the words, cross-attention to the places of the map.
+class CNNTransformer(EncoderDecoderCaptioner):
+    """Transformer captioner (Vaswani et al. 2017): causal self-attention over words, cross-attention to the feature map.
 
     Args:
-        encoder: the image network, without its head.
-        encoder_options: of it, as in {"width": 32}.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
-        num_layers: blocks of two attentions and a perceptron.
-        num_heads: of each attention; they share the width.
-        embed_dim: numbers a word, and a place of the map.
-        dropout: share of units that are silenced in training.
-        num_beams: sentences that are kept at a time in writing a caption when testing or asked; 1 is greedy.
+        num_layers: decoder blocks.
+        num_heads: attention heads of each block; must divide embed_dim.
+        embed_dim: dimensions of a word embedding and of each location of the feature map.
+        dropout: dropout probability.
     """
 
     def __init__(
@@ -338,7 +320,7 @@ class CNNTransformer(SeeingCaptioner):
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
         require_positive(num_layers=num_layers)
-        self.places = MapPlaces(self.encoder, embed_dim)
+        self.locations = LocationFeatures(self.encoder, embed_dim)
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim)
         self.positions = nn.Embedding(spec.length, embed_dim)
         self.dropout = make_dropout(dropout)
@@ -346,97 +328,85 @@ class CNNTransformer(SeeingCaptioner):
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, len(spec.vocabulary))
         for table in (self.embedding, self.positions):
-            nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+            nn.init.normal_(table.weight, std=INITIAL_STD)
 
     def encode(self, images: Tensor) -> Tensor:
-        """What there is at each place, [N, places, width]."""
-        return self.dropout(self.places(self.encoder(images)))
+        """Location features, [N, locations, embed_dim]."""
+        return self.dropout(self.locations(self.encoder(images)))
 
     def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
-        features = self._embedded(captions.flatten(0, 1), first=0)
+        features = self._embed(captions.flatten(0, 1), start=0)
         for block in self.blocks:
-            features, _ = block(features, block.look.read(encoded))
+            features, _ = block(features, block.cross_attention.project(encoded))
         return self.head(self.norm(features)).unflatten(0, captions.shape[:2])
 
     def decode_with_attention(self, encoded: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the word after each, [N, R, T, vocabulary], and where each is looked for, [N, R, T, places].
+        """Logits of the next word, [N, R, T, vocabulary], and attention weights, [N, R, T, locations].
 
-        The latter is the mean over all heads of all layers.
+        The weights are the mean over all heads and layers.
         """
-        looks: list[Tensor] = []
-        layers = [block.look for block in self.blocks]
-        hooks = [layer.register_forward_pre_hook(lambda layer, inputs: looks.append(layer.weights(*inputs))) for layer in layers]
+        weights: list[Tensor] = []
+        hooks = [
+            block.cross_attention.register_forward_pre_hook(lambda layer, inputs: weights.append(layer.weights(*inputs)))
+            for block in self.blocks
+        ]
         try:
-            scores = self.decode(encoded, captions)
+            logits = self.decode(encoded, captions)
         finally:
             for hook in hooks:
                 hook.remove()
-        return scores, torch.stack(looks).mean((0, 2)).unflatten(1, captions.shape[1:])
+        return logits, torch.stack(weights).mean((0, 2)).unflatten(1, captions.shape[1:])
 
     def initial_state(self, encoded: Tensor) -> State:
-        return tuple((block.look.read(encoded), None) for block in self.blocks)
+        return tuple((block.cross_attention.project(encoded), None) for block in self.blocks)
 
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         past = state[0][1]
-        features = self._embedded(tokens, first=0 if past is None else past[0].shape[2])
-        kept = []
-        for block, (read, past) in zip(self.blocks, state, strict=True):
-            features, past = block(features, Past(*read), past and Past(*past))
-            kept.append((read, past))
-        return self.head(self.norm(features[:, -1])), tuple(kept)
+        features = self._embed(tokens, start=0 if past is None else past[0].shape[2])
+        new_state = []
+        for block, (memory, past) in zip(self.blocks, state, strict=True):
+            features, past = block(features, KeyValueCache(*memory), past and KeyValueCache(*past))
+            new_state.append((memory, past))
+        return self.head(self.norm(features[:, -1])), tuple(new_state)
 
-    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
-        """Words and their places, counted from ``first``, as vectors [N, T, width]."""
-        places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        return self.dropout(self.embedding(tokens) + self.positions(places))
+    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        """Word and position embeddings, positions from ``start`` on, [N, T, embed_dim]."""
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        return self.dropout(self.embedding(tokens) + self.positions(positions))
 
     def stages(self) -> dict[str, nn.Module]:
         blocks = {f"block{number}": block for number, block in enumerate(self.blocks, 1)}
-        words = nn.ModuleList([self.embedding, self.positions])
+        embedding = nn.ModuleList([self.embedding, self.positions])
         return {
-            "encoder": self.encoder,
-            "places": self.places,
-            "embedding": words,
-            **blocks,
-            "norm": self.norm,
+            "encoder": self.encoder, "locations": self.locations, "embedding": embedding, **blocks, "norm": self.norm,
             "head": self.head,
-        }
+        }  # fmt: skip
 
 
-class MapPlaces(nn.Module):
-    """A map of features as a sequence of its places, row by row, each told where it is.
+class LocationFeatures(nn.Module):
+    """Feature map [N, features, rows, columns] to a sequence of its locations, [N, locations, dim], row by row.
 
-    The last two numbers of a place are its coordinates, from -1 to 1: who attends to some places gathers where they are.
+    A projection with a learned position embedding; the last two features are the coordinates x and y in (-1, 1), so that
+    attention gathers positions too.
 
     Args:
-        encoder: whose map it is.
+        encoder: encoder that gives the map.
         dim: dimensions of each location, coordinates included.
+
+    Raises:
+        UserError: fewer than 4 dimensions.
     """
 
     def __init__(self, encoder: ImageEncoder, dim: int) -> None:
         super().__init__()
         if dim < 4:
-            raise UserError(
-                f"each location of the feature map needs at least 4 dimensions (model.feature_dim, model.embed_dim): {dim}"
-            )
+            raise UserError(f"the feature map needs at least 4 dimensions a location (feature_dim, embed_dim), not {dim}")
         rows, columns = encoder.grid
         self.project = nn.Linear(encoder.features, dim - COORDINATES)
-        self.positions = nn.Parameter(torch.randn(rows * columns, dim - COORDINATES) * INITIAL_DEVIATION)
+        self.positions = nn.Parameter(torch.randn(rows * columns, dim - COORDINATES) * INITIAL_STD)
         y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in (rows, columns)), indexing="ij")
         self.register_buffer("coordinates", torch.stack([x, y], 2).view(-1, 2), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, features, rows, columns] to [N, places, width]."""
-        there = F.relu(self.project(features.flatten(2).transpose(1, 2)) + self.positions)
-        return torch.cat([there, self.coordinates.expand(len(there), -1, -1)], 2)
-
-
-def require_positive(**options: int) -> None:
-    """Refuse a size below one.
-
-    Raises:
-        UserError: which, and its value.
-    """
-    for name, value in options.items():
-        if value < 1:
-            raise UserError(f"model.{name}={value}: must be at least 1")
+        locations = F.relu(self.project(features.flatten(2).transpose(1, 2)) + self.positions)
+        return torch.cat([locations, self.coordinates.expand(len(locations), -1, -1)], 2)

@@ -1,4 +1,4 @@
-"""A plain small convolutional network."""
+"""A small convolutional network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
@@ -29,16 +30,16 @@ from zoo.tasks.classification import Classifier
     },
 )  # fmt: skip
 class ConvNet(Classifier):
-    """Small convolutional network: 3x3 convolution, activation and 2x2 max-pooling, again and again, then one hidden layer.
+    """Small convolutional network: blocks of 3x3 convolution, activation and 2x2 max-pooling, and one hidden layer.
 
     Args:
-        channels: of each convolution; each halves the image.
-        downsampling: pool, by the pooling behind a convolution; or stride, by the convolution itself.
-        hidden_size: width of the fully connected layer.
-        activation: after each convolution and the hidden layer.
-        norm: between a convolution and its activation.
-        init: of all weights but the head's: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: share of its units that are silenced in training.
+        channels: output channels of each convolution; each block halves the image.
+        downsampling: pool, by max-pooling; or stride, by the convolution itself.
+        hidden_size: width of the fully connected hidden layer.
+        activation: activation after each convolution and the hidden layer.
+        norm: normalization between convolution and activation.
+        init: initialization of all but the head: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
+        dropout: dropout probability in front of the head.
     """
 
     channels_last = True
@@ -58,8 +59,7 @@ class ConvNet(Classifier):
         super().__init__(spec, recipe)
         if not channels or min(channels) < 1:
             raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [32,64,128]")
-        if hidden_size < 1:
-            raise UserError(f"model.hidden_size={hidden_size}: must be at least 1")
+        require_positive(hidden_size=hidden_size)
         spec.require_size("convnet", 2 ** len(channels))
         pools = downsampling == "pool"
         self.convolutions = nn.ModuleList(
@@ -83,10 +83,7 @@ class ConvNet(Classifier):
         initialize([self.convolutions, self.hidden], init, activation)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = images
-        for convolution in self.convolutions:
-            features = convolution(features)
-        return self.head(self.hidden(features))
+        return self.head(self.hidden(self.forward_features(images)))
 
     def feature_extractor(self) -> nn.Module:
         return nn.Sequential(*self.convolutions)

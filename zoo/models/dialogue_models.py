@@ -1,4 +1,4 @@
-"""Visual dialogue: an encoder of picture, history and question, and two ways to an answer: choosing one, and writing one."""
+"""Visual dialogue: a late-fusion encoder with a discriminative or a generative decoder (Das et al. 2017)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
-from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
-from zoo.layers.map_attention import MapAttention
-from zoo.layers.map_cells import PLACE, with_places
+from zoo.layers.spatial_attention import COORDINATES, SpatialAttention, flatten_with_coordinates
 from zoo.registry.entry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue
 from zoo.tasks.task import Task
 
-State = tuple[Tensor, Tensor] | None  # of an LSTM
+State = tuple[Tensor, Tensor] | None  # h and c of an LSTM
 TINY = {
     "encoder_options": {"channels": [4, 4, 8, 8], "downsampling": "stride", "activation": "silu"},
     "hidden_size": 8, "embed_dim": 8,
@@ -31,12 +30,12 @@ RECIPE = {
 }  # fmt: skip
 
 
-class Reader(nn.Module):
-    """An LSTM over the words of texts.
+class TextEncoder(nn.Module):
+    """LSTM encoder of word embeddings.
 
     Args:
-        embed_dim: numbers that stand for a word.
-        hidden_size: units.
+        embed_dim: dimensions of a word embedding.
+        hidden_size: dimensions of the hidden state.
     """
 
     def __init__(self, embed_dim: int, hidden_size: int) -> None:
@@ -44,61 +43,60 @@ class Reader(nn.Module):
         self.lstm = nn.LSTM(embed_dim, hidden_size, batch_first=True)
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """What is known after so many words of each text, [N, E, hidden]; zeros after none.
+        """Hidden states after the first ``lengths`` words, [N, E, hidden_size]; zeros for a length of 0.
 
         Args:
-            words: their embeddings, [N, T, embedding].
-            lengths: of E beginnings of each text, int64 [N, E].
+            words: word embeddings, [N, T, embed_dim].
+            lengths: E lengths for each text, int64 [N, E].
         """
         outputs = F.pad(self.lstm(words)[0], (0, 0, 1, 0))
         return outputs.gather(1, lengths[..., None].expand(-1, -1, outputs.shape[-1]))
 
 
-class Sight(nn.Module):
-    """What a picture tells about each of several questions.
+class QuestionGuidedPooling(nn.Module):
+    """Image features for each of several questions: attention, then a relation network on what was attended to.
 
-    First one look for what a question speaks of: attention over the cells of the map. Then all cells are held against what was
-    found, and the outcome is averaged, as in a relation network (Santoro et al. 2017, arXiv:1706.01427) of which one object of
-    each pair is given: so things beside it are found and counted.
+    Attention finds the object in question. Each cell of the feature map is paired with it, and the pairs are averaged, as in a
+    relation network (Santoro et al. 2017, arXiv:1706.01427) with one object given: so neighboring objects are found and counted.
 
     Args:
-        features: of a cell of the map.
-        hidden_size: width of the query and of what comes out.
+        features: channels of the feature map.
+        hidden_size: dimensions of queries and of each of the two parts of the output.
     """
 
     def __init__(self, features: int, hidden_size: int) -> None:
         super().__init__()
-        features += PLACE
-        self.attention = MapAttention(hidden_size, features, hidden_size)
-        self.found = nn.Linear(features, hidden_size)
+        features += COORDINATES
+        self.attention = SpatialAttention(hidden_size, features, hidden_size)
+        self.attended = nn.Linear(features, hidden_size)
         self.cell = nn.Linear(features, hidden_size, bias=False)
         self.given = nn.Linear(features + hidden_size, hidden_size)
         self.pair = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, map: Tensor, query: Tensor) -> Tensor:
-        """[n, R, 2 * hidden] for a map [n, features, rows, columns] and queries [n, R, hidden]."""
-        cells = with_places(map)
-        found, _ = self.attention(query, self.attention.keys(cells), cells)
-        # a layer over cell, what was found and query, side by side; but each part of the sum is only computed once
-        pairs = self.cell(cells)[:, None] + self.given(torch.cat([found, query], -1))[:, :, None]
-        return torch.cat([self.found(found).relu(), self.pair(pairs.relu()).relu().mean(2)], -1)
+        """[N, R, 2 * hidden_size] for a feature map [N, features, rows, columns] and queries [N, R, hidden_size]."""
+        cells = flatten_with_coordinates(map)
+        attended, _ = self.attention(query, self.attention.keys(cells), cells)
+        # one linear layer on the concatenation of cell, attended features and query, each part computed only once
+        pairs = self.cell(cells)[:, None] + self.given(torch.cat([attended, query], -1))[:, :, None]
+        return torch.cat([self.attended(attended).relu(), self.pair(pairs.relu()).relu().mean(2)], -1)
 
 
 class LateFusion(VisualDialogue):
-    """A late-fusion encoder: picture, history and question are encoded apart and then joined (Das et al. 2017, section 4.1).
+    """Late-fusion encoder (Das et al. 2017, section 4.1): image, history and question are encoded apart, then fused.
 
-    The history is one text, the caption and all questions and answers so far, which is read once for all rounds. What is looked
-    for in the picture depends on question and history.
+    The history is one text, the caption and all previous rounds, encoded once for all rounds. Question and history
+    query the image.
 
     Args:
-        encoder: an image network of the zoo, as in resnet20.
-        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        encoder: image network of the zoo, used without its head.
+        encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
         encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
-        history: whether the rounds before and the caption are seen.
-        hidden_size: units of each part.
-        embed_dim: numbers for a word.
-        dropout: share of units silenced in front of joining.
+        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
+        history: encode caption and previous rounds; false is the question alone.
+        hidden_size: dimensions of hidden states and fused features.
+        embed_dim: dimensions of a word embedding.
+        dropout: dropout probability in front of the fusion layers.
     """
 
     def __init__(
@@ -115,20 +113,19 @@ class LateFusion(VisualDialogue):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(hidden_size, embed_dim) < 1:
-            raise UserError(f"model.hidden_size={hidden_size}, model.embed_dim={embed_dim}: both must be at least 1")
+        require_positive(hidden_size=hidden_size, embed_dim=embed_dim)
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
-        self.question = Reader(embed_dim, hidden_size)
-        self.history = Reader(embed_dim, hidden_size) if history else None
+        self.question = TextEncoder(embed_dim, hidden_size)
+        self.history = TextEncoder(embed_dim, hidden_size) if history else None
         self.query = nn.Linear(2 * hidden_size if history else hidden_size, hidden_size)
-        self.sight = Sight(self.encoder.features, hidden_size)
+        self.pooling = QuestionGuidedPooling(self.encoder.features, hidden_size)
         self.dropout = make_dropout(dropout)
-        self.joined = nn.Linear(3 * hidden_size, hidden_size)
+        self.fusion = nn.Linear(3 * hidden_size, hidden_size)
         self.add_decoder(hidden_size, embed_dim)
 
     def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
-        """Make what leads from what is known to an answer, ``head`` among it."""
+        """Add the decoder's modules, ``head`` among them."""
         raise NotImplementedError
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
@@ -138,44 +135,45 @@ class LateFusion(VisualDialogue):
         self.encoder.prepare(data)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
-        words = self.read(self.question, batch["questions"])
+        words = self.encode_text(self.question, batch["questions"])
         if self.history is not None:
             text, lengths = history_of(batch)
             words = torch.cat([words, self.history(self.embedding(text), lengths)], -1)
         query = self.query(self.dropout(words)).relu()
-        seen = self.sight(self.encoder(batch["images"]), query)
-        return self.joined(self.dropout(torch.cat([seen, query], -1))).tanh()
+        image = self.pooling(self.encoder(batch["images"]), query)
+        return self.fusion(self.dropout(torch.cat([image, query], -1))).tanh()
 
-    def read(self, reader: Reader, texts: Tensor) -> Tensor:
-        """What is known after all words of each text, [..., hidden], for texts int64 [..., T]."""
+    def encode_text(self, encoder: TextEncoder, texts: Tensor) -> Tensor:
+        """Last hidden state of each text, [..., hidden_size], for texts int64 [..., T]."""
         rows = texts.flatten(0, -2)
-        return reader(self.embedding(rows), (rows != PAD).sum(1, keepdim=True)).view(*texts.shape[:-1], -1)
+        return encoder(self.embedding(rows), (rows != PAD).sum(1, keepdim=True)).view(*texts.shape[:-1], -1)
 
     def stages(self) -> dict[str, nn.Module]:
-        reading = {"question": self.question} if self.history is None else {"question": self.question, "history": self.history}
-        joining = {"query": self.query, "sight": self.sight, "joined": self.joined}
-        return {"encoder": self.encoder, "embedding": self.embedding, **reading, **joining, "head": self.head}
+        history = {} if self.history is None else {"history": self.history}
+        fusion = {"query": self.query, "pooling": self.pooling, "fusion": self.fusion}
+        text = {"embedding": self.embedding, "question": self.question, **history}
+        return {"encoder": self.encoder, **text, **fusion, "head": self.head}
 
 
 def history_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The caption and all rounds but the last as one text, int64 [n, T], and how much of it lies before each round, [n, R]."""
+    """Caption and all rounds but the last as one text, int64 [N, T], and its length before each round, [N, R]."""
     rounds = torch.cat([batch["questions"], batch["answers"]], 2)[:, :-1]
     text = torch.cat([batch["captions"], rounds.flatten(1)], 1)
     lengths = torch.cat([(batch["captions"] != PAD).sum(1, keepdim=True), (rounds != PAD).sum(2)], 1)
-    order = (text == PAD).to(torch.uint8).argsort(dim=1, stable=True)  # words first, in their order
+    order = (text == PAD).to(torch.uint8).argsort(dim=1, stable=True)  # stable: padding moves behind the words
     return text.gather(1, order), lengths.cumsum(1)
 
 
 @register_model("dialogue-discriminative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
                 recipe=RECIPE, paper="1611.08669")  # fmt: skip
 class DiscriminativeDialogue(LateFusion):
-    """Visual dialogue that chooses among answers: each is scored by its product with what the encoder knows."""
+    """Late fusion, discriminative (Das et al. 2017): scores candidate answers by their dot product with the encoding."""
 
     def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
-        self.head = Reader(embed_dim, hidden_size)
+        self.head = TextEncoder(embed_dim, hidden_size)
 
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return (encoding @ self.read(self.head, batch[SHARED]).T).gather(2, batch["candidates"])
+        return (encoding @ self.encode_text(self.head, batch[SHARED]).T).gather(2, batch["candidates"])
 
     def compute_losses(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         labels = batch["labels"]
@@ -183,17 +181,16 @@ class DiscriminativeDialogue(LateFusion):
         return F.cross_entropy(scores, labels, reduction="none", ignore_index=IGNORE), labels != IGNORE
 
     def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
-        known = self.spec.answers
-        words = [[*self.spec.encode(answer.split()), END] for answer in known]
+        words = [[*self.spec.encode(answer.split()), END] for answer in self.spec.answers]
         table = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in words], batch_first=True, padding_value=PAD)
-        scores = self.encode(batch)[0, -1] @ self.read(self.head, table.to(self.device)).T
-        return known[int(scores.argmax())].split()
+        scores = self.encode(batch)[0, -1] @ self.encode_text(self.head, table.to(self.device)).T
+        return self.spec.answers[int(scores.argmax())].split()
 
 
 @register_model("dialogue-generative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
                 recipe=RECIPE, paper="1611.08669")  # fmt: skip
 class GenerativeDialogue(LateFusion):
-    """Visual dialogue that writes its answers word by word; candidates are ranked by how likely it is to write them."""
+    """Late fusion, generative (Das et al. 2017): an LSTM decoder; candidates are ranked by log-likelihood."""
 
     def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
         self.decoder = nn.LSTM(embed_dim, hidden_size, batch_first=True)
@@ -205,23 +202,23 @@ class GenerativeDialogue(LateFusion):
         return {**stages, "decoder": self.decoder, "head": head}
 
     def decode(self, words: Tensor, encoding: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Scores of the word behind each of N texts, [N, T, vocabulary], and the state behind the last.
+        """Logits of the next word at each step, [N, T, vocabulary], and the last state.
 
         Args:
             words: int64 [N, T].
-            encoding: what is known, [N, hidden]: what the LSTM begins with, and a part of what each word is chosen by, or else
-                for long only the frequencies of words would be learned.
-            state: what an earlier call gave.
+            encoding: [N, hidden_size]; initial hidden state, and added to each output: as initial state alone it is ignored for
+                long, and only word frequencies are learned.
+            state: state returned by an earlier call.
         """
-        begin = (encoding[None].contiguous(), torch.zeros_like(encoding)[None])
-        outputs, state = self.decoder(self.embedding(words), state or begin)
+        initial = (encoding[None].contiguous(), torch.zeros_like(encoding)[None])
+        outputs, state = self.decoder(self.embedding(words), state or initial)
         return _exact(self.head(outputs + encoding[:, None])), state
 
     def word_losses(self, encoding: Tensor, answers: Tensor) -> Tensor:
-        """Nats of each word of an answer, [n, R, A], 0 behind its ``END``."""
+        """Negative log-likelihood of each word of an answer in nats, [N, R, A], 0 after its ``END``."""
         words = answers.flatten(0, 1)
-        given = F.pad(words, (1, 0), value=START)[:, :-1]
-        scores, _ = self.decode(given, encoding.flatten(0, 1))
+        inputs = F.pad(words, (1, 0), value=START)[:, :-1]  # teacher forcing
+        scores, _ = self.decode(inputs, encoding.flatten(0, 1))
         losses = F.cross_entropy(scores.transpose(1, 2), words, reduction="none", ignore_index=PAD)
         return losses.view(answers.shape)
 
@@ -230,7 +227,7 @@ class GenerativeDialogue(LateFusion):
 
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
         words = batch[SHARED]
-        # one candidate at a time: all at once would need a hundred times the memory
+        # one candidate at a time, for memory
         return torch.stack(
             [-self.word_losses(encoding, words[candidate]).sum(-1) for candidate in batch["candidates"].unbind(-1)], -1
         )
@@ -238,17 +235,17 @@ class GenerativeDialogue(LateFusion):
     def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
         encoding = self.encode(batch)[:, -1]
         word, state = torch.full((1, 1), START, device=self.device), None
-        written: list[int] = []
-        while len(written) < self.spec.length:
+        generated: list[int] = []
+        while len(generated) < self.spec.length:
             scores, state = self.decode(word, encoding, state)
             scores[..., [PAD, START, UNKNOWN]] = -torch.inf
             word = scores.argmax(-1)
-            written.append(int(word))
-            if written[-1] == END:
+            generated.append(int(word))
+            if generated[-1] == END:
                 break
-        return self.spec.decode(written)
+        return self.spec.decode(generated)
 
 
 def _exact(scores: Tensor) -> Tensor:
-    """In 32 bits or more, whatever the network computes in."""
+    """At least float32, whatever precision the network runs in."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))

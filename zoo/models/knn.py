@@ -1,4 +1,4 @@
-"""The k-nearest-neighbors classifier: it remembers the training images and compares new ones with them."""
+"""The k-nearest-neighbors classifier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.neighbors import NearestNeighbors
@@ -14,9 +15,9 @@ from zoo.registry.entry import register_model
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.classification import Classifier
 
-LEAST_SHARE = 1e-6  # of the votes, so that the loss of a class that nobody votes for is finite
-TIE_BREAK = 1e-4  # what is added to the winner's share of the votes
-EQUAL = 1e-9  # relative difference of sums of weights that is rounding
+MIN_SHARE = 1e-6  # of the votes, so that the loss of a class without votes is finite
+TIE_BREAK = 1e-4  # added to the winner's share of the votes
+TIE_TOLERANCE = 1e-9  # relative difference of sums of weights within rounding
 
 
 @register_model(
@@ -28,15 +29,14 @@ EQUAL = 1e-9  # relative difference of sums of weights that is rounding
     recipe={"epochs": 1, "batch_size": 256},
 )
 class KNearestNeighbors(Classifier):
-    """k-nearest neighbors: remembers the training images and takes a vote of those nearest to a new one (Cover and Hart 1967).
+    """k-nearest neighbors (Cover and Hart 1967): stores the training images; a new one gets the majority class of its neighbors.
 
-    Distances are between pixels as they are, from 0 to 255, and exact. If two classes have as many votes, the nearest
-    neighbor among theirs decides.
+    Distances between raw pixels, 0 to 255, are exact. Ties between classes are broken by the nearest neighbor.
 
     Args:
-        k: neighbors that vote.
-        metric: L1, the sum of absolute differences of pixels, or L2, the Euclidean distance.
-        vote: majority, one vote each; or distance, a neighbor's vote weighs 1 / distance.
+        k: number of neighbors.
+        metric: L1 (Manhattan) or L2 (Euclidean) distance.
+        vote: majority, uniform weights; or distance, weights 1 / distance.
     """
 
     one_pass = True
@@ -50,92 +50,90 @@ class KNearestNeighbors(Classifier):
         vote: Literal["majority", "distance"] = "majority",
     ) -> None:
         super().__init__(spec, recipe)
-        if k < 1:
-            raise UserError(f"model.k={k}: must be at least 1")
+        require_positive(k=k)
         self.k, self.metric, self.vote = k, metric, vote
-        self.memory = Memory()
+        self.stored = StoredImages()
         self._neighbors: NearestNeighbors | None = None
 
     def stages(self) -> dict[str, nn.Module]:
-        return {"head": self.memory}
+        return {"head": self.stored}
 
     def prepare(self, data: Any) -> None:
-        known = len(data.splits["train"])
-        if self.k > known:
-            raise UserError(f"model.k={self.k}: there are only {known} training images")
+        if self.k > (count := len(data.splits["train"])):
+            raise UserError(f"model.k={self.k}: there are only {count} training images")
 
-    # ------------------------------------------------------------------ remembering
+    # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
         super().on_train_start()
         trainer = self.trainer
         batches = trainer.num_training_batches * trainer.world_size
-        self.memory.clear(min(len(trainer.datamodule.splits["train"]), batches * self.recipe.batch_size), self.spec.shape)
+        self.stored.clear(min(len(trainer.datamodule.splits["train"]), batches * self.recipe.batch_size), self.spec.shape)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        # batches come in the order of the images, one to each process in turn
-        place = (batch_idx * self.trainer.world_size + self.trainer.global_rank) * self.recipe.batch_size
+        # batches come in the order of the images, to each process in turn
+        start = (batch_idx * self.trainer.world_size + self.trainer.global_rank) * self.recipe.batch_size
         counted = batch["labels"] != IGNORE
-        self.remember(batch["images"][counted], batch["labels"][counted], place)
+        self.store(batch["images"][counted], batch["labels"][counted], start)
 
-    def remember(self, images: Tensor, labels: Tensor, place: int) -> None:
-        """Keep images, uint8 [n, C, H, W], and their classes, int64 [n], from the given place on."""
-        self.memory.images[place : place + len(labels)] = images.flatten(1)
-        self.memory.labels[place : place + len(labels)] = labels
+    def store(self, images: Tensor, labels: Tensor, start: int) -> None:
+        """Store images, uint8 [n, C, H, W], and labels, int64 [n], from index ``start`` on."""
+        self.stored.images[start : start + len(labels)] = images.flatten(1)
+        self.stored.labels[start : start + len(labels)] = labels
         self._neighbors = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch and self.trainer.world_size > 1:
-            # each process has filled its own places; the others' are zero
-            for remembered in (self.memory.images, self.memory.labels):
-                remembered.copy_(self.trainer.strategy.reduce(remembered, reduce_op="sum"))
+            # rows that other processes have filled are zero here
+            for buffer in (self.stored.images, self.stored.labels):
+                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="sum"))
 
-    # ------------------------------------------------------------------ comparing
+    # ------------------------------------------------------------------ prediction
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels stay bytes."""
+        """Return pixels as uint8, without normalization."""
         return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logarithm of each class's share of the votes, float32 [n, classes]; uniform as long as nothing is remembered."""
+        """Log of each class's share of the votes, float32 [n, classes]; uniform before training."""
         classes = len(self.spec.classes)
-        if not len(self.memory.labels):
+        if not len(self.stored.labels):
             return torch.full((len(images), classes), 1 / classes, device=images.device).log()
         if self._neighbors is None:
-            self._neighbors = NearestNeighbors(self.memory.images, self.metric)
-        k = min(self.k, len(self.memory.labels))
-        distances, places = self._neighbors.search(images.flatten(1), k)
+            self._neighbors = NearestNeighbors(self.stored.images, self.metric)
+        k = min(self.k, len(self.stored.labels))
+        distances, indices = self._neighbors.search(images.flatten(1), k)
         distances = distances.sqrt() if self.metric == "L2" else distances
-        votes = self.votes(distances.double(), self.memory.labels[places])
-        return votes.clamp_min(LEAST_SHARE).log().float()
+        votes = self.votes(distances.double(), self.stored.labels[indices])
+        return votes.clamp_min(MIN_SHARE).log().float()
 
     def votes(self, distances: Tensor, labels: Tensor) -> Tensor:
-        """Each class's share of the votes of k neighbors, the nearest first.
+        """Each class's share of the votes of k neighbors.
 
         Args:
-            distances: float64, [n, k].
-            labels: their classes, int64 [n, k].
+            distances: float64 [n, k], ascending.
+            labels: labels of the neighbors, int64 [n, k].
 
         Returns:
-            float64, [n, classes]; the class that wins a tie is raised by a ten-thousandth.
+            float64 [n, classes]; the winner of a tie is raised by 1e-4.
         """
         n, k = labels.shape
         weights = torch.ones_like(distances)
         if self.vote == "distance":
-            same = distances == 0  # an image that is known outvotes all others
+            same = distances == 0  # an identical image outvotes all others
             weights = torch.where(same.any(1, keepdim=True), same.double(), 1 / distances)
         shape = (n, len(self.spec.classes))
         sums = distances.new_zeros(shape).scatter_add(1, labels, weights)
         order = torch.arange(k, device=labels.device).expand(n, k)
-        nearest = order.new_full(shape, k).scatter_reduce(1, labels, order, "amin")  # place of a class's nearest neighbor
-        tied = sums >= sums.amax(1, keepdim=True) * (1 - EQUAL)
+        nearest = order.new_full(shape, k).scatter_reduce(1, labels, order, "amin")  # rank of a class's nearest neighbor
+        tied = sums >= sums.amax(1, keepdim=True) * (1 - TIE_TOLERANCE)
         winner = torch.where(tied, nearest, k).argmin(1, keepdim=True)
         shares = sums / sums.sum(1, keepdim=True)
         return shares.scatter_add(1, winner, torch.full_like(shares, TIE_BREAK)) / (1 + TIE_BREAK)
 
 
-class Memory(nn.Module):
-    """Images as vectors, uint8 [N, D], and their classes, int64 [N]; N is what a state dict says."""
+class StoredImages(nn.Module):
+    """Buffers of images, uint8 [N, D], and labels, int64 [N]; loading a state dict sets N."""
 
     images: Tensor
     labels: Tensor
@@ -146,7 +144,7 @@ class Memory(nn.Module):
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
 
     def clear(self, count: int, shape: tuple[int, ...]) -> None:
-        """Room for ``count`` images of that shape, all zero."""
+        """Allocate zeros for ``count`` images of this shape."""
         self.images = self.images.new_zeros(count, int(torch.Size(shape).numel()))
         self.labels = self.labels.new_zeros(count)
 

@@ -1,4 +1,4 @@
-"""Any network of torchvision or timm, by its name there, with stages that are found by looking at it."""
+"""Any network of torchvision or timm, by its name there; its stages are derived from its modules."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_color
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
-# what holds the layers of a network one after the other, under the names that torchvision and timm give it
+# names of sequential containers in torchvision and timm
 CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
 RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "gradient_clip_val": 1.0}
 
 
 class LibraryNetwork(Classifier):
-    """A network that somebody else wrote: gray images are given three equal channels."""
+    """Network of a library; gray images are repeated over three channels."""
 
     channels_last = True
     size_of_files = 224
     network: nn.Module
-    head: str  # the name of the layer that gives the scores
+    head: str  # name of the output layer
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(in_color(images))
@@ -42,14 +42,14 @@ class LibraryNetwork(Classifier):
     recipe=RECIPE,
 )
 class TorchvisionNetwork(LibraryNetwork):
-    """Any of torchvision's networks for classification, with a head for the classes at hand.
+    """Any classification network of torchvision: with a new head for the classes of the data.
 
     Args:
-        network: torchvision's name for it, as in resnet50, convnext_tiny or swin_t.
+        network: name in torchvision, as in resnet50, convnext_tiny or swin_t.
     """
 
     statistics_of_files = IMAGENET_STATISTICS
-    left_out = ("aux1.", "aux2.", "AuxLogits.")  # the side exits of GoogLeNet and Inception, for training from scratch
+    left_out = ("aux1.", "aux2.", "AuxLogits.")  # auxiliary classifiers
 
     def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
         super().__init__(spec, recipe)
@@ -59,9 +59,9 @@ class TorchvisionNetwork(LibraryNetwork):
         if network not in known:
             raise UserError(f"model.network={network}: torchvision has no such network{did_you_mean(network, known)}")
         spec.require_size(f"torchvision's {network}", 32)
-        sideways = {"googlenet", "inception_v3"}
-        # their weights were trained on other statistics; with this they take ImageNet's, as torchvision does for them
-        options = {"aux_logits": False, "transform_input": True, "init_weights": True} if network in sideways else {}
+        auxiliary = {"googlenet", "inception_v3"}
+        # their weights expect another normalization; transform_input converts from ImageNet's, as in torchvision
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True} if network in auxiliary else {}
         if network.startswith("vit_"):
             options = {"image_size": _square_side(spec, network)}
         if network.startswith("maxvit"):
@@ -84,10 +84,10 @@ class TorchvisionNetwork(LibraryNetwork):
     recipe=RECIPE,
 )
 class TimmNetwork(LibraryNetwork):
-    """Any of timm's networks, with a head for the classes at hand.
+    """Any network of timm: with a new head for the classes of the data.
 
     Args:
-        network: timm's name for it, with or without that of its weights, as in resnet50 or vit_base_patch16_224.augreg_in1k.
+        network: name in timm, with or without a pretrained tag, as in resnet50 or vit_base_patch16_224.augreg_in1k.
     """
 
     def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
@@ -109,7 +109,7 @@ class TimmNetwork(LibraryNetwork):
         head = self.network.get_classifier() if hasattr(self.network, "get_classifier") else None
         names = [name for name, module in self.network.named_modules() if module is head]
         if not isinstance(head, (nn.Linear, nn.Conv2d)) or not names:
-            raise UserError(f"model.network={network}: its head is not one layer, so that it cannot be told from the rest")
+            raise UserError(f"model.network={network}: its head is not a single layer")
         self.head = names[0]
         begin_head(head)
         if config and len(config.mean) == 3:
@@ -117,10 +117,10 @@ class TimmNetwork(LibraryNetwork):
 
 
 def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:
-    """The parts of a network from input to output, each under its name in the network, but the last, which is ``head``.
+    """Stages of a network from input to output, by module name; ``head`` is the last.
 
-    What holds layers one after the other, and what holds the head, is taken apart; all else is one stage. Parameters that lie
-    between the parts, as class tokens do, are the first stage, ``tokens``.
+    Sequential containers and whatever contains the head are split into their children; all else is one stage. Parameters outside
+    of them, as class tokens are, make the first stage, ``tokens``.
     """
     stages: dict[str, nn.Module] = {}
     loose: list[nn.Parameter] = []
@@ -142,12 +142,12 @@ def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:
 
 
 def _last_layer(network: nn.Module, classes: int) -> str:
-    """The name of the last layer that gives as many numbers as there are classes."""
+    """Name of the last layer with as many outputs as there are classes."""
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     return [name for name, layer in layers.items() if layer.weight.shape[0] == classes][-1]
 
 
 def _square_side(spec: ImageSpec, network: str) -> int:
     if spec.height != spec.width:
-        raise UserError(f"{network} takes square images, not {spec.height}x{spec.width}: scale them with --set data.size=224")
+        raise UserError(f"{network} needs square images, not {spec.height}x{spec.width}: resize them with --set data.size=224")
     return spec.height

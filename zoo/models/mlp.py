@@ -23,21 +23,21 @@ from zoo.tasks.classification import Classifier
     task="classification",
     tags=["fully-connected"],
     data="digits",
-    augment="light",  # every pixel has weights of its own, so a shifted picture is another picture
+    augment="light",  # not translation invariant: strong shifts hurt
     tiny={"hidden_sizes": [16]},
     recipe={
         "epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.3, "schedule": "one-cycle",
     },
 )  # fmt: skip
 class MLP(Classifier):
-    """Multilayer perceptron: fully connected hidden layers with an activation between them.
+    """Multilayer perceptron: fully connected hidden layers.
 
     Args:
         hidden_sizes: width of each hidden layer, from input to output.
-        activation: after each hidden layer.
-        norm: between a hidden layer and its activation.
-        init: of the hidden layers' weights: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: share of hidden units that are silenced in training.
+        activation: activation after each hidden layer.
+        norm: normalization between layer and activation.
+        init: initialization of hidden layers: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
+        dropout: dropout probability behind each hidden layer.
     """
 
     def __init__(

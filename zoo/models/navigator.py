@@ -1,4 +1,4 @@
-"""A sequence-to-sequence agent for navigation: it reads an instruction, looks, and acts."""
+"""A sequence-to-sequence agent for vision-and-language navigation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
@@ -15,14 +16,14 @@ from zoo.spec import END, PAD, NavigationSpec
 from zoo.tasks.navigation import NavigationAgent
 
 
-class Read(NamedTuple):
-    """An instruction as it was read: ``keys``, [N, L, hidden], and where padding is, bool [N, L]."""
+class Instruction(NamedTuple):
+    """Encoded instruction: hidden states ``keys``, [N, L, hidden_size], and a padding mask, bool [N, L]."""
 
     keys: Tensor
     is_padding: Tensor
 
 
-State = tuple[Tensor, Tensor]  # of the acting LSTM, h and c, each [N, hidden]
+State = tuple[Tensor, Tensor]  # h and c of the decoder, [N, hidden_size] each
 
 
 @register_model(
@@ -38,18 +39,17 @@ State = tuple[Tensor, Tensor]  # of the acting LSTM, h and c, each [N, hidden]
     paper="1711.07280",
 )  # fmt: skip
 class Navigator(NavigationAgent):
-    """Sequence-to-sequence agent: an LSTM reads the instruction, convolutions look, and an LSTM that attends to the words acts.
+    """Seq2Seq agent (Anderson et al. 2018): LSTM encoder of the instruction, CNN, and LSTM decoder of actions with attention.
 
-    As in Anderson et al. 2018, with two changes, since what one is told decides what to look for: the words are attended
-    to before the acting LSTM, not behind it, and what they say opens and shuts the channels of the features (Chaplot et al. 2018,
-    arXiv:1706.07230).
+    Two changes, since the instruction decides what to look for: the attended words are an input of the decoder, and they gate the
+    channels of the image features (Chaplot et al. 2018, arXiv:1706.07230).
 
     Args:
-        hidden_size: units of both LSTMs.
-        embed_dim: numbers for each word, and for each action.
-        channels: of the convolutions, each of which halves the view.
-        dropout: share of the features and of the decision's inputs that is silenced in training.
-        forcing: teacher, which imitates the expert on the expert's way; or student, wherever the agent's own samples lead.
+        hidden_size: dimensions of both LSTMs' hidden state.
+        embed_dim: dimensions of word and action embeddings.
+        channels: output channels of each convolution; each halves the view.
+        dropout: dropout probability of image features and of the head's input.
+        forcing: teacher, expert actions on the expert's path; or student, expert actions on the agent's own sampled path.
     """
 
     def __init__(
@@ -63,51 +63,48 @@ class Navigator(NavigationAgent):
         forcing: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__(spec, recipe, forcing)
-        if min(hidden_size, embed_dim) < 1:
-            raise UserError(f"model.hidden_size={hidden_size}, model.embed_dim={embed_dim}: both must be at least 1")
+        require_positive(hidden_size=hidden_size, embed_dim=embed_dim)
         if not channels or min(channels) < 1:
             raise UserError(f"model.channels={channels}: give the channels of at least one convolution, as in [16,32,32]")
         spec.image.require_size("navigator", 2 ** len(channels))
         self.words = nn.Embedding(len(spec.vocabulary), embed_dim)
-        self.reader = nn.LSTM(embed_dim, hidden_size, batch_first=True)
-        layers = [
-            layer
-            for before, after in zip([spec.image.channels, *channels], channels, strict=False)
-            for layer in (nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU())
-        ]
-        self.eye = nn.Sequential(*layers)
+        self.instruction_encoder = nn.LSTM(embed_dim, hidden_size, batch_first=True)
+        self.convolutions = nn.Sequential()
+        for before, after in zip([spec.image.channels, *channels], channels, strict=False):
+            self.convolutions.extend([nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()])
         height, width = spec.image.height, spec.image.width
         for _ in channels:
             height, width = -(-height // 2), -(-width // 2)
         self.query = nn.Linear(hidden_size, hidden_size, bias=False)
         self.gate = nn.Linear(hidden_size, channels[-1])
-        self.gist = nn.Sequential(
+        self.features = nn.Sequential(
             nn.Flatten(), nn.Linear(channels[-1] * height * width, hidden_size), nn.ReLU(), make_dropout(dropout)
         )
         self.actions = nn.Embedding(len(spec.actions) + 1, embed_dim)
-        self.actor = nn.LSTMCell(2 * hidden_size + embed_dim, hidden_size)
+        self.decoder = nn.LSTMCell(2 * hidden_size + embed_dim, hidden_size)
         self.head = nn.Sequential(make_dropout(dropout), nn.Linear(hidden_size, len(spec.actions)))
 
-    def encode_instruction(self, words: Tensor) -> tuple[Read, State]:
-        outputs, _ = self.reader(self.words(words))
+    def encode_instruction(self, words: Tensor) -> tuple[Instruction, State]:
+        outputs, _ = self.instruction_encoder(self.words(words))
         last = outputs[torch.arange(len(words), device=words.device), (words == END).int().argmax(1)]
-        return Read(outputs, words == PAD), (last, torch.zeros_like(last))
+        return Instruction(outputs, words == PAD), (last, torch.zeros_like(last))
 
     def extract_features(self, views: Tensor) -> Tensor:
-        return self.eye(views)
+        return self.convolutions(views)
 
-    def forward(self, features: Tensor, previous: Tensor, memory: Read, state: State) -> tuple[Tensor, State]:
-        told = self.attend(memory, state[0])
-        opened = features * self.gate(told).sigmoid()[:, :, None, None]
-        h, c = self.actor(torch.cat([self.gist(opened), told, self.actions(previous)], 1), state)
+    def forward(self, features: Tensor, previous: Tensor, memory: Instruction, state: State) -> tuple[Tensor, State]:
+        words = self.attend(memory, state[0])
+        gated = features * self.gate(words).sigmoid()[:, :, None, None]
+        h, c = self.decoder(torch.cat([self.features(gated), words, self.actions(previous)], 1), state)
         return self.head(h), (h, c)
 
-    def attend(self, memory: Read, hidden: Tensor) -> Tensor:
-        """What the words say that matter now, [N, hidden] (Luong et al. 2015, "general")."""
+    def attend(self, memory: Instruction, hidden: Tensor) -> Tensor:
+        """Attended hidden state of the instruction, [N, hidden_size] (Luong et al. 2015, "general")."""
         scores = (memory.keys @ self.query(hidden)[:, :, None])[:, :, 0]
         weights = scores.masked_fill(memory.is_padding, -torch.inf).softmax(1)
         return (weights[:, None] @ memory.keys)[:, 0]
 
     def stages(self) -> dict[str, nn.Module]:
-        acting = nn.ModuleList([self.query, self.gate, self.gist, self.actions, self.actor])
-        return {"reader": nn.ModuleList([self.words, self.reader]), "eye": self.eye, "actor": acting, "head": self.head}
+        instruction = nn.ModuleList([self.words, self.instruction_encoder])
+        decoder = nn.ModuleList([self.query, self.gate, self.features, self.actions, self.decoder])
+        return {"instruction": instruction, "convolutions": self.convolutions, "decoder": decoder, "head": self.head}

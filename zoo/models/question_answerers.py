@@ -1,4 +1,4 @@
-"""Networks that answer questions about pictures: LSTM with a picture, stacked attention, and the relation network."""
+"""Visual question answering: CNN + LSTM, stacked attention network and relation network."""
 
 from __future__ import annotations
 
@@ -11,28 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.image_encoder import ImageEncoder
-from zoo.layers.map_cells import PLACE, with_places
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
+from zoo.layers.spatial_attention import COORDINATES, flatten_with_coordinates
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer
 from zoo.tasks.task import Task
 
-SMALL_MAP = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
-TINY = {
-    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden_size": 12, "embed_dim": 8,
-}  # fmt: skip
-TINY_RELATIONS = {
-    "encoder_options": {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}, "hidden_size": 8, "embed_dim": 8,
-    "film_dim": 12, "relation_dims": [12, 8], "answer_dims": [12, 12],
-}  # fmt: skip
-# pictures have many questions each, so that few pictures make a large batch, and steps are what learning takes
+SMALL_CNN = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
+TINY_CNN = {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}
+# small batches, as each image has many questions
 RECIPE = {
     "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
     "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
@@ -43,17 +38,17 @@ RELATIONS_RECIPE = {
 }  # fmt: skip
 
 
-class PictureQuestionAnswerer(QuestionAnswerer):
-    """An image network, an LSTM over the words of a question, and what a subclass makes of both.
+class EncoderQuestionAnswerer(QuestionAnswerer):
+    """Base of the VQA networks: an image encoder and an LSTM question encoder.
 
     Args:
-        encoder: an image network of the zoo, as in resnet20.
-        encoder_options: its options, as in {"width": 32}; for another network than the default, {} takes that one's own.
+        encoder: image network of the zoo, used without its head.
+        encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
         encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: leave it as it is, and compute its features of each picture only once.
-        hidden_size: width of the layers, and numbers in the vector of a question.
-        embed_dim: numbers in the vector of a word.
-        dropout: share of the units in front of the head that are silenced in training.
+        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
+        hidden_size: dimensions of the question encoding and of the hidden layers.
+        embed_dim: dimensions of a word embedding.
+        dropout: dropout probability in front of the head.
     """
 
     def __init__(
@@ -70,16 +65,16 @@ class PictureQuestionAnswerer(QuestionAnswerer):
     ) -> None:
         super().__init__(spec, recipe)
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
-        self.question = Question(len(spec.vocabulary), embed_dim, hidden_size)
+        self.question = QuestionEncoder(len(spec.vocabulary), embed_dim, hidden_size)
         self.dropout = make_dropout(dropout)
 
     @abstractmethod
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
-        """A score for each answer, [N, Q, answers].
+        """Logits of the answers, [N, Q, answers].
 
         Args:
-            features: of each picture, [N, features, rows, columns].
-            questions: vectors of questions, [N, Q, hidden].
+            features: feature maps, [N, features, rows, columns].
+            questions: question encodings, [N, Q, hidden_size].
         """
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
@@ -92,11 +87,11 @@ class PictureQuestionAnswerer(QuestionAnswerer):
         self.encoder.prepare(data)
 
 
-class Question(nn.Module):
-    """Sentences as vectors, whose numbers are normalized over the questions of a batch.
+class QuestionEncoder(nn.Module):
+    """Question encoder with batch norm over the questions of a batch.
 
-    Most words are the same in many questions; without their share, the word that tells them apart decides what is looked for.
-    That makes the difference between learning in minutes and not at all.
+    Most words are common to many questions. The norm removes their share, so that the word that differs decides where to attend:
+    the difference between learning in minutes and not at all.
     """
 
     def __init__(self, vocabulary: int, embed_dim: int, hidden_size: int) -> None:
@@ -105,22 +100,23 @@ class Question(nn.Module):
         self.norm = norm_1d("batch", hidden_size)
 
     def forward(self, words: Tensor) -> Tensor:
-        """int64 [N, Q, L], filled up with ``PAD``, to [N, Q, hidden]; where there are fewer, the first is repeated."""
+        """int64 [N, Q, L], padded with ``PAD``, to [N, Q, hidden_size]; the first question fills empty rows."""
         is_question = (words != PAD).any(-1, keepdim=True)
-        sentences = self.sentence(torch.where(is_question, words, words[:, :1]))  # else rows of nothing shift the statistics
+        sentences = self.sentence(torch.where(is_question, words, words[:, :1]))  # padding rows would shift the statistics
         return self.norm(sentences.flatten(0, 1)).view(sentences.shape)
 
 
-@register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions", tiny=TINY,
-                recipe=RECIPE, paper="1505.00468")  # fmt: skip
-class LSTMQuestionAnswerer(PictureQuestionAnswerer):
-    """Picture and question each as one vector, multiplied number by number, and an MLP that picks an answer.
+@register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions",
+                tiny={"encoder_options": TINY_CNN, "hidden_size": 12, "embed_dim": 8}, recipe=RECIPE,
+                paper="1505.00468")  # fmt: skip
+class LSTMQuestionAnswerer(EncoderQuestionAnswerer):
+    """CNN + LSTM for VQA (Antol et al. 2015): image and question encodings are multiplied, and an MLP classifies.
 
-    Antol et al. 2015 squash both by tanh before they are multiplied; without, it learns in fewer steps.
+    Without the paper's tanh on both encodings, which learns in fewer steps.
 
     Args:
         pool: how the feature map becomes a vector: flatten, or avg (global average pooling), for large maps.
-        fusion: product, the vectors are multiplied (Antol et al. 2015); or mlp, a layer looks at both side by side.
+        fusion: product, elementwise (Antol et al. 2015); or mlp, a layer on the concatenation.
     """
 
     def __init__(
@@ -128,7 +124,7 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
         encoder_weights: str = "",
         freeze_encoder: bool = False,
         hidden_size: int = 128,
@@ -140,34 +136,35 @@ class LSTMQuestionAnswerer(PictureQuestionAnswerer):
         super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
         rows, columns = self.encoder.grid
         self.pool = nn.Flatten() if pool == "flatten" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        seen = self.encoder.features * (rows * columns if pool == "flatten" else 1)
-        self.picture = nn.Linear(seen, hidden_size)
-        self.asked = nn.Linear(hidden_size, hidden_size) if fusion == "product" else nn.Identity()
+        features = self.encoder.features * (rows * columns if pool == "flatten" else 1)
+        self.image = nn.Linear(features, hidden_size)
+        self.query = nn.Linear(hidden_size, hidden_size) if fusion == "product" else nn.Identity()
         self.fusion = fusion
-        joined = hidden_size if fusion == "product" else 2 * hidden_size
-        self.hidden = nn.Sequential(nn.Linear(joined, 2 * hidden_size), nn.ReLU(), self.dropout)
+        fused = hidden_size if fusion == "product" else 2 * hidden_size
+        self.hidden = nn.Sequential(nn.Linear(fused, 2 * hidden_size), nn.ReLU(), self.dropout)
         self.head = nn.Linear(2 * hidden_size, len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
-        picture, question = self.picture(self.pool(features))[:, None], self.asked(questions)
+        image, question = self.image(self.pool(features))[:, None], self.query(questions)
         if self.fusion == "product":
-            both = picture * question
+            fused = image * question
         else:
-            both = torch.cat([picture.expand(-1, question.shape[1], -1), question], -1)
-        return self.head(self.hidden(both))
+            fused = torch.cat([image.expand(-1, question.shape[1], -1), question], -1)
+        return self.head(self.hidden(fused))
 
     def stages(self) -> dict[str, nn.Module]:
-        joined = nn.ModuleList([self.picture, self.asked])
-        return {"encoder": self.encoder, "question": self.question, "join": joined, "hidden": self.hidden, "head": self.head}
+        fusion = nn.ModuleList([self.image, self.query])
+        return {"encoder": self.encoder, "question": self.question, "fusion": fusion, "hidden": self.hidden, "head": self.head}
 
 
 @register_model("vqa-attention", task="question-answering", tags=["cnn", "recurrent", "attention"], data="shapes-questions",
-                tiny=TINY, recipe=RECIPE, paper="1511.02274")  # fmt: skip
-class StackedAttention(PictureQuestionAnswerer):
-    """Looks at the picture again and again: each look weighs the cells of the map by what is asked and was seen before.
+                tiny={"encoder_options": TINY_CNN, "hidden_size": 12, "embed_dim": 8}, recipe=RECIPE,
+                paper="1511.02274")  # fmt: skip
+class StackedAttention(EncoderQuestionAnswerer):
+    """Stacked attention network (Yang et al. 2016): the question attends to the feature map layer by layer.
 
     Args:
-        num_layers: layers of attention.
+        num_layers: number of attention layers.
     """
 
     def __init__(
@@ -175,7 +172,7 @@ class StackedAttention(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
         encoder_weights: str = "",
         freeze_encoder: bool = False,
         hidden_size: int = 128,
@@ -184,26 +181,25 @@ class StackedAttention(PictureQuestionAnswerer):
         num_layers: int = 2,
     ) -> None:
         super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
-        if num_layers < 1:
-            raise UserError(f"model.num_layers={num_layers}: must be at least 1")
-        self.cells = nn.Sequential(nn.Linear(self.encoder.features + PLACE, hidden_size), nn.Tanh())
-        self.looks = nn.ModuleList(Look(hidden_size) for _ in range(num_layers))
+        require_positive(num_layers=num_layers)
+        self.cells = nn.Sequential(nn.Linear(self.encoder.features + COORDINATES, hidden_size), nn.Tanh())
+        self.layers = nn.ModuleList(AttentionLayer(hidden_size) for _ in range(num_layers))
         self.head = nn.Linear(hidden_size, len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
-        cells, query = self.cells(with_places(features)), questions
-        for look in self.looks:
-            query, _ = look(cells, query)
+        cells, query = self.cells(flatten_with_coordinates(features)), questions
+        for layer in self.layers:
+            query, _ = layer(cells, query)
         return self.head(self.dropout(query))
 
     def stages(self) -> dict[str, nn.Module]:
         return {
-            "encoder": self.encoder, "question": self.question, "cells": self.cells, "looks": self.looks, "head": self.head,
+            "encoder": self.encoder, "question": self.question, "cells": self.cells, "layers": self.layers, "head": self.head,
         }  # fmt: skip
 
 
-class Look(nn.Module):
-    """One layer of stacked attention (Yang et al. 2016, equations 15 to 18)."""
+class AttentionLayer(nn.Module):
+    """Layer of a stacked attention network (Yang et al. 2016, equations 15 to 18)."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -212,7 +208,7 @@ class Look(nn.Module):
         self.score = nn.Linear(hidden_size, 1, bias=False)  # a bias would not change the weights
 
     def forward(self, cells: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The refined query, [N, Q, hidden], and the weights of the cells, [N, Q, K].
+        """Refined query, [N, Q, hidden], and attention weights, [N, Q, K].
 
         Args:
             cells: [N, K, hidden].
@@ -224,16 +220,16 @@ class Look(nn.Module):
 
 
 @register_model("vqa-relation", task="question-answering", tags=["cnn", "recurrent", "relational"], data="sort-of-clevr",
-                tiny=TINY_RELATIONS, recipe=RELATIONS_RECIPE, paper="1706.01427")  # fmt: skip
-class RelationNetwork(PictureQuestionAnswerer):
-    """Looks at all pairs of cells of the picture in the light of the question, and sums up what it finds.
+                tiny={"encoder_options": TINY_CNN, "hidden_size": 8, "embed_dim": 8, "film_dim": 12, "relation_dims": [12, 8],
+                      "answer_dims": [12, 12]}, recipe=RELATIONS_RECIPE, paper="1706.01427")  # fmt: skip
+class RelationNetwork(EncoderQuestionAnswerer):
+    """Relation network (Santoro et al. 2017): an MLP on all pairs of cells of the feature map and the question.
 
     Args:
-        hidden_size: numbers in the vector of a question.
-        film_dim: numbers that are made of each cell in the light of the question.
-        relation_dims: widths of the layers of the network g that looks at a pair.
-        answer_dims: widths of the hidden layers of the network f that answers from the sum.
-        norm: of the sum, most of which is the same for all pictures; none as in the paper.
+        film_dim: dimensions of each cell after modulation by the question.
+        relation_dims: widths of the layers of g, applied to each pair.
+        answer_dims: widths of the hidden layers of f, applied to the sum over pairs.
+        norm: normalization of the sum, most of which is common to all images; none in the paper.
     """
 
     def __init__(
@@ -241,7 +237,7 @@ class RelationNetwork(PictureQuestionAnswerer):
         spec: QuestionSpec,
         recipe: Recipe,
         encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_MAP,  # noqa: B006
+        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
         encoder_weights: str = "",
         freeze_encoder: bool = False,
         embed_dim: int = 32,
@@ -256,11 +252,10 @@ class RelationNetwork(PictureQuestionAnswerer):
         for option, widths in {"relation_dims": relation_dims, "answer_dims": answer_dims}.items():
             if min(widths, default=0) < 1:
                 raise UserError(f"model.{option}={widths}: give the width of at least one layer, as in [64,64]")
-        if film_dim < 1:
-            raise UserError(f"model.film_dim={film_dim}: must be at least 1")
+        require_positive(film_dim=film_dim)
         if math.prod(self.encoder.grid) < 2:
-            raise UserError(f"{encoder} leaves one place of images of {spec.image.height}x{spec.image.width}: there are no pairs")
-        self.relations = Relations(self.encoder.features + PLACE, hidden_size, film_dim, relation_dims)
+            raise UserError(f"model.encoder={encoder}: its feature map has a single cell for these images, so there are no pairs")
+        self.relations = Relations(self.encoder.features + COORDINATES, hidden_size, film_dim, relation_dims)
         self.norm = norm_1d(norm, relation_dims[-1])
         widths = [relation_dims[-1], *answer_dims]
         layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))
@@ -268,8 +263,8 @@ class RelationNetwork(PictureQuestionAnswerer):
         self.head = nn.Linear(answer_dims[-1], len(spec.answers))
 
     def answer(self, features: Tensor, questions: Tensor) -> Tensor:
-        found = self.relations(with_places(features), questions)
-        return self.head(self.hidden(self.norm(found.flatten(0, 1)).view(found.shape)))
+        relations = self.relations(flatten_with_coordinates(features), questions)
+        return self.head(self.hidden(self.norm(relations.flatten(0, 1)).view(relations.shape)))
 
     def stages(self) -> dict[str, nn.Module]:
         return {
@@ -279,12 +274,11 @@ class RelationNetwork(PictureQuestionAnswerer):
 
 
 class Relations(nn.Module):
-    """The sum of g(a, b, question) over all pairs of objects (Santoro et al. 2017, equation 1).
+    """Sum of g(a, b, question) over all pairs of objects (Santoro et al. 2017, equation 1).
 
-    The paper's first layer adds up what it is given. Here the numbers of each object are first multiplied with numbers made of
-    the question (Perez et al. 2017), which picks the object that is asked for, and products of two objects, in both orders, are
-    added to their sum, as a distance takes them: a sum alone finds either very late. Each pair is looked at once, and what looks
-    at one object alone is computed for each object and question, not for each pair.
+    In the paper g's first layer sums its inputs. Here the question first modulates each object by a product (FiLM, Perez et al.
+    2017), which selects the object in question, and products of both objects, in both orders, are added, as distances need them:
+    with sums alone either is learned very late. Each pair is computed once, and its single-object terms once for each object.
     """
 
     def __init__(self, features: int, question: int, film: int, widths: list[int]) -> None:
@@ -295,17 +289,16 @@ class Relations(nn.Module):
         self.rest = nn.ModuleList(nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:], strict=True))
 
     def forward(self, objects: Tensor, questions: Tensor) -> Tensor:
-        """[N, Q, the last width], from objects [N, K, features] and questions [N, Q, question]."""
+        """[N, Q, widths[-1]], from objects [N, K, features] and questions [N, Q, question]."""
         count = objects.shape[1]
-        asked_for = F.relu(self.object(objects)[:, None] * self.weigh(questions)[:, :, None])  # [N, Q, K, film]
+        modulated = F.relu(self.object(objects)[:, None] * self.weigh(questions)[:, :, None])  # [N, Q, K, film]
         first, second = torch.triu_indices(count, count, 1, device=objects.device)
-        one, other, left, right = self.parts(asked_for).chunk(4, 3)
-        found = one.index_select(2, first).add_(other.index_select(2, second))
+        one, other, left, right = self.parts(modulated).chunk(4, 3)
+        pairs = one.index_select(2, first).add_(other.index_select(2, second))
         for a, b in ((first, second), (second, first)):
-            found = torch.addcmul(found, left.index_select(2, a), right.index_select(2, b))
-        found = F.relu(found, inplace=True)
-        pictures, asked, looked_at, _ = found.shape
-        found = found.flatten(0, 2)  # what a layer makes of more dimensions is a view, and in place in a view means a copy
+            pairs = torch.addcmul(pairs, left.index_select(2, a), right.index_select(2, b))
+        shape = pairs.shape[:3]
+        pairs = F.relu(pairs, inplace=True).flatten(0, 2)  # 2-d: in-place operations on views would copy
         for layer in self.rest:
-            found = F.relu(layer(found), inplace=True)
-        return found.view(pictures, asked, looked_at, -1).sum(2, dtype=torch.promote_types(found.dtype, torch.float32))
+            pairs = F.relu(layer(pairs), inplace=True)
+        return pairs.view(*shape, -1).sum(2, dtype=torch.promote_types(pairs.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Recurrent language models over characters: vanilla RNN, GRU and LSTM, on torch's fused cells."""
+"""Character-level recurrent language models: vanilla RNN, GRU and LSTM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
@@ -27,14 +28,14 @@ STREAM = {"seq_len": 128}
 
 
 class RecurrentLanguageModel(LanguageModel):
-    """An embedding, recurrent layers, and a score for each character.
+    """Recurrent language model: embedding, recurrent layers of torch, and a linear head.
 
     Args:
-        hidden_size: units of each recurrent layer.
-        num_layers: recurrent layers, one upon the other.
-        dropout: share of units silenced between layers, and in front of the head.
-        input: embedding, a learned vector for each character; or one-hot, with which the first layer learns it.
-        tie_weights: the head's weights are the embedding's (Press and Wolf 2016), which then has ``hidden`` values.
+        hidden_size: dimensions of the hidden state.
+        num_layers: stacked recurrent layers.
+        dropout: dropout probability between layers and in front of the head.
+        input: embedding, a learned vector for each character; or one-hot.
+        tie_weights: share the weights of embedding and head (Press and Wolf 2016).
     """
 
     cell: ClassVar[type[nn.RNNBase]]
@@ -50,14 +51,13 @@ class RecurrentLanguageModel(LanguageModel):
         tie_weights: bool = False,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(hidden_size, num_layers) < 1:
-            raise UserError(f"model.hidden_size={hidden_size}, model.num_layers={num_layers}: both must be at least 1")
+        require_positive(hidden_size=hidden_size, num_layers=num_layers)
         if tie_weights and input == "one-hot":
-            raise UserError("model.tie_weights=true: the head can share an embedding's weights, and model.input=one-hot has none")
+            raise UserError("model.tie_weights=true: there is no embedding to tie with model.input=one-hot")
         size = len(spec.vocabulary)
         self.dropout = make_dropout(dropout)
         self.embedding = nn.Embedding(size, hidden_size) if input == "embedding" else None
-        between = dropout if num_layers > 1 else 0.0  # torch warns of one that has no place
+        between = dropout if num_layers > 1 else 0.0  # torch warns of dropout with a single layer
         self.recurrent = self.cell(
             hidden_size if self.embedding else size, hidden_size, num_layers, batch_first=True, dropout=between
         )
@@ -65,14 +65,14 @@ class RecurrentLanguageModel(LanguageModel):
         if tie_weights:
             self.embedding.weight = self.head.weight
 
-    def embedded(self, tokens: Tensor) -> Tensor:
-        """What enters the first recurrent layer, [N, T, its input size]."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Inputs of the first recurrent layer, [N, T, input_size]."""
         if self.embedding is None:
             return F.one_hot(tokens, len(self.spec.vocabulary)).to(self.head.weight.dtype)
         return self.embedding(tokens)
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        outputs, state = self.recurrent(self.embedded(tokens), state)
+        outputs, state = self.recurrent(self.embed(tokens), state)
         return self.head(self.dropout(outputs)), state
 
     def stages(self) -> dict[str, nn.Module]:
@@ -83,10 +83,10 @@ class RecurrentLanguageModel(LanguageModel):
 @register_model("char-rnn", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=VANILLA_RECIPE)  # fmt: skip
 class CharRNN(RecurrentLanguageModel):
-    """Vanilla recurrent network over characters (Elman 1990).
+    """Character-level RNN language model (Elman 1990): the vanilla recurrent network.
 
     Args:
-        nonlinearity: of the recurrence.
+        nonlinearity: tanh or relu.
     """
 
     cell = nn.RNN
@@ -110,7 +110,7 @@ class CharRNN(RecurrentLanguageModel):
 @register_model("char-gru", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=RECIPE, paper="1406.1078")  # fmt: skip
 class CharGRU(RecurrentLanguageModel):
-    """Gated recurrent units over characters (Cho et al. 2014)."""
+    """Character-level GRU language model: gated recurrent units (Cho et al. 2014)."""
 
     cell = nn.GRU
 
@@ -118,6 +118,6 @@ class CharGRU(RecurrentLanguageModel):
 @register_model("char-lstm", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
                 recipe=RECIPE)  # fmt: skip
 class CharLSTM(RecurrentLanguageModel):
-    """Long short-term memory over characters (Hochreiter and Schmidhuber 1997)."""
+    """Character-level LSTM language model: long short-term memory (Hochreiter and Schmidhuber 1997)."""
 
     cell = nn.LSTM

@@ -1,4 +1,4 @@
-"""Recurrent networks over sequences of numbers: vanilla RNN, GRU and LSTM, on torch's fused cells."""
+"""Recurrent networks for sequences of vectors: vanilla RNN, GRU and LSTM."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
-from zoo.core.errors import UserError
 from zoo.registry.entry import register_model
 from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
@@ -19,19 +19,18 @@ VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3
 
 
 class RecurrentNetwork(SequenceMemory):
-    """Recurrent layers, and a linear one that makes the answer of what the uppermost gives: at each step, or at the last.
+    """Recurrent layers of torch, and a linear head: on every step for symbols, on the last for a number.
 
     Args:
-        hidden_size: units of each recurrent layer.
-        num_layers: recurrent layers, one upon the other.
+        hidden_size: dimensions of the hidden state.
+        num_layers: stacked recurrent layers.
     """
 
     cell: ClassVar[type[nn.RNNBase]]
 
     def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(spec, recipe)
-        if min(hidden_size, num_layers) < 1:
-            raise UserError(f"model.hidden_size={hidden_size}, model.num_layers={num_layers}: both must be at least 1")
+        require_positive(hidden_size=hidden_size, num_layers=num_layers)
         self.recurrent = self.cell(spec.features, hidden_size, num_layers, batch_first=True)
         self.head = nn.Linear(hidden_size, len(spec.symbols) or 1)
 
@@ -44,40 +43,38 @@ class RecurrentNetwork(SequenceMemory):
 
 
 class GatedNetwork(RecurrentNetwork):
-    """Recurrent layers with gates that say how much of a cell is kept from step to step.
+    """Gated recurrent network with chrono initialization (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?").
 
-    Cells start out keeping what they have for different times, up to ``horizon`` steps: the biases of the gates that keep are the
-    logarithms of numbers drawn evenly from 1 to ``horizon``, and those of gates that write, if there are any, the opposite
-    (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2).
+    Biases of forget gates are log(uniform(1, T_max)), for memory of up to T_max steps, and those of input gates, where there are
+    any, the opposite (section 2).
 
     Args:
-        chrono_t_max: steps that the most lasting cells keep what they have at the start; 1 leaves the gates half open.
+        chrono_t_max: T_max in steps; 1 sets these biases to zero.
     """
 
-    gates: ClassVar[int]  # whose weights lie on top of each other in torch's
-    keeps: ClassVar[int]  # which of them
-    writes: ClassVar[int | None]
+    gates: ClassVar[int]  # stacked in the weights of torch
+    forget: ClassVar[int]  # index of the forget gate; the update gate of a GRU
+    input: ClassVar[int | None]
 
     def __init__(
         self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1, chrono_t_max: int = 100
     ) -> None:
         super().__init__(spec, recipe, hidden_size, num_layers)
-        if chrono_t_max < 1:
-            raise UserError(f"model.chrono_t_max={chrono_t_max}: must be at least 1")
+        require_positive(chrono_t_max=chrono_t_max)
         for layer in range(num_layers):
-            # torch adds two biases, of which one is enough
+            # torch has two biases, of which one is enough
             drawn, other = (getattr(self.recurrent, f"bias_{of}_l{layer}").detach().chunk(self.gates) for of in ("ih", "hh"))
             bias = torch.empty(hidden_size).uniform_(1, chrono_t_max).log()
-            drawn[self.keeps].copy_(bias)
-            other[self.keeps].zero_()
-            if self.writes is not None:
-                drawn[self.writes].copy_(-bias)
-                other[self.writes].zero_()
+            drawn[self.forget].copy_(bias)
+            other[self.forget].zero_()
+            if self.input is not None:
+                drawn[self.input].copy_(-bias)
+                other[self.input].zero_()
 
 
 @register_model("rnn", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=VANILLA_RECIPE)
 class RNN(RecurrentNetwork):
-    """Vanilla recurrent network over numbers (Elman 1990)."""
+    """Vanilla RNN (Elman 1990)."""
 
     cell = nn.RNN
 
@@ -85,15 +82,15 @@ class RNN(RecurrentNetwork):
 @register_model("gru", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE,
                 paper="1406.1078")  # fmt: skip
 class GRU(GatedNetwork):
-    """Gated recurrent units over numbers (Cho et al. 2014)."""
+    """GRU (Cho et al. 2014): gated recurrent units."""
 
     cell = nn.GRU
-    gates, keeps, writes = 3, 1, None  # it writes what it does not keep
+    gates, forget, input = 3, 1, None
 
 
 @register_model("lstm", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE)
 class LSTM(GatedNetwork):
-    """Long short-term memory over numbers (Hochreiter and Schmidhuber 1997)."""
+    """LSTM (Hochreiter and Schmidhuber 1997): long short-term memory."""
 
     cell = nn.LSTM
-    gates, keeps, writes = 4, 1, 0
+    gates, forget, input = 4, 1, 0

@@ -1,10 +1,11 @@
-"""Residual networks for small images, and their plain twins (He et al. 2015, section 4.2)."""
+"""Residual networks for small images, and the plain networks they are compared with (He et al. 2015, section 4.2)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
@@ -19,28 +20,14 @@ from zoo.tasks.classification import Classifier
 RESIDUAL = ["cnn", "residual"]
 PLAIN = ["cnn"]
 TINY = {"depth": 8, "width": 4}
-RECIPE = {
-    "epochs": 60,
-    "batch_size": 128,
-    "optimizer": "sgd",
-    "lr": 0.2,
-    "weight_decay": 5e-4,
-    "schedule": "one-cycle",
-}
-PLAIN_RECIPE = {
-    "epochs": 60,
-    "batch_size": 128,
-    "optimizer": "sgd",
-    "lr": 0.1,
-    "weight_decay": 1e-4,
-    "schedule": "one-cycle",
-}
+RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "schedule": "one-cycle"}
+PLAIN_RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4, "schedule": "one-cycle"}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and, in a residual network, a shortcut around them that has no parameters.
+    """Basic block: two 3x3 convolutions and, in a residual network, a parameter-free shortcut.
 
-    Where the shape changes, the shortcut takes every second pixel and fills the new channels with zeros (option A of the paper).
+    Where the shape changes, the shortcut subsamples by 2 and zero-pads the channels (option A of the paper).
     """
 
     def __init__(self, before: int, after: int, stride: int, shortcut: bool, activation: Activation, norm: Norm) -> None:
@@ -51,9 +38,8 @@ class BasicBlock(nn.Module):
         self.norm2 = norm_2d(norm, after)
         self.activation = make_activation(activation)
         self.stride, self.shortcut = stride, shortcut
-        # new channels on both sides of the old ones
-        missing = after - before
-        self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
+        added = after - before  # channels, half of them on each side
+        self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
 
     def forward(self, features: Tensor) -> Tensor:
         branch = self.activation(self.norm1(self.conv1(features)))
@@ -65,32 +51,32 @@ class BasicBlock(nn.Module):
         return self.activation(branch)
 
 
-@register_model("plain56", task="classification", depth=56, shortcuts=False, tags=PLAIN, data="digits", tiny=TINY,
-                recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("plain20", task="classification", depth=20, shortcuts=False, tags=PLAIN, data="digits", tiny=TINY,
-                recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet110", task="classification", depth=110, tags=RESIDUAL, data="digits", tiny=TINY,
-                recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet56", task="classification", depth=56, tags=RESIDUAL, data="digits", tiny=TINY,
-                recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet44", task="classification", depth=44, tags=RESIDUAL, data="digits", tiny=TINY,
-                recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet32", task="classification", depth=32, tags=RESIDUAL, data="digits", tiny=TINY,
-                recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet20", task="classification", depth=20, tags=RESIDUAL, data="digits", tiny=TINY,
-                recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("plain56", task="classification", summary="Plain 56-layer network: ResNet-56 without shortcuts", depth=56,
+                shortcuts=False, tags=PLAIN, data="digits", tiny=TINY, recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("plain20", task="classification", summary="Plain 20-layer network: ResNet-20 without shortcuts", depth=20,
+                shortcuts=False, tags=PLAIN, data="digits", tiny=TINY, recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet110", task="classification", summary="ResNet-110 for small images (He et al. 2015)", depth=110,
+                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet56", task="classification", summary="ResNet-56 for small images (He et al. 2015)", depth=56,
+                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet44", task="classification", summary="ResNet-44 for small images (He et al. 2015)", depth=44,
+                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet32", task="classification", summary="ResNet-32 for small images (He et al. 2015)", depth=32,
+                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet20", task="classification", summary="ResNet-20 for small images (He et al. 2015)", depth=20,
+                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
 class ResNet(Classifier):
-    """Residual network for small images: three stages of basic blocks with identity shortcuts.
+    """Residual network for small images: three stages of basic blocks (He et al. 2015, section 4.2).
 
     Args:
-        depth: layers with weights, 6n + 2: each stage has n blocks of two convolutions.
-        width: channels of the first stage; the others have twice and four times as many.
-        shortcuts: without them it is the plain network of the paper.
-        activation: after each convolution, and after the sum with the shortcut.
-        norm: between a convolution and its activation.
-        init: of the convolutions: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        zero_init_residual: each block's last norm starts at zero, so that a block starts as its shortcut (Goyal et al. 2017).
-        dropout: share of the features in front of the head that are silenced in training.
+        depth: layers with weights, 6n + 2: n blocks of two convolutions a stage.
+        width: channels of the first stage; they double at each later stage.
+        shortcuts: false gives the plain network of the paper.
+        activation: activation after each convolution and each residual sum.
+        norm: normalization between convolution and activation.
+        init: initialization: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
+        zero_init_residual: zero-initialize the last norm of each block, so that it starts as an identity (Goyal et al. 2017).
+        dropout: dropout probability in front of the head.
     """
 
     channels_last = True
@@ -111,11 +97,10 @@ class ResNet(Classifier):
         super().__init__(spec, recipe)
         if depth < 8 or (depth - 2) % 6:
             raise UserError(f"model.depth={depth}: must be 6n + 2, as 8, 14, 20, 32, 44, 56 or 110")
-        if width < 1:
-            raise UserError(f"model.width={width}: must be at least 1")
+        require_positive(width=width)
         if zero_init_residual and (norm == "none" or not shortcuts):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero and a shortcut around it")
-        smallest = 8 if norm == "instance" else 2  # one pixel, in the last stage, has no deviation
+        smallest = 8 if norm == "instance" else 2  # instance norm needs more than one pixel in the last stage
         spec.require_size(f"{'resnet' if shortcuts else 'plain'}{depth}", smallest)
         self.stem = nn.Sequential(
             nn.Conv2d(spec.channels, width, 3, padding=1, bias=False), norm_2d(norm, width), make_activation(activation)

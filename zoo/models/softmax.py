@@ -1,4 +1,4 @@
-"""The linear classifier: softmax regression, or with the hinge loss a support vector machine."""
+"""Linear classifiers: softmax regression and the multiclass support vector machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zoo.tasks.classification import Classifier
 RECIPE = {"epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-2, "weight_decay": 1.0, "schedule": "one-cycle"}
 
 
-# a template cannot follow a picture that moves: no augmentation
-@register_model(
-    "svm", task="classification", tags=["linear"], data="digits", augment="none", recipe={**RECIPE, "loss": "hinge"}
-)  # fmt: skip
-@register_model("softmax", task="classification", tags=["linear"], data="digits", augment="none", recipe=RECIPE)
+# no augmentation: a linear template cannot follow shifts
+@register_model("svm", task="classification", summary="Linear multiclass SVM (Weston and Watkins 1999)", tags=["linear"],
+                data="digits", augment="none", recipe={**RECIPE, "loss": "hinge"})  # fmt: skip
+@register_model("softmax", task="classification", summary="Softmax regression: a linear classifier with cross-entropy",
+                tags=["linear"], data="digits", augment="none", recipe=RECIPE)  # fmt: skip
 class Linear(Classifier):
-    """Linear classifier: one score a class, linear in the pixels; each row of weights is a template of its class."""
+    """Linear classifier of pixels; each row of weights is a template of its class."""
 
     def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
         super().__init__(spec, recipe)

@@ -1,8 +1,9 @@
-"""The ImageNet-size networks: torchvision's own, so that its published weights load with ``strict=True``."""
+"""Networks for ImageNet: torchvision's own, so that its weights load with ``strict=True``."""
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -12,6 +13,7 @@ from torchvision.models.vgg import cfgs as vgg_layers
 from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionVisionTransformer
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import require_heads
@@ -35,8 +37,9 @@ RESNETS = {
 }
 VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the columns of the paper's table 1
 RESIDUAL = ["cnn", "residual", "imagenet"]
-IMAGENET = ["cnn", "imagenet"]
+CNN = ["cnn", "imagenet"]
 TRANSFORMER = ["transformer", "attention", "imagenet"]
+TINY_VGG = {"depth": 11, "hidden_size": 16}
 TINY_VIT = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 DIGITS = {"size": 32}
 # torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
@@ -77,7 +80,7 @@ VIT_RECIPE = {
 
 
 class ImageNetClassifier(Classifier):
-    """A network that expects color: gray images are given three equal channels."""
+    """Network for color images; gray ones are repeated over three channels."""
 
     channels_last = True
     network: nn.Module
@@ -86,23 +89,23 @@ class ImageNetClassifier(Classifier):
         return self.network(in_color(images))
 
 
-@register_model("resnet152", task="classification", depth=152, tags=RESIDUAL, data="digits", data_options=DIGITS,
-                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet101", task="classification", depth=101, tags=RESIDUAL, data="digits", data_options=DIGITS,
-                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet50", task="classification", depth=50, tags=RESIDUAL, data="digits", data_options=DIGITS,
-                tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet34", task="classification", depth=34, tags=RESIDUAL, data="digits", data_options=DIGITS,
-                tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet18", task="classification", depth=18, tags=RESIDUAL, data="digits", data_options=DIGITS,
-                tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet152", task="classification", summary="ResNet-152 (He et al. 2015)", depth=152, tags=RESIDUAL,
+                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet101", task="classification", summary="ResNet-101 (He et al. 2015)", depth=101, tags=RESIDUAL,
+                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet50", task="classification", summary="ResNet-50 (He et al. 2015)", depth=50, tags=RESIDUAL,
+                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet34", task="classification", summary="ResNet-34 (He et al. 2015)", depth=34, tags=RESIDUAL,
+                data="digits", data_options=DIGITS, tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet18", task="classification", summary="ResNet-18 (He et al. 2015)", depth=18, tags=RESIDUAL,
+                data="digits", data_options=DIGITS, tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
 class ImageNetResNet(ImageNetClassifier):
-    """torchvision's residual network for images of ImageNet's size.
+    """ResNet of torchvision.
 
     Args:
         depth: 18, 34, 50, 101 or 152; 10 and 14 are small ones with one block a stage.
-        norm: after each convolution; published weights have batch.
-        zero_init_residual: each block's last norm starts at zero, so that a block starts as its shortcut (Goyal et al. 2017).
+        norm: normalization after each convolution; pretrained weights have batch.
+        zero_init_residual: zero-initialize the last norm of each block, so that it starts as an identity (Goyal et al. 2017).
     """
 
     def __init__(
@@ -111,15 +114,11 @@ class ImageNetResNet(ImageNetClassifier):
         super().__init__(spec, recipe)
         if depth not in RESNETS:
             raise UserError(f"model.depth={depth}: known are {', '.join(map(str, RESNETS))}")
-        spec.require_size(f"resnet{depth}", 64 if norm == "instance" else 32)  # one pixel has no deviation
+        spec.require_size(f"resnet{depth}", 64 if norm == "instance" else 32)  # instance norm needs more than one pixel
         if zero_init_residual and norm == "none":
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero")
-        self.network = TorchvisionResNet(
-            *RESNETS[depth],
-            num_classes=len(spec.classes),
-            norm_layer=partial(norm_2d, norm),
-            zero_init_residual=zero_init_residual,
-        )
+        options = {"norm_layer": partial(norm_2d, norm), "zero_init_residual": zero_init_residual}
+        self.network = TorchvisionResNet(*RESNETS[depth], num_classes=len(spec.classes), **options)
 
     def stages(self) -> dict[str, nn.Module]:
         network = self.network
@@ -133,30 +132,30 @@ class ImageNetResNet(ImageNetClassifier):
         return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
-@register_model("vgg19-bn-imagenet", task="classification", depth=19, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16-bn-imagenet", task="classification", depth=16, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13-bn-imagenet", task="classification", depth=13, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11-bn-imagenet", task="classification", depth=11, batch_norm=True, tags=IMAGENET, data="digits",
-                data_options=DIGITS, tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg19-imagenet", task="classification", depth=19, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16-imagenet", task="classification", depth=16, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13-imagenet", task="classification", depth=13, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11-imagenet", task="classification", depth=11, tags=IMAGENET, data="digits", data_options=DIGITS,
-                tiny={"depth": 11, "hidden_size": 16}, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19-bn-imagenet", task="classification", summary="VGG-19 with batch norm", depth=19, batch_norm=True, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16-bn-imagenet", task="classification", summary="VGG-16 with batch norm", depth=16, batch_norm=True, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13-bn-imagenet", task="classification", summary="VGG-13 with batch norm", depth=13, batch_norm=True, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11-bn-imagenet", task="classification", summary="VGG-11 with batch norm", depth=11, batch_norm=True, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19-imagenet", task="classification", summary="VGG-19 (Simonyan and Zisserman 2014)", depth=19, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16-imagenet", task="classification", summary="VGG-16 (Simonyan and Zisserman 2014)", depth=16, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13-imagenet", task="classification", summary="VGG-13 (Simonyan and Zisserman 2014)", depth=13, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11-imagenet", task="classification", summary="VGG-11 (Simonyan and Zisserman 2014)", depth=11, tags=CNN,
+                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
 class ImageNetVGG(ImageNetClassifier):
-    """torchvision's VGG for images of ImageNet's size, with its three fully connected layers.
+    """VGG of torchvision, with its three fully connected layers.
 
     Args:
         depth: 11, 13, 16 or 19.
-        batch_norm: after each convolution.
-        hidden_size: width of the two hidden fully connected layers; published weights have 4096.
-        dropout: share of their units that are silenced in training.
+        batch_norm: batch norm after each convolution.
+        hidden_size: width of the two fully connected hidden layers; pretrained weights have 4096.
+        dropout: dropout probability of the hidden layers.
     """
 
     def __init__(
@@ -171,8 +170,7 @@ class ImageNetVGG(ImageNetClassifier):
         super().__init__(spec, recipe)
         if depth not in VGGS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, VGGS))} layers")
-        if hidden_size < 1:
-            raise UserError(f"model.hidden_size={hidden_size}: must be at least 1")
+        require_positive(hidden_size=hidden_size)
         spec.require_size(f"vgg{depth}-imagenet", 32)
         features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
         self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
@@ -183,31 +181,29 @@ class ImageNetVGG(ImageNetClassifier):
             classifier[6] = nn.Linear(hidden_size, len(spec.classes))
 
     def stages(self) -> dict[str, nn.Module]:
-        blocks: list[nn.ModuleList] = [nn.ModuleList()]
-        for layer in self.network.features:
-            blocks[-1].append(layer)
-            if isinstance(layer, nn.MaxPool2d):
-                blocks.append(nn.ModuleList())
-        stages = {f"block{i}": block for i, block in enumerate(blocks, 1) if len(block)}
+        layers = self.network.features
+        ends = [i for i, layer in enumerate(layers, 1) if isinstance(layer, nn.MaxPool2d)]
+        stages = {f"block{i}": layers[start:end] for i, (start, end) in enumerate(pairwise([0, *ends]), 1)}
         return {**stages, "hidden": self.network.classifier[:-1], "head": self.network.classifier[-1]}
 
     def feature_extractor(self) -> nn.Module:
         return self.network.features
 
 
-@register_model("vit-l16-imagenet", task="classification", embed_dim=1024, depth=24, num_heads=16, tags=TRANSFORMER,
-                data="digits", data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
-@register_model("vit-b16-imagenet", task="classification", tags=TRANSFORMER, data="digits", data_options=DIGITS,
+@register_model("vit-l16-imagenet", task="classification", summary="ViT-L/16 (Dosovitskiy et al. 2020)", embed_dim=1024, depth=24,
+                num_heads=16, tags=TRANSFORMER, data="digits", data_options=DIGITS,
                 tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
+@register_model("vit-b16-imagenet", task="classification", summary="ViT-B/16 (Dosovitskiy et al. 2020)", tags=TRANSFORMER,
+                data="digits", data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
 class ImageNetVisionTransformer(ImageNetClassifier):
-    """torchvision's vision transformer for images of ImageNet's size, with a class token and learned positions.
+    """Vision transformer of torchvision, with a class token and learned position embeddings.
 
     Args:
-        patch_size: pixels a side of a patch; must divide the sides of the image.
-        embed_dim: numbers that stand for a patch; each block's perceptron has four times as many.
-        depth: transformer blocks.
-        num_heads: of the attention in each block; must divide the width.
-        dropout: share of the features that are silenced in training.
+        patch_size: side of a patch in pixels; must divide height and width of the image.
+        embed_dim: dimensions of a patch embedding; the MLPs have four times as many.
+        depth: number of transformer blocks.
+        num_heads: attention heads of each block; must divide embed_dim.
+        dropout: dropout probability.
     """
 
     channels_last = False
@@ -226,19 +222,10 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         spec.require_patches("vit", patch_size)
         require_heads(embed_dim, num_heads)
         if spec.height != spec.width:
-            raise UserError(f"this network takes square images, not {spec.height}x{spec.width}; vit takes any that patches fill")
-        if depth < 1:
-            raise UserError(f"model.depth={depth}: must be at least 1")
-        self.network = TorchvisionVisionTransformer(
-            spec.height,
-            patch_size,
-            depth,
-            num_heads,
-            embed_dim,
-            4 * embed_dim,
-            make_dropout(dropout).p,
-            num_classes=len(spec.classes),
-        )
+            raise UserError(f"this network needs square images, not {spec.height}x{spec.width}; vit takes other shapes too")
+        require_positive(depth=depth)
+        sizes = spec.height, patch_size, depth, num_heads, embed_dim, 4 * embed_dim
+        self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=len(spec.classes))
         begin_head(self.network.heads.head)
 
     def stages(self) -> dict[str, nn.Module]:

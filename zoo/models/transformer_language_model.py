@@ -1,4 +1,4 @@
-"""A transformer that reads and writes characters, on the attention that the vision transformer has too."""
+"""A character-level transformer language model."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.layers.attention import Past, TransformerBlock
+from zoo.layers.attention import KeyValueCache, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modeling import LanguageModel, State
 
-INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, section 4.1)
+INITIAL_STD = 0.02  # of embeddings (Radford et al. 2018, section 4.1)
 
 
 @register_model(
@@ -32,16 +33,16 @@ INITIAL_DEVIATION = 0.02  # of embeddings and positions (Radford et al. 2018, se
     paper="1706.03762",
 )  # fmt: skip
 class CharTransformer(LanguageModel):
-    """Transformer over characters: causal self-attention with the norm in front, as in GPT-2 (Radford et al. 2019).
+    """Character-level transformer, as in GPT-2: causal, pre-norm, with learned position embeddings (Radford et al. 2019).
 
-    It carries no state from chunk to chunk: each is read by itself, so ``data.seq_len`` is what it can look back on.
+    No state is carried from one chunk to the next, so ``data.seq_len`` bounds the context in training.
 
     Args:
-        num_layers: blocks of attention and perceptron.
-        num_heads: of each attention; they share the width.
-        embed_dim: numbers a character.
-        context_length: the longest text that it can look at, as each place has an encoding of its own that is learned.
-        dropout: share of units silenced in training.
+        num_layers: number of transformer blocks.
+        num_heads: attention heads of each block; must divide embed_dim.
+        embed_dim: dimensions of a character embedding.
+        context_length: maximum number of characters attended to.
+        dropout: dropout probability.
     """
 
     def __init__(
@@ -55,8 +56,7 @@ class CharTransformer(LanguageModel):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(spec, recipe)
-        if min(num_layers, context_length) < 1:
-            raise UserError(f"model.num_layers={num_layers}, model.context_length={context_length}: both must be at least 1")
+        require_positive(num_layers=num_layers, context_length=context_length)
         self.context_length = context_length
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim)
         self.positions = nn.Embedding(context_length, embed_dim)
@@ -68,7 +68,7 @@ class CharTransformer(LanguageModel):
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, len(spec.vocabulary), bias=False)
         for table in (self.embedding, self.positions, self.head):
-            nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+            nn.init.normal_(table.weight, std=INITIAL_STD)
 
     def check_data_options(self, data: Any) -> None:
         if not 0 < data.seq_len <= self.context_length:
@@ -78,40 +78,40 @@ class CharTransformer(LanguageModel):
             )
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        features = self._embedded(tokens, first=0)
+        features = self._embed(tokens, start=0)
         for block in self.blocks:
             features = block(features)
         return self.head(self.norm(features)), None
 
     def decode(self, tokens: Tensor, state: State = None, cached: bool = True) -> tuple[Tensor, State]:
-        """Scores of the character after the last one, [N, vocabulary], and the state: what was read, and its keys and values.
+        """Logits of the next character, [N, vocabulary], and the state: the context and its key-value caches.
 
-        When the context is full, the newer half of it is read again as a new beginning: the encodings of places cannot move.
+        When the context is full, its newer half becomes the context, at new positions.
 
         Args:
-            cached: without, everything is read again at each step, for the same scores.
+            cached: keep key-value caches; without, the whole context is encoded at each step, with the same logits.
         """
         text, pasts = state or (tokens[:, :0], None)
         text = torch.cat([text, tokens], 1)
         if text.shape[1] > self.context_length:
             text, pasts = text[:, -max(1, self.context_length // 2) :], None
-        unread = tokens if pasts else text
-        features = self._embedded(unread, first=text.shape[1] - unread.shape[1])
-        kept: list[Past] = []
+        new = tokens if pasts else text
+        features = self._embed(new, start=text.shape[1] - new.shape[1])
+        caches: list[KeyValueCache] = []
         for block, past in zip(self.blocks, pasts or [None] * len(self.blocks), strict=True):
             features, past = block.step(features, past)
-            kept.append(past)
-        return self.head(self.norm(features[:, -1])).float(), (text, kept if cached else None)
+            caches.append(past)
+        return self.head(self.norm(features[:, -1])).float(), (text, caches if cached else None)
 
     @staticmethod
     def select_rows(state: State, rows: Tensor) -> State:
         text, pasts = state
-        return text[rows], pasts and [Past(past.keys[rows], past.values[rows]) for past in pasts]
+        return text[rows], pasts and [KeyValueCache(past.keys[rows], past.values[rows]) for past in pasts]
 
-    def _embedded(self, tokens: Tensor, first: int) -> Tensor:
-        """Characters and their places, counted from ``first``, as vectors [N, T, width]."""
-        places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        return self.dropout(self.embedding(tokens) + self.positions(places))
+    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        """Character and position embeddings, positions from ``start`` on, [N, T, embed_dim]."""
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        return self.dropout(self.embedding(tokens) + self.positions(positions))
 
     def stages(self) -> dict[str, nn.Module]:
         blocks = {f"block{number}": block for number, block in enumerate(self.blocks, 1)}

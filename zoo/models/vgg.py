@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.activations import activation as make_activation
@@ -15,39 +16,34 @@ from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 
-# depth -> convolutions in each of the five blocks; the depth counts three fully connected layers, here there is one
+# depth -> convolutions a block; the depth counts the paper's three fully connected layers, of which one is left
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 DIGITS = {"size": 32}
 TINY = {"width": 4}
 RECIPE = {
-    "epochs": 40,
-    "batch_size": 128,
-    "optimizer": "sgd",
-    "lr": 0.05,
-    "weight_decay": 5e-4,
-    "schedule": "one-cycle",
+    "epochs": 40, "batch_size": 128, "optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "one-cycle",
     "label_smoothing": 0.1,
-}
+}  # fmt: skip
 
 
-@register_model("vgg19", task="classification", depth=19, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
-                recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16", task="classification", depth=16, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
-                recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13", task="classification", depth=13, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
-                recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11", task="classification", depth=11, tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY,
-                recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19", task="classification", summary="VGG-19 for small images: batch norm, one linear layer", depth=19,
+                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg16", task="classification", summary="VGG-16 for small images: batch norm, one linear layer", depth=16,
+                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg13", task="classification", summary="VGG-13 for small images: batch norm, one linear layer", depth=13,
+                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg11", task="classification", summary="VGG-11 for small images: batch norm, one linear layer", depth=11,
+                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
 class VGG(Classifier):
-    """VGG for small images: five blocks of 3x3 convolutions with batch norm, each halved by pooling, and a linear head.
+    """VGG for small images: five blocks of 3x3 convolutions and max-pooling, and a linear head.
 
     Args:
-        depth: 11, 13, 16 or 19, as the paper counts.
+        depth: 11, 13, 16 or 19, as the paper counts layers.
         width: channels of the first block; the others have 2, 4, 8 and 8 times as many.
-        activation: after each convolution.
-        norm: between a convolution and its activation.
-        init: of the convolutions: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: share of the features in front of the head that are silenced in training.
+        activation: activation after each convolution.
+        norm: normalization between convolution and activation.
+        init: initialization: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
+        dropout: dropout probability in front of the head.
     """
 
     channels_last = True
@@ -66,15 +62,14 @@ class VGG(Classifier):
         super().__init__(spec, recipe)
         if depth not in CONVOLUTIONS:
             raise UserError(f"model.depth={depth}: a VGG has {', '.join(map(str, CONVOLUTIONS))} layers")
-        if width < 1:
-            raise UserError(f"model.width={width}: must be at least 1")
+        require_positive(width=width)
         spec.require_size(f"vgg{depth}", 32)
         self.blocks = nn.ModuleList()
         channels = spec.channels
         for count, factor in zip(CONVOLUTIONS[depth], (1, 2, 4, 8, 8), strict=True):
             layers: list[nn.Module] = []
             for _ in range(count):
-                # the bias is superfluous before batch norm, but the published counts have it
+                # redundant before batch norm, the bias is part of the published parameter counts
                 layers += [nn.Conv2d(channels, factor * width, 3, padding=1)]
                 layers += [norm_2d(norm, factor * width), make_activation(activation)]
                 channels = factor * width

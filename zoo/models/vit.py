@@ -1,4 +1,4 @@
-"""The vision transformer: an image is a sequence of patches (Dosovitskiy et al. 2020)."""
+"""The vision transformer (Dosovitskiy et al. 2020)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
@@ -31,17 +32,17 @@ from zoo.tasks.classification import Classifier
     paper="2010.11929",
 )  # fmt: skip
 class VisionTransformer(Classifier):
-    """Vision transformer: cuts an image into patches, and lets each look at all others.
+    """ViT for small images (Dosovitskiy et al. 2020).
 
     Args:
-        patch_size: pixels a side of a patch; must divide the sides of the image.
-        embed_dim: numbers that stand for a patch.
-        depth: transformer blocks.
-        num_heads: of the attention in each block; must divide the width.
-        mlp_ratio: hidden width of each block's perceptron, in widths.
-        global_pool: what the head reads: the mean over all patches, or a class token that looks at them.
-        pos_embed: how a patch knows its place: by numbers that are learned, or by fixed waves over rows and columns.
-        dropout: share of the features that are silenced in training, after each layer but that of queries, keys, values.
+        patch_size: side of a patch in pixels; must divide height and width of the image.
+        embed_dim: dimensions of a patch embedding.
+        depth: number of transformer blocks.
+        num_heads: attention heads of each block; must divide embed_dim.
+        mlp_ratio: ratio of the MLP's hidden width to embed_dim.
+        global_pool: input of the head: avg, the mean over patches; or token, the class token.
+        pos_embed: position embedding: learned; or sinusoidal, over rows and columns.
+        dropout: dropout probability, except for queries, keys and values.
     """
 
     def __init__(
@@ -60,53 +61,42 @@ class VisionTransformer(Classifier):
         super().__init__(spec, recipe)
         spec.require_patches("vit", patch_size)
         require_heads(embed_dim, num_heads)
-        if depth < 1:
-            raise UserError(f"model.depth={depth}: must be at least 1")
+        require_positive(depth=depth)
         if not math.isfinite(mlp_ratio) or int(mlp_ratio * embed_dim) < 1:
-            raise UserError(f"model.mlp_ratio={mlp_ratio}: leaves no hidden unit; 4 is usual")
+            raise UserError(f"model.mlp_ratio={mlp_ratio}: the MLP needs a hidden unit; 4 is usual")
         self.embedding = PatchEmbedding(spec, patch_size, embed_dim, global_pool == "token", pos_embed, dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(embed_dim, num_heads, int(mlp_ratio * embed_dim), dropout=dropout) for _ in range(depth)
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(embed_dim, num_heads, int(mlp_ratio * embed_dim), dropout=dropout) for _ in range(depth))
         )
         self.norm = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.global_pool = global_pool
         self.head = nn.Linear(embed_dim, len(spec.classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.embedding(images)
-        for block in self.blocks:
-            features = block(features)
-        features = self.norm(features)
+        features = self.norm(self.blocks(self.embedding(images)))
         return self.head(features[:, 0] if self.global_pool == "token" else features.mean(1))
 
     def feature_extractor(self) -> nn.Module:
-        return PatchFeatures(self.embedding, self.blocks, self.norm)
+        return nn.Sequential(self.embedding, self.blocks, self.norm, ToFeatureMap(self.embedding.grid))
 
     def stages(self) -> dict[str, nn.Module]:
         blocks = {f"block{i}": block for i, block in enumerate(self.blocks, 1)}
         return {"embedding": self.embedding, **blocks, "norm": self.norm, "head": self.head}
 
 
-class PatchFeatures(nn.Module):
-    """What a transformer finds in each patch, as a map [N, width, rows, columns]; a class token is left out."""
+class ToFeatureMap(nn.Module):
+    """Tokens [N, T, embed_dim] to a feature map [N, embed_dim, rows, columns], without the class token."""
 
-    def __init__(self, embedding: PatchEmbedding, blocks: nn.ModuleList, norm: nn.Module) -> None:
+    def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.embedding, self.blocks, self.norm = embedding, blocks, norm
+        self.grid = grid
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.embedding(images)
-        for block in self.blocks:
-            features = block(features)
-        rows, columns = self.embedding.grid
-        return self.norm(features)[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, -math.prod(self.grid) :].transpose(1, 2).unflatten(2, self.grid)
 
 
 class PatchEmbedding(nn.Module):
-    """Images [N, C, H, W] to sequences [N, T, embed_dim] (equation 1): patches row by row, behind a class token if there is one.
-
-    A linear map of all pixels of a patch is a convolution whose stride is its size.
-    """
+    """Patch embedding (equation 1): images [N, C, H, W] to tokens [N, T, embed_dim], row by row, after the class token if any."""
 
     def __init__(self, spec: ImageSpec, patch_size: int, embed_dim: int, has_token: bool, positions: str, dropout: float) -> None:
         super().__init__()
@@ -118,7 +108,7 @@ class PatchEmbedding(nn.Module):
         if positions == "learned":
             self.positions = nn.Parameter(torch.empty(1, has_token + math.prod(self.grid), embed_dim).normal_(std=0.02))
         else:
-            self.register_buffer("positions", _waves(self.grid, embed_dim, has_token), persistent=False)
+            self.register_buffer("positions", _sinusoidal_2d(self.grid, embed_dim, has_token), persistent=False)
         self.dropout = make_dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -128,13 +118,13 @@ class PatchEmbedding(nn.Module):
         return self.dropout(features + self.positions)
 
 
-def _waves(grid: tuple[int, int], embed_dim: int, has_token: bool) -> Tensor:
-    """Codes [1, T, embed_dim] of which one half tells the row and the other the column; a class token stands nowhere, at zero."""
+def _sinusoidal_2d(grid: tuple[int, int], embed_dim: int, has_token: bool) -> Tensor:
+    """Position embeddings [1, T, embed_dim]: one half for the row, the other for the column; zero for a class token."""
     if embed_dim % 4:
         nearest = max(4, 4 * round(embed_dim / 4))
         raise UserError(
             f"model.embed_dim={embed_dim}: sinusoidal positions over rows and columns need a multiple of 4, as {nearest}"
         )
-    rows, columns = (sinusoidal_positions(places, embed_dim // 2) for places in grid)
-    codes = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)], 2).flatten(0, 1)
-    return torch.cat([codes.new_zeros(int(has_token), embed_dim), codes])[None]
+    rows, columns = (sinusoidal_positions(length, embed_dim // 2) for length in grid)
+    embeddings = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)], 2).flatten(0, 1)
+    return torch.cat([embeddings.new_zeros(int(has_token), embed_dim), embeddings])[None]

@@ -63,7 +63,7 @@ KINDS = {
 }
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
-DESCRIBING = ("task", "tiny", "recipe", "data", "data_options", "augment", "paper")  # other keywords are options of the class
+DESCRIBING = ("task", "summary", "tiny", "recipe", "data", "data_options", "augment", "paper")  # others are options of the class
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,9 @@ def register_model(name: str, *, task: str, **keywords: Any) -> Decorator:
     Args:
         name: what ``zoo train NAME`` takes.
         task: the kind of work, as in ``classification``.
-        keywords: ``tags``, ``tiny``, ``recipe``, ``data``, ``data_options``, ``augment`` and ``paper`` describe the entry (see
-            ``Entry``); any other keyword is the default, for this name, of an option of the class.
+        keywords: ``summary``, by default the docstring's first paragraph, ``tags``, ``tiny``, ``recipe``, ``data``,
+            ``data_options``, ``augment`` and ``paper`` describe the entry (see ``Entry``); any other keyword is the default, for
+            this name, of an option of the class.
     """
     return _register("model", name, {"task": task, **keywords})
 
@@ -266,9 +267,9 @@ def make_entry(
     options = tuple(
         Option(key, spelled_out(parameters[key][0]), defaults.get(key, parameters[key][1]), helps.get(key, "")) for key in taken
     )
-    summary = inspect.cleandoc(doc or "").partition("\n\n")[0].replace("\n", " ")
+    described.setdefault("summary", inspect.cleandoc(doc or "").partition("\n\n")[0].replace("\n", " "))
     tags = tuple(keywords.get("tags", ()))
-    return Entry(kind, name, module, class_name, summary=summary, options=options, tags=tags, partial=partial, **described)
+    return Entry(kind, name, module, class_name, options=options, tags=tags, partial=partial, **described)
 
 
 def _argument_help(docs: Iterable[str | None]) -> dict[str, str]:
