@@ -103,7 +103,7 @@ def test_a_state_carried_over_chunks_is_one_piece(kind: str) -> None:
 def test_the_activations_inside_obey_the_equations() -> None:
     network, _ = pair("lstm", 2)
     inputs, state = draw("lstm", 2)
-    output, (hidden, cell), inside = network.look_inside(inputs, packed(state))
+    output, (hidden, cell), inside = network.forward_with_activations(inputs, packed(state))
     assert set(inside) == set("ifgoch") and all(value.shape == (2, SAMPLES, STEPS, HIDDEN) for value in inside.values())
     assert torch.equal(output, inside["h"][-1])
     assert torch.equal(hidden, inside["h"][:, :, -1]) and torch.equal(cell, inside["c"][:, :, -1])
@@ -121,7 +121,7 @@ def test_the_activations_inside_obey_the_equations() -> None:
 def test_the_hidden_states_inside_a_vanilla_network_are_its_outputs() -> None:
     network, _ = pair("tanh", 3)
     inputs, _ = draw("tanh", 3)
-    output, last, inside = network.look_inside(inputs)
+    output, last, inside = network.forward_with_activations(inputs)
     assert inside["h"].shape == (3, SAMPLES, STEPS, HIDDEN)
     assert torch.equal(inside["h"][-1], output) and torch.equal(inside["h"][:, :, -1], last)
 

@@ -72,7 +72,7 @@ def test_the_order_of_pictures_changes_nothing():
 
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), ([["a"]], []), ([["a"]], [[]])])
 def test_missing_captions_are_refused(hypotheses, references):
-    with pytest.raises(ValueError, match="one hypothesis and some references for each picture"):
+    with pytest.raises(ValueError, match="one hypothesis and some references for each image"):
         caption_scores(hypotheses, references)
 
 

@@ -61,7 +61,7 @@ def test_what_is_not_at_hand_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="pretrained weights are at hand for tf_efficientnet_lite0 alone"):
         new(network="test_efficientnet").load_pretrained_weights()
     with pytest.raises(
-        UserError, match="model.encoder=efficientnet-lite: is no image network.*did you mean 'efficientnet-lite0'"
+        UserError, match="model.encoder=efficientnet-lite: not an image network.*did you mean 'efficientnet-lite0'"
     ):
         ImageEncoder("efficientnet-lite", SPEC, Recipe())
     with pytest.raises(UserError, match="has no pretrained weights"):

@@ -115,7 +115,7 @@ def test_joining_by_a_layer_and_pooling() -> None:
         ("vqa-relation", {"film_dim": 0}, "model.film_dim=0"),
         ("vqa-attention", {"num_layers": 0}, "model.num_layers=0"),
         ("vqa-lstm", {"embed_dim": 0}, "model.embed_dim=0"),
-        ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: is no image network"),
+        ("vqa-lstm", {"encoder": "resnet2", "encoder_options": {}}, "model.encoder=resnet2: not an image network"),
         ("vqa-lstm", {"freeze_encoder": True}, "model.encoder_weights"),
     ],
 )

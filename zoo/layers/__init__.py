@@ -1,1 +1,1 @@
-"""Blocks that several networks share."""
+"""Layers that several networks share."""

@@ -1,4 +1,4 @@
-"""Activation functions by name, and the gain with which weights keep the scale of what flows through them."""
+"""Activation functions by name, and their gains for initialization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEGATIVE_SLOPE = 0.01  # of leaky-relu (Maas et al. 2013)
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation function of that name, element by element."""
+    """Return the activation function of this name as a module."""
     match name:
         case "sigmoid":
             return nn.Sigmoid()
@@ -30,10 +30,10 @@ def activation(name: Activation) -> nn.Module:
 
 
 def gain(name: Activation) -> float:
-    """By how much weights must be larger than before a linear layer to keep the scale.
+    """Gain of the initial weights in front of an activation.
 
-    torch's values where it has one; for elu, gelu and silu 1 / sqrt(E[f(z)^2]) for normal z, which is sqrt(2) for relu
-    (He et al. 2015, section 2.2).
+    ``torch.nn.init.calculate_gain`` where it has one; for elu, gelu and silu 1 / sqrt(E[f(z)^2]) for standard normal z, which is
+    sqrt(2) for relu (He et al. 2015, section 2.2).
     """
     known = {"elu": 1.24520, "gelu": 1.53353, "silu": 1.67653}
     return known.get(name) or nn.init.calculate_gain(name.replace("-", "_"), NEGATIVE_SLOPE)

@@ -1,7 +1,6 @@
-"""Recurrent layers written out step by step, to look inside: torch's ``nn.RNN`` and ``nn.LSTM`` with nothing hidden.
+"""``nn.RNN`` and ``nn.LSTM`` written out step by step, with access to all activations.
 
-Parameters have torch's names and layout, so a state dict goes either way, and the same weights give the same outputs. Torch's are
-faster, and the ones to train with.
+Parameters have torch's names and layout, and the same weights give the same outputs. For training torch's are faster.
 """
 
 from __future__ import annotations
@@ -17,19 +16,20 @@ Activations = dict[str, Tensor]  # each [layers, N, T, hidden]
 
 
 class ReadableRecurrent(nn.Module):
-    """What the layers here share: torch's parameters and torch's way to be called, with ``batch_first=True``.
+    """Base of the recurrent layers: parameters and interface of torch with ``batch_first=True``.
 
-    For layer 0, and so on for those above, whose input is the h of the layer below:
+    For layer 0, and likewise for those above, whose input is the h of the layer below:
 
-        weight_ih_l0   [sums * hidden, input_size]      drawn as torch draws them: uniform, up to 1 / sqrt(hidden)
+        weight_ih_l0   [sums * hidden, input_size]      initialized as in torch: uniform, up to 1 / sqrt(hidden)
         weight_hh_l0   [sums * hidden, hidden]
         bias_ih_l0     [sums * hidden]
         bias_hh_l0     [sums * hidden]
 
     Args:
-        input_size: numbers in each step of the input.
-        hidden_size: units of each layer.
-        sums: weighted sums that each unit takes at a step.
+        input_size: input features at each step.
+        hidden_size: dimensions of the hidden state.
+        num_layers: stacked layers.
+        sums: weighted sums of each unit at a step: 1, or 4 in an LSTM.
     """
 
     batch_first = True
@@ -53,33 +53,33 @@ class ReadableRecurrent(nn.Module):
         return below @ weight_ih.T + bias_ih + hidden @ weight_hh.T + bias_hh
 
     def zeros(self, input: Tensor) -> Tensor:
-        """What h is before the first step, [layers, N, hidden]."""
+        """Initial h, [layers, N, hidden]."""
         return input.new_zeros(self.num_layers, len(input), self.hidden_size)
 
     def forward(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Outputs and the state to go on from, as ``look_inside`` gives them."""
-        output, state, _ = self.look_inside(input, state)
+        """Outputs and last state, as ``forward_with_activations`` returns them."""
+        output, state, _ = self.forward_with_activations(input, state)
         return output, state
 
-    def look_inside(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State, Activations]:
+    def forward_with_activations(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State, Activations]:
         """Outputs of the last layer [N, T, hidden], the state after the last step, and all activations.
 
         Args:
             input: [N, T, input_size].
-            state: that before the first step; zeros unless given.
+            state: initial state, by default zeros.
         """
         raise NotImplementedError
 
 
 class ReadableRNN(ReadableRecurrent):
-    """The vanilla recurrent network (Elman 1990, "Finding structure in time"), as ``nn.RNN``.
+    """Vanilla RNN (Elman 1990, "Finding structure in time"), as ``nn.RNN``.
 
-    A layer carries a hidden state h from step to step:
+    The hidden state h of a layer:
 
         h[t] = tanh(W_ih x[t] + b_ih + W_hh h[t-1] + b_hh)
 
     Args:
-        nonlinearity: ``tanh``, or ``relu`` in its place.
+        nonlinearity: ``tanh`` or ``relu``.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ReadableRNN(ReadableRecurrent):
         super().__init__(input_size, hidden_size, num_layers, sums=1)
         self.nonlinearity = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
 
-    def look_inside(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor, Activations]:
+    def forward_with_activations(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor, Activations]:
         """Outputs [N, T, hidden], the state h [layers, N, hidden], and ``h`` at every step."""
         hidden = list(self.zeros(input) if state is None else state)
         steps: list[Tensor] = []
@@ -101,25 +101,25 @@ class ReadableRNN(ReadableRecurrent):
 
 
 class ReadableLSTM(ReadableRecurrent):
-    """The LSTM (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000), as ``nn.LSTM``.
+    """LSTM (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000), as ``nn.LSTM``.
 
-    Beside the hidden state h a layer carries a cell c, which changes by a product and a sum:
+    A layer has a hidden state h and a cell state c:
 
-        i = sigmoid(W_ii x[t] + b_ii + W_hi h[t-1] + b_hi)      input gate: how much to write
-        f = sigmoid(W_if x[t] + b_if + W_hf h[t-1] + b_hf)      forget gate: how much to keep
-        g =    tanh(W_ig x[t] + b_ig + W_hg h[t-1] + b_hg)      what to write
-        o = sigmoid(W_io x[t] + b_io + W_ho h[t-1] + b_ho)      output gate: how much to show
+        i = sigmoid(W_ii x[t] + b_ii + W_hi h[t-1] + b_hi)      input gate
+        f = sigmoid(W_if x[t] + b_if + W_hf h[t-1] + b_hf)      forget gate
+        g =    tanh(W_ig x[t] + b_ig + W_hg h[t-1] + b_hg)      cell candidate
+        o = sigmoid(W_io x[t] + b_io + W_ho h[t-1] + b_ho)      output gate
         c[t] = f * c[t-1] + i * g
         h[t] = o * tanh(c[t])
 
-    ``weight_ih`` holds W_ii, W_if, W_ig and W_io on top of each other, and so do the others. Along the cell a gradient is
-    multiplied by f at each step, and by no weights and no slope of a tanh: with f near 1 it lasts.
+    ``weight_ih`` stacks W_ii, W_if, W_ig and W_io, and so do the others. Along the cell state a gradient is multiplied by f alone
+    at each step: with f near 1 it does not vanish.
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size, num_layers, sums=4)
 
-    def look_inside(
+    def forward_with_activations(
         self, input: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Activations]:
         """Outputs [N, T, hidden], the state h and c, each [layers, N, hidden], and ``i f g o c h`` at every step."""

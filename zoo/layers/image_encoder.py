@@ -1,4 +1,4 @@
-"""Any image network of the zoo as the eye of a larger one: pixels in, a map of features out, frozen or trained."""
+"""Any image network of the zoo as an encoder: images in, feature map out, frozen or trained."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ PRETRAINED = "pretrained"  # the weights that come with a model
 
 
 class ImageEncoder(nn.Module):
-    """An image network without its head.
+    """Image network without its head.
 
     Args:
-        name: of a model for classification that has a feature map, as in ``resnet20``.
-        spec: what the images are.
-        recipe: of the whole training.
-        options: of the network, as in ``{"width": 32}``.
+        name: classification model with a feature map, as in ``resnet20``.
+        spec: image size and normalization.
+        recipe: recipe of the whole training.
+        options: options of the network, as in ``{"width": 32}``.
         weights: initial weights: ``pretrained``, or the name or path of a run; empty is random initialization.
-        frozen: nothing in it is trained, and its norms keep the statistics that they came with.
+        frozen: no training; norms keep their running statistics.
 
     Attributes:
-        features: channels of the map.
-        grid: rows and columns of the map.
+        features: channels of the feature map.
+        grid: rows and columns of the feature map.
 
     Raises:
-        UserError: there is no such network, an option does not fit it, it has no feature map, or it is to be frozen and has
-            learned nothing.
+        UserError: unknown network or option, no feature map, or frozen without pretrained weights.
     """
 
     def __init__(
@@ -61,23 +60,23 @@ class ImageEncoder(nn.Module):
         network = self._build()
         self.channels_last = network.channels_last
         self.network = network.feature_extractor()
-        # in the state dict, since weights that were learned before bring statistics of their own
+        # in the state dict, as pretrained weights bring their own normalization
         self.register_buffer("input_scale", network.input_scale.clone())
         self.register_buffer("input_shift", network.input_shift.clone())
         if frozen:
             self.requires_grad_(False)
         self.train(False)
         with torch.no_grad():
-            _, self.features, *grid = self._look(torch.zeros(1, *spec.shape)).shape
+            _, self.features, *grid = self._encode(torch.zeros(1, *spec.shape)).shape
         self.grid: tuple[int, int] = tuple(grid)
         self.train(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] of values from 0 to 255 to a map [N, features, rows, columns]; kept features are one already."""
+        """Images [N, C, H, W], 0 to 255, to feature maps [N, features, rows, columns]; cached features pass through."""
         are_features = self.frozen and images.shape[1:] == (self.features, *self.grid)
-        return images.to(self.input_scale) if are_features else self._look(images)
+        return images.to(self.input_scale) if are_features else self._encode(images)
 
-    def _look(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor) -> Tensor:
         images = images.to(self.input_scale) * self.input_scale + self.input_shift
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -87,13 +86,13 @@ class ImageEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
-        """Take over the weights that were asked for, with the statistics that their network normalizes images by.
+        """Load the pretrained weights, with the normalization that belongs to them.
 
         Args:
-            open_run: gives the network of a run.
+            open_run: returns the network of a run.
 
         Raises:
-            UserError: it was not published with any, or the run's network is another.
+            UserError: there are no pretrained weights, or the run has another network.
         """
         if not self.weights:
             return
@@ -110,13 +109,13 @@ class ImageEncoder(nn.Module):
         self.input_shift.copy_(network.input_shift)
 
     def prepare(self, data: Any) -> None:
-        """Put features in place of the images of the data if they are the same in every epoch, computed once and kept."""
+        """Replace the images of the data by cached features if the encoder is frozen and there is no augmentation."""
         if self.frozen and data.augment == "none":
             data.cache_features(self, self.identity)
 
     @property
     def identity(self) -> str:
-        """A fingerprint of all that decides on its features: the network and its weights."""
+        """Fingerprint of network and weights, the key of cached features."""
         return fingerprint(self.network, self.state_dict())
 
 
@@ -124,5 +123,5 @@ def _image_network(name: str) -> Entry:
     registry = current_registry()
     networks = {entry.name: entry for entry in registry.models.values() if entry.task == "classification"}
     if name not in networks:
-        raise UserError(f"model.encoder={name}: is no image network of the zoo{did_you_mean(name, networks)}")
+        raise UserError(f"model.encoder={name}: not an image network of the zoo{did_you_mean(name, networks)}")
     return networks[name]

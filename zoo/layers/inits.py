@@ -1,11 +1,9 @@
-"""Initial weights by name: what lets a signal through a deep network, and what makes it vanish or blow up.
-
-A description is a name with an optional parameter: ``kaiming:out``, ``small-normal:0.02``.
+"""Weight initialization by name, with an optional parameter: ``kaiming:out``, ``small-normal:0.02``.
 
 =====================  ===========================================================================================
-``torch``              what torch's layers do by themselves: uniform, up to 1 / sqrt(fan in)
-``small-normal:0.01``  normal with the given standard deviation, small: activations vanish with depth
-``large-normal:1``     the same, large: tanh and sigmoid saturate, ReLU blows up
+``torch``              torch's default: uniform, up to 1 / sqrt(fan in)
+``small-normal:0.01``  normal with a small standard deviation: activations vanish with depth
+``large-normal:1``     normal with a large one: tanh and sigmoid saturate, ReLU activations explode
 ``xavier``             normal, gain * sqrt(2 / (fan in + fan out)) (Glorot and Bengio 2010, eq. 12)
 ``kaiming:in``         normal, gain / sqrt(fan), of the inputs (``in``) or the outputs (``out``) (He et al. 2015, eq. 10, 14)
 =====================  ===========================================================================================
@@ -26,13 +24,12 @@ PARAMETERS = {"torch": None, "small-normal": "0.01", "large-normal": "1", "xavie
 
 
 def initialize(layers: Iterable[nn.Module], description: str, activation: Activation) -> None:
-    """Draw the weights of all linear and convolutional layers inside ``layers``, and set their biases to zero.
+    """Initialize the weights of all linear and convolutional layers in ``layers``, and zero their biases.
 
-    Meant for the layers in front of an activation. A head is better left as it is: small scores start the loss at
-    ln(classes).
+    For layers in front of an activation. A head keeps torch's default: with small logits the loss starts at ln(classes).
 
     Raises:
-        UserError: not such a description.
+        UserError: unknown name, or an invalid parameter.
     """
     name, _, given = description.partition(":")
     if name not in PARAMETERS:
@@ -55,12 +52,11 @@ def initialize(layers: Iterable[nn.Module], description: str, activation: Activa
             nn.init.zeros_(module.bias)
 
 
-def begin_head(head: nn.Module) -> None:
-    """Start a linear head at the size that torch gives it: uniform, up to 1 / sqrt(fan in).
+def reset_head(head: nn.Module) -> None:
+    """Reset a linear head to torch's initialization: uniform, up to 1 / sqrt(fan in).
 
-    Libraries make theirs for ImageNet. EfficientNets start it by the number of classes: with ten of them the network
-    begins by being sure of wrong answers, and its first loss is three times that of guessing. Vision transformers start it at
-    zero, from where nothing below it learns in the first step.
+    Libraries initialize heads for ImageNet. EfficientNets scale by the number of classes: with ten of them the first loss is
+    three times that of a uniform guess. Vision transformers start at zero: no gradient reaches the body in the first step.
     """
     if isinstance(head, nn.Linear):
         head.reset_parameters()
@@ -78,7 +74,7 @@ def _positive(text: str, description: str) -> float:
 
 
 def _fan(module: nn.Linear | nn.Conv2d, which: str, description: str) -> int:
-    """How many products each output sums (``in``), or how many outputs each input goes into (``out``)."""
+    """Fan in (``in``) or fan out (``out``) of a layer."""
     if which not in ("in", "out"):
         raise UserError(f"model.init={description}: kaiming takes in or out, as in kaiming:out")
     weight = module.weight  # [outputs, inputs, ...]

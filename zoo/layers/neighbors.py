@@ -1,13 +1,13 @@
-"""Exact nearest neighbors among vectors of bytes, by L1 or L2 distance.
+"""Exact nearest-neighbor search among uint8 vectors, by L1 or L2 distance.
 
-Every distance is an exact integer, so that neither wrapping nor rounding decides who is nearest, and of equally near ones the
-first wins on every device. On a CPU the sums run as products of 8-bit integers, several times faster than in floating point:
+Distances are exact integers, without overflow or rounding, and of equidistant neighbors the first wins on every device. On a CPU
+the sums run as int8 matrix products, several times faster than in floating point:
 
     L2   sum (a - b)^2 = sum a^2 + sum b^2 - 2 sum a b
     L1   sum |a - b|   = 2 sum max(a, b) - sum a - sum b
 
-both on bytes shifted by 128 into the signed range, which changes no difference. Where the processor's 8-bit products are not
-exact (some saturate), and on other devices, the same sums are taken in float32, in parts short enough to be exact.
+both on values shifted by 128 into the signed range, which keeps differences. Where int8 products saturate, and on other devices,
+the sums are computed in float32, in parts short enough to be exact.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import Tensor
 
 Metric = Literal["L1", "L2"]
 
-QUERIES = 32  # vectors that are searched at a time
-STORED_BYTES = 2**22  # of stored vectors that are compared at a time; with their distances they stay in the cache
-STORED_ROWS = 4096  # of short vectors
+QUERIES = 32  # queries at a time
+STORED_BYTES = 2**22  # stored vectors at a time, which fit the cache with their distances
+STORED_ROWS = 4096  # the same, for short vectors
 EXACT_IN_FLOAT32 = 2**24  # the integers up to here
 FLOAT_PART = {"L1": EXACT_IN_FLOAT32 // 2**8, "L2": EXACT_IN_FLOAT32 // 2**14}  # dimensions whose sum is below that
 INT8_PART = 2**16  # dimensions whose products sum to less than 2**31
 
 
 class NearestNeighbors:
-    """Stored vectors, ready to be searched.
+    """Exact search index.
 
     Args:
         stored: uint8, [N, D].
@@ -46,14 +46,14 @@ class NearestNeighbors:
         self.in_int8 = stored.device.type == "cpu" and int8_products_are_exact()
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The ``k`` nearest stored vectors of each query, the nearest first, of equally near ones the first stored.
+        """Find the ``k`` nearest stored vectors of each query, nearest first; ties by index.
 
         Args:
             queries: uint8, [n, D].
             k: at most N.
 
         Returns:
-            Distances, int64 [n, k], for L2 squared; and the places of the neighbors among the stored ones, int64 [n, k].
+            Distances, int64 [n, k], squared for L2, and indices of the neighbors, int64 [n, k].
         """
         each = _each_on_a_core if self.in_int8 else map
         parts = _signed(queries).split(QUERIES)
@@ -61,25 +61,25 @@ class NearestNeighbors:
         return keys // len(self.stored), keys % len(self.stored)
 
     def _search(self, queries: Tensor, k: int) -> Tensor:
-        """The ``k`` smallest of distance * N + place, ascending: one number that orders by distance, then by place."""
+        """The ``k`` smallest keys distance * N + index, ascending: ordered by distance, then by index."""
         total = len(self.stored)
         sums = self._sums(queries)
         best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
         for start in range(0, total, self.rows):
             distances = self._distances(queries, sums, slice(start, start + self.rows))
-            places = torch.arange(start, start + distances.shape[1], device=queries.device)
-            keys = distances.long().mul_(total).add_(places)
+            indices = torch.arange(start, start + distances.shape[1], device=queries.device)
+            keys = distances.long().mul_(total).add_(indices)
             best = torch.cat([best, keys.topk(min(k, keys.shape[1]), largest=False).values], 1)
             best = best.topk(min(k, best.shape[1]), largest=False, sorted=True).values
         return best
 
     def _sums(self, vectors: Tensor) -> Tensor:
-        """What the formulas at the top need of each vector alone, int64 [n]."""
+        """Sum or sum of squares of each vector, int64 [n]."""
         parts = (part.long() for part in vectors.split(self.rows))
         return torch.cat([(part.square() if self.metric == "L2" else part).sum(1) for part in parts])
 
     def _distances(self, queries: Tensor, sums: Tensor, rows: slice) -> Tensor:
-        """Integers, [queries, rows]."""
+        """Integer distances, [queries, rows]."""
         stored = self.stored[rows]
         if self.metric == "L1" and not self.in_int8:
             return _summed(queries, stored, FLOAT_PART["L1"], lambda a, b: torch.cdist(a.float(), b.float(), p=1))
@@ -115,26 +115,25 @@ def _sums_of_maxima(queries: Tensor, stored: Tensor) -> Tensor:
 
 
 def _each_on_a_core(search: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
-    """``search`` of each part, in threads that do not share their work.
+    """Run ``search`` on each part in a thread of its own.
 
-    torch would share each of the many short sums among the cores, and wait for the slowest each time: very long, where other
-    programs run.
+    torch would split each of the many short sums over the cores and wait for the slowest, which is slow on a busy machine.
     """
     cores = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(search, parts))
     finally:
-        torch.set_num_threads(cores)  # a thread's own number becomes that of threads to come
+        torch.set_num_threads(cores)  # the setting of a thread is inherited by later ones
 
 
 @functools.cache
 def int8_products_are_exact() -> bool:
-    """Whether this processor multiplies matrices of bytes without saturating, found out on the largest values."""
+    """Whether int8 matrix products of this processor are exact, tested on extreme values."""
     try:
         rows = torch.tensor([[-128, -128], [127, 127], [-128, 127]], dtype=torch.int8).repeat(16, 128)
         ones = torch.ones(1, 256, dtype=torch.int8)
         products = [torch._int_mm(a, rows.T).double() for a in (rows, ones)]
         return torch.equal(products[0], rows.double() @ rows.double().T) and torch.equal(products[1][0], rows.double().sum(1))
-    except (AttributeError, RuntimeError):  # a release or a processor that has no such product
+    except (AttributeError, RuntimeError):  # not supported by this release or processor
         return False

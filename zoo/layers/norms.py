@@ -1,4 +1,4 @@
-"""Normalization layers by name, over vectors and over feature maps."""
+"""Normalization layers by name, for vectors and feature maps."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import nn
 from zoo.core.errors import UserError
 from zoo.registry.annotations import Norm
 
-CHANNELS_A_GROUP = 16  # Wu and He 2018, table 3; where 16 does not divide the channels, the largest power of two that does
+CHANNELS_PER_GROUP = 16  # Wu and He 2018, table 3; or the largest power of two that divides the channels
 
 
 def norm_2d(name: Norm, channels: int) -> nn.Module:
-    """A normalization of feature maps, [N, channels, H, W], with a scale and a shift for each channel.
+    """Return a normalization of feature maps, [N, channels, H, W], with scale and shift for each channel.
 
-    ``batch`` over samples and places (Ioffe and Szegedy 2015); ``layer`` over all channels and places of a sample (Ba et al.
-    2016); ``instance`` over the places of each channel (Ulyanov et al. 2016); ``group`` over 16 channels and all places
-    (Wu and He 2018).
+    ``batch``: over samples and positions (Ioffe and Szegedy 2015); ``layer``: channels and positions (Ba et al. 2016);
+    ``instance``: positions of each channel (Ulyanov et al. 2016); ``group``: 16 channels and positions (Wu and He 2018).
     """
     match name:
         case "none":
@@ -34,10 +33,10 @@ def norm_2d(name: Norm, channels: int) -> nn.Module:
 
 
 def norm_1d(name: Norm, features: int) -> nn.Module:
-    """A normalization of vectors, [N, features].
+    """Return a normalization of vectors, [N, features].
 
     Raises:
-        UserError: ``instance``, which would normalize each number by itself.
+        UserError: ``instance``, which needs more than one position.
     """
     match name:
         case "none":
@@ -48,8 +47,8 @@ def norm_1d(name: Norm, features: int) -> nn.Module:
             return nn.LayerNorm(features)
         case "group":
             return nn.GroupNorm(_groups(features), features)
-    raise UserError(f"model.norm={name}: is for feature maps; vectors can take batch, layer, group or none")
+    raise UserError(f"model.norm={name}: only for feature maps; use batch, layer, group or none")
 
 
 def _groups(channels: int) -> int:
-    return channels // math.gcd(channels, CHANNELS_A_GROUP)
+    return channels // math.gcd(channels, CHANNELS_PER_GROUP)

@@ -1,4 +1,4 @@
-"""The mean of a loss over all samples of an evaluation, whatever the number of processes."""
+"""Mean of a loss over an evaluation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torchmetrics import Metric
 
 
 class MeanLoss(Metric):
-    """The mean over the samples that count.
+    """Mean over samples, on any number of processes.
 
-    torchmetrics' MeanMetric keeps its weights only when it looks for NaN, which waits for the device at every batch.
+    torchmetrics' MeanMetric supports weights only together with a NaN check, which synchronizes with the device at every batch.
     """
 
     full_state_update = False
@@ -21,7 +21,7 @@ class MeanLoss(Metric):
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, counted: Tensor) -> None:
-        """Take in ``losses``, [N], where ``counted``, bool [N], says so."""
+        """Update with ``losses``, [N], where the mask ``counted``, bool [N], is true."""
         self.total += (losses * counted).to(self.total).sum()
         self.count += counted.sum()
 

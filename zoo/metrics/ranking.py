@@ -1,7 +1,7 @@
-"""How well the right one of several candidates is ranked.
+"""Retrieval metrics: ranks of the correct candidate, and NDCG.
 
-torchmetrics has such figures too, but it keeps every score of an evaluation and goes through them one query at a time. All but
-NDCG follow from how often each rank came, which are whole numbers: they are the same, to the bit, on any number of processes.
+torchmetrics keeps every score of an evaluation and loops over queries. All but NDCG follow here from counts of ranks, which are
+integers: the same to the bit on any number of processes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-DEPTHS = (1, 5, 10)  # of recall
+DEPTHS = (1, 5, 10)  # k of recall at k
 
 
 def ranks(scores: Tensor, right: Tensor) -> Tensor:
-    """The place of the right candidate when the highest score comes first, from 1, int64 [...].
-
-    Of equal scores the one that stands first counts as higher.
+    """Rank of the correct candidate by descending score, from 1, int64 [...]; ties by index.
 
     Args:
         scores: [..., candidates].
-        right: the index of the right candidate, int64 [...]; what the rank is where it is negative does not matter.
+        right: index of the correct candidate, int64 [...]; negative ones give meaningless ranks.
     """
     right = right.clamp(min=0)[..., None]
     own = scores.gather(-1, right)
@@ -32,12 +30,12 @@ def ranks(scores: Tensor, right: Tensor) -> Tensor:
 def ndcg(scores: Tensor, relevance: Tensor) -> Tensor:
     """Normalized discounted cumulative gain as VisDial defines it, in [0, 1], [...]; 0 where nothing is relevant.
 
-    With k the number of candidates of any relevance, the sum of relevance / log2(1 + rank) over the k highest scores, over the
-    same for the best order (Das et al. 2017, arXiv:1611.08669; the definition came with the challenge of 2018).
+    The sum of relevance / log2(1 + rank) over the k highest scores, with k the number of relevant candidates, divided by that
+    of the ideal order (Das et al. 2017, arXiv:1611.08669, and the challenge of 2018).
 
     Args:
         scores: [..., candidates].
-        relevance: share of people to whom each candidate is a right answer, [..., candidates].
+        relevance: fraction of annotators for whom each candidate is correct, [..., candidates].
     """
     k = (relevance > 0).sum(-1, keepdim=True)
     rank = torch.arange(1, scores.shape[-1] + 1, device=scores.device)
@@ -49,10 +47,10 @@ def ndcg(scores: Tensor, relevance: Tensor) -> Tensor:
 
 
 class Ranks(Metric):
-    """Recall among the first 1, 5 and 10, the mean rank, and the mean of its reciprocal, over all queries that count.
+    """Recall at 1, 5 and 10, mean rank and mean reciprocal rank, over all queries.
 
     Args:
-        candidates: in each query, at most.
+        candidates: maximum number of candidates of a query.
     """
 
     full_state_update = False
@@ -62,16 +60,16 @@ class Ranks(Metric):
         self.add_state("counts", torch.zeros(candidates, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, ranks: Tensor, counted: Tensor) -> None:
-        """Take in ``ranks``, int64 [...], where ``counted``, bool [...], says so."""
+        """Update with ``ranks``, int64 [...], where the mask ``counted``, bool [...], is true."""
         self.counts.scatter_add_(0, ranks.flatten() - 1, counted.flatten().long())
 
     def compute(self) -> dict[str, float]:
-        """``r1``, ``r5``, ``r10``, ``mean_rank`` and ``mrr``; nothing where no query counted."""
+        """``r1``, ``r5``, ``r10``, ``mean_rank`` and ``mrr``; empty without queries."""
         counts = self.counts.double().cpu()
         total = counts.sum()
         if not total:
             return {}
         rank = torch.arange(1, len(counts) + 1, dtype=torch.float64)
-        figures = {f"r{depth}": counts[:depth].sum() for depth in DEPTHS}
-        figures |= {"mean_rank": (counts * rank).sum(), "mrr": (counts / rank).sum()}
-        return {name: float(value / total) for name, value in figures.items()}
+        metrics = {f"r{depth}": counts[:depth].sum() for depth in DEPTHS}
+        metrics |= {"mean_rank": (counts * rank).sum(), "mrr": (counts / rank).sum()}
+        return {name: float(value / total) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""The captions that a network wrote in an evaluation, brought together from all processes: figures of captions need them all."""
+"""Generated captions, gathered from all processes for corpus-level metrics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-NONE = -1  # in place of a picture: nothing was written
+NONE = -1  # index of a sample that does not count
 
 
 class WrittenCaptions(Metric):
-    """Pictures by their numbers, and the caption of each as places in a vocabulary, in the order of the pictures."""
+    """Image indices and the caption of each as word indices, in the order of the images."""
 
     full_state_update = False
 
@@ -21,13 +21,13 @@ class WrittenCaptions(Metric):
         self.add_state("captions", [], dist_reduce_fx="cat")
 
     def update(self, pictures: Tensor, captions: Tensor, counted: Tensor) -> None:
-        """Take in ``captions``, int64 [n, T], of ``pictures``, int64 [n], where ``counted``, bool [n], says so."""
-        # what does not count is taken in as well: no process may come with empty hands when they gather
+        """Update with ``captions``, int64 [n, T], of ``pictures``, int64 [n], where the mask ``counted``, bool [n], is true."""
+        # samples that do not count are kept too: gathering needs an entry from each process
         self.pictures.append(torch.where(counted, pictures, NONE))
         self.captions.append(captions)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The pictures, ascending, and the caption of each."""
+        """Image indices, ascending, and their captions."""
         pictures, captions = dim_zero_cat(self.pictures), dim_zero_cat(self.captions)
         order = pictures.argsort()
         order = order[pictures[order] != NONE]

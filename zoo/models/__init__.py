@@ -1,1 +1,1 @@
-"""The networks, one family a file; they are reached by name, through ``zoo.registry.registry``."""
+"""The networks, one family a file; use them by name, through ``zoo.registry.registry``."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import begin_head
+from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, PretrainedWeights, in_color
@@ -64,7 +64,7 @@ class EfficientNetLite0(Classifier):
         spec.require_size("efficientnet-lite0", 32)
         self.name = network
         self.network = create_model(network, pretrained=False, num_classes=len(spec.classes))
-        begin_head(self.network.classifier)
+        reset_head(self.network.classifier)
         self.dropout = make_dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:

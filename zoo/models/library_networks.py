@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, one_line
-from zoo.layers.inits import begin_head
+from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_color
@@ -71,7 +71,7 @@ class TorchvisionNetwork(LibraryNetwork):
         except (ValueError, RuntimeError) as error:
             raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
         self.head = _last_layer(self.network, len(spec.classes))
-        begin_head(self.network.get_submodule(self.head))
+        reset_head(self.network.get_submodule(self.head))
 
 
 @register_model(
@@ -111,7 +111,7 @@ class TimmNetwork(LibraryNetwork):
         if not isinstance(head, (nn.Linear, nn.Conv2d)) or not names:
             raise UserError(f"model.network={network}: its head is not a single layer")
         self.head = names[0]
-        begin_head(head)
+        reset_head(head)
         if config and len(config.mean) == 3:
             self.statistics_of_files = tuple(config.mean), tuple(config.std)
 

@@ -18,7 +18,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.inits import begin_head
+from zoo.layers.inits import reset_head
 from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
@@ -226,7 +226,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         require_positive(depth=depth)
         sizes = spec.height, patch_size, depth, num_heads, embed_dim, 4 * embed_dim
         self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=len(spec.classes))
-        begin_head(self.network.heads.head)
+        reset_head(self.network.heads.head)
 
     def stages(self) -> dict[str, nn.Module]:
         network, encoder = self.network, self.network.encoder

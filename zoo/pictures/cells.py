@@ -93,11 +93,11 @@ def cell_activations(task: Task, text: str) -> np.ndarray:
             case nn.LSTM():
                 readable = ReadableLSTM(*sizes)
                 readable.load_state_dict(network.state_dict())
-                values = readable.look_inside(inputs)[2]["c"].tanh()
+                values = readable.forward_with_activations(inputs)[2]["c"].tanh()
             case nn.RNN():
                 readable = ReadableRNN(*sizes, network.nonlinearity)
                 readable.load_state_dict(network.state_dict())
-                values = readable.look_inside(inputs)[2]["h"]
+                values = readable.forward_with_activations(inputs)[2]["h"]
             case _:
                 values = network(inputs)[0][None]
     return _units_last(values).numpy()

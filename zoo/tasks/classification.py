@@ -239,7 +239,7 @@ class Classifier(Task):
     def compute_metrics(self, stage: str) -> dict[str, float]:
         figures = read_out(self.metrics[stage])
         if stage == "test" and self.class_metrics is not None:
-            calibration_error, self.findings = self.class_metrics.take(self.spec.classes)
+            calibration_error, self.findings = self.class_metrics.compute_and_reset(self.spec.classes)
             if self.adds_metrics:
                 figures["calibration_error"] = calibration_error
         return figures
