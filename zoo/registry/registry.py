@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
@@ -114,10 +115,8 @@ class Registry:
         if str(path) in self.plugin_files:
             return
         before = len(self.warnings)
-        from hashlib import blake2b
-
         # two files of one name are two modules
-        module = f"{PLUGIN_FILE}{blake2b(str(path).encode(), digest_size=4).hexdigest()}_{path.stem}"
+        module = f"{PLUGIN_FILE}{crc32(str(path).encode()):08x}_{path.stem}"
         found = self.add_files([(path, module)], str(path))
         if len(self.warnings) > before and not self.clashes:
             raise UserError(f"--plugin {plugin}: {self.warnings.pop()}")
