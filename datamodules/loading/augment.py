@@ -1,10 +1,10 @@
-"""Augmentation of whole batches on their device, with parameters drawn for each image apart.
+"""Augmentation of whole batches on their device, with random parameters for each image.
 
 A description is a comma-separated list, applied in order, each with an optional strength::
 
     crop:4,hflip,jitter:0.4,cutout:8,mixup:0.2
 
-Parameters come from a CPU generator, so that a seed gives the same pictures on every device.
+Parameters come from a CPU generator, so that a seed gives the same images on every device.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _mixed_targets(batch: Batch, partner: Tensor, own: Tensor, classes: int) -> 
 
 
 class Augmentation:
-    """The transforms that a description names, applied in order to a batch on its device.
+    """Applies the transforms of a description, in order, to a batch on its device.
 
     Args:
         description: as above; the empty one and ``none`` change nothing.

@@ -37,7 +37,7 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
     [
         ("until:layer", 5, "no stage 'layer': did you mean 'layer2' or 'layer1'"),
         ("until:head", 5, "head is the head, which is always trained: write backbone"),
-        ("epochs:5", 5, "ends after 5 epochs, before anything thaws"),
+        ("epochs:5", 5, "ends after 5 epochs, before anything is unfrozen"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(text: str, epochs: int, message: str) -> None:

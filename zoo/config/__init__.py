@@ -1,1 +1,1 @@
-"""How to train: recipes, options, freezing plans; never imports torch."""
+"""Configuration: recipes, options, freezing plans; never imports torch."""

@@ -1,4 +1,4 @@
-"""Which stages of a network are trained in which epoch, as data: a plan that can be written down, shown and applied again."""
+"""Freezing plans: which stages of a network are trained in which epoch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ FORMS = "none, backbone, until:STAGE, epochs:N or epochs:N+M"
 
 @dataclass(frozen=True)
 class Freezing:
-    """A plan. The head, which is the last stage, is always trained.
+    """A freezing plan. The head, which is the last stage, is always trained.
 
     Attributes:
-        text: as it was written. ``none`` trains everything; ``backbone`` the head alone; ``until:STAGE`` freezes that stage and
-            those before it; ``epochs:N`` trains the head alone for N epochs and then everything; ``epochs:N+M`` thaws one stage
-            more, from the head down, every M epochs after the first N (gradual unfreezing, Howard and Ruder 2018, section 3.3).
-        until: the last stage that stays frozen.
-        head_epochs: epochs in which the head alone is trained.
-        stage_epochs: epochs between two further stages; 0 thaws all at once.
+        text: the value of ``recipe.freeze``. ``none`` trains everything; ``backbone`` only the head; ``until:STAGE`` freezes that
+            stage and those before it; ``epochs:N`` trains only the head for N epochs and then everything; ``epochs:N+M`` then
+            unfreezes one more stage, from the head down, every M epochs (gradual unfreezing, Howard and Ruder 2018, section 3.3).
+        until: last frozen stage.
+        head_epochs: epochs in which only the head is trained.
+        stage_epochs: epochs between two stages; 0 unfreezes all at once.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Freezing:
 
     @classmethod
     def parse(cls, text: str) -> Freezing:
-        """The plan that a text describes.
+        """Parse a plan.
 
         Raises:
-            ValueError: it describes none; the text says what would.
+            ValueError: the text is not a plan.
         """
         if text in ("none", "backbone"):
             return cls(text)
@@ -50,20 +50,20 @@ class Freezing:
         return self.head_epochs > 0
 
     def check(self, stages: Sequence[str], epochs: int) -> None:
-        """Hold the plan against a network with these stages and a training of so many epochs.
+        """Check the plan against the stages of a network and the number of epochs.
 
         Raises:
-            UserError: there is no such stage, nothing would be frozen, or nothing would ever be thawed.
+            UserError: an unknown stage, or a plan that would freeze nothing or never unfreeze anything.
         """
         if self.until and self.until not in stages:
             raise unknown("stage", self.until, stages)
         if self.until == stages[-1]:
             raise UserError(f"recipe.freeze={self.text}: {self.until} is the head, which is always trained: write backbone")
         if self.head_epochs >= epochs:
-            raise UserError(f"recipe.freeze={self.text}: the training ends after {epochs} epochs, before anything thaws")
+            raise UserError(f"recipe.freeze={self.text}: the training ends after {epochs} epochs, before anything is unfrozen")
 
     def trained_from(self, stages: Sequence[str]) -> dict[str, int | None]:
-        """The epoch, from 0, from which each stage is trained; None is never."""
+        """Map each stage to the first epoch, from 0, in which it is trained; None is never."""
         body, head = stages[:-1], stages[-1]
         if self.text == "none":
             plan = dict.fromkeys(body, 0)
@@ -77,6 +77,6 @@ class Freezing:
         return {**{stage: plan[stage] for stage in body}, head: 0}
 
     def frozen(self, stages: Sequence[str], epoch: int) -> tuple[str, ...]:
-        """The stages that are not trained in an epoch, from 0."""
+        """List the stages that are frozen in an epoch, from 0."""
         plan = self.trained_from(stages)
         return tuple(stage for stage in stages if plan[stage] is None or epoch < plan[stage])

@@ -1,9 +1,8 @@
-"""Checks what a user sets against the types that are written in the code, before anything heavy is imported."""
+"""Validation of options against the types in the code, before anything heavy is imported."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -14,7 +13,7 @@ from zoo.registry.entry import KINDS, REQUIRED, Entry
 
 
 def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) -> dict[str, Any]:
-    """All options of an entry: the given ones, converted to their types, over the defaults.
+    """Validate options and return all of an entry: the given ones, converted to their types, over the defaults.
 
     Raises:
         UserError: an unknown option, a missing one, or a value of the wrong type.
@@ -31,11 +30,14 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
 
 
 def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what: str) -> BaseModel:
-    """A pydantic model made from what the user gave, with pydantic's complaints as one line.
+    """Create a pydantic model from the given values, with the first validation error as one line.
 
     Args:
-        section: the prefix of the key in the message, as in ``recipe``.
-        what: how an unknown key is called, as in ``recipe key``.
+        section: prefix of the key in the message, as in ``recipe``.
+        what: the term for an unknown key, as in ``recipe key``.
+
+    Raises:
+        UserError: an unknown key, a missing one, or a value of the wrong type.
     """
     try:
         return schema(**given)
@@ -44,7 +46,7 @@ def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what:
         first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            raise unknown(what, name, known_keys(schema)) from None
+            raise unknown(what, name, schema.model_fields) from None
         if first["type"] == "missing":
             raise UserError(f"{section}.{name} must be given: --set {section}.{name}=...") from None
         reason = first["msg"].removeprefix("Value error, ")
@@ -62,8 +64,3 @@ def require_positive(**options: int) -> None:
     for name, value in options.items():
         if value < 1:
             raise UserError(f"model.{name}={value}: must be at least 1")
-
-
-def known_keys(schema: type[BaseModel]) -> Iterable[str]:
-    """The keys that a section takes."""
-    return schema.model_fields

@@ -1,4 +1,4 @@
-"""How to train (``Recipe``) and one whole training (``Run``), typed and validated before torch is imported."""
+"""The configuration of a training run (``Run``) and its hyper-parameters (``Recipe``), validated before torch is imported."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, and an unknown key is an error."""
+    """A group of settings: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Recipe(Section):
-    """Everything about a training that is neither network nor data."""
+    """Hyper-parameters of a training, apart from those of the model and the data."""
 
     epochs: int = Field(20, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="samples per device and batch: images, or streams of text")
@@ -73,17 +73,17 @@ class Recipe(Section):
 
     @property
     def freezing(self) -> Freezing:
-        """Which stages are trained in which epoch."""
+        """The parsed freezing plan."""
         return Freezing.parse(self.freeze)
 
 
 class TrainerSettings(Section):
-    """Where and how far a run goes; handed to Lightning's Trainer."""
+    """Settings of Lightning's Trainer."""
 
     devices: Annotated[int | list[int] | str, Field(union_mode="left_to_right")] = Field(
         1, description="number of devices, a list of indices, or auto"
     )
-    num_nodes: int = Field(1, ge=1, description="machines")
+    num_nodes: int = Field(1, ge=1, description="number of machines")
     strategy: str = Field("auto", description="Lightning's name: auto, ddp, fsdp, ...")
     accelerator: str = Field("auto", description="Lightning's name: auto, cpu, gpu, mps, ...")
     sync_batchnorm: bool = Field(False, description="synchronize batch norm across devices")
@@ -98,12 +98,12 @@ class TrainerSettings(Section):
 
 
 class WandbSettings(Section):
-    """Weights & Biases. Environment variables (WANDB_PROJECT, ...) fill what is not set here."""
+    """Settings of Weights & Biases. Environment variables (WANDB_PROJECT, ...) are the defaults."""
 
-    mode: Literal["off", "online", "offline"] = Field("off", description="off does not even import wandb")
+    mode: Literal["off", "online", "offline"] = Field("off", description="off does not import wandb")
     project: str | None = Field(None, description="default: WANDB_PROJECT or bestiary")
     entity: str | None = Field(None, description="user or team")
-    group: str | None = Field(None, description="runs shown together")
+    group: str | None = Field(None, description="group of runs")
     job_type: str | None = Field(None, description="as in train or sweep")
     tags: tuple[str, ...] = Field((), description="labels to filter by")
     artifacts: bool = Field(False, description="upload the best and the last checkpoint")
@@ -115,7 +115,7 @@ class WandbSettings(Section):
 
 
 class Run(Section):
-    """One whole training: a model and its options, data and its options, a recipe, and where it runs.
+    """The configuration of a training run: model, data, recipe, trainer and tracker.
 
     ``model`` and ``data`` hold ``name`` beside the options; ``plugins`` are the plugin files that were given.
     """
@@ -128,16 +128,16 @@ class Run(Section):
     plugins: tuple[str, ...] = ()
 
     def options(self, section: Literal["model", "data"]) -> dict[str, Any]:
-        """The options without the name."""
+        """Options of the model or the data, without the name."""
         return {key: value for key, value in getattr(self, section).items() if key != "name"}
 
     @property
     def network(self) -> str:
-        """The name of what is trained: the model's, or of one that stands for a library, as in resnet50 of torchvision's."""
+        """The name of the network: the model's, or that of a library's network, as in torchvision's resnet50."""
         return self.model["network"] if self.model["name"] in LIBRARIES else self.model["name"]
 
     def to_yaml(self) -> str:
-        """The text of ``run.yaml``, which ``--config`` takes."""
+        """Dump to YAML, as ``run.yaml`` holds it and ``--config`` reads it."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -151,13 +151,13 @@ def resolve(
     settings: list[dict[str, dict[str, Any]]],
     recipe: dict[str, Any] | None = None,
 ) -> Run:
-    """One Run from all that was said, the later over the earlier: defaults, the model's recipe, config, settings in order.
+    """Merge and validate a Run. Later values win: defaults, the model's recipe, config, settings in order.
 
     Args:
-        name: the model; may be left out when the config names one.
-        config: the content of a configuration file, or nothing.
-        settings: trees of section -> key -> value.
-        recipe: what to take in place of the model's own recipe and augmentation.
+        name: model; may be omitted if the config names one.
+        config: content of a configuration file, may be empty.
+        settings: section -> key -> value; a dotted key sets one item of a dictionary.
+        recipe: replaces the model's own recipe and augmentation.
 
     Raises:
         UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
@@ -257,7 +257,7 @@ def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
 def resolve_test(
     registry: Registry, run: Run, data_name: str | None, settings: list[dict[str, dict[str, Any]]]
 ) -> tuple[dict[str, Any], TrainerSettings]:
-    """The data section and the trainer settings for testing a finished run, on its own data or other.
+    """Merge and validate the data section and the trainer settings for testing a finished run, on its own data or other.
 
     Raises:
         UserError: as ``resolve`` does.
@@ -276,7 +276,7 @@ def resolve_test(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a YAML file with the sections of a Run.
+    """Read a YAML file with the sections of a Run.
 
     Raises:
         UserError: the file is missing or is not such a file.
@@ -296,7 +296,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:
-    """``recipe.lr=0.1`` as a tree. The value is read as YAML, so ``[512,256]``, ``true`` and ``null`` are what they say.
+    """Parse a setting such as ``recipe.lr=0.1`` into section -> key -> value. The value is read as YAML.
 
     Raises:
         UserError: not of that form, or an unknown section.
@@ -316,7 +316,7 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
 
 
 def differences(old: Run, new: Run) -> list[str]:
-    """The settings in which two Runs differ, each as ``section.key=new value (was old value)``."""
+    """List the settings in which two Runs differ, each as ``section.key=new value (was old value)``."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [
         f"{section}.{key}={after[section].get(key)} (was {before[section].get(key)})"

@@ -1,1 +1,1 @@
-"""From a recipe to torch objects: optimizers, schedules and penalties."""
+"""Optimizers, losses, learning-rate schedules and penalties of a recipe."""

@@ -1,4 +1,4 @@
-"""The losses by name that a recipe can train on."""
+"""Losses for classification."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def hinge(logits: Tensor, targets: Tensor, reduction: str, margin: float = 1.0) 
 
 
 def build_loss(recipe: Recipe, default: str) -> Callable[..., Tensor]:
-    """The function ``(logits, targets, reduction)`` of the loss that a recipe names, or of the task's default.
+    """Build the loss that a recipe names, or the task's default, as a function ``(logits, targets, reduction)``.
 
     Raises:
-        UserError: the recipe smooths labels, and the loss does not.
+        UserError: the recipe has label smoothing, and the loss takes none.
     """
     entry = current_registry().find("loss", recipe.loss or default)
     function = entry.load()

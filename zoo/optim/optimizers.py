@@ -1,4 +1,4 @@
-"""The optimizers by name, and parameter groups with weight decay where it belongs."""
+"""Optimizers, and parameter groups that exempt norms and biases from weight decay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def adamw(
 
 
 def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> Optimizer:
-    """The recipe's optimizer over ``decay_groups`` or ``stage_groups``; ``lr`` is for groups without a rate of their own.
+    """Build the recipe's optimizer for ``decay_groups`` or ``stage_groups``; ``lr`` is for groups without their own.
 
     Raises:
         UserError: an argument out of range, or weight decay for an optimizer that has none.
@@ -62,22 +62,23 @@ def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> Optimizer:
 
 
 def is_regularized(parameter: nn.Parameter, recipe: Recipe) -> bool:
-    """Whether decay and penalties apply to it. Norms and biases are what has fewer than two dimensions."""
+    """Whether weight decay and penalties apply to a parameter. Norms and biases have fewer than two dimensions."""
     return parameter.ndim > 1 or recipe.decay_norms_and_biases
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict]:
-    """Two groups with their ``weight_decay``: what decays, and norms and biases, which do not unless the recipe says so."""
-    decayed, spared = [], []
+    """Split parameters into a group with the recipe's weight decay and one without, for norms and biases."""
+    decayed, exempt = [], []
     for parameter in parameters:
-        (decayed if is_regularized(parameter, recipe) else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        (decayed if is_regularized(parameter, recipe) else exempt).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 def stage_groups(stages: Mapping[str, nn.Module], recipe: Recipe, lr: float) -> list[dict]:
-    """The groups of ``decay_groups`` for each stage, with a rate of their own: ``lr`` for the head, which is the last, and for
-    each stage before it ``layer_decay`` times that of its follower (Howard and Ruder 2018, section 3.2).
+    """Apply ``decay_groups`` to each stage, with layer-wise learning rates (Howard and Ruder 2018, section 3.2).
+
+    The head, which is the last stage, has ``lr``, and each stage before it ``layer_decay`` times the rate of the next.
     """
     groups, seen = [], set()
     for place, (name, stage) in enumerate(stages.items(), 1):
@@ -89,5 +90,5 @@ def stage_groups(stages: Mapping[str, nn.Module], recipe: Recipe, lr: float) -> 
 
 
 def scaled_lr(recipe: Recipe, global_batch: int) -> float:
-    """The recipe's learning rate, scaled linearly with the global batch if it asks for that (Goyal et al. 2017)."""
+    """Scale the learning rate linearly with the global batch size if the recipe has a base (Goyal et al. 2017)."""
     return recipe.lr * global_batch / recipe.lr_base_batch_size if recipe.lr_base_batch_size else recipe.lr

@@ -1,4 +1,4 @@
-"""Penalties on the size of weights, as a part of the loss: L1, L2, and both together, the elastic net."""
+"""Weight penalties in the loss: L1, L2, and both together, the elastic net."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from zoo.optim.optimizers import is_regularized
 
 
 def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None:
-    """l1 * sum |w| + l2 / 2 * sum w^2 over all weights (Zou and Hastie 2005), a 0-d tensor; None if the recipe asks for none.
+    """Compute l1 * sum |w| + l2 / 2 * sum w^2 over all weights (Zou and Hastie 2005), a 0-d tensor; None without a penalty.
 
-    The gradient of the L2 part is l2 * w: in ``sgd`` that is ``weight_decay``, while optimizers that scale the gradient scale
-    it too, which the decoupled decay of ``adamw`` avoids (Loshchilov and Hutter 2017).
+    The gradient of the L2 part is l2 * w. With ``sgd`` it equals ``weight_decay``; adaptive optimizers rescale it, which the
+    decoupled decay of ``adamw`` avoids (Loshchilov and Hutter 2017).
     """
     if not (recipe.l1 or recipe.l2):
         return None

@@ -1,4 +1,4 @@
-"""The learning rate as a closed function of the step, so that it has no state to lose in a resume."""
+"""Learning-rate schedules as closed functions of the step, so that a resume needs no state."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from zoo.config.recipe import Recipe
 
-ONE_CYCLE_RISE = 0.3  # share of the training in which one-cycle rises
+ONE_CYCLE_RISE = 0.3  # fraction of the training in which one-cycle rises
 ONE_CYCLE_START = 1 / 25  # of the peak (Smith and Topin 2017; the values of torch's OneCycleLR)
 ONE_CYCLE_END = ONE_CYCLE_START / 1e4
 
 
 def lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate at each step in [0, total_steps).
+    """Return the factor of the learning rate as a function of the step in [0, total_steps).
 
-    ``constant``; ``multistep``, which falls by ``gamma`` at each milestone; ``cosine``, to zero (Loshchilov and Hutter 2016);
-    ``one-cycle``, up and down by cosines. All but the last rise linearly during ``warmup_epochs`` first.
+    ``constant``; ``multistep``, which drops by ``gamma`` at each milestone; ``cosine``, to zero (Loshchilov and Hutter 2016);
+    ``one-cycle``, up and down by cosines. All but the last have a linear warmup of ``warmup_epochs``.
     """
     warmup_steps = round(recipe.warmup_epochs * total_steps / recipe.epochs)
 

@@ -1,1 +1,1 @@
-"""Names: registering models and data sets, and reading what is registered without importing it."""
+"""The registry: decorators, and reading what they register without importing it."""

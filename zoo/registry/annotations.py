@@ -1,4 +1,4 @@
-"""Types of options: read from annotations without evaluating them."""
+"""Types of options, parsed from annotations without evaluating them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NAMED_TYPES = {
 
 
 def parse_annotation(text: str) -> Any:
-    """The type that an annotation names, without evaluating it: it may come from a file that must not be run.
+    """Parse an annotation without evaluating it, since it may come from a file that must not be run.
 
-    Knows the types that can be written on a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions.
+    Supports the types of a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions; others are Any.
     """
     return _type_of(ast.parse(text, mode="eval").body)
 
@@ -46,5 +46,5 @@ def _type_of(node: ast.expr) -> Any:
 
 
 def spelled_out(annotation: str) -> str:
-    """An annotation with the names above written as the values that they stand for."""
+    """Replace the names above by the literals that they stand for."""
     return f"Literal[{', '.join(map(repr, get_args(NAMES[annotation])))}]" if annotation in NAMES else annotation

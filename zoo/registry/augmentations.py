@@ -1,4 +1,4 @@
-"""Descriptions of augmentation, as in ``crop:4,hflip``, read before anything heavy is imported."""
+"""Parsing of augmentations such as ``crop:4,hflip``, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 
-PRESETS = ("none", "light", "standard", "strong")  # of which each data set says what they are
+PRESETS = ("none", "light", "standard", "strong")  # defined by each data set
 Fraction = float  # a strength of at most 1
 
 
 def parse_augmentation(registry: Registry, description: str) -> list[tuple[Entry, float | None]]:
-    """The transforms of a comma-separated description with their strengths; None where a transform takes none.
+    """Parse a comma-separated description into transforms with their strengths, None where a transform takes none.
 
     Raises:
         UserError: an unknown transform, or a strength that is not a positive number.

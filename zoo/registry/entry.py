@@ -78,18 +78,18 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name and all that is known of it without importing anything.
+    """A registered name and its metadata.
 
     Attributes:
         kind: one of ``KINDS``.
-        task: the kind of work; a model takes the data sets and losses of its own task.
+        task: a model takes the data sets and losses of its own task.
         tiny: options of a small variant, for checks.
-        recipe: the model's own training settings.
-        data: the data set a model uses unless told otherwise, and ``data_options`` its settings.
-        augment: the augmentation that suits a model on any data, if it is not the data's own.
+        recipe: the model's own hyper-parameters.
+        data: default data set of a model, and ``data_options`` its settings.
+        augment: default augmentation of a model, on any data; empty is the data's own.
         paper: arXiv number or DOI.
         origin: the distribution and version, or the file, that the name comes from.
-        partial: whether some of it could not be read without running the file; ``completed`` does that.
+        partial: whether some values are known only once the file is imported; see ``completed``.
     """
 
     kind: str
@@ -120,14 +120,14 @@ class Entry:
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
     def completed(self) -> Entry:
-        """The entry with all its options: if they could not all be read, as Python registers it when it is imported."""
+        """The complete entry; if the source could not be read completely, its module is imported."""
         if not self.partial:
             return self
         self.load()
         return replace(_runtime_entries[self.kind, self.name], origin=self.origin, path=self.path)
 
     def load(self) -> Any:
-        """Import the module that registers this name and return the class or function.
+        """Import the class or function.
 
         Raises:
             UserError: the module, a plugin's perhaps, cannot be imported.
@@ -238,7 +238,7 @@ def register_augmentation(name: str, **keywords: Any) -> Decorator:
 
 
 def runtime_entry(kind: str, name: str) -> Entry:
-    """The entry as Python saw it when it ran the decorator; a test holds it against the one that was read."""
+    """The entry that the decorator made when Python ran it, for comparison with the one that was read."""
     return _runtime_entries[kind, name]
 
 
@@ -253,7 +253,7 @@ def make_entry(
     module: str,
     partial: bool = False,
 ) -> Entry:
-    """An entry from what stands in a decorator, a signature and docstrings.
+    """Make an entry from the parts of a decorator, a signature and docstrings.
 
     Raises:
         ValueError: a keyword is neither a description nor an option.
@@ -287,10 +287,7 @@ def _section_of_arguments(doc: str | None) -> dict[str, str]:
 
 
 def _import(module: str, path: str) -> None:
-    """Import by name; a file given with ``--plugin`` has no installed name and is imported from its path.
-
-    As with a script, what lies beside the file can be imported by it.
-    """
+    """Import a module by name, or a plugin file by its path. As a script, it can import modules from its own folder."""
     if not module.startswith(PLUGIN_FILE):
         importlib.import_module(module)
     elif module not in sys.modules:

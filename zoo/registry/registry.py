@@ -1,7 +1,7 @@
-"""What exists: all that is registered, read from the source of its decorators.
+"""The registry of all names.
 
-Python runs ``register_model`` and its siblings when a module is imported. To list, describe and check names, this module *reads*
-the same decorators with ``ast`` instead: nothing is imported and nobody's code runs, so a name is answered at once.
+Python runs ``register_model`` and its siblings when a module is imported. To list, describe and check names, the registry *reads*
+the same decorators with ``ast`` instead: nothing is imported and no plugin runs, so names are answered at once.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart in
 
 
 class Registry:
-    """All names, by kind, and what went wrong while looking for them. The zoo's own are read when their kind is first asked for.
+    """All entries by kind and name. The zoo's own are read when their kind is first requested.
 
     Attributes:
-        plugin_files: the files given with ``--plugin``, as absolute paths.
+        plugin_files: plugin files, as absolute paths.
+        warnings: plugins that could not be read, and names with two owners.
+        clashes: (kind, name) -> the error for a name with two owners.
     """
 
     def __init__(self) -> None:
@@ -71,15 +73,15 @@ class Registry:
         return self.find("data", name)
 
     def data_for(self, task: str, tags: tuple[str, ...] = ()) -> list[str]:
-        """The data sets that a model of ``task`` with these ``tags`` can take: ``points`` are not for all."""
+        """List the data sets for a model of ``task`` with these ``tags``: ``points`` are not for all."""
         fitting = (name for name, entry in self.data.items() if entry.task == task)
         return sorted(name for name in fitting if not (NEED_IMAGES & set(tags) and "points" in self.data[name].tags))
 
     def find(self, kind: str, name: str) -> Entry:
-        """The entry of a kind and name.
+        """Find an entry by kind and name.
 
         Raises:
-            UserError: there is none, or two packages claim it.
+            UserError: an unknown name, or one with two owners.
         """
         entries = self.entries(kind)
         if (kind, name) in self.clashes:
@@ -93,7 +95,7 @@ class Registry:
         raise unknown(KINDS[kind].title, name, entries, f"`{KINDS[kind].listing}` shows them all")
 
     def add_files(self, files: list[tuple[Path, str]], origin: str) -> list[Entry]:
-        """Read files (path, module name) of a plugin; one that cannot be read is one warning."""
+        """Read files (path, module name) of a plugin; a file that cannot be read is a warning."""
         found = [entry for path, module in files for entry in self._read(path, module, origin)]
         self._of_plugins += found
         for entry in found:
@@ -125,7 +127,7 @@ class Registry:
         self.plugin_files.append(str(path))
 
     def add_plugins_of(self, run: str, plugins: Sequence[str]) -> None:
-        """Read the plugin files that a run was trained with, except those that have been given again from another place.
+        """Read the plugin files of a run, except those whose name was given from another folder.
 
         Raises:
             UserError: one is missing.
@@ -145,7 +147,7 @@ class Registry:
             return []
 
     def _add(self, entry: Entry) -> None:
-        """Add an entry; a name that is taken stays with its first owner, and to use it is an error that names both."""
+        """Add an entry; a name with two owners is an error when it is used."""
         known = self._entries[entry.kind].setdefault(entry.name, entry)
         if known.path != entry.path:
             clash = (
@@ -159,10 +161,10 @@ _current: Registry | None = None  # of the last scan
 
 
 def scan(plugins: Sequence[str] = ()) -> Registry:
-    """Read what is registered: by the zoo, by installed plugins, and by the given plugin files.
+    """Make a registry of the zoo, installed plugins, and plugin files.
 
     Args:
-        plugins: paths of Python files to read beside what is installed.
+        plugins: paths of plugin files.
 
     Raises:
         UserError: a plugin file is missing or cannot be read.
@@ -182,7 +184,7 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
 
 
 def current_registry() -> Registry:
-    """The registry of the last ``scan`` in this process: for what is made of something else by name."""
+    """The registry of the last ``scan`` in this process, for components that are built by name."""
     return _current or scan()
 
 

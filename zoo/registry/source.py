@@ -1,4 +1,4 @@
-"""Read registered entries from source code with ``ast``, without importing it."""
+"""Reads registered entries from source code with ``ast``, without importing it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REGISTERED_FUNCTION = re.compile(r"^@(\w+\.)?register_(optimizer|loss|augmentati
 
 
 class Source:
-    """One parsed file: what its names at the top level stand for, and from where others are imported."""
+    """A parsed file, with its top-level names and imports."""
 
     def __init__(self, path: Path, module: str) -> None:
         self.path, self.module = path, module
@@ -42,7 +42,7 @@ class Source:
                     self.imports |= {each.asname or each.name: (origin, each.name) for each in node.names}
 
     def find(self, name: str) -> tuple[Source, ast.AST] | None:
-        """What a name stands for, and the file that says so, followed through imports; None if it cannot be found."""
+        """Find the definition of a name and its file, through imports; None if it cannot be found."""
         if name in self.names:
             return self, self.names[name]
         module, original = self.imports.get(name, ("", ""))
@@ -50,10 +50,10 @@ class Source:
         return open_source(path, module).find(original) if path and path != self.path else None
 
     def literal(self, node: ast.expr) -> Any:
-        """The value of an expression made of literals, of names of such, and of both unpacked.
+        """Evaluate literals, names of literals, and containers that unpack them.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: it is another expression.
         """
         with suppress(ValueError):  # it holds names, or unpacks something
             return ast.literal_eval(node)
@@ -72,7 +72,7 @@ class Source:
 
 
 def _parsed(text: str, name: str) -> ast.Module:
-    """The tree of a file, without the functions in it unless some are registered."""
+    """Parse a file, without its functions unless some are registered."""
     if not REGISTERED_FUNCTION.search(text):
         with suppress(SyntaxError):  # of the file itself, or because a text in it looks like a function
             return ast.parse(FUNCTION.sub(lambda match: "\n" * match[0].count("\n"), text), name)
@@ -80,7 +80,7 @@ def _parsed(text: str, name: str) -> ast.Module:
 
 
 def open_source(path: Path, module: str) -> Source:
-    """The parsed file, as it is now."""
+    """Parse a file, once for each of its versions."""
     return _parse(path, module, path.stat().st_mtime_ns)
 
 
@@ -90,7 +90,7 @@ def _parse(path: Path, module: str, version: int) -> Source:
 
 
 def read_file(path: Path, module: str) -> Iterator[Entry]:
-    """The entries that one source file registers, without running it.
+    """Read the entries that a source file registers, without running it.
 
     Raises:
         SyntaxError, ValueError, OSError: the file cannot be read so; the text says why.
@@ -142,7 +142,7 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
 
 
 def _signature(node: Definition, source: Source, read: Callable) -> tuple[dict[str, tuple[str, Any]], list[str | None], bool]:
-    """The parameters and docstrings of a function or a class, as in ``entry``, and whether all could be found."""
+    """Read parameters and docstrings of a function or a class, as ``entry._signature`` does, and whether all could be found."""
     parameters: dict[str, tuple[str, Any]] = {}
     docs: list[str | None] = []
     sought = {"__init__"}  # empty when no more parameters come from bases
@@ -177,14 +177,14 @@ def _lineage(node: Definition, file: Source, own: Source, sought: set[str]) -> I
 
 
 def module_file(module: str, beside: Path | None = None) -> Path | None:
-    """The file of a module: beside a file that imports it, or installed; nothing is imported to find it."""
+    """Find the file of a module, beside the importing file or installed, without importing anything."""
     top, *rest = module.split(".")
     places = [beside] if beside and _file_in(beside, [top]) else _places(top)
     return next((path for place in places if (path := _file_in(place, [top, *rest]))), None)
 
 
 def _places(top: str) -> list[Path]:
-    """The folders that hold an installed module or package."""
+    """List the folders that hold an installed module or package."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
