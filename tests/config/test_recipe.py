@@ -43,6 +43,12 @@ def test_arguments_of_an_optimizer_are_set_one_by_one_and_left_behind_with_it() 
     assert args("recipe.optimizer_args.momentum=0.5", "recipe.optimizer=sgd")["momentum"] == 0.5
 
 
+def test_former_names_of_options_are_known() -> None:
+    for name, former, present in (("char-lstm", "data.chunk", "seq_len"), ("vit", "model.width", "embed_dim")):
+        with pytest.raises(UserError, match=f"did you mean '{present}'"):
+            resolve(REGISTRY, name, {}, [parse_setting(f"{former}=8")])
+
+
 def test_a_loss_is_for_a_task() -> None:
     recipe = resolve(REGISTRY, "svm", {}, [parse_setting("recipe.loss_args.margin=2")]).recipe
     assert (recipe.loss, recipe.loss_args) == ("hinge", {"margin": 2.0})
