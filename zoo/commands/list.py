@@ -8,12 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, announce_loading, open_registry, print_json, print_table, setting
+from zoo.commands.shell import (
+    Json,
+    SetModelAndData,
+    announce_loading,
+    name_width,
+    open_registry,
+    print_items,
+    print_json,
+    print_table,
+    print_wrapped,
+    setting,
+    terminal_width,
+)
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.registry.entry import REQUIRED, Entry
+from zoo.registry.entry import KINDS, REQUIRED, Entry
 from zoo.registry.registry import Registry
-
-NAME_WIDTH = 28  # of the column of names, at most
 
 
 def print_list(registry: Registry, kind: str, pattern: str, task: str, json: bool, next_steps: str) -> None:
@@ -60,17 +70,12 @@ def _by_task(entries: Iterable[Entry]) -> list[Entry]:
 
 def _print_groups(entries: list[Entry]) -> None:
     """Print a heading for each task, and one line for each entry where its summary can be made to fit."""
-    import shutil
-    import textwrap
     from itertools import groupby
 
-    width = shutil.get_terminal_size().columns
-    column = min(NAME_WIDTH, max(len(entry.name) for entry in entries)) + 4
+    width = name_width(entry.name for entry in entries)
     for number, (task, group) in enumerate(groupby(entries, lambda entry: entry.task)):
         print(f"{'' if number == 0 else chr(10)}{task.replace('-', ' ').capitalize()}")
-        for entry in group:
-            line = f"  {entry.name}".ljust(column - 1) + " " + _in_brief(entry, width - column)
-            print(textwrap.fill(line, width, subsequent_indent=" " * column, break_on_hyphens=False))
+        print_items([(entry.name, _in_brief(entry, terminal_width() - width - 4)) for entry in group], width)
 
 
 def _in_brief(entry: Entry, width: int) -> str:
@@ -87,27 +92,32 @@ def _no_match(registry: Registry, entries: dict[str, Entry], pattern: str, task:
     tasks = {entry.task for entry in entries.values()}
     if task and task not in tasks:
         return UserError(f"nothing matches '--task {task}'{did_you_mean(task, tasks)}")
-    if places := _settings_named(registry, pattern.replace("-", "_")):
+    if places := _settings_named(registry, pattern):
         return UserError(f"no name or tag matches {pattern!r}, but it is {'; and it is '.join(places)}")
     words = [word for entry in entries.values() for word in (entry.name, *entry.tags, *entry.defaults)]
     near = did_you_mean(pattern, words)
     return UserError(f"nothing matches {' '.join(filter(None, (pattern, task and f'--task {task}')))!r}{near}")
 
 
-def _settings_named(registry: Registry, key: str) -> list[str]:
-    """What has an option or a recipe key of this name, each with a command that sets it."""
+def _settings_named(registry: Registry, word: str) -> list[str]:
+    """What has an option or a recipe key of this name, or is chosen by it, each with a command that sets it."""
     from zoo.config.recipe import Recipe
 
-    places = []
-    commands = {"model": (registry.models, "zoo train"), "data": (registry.data, "zoo data preview")}
-    for section, (entries, command) in commands.items():
+    places, key = [], word.replace("-", "_")
+    for kind, about in KINDS.items():
+        entries = registry.entries(kind)
+        choose = f"zoo train mlp --set {about.section.removesuffix('_args')}="
+        if kind not in ("model", "data") and word in entries:
+            places.append(f"{'a' if kind == 'loss' else 'an'} {about.title}: {choose}{word}")
         having = [entry for entry in _by_task(entries.values()) if entry.defaults.get(key) is not None]
-        if having:
+        if having and kind != "augmentation":  # which takes its arguments with its name
             # one that needs no download and sets something, as an example
             shown = max(having, key=lambda entry: ("embedded" in entry.tags, bool(entry.defaults[key])))
-            example = setting(f"{section}.{key}", "VALUE" if shown.defaults[key] == "" else shown.defaults[key])
-            names = some((entry.name for entry in having), 3)
-            places.append(f"an option of {names}: {command} {shown.name} --set {example}")
+            command = {"model": f"zoo train {shown.name}", "data": f"zoo data preview {shown.name}"}.get(
+                kind, choose + shown.name
+            )
+            example = setting(f"{about.section}.{key}", "VALUE" if shown.defaults[key] == "" else shown.defaults[key])
+            places.append(f"an option of {some((entry.name for entry in having), 3)}: {command} --set {example}")
     if key in Recipe.model_fields:
         places.append(f"a recipe key: zoo train mlp --set {setting(f'recipe.{key}', Recipe.model_fields[key].default)}")
     return places
@@ -218,7 +228,8 @@ def show(
     for key, value in entry.recipe.items():
         print(f"  {key} = {value}")
     default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
-    print(f"\ndata    {', '.join(registry.data_for(entry.task, entry.tags))}   (default: {default})")
+    print()
+    print_wrapped(f"data    {', '.join(registry.data_for(entry.task, entry.tags))} (default: {default})", indent=8)
     print(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
 
 
@@ -247,12 +258,17 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
 
 
 def print_entry(entry: Entry, section: str) -> None:
-    print(f"{entry.name}   {entry.summary}")
+    print_wrapped(f"{entry.name}   {entry.summary}")
     where = f"   https://arxiv.org/abs/{entry.paper}" if entry.paper else ""
     print(f"{entry.task}, from {entry.origin}   {' '.join(f'#{tag}' for tag in entry.tags)}{where}")
-    if entry.options:
-        print(f"\noptions (--set {section}.KEY=VALUE)")
+    if not entry.options:
+        return
+    print(f"\noptions (--set {section}.KEY=VALUE)")
+    items = []
     for option in entry.options:
-        default = "must be given" if option.default == REQUIRED else f"= {option.default}"
         values = option.type.removeprefix("Literal[").removesuffix("]").replace("'", "")
-        print(f"  {option.name} {default}   ({values if option.type.startswith('Literal[') else option.type}) {option.help}")
+        default = "(required)" if option.default == REQUIRED else f"= {option.default}"
+        items.append(
+            (f"{option.name} {default}", f"{option.help.rstrip('.')} ({values if 'Literal[' in option.type else option.type})")
+        )
+    print_items(items, name_width(name for name, _ in items))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
+from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -181,13 +182,36 @@ def print_json(value: Any) -> None:
     print(json_module.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
-    """Print aligned columns, those of ``numbers`` to the right; truncated to the width of a terminal, whole in a pipe."""
+def terminal_width() -> int:
+    """The width of the terminal, or of ``COLUMNS``; 80 where there is neither."""
     import shutil
 
+    return shutil.get_terminal_size().columns
+
+
+def print_wrapped(text: str, indent: int = 0) -> None:
+    """Print a paragraph, wrapped between words to the width of the terminal; all lines but the first are indented."""
+    import textwrap
+
+    print(textwrap.fill(text, terminal_width(), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False))
+
+
+def name_width(names: Iterable[str]) -> int:
+    """The width of a column of names; a few long ones may stand out."""
+    return min(28, max(map(len, names)))
+
+
+def print_items(items: Iterable[tuple[str, str]], width: int) -> None:
+    """Print (name, description) pairs, the names in a column of this width."""
+    for name, description in items:
+        print_wrapped(f"  {name:{width}}  {description}", indent=width + 4)
+
+
+def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
+    """Print aligned columns, those of ``numbers`` to the right; truncated to the width of a terminal, whole in a pipe."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     aligns = [str.rjust if title in numbers else str.ljust for title in header]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6
+    width = terminal_width() if sys.stdout.isatty() else 10**6
     for row in (header, *rows):
         line = "  ".join(align(cell, w) for align, cell, w in zip(aligns, row, widths, strict=True)).rstrip()
         print(line if len(line) <= width else line[: width - 1] + "…")
