@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, announce_loading, open_registry, print_json
+from zoo.commands.shell import Json, open_registry, print_json
 from zoo.core.errors import UserError, near_path
 
 
@@ -25,7 +25,6 @@ def autopsy(
     """
     registry = open_registry(context)
     path = _file(run)
-    announce_loading()
     from functools import partial
 
     from zoo.training.autopsy import repeat_step

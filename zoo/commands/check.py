@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, announce_loading, open_registry, print_json
+from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json
 from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -37,7 +37,6 @@ def check(
     from zoo.config.recipe import parse_setting
 
     given = [parse_setting(text, ("model", "data") if entry.kind == "model" else ("data",)) for text in settings]
-    announce_loading()
     from zoo.checks.contract import check_entry
 
     results = check_entry(registry, entry, given)
@@ -53,7 +52,6 @@ def check(
 def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
     if entry.kind != "model":
         raise UserError(f"--gradients is for models; {entry.name} is a data set")
-    announce_loading()
     from zoo.checks.gradients import check_gradients
 
     results = []
@@ -76,7 +74,6 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
 
 def doctor(context: typer.Context, json: Json = False) -> None:
     """Check this machine: versions, devices, folders, plugins."""
-    announce_loading()
     from zoo.checks.machine import examine
 
     findings = examine(open_registry(context))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.list import print_entry, print_list
-from zoo.commands.shell import Json, SetData, announce_loading, open_registry, print_json
+from zoo.commands.shell import Json, SetData, open_registry, print_json
 from zoo.core.errors import UserError, near_path
 from zoo.registry.entry import REQUIRED, Entry
 
@@ -31,7 +31,6 @@ def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
     from zoo.config.recipe import Recipe
 
     recipe = Recipe()
-    announce_loading()
     return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
 
 

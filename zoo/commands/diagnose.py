@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zoo.commands.finetune import Freeze, Weights, resolve_either
-from zoo.commands.shell import Json, Set, announce_loading, open_registry, print_json, zoo_command
+from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
 from zoo.commands.train import DataName
 from zoo.core.errors import some
 
@@ -35,7 +35,6 @@ def diagnose(
     """
     registry = open_registry(context)
     run, words = resolve_either(registry, name, data, weights, freeze, settings)
-    announce_loading()
     from zoo.training.examination import examine
 
     checks = examine(registry, run)

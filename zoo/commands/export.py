@@ -12,7 +12,6 @@ from zoo.commands.shell import (
     Json,
     RunName,
     announce,
-    announce_loading,
     checkpoint_file,
     open_registry,
     print_json,
@@ -43,7 +42,6 @@ def export(
     registry = open_registry(context)
     file, figures, name = _classifier_file(registry, run, checkpoint, "zoo export")
     path = output_file(format, output, name)
-    announce_loading()
     from zoo.export import export as exporting
 
     announce("exporting and verifying")
@@ -78,7 +76,6 @@ def serve(
         raise UserError(f"--port {port}: must be at most 65535")
     registry = open_registry(context)
     file, figures, name = _classifier_file(registry, run, checkpoint, "zoo serve")
-    announce_loading()
     from zoo.serve import server
 
     def told(address: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, Set, announce_loading, open_registry, print_json, print_table, zoo_command
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
 from zoo.commands.train import (
     Accelerator,
     Config,
@@ -118,7 +118,6 @@ def _advise(run: Run, data: Any) -> None:
 
 def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     """Build the network, load its weights and show its stages; ``again`` is the command that trains it."""
-    announce_loading()
     from zoo.training.building import build_task, open_data
     from zoo.training.stage_plan import stage_plan
     from zoo.training.weights import begin_with, open_weights

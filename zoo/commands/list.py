@@ -11,7 +11,6 @@ import typer
 from zoo.commands.shell import (
     Json,
     SetModelAndData,
-    announce_loading,
     name_width,
     open_registry,
     print_items,
@@ -240,7 +239,6 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
     chosen = [{"data": {"name": data}}] if data else []
     run = resolve(registry, name, {}, [*(parse_setting(text, ("model", "data")) for text in settings), *chosen])
     shape = parse_image_shape(image) if image else None
-    announce_loading()
     from zoo.analysis.layer_table import tabulate
 
     table = tabulate(registry, run, shape)

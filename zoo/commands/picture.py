@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, announce_loading, open_registry, print_json, print_table
+from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
 
 
 def picture(
@@ -51,7 +51,6 @@ def picture(
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
     given |= {"text": text, "units": units, "class_name": class_name}
-    announce_loading()
     drawn = write_picture(open_registry(context), kind, runs, output, **given)
     if json:
         print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})

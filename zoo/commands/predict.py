@@ -16,7 +16,6 @@ from zoo.commands.shell import (
     Checkpoint,
     Json,
     RunName,
-    announce_loading,
     checkpoint_file,
     decimal_number,
     open_registry,
@@ -63,7 +62,6 @@ def predict(
     written_as = answer_format(json, csv, output)
     registry = open_registry(context)
     file, former = checkpoint_file(run, checkpoint)
-    announce_loading()
     from zoo.training.prediction import predict_files
 
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
@@ -114,7 +112,6 @@ def sample(
         raise UserError(f"{'--greedy' if greedy else '--beams'} does not sample: omit {' and '.join(given)}")
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)
-    announce_loading()
     from zoo.tasks.decoding import Sampling
     from zoo.training.writing import Writer
 
@@ -161,7 +158,6 @@ def chat(
     """
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)
-    announce_loading()
     from zoo.training.conversation import Conversation, Unanswered
 
     talk = Conversation(registry, file, Path(image), caption)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import announce_loading, open_registry, zoo_command
+from zoo.commands.shell import open_registry, zoo_command
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable
 
@@ -44,7 +44,6 @@ def report(
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {path}: a report is a page of HTML, so its name must end in .html")
     require_writable("--output", path)
-    announce_loading()
     from zoo.report.page import write_report
 
     again = zoo_command(context)

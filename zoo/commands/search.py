@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, Set, announce_loading, open_registry, print_json, print_table, whole_number, zoo_command
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 
@@ -88,7 +88,6 @@ def search(
 
 
 def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, json: bool, zoo: str) -> None:
-    announce_loading()
     from zoo.search.points import finished_points
     from zoo.search.study import StudyLocation, hide_password, open_or_create
     from zoo.search.workers import check_data_and_model, run_search
@@ -114,7 +113,6 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, 
 
 
 def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
-    announce_loading()
     from zoo.search.report import records, table, write_best, write_picture
 
     best, picture = write_best(study, location, plan, registry), write_picture(study, location, plan)

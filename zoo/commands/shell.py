@@ -78,6 +78,8 @@ class CommandGroup(TextParameters, TyperGroup):
         extra.setdefault("prog_name", "zoo")
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        if "torch" not in sys.modules:
+            sys.meta_path.insert(0, AnnounceTorch())
         try:
             sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
         except UserError as error:
@@ -134,10 +136,13 @@ def announce(what: str) -> None:
         rank_zero_print(f"{what} ...")
 
 
-def announce_loading() -> None:
-    """To be called before the first import of torch, which takes seconds."""
-    if "torch" not in sys.modules:
-        announce("loading PyTorch")
+class AnnounceTorch:
+    """An import hook that says why nothing happens for seconds: torch is loading."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "torch":
+            sys.meta_path.remove(self)
+            announce("loading PyTorch")
 
 
 def whole_number(option: str, text: str, least: int = 1) -> int:

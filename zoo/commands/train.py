@@ -16,7 +16,6 @@ from zoo.commands.shell import (
     RunName,
     Set,
     SetData,
-    announce_loading,
     checkpoint_file,
     metrics_line,
     open_registry,
@@ -134,7 +133,6 @@ def train_and_tell(
     registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str, **watching: Any
 ) -> None:
     """Train, print the results and suggest the next command; ``again`` is ``zoo`` with the plugins that were given."""
-    announce_loading()
     from zoo.training import engine
     from zoo.training.checkpoints import Interrupted
 
@@ -202,7 +200,6 @@ def test(
         if model.task != "classification":
             raise UserError(f"--csv {csv}: per-class metrics are for classifiers, and {model.name} is for {model.task}")
         require_writable("--csv", Path(csv))
-    announce_loading()
     from zoo.training import engine
 
     tested = engine.test(registry, file, data_section, trainer_settings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.commands.finetune import Freeze, Weights, resolve_either
-from zoo.commands.shell import Json, Set, announce_loading, open_registry, print_json, print_table, zoo_command
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
 from zoo.commands.train import DataName
 from zoo.core.errors import UserError, unknown
 
@@ -69,7 +69,6 @@ def tune(
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
     """Run the searches; the result is plain data: ``lr``, ``batch_size``, and the details of each."""
-    announce_loading()
     from zoo.training.tuning import counts_images, open_subject, range_test, search_batch, with_batch
 
     def tell(text: str) -> None:
