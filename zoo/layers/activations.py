@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from zoo.registry.annotations import Activation
@@ -9,24 +11,20 @@ from zoo.registry.annotations import Activation
 NEGATIVE_SLOPE = 0.01  # of leaky-relu (Maas et al. 2013)
 
 
+ACTIVATIONS = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky-relu": partial(nn.LeakyReLU, NEGATIVE_SLOPE, inplace=True),
+    "elu": nn.ELU,  # Clevert et al. 2015
+    "gelu": nn.GELU,  # Hendrycks and Gimpel 2016
+    "silu": nn.SiLU,  # Elfwing et al. 2017
+}
+
+
 def activation(name: Activation) -> nn.Module:
     """Return the activation function of this name as a module."""
-    match name:
-        case "sigmoid":
-            return nn.Sigmoid()
-        case "tanh":
-            return nn.Tanh()
-        case "relu":
-            return nn.ReLU(inplace=True)
-        case "leaky-relu":
-            return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
-        case "elu":
-            return nn.ELU()  # Clevert et al. 2015
-        case "gelu":
-            return nn.GELU()  # Hendrycks and Gimpel 2016
-        case "silu":
-            return nn.SiLU()  # Elfwing et al. 2017
-    raise ValueError(name)
+    return ACTIVATIONS[name]()
 
 
 def gain(name: Activation) -> float:

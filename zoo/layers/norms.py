@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import nn
 
@@ -18,18 +19,14 @@ def norm_2d(name: Norm, channels: int) -> nn.Module:
     ``batch``: over samples and positions (Ioffe and Szegedy 2015); ``layer``: channels and positions (Ba et al. 2016);
     ``instance``: positions of each channel (Ulyanov et al. 2016); ``group``: 16 channels and positions (Wu and He 2018).
     """
-    match name:
-        case "none":
-            return nn.Identity()
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "layer":
-            return nn.GroupNorm(1, channels)
-        case "instance":
-            return nn.InstanceNorm2d(channels, affine=True)
-        case "group":
-            return nn.GroupNorm(_groups(channels), channels)
-    raise ValueError(name)
+    norms = {
+        "none": nn.Identity,
+        "batch": nn.BatchNorm2d,
+        "layer": partial(nn.GroupNorm, 1),
+        "instance": partial(nn.InstanceNorm2d, affine=True),
+        "group": _group_norm,
+    }
+    return norms[name](channels)
 
 
 def norm_1d(name: Norm, features: int) -> nn.Module:
@@ -38,17 +35,11 @@ def norm_1d(name: Norm, features: int) -> nn.Module:
     Raises:
         UserError: ``instance``, which needs more than one position.
     """
-    match name:
-        case "none":
-            return nn.Identity()
-        case "batch":
-            return nn.BatchNorm1d(features)
-        case "layer":
-            return nn.LayerNorm(features)
-        case "group":
-            return nn.GroupNorm(_groups(features), features)
-    raise UserError(f"model.norm={name}: only for feature maps; use batch, layer, group or none")
+    if name == "instance":
+        raise UserError(f"model.norm={name}: only for feature maps; use batch, layer, group or none")
+    norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "group": _group_norm}
+    return norms[name](features)
 
 
-def _groups(channels: int) -> int:
-    return channels // math.gcd(channels, CHANNELS_PER_GROUP)
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // math.gcd(channels, CHANNELS_PER_GROUP), channels)

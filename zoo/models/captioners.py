@@ -43,11 +43,11 @@ class EncoderDecoderCaptioner(Captioner):
         self,
         spec: CaptionSpec,
         recipe: Recipe,
-        encoder: str,
-        encoder_options: dict[str, Any],
-        encoder_weights: str,
-        freeze_encoder: bool,
-        num_beams: int,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        num_beams: int = 1,
     ) -> None:
         super().__init__(spec, recipe, num_beams)
         require_positive(num_beams=num_beams)
@@ -63,6 +63,7 @@ class EncoderDecoderCaptioner(Captioner):
 @register_model(
     "captioner",
     task="captioning",
+    encoder_options={"channels": [16, 32, 64, 128], "norm": "batch"},
     tags=["cnn", "recurrent"],
     data="shapes-captions",
     data_options={"max_objects": 2},
@@ -91,19 +92,15 @@ class CNNLSTM(EncoderDecoderCaptioner):
         self,
         spec: CaptionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64, 128], "norm": "batch"},  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
         feature_dim: int = 96,
         hidden_size: int = 256,
         embed_dim: int = 192,
         num_queries: int = 8,
         repeat_image: bool = True,
         dropout: float = 0.0,
-        num_beams: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        super().__init__(spec, recipe, **options)
         require_positive(hidden_size=hidden_size, embed_dim=embed_dim, num_queries=num_queries)
         self.repeat_image = repeat_image
         self.locations = LocationFeatures(self.encoder, feature_dim)
@@ -188,18 +185,14 @@ class CNNLSTMAttention(EncoderDecoderCaptioner):
         self,
         spec: CaptionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
         feature_dim: int = 96,
         hidden_size: int = 128,
         embed_dim: int = 64,
         dropout: float = 0.0,
         coverage_weight: float = 0.0,
-        num_beams: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        super().__init__(spec, recipe, **options)
         require_positive(hidden_size=hidden_size, embed_dim=embed_dim)
         if coverage_weight < 0:
             raise UserError(f"model.coverage_weight={coverage_weight}: must be at least 0")
@@ -308,17 +301,13 @@ class CNNTransformer(EncoderDecoderCaptioner):
         self,
         spec: CaptionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
         num_layers: int = 2,
         num_heads: int = 4,
         embed_dim: int = 128,
         dropout: float = 0.0,
-        num_beams: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, num_beams)
+        super().__init__(spec, recipe, **options)
         require_positive(num_layers=num_layers)
         self.locations = LocationFeatures(self.encoder, embed_dim)
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim)

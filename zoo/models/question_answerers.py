@@ -55,15 +55,16 @@ class EncoderQuestionAnswerer(QuestionAnswerer):
         self,
         spec: QuestionSpec,
         recipe: Recipe,
-        encoder: str,
-        encoder_options: dict[str, Any],
-        encoder_weights: str,
-        freeze_encoder: bool,
-        hidden_size: int,
-        embed_dim: int,
-        dropout: float,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        hidden_size: int = 128,
+        embed_dim: int = 32,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
+        self.hidden_size = hidden_size
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
         self.question = QuestionEncoder(len(spec.vocabulary), embed_dim, hidden_size)
         self.dropout = make_dropout(dropout)
@@ -123,17 +124,12 @@ class LSTMQuestionAnswerer(EncoderQuestionAnswerer):
         self,
         spec: QuestionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
-        hidden_size: int = 128,
-        embed_dim: int = 32,
-        dropout: float = 0.0,
         pool: Literal["flatten", "avg"] = "flatten",
         fusion: Literal["product", "mlp"] = "product",
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
+        super().__init__(spec, recipe, **options)
+        hidden_size = self.hidden_size
         rows, columns = self.encoder.grid
         self.pool = nn.Flatten() if pool == "flatten" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         features = self.encoder.features * (rows * columns if pool == "flatten" else 1)
@@ -167,20 +163,9 @@ class StackedAttention(EncoderQuestionAnswerer):
         num_layers: number of attention layers.
     """
 
-    def __init__(
-        self,
-        spec: QuestionSpec,
-        recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
-        hidden_size: int = 128,
-        embed_dim: int = 32,
-        dropout: float = 0.0,
-        num_layers: int = 2,
-    ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
+    def __init__(self, spec: QuestionSpec, recipe: Recipe, num_layers: int = 2, **options: Any) -> None:
+        super().__init__(spec, recipe, **options)
+        hidden_size = self.hidden_size
         require_positive(num_layers=num_layers)
         self.cells = nn.Sequential(nn.Linear(self.encoder.features + COORDINATES, hidden_size), nn.Tanh())
         self.layers = nn.ModuleList(AttentionLayer(hidden_size) for _ in range(num_layers))
@@ -219,9 +204,17 @@ class AttentionLayer(nn.Module):
         return query + weights @ cells, weights
 
 
-@register_model("vqa-relation", task="question-answering", tags=["cnn", "recurrent", "relational"], data="sort-of-clevr",
-                tiny={"encoder_options": TINY_CNN, "hidden_size": 8, "embed_dim": 8, "film_dim": 12, "relation_dims": [12, 8],
-                      "answer_dims": [12, 12]}, recipe=RELATIONS_RECIPE, paper="1706.01427")  # fmt: skip
+@register_model(
+    "vqa-relation",
+    task="question-answering",
+    hidden_size=64,
+    tags=["cnn", "recurrent", "relational"],
+    data="sort-of-clevr",
+    tiny={"encoder_options": TINY_CNN, "hidden_size": 8, "embed_dim": 8, "film_dim": 12, "relation_dims": [12, 8],
+          "answer_dims": [12, 12]},
+    recipe=RELATIONS_RECIPE,
+    paper="1706.01427",
+)  # fmt: skip
 class RelationNetwork(EncoderQuestionAnswerer):
     """Relation network (Santoro et al. 2017): an MLP on all pairs of cells of the feature map and the question.
 
@@ -236,26 +229,20 @@ class RelationNetwork(EncoderQuestionAnswerer):
         self,
         spec: QuestionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
-        embed_dim: int = 32,
-        dropout: float = 0.0,
-        hidden_size: int = 64,
         film_dim: int = 256,
         relation_dims: list[int] = [64, 64],  # noqa: B006
         answer_dims: list[int] = [128, 128],  # noqa: B006
         norm: Norm = "batch",
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, encoder, encoder_options, encoder_weights, freeze_encoder, hidden_size, embed_dim, dropout)
+        super().__init__(spec, recipe, **options)
         for option, widths in {"relation_dims": relation_dims, "answer_dims": answer_dims}.items():
             if min(widths, default=0) < 1:
                 raise UserError(f"model.{option}={widths}: give the width of at least one layer, as in [64,64]")
         require_positive(film_dim=film_dim)
         if math.prod(self.encoder.grid) < 2:
-            raise UserError(f"model.encoder={encoder}: its feature map has a single cell for these images, so there are no pairs")
-        self.relations = Relations(self.encoder.features + COORDINATES, hidden_size, film_dim, relation_dims)
+            raise UserError(f"model.encoder={self.encoder.name}: its feature map is a single cell here, so there are no pairs")
+        self.relations = Relations(self.encoder.features + COORDINATES, self.hidden_size, film_dim, relation_dims)
         self.norm = norm_1d(norm, relation_dims[-1])
         widths = [relation_dims[-1], *answer_dims]
         layers = (nn.Sequential(nn.Linear(*sizes), nn.ReLU(inplace=True)) for sizes in zip(widths[:-1], widths[1:], strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,16 +95,13 @@ class CharRNN(RecurrentLanguageModel):
         self,
         spec: TextSpec,
         recipe: Recipe,
-        hidden_size: int = 256,
-        num_layers: int = 2,
-        dropout: float = 0.0,
-        input: Literal["embedding", "one-hot"] = "embedding",
-        tie_weights: bool = False,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe, hidden_size, num_layers, dropout, input, tie_weights)
-        tanh = self.recurrent
-        self.recurrent = nn.RNN(tanh.input_size, hidden_size, num_layers, nonlinearity, batch_first=True, dropout=tanh.dropout)
+        super().__init__(spec, recipe, **options)
+        rnn = self.recurrent
+        sizes = rnn.input_size, rnn.hidden_size, rnn.num_layers
+        self.recurrent = nn.RNN(*sizes, nonlinearity, batch_first=True, dropout=rnn.dropout)
 
 
 @register_model("char-gru", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,15 +56,13 @@ class GatedNetwork(RecurrentNetwork):
     forget: ClassVar[int]  # index of the forget gate; the update gate of a GRU
     input: ClassVar[int | None]
 
-    def __init__(
-        self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1, chrono_t_max: int = 100
-    ) -> None:
-        super().__init__(spec, recipe, hidden_size, num_layers)
+    def __init__(self, spec: SequenceSpec, recipe: Recipe, chrono_t_max: int = 100, **options: Any) -> None:
+        super().__init__(spec, recipe, **options)
         require_positive(chrono_t_max=chrono_t_max)
-        for layer in range(num_layers):
+        for layer in range(self.recurrent.num_layers):
             # torch has two biases, of which one is enough
             drawn, other = (getattr(self.recurrent, f"bias_{of}_l{layer}").detach().chunk(self.gates) for of in ("ih", "hh"))
-            bias = torch.empty(hidden_size).uniform_(1, chrono_t_max).log()
+            bias = torch.empty(self.recurrent.hidden_size).uniform_(1, chrono_t_max).log()
             drawn[self.forget].copy_(bias)
             other[self.forget].zero_()
             if self.input is not None:
