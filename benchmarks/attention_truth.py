@@ -20,7 +20,7 @@ import typer
 from zoo.datamodules.worlds.captions import MEANS
 from zoo.datamodules.worlds.descriptions import ATTRIBUTE_OF, Description, fits, read, stands
 from zoo.datamodules.worlds.shapes import SIDE, SIZES, Thing
-from zoo.pictures.caption_attention import look
+from zoo.pictures.caption_attention import caption_attention
 from zoo.registry.registry import scan
 from zoo.training.building import build_data, load_task
 from zoo.training.checkpoints import read_checkpoint
@@ -79,7 +79,7 @@ def judge(task: torch.nn.Module, data: object) -> Iterator[tuple[str, int, float
     order = torch.arange(len(split)).split(BATCH)
     for chosen, images in zip(order, split.images.batches(iter(order)), strict=True):
         scenes = data.scenes(split.columns["image_id"][chosen])
-        for words, maps, scene in zip(*look(task, images), scenes, strict=True):
+        for words, maps, scene in zip(*caption_attention(task, images), scenes, strict=True):
             things = spoken_of(words, scene)
             numbers = {thing: number for number, thing in enumerate(dict.fromkeys(things.values()))}
             for place, thing in things.items():

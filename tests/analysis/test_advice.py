@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.analysis.advice import Advice, advise, find_copies, report, suggest
+from zoo.analysis.advice import Advice, advise, find_duplicates, report, suggest
 from zoo.core.errors import UserError
 from zoo.datamodules.folder import Folder
 from zoo.registry.registry import scan
@@ -62,10 +62,10 @@ def test_images_are_counted_in_every_class_and_split() -> None:
     assert found.images == {
         split: {name: counted[split, name] for name in ("cat", "dog")} for split in ("train", "val", "test")
     }  # fmt: skip
-    assert found.unequal == 9 / 6
-    assert found.constant == pytest.approx(6 / 11), "dogs are most in training, and 6 of the 11 test images"
-    assert found.copies == [] and found.warnings() == []
-    assert found.brief() == ["answering 'dog' to everything gets 54.5% of the test images right: that is the mark to beat"]
+    assert found.imbalance == 9 / 6
+    assert found.majority_baseline == pytest.approx(6 / 11), "dogs are most in training, and 6 of the 11 test images"
+    assert found.duplicates == [] and found.warnings() == []
+    assert found.brief() == ["always predicting 'dog' has a test accuracy of 54.5%"]
 
 
 def test_copies_are_those_of_a_plain_hash() -> None:
@@ -77,7 +77,7 @@ def test_copies_are_those_of_a_plain_hash() -> None:
     copy("val/dog/2.png", "test/dog/other.png")
     copy("train/dog/3.png", "val/dog/leak.png")
     photograph(ROOT / "train" / "dog" / "bmp.bmp", 1), photograph(ROOT / "train" / "cat" / "bmp.bmp", 2)  # equal in size alone
-    copies = {kind.kind: kind for kind in advice().copies}
+    duplicates = {kind.kind: kind for kind in advice().duplicates}
     groups = defaultdict(set)
     for path in ROOT.rglob("*.*"):
         groups[hashlib.sha256(path.read_bytes()).hexdigest()].add(str(path.relative_to(ROOT)))
@@ -89,11 +89,11 @@ def test_copies_are_those_of_a_plain_hash() -> None:
         "val": [g for g, p in zip(groups, parts, strict=True) if {"val", "train"} <= {split for split, _ in p}],
         "split": [g for g, p in zip(groups, parts, strict=True) if len(p) < len(g)],
     }
-    assert set(copies) == set(expected) and all(expected.values())
+    assert set(duplicates) == set(expected) and all(expected.values())
     for kind, found in expected.items():
-        assert copies[kind].photographs == len(found)
-        assert copies[kind].examples == sorted(sorted(group) for group in found)
-    assert copies["test"].images == 3 and copies["val"].images == 1
+        assert duplicates[kind].distinct == len(found)
+        assert duplicates[kind].examples == sorted(sorted(group) for group in found)
+    assert duplicates["test"].images == 3 and duplicates["val"].images == 1
 
 
 def test_copies_across_splits_that_are_drawn_are_found() -> None:
@@ -109,8 +109,8 @@ def test_copies_across_splits_that_are_drawn_are_found() -> None:
             where[Path(path).name[-7:] if "cat" in path else path].add(split)
     leaks = [splits for splits in where.values() if "test" in splits and len(splits) > 1]
     assert leaks, "a tenth of the pairs at least is torn apart"
-    test = next(copies for copies in found.copies if copies.kind == "test")
-    assert test.photographs == test.images == len(leaks)
+    test = next(duplicates for duplicates in found.duplicates if duplicates.kind == "test")
+    assert test.distinct == test.images == len(leaks)
     assert test.examples[0][0].endswith(("(train)", "(val)", "(test)")), "where it was drawn to stands in no path"
     share = len(leaks) / len(data.splits["test"])
     assert any(f"too high by up to {share:.1%}" in line for line in found.warnings())
@@ -119,8 +119,8 @@ def test_copies_across_splits_that_are_drawn_are_found() -> None:
 def test_many_copies_are_three_and_a_count() -> None:
     labels = {"train": [0, 1] * 5}
     groups = [[("train", 2 * index), ("train", 2 * index + 1)] for index in range(5)]
-    (found,) = find_copies(groups, labels, lambda split, index: f"{index}.png")
-    assert (found.kind, found.photographs, found.images) == ("classes", 5, 10)
+    (found,) = find_duplicates(groups, labels, lambda split, index: f"{index}.png")
+    assert (found.kind, found.distinct, found.images) == ("classes", 5, 10)
     assert found.examples == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"]]
 
 
@@ -144,12 +144,12 @@ def test_faults_are_told() -> None:
     found = advice()
     assert found.unreadable == ["photos/cat/000.png"]
     told = "\n".join(found.warnings())
-    assert "cannot be read: photos/cat/000.png\n" in told
+    assert "unreadable and skipped: photos/cat/000.png\n" in told
     assert "no test image of owl" in told and "cat has 31.0 times the training images of dog" in told
     assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 3, (
         "what is unreadable was told before"
     )
-    assert sum(line.startswith("fault") for line in report(found)) == 3
+    assert sum(line.startswith("problem  ") for line in report(found)) == 3
 
 
 @pytest.mark.parametrize(
@@ -191,14 +191,14 @@ def test_the_command_on_a_folder(zoo) -> None:
     copy("train/cat/1.png", "test/dog/cat.png")
     answer = zoo("data", "advise", "folder", "--set", "data.root=photos")
     assert answer.code == 0 and "images   37 in 2 classes: 12 train, 12 val, 13 test" in answer.out
-    assert "1 photograph is in two classes, so one of the labels is wrong" in answer.out
+    assert "1 image occurs in two classes, so one of the labels is wrong" in answer.out
     assert "remove one copy: test/dog/cat.png = train/cat/1.png\n" in answer.out
     assert "too high by up to 7.7%" in answer.out
     last = answer.out.splitlines()[-1]
     assert last.startswith("next: zoo finetune efficientnet-lite0 --data folder --freeze backbone --set data.root=photos")
     found = json.loads(zoo("data", "advise", "folder", "--set", "data.root=photos", "--json").out)
     assert found["images"]["test"] == {"cat": 6, "dog": 7} and found["suggestion"]["command"] == last.removeprefix("next: ")
-    assert found["copies"][0]["examples"] == [["test/dog/cat.png", "train/cat/1.png"]]
+    assert found["duplicates"][0]["examples"] == [["test/dog/cat.png", "train/cat/1.png"]]
 
 
 def test_data_that_lies_in_no_files(zoo) -> None:
@@ -207,7 +207,7 @@ def test_data_that_lies_in_no_files(zoo) -> None:
 
     per_class = Counter(f"{label}" for label in load_digits().target)
     assert Counter({name: sum(found["images"][split][name] for split in found["images"]) for name in per_class}) == per_class
-    assert found["sizes"] is None and found["copies"] == []
+    assert found["sizes"] is None and found["duplicates"] == []
 
 
 def test_copies_among_pixels_are_found() -> None:
@@ -215,7 +215,7 @@ def test_copies_among_pixels_are_found() -> None:
     data.setup()
     pixels = data.splits["test"].images.pixels
     pixels[7] = data.splits["train"].images.pixels[3]
-    (found, *more) = [copies for copies in advise(data, "digits").copies if copies.kind == "test"]
+    (found, *more) = [duplicates for duplicates in advise(data, "digits").duplicates if duplicates.kind == "test"]
     assert not more and found.examples == [["test 7", "train 3"]]
 
 
@@ -238,5 +238,5 @@ def test_a_mistake_is_one_line(zoo, arguments: list[str], words: list[str]) -> N
 def test_points_are_refused() -> None:
     data = scan().data_set("blobs").load()(8, 0)
     data.setup()
-    with pytest.raises(UserError, match="not images with classes"):
+    with pytest.raises(UserError, match="not for image classification"):
         advise(data, "blobs")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import zoo as bestiary
 from zoo.core.errors import UserError
-from zoo.pictures.attention import attention, draw_attention, looked_at, patch_grid, rollout, watch
+from zoo.pictures.attention import attention, attention_weights, draw_attention, patch_grid, patch_maps, rollout
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import load_task
@@ -33,7 +33,7 @@ def images(spec: ImageSpec, n: int = 3) -> torch.Tensor:
 def test_the_weights_are_those_of_each_layer_in_order(pool):
     task = bestiary.create("vit", WIDE, global_pool=pool, **TINY).eval()
     given = images(WIDE)
-    probabilities, weights = watch(task, given)
+    probabilities, weights = attention_weights(task, given)
     with torch.no_grad():
         assert torch.equal(probabilities, task.predict_step({"images": given}))
         features = task.embedding(task.normalize(given))
@@ -57,7 +57,7 @@ def test_torchvisions_network_is_watched_alike():
             layer.self_attention.in_proj_weight.mul_(20)  # attention that is far from equal
         for parameter, name in zip(ours.parameters(), [*first, *(name for name in values if name not in first)], strict=True):
             parameter.copy_(values[name])
-    (said, watched), (expected, reference) = watch(theirs, images(spec)), watch(ours, images(spec))
+    (said, watched), (expected, reference) = attention_weights(theirs, images(spec)), attention_weights(ours, images(spec))
     torch.testing.assert_close(said, expected)
     assert reference[0].std() > 0.01
     for mine, other in zip(watched, reference, strict=True):
@@ -91,8 +91,8 @@ def test_a_head_that_looks_for_light_is_bright_where_the_light_is():
         block.attention.qkv.bias[0] = 20.0  # the same of its queries
     given = torch.zeros(1, 1, 16, 32, dtype=torch.uint8)
     given[..., 8:, 16:24] = 255  # row 1, column 2
-    _, weights = watch(task, given)
-    heads, rolled = looked_at(weights[0], WIDE), looked_at(rollout(weights), WIDE)
+    _, weights = attention_weights(task, given)
+    heads, rolled = patch_maps(weights[0], WIDE), patch_maps(rollout(weights), WIDE)
     assert heads.shape == (1, 2, 2, 4) and rolled.shape == (1, 2, 4)
     assert heads[0, 0, 1, 2] > 0.99
     torch.testing.assert_close(heads[0, 1], torch.full((2, 4), 1 / 8))
@@ -101,8 +101,8 @@ def test_a_head_that_looks_for_light_is_bright_where_the_light_is():
 
 def test_a_class_token_is_what_is_read_where_there_is_one():
     weights = torch.rand(9, 9)
-    assert torch.equal(looked_at(weights, WIDE), weights[0, 1:].view(2, 4))
-    torch.testing.assert_close(looked_at(weights[1:, 1:], WIDE), weights[1:, 1:].mean(0).view(2, 4))
+    assert torch.equal(patch_maps(weights, WIDE), weights[0, 1:].view(2, 4))
+    torch.testing.assert_close(patch_maps(weights[1:, 1:], WIDE), weights[1:, 1:].mean(0).view(2, 4))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_patches_follow_from_their_number(places, shape, grid):
 
 
 def test_places_that_are_no_patches_are_told():
-    with pytest.raises(UserError, match="the 7 places .* 32x32"):
+    with pytest.raises(UserError, match="the 7 tokens .* 32x32"):
         patch_grid(7, ImageSpec(1, 32, 32, classes=("a", "b")))
 
 
@@ -135,7 +135,7 @@ def test_each_map_stands_beside_its_image_on_one_scale_that_a_bar_tells():
         np.testing.assert_allclose(image.get_array(), values * 8)
     scales = {(image.norm.vmin, image.norm.vmax, image.get_cmap().name) for image in drawn}
     assert len(scales) == 1 and scales.pop()[0] == 0
-    assert "equal share" in bar.get_xlabel() and bar.get_xlim() == (0, drawn[0].norm.vmax)
+    assert "uniform" in bar.get_xlabel() and bar.get_xlim() == (0, drawn[0].norm.vmax)
     lines = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes[0].lines]
     assert [y for _, y in lines[:1]] == [7.5] and [x for x, _ in lines[1:]] == [7.5, 15.5, 23.5], "the borders of patches"
 
@@ -164,12 +164,12 @@ def test_the_layer_that_is_asked_for_is_drawn_with_the_rollout_of_all(zoo):
     Image.radial_gradient("L").save("disc.png")
     folder = RunFolder.find("first")
     task, _ = load_task(scan(), read_checkpoint(folder.best), folder.best)
-    _, weights = watch(task, read_named(Path("disc.png"), task.spec.shape)[None])
+    _, weights = attention_weights(task, read_named(Path("disc.png"), task.spec.shape)[None])
     assert not torch.allclose(weights[0], weights[1])
     for layer, expected in (("1", weights[0]), ("2", weights[1]), ("", weights[1])):
         figure = attention(scan(), [folder], ["disc.png"], layer=layer).figure
         drawn = [axes.images[-1].get_array() for axes in figure.axes[1:-1]]
-        maps = [*looked_at(expected, task.spec)[0], looked_at(rollout(weights), task.spec)[0]]
+        maps = [*patch_maps(expected, task.spec)[0], patch_maps(rollout(weights), task.spec)[0]]
         drawn = [values / maps[0].numel() for values in drawn]
         for values, of_layer in zip(drawn, maps, strict=True):
             np.testing.assert_allclose(values, of_layer, rtol=1e-6)
@@ -207,5 +207,5 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace):
 def test_watching_leaves_a_network_as_it_was_even_when_it_fails():
     task = bestiary.create("vit", WIDE, **TINY)
     with pytest.raises(RuntimeError):
-        watch(task, torch.zeros(1, 3, 16, 32))
+        attention_weights(task, torch.zeros(1, 3, 16, 32))
     assert not any(module._forward_pre_hooks for module in task.modules())

@@ -9,7 +9,7 @@ import pytest
 
 from zoo.pictures.calibration import calibration_bins, calibration_error, draw_calibration
 from zoo.pictures.figure import style
-from zoo.pictures.predictions import ask
+from zoo.pictures.predictions import predict_test_data
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 
@@ -27,7 +27,7 @@ def test_bins_by_hand() -> None:
 
 def test_bins_of_many_samples_give_the_calibration_error(zoo) -> None:
     assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
-    tested = ask(scan(), RunFolder.find("first"), "best", "", ())
+    tested = predict_test_data(scan(), RunFolder.find("first"), "best", "", ())
     confidence, right = tested.probabilities.amax(1).numpy(), (tested.predictions == tested.labels).numpy()
     bins = calibration_bins(confidence, right)
     by_hand = 0.0
@@ -57,6 +57,6 @@ def test_the_command_says_whether_it_is_too_sure(zoo) -> None:
     assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
     answer = zoo("picture", "calibration", "first")
     assert answer.code == 0 and answer.out.startswith("first-calibration.png: ")
-    assert "it is less sure than it is right" in answer.out and "next: zoo picture mistakes first" in answer.out
+    assert "it is underconfident" in answer.out and "next: zoo picture mistakes first" in answer.out
     assert zoo("train", "mlp", "--data", "blobs", *QUICK, "--name", "points").code == 0
     assert "next: zoo picture confusion points" in zoo("picture", "calibration", "points").out

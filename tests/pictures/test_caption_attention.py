@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.pictures.caption_attention import DARKEST, lit, look, write_all
+from zoo.pictures.caption_attention import DARKEST, caption_attention, shade, write_captions
 from zoo.registry.registry import scan
 from zoo.spec import START
 from zoo.training.building import build_data, load_task
@@ -25,7 +25,7 @@ TINY += ["--set", "trainer.limit_val_batches=1"]
 def test_a_picture_is_lit_by_the_map() -> None:
     image = np.full((6, 4, 3), 0.5)
     values = np.array([[0.0, 0.2], [0.4, 0.1], [0.0, 0.3]])
-    found = lit(image, values)[:, :, 0]
+    found = shade(image, values)[:, :, 0]
     for row in range(6):
         for column in range(4):
             light = values[row // 2, column // 2] / 0.4
@@ -75,10 +75,10 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
     checkpoint = run.checkpoint("best")
     task, of_run = load_task(scan(), read_checkpoint(checkpoint), checkpoint)
     data = build_data(scan(), of_run)
-    words, pictures = write_all(task, data)
+    words, pictures = write_captions(task, data)
     assert pictures.tolist() == data.splits["test"].columns["image_id"].tolist()
     images = next(data.splits["test"].images.batches(iter([torch.arange(3)])))
-    said, maps = look(task, images)
+    said, maps = caption_attention(task, images)
     assert said == words[:3]
     for of_picture, of_words, picture in zip(said, maps, images, strict=True):
         assert of_words.shape == (len(of_picture), 8, 8)

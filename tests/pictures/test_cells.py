@@ -35,7 +35,7 @@ def test_activations_are_what_torchs_network_has_after_each_character(name: str,
 
 def test_features_are_those_of_the_text() -> None:
     features = text_features(TEXT)
-    assert features["place in the line"].tolist() == [*range(17), *range(len(TEXT) - 17)]
+    assert features["position in the line"].tolist() == [*range(17), *range(len(TEXT) - 17)]
     inside = "".join(c for c, quoted in zip(TEXT, features["inside quotation marks"], strict=True) if quoted)
     assert inside == '"abc de"x'
     assert features["indentation"][:17].max() == 0 and features["indentation"][-3] == 4
@@ -45,10 +45,10 @@ def test_the_cell_that_follows_a_feature_is_found_and_none_where_none_does() -> 
     features = text_features(TEXT * 20)
     generator = np.random.default_rng(0)
     activations = generator.normal(0, 0.1, (len(TEXT) * 20, 7))
-    activations[:, 3] += 0.05 * features["place in the line"]
+    activations[:, 3] += 0.05 * features["position in the line"]
     activations[:, 5] -= features["inside quotation marks"]
     found = most_selective(activations, features)
-    assert found["place in the line"][0] == 3 and found["inside quotation marks"][0] == 5
+    assert found["position in the line"][0] == 3 and found["inside quotation marks"][0] == 5
     expected = np.corrcoef(activations[:, 5], features["inside quotation marks"])[0, 1]
     assert found["inside quotation marks"][1] == pytest.approx(expected)
     assert most_selective(generator.normal(0, 1, (len(TEXT) * 20, 7)), features) == {}
@@ -96,7 +96,7 @@ def test_what_no_cell_follows_is_told(zoo, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("zoo.pictures.cells.most_selective", lambda *_: {"indentation": (9, 0.5)})
     figure = cells(scan(), [RunFolder.find("small")]).figure
     assert figure.axes[0].get_title(loc="left") == "layer 2, unit 1 (--units 9): indentation (correlation +0.50)"
-    assert figure.get_suptitle().endswith("no cell follows: place in the line, inside quotation marks")
+    assert figure.get_suptitle().endswith("no unit correlates with: position in the line, inside quotation marks")
 
 
 def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
@@ -119,7 +119,7 @@ def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
     cases = {
         ("--units", "16"): ["16 is not a unit", "0 to 15"],
         ("--units", "a"): ["a is not a unit"],
-        ("--units", "3,0,3"): ["3 is named twice"],
+        ("--units", "3,0,3"): ["3 is given twice"],
         ("--text", "nowhere.txt"): ["nowhere.txt", "no such file"],
         ("--metric", "val/loss"): ["cells takes no --metric"],
     }

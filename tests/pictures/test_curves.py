@@ -120,7 +120,7 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace, write_run):
     cases = {
         ("first", "--metric", "val/los"): ["metric of first 'val/los'", "'val/loss'"],
         ("first", "young", "--metric", "val/loss"): ["metric of young 'val/loss'"],
-        ("empty",): ["empty has recorded nothing yet"],
+        ("empty",): ["empty has recorded no metrics yet"],
         ("young",): ["--metric takes", "train/loss"],
         ("firsd",): ["no run 'firsd'", "'first'"],
         ("first", "--data", "digits"): ["curves takes no --data", "--metric"],

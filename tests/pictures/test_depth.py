@@ -47,7 +47,7 @@ def test_plain_networks_are_left_residual_ones_right_and_training_is_thin(four):
 def test_the_command_says_where_training_ends(zoo, four):
     answer = zoo("picture", "depth", *[folder.path for folder in four.values()])
     assert answer.code == 0 and Path("depth.png").is_file(), answer.err
-    assert "20.0% and 30.0% without shortcuts, at 15.0% and 10.0% with them" in answer.out
+    assert "20.0% and 30.0% without residual connections, at 15.0% and 10.0% with them" in answer.out
     assert "'runs/run of plain20'" not in answer.out and "'run of plain20'" in answer.out
 
 
@@ -58,7 +58,7 @@ def test_a_missing_network_is_named_with_the_command_that_trains_it(zoo, four, w
 
 
 def test_other_models_twins_and_other_data_are_refused(four, write_run):
-    with pytest.raises(UserError, match="linear is a softmax"):
+    with pytest.raises(UserError, match=r"linear \(softmax\)"):
         assign([*four.values(), write_run("linear", records(0.1))])
     with pytest.raises(UserError, match="again are both plain20"):
         assign([four["plain20"], write_run("again", records(0.1), "plain20")])

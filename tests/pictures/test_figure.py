@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from zoo.pictures.figure import FONTS_OF_THE_EAST, style, write_png
+from zoo.pictures.figure import CJK_FONTS, style, write_png
 
 
 def test_signs_that_no_font_has_are_told_in_one_line(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.pictures.figure.FONTS_OF_THE_EAST", ())
+    monkeypatch.setattr("zoo.pictures.figure.CJK_FONTS", ())
     with style(), warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = Figure()
@@ -26,7 +26,7 @@ def test_fonts_that_are_not_installed_are_not_asked_for(caplog) -> None:
         figure = Figure()
         figure.subplots().set_title("tulips")
         figure.canvas.draw()
-    assert not caplog.records and FONTS_OF_THE_EAST
+    assert not caplog.records and CJK_FONTS
 
 
 def test_other_warnings_are_handed_on(tmp_path: Path) -> None:

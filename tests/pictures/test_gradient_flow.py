@@ -17,7 +17,7 @@ from zoo.pictures.gradient_flow import draw_gradient_flow, gradient_flow, lstm_n
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HIDDEN": 32, "STEPS_BACK": 30, "WARMING_UP": 5}.items():
+    for name, value in {"HIDDEN": 32, "STEPS_BACK": 30, "WARMUP": 5}.items():
         monkeypatch.setattr(module, name, value)
 
 
@@ -69,7 +69,7 @@ def test_each_part_of_a_state_is_drawn_as_it_is() -> None:
     assert hidden.get_ydata() == pytest.approx([0.5, 0.25]) and cell.get_ydata() == pytest.approx([0.75, 0.5])
     assert hidden.get_linestyle() == "--" and cell.get_linestyle() == "-" and hidden.get_color() == cell.get_color()
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["small", "large"]
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["gated", "of the cell c", "of the hidden state h"]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["gated", "cell state c", "hidden state h"]
 
 
 def test_the_command_draws_it_without_runs_and_alike_each_time(zoo, few_steps) -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix as reference
 
 from zoo.pictures import predictions
 from zoo.pictures.figure import style
-from zoo.pictures.predictions import ask, confusion_counts, draw_confusion, most_confident_mistakes
+from zoo.pictures.predictions import confusion_counts, draw_confusion, most_confident_mistakes, predict_test_data
 from zoo.registry.registry import scan
 from zoo.training import building
 from zoo.training.checkpoints import read_checkpoint
@@ -27,7 +27,7 @@ def trained(zoo) -> RunFolder:
     return RunFolder.find("first")
 
 
-def network_says(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+def reference_predictions(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of the test images, by the weights alone: a product of matrices."""
     checkpoint = read_checkpoint(folder.best)
     data = building.build_data(scan(), folder.read_run())
@@ -38,8 +38,8 @@ def network_says(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_matrix_counts_what_the_network_says_of_its_test_images(trained):
-    labels, probabilities = network_says(trained)
-    tested = ask(scan(), trained, "best", "", ())
+    labels, probabilities = reference_predictions(trained)
+    tested = predict_test_data(scan(), trained, "best", "", ())
     assert np.allclose(tested.probabilities, probabilities, atol=1e-4)
     counts = confusion_counts(tested)
     assert np.array_equal(counts, reference(labels, probabilities.argmax(1))) and counts.sum() == len(labels)
@@ -48,8 +48,8 @@ def test_the_matrix_counts_what_the_network_says_of_its_test_images(trained):
 
 
 def test_mistakes_are_wrong_and_the_surest_come_first(trained):
-    labels, probabilities = network_says(trained)
-    tested = ask(scan(), trained, "best", "", ())
+    labels, probabilities = reference_predictions(trained)
+    tested = predict_test_data(scan(), trained, "best", "", ())
     order = most_confident_mistakes(tested).numpy()
     assert sorted(order) == np.flatnonzero(labels != probabilities.argmax(1)).tolist() and len(order) > 10
     assert (np.diff(probabilities[order].max(1)) <= 1e-4).all()
@@ -64,12 +64,12 @@ def test_the_last_checkpoint_and_other_data_can_be_asked(zoo, trained):
 
 
 def test_the_command_says_accuracy_and_the_commonest_confusion(zoo, trained):
-    labels, probabilities = network_says(trained)
+    labels, probabilities = reference_predictions(trained)
     counts = reference(labels, probabilities.argmax(1))
     np.fill_diagonal(counts, 0)
     true, said = np.unravel_index(counts.argmax(), counts.shape)
     answer = zoo("picture", "confusion", "first")
-    assert answer.code == 0 and f"most often {true} is taken for {said} ({counts[true, said]} of" in answer.out
+    assert answer.code == 0 and f"most frequent: {true} predicted as {said} ({counts[true, said]} of" in answer.out
     assert zoo("picture", "mistakes", "first").code == 0
 
 
@@ -113,9 +113,9 @@ def test_mistakes_among_photographs_are_told_by_their_files(zoo, workplace, monk
     for memory in ("2", "0"):
         assert zoo("train", "softmax", *settings, "--set", f"data.memory_gb={memory}", "--name", f"held-{memory}").code == 0
         answer = zoo("picture", "mistakes", f"held-{memory}")
-        assert answer.code == 0 and f"; the surest is {Path('shades/test/0/0-2.png')}\n" in answer.out, answer
-    assert [title.splitlines()[0] for title in titles] == ["0", "0"]
-    assert [title.splitlines()[-1] for title in titles] == ["0-2.png", "0-2.png"]
+        assert answer.code == 0 and f"; the most confident is {Path('shades/test/0/0-2.png')}\n" in answer.out, answer
+    assert [title.splitlines()[0] for title in titles] == ["true 0", "true 0"]
+    assert [title.splitlines()[-1].split()[-1] for title in titles] == ["0-2.png", "0-2.png"]
 
 
 def test_points_are_no_images_to_look_at(zoo, workplace):

@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 
 import zoo as bestiary
 from zoo.pictures.figure import style
-from zoo.pictures.plane import class_colors, coordinates, every_input
-from zoo.pictures.regions import Panel, draw_regions, probabilities_in_the_plane, region_colors, regions
+from zoo.pictures.plane import class_colors, coordinates, plane_points
+from zoo.pictures.regions import Panel, draw_regions, plane_probabilities, region_colors, regions
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 
@@ -35,7 +35,7 @@ def linear(weights: list, bias: list, spec: ImageSpec = TWO):
 
 
 def test_the_inputs_are_the_whole_plane_row_by_row():
-    inputs = every_input()
+    inputs = plane_points()
     assert inputs.shape == (65536, 2, 1, 1) and inputs.dtype == torch.uint8
     assert len(torch.unique(inputs.flatten(1), dim=0)) == 65536
     assert inputs[:2].flatten(1).tolist() == [[0, 0], [1, 0]] and inputs[256].flatten().tolist() == [0, 1]
@@ -45,7 +45,7 @@ def test_the_inputs_are_the_whole_plane_row_by_row():
 
 def test_a_linear_network_divides_the_plane_along_its_line():
     # scores 0 and x + 2y - 1.5 with x and y from 0 to 1: class b above the line
-    probabilities = probabilities_in_the_plane(linear([[0.0, 0.0], [1.0, 2.0]], [0.0, -1.5]))
+    probabilities = plane_probabilities(linear([[0.0, 0.0], [1.0, 2.0]], [0.0, -1.5]))
     y, x = np.mgrid[0:256, 0:256] / 255
     score = x + 2 * y - 1.5
     assert np.allclose(probabilities[..., 1], 1 / (1 + np.exp(-score)), atol=1e-5)
@@ -70,7 +70,7 @@ def test_regions_have_the_color_of_their_class_and_pale_with_doubt():
 def test_a_panel_marks_the_misclassified_test_points_where_they_are():
     data = data_set("quadrants", num_samples=200, noise=0.0)
     task = linear([[0.0, 0.0], [50.0, 0.0]], [0.0, -25.0])  # right half: class 1
-    panel = Panel("half", data, probabilities_in_the_plane(task))
+    panel = Panel("half", data, plane_probabilities(task))
     split = data.splits["test"]
     places = coordinates(split.images.pixels)
     wrong = (places[:, 0] > 0.5) != (split.labels.numpy() == 1)
@@ -80,6 +80,7 @@ def test_a_panel_marks_the_misclassified_test_points_where_they_are():
         axes = draw_regions([panel], 1).axes[0]
     train, crosses = axes.collections
     assert np.allclose(crosses.get_offsets(), places[wrong])
+    assert np.allclose(crosses.get_facecolors()[:, :3], class_colors(2)[split.labels[panel.wrong].numpy()])
     assert np.allclose(train.get_offsets(), coordinates(data.splits["train"].images.pixels))
     assert np.allclose(train.get_facecolors()[:, :3], class_colors(2)[data.splits["train"].labels.numpy()])
     image = axes.images[0]
@@ -94,7 +95,7 @@ def test_on_the_sheet_up_is_up(tmp_path):
     data = data_set("blobs", num_classes=2, num_samples=8, noise=0.0)
     task = linear([[0.0, 0.0], [0.0, 500.0]], [0.0, -250.0])  # upper half: class 1
     with style():
-        figure = draw_regions([Panel("upper", data, probabilities_in_the_plane(task))], 1)
+        figure = draw_regions([Panel("upper", data, plane_probabilities(task))], 1)
         write_png(figure, tmp_path / "upper.png")
         box = figure.axes[0].get_window_extent()
     with Image.open(tmp_path / "upper.png") as picture:
@@ -132,7 +133,7 @@ def test_nearest_neighbors_give_each_point_the_class_of_the_nearest(monkeypatch)
     train = panels[0].data.splits["train"]
     points, labels = train.images.pixels.flatten(1).numpy(), train.labels.numpy()
     for panel, metric in ((panels[0], "cityblock"), (panels[4], "euclidean")):
-        distances = cdist(every_input().flatten(1).numpy(), points, metric)
+        distances = cdist(plane_points().flatten(1).numpy(), points, metric)
         is_nearest = distances == distances.min(1, keepdims=True)  # of several at the same distance any may be taken
         said = panel.probabilities.reshape(-1, 3).argmax(1)
         assert ((labels == said[:, None]) & is_nearest).any(1).all()
@@ -143,13 +144,13 @@ def test_what_has_no_regions_is_refused_in_one_line(zoo, workplace):
     assert zoo("train", "softmax", "--data", "blobs", "--epochs", "1", "--name", "points").code == 0
     cases = {
         ("first",): ["first was trained on images (digits)", "train on blobs,", "spirals"],
-        (): ["regions of what?", "blobs"],
+        (): ["give runs", "blobs"],
         ("--data", "digits"): ["digits is not points in the plane", "spirals"],
         ("--data", "spiral"): ["no data set 'spiral'", "'spirals'"],
         ("--data", "spirals", "--set", "data.nois=1"): ["'noise'"],
         ("--data", "spirals", "--set", "recipe.lr=1"): ["recipe does not matter here"],
         ("--data", "spirals", "--checkpoint", "last"): ["--checkpoint goes with a run"],
-        ("points", "--data", "blobs"): ["leave out --data"],
+        ("points", "--data", "blobs"): ["omit --data"],
         ("points", "--metric", "val/loss"): ["regions takes no --metric"],
     }
     for arguments, words in cases.items():

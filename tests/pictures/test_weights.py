@@ -99,7 +99,7 @@ def test_what_has_no_such_weights_is_refused_in_one_line(zoo, workplace):
     assert zoo("train", "mlp", *QUICK, "--name", "first").code == 0
     assert zoo("train", "softmax", "--data", "blobs", *QUICK, "--name", "points").code == 0
     cases = {
-        ("templates", "first"): ["single linear layer", "first is a mlp", "softmax"],
+        ("templates", "first"): ["single linear layer", "first (mlp)", "softmax"],
         ("templates", "points"): ["points", "zoo picture regions points"],
         ("filters", "first"): ["no convolution", "zoo list cnn"],
         ("filters", "mlp"): ["no convolution", "zoo list cnn"],

@@ -18,7 +18,7 @@ from zoo.registry.registry import scan
 from zoo.report import page as page_module
 from zoo.report.page import differing_settings
 from zoo.report.samples.asking import take_samples
-from zoo.report.subject import facts, figures, read_subject
+from zoo.report.subject import facts, read_subject, summarize_metrics
 from zoo.training.run_folder import RunFolder
 
 VOID = {"meta", "link", "img", "br"}
@@ -146,7 +146,7 @@ def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
     ]
     records.append({"step": 30, "epoch": 3, "time": 305.0, "test/accuracy": 0.8})
     subject = read_subject(scan(), write_run("figures", records), "figures")
-    assert figures(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
+    assert summarize_metrics(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
     told = dict(facts(subject))
     assert told["Steps"] == "30" and told["Epochs"].startswith("3 of ")
     assert told["Time from the start to the last record"] == "3 min 25 s"

@@ -75,7 +75,7 @@ def test_it_tells_what_it_serves(trained, address: str) -> None:
     status, _, told = ask(address, "GET", "/model")
     assert status == 200
     assert told["classes"] == list(trained.classifier().spec.classes) and told["model"] == "resnet20"
-    assert told["input"] == {"channels": 3, "height": 16, "width": 16} and told["figures"] == {"test/accuracy": 0.75}
+    assert told["input"] == {"channels": 3, "height": 16, "width": 16} and told["metrics"] == {"test/accuracy": 0.75}
 
 
 def test_the_page_needs_nothing_from_elsewhere(address: str) -> None:

@@ -1,7 +1,7 @@
-"""What to know about a folder of pictures before a network is fine-tuned on it, and how to begin.
+"""Checks of an image data set before fine-tuning, and a suggested command.
 
-It looks for what costs accuracy without a word: copies of a photograph on both sides of a split, one photograph in two classes,
-classes of very different sizes, files that cannot be read.
+They look for problems that cost accuracy silently: images that leak from one split into another, one image in two classes, class
+imbalance, unreadable files.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from typing import Any
 
 from zoo.core.errors import UserError, some
 
-EXAMPLES = 3  # of many, so many are named
-FEW, MANY = 50, 200  # training images a class
-UNEQUAL = 3  # times the smallest class: from here on, accuracy hides what happens in it
-BACKBONE = "efficientnet-lite0"  # whose published weights come as a Python package, so no download is needed
+EXAMPLES = 3  # listed in messages
+FEW, MANY = 50, 200  # training images per class
+IMBALANCED = 3  # from this ratio of the largest to the smallest class on, accuracy says little about the smallest
+BACKBONE = "efficientnet-lite0"  # its pretrained weights come as a Python package, without a download
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Photographs that are there more than once, byte for byte.
+class Duplicates:
+    """Images that occur more than once, byte for byte.
 
     Attributes:
-        kind: ``classes`` (under two classes: one of the labels is wrong), ``test`` (there and in another split), ``val`` (there
-            and in training), or ``split`` (twice among the images of one class in one split).
-        photographs: how many there are of this kind.
-        images: how many images of the split are concerned, of all copies.
+        kind: ``classes`` (in two classes, so one of the labels is wrong), ``test`` (in the test split and another one), ``val``
+            (in the validation and training splits), or ``split`` (twice in one class of one split).
+        distinct: number of distinct images.
+        images: number of their copies, for ``test`` and ``val`` in that split.
         examples: the copies of up to three of them.
     """
 
     kind: str
-    photographs: int
+    distinct: int
     images: int
     examples: list[list[str]]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Width and height of the images that lie in files, and how many are enlarged to become ``scaled_to``."""
+    """Width and height of image files, and how many are smaller than ``scaled_to``."""
 
     smallest: tuple[int, int]
     median: tuple[int, int]
@@ -56,7 +56,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """How to begin: the value of ``--freeze``, settings of the recipe, why, and the whole command."""
+    """Suggested fine-tuning: the value of ``--freeze``, recipe settings, the reason, and the complete command."""
 
     freeze: str
     settings: dict[str, Any]
@@ -66,69 +66,68 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found in a data set.
+    """Properties of a data set.
 
     Attributes:
-        data: its name.
-        images: split -> class -> images.
-        constant: the share of the test images that the answer "always the largest training class" gets right.
-        unequal: images of the largest training class for one of the smallest.
-        sizes: None where the images do not lie in files.
-        unreadable: files that were left out.
-        copies: each kind that there is.
-        suggestion: how to begin.
+        data: name.
+        images: split -> class -> number of images.
+        majority_baseline: test accuracy of always predicting the largest training class.
+        imbalance: ratio of the largest to the smallest training class.
+        sizes: None if the images are not files.
+        unreadable: files that were skipped.
+        duplicates: one entry per kind that occurs.
     """
 
     data: str
     images: dict[str, dict[str, int]]
-    constant: float
-    unequal: float
+    majority_baseline: float
+    imbalance: float
     sizes: Sizes | None
     unreadable: list[str]
-    copies: list[Copies]
+    duplicates: list[Duplicates]
     suggestion: Suggestion
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def warnings(self) -> list[str]:
-        """What should be put right before training, a line each; nothing where all is well."""
-        lines = [_told_of_copies(copies, self._count(copies.kind)) for copies in self.copies]
+        """Problems to fix before training, one line each."""
+        lines = [_describe_duplicates(each, self._count(each.kind)) for each in self.duplicates]
         if self.unreadable:
-            lines.append(f"left out, since they cannot be read: {some(self.unreadable, EXAMPLES)}")
+            lines.append(f"unreadable and skipped: {some(self.unreadable, EXAMPLES)}")
         if missing := [name for name, count in self.images["test"].items() if not count]:
-            lines.append(f"no test image of {some(missing, EXAMPLES)}: nothing tells whether it is learned")
-        if self.unequal >= UNEQUAL:
+            lines.append(f"no test image of {some(missing, EXAMPLES)}, so its accuracy is unknown")
+        if self.imbalance >= IMBALANCED:
             small, large = _smallest_and_largest(self.images["train"])
             lines.append(
-                f"{large[0]} has {self.unequal:.1f} times the training images of {small[0]}: accuracy says little about "
-                f"{small[0]}, so look at each class (zoo picture confusion RUN)"
+                f"{large[0]} has {self.imbalance:.1f} times the training images of {small[0]}: check the metrics of each class "
+                "(zoo test RUN), since accuracy hides the small ones"
             )
         return lines
 
     def brief(self) -> list[str]:
-        """The few lines that are worth reading before a training starts: faults, and a rate that guessing reaches."""
-        faults = replace(self, unreadable=[]).warnings()  # what cannot be read was told when it was tried
-        return [f"warning: {line}" for line in faults] + [_told_of_constant(self)]
+        """The warnings and the majority-class baseline, as ``zoo finetune`` prints them."""
+        faults = replace(self, unreadable=[]).warnings()  # unreadable files were reported when they were read
+        return [f"warning: {line}" for line in faults] + [_describe_baseline(self)]
 
     def _count(self, split: str) -> int:
         return sum(self.images.get(split, {}).values())
 
 
 def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
-    """Look at data that is read and split.
+    """Check a data set.
 
     Args:
-        data: a data module of classification, after ``setup``.
+        data: data module for image classification, after ``setup``.
         name: its name.
-        settings: what it was given, as in ``data.root=photos``, for the command that is suggested.
+        settings: its options, as in ``data.root=photos``, for the suggested command.
 
     Raises:
-        UserError: it is not made of images with classes.
+        UserError: it is not for image classification.
     """
     spec = data.spec
     if getattr(data, "task", "") != "classification" or spec.are_points:
-        raise UserError(f"{name} is not images with classes, which advice is for: see `zoo data list --task classification`")
+        raise UserError(f"{name} is not for image classification: see `zoo data list --task classification`")
     listed = data.split_files() if hasattr(data, "split_files") else data.splits
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}
     images = {split: _by_class(found, spec.classes) for split, found in labels.items()}
@@ -137,9 +136,11 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     sizes = _sizes([path for paths in files.values() for path in paths], (spec.width, spec.height)) if in_files else None
     if in_files:
         root = f"{data.root}{os.sep}"
-        copies = find_copies(_copies_of_files(files), labels, lambda split, i: _named(files[split][i].removeprefix(root), split))
+        duplicates = find_duplicates(
+            _equal_files(files), labels, lambda split, i: _named(files[split][i].removeprefix(root), split)
+        )
     else:
-        copies = find_copies(_copies_of_pixels(listed), labels, lambda split, i: f"{split} {i}")
+        duplicates = find_duplicates(_equal_pixels(listed), labels, lambda split, i: f"{split} {i}")
     small, large = _smallest_and_largest(images["train"])
     return Advice(
         name,
@@ -148,7 +149,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
         large[1] / max(1, small[1]),
         sizes,
         [str(path) for path in getattr(data, "unreadable", ())],
-        copies,
+        duplicates,
         suggest(images["train"], name, settings),
     )
 
@@ -162,18 +163,20 @@ def _smallest_and_largest(by_class: dict[str, int]) -> tuple[tuple[str, int], tu
     return min(by_class.items(), key=lambda item: item[1]), max(by_class.items(), key=lambda item: item[1])
 
 
-# ---------------------------------------------------------------------------------------------- copies
+# ---------------------------------------------------------------------------------------------- duplicates
 
-Place = tuple[str, int]  # a split and a position in it
+Place = tuple[str, int]  # split and index
 
 
-def find_copies(groups: Iterable[list[Place]], labels: dict[str, list[int]], told: Callable[[str, int], str]) -> list[Copies]:
-    """Sort groups of equal images by the harm they do; one group may do several.
+def find_duplicates(
+    groups: Iterable[list[Place]], labels: dict[str, list[int]], describe: Callable[[str, int], str]
+) -> list[Duplicates]:
+    """Classify groups of equal images; a group may be of several kinds.
 
     Args:
         groups: the places of equal images, at least two each.
         labels: split -> class of each image.
-        told: what to call the image at a place.
+        describe: maps a place to the name of its image.
     """
     found: dict[str, list[list[Place]]] = defaultdict(list)
     for group in groups:
@@ -186,23 +189,23 @@ def find_copies(groups: Iterable[list[Place]], labels: dict[str, list[int]], tol
             found["val"].append(group)
         if len({(split, labels[split][index]) for split, index in group}) < len(group):
             found["split"].append(group)
-    return [_copies(kind, found[kind], told) for kind in ("classes", "test", "val", "split") if kind in found]
+    return [_summarize(kind, found[kind], describe) for kind in ("classes", "test", "val", "split") if kind in found]
 
 
 def _named(path: str, split: str) -> str:
-    """A path below the root, with its split where that does not stand in it (``val`` may be ``validation`` there)."""
+    """A path below the root, with its split unless its first folder is named after the split."""
     first = Path(path).parts[0]
     return path if first == split or (split == "val" and first in ("valid", "validation")) else f"{path} ({split})"
 
 
-def _copies(kind: str, groups: list[list[Place]], told: Callable[[str, int], str]) -> Copies:
+def _summarize(kind: str, groups: list[list[Place]], describe: Callable[[str, int], str]) -> Duplicates:
     images = sum(1 for group in groups for split, _ in group if kind not in ("test", "val") or split == kind)
-    examples = sorted(sorted(told(*place) for place in group) for group in groups)[:EXAMPLES]
-    return Copies(kind, len(groups), images, examples)
+    examples = sorted(sorted(describe(*place) for place in group) for group in groups)[:EXAMPLES]
+    return Duplicates(kind, len(groups), images, examples)
 
 
-def _copies_of_files(files: dict[str, Sequence[str]]) -> list[list[Place]]:
-    """The places of files with equal content. Only files of equal size are read."""
+def _equal_files(files: dict[str, Sequence[str]]) -> list[list[Place]]:
+    """Places of files with equal content; only files of equal size are read."""
     by_size: dict[int, list[Place]] = defaultdict(list)
     for split, paths in files.items():
         for index, path in enumerate(paths):
@@ -213,8 +216,8 @@ def _copies_of_files(files: dict[str, Sequence[str]]) -> list[list[Place]]:
         return _equal(zip(digests, suspects, strict=True))
 
 
-def _copies_of_pixels(splits: dict[str, Any]) -> list[list[Place]]:
-    """The places of equal images in splits that hold or read pixels."""
+def _equal_pixels(splits: dict[str, Any]) -> list[list[Place]]:
+    """Places of images with equal pixels."""
     import torch
 
     found = []
@@ -253,18 +256,18 @@ def _sizes(paths: list[str], scaled_to: tuple[int, int]) -> Sizes:
 
 
 def suggest(train: dict[str, int], name: str, settings: Sequence[str]) -> Suggestion:
-    """How to fine-tune with so many training images in each class."""
+    """Choose a fine-tuning regime by the median number of training images per class."""
     usual = int(median(train.values()))
-    told = f"{_many(len(train), 'class', 'classes')} with {_spread(train.values())} training images each"
+    counts = f"{_many(len(train), 'class', 'classes')} with {_spread(train.values())} training images each"
     if usual < FEW:
         freeze, chosen = "backbone", {"lr": 3e-3}
-        reason = f"{told}, too few to teach a whole network without learning them by heart: only a new head, on kept features"
+        reason = f"{counts}: a whole network would overfit, so train only a new head on frozen features"
     elif usual < MANY:
         freeze, chosen = "epochs:3", {"lr": 1e-3, "layer_decay": 0.75}
-        reason = f"{told}, enough to adapt all layers if that begins gently: the head for three epochs, then all"
+        reason = f"{counts}: enough to fine-tune all layers after three epochs of training the head alone"
     else:
         freeze, chosen = "none", {"lr": 1e-3, "layer_decay": 0.75}
-        reason = f"{told}, enough to adapt all layers from the start, early ones slowest"
+        reason = f"{counts}: enough to fine-tune all layers from the start, early layers with lower learning rates"
     settings = [*settings, *(f"recipe.{key}={value:g}" for key, value in chosen.items())]
     words = [BACKBONE, "--data", name, "--freeze", freeze, *(word for text in settings for word in ("--set", text))]
     return Suggestion(freeze, chosen, reason, f"zoo finetune {shlex.join(words)}")
@@ -275,57 +278,55 @@ def _spread(counts: Collection[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,} (median {int(median(counts)):,})"
 
 
-# ---------------------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------------------- messages
 
 
 def _many(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-def _told_of_copies(copies: Copies, in_split: int) -> str:
-    photographs = _many(copies.photographs, "photograph")
-    are = "is" if copies.photographs == 1 else "are"
-    shown = "; ".join(" = ".join(example) for example in copies.examples)
-    more = f"; and {copies.photographs - len(copies.examples):,} more" if copies.photographs > len(copies.examples) else ""
-    match copies.kind:
+def _describe_duplicates(duplicates: Duplicates, in_split: int) -> str:
+    found, listed = _many(duplicates.distinct, "image"), "; ".join(" = ".join(example) for example in duplicates.examples)
+    occur = "occurs" if duplicates.distinct == 1 else "occur"
+    more = duplicates.distinct - len(duplicates.examples)
+    match duplicates.kind:
         case "classes":
-            told = f"{photographs} {are} in two classes, so one of the labels is wrong: remove one copy"
+            text = f"{found} {occur} in two classes, so one of the labels is wrong: remove one copy"
         case "test" | "val":
-            named = {"test": "test", "val": "validation"}[copies.kind]
-            told = (
-                f"{photographs} {are} among the {named} images and elsewhere: {named} accuracy can be too high by up to "
-                f"{copies.images / max(1, in_split):.1%}; remove one copy"
+            split = {"test": "test", "val": "validation"}[duplicates.kind]
+            text = (
+                f"{found} {occur} in the {split} split and in another: {split} accuracy may be too high by up to "
+                f"{duplicates.images / max(1, in_split):.1%}; remove one copy"
             )
         case _:
-            told = f"{photographs} {are} there more than once in the same class and split, and counted so often"
-    return f"{told}: {shown}{more}"
+            text = f"{found} {occur} more than once in the same class and split"
+    return f"{text}: {listed}{f'; and {more:,} more' if more else ''}"
 
 
-def _told_of_constant(advice: Advice) -> str:
-    _, large = _smallest_and_largest(advice.images["train"])
-    return f"answering {large[0]!r} to everything gets {advice.constant:.1%} of the test images right: that is the mark to beat"
+def _describe_baseline(advice: Advice) -> str:
+    _, (largest, _) = _smallest_and_largest(advice.images["train"])
+    return f"always predicting {largest!r} has a test accuracy of {advice.majority_baseline:.1%}"
 
 
 def report(advice: Advice) -> list[str]:
-    """All of it as text, the command not included."""
-    splits = list(advice.images)
-    total = sum(map(advice._count, splits))
-    shares = ", ".join(f"{advice._count(split):,} {split}" for split in splits)
+    """Describe everything but the suggested command, a line each."""
+    splits = {split: advice._count(split) for split in advice.images}
+    shares = ", ".join(f"{count:,} {split}" for split, count in splits.items())
     small, large = _smallest_and_largest(advice.images["train"])
-    between = f"{large[0]} is the largest in training with {large[1]:,}, {small[0]} the smallest with {small[1]:,}"
+    between = f"{large[0]} is the largest in training with {large[1]:,} images, {small[0]} the smallest with {small[1]:,}"
     equal = f"all have {small[1]:,} training images"
     lines = [
-        f"images   {total:,} in {_many(len(advice.images['train']), 'class', 'classes')}: {shares}",
-        f"classes  {equal if small[1] == large[1] else f'{between} ({advice.unequal:.1f} : 1)'}",
-        f"guessing {_told_of_constant(advice)}",
+        f"images   {sum(splits.values()):,} in {_many(len(advice.images['train']), 'class', 'classes')}: {shares}",
+        f"classes  {equal if small[1] == large[1] else f'{between} ({advice.imbalance:.1f} : 1)'}",
+        f"baseline {_describe_baseline(advice)}",
     ]
     if sizes := advice.sizes:
         smallest, middle, largest, scaled = (
             f"{w}x{h}" for w, h in (sizes.smallest, sizes.median, sizes.largest, sizes.scaled_to)
         )
-        enlarged = f"; {sizes.enlarged:,} are smaller and enlarged, which adds no detail" if sizes.enlarged else ""
+        enlarged = f"; {sizes.enlarged:,} are smaller and upscaled, which adds no detail" if sizes.enlarged else ""
         found = f"all {smallest}" if smallest == largest else f"{smallest} to {largest}, median {middle}"
-        taken = "taken as they are" if found == f"all {scaled}" else f"scaled to {scaled}"
-        lines.append(f"sizes    {found}; {taken}{enlarged}. zoo finetune scales them to the size that its weights know")
-    lines += [f"fault    {line}" for line in advice.warnings()] or ["faults   none: no copies, no unreadable files"]
+        scaling = "not scaled" if found == f"all {scaled}" else f"scaled to {scaled}"
+        lines.append(f"sizes    {found}; {scaling}{enlarged}. zoo finetune scales them to the input size of its weights")
+    lines += [f"problem  {line}" for line in advice.warnings()] or ["problems none: no duplicates, no unreadable files"]
     return [*lines, f"advice   {advice.suggestion.reason}"]

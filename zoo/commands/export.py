@@ -40,12 +40,12 @@ def export(
 
     format = find_format(to)
     registry = open_registry(context)
-    file, figures, name = _classifier_file(registry, run, checkpoint, "zoo export")
+    file, metrics, name = _classifier_file(registry, run, checkpoint, "zoo export")
     path = output_file(format, output, name)
     from zoo.export import export as exporting
 
     announce("exporting and verifying")
-    done = exporting.export(registry, file, format, path, name, figures, license or "not stated")
+    done = exporting.export(registry, file, format, path, name, metrics, license or "not stated")
     agreement = done.agreement
     if json:
         checked = {"images": agreement.images, "largest_difference": agreement.difference}
@@ -75,17 +75,17 @@ def serve(
     if number > 65535:
         raise UserError(f"--port {port}: must be at most 65535")
     registry = open_registry(context)
-    file, figures, name = _classifier_file(registry, run, checkpoint, "zoo serve")
+    file, metrics, name = _classifier_file(registry, run, checkpoint, "zoo serve")
     from zoo.serve import server
 
     def told(address: str) -> None:
         print(f"{name} is served at {address}\ntry: curl -F images=@photo.jpg {address}predict\nCtrl-C ends it", flush=True)
 
-    server.serve(registry, file, name, figures, host, number, server.Limits(bytes=megabytes * 10**6), told)
+    server.serve(registry, file, name, metrics, host, number, server.Limits(bytes=megabytes * 10**6), told)
 
 
 def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str) -> tuple[Path, dict[str, float], str]:
-    """The file with the weights of a classifier, the test figures of its run, and a name for it; known without torch.
+    """The file with the weights of a classifier, the test metrics of its run, and a name for it; known without torch.
 
     Raises:
         UserError: the model is for another task.
@@ -100,5 +100,5 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     if file == Path(run):
         return file, {}, file.stem
     folder = RunFolder.find(run)
-    figures = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # which the best checkpoint was tested for
-    return file, figures, folder.path.resolve().name
+    metrics = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # which the best checkpoint was tested for
+    return file, metrics, folder.path.resolve().name

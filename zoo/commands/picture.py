@@ -1,4 +1,4 @@
-"""``zoo picture``: what a network has learned, as a PNG."""
+"""``zoo picture``: figures of weights, predictions, attention, learning curves and more, as PNG files."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json,
 
 def picture(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="What to draw; without it, the kinds are listed.")] = "",
+    kind: Annotated[str, typer.Argument(help="The kind of picture; omit it to list the kinds.")] = "",
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; for attention and saliency, then image files.")
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs by name or path; for attention and saliency, followed by image files."),
     ] = [],  # noqa: B006
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The PNG; default RUN-KIND.png.")] = "",
-    metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: what to draw, as in train/loss,val/loss.")] = "",
-    data: Annotated[str, typer.Option(help="Other data than the run's own; for regions, toy data without a run.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN-KIND.png.")] = "",
+    metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: metrics to plot, as in train/loss,val/loss.")] = "",
+    data: Annotated[
+        str, typer.Option(help="Data set that replaces the run's; for regions, a toy data set instead of runs.")
+    ] = "",
     settings: SetModelAndData = [],  # noqa: B006
     checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
-    layer: Annotated[str, typer.Option(metavar="N", help="attention: of which layer, from 1; the default is the last.")] = "",
-    text: Annotated[str, typer.Option(metavar="FILE", help="cells: the text; the default is the run's own test text.")] = "",
-    units: Annotated[str, typer.Option(metavar="N,N", help="cells: which; the default is those that follow the text best.")] = "",
-    class_name: Annotated[str, typer.Option("--class", help="saliency: of which class; the default is the likeliest.")] = "",
+    layer: Annotated[str, typer.Option(metavar="N", help="attention: number of the layer, from 1; default the last.")] = "",
+    text: Annotated[str, typer.Option(metavar="FILE", help="cells: text file; default the run's test text.")] = "",
+    units: Annotated[
+        str, typer.Option(metavar="N,N", help="cells: units to draw; default those that correlate best with the text.")
+    ] = "",
+    class_name: Annotated[str, typer.Option("--class", help="saliency: class; default the predicted one.")] = "",
     json: Json = False,
 ) -> None:
-    """Draw what a network has learned, into a PNG.
+    """Draw weights, predictions, attention maps, learning curves and more, as PNG files.
 
-    [bold]zoo picture[/bold]   lists what can be drawn\n
-    [bold]zoo picture templates softmax-digits[/bold]   the weights of a linear classifier, as images\n
-    [bold]zoo picture curves first second --metric train/error,val/error[/bold]   two runs in one picture\n
-    [bold]zoo picture saliency resnet20-folder photo.jpg --class cat[/bold]   which pixels speak for or against it\n
-    [bold]zoo picture calibration resnet20-digits[/bold]   whether it is as often right as it is sure\n
-    [bold]zoo picture attention vit-folder photo.jpg[/bold]   where a transformer looks, or a captioner for each word\n
-    [bold]zoo picture captions captioner-shapes-captions[/bold]   its best and its worst captions\n
-    [bold]zoo picture regions --data spirals[/bold]   nearest neighbors, a linear classifier and a perceptron, compared\n
-    [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   a text colored by the cells that follow it\n
-    [bold]zoo picture path navigator-rooms[/bold]   where an agent goes when it is told where to\n
-    [bold]zoo picture gradient-flow[/bold]   gradients through time, in a vanilla recurrent network and in an LSTM
+    [bold]zoo picture[/bold]   list the kinds\n
+    [bold]zoo picture templates softmax-digits[/bold]   weights of a linear classifier\n
+    [bold]zoo picture curves first second --metric train/error,val/error[/bold]   learning curves of two runs\n
+    [bold]zoo picture saliency resnet20-folder photo.jpg --class cat[/bold]   saliency maps\n
+    [bold]zoo picture calibration resnet20-digits[/bold]   reliability diagram\n
+    [bold]zoo picture attention vit-folder photo.jpg[/bold]   attention maps\n
+    [bold]zoo picture captions captioner-shapes-captions[/bold]   best and worst captions\n
+    [bold]zoo picture regions --data spirals[/bold]   decision regions of standard classifiers\n
+    [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   text colored by single units\n
+    [bold]zoo picture path navigator-rooms[/bold]   trajectories from above\n
+    [bold]zoo picture gradient-flow[/bold]   vanilla RNN and LSTM
     """
     from zoo.pictures.kinds import KINDS, write_picture
 

@@ -58,6 +58,18 @@ def replace_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user asked for, atomically.
+
+    Raises:
+        UserError: it cannot be written; an older file is kept.
+    """
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+
 def require_writable(option: str, path: Path) -> None:
     """Refuse a file that could not be written, before any work is done for it; ``option`` is what named it.
 

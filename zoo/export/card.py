@@ -26,13 +26,13 @@ class Card:
     run: Run
     task: Classifier
     counts: dict[str, int]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     license: str
     agreement: Agreement
 
     def text(self) -> str:
         """The card, in Markdown."""
-        parts = (self._what(), self._data(), self._figures(), self._input(), self._use(), self._classes(), self._recipe())
+        parts = (self._what(), self._data(), self._metrics(), self._input(), self._use(), self._classes(), self._recipe())
         return "\n".join(part + "\n" for part in parts)
 
     def _what(self) -> str:
@@ -56,14 +56,14 @@ class Card:
         began = f" It began from the weights of {source}." if weights else ""
         return f"## Data\n\n{learned}{began} It knows no other class: any image is given one of these."
 
-    def _figures(self) -> str:
-        if self.figures:
-            told = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in self.figures.items())
-            told = f"On the test images, which were not trained on:\n\n| figure | value |\n|---|---|\n{told}"
+    def _metrics(self) -> str:
+        if self.metrics:
+            told = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in self.metrics.items())
+            told = f"On the test images, which were not trained on:\n\n| metric | value |\n|---|---|\n{told}"
         else:
             told = "How good these weights are on test images was not measured when they were exported."
         return (
-            f"## Figures\n\n{told}\n\nThe file was held against the original on {self.agreement.images}, alone and together: the "
+            f"## Metrics\n\n{told}\n\nThe file was held against the original on {self.agreement.images}, alone and together: the "
             f"likeliest class is the same, and probabilities differ by at most {self.agreement.difference:.1g}."
         )
 

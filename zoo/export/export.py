@@ -31,7 +31,7 @@ class Exported:
 
 
 def export(
-    registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, figures: dict[str, float], license: str
+    registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, metrics: dict[str, float], license: str
 ) -> Exported:
     """Write a trained classifier to ``path``, and a model card beside it.
 
@@ -40,7 +40,7 @@ def export(
     Args:
         checkpoint_file: of a run, or exported before.
         name: of the network, for the card.
-        figures: what it reached on its test images, by name; none are known of an exported file.
+        metrics: what it reached on its test images, by name; none are known of an exported file.
         license: under which terms the file is given away.
 
     Raises:
@@ -61,7 +61,7 @@ def export(
             write_file(format, task, checkpoint, about, beside)
             agreement = _checked(task, format, beside, registry, data)
             size = beside.stat().st_size
-            card = Card(name, format, path, run, task, counts, figures, license, agreement)
+            card = Card(name, format, path, run, task, counts, metrics, license, agreement)
             card_file(beside).write_text(card.text(), encoding="utf-8")
             for each in (beside, card_file(beside)):
                 os.replace(each, path.with_name(each.name))

@@ -1,1 +1,1 @@
-"""Pictures of what networks learn and of the data they learn from, each idea in a file; ``kinds`` is the index."""
+"""Figures of weights, predictions, attention, learning curves and data, one idea per file; ``kinds`` is the index."""

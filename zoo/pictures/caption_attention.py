@@ -1,4 +1,4 @@
-"""Where a captioner looks for each of its words, and what it says of its test pictures, the best and the worst of it."""
+"""Attention maps of captioners for each word, and their best and worst captions of test images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from torch.nn import functional as F
 from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
-from zoo.pictures.predictions import as_colors, load_trained, open_test_data
-from zoo.pictures.shown import choose_images
+from zoo.pictures.predictions import load_trained, open_test_data, to_rgb
+from zoo.pictures.shown import select_images
+from zoo.pictures.tiles import draw_tiles
 from zoo.registry.registry import Registry
 from zoo.spec import START
 from zoo.tasks.captioning import Captioner
 from zoo.training.run_folder import RunFolder
 
-SHOWN_IMAGES = 4  # of a test split
-MOST_IMAGES = 12  # files
-COLUMNS = 10  # tiles beside each other
-TILE = 1.15  # inches a side
-DARKEST = 0.12  # what is left of a pixel where nobody looks
+TEST_IMAGES = 4
+MAX_FILES = 12
+COLUMNS = 10  # tiles per row
+TILE = 1.15  # inches per side
+DARKEST = 0.12  # brightness where there is no attention
 SHOWN_CAPTIONS = 20
-WRAPPED = 34  # letters in a line below a picture
+CAPTION_WIDTH = 32  # characters per line
+CAPTION_TILE = 340  # pixels
 
 
 def attention(
@@ -41,30 +43,36 @@ def attention(
     settings: Sequence[str] = (),
     layer: str = "",
 ) -> Picture:
-    """A caption of each picture, word by word, each with the picture lit where the network looked for it."""
+    """Draw the attention over each image for every word of its caption."""
     folder = runs[0]
     if layer:
-        raise UserError("--layer is for networks that read pictures with layers of attention: a captioner is drawn without it")
+        raise UserError("--layer is not for captioners")
     task, run = load_trained(registry, folder, checkpoint)
     if not hasattr(task, "decode_with_attention"):
         raise UserError(
             f"{folder.name} has no attention ({run.model['name']}): train captioner-attention or captioner-transformer"
         )
-    shown = choose_images(registry, run, task.spec, images, data, settings, SHOWN_IMAGES, MOST_IMAGES)
-    words, maps = look(task, shown.images)
+    shown = select_images(registry, run, task.spec, images, data, settings, TEST_IMAGES, MAX_FILES)
+    words, maps = caption_attention(task, shown.images)
     return Picture(
-        draw_words(as_colors(shown.images), shown.names, words, maps, f"{folder.path.name}: where it looks for each word"),
-        "a picture is lit where the network looked when it wrote the word above: look whether that is the thing that the word is "
-        "about, and what it looks at for small words",
+        draw_words(
+            to_rgb(shown.images),
+            shown.names,
+            words,
+            maps,
+            f"{folder.path.name}: attention for each word, relative to the maximum of each map",
+        ),
+        "brightness is the attention when the word above was generated: check whether the network attends to the object that the "
+        "word names, and what it attends to for function words",
         f"zoo picture captions {folder.name}",
     )
 
 
-def look(task: Captioner, images: Tensor) -> tuple[list[list[str]], list[np.ndarray]]:
-    """What a network with attention writes of pictures, uint8 [n, C, H, W], and where it looks meanwhile.
+def caption_attention(task: Captioner, images: Tensor) -> tuple[list[list[str]], list[np.ndarray]]:
+    """Caption images, uint8 [n, C, H, W], and return the attention for each word.
 
     Returns:
-        For each picture the words of its caption, and for each word a map, [words, rows, columns], of shares that sum to one.
+        For each image the words of its caption, and attention maps that sum to one, [words, rows, columns].
     """
     with torch.inference_mode():
         encoded = task.encode(images)
@@ -78,12 +86,12 @@ def look(task: Captioner, images: Tensor) -> tuple[list[list[str]], list[np.ndar
 def draw_words(
     images: np.ndarray, names: Sequence[str], words: Sequence[Sequence[str]], maps: Sequence[np.ndarray], heading: str
 ) -> Figure:
-    """For each picture, itself and then a tile a word: the picture, lit where the word was looked for.
+    """Draw each image, followed by a tile per word with the image shaded by the attention for that word.
 
     Args:
-        images: colors in [0, 1], [n, H, W, 3].
-        names: above each picture.
-        words, maps: as ``look`` gives them; the brightest place of a map has all its light.
+        images: RGB in [0, 1], [n, H, W, 3].
+        names: above each image.
+        words, maps: as returned by ``caption_attention``; each map is scaled by its maximum.
     """
     rows = [math.ceil((1 + len(said)) / COLUMNS) for said in words]
     columns = min(COLUMNS, 1 + max(map(len, words)))
@@ -99,55 +107,55 @@ def draw_words(
         axes.set_title(name if len(name) < 16 else f"{name[:14]}…", fontsize=8, fontstyle="italic")
         for word, values in zip(said, of_words, strict=True):
             axes = next(tiles)
-            axes.imshow(lit(image, values), interpolation="nearest")
+            axes.imshow(shade(image, values), interpolation="nearest")
             axes.set_title(word, fontsize=9)
     figure.suptitle(heading, fontsize=10)
     return figure
 
 
-def lit(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The picture, [H, W, 3], in the light of a map, [rows, columns], whose largest value leaves it as it is."""
+def shade(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Shade an image, [H, W, 3], by a map, [rows, columns]; the maximum of the map keeps full brightness."""
     height, width = image.shape[:2]
     light = values / max(float(values.max()), 1e-12)
     light = light[np.arange(height) * values.shape[0] // height][:, np.arange(width) * values.shape[1] // width]
     return image * (DARKEST + (1 - DARKEST) * light[:, :, None])
 
 
-# ---------------------------------------------------------------------------------------------- good and bad captions
+# ---------------------------------------------------------------------------------------------- best and worst captions
 
 
 def captions(
     registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
 ) -> Picture:
-    """Test pictures with what a network says of them and what a person did: the best captions, and the worst."""
+    """Draw test images with the best and the worst captions by CIDEr, beside a reference caption."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
     module = open_test_data(registry, run, task.spec, data, settings)
-    written, pictures = write_all(task, module)
+    written, pictures = write_captions(task, module)
     references = module.references(pictures)
     scores = torch.tensor(cider_of_each(written, references))
     truths = module.true_captions(pictures, written) if hasattr(module, "true_captions") else None
-    # a false caption is worse than any true one
+    # false captions rank below all true ones
     worth = scores if truths is None else scores + 100.0 * torch.tensor(truths)
     order = worth.argsort(descending=True, stable=True)
     half = min(SHOWN_CAPTIONS // 2, len(order) // 2)
     chosen = torch.cat([order[:half], order[len(order) - half :]])
     images = next(module.splits["test"].images.batches(iter([chosen])))
     titles = [
-        _told(written[i], references[i][0], float(scores[i]), None if truths is None else truths[i]) for i in chosen.tolist()
+        _title(written[i], references[i][0], float(scores[i]), None if truths is None else truths[i]) for i in chosen.tolist()
     ]
-    said = "" if truths is None else f", {sum(truths) / len(truths):.1%} of all {len(truths):,} captions are true"
-    heading = f"{folder.path.name}: the best captions above, the worst below{said}"
+    share = "" if truths is None else f"; {sum(truths) / len(truths):.1%} of all {len(truths):,} captions are true"
+    heading = f"{folder.path.name}: best captions first, worst last, with a reference in brackets{share}"
     return Picture(
-        draw_captions(as_colors(images), titles, heading),
-        "below each picture stands what the network says and, in brackets, what a person did: look for what the bad ones have in "
-        "common, and whether they are wrong or only said otherwise",
+        draw_tiles(to_rgb(images), titles, heading, side=CAPTION_TILE),
+        "above each image are the CIDEr score, the caption and, in brackets, a reference: look for what the bad captions "
+        "have in common, and whether they are wrong or only worded differently",
         f"zoo picture attention {folder.name}" if hasattr(task, "decode_with_attention") else f"zoo test {folder.name}",
     )
 
 
-def write_all(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
-    """The caption of each test picture, in words, and the numbers by which the data knows the pictures."""
+def write_captions(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
+    """Caption all test images: the words of each, and the index of its image in the data."""
     words, pictures = [], []
     with torch.inference_mode():
         for batch in data.test_dataloader():
@@ -157,23 +165,7 @@ def write_all(task: Captioner, data: Any) -> tuple[list[list[str]], Tensor]:
     return words, torch.cat(pictures)
 
 
-def _told(said: Sequence[str], given: Sequence[str], score: float, truth: bool | None) -> str:
-    judged = f"CIDEr {score:.2f}" if truth is None else f"{'true' if truth else 'FALSE'}, CIDEr {score:.2f}"
-    lines = [judged, *textwrap.wrap(" ".join(said), WRAPPED), *textwrap.wrap(f"[{' '.join(given)}]", WRAPPED)]
-    return "\n".join(lines)
-
-
-def draw_captions(images: np.ndarray, titles: Sequence[str], heading: str) -> Figure:
-    """Pictures, [n, H, W, 3], five in a row, with text below each."""
-    columns = 5
-    rows = math.ceil(len(images) / columns)
-    figure = Figure((2.5 * columns, 2.9 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for axes, image, title in zip(grid.flat, images, titles, strict=False):
-        axes.imshow(image, interpolation="nearest" if image.shape[0] < 100 else "antialiased")
-        axes.set_xlabel(title, fontsize=7, labelpad=3)
-    figure.suptitle(heading, fontsize=10)
-    return figure
+def _title(caption: Sequence[str], reference: Sequence[str], score: float, truth: bool | None) -> str:
+    rating = f"CIDEr {score:.2f}" if truth is None else f"{'true' if truth else 'FALSE'}, CIDEr {score:.2f}"
+    texts = " ".join(caption), f"[{' '.join(reference)}]"
+    return "\n".join([rating, *(line for text in texts for line in textwrap.wrap(text, CAPTION_WIDTH))])

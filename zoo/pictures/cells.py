@@ -1,7 +1,7 @@
-"""A text colored by single cells of a recurrent network (Karpathy et al. 2015, arXiv 1506.02078).
+"""Text colored by the activation of single units of a recurrent network (Karpathy et al. 2015, arXiv 1506.02078).
 
-Some cells can be read: they count the characters of a line, or stay on inside of quotation marks. Which ones is found by how they
-go together with what is known of the text.
+Interpretable units, which count the characters of a line or stay on inside quotation marks, are found by their correlation with
+features of the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError
@@ -28,26 +28,24 @@ from zoo.text.files import read_text
 from zoo.training.building import build_test_data
 from zoo.training.run_folder import RunFolder
 
-MEASURED = 4000  # characters on which cells are judged
-SHOWN = 900  # of them are drawn
+MEASURED = 4000  # characters that correlations are computed on
+SHOWN = 900  # characters that are drawn
 COLUMNS = 90
-LEAST_CORRELATION = 0.3  # below, a cell cannot be said to follow anything
-MOST_UNITS = 8
+MIN_CORRELATION = 0.3
+MAX_UNITS = 8
 WRAPPED = "↪"
 
 
 def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", text: str = "", units: str = "") -> Picture:
-    """A text colored by chosen cells, or by those that best follow line length, quotation and indentation."""
+    """Draw a text colored by given units, or by those that correlate best with line position, quotation and indentation."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
     if not isinstance(getattr(task, "recurrent", None), nn.RNNBase):
-        raise UserError(
-            f"{folder.name} has no recurrent cells ({run.model['name']}): `zoo list recurrent` shows the models that have"
-        )
+        raise UserError(f"{folder.name} is not a recurrent network ({run.model['name']}): `zoo list recurrent` lists them")
     content = _content(registry, task, run, text)
     activations = cell_activations(task, content)
     name = partial(unit_name, network=task.recurrent, count=activations.shape[1])
-    heading = f"{folder.path.name}: what single cells do"
+    heading = f"{folder.path.name}: activation of single units"
     if units:
         chosen = {name(unit): unit for unit in _named(units, activations.shape[1])}
     else:
@@ -55,34 +53,34 @@ def cells(registry: Registry, runs: list[RunFolder], checkpoint: str = "best", t
         followers = most_selective(activations, features)
         chosen = {f"{name(unit)}: {feature} (correlation {r:+.2f})": unit for feature, (unit, r) in followers.items()}
         if missing := [feature for feature in features if feature not in followers]:
-            heading += f"\nno cell follows: {', '.join(missing)}"
+            heading += f"\nno unit correlates with: {', '.join(missing)}"
     if not chosen:
-        raise UserError(f"no cell of {folder.name} follows the text: train it longer, or choose with --units 0,1,2")
+        raise UserError(f"no unit of {folder.name} correlates with the text: train longer, or choose units with --units 0,1,2")
     drawn = {title: activations[:SHOWN, unit] for title, unit in chosen.items()}
-    measure = f"{'tanh(c)' if isinstance(task.recurrent, nn.LSTM) else 'h'} of the cell after the character"
+    measure = f"{'tanh(c)' if isinstance(task.recurrent, nn.LSTM) else 'h'} after each character"
     return Picture(
         draw_text(content[:SHOWN], drawn, heading, measure),
-        "red is a cell near 1, blue near -1: look for cells that fade along a line (they count), switch at quotation marks, or "
-        "stay through an indented block; most cells follow nothing that has a name",
+        "red is an activation near 1, blue near -1: look for units that change along a line (they count), switch at quotation "
+        "marks, or stay on through an indented block; most units are not interpretable",
         f"zoo sample {folder.name}",
     )
 
 
 def _content(registry: Registry, task: Task, run: Run, text: str) -> str:
-    """The beginning of the text that was asked for, or of the run's own test text."""
+    """The beginning of the given file, or of the run's test text."""
     if not text:
         data = build_test_data(registry, run, task.spec)
         return task.spec.decode(data.splits["test"][:MEASURED].tolist())
     content = read_text(Path(text), f"--text {text}")
     if len(content) < 2:
-        raise UserError(f"--text {text}: is too short to be colored")
+        raise UserError(f"--text {text}: is too short")
     return content[:MEASURED]
 
 
 def cell_activations(task: Task, text: str) -> np.ndarray:
-    """tanh(c) of an LSTM's cells, h of other networks, in [-1, 1], after each character, [T, units].
+    """tanh(c) of an LSTM or h of other networks after each character, in [-1, 1], [T, units].
 
-    Units are those of the first layer, then of the second, and so on; of a GRU those of the last layer alone.
+    Units are ordered by layer; a GRU has those of its last layer only.
     """
     tokens = torch.tensor([task.spec.encode(text, "the text")])
     network = task.recurrent
@@ -100,16 +98,11 @@ def cell_activations(task: Task, text: str) -> np.ndarray:
                 values = readable.forward_with_activations(inputs)[2]["h"]
             case _:
                 values = network(inputs)[0][None]
-    return _units_last(values).numpy()
-
-
-def _units_last(values: Tensor) -> Tensor:
-    """[layers, 1, T, hidden] as [T, layers * hidden]."""
-    return values[:, 0].transpose(0, 1).flatten(1)
+    return values[:, 0].transpose(0, 1).flatten(1).numpy()  # [layers, 1, T, hidden] as [T, layers * hidden]
 
 
 def text_features(text: str) -> dict[str, np.ndarray]:
-    """What is known of each character: how far it stands in its line, whether inside quotation marks, how deep it is indented."""
+    """Features of each character, [T] each: position in its line, inside quotation marks, indentation."""
     place, quoted, indentation = 0, False, 0
     in_indentation = True
     rows = []
@@ -125,11 +118,11 @@ def text_features(text: str) -> dict[str, np.ndarray]:
         if character == "\n":
             place, indentation, in_indentation = 0, 0, True
     columns = np.array(rows, dtype=float).T
-    return dict(zip(("place in the line", "inside quotation marks", "indentation"), columns, strict=True))
+    return dict(zip(("position in the line", "inside quotation marks", "indentation"), columns, strict=True))
 
 
 def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> dict[str, tuple[int, float]]:
-    """For each feature the unit that follows it best, and their correlation; without features that no unit follows."""
+    """For each feature the unit with the highest absolute correlation and that correlation; none below ``MIN_CORRELATION``."""
     found: dict[str, tuple[int, float]] = {}
     centered = activations - activations.mean(0)
     deviations = np.sqrt((centered**2).mean(0))
@@ -140,19 +133,19 @@ def most_selective(activations: np.ndarray, features: dict[str, np.ndarray]) -> 
         covariances = feature @ centered / len(feature)
         correlations = np.divide(covariances, deviations * feature.std(), out=np.zeros_like(covariances), where=deviations > 0)
         unit = int(np.abs(correlations).argmax())
-        if abs(correlations[unit]) >= LEAST_CORRELATION:
+        if abs(correlations[unit]) >= MIN_CORRELATION:
             found[name] = unit, float(correlations[unit])
     return found
 
 
 def unit_name(unit: int, network: nn.RNNBase, count: int) -> str:
-    """What a unit is called: its layer from 1 and its place there from 0, and, in a network of several layers, its number in all.
+    """Name a unit by its layer, from 1, and its index in the layer, and with several layers by its value for ``--units``.
 
     Args:
-        unit: its number among the units of ``cell_activations``, of which there are ``count``.
+        unit: its index among the ``count`` units of ``cell_activations``.
     """
     layer, place = divmod(unit, network.hidden_size)
-    first = network.num_layers - count // network.hidden_size  # a GRU shows its last layer alone
+    first = network.num_layers - count // network.hidden_size  # a GRU has units of its last layer only
     number = f" (--units {unit})" if count > network.hidden_size else ""
     return f"layer {first + layer + 1}, unit {place}{number}"
 
@@ -163,18 +156,18 @@ def _named(units: str, count: int) -> list[int]:
         if not part.isdecimal() or int(part) >= count:
             raise UserError(f"--units {units}: {part} is not a unit; there are 0 to {count - 1}")
     chosen = [int(part) for part in parts]
-    if not 0 < len(chosen) <= MOST_UNITS:
-        raise UserError(f"--units {units}: name 1 to {MOST_UNITS} units, as in --units 3,17")
+    if not 0 < len(chosen) <= MAX_UNITS:
+        raise UserError(f"--units {units}: give 1 to {MAX_UNITS} units, as in --units 3,17")
     if twice := [unit for unit in chosen if chosen.count(unit) > 1]:
-        raise UserError(f"--units {units}: {twice[0]} is named twice")
+        raise UserError(f"--units {units}: {twice[0]} is given twice")
     return chosen
 
 
 def draw_text(text: str, cells: dict[str, np.ndarray], heading: str, measure: str) -> Figure:
-    """The text once for each cell (title -> activation of each character in [-1, 1]), colored by it.
+    """Draw the text once per unit (title -> activation at each character in [-1, 1]), colored by the activation.
 
     Args:
-        measure: what the colors are, as the bar below says.
+        measure: label of the color bar.
     """
     places = _layout(text)
     rows, columns = (max(ends) + 1 for ends in zip(*((row, column) for row, column, _ in places), strict=True))
@@ -187,13 +180,13 @@ def draw_text(text: str, cells: dict[str, np.ndarray], heading: str, measure: st
         ScalarMappable(Normalize(-1, 1), DIVERGING), ax=panels, orientation="horizontal", fraction=0.3 / figure.get_figheight(),
         pad=0.02, shrink=0.5, aspect=40, ticks=[-1, -0.5, 0, 0.5, 1],
     )  # fmt: skip
-    marks = f"; {WRAPPED} goes on with a line that is too long" if any(wrapped for *_, wrapped in places) else ""
+    marks = f"; {WRAPPED} marks a wrapped line" if any(wrapped for *_, wrapped in places) else ""
     bar.set_label(measure + marks, fontsize=8)
     return figure
 
 
 def _layout(text: str) -> list[tuple[int, int, bool]]:
-    """The row and the column of each character, and whether a line goes on there that was too long for one row."""
+    """Row and column of each character, and whether a wrapped line continues there."""
     row = column = 0
     places = []
     for character in text:

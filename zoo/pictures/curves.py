@@ -1,8 +1,8 @@
-"""Learning curves, read from the records that every run writes."""
+"""Learning curves of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,82 +20,82 @@ from zoo.training.run_folder import RunFolder
 NOT_METRICS = ("step", "epoch", "time")
 LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colors
 STAGES = {"train": "training", "val": "validation"}
-FEW = 12  # points up to which each is marked
+FEW = 12  # points, each drawn with a marker
 
 
 def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Picture:
-    """Training and validation along the epochs, a panel for each quantity and a color for each run."""
+    """Draw training and validation metrics over epochs, a panel per metric and a color per run."""
     records = [read_records(folder) for folder in runs]
     metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(records)
     lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(records, runs, strict=True)]
     return Picture(
-        draw_curves(lines, _labels(runs)),
-        "thin lines are training, bold ones validation: both high means too little capacity or training, a gap that widens means "
-        "overfitting, and a loss that jumps means too high a learning rate",
+        draw_curves(lines, run_labels(runs)),
+        "thin lines are training, bold ones validation: a high loss in both means underfitting, a widening gap overfitting, and "
+        "a loss that jumps too high a learning rate",
         f"zoo picture curves {' '.join(folder.name for folder in runs)} --metric train/error,val/error",
     )
 
 
 def read_records(folder: RunFolder) -> list[dict[str, Any]]:
-    """The records of a run.
+    """Read the metrics of a run.
 
     Raises:
-        UserError: it has none yet.
+        UserError: there are none yet.
     """
     records = [r for r in read_metrics(folder.metrics_file) if isinstance(r, dict) and {"step", "epoch"} <= set(r)]
     if not records:
-        raise UserError(f"run {folder.name} has recorded nothing yet: zoo train --resume {folder.name}")
+        raise UserError(f"run {folder.name} has recorded no metrics yet: zoo train --resume {folder.name}")
     return records
 
 
 def metrics_of(records: list[dict[str, Any]]) -> list[str]:
-    """The metrics that were recorded, in order, and the errors that follow from accuracies: 1 - accuracy."""
+    """Names of the recorded metrics, in order, and of the errors derived from accuracies."""
     names = dict.fromkeys(name for record in records for name in record if name not in NOT_METRICS)
     errors = [name.replace("/accuracy", "/error") for name in names if name.endswith("/accuracy")]
     return [*names, *errors]
 
 
 def curve(records: list[dict[str, Any]], metric: str, run_name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric along a training: epochs passed, and its value there, both [n].
+    """Values of a metric over epochs: epochs and values, both [n].
 
-    What was recorded in training is the mean since the record before. The last record of an epoch may hold a single step, which
-    would stand out as a peak: one that holds less than half of what the record before it does is joined with that.
+    Training metrics are means since the previous record. The last record of an epoch may cover a single step and look like
+    a spike: a record that covers less than half as many steps as the one before is merged with it.
 
     Raises:
-        UserError: the run has not recorded it.
+        UserError: the run has not recorded the metric.
     """
     known = metrics_of(records)
     if metric not in known:
         raise unknown(f"metric of {run_name}", metric, known)
     is_derived = not any(metric in record for record in records)
     recorded = metric.replace("/error", "/accuracy") if is_derived else metric
-    told = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
-    points = [(step, epoch, np.nan if value is None else value) for step, epoch, value in told]  # null is what was not finite
-    steps, values = _joined(points) if metric.startswith("train/") else np.array(points, dtype=float).T[[0, 2]]
+    found = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
+    points = [(step, epoch, np.nan if value is None else value) for step, epoch, value in found]  # null: not finite
+    steps, values = _merge_remainders(points) if metric.startswith("train/") else np.array(points, dtype=float).T[[0, 2]]
     return steps / _steps_per_epoch(records), 1 - values if is_derived else values
 
 
-def _joined(points: list[tuple[int, int, float]]) -> np.ndarray:
-    """Steps and values, [2, n], of (step, epoch, mean since the step before), with remainders of epochs joined."""
-    joined: list[tuple[int, int, int, float]] = []  # with how many steps each holds
+def _merge_remainders(points: list[tuple[int, int, float]]) -> np.ndarray:
+    """Steps and values, [2, n], of (step, epoch, mean since the previous step), with the remainders of epochs merged."""
+    merged: list[tuple[int, int, int, float]] = []  # with the number of steps that each covers
     for step, epoch, value in points:
-        held = step - (joined[-1][0] if joined else 0)
-        if joined and joined[-1][1] == epoch and held < joined[-1][2] / 2:
-            _, _, before, mean = joined.pop()
-            value, held = (before * mean + held * value) / (before + held), before + held
-        joined.append((step, epoch, held, value))
-    return np.array([(step, value) for step, _, _, value in joined], dtype=float).T
+        covered = step - (merged[-1][0] if merged else 0)
+        if merged and merged[-1][1] == epoch and covered < merged[-1][2] / 2:
+            _, _, before, mean = merged.pop()
+            value, covered = (before * mean + covered * value) / (before + covered), before + covered
+        merged.append((step, epoch, covered, value))
+    return np.array([(step, value) for step, _, _, value in merged], dtype=float).T
 
 
 def _steps_per_epoch(records: list[dict[str, Any]]) -> float:
-    """How many steps an epoch has: validation comes at its end. Without any, the first epoch counts as complete."""
+    """Steps per epoch, from the records of validation; without any, the first epoch counts as complete."""
     ends = [record for record in records if any(name.startswith("val/") for name in record)]
     end = ends[-1] if ends else [record for record in records if record["epoch"] == records[0]["epoch"]][-1]
     return end["step"] / (end["epoch"] + 1)
 
 
 def _default_metrics(records: list[list[dict[str, Any]]]) -> list[str]:
-    """What every run has recorded both in training and in validation."""
+    """Metrics that every run has recorded in both training and validation."""
     recorded = [set(metrics_of(of_run)) for of_run in records]
     first = [name for name in metrics_of(records[0]) if name.startswith("train/") and not name.endswith("/error")]
     names = [name.partition("/")[2] for name in first]
@@ -103,18 +103,18 @@ def _default_metrics(records: list[list[dict[str, Any]]]) -> list[str]:
     found = [metric for pair in pairs if all(set(pair) <= by_run for by_run in recorded) for metric in pair]
     if not found:
         known = some(sorted(set.intersection(*recorded)), 8)
-        raise UserError(f"nothing was recorded both in training and in validation: --metric takes {known or 'nothing yet'}")
+        raise UserError(f"no metric was recorded in both training and validation: --metric takes {known or 'nothing yet'}")
     return found
 
 
-def _labels(runs: list[RunFolder]) -> list[str]:
-    """The names of the folders, or their paths where a name is not enough."""
-    names = [folder.path.name for folder in runs]
+def run_labels(runs: Sequence[RunFolder]) -> list[str]:
+    """Names of the runs, or their paths where names coincide."""
+    names = [folder.path.resolve().name for folder in runs]
     return [name if names.count(name) == 1 else str(folder.path) for name, folder in zip(names, runs, strict=True)]
 
 
 def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], labels: Sequence[str]) -> Figure:
-    """One panel for each name behind the slash; ``lines`` are, for each run, metric -> (epochs, values)."""
+    """Draw a panel per metric name; ``lines`` holds per run metric -> (epochs, values)."""
     quantities = list(dict.fromkeys(metric.rpartition("/")[2] for metric in lines[0]))
     figure = Figure((0.8 + 4.6 * len(quantities), 4.2), layout="constrained")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
@@ -127,24 +127,28 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
-    handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
-    if len(stages) > 1:
-        handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    draw_legend(figure, {name: run_style(number) for number, name in enumerate(labels)}, stages if len(stages) > 1 else ())
     return figure
 
 
+def draw_legend(figure: Figure, styles: dict[str, dict[str, Any]], stages: Iterable[str]) -> None:
+    """Draw a legend below the panels: a line per label and style, and one per stage."""
+    handles = [Line2D([], [], **style, label=name) for name, style in styles.items()]
+    handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+
+
 def run_style(number: int) -> dict[str, Any]:
-    """Color and dashes of the n-th run."""
+    """Color and line style of the n-th run."""
     return {"color": COLORS[number % len(COLORS)], "linestyle": LINE_STYLES[number // len(COLORS) % len(LINE_STYLES)]}
 
 
 def stage_style(metric: str) -> dict[str, Any]:
-    """Training is thin, everything else bold."""
+    """Line width of a metric: training thin, everything else bold."""
     return {"linewidth": 0.9, "alpha": 0.75} if metric.startswith("train/") else {"linewidth": 2.2}
 
 
 def draw_line(axes: Axes, epochs: np.ndarray, values: Sequence[float], metric: str, style: dict[str, Any]) -> None:
-    """One metric of one run; single points would be invisible without a mark."""
+    """Draw one metric of one run, with markers where there are few points."""
     marked = {"marker": "." if metric.startswith("train/") else "s", "markersize": 4} if len(epochs) <= FEW else {}
     axes.plot(epochs, values, **style, **stage_style(metric), **marked)

@@ -1,13 +1,12 @@
-"""Depth without and with shortcuts: plain networks of 20 and 56 layers beside their residual twins (He et al. 2015, figure 6)."""
+"""Plain and residual networks of 20 and 56 layers compared (He et al. 2015, figure 6)."""
 
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from zoo.core.errors import UserError
-from zoo.pictures.curves import curve, draw_line, read_records, stage_style
+from zoo.pictures.curves import curve, draw_legend, draw_line, read_records
 from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
@@ -18,23 +17,23 @@ DEPTH_COLORS = {20: COLORS[0], 56: COLORS[1]}
 
 
 def depth(registry: Registry, runs: list[RunFolder]) -> Picture:
-    """Training and validation error of the four networks, which are told apart by their models."""
+    """Draw the training and validation error of four runs, one of each model."""
     by_model = assign(runs)
     last = {model: curve(read_records(folder), "train/error", folder.name)[1][-1] for model, folder in by_model.items()}
     return Picture(
         draw_depth(by_model),
-        "look at the thin lines, the errors on the training images: where more layers make them larger, the network does not "
-        f"overfit, it is harder to optimize; with 20 and 56 layers they end at {last['plain20']:.1%} and {last['plain56']:.1%} "
-        f"without shortcuts, at {last['resnet20']:.1%} and {last['resnet56']:.1%} with them",
+        "compare the thin lines, the training errors: if more layers increase them, the network is not overfitting but harder to "
+        f"optimize; with 20 and 56 layers they end at {last['plain20']:.1%} and {last['plain56']:.1%} without residual "
+        f"connections, at {last['resnet20']:.1%} and {last['resnet56']:.1%} with them",
         f"zoo picture curves {' '.join(by_model[model].name for model in MODELS)} --metric train/error",
     )
 
 
 def assign(runs: list[RunFolder]) -> dict[str, RunFolder]:
-    """Model -> its run.
+    """Map each model to its run.
 
     Raises:
-        UserError: one of the four models is missing or there twice, another one is there, or the data differ.
+        UserError: a model is missing, given twice or not one of the four, or the data differs.
     """
     by_model: dict[str, RunFolder] = {}
     data: dict[str, str] = {}
@@ -42,7 +41,7 @@ def assign(runs: list[RunFolder]) -> dict[str, RunFolder]:
         run = folder.read_run()
         model = run.model["name"]
         if model not in MODELS:
-            raise UserError(f"depth compares {', '.join(MODELS)}, and {folder.name} is a {model}")
+            raise UserError(f"depth compares {', '.join(MODELS)}, not {folder.name} ({model})")
         if model in by_model:
             raise UserError(f"depth takes one run of each model, and {by_model[model].name} and {folder.name} are both {model}")
         by_model[model] = folder
@@ -58,7 +57,7 @@ def assign(runs: list[RunFolder]) -> dict[str, RunFolder]:
 
 
 def draw_depth(by_model: dict[str, RunFolder]) -> Figure:
-    """Two panels on the same axes; thin lines are the training error, bold ones that of validation."""
+    """Draw two panels with shared axes: training error thin, validation error bold."""
     figure = Figure((9.4, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     highest = 0.0
@@ -69,14 +68,12 @@ def draw_depth(by_model: dict[str, RunFolder]) -> Figure:
             for metric in ("train/error", "val/error"):
                 epochs, errors = curve(records, metric, folder.name)
                 draw_line(axes, epochs, errors, metric, {"color": DEPTH_COLORS[layers]})
-                # the first steps are near chance and would leave no room for the rest
+                # the first steps are near chance and would compress the rest
                 highest = max(highest, errors[epochs > 0.1 * epochs[-1]].max())
         axes.set(title=title, xlabel="epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     panels[0].set(ylabel="error", ylim=(0, 1.05 * highest))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles = [Line2D([], [], color=color, label=f"{layers} layers") for layers, color in DEPTH_COLORS.items()]
-    for stage, label in (("train/", "training"), ("val/", "validation")):
-        handles.append(Line2D([], [], color="gray", **stage_style(stage), label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    draw_legend(figure, {f"{layers} layers": {"color": color} for layers, color in DEPTH_COLORS.items()}, ("train", "val"))
     return figure

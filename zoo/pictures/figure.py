@@ -1,6 +1,6 @@
-"""What all pictures share: their style, colors that everybody can tell apart, and a PNG that is written whole or not at all.
+"""Style, colors and output shared by all figures.
 
-Figures are made as objects, without pyplot: nothing global remembers them, and no display is needed.
+Figures are created without pyplot, so they need no display and leave no global state.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from zoo.core.errors import UserError
-from zoo.core.files import replace_file, require_writable
+from zoo.core.files import require_writable, write_output
 
 DPI = 150
-# in this order, as far as they are installed, for names that the usual font has no letters for
-FONTS_OF_THE_EAST = (
+# fallbacks for class names in Chinese, Japanese or Korean, in this order, if installed
+CJK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans",
     "Microsoft YaHei", "Arial Unicode MS",
 )  # fmt: skip
-# ten colors chosen to be told apart with any color vision (Petroff 2021, arXiv:2107.02270)
+# accessible with color vision deficiencies (Petroff 2021, arXiv:2107.02270)
 COLORS = matplotlib.color_sequences["petroff10"]
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"  # red above zero, blue below
@@ -46,7 +47,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, what to look for in it in one sentence, and the command that goes on from there."""
+    """A figure, what to look for in it, and the next command."""
 
     figure: Figure
     look_for: str
@@ -55,47 +56,52 @@ class Picture:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Inside, figures are drawn in the zoo's style, whatever the user's own settings of matplotlib say."""
+    """Apply the zoo's matplotlib style, independent of the user's ``matplotlibrc``."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    family = [matplotlib.rcParamsDefault["font.sans-serif"][0], *(name for name in FONTS_OF_THE_EAST if name in installed)]
+    family = [matplotlib.rcParamsDefault["font.sans-serif"][0], *(name for name in CJK_FONTS if name in installed)]
     with matplotlib.style.context(["default", STYLE, {"font.family": family}]):
         yield
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file that could not be written, before any work is done for it.
+    """Check an output path before drawing.
 
     Raises:
-        UserError: not a PNG, a folder, or in a place where nothing can be written.
+        UserError: it does not end in ``.png``, is a folder, or cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise UserError(f"--output {path}: pictures are PNG, so its name must end in .png")
+        raise UserError(f"--output {path}: pictures are PNG files, so the name must end in .png")
     require_writable("--output", path)
 
 
+def image_grid(figure: Figure, rows: int, columns: int) -> np.ndarray:
+    """Axes for images, without ticks and frames, [rows, columns]."""
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return grid
+
+
 def write_png(figure: Figure, path: Path) -> None:
-    """Write the figure; an older file of that name is replaced at once, or kept if something goes wrong.
+    """Write a figure atomically.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written; an older file is kept.
     """
-    content = png_bytes(figure)
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    write_output(path, png_bytes(figure))
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as the content of a PNG file; equal figures are equal files."""
+    """Render a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    without_a_sign = [each for each in told if str(each.message).startswith("Glyph")]  # one for each sign
-    for each in told:
-        if each not in without_a_sign:
+    missing_glyphs = [each for each in caught if str(each.message).startswith("Glyph")]  # one per character
+    for each in caught:
+        if each not in missing_glyphs:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    if without_a_sign:
-        print("warning: no font here has the signs of some names, which are drawn as boxes", file=sys.stderr)
+    if missing_glyphs:
+        print("warning: no installed font has the characters of some names, which are drawn as boxes", file=sys.stderr)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Gradients through time: how they vanish or explode in a vanilla recurrent network, and last in an LSTM that does not forget."""
+"""Vanishing and exploding gradients through time in a vanilla RNN and an LSTM."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
 HIDDEN, SAMPLES, STEPS_BACK = 128, 8, 100
-WARMING_UP = 50  # steps after which the state no longer remembers that it started at zero
-INPUT_SIZE = 0.1  # weak inputs leave tanh nearly linear, until the state itself has grown
-RADII = (0.5, 1.0, 2.0)  # saturation takes back much of what a radius above 1 adds
+WARMUP = 50  # steps after which the zero initial state is forgotten
+INPUT_SCALE = 0.1  # keeps tanh nearly linear until the state has grown
+RADII = (0.5, 1.0, 2.0)  # saturation counteracts a radius above 1
 FORGET_BIASES = (0.0, 1.0, 3.0)
 STATE_STYLES = {"h": {"linestyle": (0, (4, 2)), "linewidth": 1.3}, "c": {"linestyle": "-"}}
 
@@ -26,10 +26,10 @@ Norms = dict[str, Tensor]  # h, and c of an LSTM, each [k]
 
 
 def gradient_flow(registry: Registry, runs: list[RunFolder]) -> Picture:
-    """The standard comparison: networks as they start, on random inputs, with a random direction of the last output as loss."""
+    """Compare networks at initialization on random inputs; the loss is a random projection of the last output."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inputs = INPUT_SIZE * torch.randn(SAMPLES, WARMING_UP + STEPS_BACK + 1, HIDDEN)
+        inputs = INPUT_SCALE * torch.randn(SAMPLES, WARMUP + STEPS_BACK + 1, HIDDEN)
         direction = torch.randn(HIDDEN, dtype=torch.float64) / HIDDEN**0.5
         vanilla = {f"spectral radius {radius:g}": vanilla_network(radius) for radius in RADII}
         lstm = {f"forget bias {bias:g} (gate {1 / (1 + math.exp(-bias)):.2f})": lstm_network(bias) for bias in FORGET_BIASES}
@@ -39,16 +39,16 @@ def gradient_flow(registry: Registry, runs: list[RunFolder]) -> Picture:
         return {label: {name: norms[:STEPS_BACK] for name, norms in states.items()} for label, states in measured.items()}
 
     return Picture(
-        draw_gradient_flow({"vanilla recurrent network (tanh), untrained": measure(vanilla), "LSTM, untrained": measure(lstm)}),
-        "on these axes a straight line is a power: a vanilla network multiplies the gradient at each step, so that it vanishes "
-        "or explodes unless the spectral radius of its recurrent weights is close to 1; the cell of an LSTM multiplies it by the "
-        "forget gate, which a bias opens from the start and training opens where it is needed",
+        draw_gradient_flow({"vanilla RNN (tanh), untrained": measure(vanilla), "LSTM, untrained": measure(lstm)}),
+        "straight lines are exponential: the recurrent weights of a vanilla RNN scale the gradient at each step, so that it "
+        "vanishes or explodes unless their spectral radius is close to 1; in the cell of an LSTM the forget gate scales it, "
+        "which a bias opens from the start and training where needed",
         "zoo train char-lstm",
     )
 
 
 def vanilla_network(spectral_radius: float) -> nn.RNN:
-    """A network whose recurrent weights are normal, scaled to the largest absolute eigenvalue."""
+    """An RNN with normal recurrent weights, scaled to a spectral radius."""
     network = nn.RNN(HIDDEN, HIDDEN, batch_first=True)
     with torch.no_grad():
         weight = torch.randn(HIDDEN, HIDDEN)
@@ -59,7 +59,7 @@ def vanilla_network(spectral_radius: float) -> nn.RNN:
 
 
 def lstm_network(forget_bias: float) -> nn.LSTM:
-    """A network with torch's weights, and no biases but that of the forget gate."""
+    """An LSTM with default weights and zero biases except that of the forget gate."""
     network = nn.LSTM(HIDDEN, HIDDEN, batch_first=True)
     with torch.no_grad():
         network.bias_ih_l0.zero_()
@@ -69,11 +69,11 @@ def lstm_network(forget_bias: float) -> nn.LSTM:
 
 
 def draw_gradient_flow(panels: dict[str, dict[str, Norms]]) -> Figure:
-    """A panel for each title, on the same axes, with a color for each label; h is dashed where there is a c, which is not."""
+    """Draw a panel per title with shared axes and a color per label; with two states, c is solid and h dashed."""
     figure = Figure((10.4, 4.8), layout="constrained")
     axes_of_all = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, networks) in zip(axes_of_all, panels.items(), strict=True):
-        axes.axhline(1, color="gray", linewidth=0.8)  # between what explodes and what vanishes
+        axes.axhline(1, color="gray", linewidth=0.8)  # between exploding and vanishing
         handles = []
         for color, (label, norms) in zip(COLORS, networks.items(), strict=False):
             for state, values in norms.items():
@@ -81,12 +81,12 @@ def draw_gradient_flow(panels: dict[str, dict[str, Norms]]) -> Figure:
                 axes.plot(range(1, len(values) + 1), values, color=color, **style)
             handles.append(Line2D([], [], color=color, label=label))
         if any(len(norms) > 1 for norms in networks.values()):
-            names = {"c": "of the cell c", "h": "of the hidden state h"}
+            names = {"c": "cell state c", "h": "hidden state h"}
             handles += [Line2D([], [], color="gray", **STATE_STYLES[state], label=name) for state, name in names.items()]
-        axes.set(title=title, xlabel="k, steps back from the loss", yscale="log")
+        axes.set(title=title, xlabel="k, steps before the loss", yscale="log")
         axes.yaxis.set_major_locator(LogLocator(numticks=10))
         axes.yaxis.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(handles=handles, loc="lower left", fontsize=8)
-    axes_of_all[0].set_ylabel("norm of the gradient at the state k steps back")
+    axes_of_all[0].set_ylabel("gradient norm of the state k steps before the loss")
     return figure

@@ -1,6 +1,6 @@
-"""The index of pictures: what each shows and what it is made of, readable without torch or matplotlib.
+"""Index of the kinds of pictures, importable without torch and matplotlib.
 
-Names of kinds, runs and models are answered here; only then the module that draws is imported.
+Names and options are checked here before the module that draws is imported.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ FLAGS = {
 }  # fmt: skip
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
-MANY = 1000  # runs: more than a command line holds
+MANY = 1000  # runs
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of picture, drawn by the function of its name, in which ``_`` stands for ``-``.
+    """A kind of picture, drawn by the function of its name, with ``_`` for ``-``.
 
     Attributes:
-        name: what ``zoo picture NAME`` takes.
-        shows: what one sees, as a list tells it.
-        usage: what stands after the name.
-        module: where the function is.
-        fewest, most: how many runs it takes.
-        flags: options of the command that the function takes, beside the registry and the runs.
-        takes_models: a model's name will do in place of a run.
-        task: what the runs must be of; empty for any.
-        takes_images: what is named after the runs are image files.
+        name: argument of ``zoo picture``.
+        shows: description.
+        usage: arguments after the name.
+        module: module of the function.
+        fewest, most: number of runs.
+        flags: options of the command that the function takes besides the registry and the runs.
+        takes_models: whether models can be given instead of runs.
+        task: task of the runs; empty for any.
+        takes_images: whether image files can follow the runs.
         other_modules: runs of these tasks are drawn by the function of that name in another module.
     """
 
@@ -67,41 +67,41 @@ class Kind:
 
     @property
     def call(self) -> str:
-        """What a command line says after ``zoo picture``."""
+        """Usage after ``zoo picture``."""
         return f"{self.name} {self.usage}".rstrip()
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("templates", "the weights of a linear classifier, one image a class", "RUN", "zoo.pictures.weights",
+        Kind("templates", "weights of a linear classifier, one image per class", "RUN", "zoo.pictures.weights",
              flags=CHECKPOINT),
-        Kind("filters", "the first filters of a convolutional network, trained or not", "RUN|MODEL", "zoo.pictures.weights",
+        Kind("filters", "filters of the first convolution, trained or at initialization", "RUN|MODEL", "zoo.pictures.weights",
              flags=CHECKPOINT + DATA, takes_models=True),
-        Kind("confusion", "which classes a classifier takes for which others", "RUN", "zoo.pictures.predictions",
+        Kind("confusion", "confusion matrix of a classifier", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
-        Kind("mistakes", "the test images on which a classifier is most surely wrong", "RUN", "zoo.pictures.predictions",
+        Kind("mistakes", "misclassified test images, most confident first", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
-        Kind("calibration", "whether a classifier is as often right as it is sure", "RUN", "zoo.pictures.calibration",
+        Kind("calibration", "reliability diagram of a classifier", "RUN", "zoo.pictures.calibration",
              flags=CHECKPOINT + DATA),
-        Kind("saliency", "which pixels a classifier goes by", "RUN [IMAGE...]", "zoo.pictures.saliency",
+        Kind("saliency", "saliency maps: gradient and SmoothGrad", "RUN [IMAGE...]", "zoo.pictures.saliency",
              flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True),
-        Kind("attention", "where a transformer looks in images, or a captioner for each word", "RUN [IMAGE...]",
+        Kind("attention", "attention maps of a transformer, or of a captioner for each word", "RUN [IMAGE...]",
              "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
              other_modules={"captioning": "zoo.pictures.caption_attention"}),
         Kind("captions", "test images with the best and the worst captions", "RUN", "zoo.pictures.caption_attention",
              flags=CHECKPOINT + DATA, task="captioning"),
-        Kind("curves", "learning curves of one run or several", "RUN...", "zoo.pictures.curves",
+        Kind("curves", "learning curves of one or several runs", "RUN...", "zoo.pictures.curves",
              most=MANY, flags=("metric",), task=""),
         Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
              most=4),
-        Kind("regions", "decision regions in the plane, of runs or of standard classifiers", "RUN...|--data NAME",
+        Kind("regions", "decision regions in the plane, of runs or standard classifiers", "RUN...|--data NAME",
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
-        Kind("cells", "a text colored by single cells of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
+        Kind("cells", "text colored by single units of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
              flags=(*CHECKPOINT, "text", "units"), task="language-modeling"),
-        Kind("path", "where an agent goes when it is told where to, from above", "RUN", "zoo.pictures.paths",
+        Kind("path", "trajectories of a navigation agent, from above", "RUN", "zoo.pictures.paths",
              flags=CHECKPOINT + DATA, task="navigation"),
-        Kind("gradient-flow", "gradients through time, of a vanilla recurrent network beside an LSTM", "",
+        Kind("gradient-flow", "gradient norms through time of a vanilla RNN and an LSTM", "",
              "zoo.pictures.gradient_flow", fewest=0, most=0),
     )
 }  # fmt: skip
@@ -109,7 +109,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that was written: where, what to look for in it, and the command that goes on from there."""
+    """A written picture: its file, what to look for in it, and the next command."""
 
     path: Path
     look_for: str
@@ -117,18 +117,16 @@ class Drawn:
 
 
 def write_picture(registry: Registry, kind_name: str, names: list[str], output: str = "", **flags: Any) -> Drawn:
-    """Draw one picture and write it as PNG.
+    """Draw a picture and write it as PNG.
 
     Args:
-        kind_name: a key of ``KINDS``.
-        names: runs, by name or path, exported files where weights are enough, or models where the kind takes them; then image
-            files where it takes those.
-        output: the file; by default it is named after the run and the kind, in the current folder.
-        flags: options of the command that were given; empty ones count as not given.
+        kind_name: key of ``KINDS``.
+        names: runs by name or path, exported files if weights suffice, or models; then image files.
+        output: default RUN-KIND.png in the current folder.
+        flags: options of the command; empty values count as not given.
 
     Raises:
-        UserError: an unknown name, an option or a number of runs that the kind does not take, a run that does not fit the
-            kind, or a file that cannot be written.
+        UserError: an unknown name, options or runs that do not fit the kind, or a file that cannot be written.
     """
     if kind_name not in KINDS:
         raise unknown("picture", kind_name, KINDS)
@@ -151,13 +149,13 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     task = kind.task
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
-            raise UserError(f"zoo picture {kind.name} needs the records of a training, which {folder.name} lacks: name a run")
+            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is an exported file")
         model = registry.model(folder.read_run().model["name"])
         task = model.task
         if kind.task and task not in (kind.task, *kind.other_modules):
-            raise UserError(f"zoo picture {kind.name} is for {kind.task}, and {folder.name} is a {model.name}, for {model.task}")
+            raise UserError(f"zoo picture {kind.name} is for {kind.task}, and {folder.name} ({model.name}) is for {model.task}")
     if "checkpoint" in given and not found:
-        raise UserError("--checkpoint goes with a run, and none is given")
+        raise UserError("--checkpoint goes with a run, and none was given")
     for folder in found if "checkpoint" in kind.flags else ():
         folder.checkpoint(given.get("checkpoint", "best"))
 

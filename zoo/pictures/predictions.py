@@ -1,4 +1,4 @@
-"""Pictures of what a classifier says of its test images: which classes it confuses, and where it is most surely wrong."""
+"""Predictions of a classifier on test data: the confusion matrix and the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 
 SHOWN_MISTAKES = 24
-MOST_NUMBERS = 20  # classes up to which the cells of a confusion matrix hold their counts
-MOST_NAMES = 100  # classes up to which they are named along the edges
+TILE = 190  # pixels
+MAX_NUMBERS = 20  # classes, with counts in the cells of a confusion matrix
+MAX_NAMES = 100  # classes, with names along the axes
 
 
 @dataclass(frozen=True)
-class Tested:
-    """What a trained network says of each image of a test split.
+class Predictions:
+    """Predictions for a test split.
 
     Attributes:
-        data: the data module, set up.
-        labels: the true classes, int64 [N].
-        probabilities: of each class, [N, classes], on the CPU.
+        data: data module, after ``setup``.
+        labels: true classes, int64 [N].
+        probabilities: [N, classes], on the CPU.
     """
 
     run_name: str
@@ -55,13 +56,13 @@ class Tested:
 
 
 def load_trained(registry: Registry, folder: RunFolder | ExportedFile, checkpoint: str) -> tuple[Task, Run]:
-    """The network of a run or of an exported file, ready to evaluate, and the Run it was trained by."""
+    """Load the network of a run or an exported file in evaluation mode, and the Run it was trained with."""
     file = folder.checkpoint(checkpoint)
     return load_task(registry, read_trained(file), file)
 
 
 def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str]) -> Any:
-    """The run's own data, or other data with the same classes, for a network that was trained on data of ``spec``.
+    """Open the run's data, or other data with the same classes, for a network trained on data of ``spec``.
 
     Raises:
         UserError: the data cannot be read or does not fit.
@@ -70,11 +71,11 @@ def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, set
     return build_test_data(registry, run.model_copy(update={"data": section}), spec)
 
 
-def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, settings: Sequence[str]) -> Tested:
-    """Put the test images of a run's own data, or of other data with the same classes, to its network.
+def predict_test_data(registry: Registry, folder: RunFolder, checkpoint: str, data: str, settings: Sequence[str]) -> Predictions:
+    """Predict the test split of a run's data, or of other data with the same classes.
 
     Raises:
-        UserError: the checkpoint or the data cannot be read, or they do not fit each other.
+        UserError: the checkpoint or the data cannot be read, or the data does not fit.
     """
     task, run = load_trained(registry, folder, checkpoint)
     module = open_test_data(registry, run, task.spec, data, settings)
@@ -87,26 +88,26 @@ def ask(registry: Registry, folder: RunFolder, checkpoint: str, data: str, setti
             probabilities.append(task.predict_step({"images": batch["images"].to(device)}).cpu())
     if not labels:
         raise UserError(f"{data or run.data['name']} has no test images")
-    return Tested(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))
+    return Predictions(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))
 
 
 def confusion(
     registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
 ) -> Picture:
-    """Which classes a classifier takes for which others."""
-    tested = ask(registry, runs[0], checkpoint, data, settings)
+    """Draw the confusion matrix of a classifier."""
+    tested = predict_test_data(registry, runs[0], checkpoint, data, settings)
     classes = tested.task.spec.classes
     counts = confusion_counts(tested)
     title = f"{tested.run_name}: test accuracy {tested.accuracy:.2%} ({len(tested.labels):,} samples)"
     return Picture(
         draw_confusion(counts, classes, title),
-        "rows are what is there, columns what the network says, so the diagonal is right; " + _most_confused(counts, classes),
+        "rows are true classes and columns predictions, so the diagonal is correct; " + _most_confused(counts, classes),
         f"zoo picture mistakes {runs[0].name}",
     )
 
 
-def confusion_counts(tested: Tested) -> np.ndarray:
-    """int64 [classes, classes]: how many images of each true class (row) are taken for each class (column)."""
+def confusion_counts(tested: Predictions) -> np.ndarray:
+    """Confusion matrix, int64 [classes, classes]: true classes in rows, predicted classes in columns."""
     classes = len(tested.task.spec.classes)
     cells = tested.labels * classes + tested.predictions
     return cells.bincount(minlength=classes**2).reshape(classes, classes).numpy()
@@ -115,15 +116,17 @@ def confusion_counts(tested: Tested) -> np.ndarray:
 def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> str:
     wrong = counts - np.diag(np.diag(counts))
     if not wrong.any():
-        return "here nothing is wrong"
-    true, said = np.unravel_index(wrong.argmax(), wrong.shape)
-    return f"most often {classes[true]} is taken for {classes[said]} ({wrong[true, said]:,} of {counts[true].sum():,})"
+        return "there are no mistakes"
+    true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
+    return (
+        f"most frequent: {classes[true]} predicted as {classes[predicted]} ({wrong[true, predicted]:,} of {counts[true].sum():,})"
+    )
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """A matrix whose colors are shares of each row, and whose numbers, where they can be read, are counts.
+    """Draw a confusion matrix with colors normalized by row and, for few classes, counts in the cells.
 
-    Colors follow the square root of the share, so that rare confusions can still be seen.
+    The color scale is the square root of the share, which keeps rare confusions visible.
     """
     n = len(classes)
     side = min(max(5.0, 1.8 + 0.45 * n), 14.0)  # inches
@@ -131,15 +134,15 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Fi
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     picture = axes.imshow(shares, cmap=SEQUENTIAL, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of the true class")
-    size = 9 if n <= MOST_NUMBERS else min(9.0, 0.6 * 72 * (side - 2) / n)
-    if n <= MOST_NAMES:
+    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of true class (square-root scale)")
+    size = 9 if n <= MAX_NUMBERS else min(9.0, 0.6 * 72 * (side - 2) / n)
+    if n <= MAX_NAMES:
         upright = max(map(len, classes)) > 2 and n > 4
         axes.set_xticks(range(n), classes, rotation=90 if upright else 0, fontsize=size)
         axes.set_yticks(range(n), classes, fontsize=size)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.spines[:].set_visible(False)
-    if n <= MOST_NUMBERS:
+    if n <= MAX_NUMBERS:
         for row, column in np.ndindex(n, n):
             if counts[row, column]:
                 color = "black" if shares[row, column] > 0.3 else "white"
@@ -150,53 +153,43 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Fi
 def mistakes(
     registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
 ) -> Picture:
-    """The test images on which a classifier is most surely wrong, the surest first."""
+    """Draw the misclassified test images, most confident first."""
     folder = runs[0]
-    tested = ask(registry, folder, checkpoint, data, settings)
+    tested = predict_test_data(registry, folder, checkpoint, data, settings)
     if tested.task.spec.are_points:
-        raise UserError(f"points are no images to look at; where {folder.name} is wrong: zoo picture regions {folder.name}")
+        raise UserError(f"mistakes are drawn as images; for points in the plane: zoo picture regions {folder.name}")
     order = most_confident_mistakes(tested)
     if not len(order):
         raise UserError(f"{folder.name} makes no mistake on its {len(tested.labels):,} test images: there is nothing to draw")
     shown = order[:SHOWN_MISTAKES]
-    split = tested.data.splits["test"]
-    images = next(split.images.batches(iter([shown])))
-    files = [split.files[index] for index in shown.tolist()] if split.files else []
-    classes = tested.task.spec.classes
+    split, classes = tested.data.splits["test"], tested.task.spec.classes
+    files = [split.files[index] for index in shown.tolist()] if split.files else [""] * len(shown)
+    columns = tested.labels[shown], tested.predictions[shown], tested.probabilities.amax(1)[shown]
     titles = [
-        f"{classes[true]}\n{probability:.0%} {classes[said]}"
-        for true, said, probability in zip(
-            tested.labels[shown].tolist(),
-            tested.predictions[shown].tolist(),
-            tested.probabilities.amax(1)[shown].tolist(),
-            strict=True,
-        )
+        f"true {classes[true]}\npredicted {classes[predicted]}\n{probability:.0%} {_shorten(Path(file).name)}".rstrip()
+        for true, predicted, probability, file in zip(*(column.tolist() for column in columns), files, strict=True)
     ]
-    if files:
-        titles = [f"{title}\n{_short(Path(file).name)}" for title, file in zip(titles, files, strict=True)]
-    share = f"{len(order):,} of {len(tested.labels):,} test images are wrong"
-    heading = f"{tested.run_name}: {share}; the surest first, with what they are and what the network says"
-    figure = draw_tiles(as_colors(images), titles, heading, side=160)
+    share = f"{len(order):,} of {len(tested.labels):,} test images misclassified"
+    heading = f"{tested.run_name}: {share}; most confident first"
+    images = next(split.images.batches(iter([shown])))
     return Picture(
-        figure,
-        "above each image stands what it is, and below that what the network says, with its probability: look for wrong labels, "
-        "for images that you could not tell either, and for what the rest has in common"
-        + (f"; the surest is {files[0]}" if files else ""),
+        draw_tiles(to_rgb(images), titles, heading, side=TILE),
+        "above each image are the true class, the prediction and its probability: look for wrong labels, ambiguous images, and "
+        "for what the others have in common" + (f"; the most confident is {files[0]}" if files[0] else ""),
         f"zoo picture confusion {folder.name}",
     )
 
 
-def _short(name: str, longest: int = 14) -> str:
-    """The name of a file, which may be long and all digits, with room to the one beside it."""
+def _shorten(name: str, longest: int = 14) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def most_confident_mistakes(tested: Tested) -> Tensor:
-    """Indices of the wrong predictions, int64, from the most probable to the least; equals stay in their order."""
+def most_confident_mistakes(tested: Predictions) -> Tensor:
+    """Indices of the misclassified images, int64, by descending probability of the prediction; ties keep their order."""
     wrong = (tested.predictions != tested.labels).nonzero()[:, 0]
     return wrong[tested.probabilities.amax(1)[wrong].argsort(descending=True, stable=True)]
 
 
-def as_colors(images: Tensor) -> np.ndarray:
-    """uint8 [n, C, H, W] as colors in [0, 1], [n, H, W, 3]; one channel is gray, of many the first three are shown."""
+def to_rgb(images: Tensor) -> np.ndarray:
+    """Convert uint8 [n, C, H, W] to RGB in [0, 1], [n, H, W, 3]; of more than three channels the first three are kept."""
     return images[:, :3].expand(-1, 3, -1, -1).permute(0, 2, 3, 1).float().div(255).numpy()

@@ -1,4 +1,4 @@
-"""A picture of a data set: a row of samples, and under each of them what augmentation makes of it, if there is any."""
+"""Previews of data sets: samples, with augmented versions below them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from zoo.core.errors import UserError
-from zoo.core.files import replace_file
+from zoo.core.files import write_output
 from zoo.core.randomness import derive_seed
 from zoo.spec import ImageSpec
 
-SAMPLES, VERSIONS = 8, 4  # columns, and augmented rows
-SMALLEST = 72  # pixels a side; smaller images are enlarged without smoothing, so that their pixels can be seen
+SAMPLES, VERSIONS = 8, 4  # columns, and rows of augmented versions
+SMALLEST = 72  # pixels; smaller images are enlarged without interpolation
 GAP, CAPTION = 4, 18
-GROUND = "#d9d9d9"  # neither white nor black pictures run together on it
+BACKGROUND = "#d9d9d9"  # sets off white and black images
 
 
 def write_preview(data: Any, name: str, path: Path) -> Path:
-    """Draw samples of the training images, as different classes as possible, and write a PNG; points in the plane are all drawn.
-
-    Of pictures with words, the first are drawn and numbered.
+    """Draw training samples of different classes, or all points of a plane, and write a PNG.
 
     Args:
-        data: a DataModule of images; it is prepared here.
+        data: data module of images; prepared here.
         name: for the caption.
 
-    Returns:
-        The path that was written.
-
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     data.prepare_data()
     data.setup()
@@ -44,34 +38,31 @@ def write_preview(data: Any, name: str, path: Path) -> Path:
     has_classes = isinstance(data.spec, ImageSpec)
     chosen = _one_of_each_class(split.labels, SAMPLES) if has_classes else torch.arange(min(SAMPLES, len(split)))
     images = next(split.images.batches(iter([chosen])))
-    # each version is a batch of its own, in which every image meets its own random parameters
+    # each version is a batch, in which every image has its own random parameters
     versions = [] if data.augment == "none" else [_augmented(data, images, split.labels[chosen], n) for n in range(VERSIONS)]
     numbers = [str(place + 1) for place in chosen.tolist()]
     captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()] if has_classes else numbers
-    below = f", and below augmented by {data.augment}" if versions else ""
+    below = f", augmented by {data.augment} below" if versions else ""
     picture = _grid([images, *versions], captions, f"{name}: samples{below}")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    try:
-        replace_file(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    write_output(path, buffer.getvalue())
     return path
 
 
 def _write_points(data: Any, name: str, path: Path) -> Path:
-    """Training and test points, side by side."""
+    """Draw training and test points side by side."""
     from matplotlib.figure import Figure
 
     from zoo.pictures.figure import check_output, style, write_png
-    from zoo.pictures.plane import class_handles, draw_points, set_up
+    from zoo.pictures.plane import class_handles, draw_points, set_up_axes
 
     check_output(path)
     with style():
         figure = Figure((8, 4.5), layout="constrained")
         for axes, part in zip(figure.subplots(1, 2), ("train", "test"), strict=True):
             split = data.splits[part]
-            set_up(axes, f"{name}, {part}: {len(split):,} points")
+            set_up_axes(axes, f"{name}, {part}: {len(split):,} points")
             draw_points(axes, split.images.pixels, split.labels, len(data.spec.classes))
         figure.legend(handles=class_handles(data.spec.classes), loc="outside lower center", ncols=len(data.spec.classes))
         write_png(figure, path)
@@ -79,7 +70,7 @@ def _write_points(data: Any, name: str, path: Path) -> Path:
 
 
 def _one_of_each_class(labels: Tensor, count: int) -> Tensor:
-    """Indices of ``count`` samples, or all if there are fewer: the first of each class, then the second, and so on."""
+    """Indices of up to ``count`` samples: the first of each class, then the second, and so on."""
     order = torch.empty(len(labels), dtype=torch.long)
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
@@ -100,7 +91,7 @@ def _grid(rows: list[Tensor], captions: list[str], title: str) -> Image.Image:
     top = 2 * CAPTION + GAP  # the title and the captions
     font = ImageFont.load_default(12)
     sheet_width = max(columns * (width + GAP) + GAP, round(font.getlength(title)) + 2 * GAP)
-    sheet = Image.new("RGB", (sheet_width, top + len(rows) * (height + GAP) + GAP), GROUND)
+    sheet = Image.new("RGB", (sheet_width, top + len(rows) * (height + GAP) + GAP), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 2), title, "black", font)
     for column, caption in enumerate(captions):
@@ -111,6 +102,6 @@ def _grid(rows: list[Tensor], captions: list[str], title: str) -> Image.Image:
         for column, pixels in enumerate(row):
             tile = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
             tile = tile.resize((width, height), Image.Resampling.NEAREST)
-            # the samples stand apart from what was made of them
+            # a gap between the samples and their augmented versions
             sheet.paste(tile, (GAP + column * (width + GAP), top + r * (height + GAP) + (GAP if r else 0)))
     return sheet

@@ -1,4 +1,4 @@
-"""Decision regions: which class a classifier gives to every point of the plane, and how sure it is."""
+"""Decision regions of classifiers in the plane."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor
 from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
-from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, every_input, set_up
+from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, plane_points, set_up_axes
 from zoo.pictures.predictions import load_trained
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Task
 from zoo.training import building, engine
 from zoo.training.run_folder import RunFolder, temporary_runs
 
-CHUNK = 4096  # points at a time: nearest neighbors compare each of them with all training points
-PALEST, DARKEST = 0.12, 0.5  # how much of its color a class has where all are equally probable, and where one is certain
-# what is drawn without a run, in two rows: a title and the settings of a training that is done in seconds and yet converges
+CHUNK = 4096  # points per batch: nearest neighbors compare each with all training points
+PALEST, DARKEST = 0.12, 0.5  # color strength at uniform probabilities and at certainty
+# drawn without a run, in two rows: title and settings that converge within seconds
 QUICK = {"epochs": 30, "batch_size": 32, "weight_decay": 0.0}
 SOFTMAX = ("softmax", {"model": {"name": "softmax"}, "recipe": {**QUICK, "lr": 0.03}})
 MLP = ("mlp", {"model": {"name": "mlp", "hidden_sizes": [64, 64]}, "recipe": {**QUICK, "lr": 0.01}})
@@ -35,21 +35,22 @@ NEIGHBORS = {
     for metric in ("L1", "L2")
 }
 STANDARD = [*NEIGHBORS["L1"], SOFTMAX, *NEIGHBORS["L2"], MLP]
+CROSS = "misclassified test point"
 LOOK_FOR = (
-    "the color is the class that a point would be given, paler where the classifier is less sure; look for islands around "
-    "single training points (overfitting) and for boundaries too straight for the data (underfitting)"
+    "colors are predicted classes, paler with lower probability, dots and crosses (misclassified test points) are true "
+    "classes; look for islands around single training points (overfitting) and for boundaries too straight (underfitting)"
 )
-NEIGHBORS_LOOK = "more neighbors smooth the boundary, and L1, above, gives it corners along the axes that L2 does not"
-ON_THE_SPOT = {"accelerator": "cpu", "devices": 1}  # networks so small that moving them to a GPU takes longer
+NEIGHBORS_LOOK = "more neighbors smooth the boundary, and L1, in the first row, gives it axis-aligned corners"
+SMALL = {"accelerator": "cpu", "devices": 1}  # these networks are too small to gain from a GPU
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A classifier and the points that it was trained and is tested on.
+    """A classifier and its data.
 
     Attributes:
-        data: the data module, set up.
-        probabilities: of each class at each point of the plane, [256 (y), 256 (x), classes].
+        data: data module, after ``setup``.
+        probabilities: at each point of the plane, [256 (y), 256 (x), classes].
     """
 
     title: str
@@ -58,7 +59,7 @@ class Panel:
 
     @property
     def wrong(self) -> Tensor:
-        """Which test points are misclassified, bool [n]: they are points of the plane, so their answers are there already."""
+        """Misclassified test points, bool [n], looked up in ``probabilities``."""
         split = self.data.splits["test"]
         x, y = split.images.pixels.flatten(1).long().T
         return torch.from_numpy(self.probabilities.argmax(2))[y, x] != split.labels
@@ -71,17 +72,17 @@ class Panel:
 def regions(
     registry: Registry, runs: list[RunFolder], checkpoint: str = "best", data: str = "", settings: Sequence[str] = ()
 ) -> Picture:
-    """Decision regions of runs, a panel each; or, on a data set alone, of the standard classifiers, trained on the spot."""
+    """Draw the decision regions of runs or, given a data set only, of standard classifiers that are trained for it."""
     points = [name for name, entry in registry.data.items() if "points" in entry.tags]
     if runs:
         if data or settings:
-            raise UserError(f"a run is drawn on its own data: leave out {'--data' if data else '--set'}, or the runs")
+            raise UserError(f"a run is drawn on its own data: omit {'--data' if data else '--set'}, or the runs")
         panels = [_panel_of_run(registry, folder, checkpoint, points) for folder in runs]
         columns, look_for = min(len(runs), 4), LOOK_FOR
         following = f"zoo picture curves {' '.join(folder.name for folder in runs)}"
     else:
         if data not in points:
-            what = f"{data} is not points in the plane" if data else "regions of what? Give runs, or toy data"
+            what = f"{data} is not points in the plane" if data else "give runs, or a data set with --data"
             raise UserError(f"{what}: --data takes {', '.join(points)}")
         panels = _standard_panels(registry, data, settings)
         columns = max(2, len(panels) // 2)  # L1 above L2
@@ -94,43 +95,42 @@ def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points
     task, run = load_trained(registry, folder, checkpoint)
     if not task.spec.are_points:
         raise UserError(
-            f"regions are drawn in the plane, and {folder.name} was trained on images ({run.data['name']}): "
+            f"regions need points in the plane, and {folder.name} was trained on images ({run.data['name']}): "
             f"train on {', '.join(points)}"
         )
-    return Panel(folder.path.name, building.build_test_data(registry, run, task.spec), probabilities_in_the_plane(task))
+    return Panel(folder.path.name, building.build_test_data(registry, run, task.spec), plane_probabilities(task))
 
 
 def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
-    """k nearest neighbors, the linear classifier and the perceptron, trained and forgotten."""
-    layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": ON_THE_SPOT}]
+    """Train k-nearest neighbors, a linear classifier and a perceptron in temporary runs."""
+    layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": SMALL}]
     panels = []
     with temporary_runs():
         for title, training in STANDARD:
             run = resolve(registry, training["model"]["name"], {}, [training, *layers])
             task, run = load_trained(registry, engine.train(registry, run).folder, "best")
-            panels.append(Panel(title, building.build_data(registry, run), probabilities_in_the_plane(task)))
+            panels.append(Panel(title, building.build_data(registry, run), plane_probabilities(task)))
     return panels
 
 
-def probabilities_in_the_plane(task: Task) -> np.ndarray:
-    """What a classifier says of every point that there is, [256 (y), 256 (x), classes]."""
+def plane_probabilities(task: Task) -> np.ndarray:
+    """Predict all points of the plane: probabilities, [256 (y), 256 (x), classes]."""
     with torch.inference_mode():
-        parts = [task.predict_step({"images": part.to(task.device)}).cpu() for part in every_input().split(CHUNK)]
+        parts = [task.predict_step({"images": part.to(task.device)}).cpu() for part in plane_points().split(CHUNK)]
     return torch.cat(parts).view(STEPS, STEPS, -1).numpy()
 
 
 def region_colors(probabilities: np.ndarray) -> np.ndarray:
-    """The color of the most probable class, the paler the less sure, [256, 256, 3] in [0, 1]."""
+    """Color of the predicted class, paler with lower probability, [256, 256, 3] in [0, 1]."""
     classes = probabilities.shape[2]
-    sureness = (probabilities.max(2, keepdims=True) * classes - 1) / (
-        classes - 1
-    )  # 0 where all are equal, 1 where one is certain
-    strength = PALEST + (DARKEST - PALEST) * sureness
+    # from 0 at uniform probabilities to 1 at certainty
+    confidence = (probabilities.max(2, keepdims=True) * classes - 1) / (classes - 1)
+    strength = PALEST + (DARKEST - PALEST) * confidence
     return 1 - strength * (1 - class_colors(classes)[probabilities.argmax(2)])
 
 
 def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
-    """A panel for each classifier: regions, training points in their colors, and crosses on misclassified test points."""
+    """Draw a panel per classifier: regions, training points, and crosses for misclassified test points."""
     rows = math.ceil(len(panels) / columns)
     figure = Figure((2.9 * columns, 3.1 * rows + 0.5), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat
@@ -139,16 +139,17 @@ def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
     for axes in list(places)[len(panels) :]:
         axes.axis("off")
     classes = max((panel.data.spec.classes for panel in panels), key=len)
-    cross = Line2D([], [], linestyle="", marker="x", color="black", markersize=5, label="test point, misclassified")
+    cross = Line2D([], [], linestyle="", marker="X", color="gray", markeredgecolor="black", markersize=6, label=CROSS)
     handles = [*class_handles(classes), cross]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns), handletextpad=0.2)
     return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    set_up(axes, f"{panel.title}: test accuracy {panel.accuracy:.1%}")
+    set_up_axes(axes, f"{panel.title}: test accuracy {panel.accuracy:.1%}")
     axes.imshow(region_colors(panel.probabilities), origin="lower", extent=(0, 1, 0, 1), interpolation="nearest")
     train, test, wrong = panel.data.splits["train"], panel.data.splits["test"], panel.wrong
     draw_points(axes, train.images.pixels, train.labels, panel.probabilities.shape[2])
     x, y = coordinates(test.images.pixels[wrong]).T
-    axes.scatter(x, y, s=9, c="black", marker="x", linewidths=0.6)
+    colors = class_colors(panel.probabilities.shape[2])[test.labels[wrong].numpy()]
+    axes.scatter(x, y, s=16, c=colors, marker="X", edgecolors="black", linewidths=0.5)

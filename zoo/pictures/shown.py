@@ -1,4 +1,4 @@
-"""Which images a picture of a network shows: files that somebody named, or some of a test split."""
+"""The images that a figure shows: files, or a selection of the test split."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from zoo.training.prediction import read_named
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Images to look at: uint8 [n, C, H, W], each with what stands beside it."""
+class SelectedImages:
+    """Images, uint8 [n, C, H, W], and their captions: a file name or the true class."""
 
     images: Tensor
     names: list[str]
 
 
-def choose_images(
+def select_images(
     registry: Registry, run: Run, spec: Spec, files: Sequence[str], data: str, settings: Sequence[str], number: int, most: int
-) -> Shown:
-    """The images of files; or without files some from all over the test split, which may be sorted by class.
+) -> SelectedImages:
+    """Read image files, or without files take evenly spaced images from the test split.
 
     Args:
-        spec: of the network that is to see them.
-        data, settings: another data set than the run's, and its options, if the test split is to be of that.
-        number: of test images.
-        most: files that one picture holds.
+        spec: of the network.
+        data, settings: data set and options that replace those of the run.
+        number: number of test images.
+        most: maximum number of files.
 
     Raises:
-        UserError: files are too many or cannot be read, data was given besides, or it cannot be read or does not fit.
+        UserError: too many or unreadable files, files together with data, or data that cannot be read or does not fit.
     """
     if files and (data or settings):
-        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out where image files are given")
+        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out if image files are given")
     if len(files) > most:
-        raise UserError(f"{len(files)} images were given: one picture holds {most}")
+        raise UserError(f"{len(files)} images were given, and at most {most} fit into a picture")
     if files:
         images = torch.stack([read_named(Path(file), image_spec(spec).shape) for file in files])
-        return Shown(images, [Path(file).name for file in files])
+        return SelectedImages(images, [Path(file).name for file in files])
     split = open_test_data(registry, run, spec, data, settings).splits["test"]
     chosen = torch.linspace(0, len(split) - 1, min(number, len(split))).round().long()
     images = next(split.images.batches(iter([chosen])))
     if isinstance(spec, ImageSpec):
-        return Shown(images, [spec.classes[label] for label in split.labels[chosen].tolist()])
-    return Shown(images, [f"test image {index}" for index in chosen.tolist()])
+        return SelectedImages(images, [f"true {spec.classes[label]}" for label in split.labels[chosen].tolist()])
+    return SelectedImages(images, [f"test image {index}" for index in chosen.tolist()])

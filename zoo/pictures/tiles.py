@@ -1,4 +1,4 @@
-"""Many small images on one sheet, each under a title of its own."""
+"""Sheets of small images with titles."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from matplotlib.figure import Figure
 
 from zoo.pictures.figure import DIVERGING, DPI
 
-GAP, MARGIN = 12, 24  # all lengths here are pixels of the sheet
-LINE, LETTER = 21, 10  # a line of a title, and an average letter of it
-HEADING_LINE, HEADING_LETTER = 26, 11
+GAP, MARGIN = 12, 24  # all lengths are pixels
+LINE, LETTER = 21, 10  # height of a line of a title, and width of an average letter
+HEADING_LINE, HEADING_LETTER = 26, 10
 SCALE_BAR = 80
-NARROWEST = 460  # sheet: the heading needs room
+MIN_WIDTH = 460  # of the sheet, for the heading
 
 
 def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: int = 130) -> Figure:
-    """A sheet of equal tiles, row by row.
+    """Draw a sheet of equal tiles, row by row.
 
     Args:
-        images: [n, H, W, 3] are colors in [0, 1]; [n, H, W] are values around zero, drawn on one scale that is shown below.
-        titles: above each tile, lines separated by a line break; none for tiles without titles.
-        heading: above all.
-        side: about how many pixels a tile is wide; small images are enlarged by a whole factor, so that their pixels are even.
+        images: RGB in [0, 1], [n, H, W, 3], or signed values, [n, H, W], drawn on one diverging scale.
+        titles: above each tile, may have several lines; empty for none.
+        side: approximate width of a tile; small images are enlarged by an integer factor.
     """
     count, height, width = images.shape[:3]
     factor = max(1, round(side / width)) if width <= side else side / width
@@ -35,7 +34,7 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
     columns = _columns(count)
     band = LINE * max((title.count("\n") + 1 for title in titles), default=0)
     signed = images.ndim == 3
-    sheet_width = max(2 * MARGIN + columns * (width + GAP) - GAP, NARROWEST)
+    sheet_width = max(2 * MARGIN + columns * (width + GAP) - GAP, MIN_WIDTH)
     heading = textwrap.fill(heading, (sheet_width - 2 * MARGIN) // HEADING_LETTER)
     top_of_tiles = GAP + HEADING_LINE * (heading.count("\n") + 1) + GAP
     rows = math.ceil(count / columns)
@@ -55,14 +54,14 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
         axes.imshow(image, extent=(left, left + width, top + height, top), interpolation=smoothing, **coloring)
         if titles:
             axes.text(left, top - 7, _cut(titles[index], width), fontsize=8, va="baseline", linespacing=1.1)
-    axes.set(xlim=(0, sheet_width), ylim=(sheet_height, 0), aspect="auto")  # imshow has changed them
+    axes.set(xlim=(0, sheet_width), ylim=(sheet_height, 0), aspect="auto")  # imshow changes them
     if signed:
         _scale_bar(figure, coloring, sheet_width, sheet_height)
     return figure
 
 
 def _columns(count: int) -> int:
-    """Tiles a row: so many that the rows are full, if a sheet from square to four times as wide as high can have it so."""
+    """Tiles per row: if possible so that all rows are full, on a sheet between square and four times as wide as high."""
     smallest = math.ceil(math.sqrt(count))
     return next((columns for columns in range(smallest, 2 * smallest) if count % columns == 0), smallest)
 
@@ -76,6 +75,6 @@ def _scale_bar(figure: Figure, coloring: dict, sheet_width: int, sheet_height: i
 
 
 def _cut(title: str, width: int) -> str:
-    """Each line no longer than has room above a tile."""
+    """Truncate each line to the width of a tile."""
     room = max(3, width // LETTER)
     return "\n".join(line if len(line) <= room else line[: room - 1] + "…" for line in title.split("\n"))

@@ -1,4 +1,4 @@
-"""Pictures of weights: the templates of a linear classifier and the first filters of a convolutional network."""
+"""Weights as images: templates of a linear classifier and filters of the first convolution."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from zoo.tasks.task import Task
 from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder
 
-MOST_TILES = 256
-GRAY_IS_ZERO = "gray is zero, bright colors add and dark ones subtract"
-RED_AND_BLUE = "red adds and blue subtracts"
+MAX_TILES = 256
+GRAY_IS_ZERO = "gray is zero, each tile has its own scale"
+RED_AND_BLUE = "red is positive, blue negative"
 
 
 def templates(registry: Registry, runs: list[RunFolder], checkpoint: str = "best") -> Picture:
-    """The weights of a linear classifier, one image a class."""
+    """Draw the weights of a linear classifier, one image per class."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
     if task.spec.are_points:
-        raise UserError(f"templates are images, and {folder.name} knows points: zoo picture regions {folder.name}")
+        raise UserError(f"templates need images, and {folder.name} was trained on points: zoo picture regions {folder.name}")
     weights = class_templates(task)
     if weights is None:
         linear = ", ".join(name for name, entry in registry.models.items() if "linear" in entry.tags)
         raise UserError(
-            f"templates are those of a single linear layer, and {folder.name} is a {run.model['name']}: models that fit: {linear}"
+            f"templates are weights of a single linear layer, not of {folder.name} ({run.model['name']}); linear models: {linear}"
         )
     classes = task.spec.classes
-    shown = f"the first {MOST_TILES} of {len(classes)} classes" if len(classes) > MOST_TILES else f"{len(classes)} classes"
-    images = as_images(weights[:MOST_TILES])
+    shown = f"the first {MAX_TILES} of {len(classes)} classes" if len(classes) > MAX_TILES else f"{len(classes)} classes"
+    images = as_images(weights[:MAX_TILES])
     signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
-    figure = draw_tiles(images, classes[:MOST_TILES], f"{folder.path.name}: templates of {shown}; {signs}")
+    figure = draw_tiles(images, classes[:MAX_TILES], f"{folder.path.name}: templates of {shown}; {signs}")
     return Picture(
         figure,
-        "each tile is what one class looks for, multiplied with the image and summed up to its score: look for blurred averages "
-        "of the class, and for backgrounds that it relies on",
+        "the score of a class is the dot product of its template and the image: look for blurred averages of the class, and for "
+        "backgrounds that it relies on",
         f"zoo picture confusion {folder.name}",
     )
 
 
 def class_templates(task: Task) -> Tensor | None:
-    """The weights of the only layer, [classes, C, H, W], or None if the network is not one linear layer."""
+    """Weights of a single linear layer as images, [classes, C, H, W]; None for other networks."""
     layers = [module for module in task.modules() if next(module.parameters(recurse=False), None) is not None]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
         return None
@@ -63,7 +63,7 @@ def filters(
     data: str = "",
     settings: Sequence[str] = (),
 ) -> Picture:
-    """The first filters of a convolutional network: of a trained one, or of a model as it starts."""
+    """Draw the filters of the first convolution of a run, or of a model at initialization."""
     subject = subjects[0]
     if isinstance(subject, Entry):
         task, run = _untrained(registry, subject, data, settings)
@@ -77,24 +77,24 @@ def filters(
         following = f"zoo picture filters {run.model['name']}"
     weights = first_filters(task)
     if weights is None:
-        raise UserError(f"{name} has no convolution ({run.model['name']}): `zoo list cnn` shows the models that have")
+        raise UserError(f"{name} has no convolution ({run.model['name']}): `zoo list cnn` lists models with convolutions")
     images = as_images(weights)
     shown = f"{len(images)} filters"
-    if len(images) > MOST_TILES:
-        images, shown = images[:MOST_TILES], f"the first {MOST_TILES} of {len(images)} filters"
+    if len(images) > MAX_TILES:
+        images, shown = images[:MAX_TILES], f"the first {MAX_TILES} of {len(images)} filters"
     size = "x".join(map(str, weights.shape[-2:]))
     signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
     figure = draw_tiles(images, (), f"{title}: {shown} of {size}; {signs}", side=60)
     return Picture(
         figure,
-        "look for edges of all directions and for pairs of opposite colors: filters that still look like noise have learned "
-        "nothing, and equal ones are wasted",
+        "look for edges in all directions and for pairs of opposite colors: filters that look like noise have learned nothing, "
+        "and equal ones are redundant",
         following,
     )
 
 
 def first_filters(task: Task) -> Tensor | None:
-    """The weights of the first convolution on the way from input to output, [filters, C, H, W], or None if there is none."""
+    """Weights of the first convolution, [filters, C, H, W]; None if there is none."""
     for stage in task.stages().values():
         for module in stage.modules():
             if isinstance(module, nn.Conv2d):
@@ -103,10 +103,10 @@ def first_filters(task: Task) -> Tensor | None:
 
 
 def as_images(weights: Tensor) -> np.ndarray:
-    """Weights [n, C, H, W] as what a sheet of tiles takes.
+    """Convert weights, [n, C, H, W], for ``draw_tiles``.
 
-    Three channels become colors in [0, 1], [n, H, W, 3]: each image on a scale of its own on which 0.5 is zero. Others stay
-    signed, a tile for every channel of every image, [n * C, H, W].
+    Three channels become RGB in [0, 1], [n, H, W, 3], each image scaled on its own with zero at 0.5. Others stay signed, with a
+    tile per channel, [n * C, H, W].
     """
     weights = weights.float().cpu()
     if weights.shape[1] != 3:
@@ -116,7 +116,7 @@ def as_images(weights: Tensor) -> np.ndarray:
 
 
 def _untrained(registry: Registry, entry: Entry, data: str, settings: Sequence[str]) -> tuple[Task, Run]:
-    """The model as it starts. What its data looks like is known without reading or fetching it."""
+    """Build the model at initialization; the spec of its data needs no download."""
     layers = [parse_setting(text, ("model", "data", "recipe")) for text in settings]
     run = resolve(registry, entry.name, {}, [*layers, {"data": {"name": data}} if data else {}])
     return build_task(registry, run, open_data(registry, run).spec), run

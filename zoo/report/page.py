@@ -19,7 +19,16 @@ from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
 from zoo.report.samples.asking import take_samples
 from zoo.report.samples.samples import Samples
-from zoo.report.subject import TIME, Subject, count_findings, facts, figures, names_of, read_subject, to_train_again
+from zoo.report.subject import (
+    TIME,
+    Subject,
+    count_findings,
+    facts,
+    network_and_data,
+    read_subject,
+    reproduce_command,
+    summarize_metrics,
+)
 from zoo.report.views import activations, curve_plots, gradients, pace
 from zoo.training.run_folder import RunFolder
 
@@ -123,13 +132,13 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         caption = "Rows are what is there, columns what the network says; colors follow the root of the share of each row."
         confusion = [confusion_plot("Confusion", caption, samples.counts, samples.classes)]
     looked = "Nothing was found to be wrong." if history.has_monitors else "Nothing was looked for in this run."
-    network, data = names_of(subject)
+    network, data = network_and_data(subject)
     return {
         "label": subject.label,
         "headline": " on ".join(filter(None, (network, data))),
         "facts": facts(subject),
-        "figures_header": ("metric", "best", "at epoch", "last", "test"),
-        "figures": [(name, *row) for name, row in figures(subject).items()],
+        "metrics_header": ("metric", "best", "at epoch", "last", "test"),
+        "metrics": [(name, *row) for name, row in summarize_metrics(subject).items()],
         "notes": subject.notes,
         "findings": history.findings,
         "no_findings": looked,
@@ -137,7 +146,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         "samples": samples,
         "confusion": confusion,
         "inside": [part for part in (activations(history, most), gradients(history, most), pace(subject, most)) if part],
-        "reproduce": to_train_again(subject),
+        "reproduce": reproduce_command(subject),
         "settings_text": yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True) if subject.settings else "unknown",
         "environment": _flat(subject.environment),
     }
@@ -158,7 +167,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
-    tables = [figures(subject) for subject in subjects]
+    tables = [summarize_metrics(subject) for subject in subjects]
     names = dict.fromkeys(name for table in tables for name in table)
     missing = ("–",) * 4
     rows = []
@@ -171,12 +180,12 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     of_names = (text for name in names for text in (f"best val/{name}", f"test/{name}"))
     header = ("run", *of_names, "parameters", "epochs", "time", "findings")
     tasks = dict.fromkeys(subject.task for subject in subjects if subject.task)
-    data = dict.fromkeys(name for subject in subjects if (name := names_of(subject)[1]))
+    data = dict.fromkeys(name for subject in subjects if (name := network_and_data(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
     return {
         "note": f"These runs are of different {unlike}: what they are measured by is not the same." if unlike else "",
-        "figures_header": header,
-        "figures": rows,
+        "metrics_header": header,
+        "metrics": rows,
         "settings_header": ("setting", *(subject.label for subject in subjects)),
         "settings": differing_settings([subject.settings for subject in subjects]),
         "curves": curve_plots(subjects, most),

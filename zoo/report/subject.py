@@ -95,7 +95,7 @@ def _note_what_is_missing(subject: Subject) -> None:
         notes.append(f"Its numbers stopped being finite, and so it ended; zoo autopsy {subject.folder.name} tells where.")
     if not history.metrics:
         lack = "holds no record yet" if subject.folder.metrics_file.exists() else "is missing"
-        notes.append(f"metrics.jsonl {lack}: there are no curves and no figures.")
+        notes.append(f"metrics.jsonl {lack}: there are no curves and no metrics.")
     trained = subject.run.recipe.epochs if subject.run else None
     ended = {int(record["epoch"]) for record in history.metrics if any(name.startswith("val/") for name in record)}
     if trained and history.metrics and len(ended) < trained and not any("test/" in name for r in history.metrics for name in r):
@@ -112,7 +112,7 @@ def _note_what_is_missing(subject: Subject) -> None:
             notes.append(f"{name} is not a finite number at step {step:,}.")
 
 
-def names_of(subject: Subject) -> tuple[str, str]:
+def network_and_data(subject: Subject) -> tuple[str, str]:
     """What was trained and on what data, as far as it is known."""
     settings = subject.settings
     network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
@@ -128,7 +128,7 @@ def count_findings(findings: Sequence[Finding]) -> str:
 def facts(subject: Subject) -> list[tuple[str, str]]:
     """What a summary begins with: names and values, as text."""
     records, environment = subject.history.metrics, subject.environment
-    network, data = names_of(subject)
+    network, data = network_and_data(subject)
     rows = [("Model", network or "unknown"), ("Data", data or "unknown")]
     if subject.task:
         rows.append(("Task", subject.task))
@@ -159,7 +159,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
+def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
     """Metric -> best of validation, at which epoch (from 1), the last of validation, and the test's; as text."""
     records = subject.history.metrics
     found = {}
@@ -177,7 +177,7 @@ def figures(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
     return found
 
 
-def to_train_again(subject: Subject) -> str:
+def reproduce_command(subject: Subject) -> str:
     """The command that trains the same again, and where it was given first."""
     if not subject.folder.run_file.exists():
         return "not known"

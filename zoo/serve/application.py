@@ -37,16 +37,16 @@ HEADERS = {
 
 
 def build_application(
-    task: Classifier, run: Run, name: str, figures: dict[str, float], limits: Limits, batches: Batches | None = None
+    task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches | None = None
 ) -> Starlette:
     """The application that serves a trained classifier.
 
     Args:
         name: of the network, for those who use it.
-        figures: what it reached on its test images.
+        metrics: what it reached on its test images.
         batches: the queue in front of the network; by default one of the usual size.
     """
-    service = Service(task, run, name, figures, limits, batches or Batches(network_of(task)))
+    service = Service(task, run, name, metrics, limits, batches or Batches(predictor(task)))
     return Starlette(
         routes=[
             Route("/", service.page),
@@ -58,7 +58,7 @@ def build_application(
     )
 
 
-def network_of(task: Classifier) -> Any:
+def predictor(task: Classifier) -> Any:
     """Images uint8 [n, C, H, W] on the CPU to probabilities [n, classes] on the CPU."""
 
     def network(images: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Service:
     """What the routes answer."""
 
     def __init__(
-        self, task: Classifier, run: Run, name: str, figures: dict[str, float], limits: Limits, batches: Batches
+        self, task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches
     ) -> None:
         self.spec, self.limits, self.batches = task.spec, limits, batches
         channels, height, width = self.spec.shape
@@ -83,7 +83,7 @@ class Service:
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
             "classes": list(self.spec.classes),
             "input": {"channels": channels, "height": height, "width": width},
-            "figures": figures,
+            "metrics": metrics,
             "limits": {"bytes": limits.bytes, "images": limits.images, "pixels": limits.pixels},
         }
         self.html = files("zoo.serve").joinpath("page.html").read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ def serve(
     registry: Registry,
     checkpoint_file: Path,
     name: str,
-    figures: dict[str, float],
+    metrics: dict[str, float],
     host: str,
     port: int,
     limits: Limits,
@@ -44,7 +44,7 @@ def serve(
     Args:
         checkpoint_file: of a run, or exported before.
         name: of the network, for those who use it.
-        figures: what it reached on its test images.
+        metrics: what it reached on its test images.
         port: 0 takes any that is free.
         told: called with the address once it is being listened to.
 
@@ -55,7 +55,7 @@ def serve(
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
         require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
         task.to("cuda" if torch.cuda.is_available() else "cpu")
-        application = build_application(task, run, name, figures, limits)
+        application = build_application(task, run, name, metrics, limits)
         config = uvicorn.Config(
             application, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
             limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=PATIENCE,

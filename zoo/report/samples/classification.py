@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.figure import png_bytes, style
-from zoo.pictures.predictions import Tested, confusion_counts, most_confident_mistakes
-from zoo.pictures.regions import Panel, draw_regions, probabilities_in_the_plane
+from zoo.pictures.predictions import Predictions, confusion_counts, most_confident_mistakes
+from zoo.pictures.regions import Panel, draw_regions, plane_probabilities
 from zoo.report.samples.samples import (
     SampleImage,
     Samples,
@@ -38,7 +38,7 @@ def ask_classifier(trained: Trained) -> Samples:
     kind = "points" if task.spec.are_points else "images"
     require_some(split, f"test {kind}")
     chosen = evenly_spread(len(split), MOST_TESTED)
-    tested = Tested(trained.folder.path.name, task, data, split.labels[chosen], _probabilities(task, data, split, chosen))
+    tested = Predictions(trained.folder.path.name, task, data, split.labels[chosen], _probabilities(task, data, split, chosen))
     part = part_of(len(chosen), len(split), f"test {kind}")
     about = f"The best checkpoint is right on {tested.accuracy:.2%} of {part}."
     samples = Samples(about, classes=task.spec.classes, counts=confusion_counts(tested))
@@ -63,9 +63,9 @@ def _probabilities(task: Classifier, data: Any, split: Any, chosen: Tensor) -> T
     return torch.cat([task.predict_step({"images": images.to(task.device)}).cpu() for images in parts])
 
 
-def _regions(tested: Tested) -> Scene:
+def _regions(tested: Predictions) -> Scene:
     """The classes of all points of the plane."""
-    panel = Panel(tested.run_name, tested.data, probabilities_in_the_plane(tested.task))
+    panel = Panel(tested.run_name, tested.data, plane_probabilities(tested.task))
     with style():
         png = png_bytes(draw_regions([panel], columns=1))
     alt = f"The plane in the colors of classes: the network is right on {tested.accuracy:.1%} of the test points"
