@@ -35,7 +35,7 @@ def drawn(axes) -> list:
 def test_the_standard_comparison_vanishes_explodes_and_lasts(few_steps) -> None:
     with style():
         vanilla, lstm = gradient_flow(None, []).figure.axes
-    assert all(axes.get_yscale() == "log" and axes.get_xlabel().startswith("k, steps back") for axes in (vanilla, lstm))
+    assert all(axes.get_yscale() == "log" and axes.get_xlabel().startswith("k, steps before") for axes in (vanilla, lstm))
     half, one, two = map(growth, drawn(vanilla))
     assert half < 0.6 and 0.8 < one < 1.05 and two > 1.05
     closed_h, closed, middle_h, middle, open_h, opened = map(growth, drawn(lstm))  # h and c of three networks

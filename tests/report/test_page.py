@@ -121,7 +121,7 @@ def test_a_report_tells_everything(report, whole) -> None:
     assert_sound(page)
     assert (whole.path / "report.html").stat().st_size < 5_000_000
     assert [text for level, text in page.headings() if level == 2] == [
-        "Summary", "Findings", "Learning curves", "What the network says", "Activations", "Gradients and updates",
+        "Summary", "Findings", "Learning curves", "Predictions", "Activations", "Gradients and updates",
         "Pace and memory", "Configuration and environment",
     ]  # fmt: skip
     for text in (
@@ -149,7 +149,7 @@ def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
     assert summarize_metrics(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
     told = dict(facts(subject))
     assert told["Steps"] == "30" and told["Epochs"].startswith("3 of ")
-    assert told["Time from the start to the last record"] == "3 min 25 s"
+    assert told["Duration until the last record"] == "3 min 25 s"
 
 
 def test_what_is_missing_is_said(report, write_run) -> None:
@@ -157,8 +157,8 @@ def test_what_is_missing_is_said(report, write_run) -> None:
     (bare.path / "environment.json").unlink()
     page = report("bare")
     assert_sound(page)
-    for text in ("metrics.jsonl holds no record yet", "monitors.jsonl is missing", "environment.json is missing",
-                 "run bare has no best.ckpt yet", "Nothing was looked for"):  # fmt: skip
+    for text in ("metrics.jsonl is empty", "monitors.jsonl is missing", "environment.json is missing",
+                 "run bare has no best.ckpt yet", "This run was not monitored"):  # fmt: skip
         assert text in page.text, text
 
 
@@ -167,12 +167,12 @@ def test_what_is_left_of_a_run_without_its_settings_is_shown(zoo, report, write_
     folder.run_file.unlink()
     page = report("torn")
     assert_sound(page)
-    assert "run.yaml is missing: what was trained, and how, is not known" in page.text
+    assert "run.yaml is missing: the model, the data and the settings are unknown" in page.text
     assert "Learning curves" in page.text and "0.75" in page.text and "--config" not in page.text
     folder.metrics_file.unlink()
     (folder.path / "monitors.jsonl").write_text('{"step": 1, "epoch": 0, "kind": "finding"}\n')
     page = report(str(folder.path))
-    assert "metrics.jsonl is missing" in page.text and "Nothing was found" in page.text  # a finding without a name is none
+    assert "metrics.jsonl is missing" in page.text and "No problems were detected" in page.text  # not one without a name
     told = zoo("report", "torn", "--no-samples").out
     assert "next: zoo list" in told and "--config" not in told
 
@@ -209,7 +209,7 @@ def test_numbers_that_are_none_are_named(report, write_run, metrics) -> None:
     records[3]["train/loss"] = float("inf")
     page = report(str(write_run("diverged", records).path), "--no-samples")
     assert_sound(page)
-    assert "train/loss is not a finite number at step 30" in page.text
+    assert "train/loss is not finite at step 30" in page.text
 
 
 def test_nothing_that_a_run_says_is_executed(report, write_run, metrics, monitors, finding) -> None:
@@ -265,15 +265,15 @@ def test_a_command_that_trains_again_has_the_plugin(zoo, write_run, metrics) -> 
 def test_a_run_that_had_not_finished_is_said_so(report, write_run, metrics) -> None:
     write_run("cut", metrics(100)[:-1])
     page = report("cut", "--no-samples")
-    assert "It had not finished when this was written: 1 of" in page.text
+    assert "Training had not finished: 1 of" in page.text
 
 
 def test_runs_that_cannot_be_held_against_each_other_are_told(zoo, report, write_run, metrics) -> None:
     write_run("digits", metrics(100))
     other = write_run("other", metrics(100), (), {"data": {"name": "cifar10"}})
-    assert "These runs are of different data (digits, cifar10)" in report("digits", "other", "--no-samples").text
+    assert "These runs have different data (digits, cifar10)" in report("digits", "other", "--no-samples").text
     other.run_file.write_text(other.run_file.read_text().replace("name: softmax", "name: captioner"))
-    assert "These runs are of different tasks (classification, captioning)" in report("digits", "other", "--no-samples").text
+    assert "These runs have different tasks (classification, captioning)" in report("digits", "other", "--no-samples").text
 
 
 def test_settings_that_differ() -> None:
@@ -355,7 +355,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     shown = [attributes for attributes in page.all("img") if attributes["alt"] in "0123456789"]  # others are of histograms
     assert "Histograms of activations" in page.text  # what a training really records
     assert len(shown) == 12 and page.text.count("✗ is") >= 6
-    assert (3, "Labels to look at") in page.headings() and page.text.count("looks like") == 12
+    assert (3, "Labels to check") in page.headings() and page.text.count("labeled ") == 12
     samples = take_samples(scan(), RunFolder.find("short"))
     np.testing.assert_array_equal(samples.counts, tested["confusion"])
     assert [image.probability for image in samples.images[:6]] == sorted(
@@ -381,7 +381,7 @@ def test_points_are_shown_in_their_plane(zoo, report) -> None:
     assert zoo("train", "softmax", "--data", "blobs", "--epochs", "1", "--name", "plane").code == 0
     page = report("plane")
     assert_sound(page)
-    assert "Confusion" in page.text and "Labels to look at" not in page.text
+    assert "Confusion matrix" in page.text and "Labels to check" not in page.text
     assert [image for image in page.all("img") if image["alt"].startswith("The plane in the colors of classes")]
 
 

@@ -52,7 +52,7 @@ def test_a_line_holds_its_points_and_the_table_its_extremes() -> None:
     first, second = data(plot)
     np.testing.assert_array_equal(array(first["y"]), y)
     np.testing.assert_array_equal(array(second["y"]), y + 1)
-    assert plot.header == ("", "first", "last", "smallest", "largest")
+    assert plot.header == ("", "first", "last", "min", "max")
     assert plot.rows[0] == ("train", "3", "2", "1 (epochs 1)", "8 (epochs 3)")
 
 
@@ -120,9 +120,13 @@ def test_a_confusion_matrix_holds_all_counts(classes: int) -> None:
     random = np.random.default_rng(0)
     counts = confusion_matrix(random.integers(0, classes, 5000), random.integers(0, classes, 5000), labels=range(classes))
     plot = confusion_plot("Confusion", "", counts, [f"class {n}" for n in range(classes)])
-    held = data(plot)[0]["count"]
-    held = array(held[0] if isinstance(held, list) else held).reshape(classes, classes)
+    source, held = data(plot)[0], np.zeros_like(counts)
+    true, predicted = ([int(name.removeprefix("class ")) for name in source[key]] for key in ("true", "predicted"))
+    held[true, predicted] = array(source["count"])
     np.testing.assert_array_equal(held, counts)
+    np.testing.assert_array_equal((array(source["y"]), array(source["x"])), np.add((true, predicted), 0.5))
+    assert len(models(plot, "Text")) == (3 if classes == 3 else 0)  # counts, as glyphs of normal, faded and selected cells
+    assert [row["low"] for row in models(plot, "LinearColorMapper")] == [0] and len(models(plot, "ColorBar")) == 1
     off = counts - np.diag(np.diag(counts))
     assert plot.rows[0][2] == f"{off.max():,}"  # the most frequent confusion comes first
     true, said = (int(name.removeprefix("class ")) for name in plot.rows[0][:2])
@@ -131,7 +135,7 @@ def test_a_confusion_matrix_holds_all_counts(classes: int) -> None:
 
 
 def test_a_perfect_classifier_has_a_table_too() -> None:
-    assert confusion_plot("Confusion", "", np.eye(2, dtype=int), ["a", "b"]).rows == [("nothing is wrong", "", "", "")]
+    assert confusion_plot("Confusion", "", np.eye(2, dtype=int), ["a", "b"]).rows == [("no mistakes", "", "", "")]
 
 
 def test_names_from_outside_cannot_leave_the_script() -> None:

@@ -253,7 +253,7 @@ def test_all_that_is_said_is_text(write_run) -> None:
     page = render([subject], 100)
     section = page[page.index('<section aria-labelledby="samples-1">') :].partition("</section>")[0]
     assert "<script" not in section and section.count("&lt;script&gt;") == 19
-    assert section.count("✓") == section.count("✗") == 1 and "Labels to look at" in section
+    assert section.count("✓") == section.count("✗") == 1 and "Labels to check" in section
     assert section.count("<img ") == section.count(' alt="') == 2
 
 

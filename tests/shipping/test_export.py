@@ -59,7 +59,7 @@ def test_the_program_on_the_card_says_what_predict_says(zoo, trained, format: st
     file = Path(f"colorist{FORMATS[format].suffix}")
     answer = zoo("export", trained.folder.path, "--to", format, "--license", "CC BY 4.0")
     assert answer.code == 0, answer.err
-    assert "checked on 15 test images" in answer.out
+    assert "verified on 15 test images" in answer.out
     assert stat.S_IMODE(file.stat().st_mode) & 0o044  # for others to read, as any new file
     assert sorted(path.name for path in Path().iterdir()) == [file.name, f"{file.name}.md"]
     # taller than wide, so that the way it is cut and scaled counts; below the size from which JPEG is decoded smaller
@@ -76,14 +76,15 @@ def test_the_card_tells_data_figures_license_input_and_classes(zoo, trained) -> 
     card = Path("colorist.safetensors.md").read_text(encoding="utf-8")
     tested = next(json.loads(line) for line in trained.folder.metrics_file.read_text().splitlines() if "test/accuracy" in line)
     for words in (
-        "License: CC BY 4.0", "images 36 for training, 12 for validation, 15 for testing", "[N, 3, 16, 16]", "red, green, blue",
+        "License: CC BY 4.0",
+        "folder (colors): 36 training, 12 validation, 15 test images", "[N, 3, 16, 16]", "RGB from 0 to 255",
         f"| accuracy | {tested['test/accuracy']:.4f} |", '1. so-called "red"', "folder (colors)", "epochs: 4",
     ):  # fmt: skip
         assert words in card
     assert str(trained.pictures) not in card  # no path of the machine it was trained on
     zoo("export", trained.folder.path, "--to", "safetensors", "--checkpoint", "last")
     card = Path("colorist.safetensors.md").read_text(encoding="utf-8")
-    assert "not measured" in card and "License: not stated" in card
+    assert "not tested" in card and "License: not stated" in card
 
 
 def test_the_zoo_loads_its_own_file_again(zoo, trained) -> None:
@@ -172,7 +173,7 @@ def test_a_file_that_says_something_else_is_not_left_behind(zoo, trained, monkey
 
     monkeypatch.setattr(export, "open_file", wrong_when_together)
     answer = zoo("export", trained.folder.path, "--to", format)
-    assert answer.is_one_line_error("differ by up to 0.001", "nothing was written")
+    assert answer.is_one_line_error("by up to 0.001", "nothing was written")
     assert [entry.name for entry in Path().iterdir()] == [path.name] and path.read_text() == "older"
 
 
@@ -184,7 +185,7 @@ def test_a_file_whose_likeliest_class_differs_is_refused(trained, monkeypatch) -
     def opened(images: torch.Tensor) -> torch.Tensor:
         return task.predict_step({"images": images}).detach().roll(1, dims=1)
 
-    with pytest.raises(agreement.UserError, match="64 have another class"):
+    with pytest.raises(agreement.UserError, match="64 predicted classes"):
         agreement.check_agreement(task, opened, data)
 
 
@@ -213,7 +214,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(zoo, trained, monkeypatch) 
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "run.yaml").write_text(resolve(REGISTRY, "char-rnn", {}, []).to_yaml())
         (folder / "checkpoints/best.ckpt").touch()
-        assert zoo(*command).is_one_line_error("language-modeling", "sort images into classes")
+        assert zoo(*command).is_one_line_error("language-modeling", "is for classification")
     monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     assert zoo("export", run, "--to", "onnx").is_one_line_error("onnxscript", "bestiary[export]")
     assert zoo("export", run, "--to", "torch-export").code == 0

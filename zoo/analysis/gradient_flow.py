@@ -1,8 +1,8 @@
-"""How much of a gradient comes back through time: its norm at the state of a recurrent network, k steps before the loss.
+"""Gradient norms through time: at the state of a recurrent network k steps before the loss.
 
-In a vanilla network each step multiplies the gradient by the recurrent weights and the slopes of the nonlinearity, so that it
-vanishes or explodes as a power of k (Bengio et al. 1994; Pascanu et al. 2013); in an LSTM there is a way along the cell where
-each step multiplies it by the forget gate alone.
+In a vanilla RNN each step multiplies the gradient by the recurrent weights and the derivative of the nonlinearity, so it vanishes
+or explodes exponentially in k (Bengio et al. 1994; Pascanu et al. 2013); along the cell state of an LSTM each step multiplies it
+only by the forget gate.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ STATES = ("h", "c")
 
 
 def gradient_norms(network: nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Norms of the gradient of a loss at the last step with respect to the state that was handed on k steps before it.
+    """Norms of the gradient of a loss at the last step with respect to the state k steps before it.
 
-    The state is that of all layers and samples together. Where it has two parts, h and c, the gradient is that of the loss as a
-    function of both: what c does to the h beside it, before they are handed on, is not counted.
+    The norm is over all layers and samples. With two states, h and c, the loss is a function of both: the effect of c on the h of
+    the same step is not counted.
 
     Args:
-        network: ``nn.RNN``, ``nn.GRU``, ``nn.LSTM`` or a layer of ``zoo.layers.cells``, from left to right and batch first. A
-            copy in float64 on the CPU computes, without dropout; the network and its gradients are left as they are.
+        network: unidirectional and batch first ``nn.RNN``, ``nn.GRU``, ``nn.LSTM`` or layer of ``zoo.layers.cells``. It is not
+            modified: a float64 copy on the CPU is evaluated, without dropout.
         inputs: embedded, [N, T, features].
-        loss: takes the output of the last step, [N, hidden], to one number.
+        loss: maps the output of the last step, [N, hidden], to a scalar.
 
     Returns:
         ``h`` and, for an LSTM, ``c``: float64 [T - 1] each, for k from 1 to T - 1.
@@ -37,8 +37,8 @@ def gradient_norms(network: nn.Module, inputs: Tensor, loss: Callable[[Tensor], 
     if network.bidirectional or not network.batch_first:
         raise ValueError("the network must be batch first, and run in one direction")
     if inputs.shape[1] < 2:
-        raise ValueError(f"there is nothing before the last step in inputs of {inputs.shape[1]} steps")
-    # small gradients fall below the range of float32; parameters that are frozen would leave the first states without any
+        raise ValueError(f"inputs of {inputs.shape[1]} steps have no earlier state")
+    # float32 would underflow; frozen parameters would leave the first states without gradients
     network = copy.deepcopy(network).to("cpu", torch.float64).eval().requires_grad_()
     states: list[tuple[Tensor, ...]] = []
     with torch.enable_grad():

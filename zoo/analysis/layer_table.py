@@ -1,6 +1,6 @@
-"""A table of a network's layers: what comes out, parameters, multiply-adds, stride and receptive field.
+"""Table of a network's layers: output shape, parameters, multiply-adds, stride and receptive field.
 
-The network is built and run on the ``meta`` device, which knows shapes alone: no data is fetched and nothing is computed.
+The network runs on the ``meta`` device, so nothing is downloaded or computed.
 """
 
 from __future__ import annotations
@@ -23,25 +23,23 @@ from zoo.tasks.task import Task
 from zoo.training import building
 
 LARGEST_SIDE = 10_000  # pixels
-# operations that compute nothing, beside those that PyTorch marks as views
+# operations without computation, besides those that PyTorch marks as views
 COPIES = ("clone", "_unsafe_view", "_to_copy", "detach", "lift_fresh", "empty", "copy_")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        name: of the module, as in the names of its parameters; empty for the network itself.
-        kind: the module's class or, where a module computes between its children, the operations.
+        name: of the module; empty for the network itself.
+        kind: class of the module or, for computation between its children, the operations.
         output: shape for one sample.
-        parameters: numbers that are learned, counted where they are first used.
-        multiply_adds: of convolutions and products of matrices, for one sample, as papers count them: biases, norms, activations
-            and pooling are left out.
-        stride: pixels of the input between neighboring outputs, vertically and horizontally; None where nothing is neighboring.
-        receptive_field: height and width in pixels of the region of the input that one output sees, part of which may lie in
-            the padding.
-        sees_all: whether each output sees the whole input.
+        parameters: learnable parameters, counted at their first use.
+        multiply_adds: of convolutions and matrix products for one sample, without biases, normalization, activations and pooling.
+        stride: input pixels between neighboring outputs, vertically and horizontally; None without spatial positions.
+        receptive_field: height and width in pixels, padding included.
+        sees_all: whether the receptive field covers the whole input.
     """
 
     name: str
@@ -54,7 +52,7 @@ class Layer:
     sees_all: bool = False
 
     def to_text(self) -> tuple[str, ...]:
-        """The cells of the row. Where height and width are alike one number stands for both."""
+        """Cells of the row; one number if height and width are equal."""
         field = "all" if self.sees_all else _both(self.receptive_field)
         counts = f"{self.parameters:,}", f"{self.multiply_adds:,}"
         return self.name or "(network)", self.kind, "x".join(map(str, self.output)), *counts, _both(self.stride), field
@@ -69,28 +67,28 @@ def _both(pair: tuple[float | None, ...] | None) -> str:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """All layers in the order in which they run; ``input`` is (channels, height, width) of an image, and None for other data."""
+    """All layers in execution order; ``input`` is (channels, height, width) of an image, or None for other data."""
 
     input: tuple[int, int, int] | None
     layers: list[Layer]
 
     @property
     def parameters(self) -> int:
-        """Of the whole network."""
+        """Parameters of the whole network."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def multiply_adds(self) -> int:
-        """Of the whole network, for one sample."""
+        """Multiply-adds of the whole network for one sample."""
         return sum(layer.multiply_adds for layer in self.layers)
 
     @property
     def has_positions(self) -> bool:
-        """Whether the input has neighbors to speak of, and so strides and receptive fields."""
+        """Whether the input has spatial positions, and layers strides and receptive fields."""
         return self.input is not None and self.input[1:] != (1, 1)
 
     def total_text(self) -> tuple[str, ...]:
-        """The cells of the last row."""
+        """Cells of the last row."""
         return "total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", "", ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,10 +100,10 @@ class LayerTable:
 
 
 def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = None) -> LayerTable:
-    """The layers of the model of a Run, for one sample of its data or, if given, an image of (channels, height, width).
+    """Tabulate the layers of a Run's model for a sample of its data or an image of ``shape``, (channels, height, width).
 
     Raises:
-        UserError: the network cannot take such an input, or the data is not of images and has no such shape.
+        UserError: the network does not support this input, or a shape was given and the data has no images.
     """
     data = building.open_data(registry, run)
     spec = data.spec
@@ -116,7 +114,7 @@ def tabulate(registry: Registry, run: Run, shape: tuple[int, int, int] | None = 
     if isinstance(spec, ImageSpec):
         shape = spec.shape
         if max(shape) > LARGEST_SIDE:
-            raise UserError(f"an input of {'x'.join(map(str, shape))} is too large: sides may have {LARGEST_SIDE:,} pixels")
+            raise UserError(f"an input of {'x'.join(map(str, shape))} is too large: at most {LARGEST_SIDE:,} pixels a side")
     try:
         task = _on_meta(registry, run, spec)
         task.check_data_options(data)
@@ -130,7 +128,7 @@ def _on_meta(registry: Registry, run: Run, spec: Any) -> Task:
     try:
         with torch.device("meta"):
             return building.build_task(registry, run, spec).eval()
-    except RuntimeError:  # it asks for a tensor's value while it is built
+    except RuntimeError:  # its constructor reads values of tensors
         return building.build_task(registry, run, spec).eval().to("meta")
 
 
@@ -149,18 +147,18 @@ def _trace(task: Task, of_images: bool) -> list[Layer]:
 
 @dataclass
 class Piece:
-    """What one module has computed itself since it was called or since its last child returned."""
+    """Computation of a module since it was called or since its last child returned."""
 
     name: str
     module: nn.Module
-    has_children: bool = False  # that were called
+    has_children: bool = False  # which were called
     operations: tuple[str, ...] = ()
     parameters: int = 0
     output: Tensor | None = None
 
 
 class Recorder(TorchDispatchMode):
-    """Collects a row for each module that is called and has no children, and for what others compute between their children."""
+    """Collect a row per leaf module, and per computation of a module between its children."""
 
     def __init__(self, task: nn.Module, fields: ReceptiveFields | None) -> None:
         super().__init__()
@@ -168,7 +166,7 @@ class Recorder(TorchDispatchMode):
         self.flops = FlopCounterMode(display=False)
         self.layers: list[Layer] = []
         self._stack: list[Piece] = []
-        self._counted = 0  # of the multiply-adds, those that are in a row
+        self._counted = 0  # multiply-adds of the rows so far
         self._unseen = {id(parameter): parameter for parameter in task.parameters()}
         for name, module in task.named_modules():
             module.register_forward_pre_hook(lambda module, _, name=name: self._enter(name, module))
@@ -201,8 +199,8 @@ class Recorder(TorchDispatchMode):
         self._write(piece)
 
     def _write(self, piece: Piece) -> None:
-        """Make a row of a piece, if there is something in it, and start a new one."""
-        # an Identity is where an option has put nothing
+        """Add a row for a piece, unless it is empty, and reset it."""
+        # an Identity stands for an option that is off
         if piece.output is not None and not isinstance(piece.module, nn.Identity):
             total = self.flops.get_total_flops() // 2  # a multiply-add is two operations
             kind = " + ".join(piece.operations) if piece.has_children else type(piece.module).__name__
@@ -225,7 +223,7 @@ class Recorder(TorchDispatchMode):
         }
 
     def unused(self) -> list[Layer]:
-        """A row for each module that has parameters of its own which nothing used."""
+        """Rows of modules with unused parameters."""
         rows = []
         for name, module in self.task.named_modules():
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False) if id(parameter) in self._unseen)

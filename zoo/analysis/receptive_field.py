@@ -1,7 +1,7 @@
-"""What part of an image each value of a network sees, carried from tensor to tensor while the network runs.
+"""Receptive fields of all tensors of a network, propagated while it runs.
 
-It follows operations, not modules, so sums, slices and means between the modules count as well. It asks for shapes alone: tensors
-on the ``meta`` device will do.
+Operations are followed rather than modules, so sums, slices and means between modules count too. Only shapes matter: tensors may
+be on the ``meta`` device.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ Number = int | float | Fraction
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the image, as it lies in a tensor.
+    """An axis of the image in a tensor.
 
-    Position ``i`` of ``count`` sees the pixels from ``first + i * stride`` to ``last + i * stride``, some of which may lie in the
-    padding; one that sees everything reaches from minus to plus infinity (after Araujo et al. 2019, "Computing Receptive Fields
-    of Convolutional Neural Networks", doi 10.23915/distill.00021).
+    The receptive field of position ``i`` of ``count`` is ``first + i * stride`` to ``last + i * stride``, padding included; minus
+    to plus infinity if it covers everything (after Araujo et al. 2019, doi 10.23915/distill.00021).
 
     Attributes:
-        dim: the dimension of the tensor that runs along this axis; None when there is none any more.
+        dim: dimension of the tensor along this axis; None after a reduction.
         count: positions along the axis.
-        stride: pixels between neighboring positions, on average.
+        stride: mean number of pixels between neighboring positions.
     """
 
     dim: int | None
@@ -42,7 +41,7 @@ class Axis:
     last: Number = 0
 
     def sees_all(self, side: int) -> bool:
-        """Whether every position sees all ``side`` pixels of the image."""
+        """Whether every receptive field covers all ``side`` pixels of the image."""
         return self.first + (self.count - 1) * self.stride <= 0 and self.last >= side - 1
 
 
@@ -50,26 +49,25 @@ Geometry = tuple[Axis, ...]  # of height and width
 
 
 class Untraceable(Exception):
-    """An operation that rearranges pixels in a way that no rule here follows."""
+    """An operation that no rule supports."""
 
 
 class ReceptiveFields(TorchDispatchMode):
-    """A context in which every tensor that is computed from ``images`` is known by its geometry.
+    """Context that tracks the geometry of every tensor computed from ``images``.
 
     Args:
-        images: [N, C, H, W], on any device. One is enough, and better: what merges samples with positions, as transformers do,
-            can only be followed when there is one.
+        images: [N, C, H, W], on any device. With N = 1, operations that merge samples and positions can be followed, too.
     """
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.sides = tuple(images.shape[2:])
-        # None: computed from the image, but in a way that cannot be followed
+        # None: computed from the image by an unsupported operation
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._known[images] = tuple(Axis(2 + i, side) for i, side in enumerate(self.sides))
 
     def of(self, tensor: Tensor) -> Geometry | None:
-        """Height and width as they lie in a tensor; None if it is not of the image, or cannot be followed."""
+        """Height and width axes of a tensor; None if it is not computed from the image, or unsupported."""
         return self._known.get(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -79,7 +77,7 @@ class ReceptiveFields(TorchDispatchMode):
             for output in (value for value in tree_leaves(result) if isinstance(value, Tensor)):
                 self._known[output] = self._follow(function, args, kwargs, sources, output)
                 if isinstance(output._base, Tensor) and output._base not in self._known:
-                    self._known[output._base] = None  # written into a part of something that was not of the image
+                    self._known[output._base] = None  # in-place write to a part of another tensor
         return result
 
     def _follow(self, function: Any, args: tuple, kwargs: dict | None, sources: list[Tensor], output: Tensor) -> Geometry | None:
@@ -95,7 +93,7 @@ class ReceptiveFields(TorchDispatchMode):
 
 
 def _unbounded(axis: Axis, side: int) -> Axis:
-    """An axis without end if all is seen, so that it stays so when tensors are joined that have other positions."""
+    """An unbounded axis if it covers everything, so that it does after joining with other positions."""
     return replace(axis, first=-math.inf, last=math.inf) if axis.sees_all(side) else axis
 
 
@@ -104,7 +102,7 @@ def _unbounded(axis: Axis, side: int) -> Axis:
 
 @dataclass(frozen=True)
 class Call:
-    """One operation: its arguments by name, those of them that are of the image with their geometry, and what came out."""
+    """An operation: its arguments by name, those with a geometry, and its output."""
 
     arguments: dict[str, Any]
     sources: list[tuple[Tensor, Geometry]]
@@ -112,13 +110,13 @@ class Call:
 
     @property
     def source(self) -> tuple[Tensor, Geometry]:
-        """The one argument that is of the image."""
+        """The only argument with a geometry."""
         if len(self.sources) != 1:
             raise Untraceable
         return self.sources[0]
 
     def pair(self, name: str, default: int) -> list[int]:
-        """An argument that is one number for each axis, or one for both, or empty."""
+        """An argument with a number per axis, or one for both, or empty."""
         value = self.arguments.get(name)
         values = [default] if value is None or value == [] else value if isinstance(value, list | tuple) else [value]
         return [*values] * 2 if len(values) == 1 else [*values]
@@ -156,7 +154,7 @@ def pooling(call: Call) -> Geometry:
 
 
 def adaptive_pooling(call: Call) -> Geometry:
-    """Windows that share the positions out; where that is uneven, the largest window around an even distance."""
+    """Adaptive pooling; for uneven windows, the largest one at the mean stride."""
     axes = []
     for axis in _image_axes(call):
         before, after = axis.count, call.output.shape[axis.dim]
@@ -170,12 +168,12 @@ def adaptive_pooling(call: Call) -> Geometry:
 
 
 def _gathered(axis: Axis, dim: int | None) -> Axis:
-    """All positions of an axis made into one: as a pooling whose window they fill."""
+    """Reduce an axis, as pooling over all positions does."""
     return Axis(dim, 1, axis.stride * axis.count, axis.first, axis.last + (axis.count - 1) * axis.stride)
 
 
 def reduction(call: Call) -> Geometry:
-    """A mean, sum or maximum over dimensions."""
+    """A reduction over dimensions."""
     source, axes = call.source
     dims = call.arguments.get("dim")
     dims = [*range(source.ndim)] if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
@@ -193,7 +191,7 @@ def reduction(call: Call) -> Geometry:
 
 
 def product(call: Call) -> Geometry:
-    """A product of matrices, [..., n, k] times [..., k, m]: k is summed over."""
+    """A matrix product, [..., n, k] times [..., k, m], which sums over k."""
     left, right = [value for name in FACTORS if isinstance(value := call.arguments.get(name), Tensor)][-2:]
     known = {id(source): axes for source, axes in call.sources}
     axes = known.get(id(left)) or known.get(id(right))
@@ -201,7 +199,7 @@ def product(call: Call) -> Geometry:
         raise Untraceable
     summed = left.ndim - 1 if id(left) in known else right.ndim - 2
     axes = tuple(_gathered(axis, None) if axis.dim == summed else axis for axis in axes)
-    # as in attention: which position counts for which other depends on all
+    # as in attention, where weights depend on all positions
     return attention(replace(call, sources=[(left, axes)])) if id(left) in known and id(right) in known else axes
 
 
@@ -240,7 +238,7 @@ def slicing(call: Call) -> Geometry:
 
 
 def selection(call: Call) -> Geometry:
-    """One position of a dimension, which goes."""
+    """One position of a dimension, which is dropped."""
     source, axes = call.source
     dim, index = call.arguments["dim"] % source.ndim, call.arguments["index"] % source.shape[call.arguments["dim"]]
     selected = []
@@ -255,7 +253,7 @@ def selection(call: Call) -> Geometry:
 
 
 def padding(call: Call) -> Geometry:
-    """New positions around the old ones."""
+    """Padding with new positions."""
     source, axes = call.source
     widths = call.arguments.get("pad") or call.arguments["padding"]  # pairs of before and after, from the last dimension
     padded = []
@@ -269,7 +267,7 @@ def padding(call: Call) -> Geometry:
 
 
 def reshaping(call: Call) -> Geometry:
-    """``view`` and its like: each dimension stays, is merged with its neighbors, or falls away because its size is one."""
+    """``view`` and similar: dimensions are kept, merged with neighbors, or dropped if their size is one."""
     source, axes = call.source
     homes = dict(_homes(source.shape, call.output.shape))
     reshaped = []
@@ -284,7 +282,7 @@ def reshaping(call: Call) -> Geometry:
 
 
 def _homes(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[int, int | None]]:
-    """For each dimension of ``before`` that is larger than one, that of ``after`` it lies in; None if it was split."""
+    """The dimension of ``after`` for each of ``before`` that is larger than one; None if it was split."""
     olds, news = ([dim for dim, size in enumerate(shape) if size > 1] for shape in (before, after))
     while olds:
         group, targets = [olds.pop(0)], [news.pop(0)]
@@ -295,12 +293,12 @@ def _homes(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[in
 
 
 def joining(call: Call) -> Geometry:
-    """``cat``: the positions of each, and a class token beside them, which sees nothing of its own."""
+    """``cat``, also with a class token, which has no receptive field."""
     return _joined([axes for _, axes in call.sources])
 
 
 def elementwise(call: Call) -> Geometry:
-    """Anything that leaves the positions where they are, with broadcasting; of several tensors, each value sees what any sees."""
+    """Operations that keep positions, with broadcasting; receptive fields of several tensors are joined."""
     aligned = []
     for source, axes in call.sources:
         offset = call.output.ndim - source.ndim
@@ -317,11 +315,11 @@ def elementwise(call: Call) -> Geometry:
 def _joined(geometries: list[Geometry]) -> Geometry:
     joined = []
     for axes in zip(*geometries, strict=True):
-        # a mean that scales every position of an image has none of its own
+        # a mean that scales every position has no positions itself
         leading = max(axes, key=lambda axis: (axis.dim is not None, axis.count))
         others = [axis for axis in axes if axis.count < leading.count]
         if any(axis.dim not in (None, leading.dim) for axis in axes) or any(axis.last != math.inf for axis in others):
-            raise Untraceable  # each position would see what lies around it and a region that does not move with it
+            raise Untraceable  # a moving and a fixed region
         joined.append(replace(leading, first=min(axis.first for axis in axes), last=max(axis.last for axis in axes)))
     return tuple(joined)
 

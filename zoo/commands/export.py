@@ -1,4 +1,4 @@
-"""``zoo export`` and ``zoo serve``: a trained classifier for others to use."""
+"""``zoo export`` and ``zoo serve``: deploy a trained classifier."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ def export(
     context: typer.Context,
     run: RunName,
     to: Annotated[str, typer.Option(help="safetensors, onnx or torch-export.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; default RUN with the ending.")] = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN with the suffix of the format.")
+    ] = "",
     checkpoint: Checkpoint = "best",
-    license: Annotated[str, typer.Option(metavar="TEXT", help="For the model card: the terms it is given away under.")] = "",
+    license: Annotated[str, typer.Option(metavar="TEXT", help="License for the model card.")] = "",
     json: Json = False,
 ) -> None:
-    """Write a trained classifier as one file, checked against the original, with a model card beside it.
+    """Export a trained classifier to a single file, verified against the original, with a model card.
 
-    [bold]zoo export flowers --to onnx[/bold]   for ONNX Runtime, pre-processing included: bytes of images in, probabilities out\n
-    [bold]zoo export flowers --to torch-export[/bold]   for torch without the zoo\n
-    [bold]zoo export flowers --to safetensors[/bold]   for the zoo: zoo predict flowers.safetensors photo.jpg
+    [bold]zoo export flowers --to onnx[/bold]   for ONNX Runtime; normalization is part of the graph\n
+    [bold]zoo export flowers --to torch-export[/bold]   for torch without bestiary\n
+    [bold]zoo export flowers --to safetensors[/bold]   for bestiary: zoo predict flowers.safetensors photo.jpg
     """
     from zoo.export.formats import find_format, output_file
 
@@ -52,24 +54,24 @@ def export(
         print_json({"file": str(done.file), "card": str(done.card), "bytes": done.bytes, **checked})
         return
     print(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {format.loads}")
-    print(f"checked on {agreement.images}, alone and together: probabilities differ by at most {agreement.difference:.1g}")
+    print(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
     if done.without:
-        print(f"not on its own test images: {done.without}")
-    print(f"next: {done.card} says what it is, how to prepare an image, and how to run it")
+        print(f"its own test images are not available: {done.without}")
+    print(f"next: read {done.card} for preprocessing and a program that runs it")
 
 
 def serve(
     context: typer.Context,
     run: RunName,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[str, typer.Option(metavar="N", help="The port to listen on; 0 takes any that is free.")] = "8000",
-    max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Megabytes that one upload may have.")] = "20",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[str, typer.Option(metavar="N", help="Port to listen on; 0 picks a free one.")] = "8000",
+    max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Maximum size of an upload in megabytes.")] = "20",
     checkpoint: Checkpoint = "best",
 ) -> None:
-    """Let others ask a trained classifier, on a web page and over HTTP; nothing that is sent is kept. Ctrl-C ends it.
+    """Serve a trained classifier over HTTP, with a web page; uploads are not stored. Ctrl-C stops it.
 
-    [bold]zoo serve flowers[/bold]   then open the address it prints, and drop pictures on the page\n
-    [bold]curl -F images=@photo.jpg http://127.0.0.1:8000/predict[/bold]   the same as JSON
+    [bold]zoo serve flowers[/bold]   then open the printed address and drop images on the page\n
+    [bold]curl -F images=@photo.jpg http://127.0.0.1:8000/predict[/bold]   predictions as JSON
     """
     number, megabytes = whole_number("--port", port, 0), whole_number("--max-mb", max_mb)
     if number > 65535:
@@ -78,14 +80,14 @@ def serve(
     file, metrics, name = _classifier_file(registry, run, checkpoint, "zoo serve")
     from zoo.serve import server
 
-    def told(address: str) -> None:
-        print(f"{name} is served at {address}\ntry: curl -F images=@photo.jpg {address}predict\nCtrl-C ends it", flush=True)
+    def on_ready(address: str) -> None:
+        print(f"{name} is served at {address}\ntry: curl -F images=@photo.jpg {address}predict\nCtrl-C stops it", flush=True)
 
-    server.serve(registry, file, name, metrics, host, number, server.Limits(bytes=megabytes * 10**6), told)
+    server.serve(registry, file, name, metrics, host, number, server.Limits(bytes=megabytes * 10**6), on_ready)
 
 
 def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str) -> tuple[Path, dict[str, float], str]:
-    """The file with the weights of a classifier, the test metrics of its run, and a name for it; known without torch.
+    """The file with the weights of a classifier, its test metrics and its name, without importing torch.
 
     Raises:
         UserError: the model is for another task.
@@ -96,9 +98,9 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     file, trained = checkpoint_file(run, checkpoint)
     model = registry.model(trained.model["name"])
     if model.task != "classification":
-        raise UserError(f"{run} is a {model.name}, for {model.task}: {command} is for networks that sort images into classes")
+        raise UserError(f"{command} is for classification, and {run} ({model.name}) is for {model.task}")
     if file == Path(run):
         return file, {}, file.stem
     folder = RunFolder.find(run)
-    metrics = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # which the best checkpoint was tested for
+    metrics = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # only the best checkpoint was tested
     return file, metrics, folder.path.resolve().name

@@ -1,4 +1,4 @@
-"""``zoo report``: what happened in a run, as a page."""
+"""``zoo report``: an HTML report of runs."""
 
 from __future__ import annotations
 
@@ -15,34 +15,37 @@ from zoo.core.files import require_writable
 
 def report(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path; several are compared.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs by name or path; several are compared.")],
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The page; default report.html in the run's folder, of several here."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Default report.html in the run's folder, for a comparison here.",
         ),
     ] = "",
     no_samples: Annotated[
-        bool, typer.Option("--no-samples", help="Do not run the network: no predictions and no confusion matrix.")
+        bool, typer.Option("--no-samples", help="Leave out predictions, which need the checkpoint and the data.")
     ] = False,
 ) -> None:
-    """Write a page of HTML about a run: figures, curves, what went on in each layer, what that means, and all settings.
+    """Write an HTML report: metrics, findings, learning curves, predictions, activations and gradients of each layer, settings.
 
-    The page is one file, which opens from disk without a network. What a run lacks is said in it.
+    The page is a single file that opens offline.
 
     [bold]zoo report resnet20-digits[/bold]\n
-    [bold]zoo report first second -o compared.html[/bold]   two runs side by side\n
-    [bold]zoo report resnet20-digits --no-samples[/bold]   without running the network
+    [bold]zoo report first second -o compared.html[/bold]   compare two runs\n
+    [bold]zoo report resnet20-digits --no-samples[/bold]   without predictions
     """
     from zoo.training.run_folder import TRACES, RunFolder
 
     registry = open_registry(context)
     folders = [RunFolder.find(name, TRACES) for name in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
-        raise UserError("a run is named twice: name each once")
+        raise UserError("a run is given twice")
     path = Path(output) if output else folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {path}: a report is a page of HTML, so its name must end in .html")
+        raise UserError(f"--output {path}: reports are HTML files, so the name must end in .html")
     require_writable("--output", path)
     from zoo.report.page import write_report
 

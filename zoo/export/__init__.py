@@ -1,1 +1,1 @@
-"""Shipping a trained classifier: one file that holds everything, checked against the original, and a page about it."""
+"""Export of trained classifiers to a single file, verified against the original, with a model card."""

@@ -1,4 +1,4 @@
-"""Whether an exported file says what the original says: both are asked about the same images, alone and together."""
+"""Comparison of the predictions of an exported file with those of the original network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 from zoo.training.building import build_test_data
 
-BATCHES = (1, 2, 13, 48)  # one after the other; a graph may be right for the size it was made with alone
+BATCHES = (1, 2, 13, 48)  # a graph may be right only for the batch size it was traced with
 IMAGES = sum(BATCHES)
 TOLERANCE = 1e-4  # of a probability
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was compared, and the largest difference of a probability."""
+    """The images that were compared, and the largest difference of a probability."""
 
     images: str
     difference: float
@@ -31,14 +31,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is known of a run's own data: some of its test images, uint8 [n, C, H, W], and the images in each split."""
+    """Test images of a run's data, uint8 [n, C, H, W], and the number of images per split."""
 
     images: Tensor
     counts: dict[str, int]
 
 
 def own_test_data(registry: Registry, run: Run, spec: ImageSpec) -> OwnData | str:
-    """The data that a run was tested on, as far as it lies on this machine; else the reason why there is none."""
+    """Open a run's test data without downloading; otherwise return the reason why it is not available."""
     try:
         with nothing_downloaded():
             data = build_test_data(registry, run, spec)
@@ -51,19 +51,19 @@ def own_test_data(registry: Registry, run: Run, spec: ImageSpec) -> OwnData | st
 
 
 def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Agreement:
-    """Ask the original and the file about images in several batches.
+    """Compare the predictions of the original and the file in batches of several sizes.
 
     Args:
-        data: real images, if they are to be had.
+        data: test images, or a reason why random ones are used.
 
     Raises:
-        UserError: another class is the likeliest of some image, or a probability differs by more than the tolerance.
+        UserError: a predicted class differs, or a probability by more than the tolerance.
     """
     if isinstance(data, str):
         images, named = task.example_batch(IMAGES)["images"], f"{IMAGES} random images"
     else:
         images, named = data.images, f"{len(data.images)} test images"
-        images = images[torch.arange(IMAGES) % len(images)]  # a small test set is gone through again
+        images = images[torch.arange(IMAGES) % len(images)]  # repeats a small test set
     largest, others = 0.0, 0
     for batch in images.split(BATCHES):
         with torch.inference_mode():
@@ -71,12 +71,12 @@ def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Ag
         theirs = opened(batch)
         if theirs.shape != ours.shape:
             shapes = f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"
-            raise UserError(f"the exported network answers {len(batch)} images with {shapes}; nothing was written")
+            raise UserError(f"the exported network has outputs of {shapes} for {len(batch)} images; nothing was written")
         largest = max(largest, (theirs - ours).abs().max().nan_to_num(torch.inf).item())
         others += int((theirs.argmax(1) != ours.argmax(1)).sum())
     if others or largest > TOLERANCE:
         raise UserError(
-            f"the exported network is not the same: on {named} probabilities differ by up to {largest:.2g} "
-            f"(at most {TOLERANCE:g} is let through), and {others} have another class; nothing was written"
+            f"the exported network differs from the original on {named}: probabilities by up to {largest:.2g} "
+            f"(tolerance {TOLERANCE:g}), {others} predicted classes; nothing was written"
         )
     return Agreement(named, largest)

@@ -1,4 +1,4 @@
-"""The model card: what somebody must know who finds an exported file without anyone to ask (Mitchell et al. 2019)."""
+"""Model cards of exported files (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.tasks.classification import Classifier
 
 @dataclass(frozen=True)
 class Card:
-    """All that the card of one file tells."""
+    """The contents of a model card."""
 
     name: str
     format: Format
@@ -31,7 +31,7 @@ class Card:
     agreement: Agreement
 
     def text(self) -> str:
-        """The card, in Markdown."""
+        """Render as Markdown."""
         parts = (self._what(), self._data(), self._metrics(), self._input(), self._use(), self._classes(), self._recipe())
         return "\n".join(part + "\n" for part in parts)
 
@@ -39,9 +39,9 @@ class Card:
         parameters = sum(parameter.numel() for parameter in self.task.parameters())
         return (
             f"# {self.name}\n\n"
-            f"`{self.path.name}`: a network that sorts images into {len(self.task.spec.classes)} classes. It is a "
-            f"`{self.run.network}` with {parameters:,} parameters, trained and exported by bestiary "
-            f"{metadata.version('bestiary')}. The file is loaded by {self.format.loads}.\n\n"
+            f"`{self.path.name}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
+            f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
+            f"{metadata.version('bestiary')}; the file is loaded by {self.format.loads}.\n\n"
             f"License: {self.license}"
         )
 
@@ -49,34 +49,34 @@ class Card:
         data = self.run.data["name"]
         if root := self.run.data.get("root"):
             data = f"{data} ({Path(root).name})"
-        counts = [f"{self.counts[name]:,} for {use}" for name, use in USES.items() if name in self.counts]
-        learned = f"Trained on {data}: images {', '.join(counts)}." if counts else f"Trained on {data}."
+        counts = [f"{self.counts[name]:,} {use}" for name, use in USES.items() if name in self.counts]
+        trained = f"Trained on {data}: {', '.join(counts)} images." if counts else f"Trained on {data}."
         weights = self.run.recipe.weights
-        source = f"{self.run.network} as pretrained" if weights == "pretrained" else weights
-        began = f" It began from the weights of {source}." if weights else ""
-        return f"## Data\n\n{learned}{began} It knows no other class: any image is given one of these."
+        source = "" if weights == "pretrained" else f" from {weights}"
+        pretrained = f" Initialized with pretrained weights{source}." if weights else ""
+        return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, whatever it shows."
 
     def _metrics(self) -> str:
         if self.metrics:
-            told = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in self.metrics.items())
-            told = f"On the test images, which were not trained on:\n\n| metric | value |\n|---|---|\n{told}"
+            text = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in self.metrics.items())
+            text = f"On the test images:\n\n| metric | value |\n|---|---|\n{text}"
         else:
-            told = "How good these weights are on test images was not measured when they were exported."
+            text = "These weights were not tested before the export."
         return (
-            f"## Metrics\n\n{told}\n\nThe file was held against the original on {self.agreement.images}, alone and together: the "
-            f"likeliest class is the same, and probabilities differ by at most {self.agreement.difference:.1g}."
+            f"## Metrics\n\n{text}\n\nThe file was compared with the original on {self.agreement.images}: "
+            f"predicted classes are equal, and probabilities differ by at most {self.agreement.difference:.1g}."
         )
 
     def _input(self) -> str:
         channels, height, width = self.task.spec.shape
-        order = "red, green, blue" if channels == 3 else "gray" if channels == 1 else f"{channels} channels"
-        gray = " and then made gray" if channels == 1 else ""
+        order = "RGB" if channels == 3 else "grayscale" if channels == 1 else f"{channels} channels"
+        gray = ", and converted to grayscale" if channels == 1 else ""
         return (
             f"## Input and output\n\n"
-            f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], values from 0 to 255, {order}; N is any number. "
-            "The network normalizes them itself.\n"
-            "An image is turned upright by its EXIF orientation, transparent parts become white, the largest box in its middle "
-            f"that has the proportions {width}:{height} is scaled to {width}x{height} pixels (Pillow's bilinear filter){gray}.\n"
+            f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], {order} from 0 to 255, with any batch size N. "
+            "Normalization is part of the network.\n"
+            "Preprocessing: EXIF orientation is applied, transparency becomes white, the largest center crop with aspect ratio "
+            f"{width}:{height} is resized to {width}x{height} pixels (bilinear, Pillow){gray}.\n"
             "\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
         )
@@ -85,7 +85,7 @@ class Card:
         return f"## Use\n\n```python\n{self.snippet()}```"
 
     def snippet(self) -> str:
-        """A program that says what is in photo.jpg."""
+        """A program that classifies photo.jpg."""
         channels, height, width = self.task.spec.shape
         gray = '.convert("L")' if channels == 1 else ""
         names = {"file": json.dumps(self.path.name), "classes": CLASSES, "input": INPUT}
@@ -97,10 +97,10 @@ class Card:
 
     def _recipe(self) -> str:
         settings = {"model": self.run.model, "recipe": self.run.recipe.model_dump(mode="json")}
-        return f"## How it was trained\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```"
+        return f"## Training\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```"
 
 
-USES = {"train": "training", "val": "validation", "test": "testing"}  # of the images in a split
+USES = {"train": "training", "val": "validation", "test": "test"}
 
 PREPARED = """\
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")

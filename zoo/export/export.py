@@ -1,4 +1,4 @@
-"""One export: read a trained classifier, write it in a format, hold the file against the original, and describe it."""
+"""Export a trained classifier: write the file, compare it with the original, and write its model card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zoo.training.exported import read_trained
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export left, and how it was checked; ``without`` says why no real images could be taken."""
+    """Result of an export; ``without`` is the reason why no test images were available."""
 
     file: Path
     card: Path
@@ -33,19 +33,16 @@ class Exported:
 def export(
     registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, metrics: dict[str, float], license: str
 ) -> Exported:
-    """Write a trained classifier to ``path``, and a model card beside it.
-
-    Both appear whole, and only if the file says the same as the original; older files of these names are replaced then.
+    """Write a trained classifier to ``path``, and a model card beside it, atomically and only if its predictions agree.
 
     Args:
-        checkpoint_file: of a run, or exported before.
+        checkpoint_file: of a run, or an exported file.
         name: of the network, for the card.
-        metrics: what it reached on its test images, by name; none are known of an exported file.
-        license: under which terms the file is given away.
+        metrics: test metrics; empty for an exported file.
+        license: for the card.
 
     Raises:
-        UserError: the model is no classifier of images, this format cannot hold it, the file differs from the original, or it
-            cannot be written.
+        UserError: not an image classifier, not supported by the format, predictions differ, or the file cannot be written.
     """
     require_packages(format)
     checkpoint = read_trained(checkpoint_file)
@@ -75,5 +72,5 @@ def _checked(task: Classifier, format: Format, file: Path, registry: Registry, d
         return check_agreement(task, open_file(format, file, registry), data)
     except UserError:
         raise
-    except Exception as error:  # of whatever runs the file
+    except Exception as error:  # from any runtime
         raise UserError(f"the exported network does not run: {one_line(error, 200)}; nothing was written") from error

@@ -1,6 +1,6 @@
-"""Writing a network in each format, and opening such a file again as those will who get it.
+"""Writers for each export format, and readers that open a file as its users will.
 
-What travels is the whole way from pixels to probabilities: the pre-processing is part of the graph.
+The graph contains the complete path from uint8 pixels to probabilities.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported
 
 INPUT, OUTPUT = "images", "probabilities"
-CLASSES = "classes"  # under this name a file holds the names of the classes, as JSON
+CLASSES = "classes"  # metadata key of the class names, as JSON
 INSTALL = "pip install 'bestiary[export]'"
 
 Opened = Callable[[Tensor], Tensor]  # uint8 images [N, C, H, W] to probabilities [N, classes]
 
 
 class Deployed(nn.Module):
-    """A classifier as it is shipped: uint8 images [N, C, H, W] in, the probability of each class out, [N, classes]."""
+    """A classifier from uint8 images, [N, C, H, W], to probabilities, [N, classes]."""
 
     def __init__(self, task: Classifier) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class Deployed(nn.Module):
 
 
 def require_packages(format: Format) -> None:
-    """Refuse a format whose packages are not installed.
+    """Check that the packages of a format are installed.
 
     Raises:
-        UserError: and how to install them.
+        UserError: with the command that installs them.
     """
     for package in format.needs:
         try:
@@ -59,23 +59,23 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
     """Write a network in a format.
 
     Args:
-        checkpoint: what the network was read from.
-        about: what the file says of itself beside the weights, as text by name; safetensors takes the checkpoint's words.
+        checkpoint: that the network was loaded from.
+        about: metadata, except for safetensors, which has that of the checkpoint.
 
     Raises:
-        UserError: the network cannot be put into this format.
+        UserError: the format does not support the network.
     """
     if format.name == "safetensors":
         write_exported(checkpoint, path)
         return
     if task.one_pass:
-        raise UserError(f"a network that remembers its training images has no graph for {format.name}: take --to safetensors")
+        raise UserError(f"nearest neighbors have no graph for {format.name}: use --to safetensors")
     write = {"onnx": _write_onnx, "torch-export": _write_torch_export}[format.name]
     write(Deployed(task), task.example_batch(2)["images"], about, path)
 
 
 def open_file(format: Format, path: Path, registry: Registry) -> Opened:
-    """An exported file, ready to run on the CPU, opened as those do who get it."""
+    """Open an exported file for inference on the CPU."""
     if format.name == "safetensors":
         task, _ = load_task(registry, read_exported(path), path)
         return torch.inference_mode()(Deployed(task))
@@ -96,15 +96,15 @@ def _open_torch_export(path: Path) -> Opened:
 
 
 def _graph(network: Deployed, images: Tensor, name: str) -> torch.export.ExportedProgram:
-    """The computation for any number of images.
+    """Trace the network with a dynamic batch size.
 
     Raises:
-        UserError: it depends on values or on Python in a way that no graph can follow.
+        UserError: its control flow depends on data.
     """
     with _quiet(), torch.no_grad():
         try:
             return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        except Exception as error:  # of many kinds, with pages of advice
+        except Exception as error:  # of many types and long
             reason = one_line(error, 200)
             raise UserError(f"{type(network.task).__name__} cannot be exported to {name}: {reason}") from error
 
@@ -133,7 +133,7 @@ def _open_onnx(path: Path) -> Opened:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of their steps and of rules that are theirs; nothing of it could be acted on."""
+    """Silence the exporters, whose messages are not actionable."""
     former = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

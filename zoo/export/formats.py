@@ -1,4 +1,4 @@
-"""The formats that a network is exported to: what they are called, what their files end in, and where such a file goes."""
+"""Export formats and their output files; importable without torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CARD_SUFFIX = ".md"
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """An export format.
 
     Attributes:
-        suffix: what the names of its files end in.
-        needs: packages beside those of the zoo that write and check it.
-        loads: what loads it, in words.
+        suffix: of its files.
+        needs: additional packages to write and check it.
+        loads: description of what loads it.
     """
 
     name: str
@@ -30,18 +30,18 @@ class Format:
 FORMATS = {
     format.name: format
     for format in (
-        Format("safetensors", ".safetensors", (), "the zoo itself, to predict, to test, to serve and to train on"),
-        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "ONNX Runtime and others, without torch or the zoo"),
-        Format("torch-export", ".pt2", (), "torch alone, without the zoo"),
+        Format("safetensors", ".safetensors", (), "bestiary, to predict, test, serve and fine-tune"),
+        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "ONNX Runtime and others, without torch or bestiary"),
+        Format("torch-export", ".pt2", (), "torch alone, without bestiary"),
     )
 }
 
 
 def find_format(name: str) -> Format:
-    """The format of that name.
+    """Look up a format.
 
     Raises:
-        UserError: there is none.
+        UserError: unknown name.
     """
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
@@ -49,14 +49,14 @@ def find_format(name: str) -> Format:
 
 
 def output_file(format: Format, output: str, stem: str) -> Path:
-    """Where the file goes: ``output``, or one in the current folder that is named after the run.
+    """The output file, by default named after the run in the current folder.
 
     Raises:
-        UserError: its name does not end as it should, or nothing can be written there.
+        UserError: wrong suffix, or not writable.
     """
     path = Path(output or f"{stem}{format.suffix}")
     if path.suffix != format.suffix:
-        raise UserError(f"--output {path}: the name of a file for {format.name} must end in {format.suffix}")
+        raise UserError(f"--output {path}: {format.name} files must end in {format.suffix}")
     require_writable("--output", path)
     if card_file(path).is_dir():
         raise UserError(f"--output {path}: {card_file(path)} is a folder")
@@ -64,5 +64,5 @@ def output_file(format: Format, output: str, stem: str) -> Path:
 
 
 def card_file(path: Path) -> Path:
-    """The model card that lies beside an exported file."""
+    """The model card beside an exported file."""
     return path.with_name(path.name + CARD_SUFFIX)

@@ -149,7 +149,9 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     task = kind.task
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
-            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is an exported file")
+            raise UserError(
+                f"zoo picture {kind.name} needs the records of a training, and {folder.name} is an exported file: name a run"
+            )
         model = registry.model(folder.read_run().model["name"])
         task = model.task
         if kind.task and task not in (kind.task, *kind.other_modules):

@@ -1,1 +1,1 @@
-"""A run as one page of HTML: what it was, what happened in it and inside the network, and what that means."""
+"""Reports of runs: one HTML page with metrics, findings, predictions, and the inside of the network over time."""

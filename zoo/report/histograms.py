@@ -1,6 +1,6 @@
-"""Histograms over time as small pictures: one for each layer, in one color that is the stronger the more values lie there.
+"""Histograms over time as small images, one per layer: opacity is density.
 
-They are PNGs with a transparent ground, so that they look right on light and dark, need no script, and take a few kB each.
+PNGs with a transparent background work in the light and the dark theme, need no script, and take a few kB each.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from PIL import Image
 from zoo.report.history import BINS, SMALLEST, Columns, Table, magnitudes
 
 COLOR = (63, 144, 218)
-TICKS = ((0, "1"), (-12, "2⁻¹²"))  # (exponent, label), each above zero and below
+TICKS = ((0, "1"), (-12, "2⁻¹²"))  # (exponent, label), for positive and negative values
 
 
 @dataclass(frozen=True)
 class HistogramPicture:
-    """The histograms of one layer: rows are magnitudes, the largest above, columns steps.
+    """The histograms of a layer: rows are magnitudes, the largest at the top, columns steps.
 
     Attributes:
-        source: the PNG as a ``data:`` address.
-        median: in words, where half of the values lie below, at the first step and at the last.
-        ticks: (per cent from above, label) along the vertical axis.
+        source: the PNG as a ``data:`` URL.
+        median: at the first and the last step, as text.
+        ticks: (per cent from the top, label) of the vertical axis.
     """
 
     name: str
@@ -36,7 +36,7 @@ class HistogramPicture:
 
 
 def histogram_pictures(table: Table, where: Columns, names: list[str]) -> list[HistogramPicture]:
-    """Pictures of the histograms of those layers that have any."""
+    """Draw the histograms of the layers that have any."""
     pictures = []
     for name in names:
         if name not in table.histograms:
@@ -51,8 +51,8 @@ def histogram_pictures(table: Table, where: Columns, names: list[str]) -> list[H
 
 
 def _png(shares: np.ndarray) -> str:
-    """Shares, [BINS, columns], as a picture of so many pixels, the last bin above."""
-    beside_zero = np.delete(shares, BINS // 2, axis=0).max()  # zeros of a rectifier are so many that the rest would pale
+    """Draw shares, [BINS, columns], one pixel each, the last bin at the top."""
+    beside_zero = np.delete(shares, BINS // 2, axis=0).max()  # a ReLU has so many zeros that all else would fade
     strength = np.sqrt(np.minimum(shares / (beside_zero or 1.0), 1))[::-1]
     image = Image.fromarray((strength * 255).round().astype(np.uint8))
     image = Image.frombytes("P", image.size, image.tobytes())
@@ -63,16 +63,16 @@ def _png(shares: np.ndarray) -> str:
 
 
 def _ticks() -> tuple[tuple[float, str], ...]:
-    """Where ±1 and ±2^-12 and zero stand, in per cent from above."""
+    """Positions of ±1, ±2^-12 and zero, in per cent from the top."""
     ticks = [(50.0, "0")]
     for exponent, label in TICKS:
-        edge = (BINS // 2 + 1 + exponent - SMALLEST) / BINS * 100  # from below, where that magnitude begins
+        edge = (BINS // 2 + 1 + exponent - SMALLEST) / BINS * 100  # from the bottom, where that magnitude begins
         ticks += [(100 - edge, label), (edge, f"−{label}")]
     return tuple(sorted(ticks))
 
 
 def _median(counts: np.ndarray) -> str:
-    """The magnitude in the middle, as an interval in words."""
+    """The median magnitude as text."""
     if not counts.sum():
         return "nothing"
     place = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) - BINS // 2

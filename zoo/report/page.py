@@ -1,4 +1,4 @@
-"""Puts a report together: reads runs, asks their networks, draws, and fills the page."""
+"""Write a report: read runs, predict samples, plot, and render the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import jinja2
 import yaml
 from bokeh.resources import Resources
 
-from zoo.core.errors import UserError, some
-from zoo.core.files import replace_file
+from zoo.core.errors import some
+from zoo.core.files import write_output
+from zoo.pictures.curves import run_labels
 from zoo.registry.registry import Registry
 from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
@@ -32,55 +33,40 @@ from zoo.report.subject import (
 from zoo.report.views import activations, curve_plots, gradients, pace
 from zoo.training.run_folder import RunFolder
 
-LARGEST = 5_000_000  # bytes of a page; history is thinned until it fits
+LARGEST = 5_000_000  # bytes of a page; histories are downsampled until it fits
 
 
 def write_report(
     registry: Registry, folders: Sequence[RunFolder], path: Path, with_samples: bool = True, command: str = "zoo"
 ) -> list[Subject]:
-    """Write the report of one run, or of several that are compared, as one file of HTML.
+    """Write the report of one run, or a comparison of several, as one HTML file.
 
     Args:
-        path: the file, which is replaced at once or stays as it was.
-        with_samples: let the networks speak, which takes their checkpoints and data.
-        command: what other commands begin with, plugins included.
-
-    Returns:
-        what could be read of the runs.
+        with_samples: include predictions, which need the checkpoints and the data.
+        command: beginning of suggested commands, with options for plugins.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written; an older one is kept.
     """
-    subjects = [read_subject(registry, folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
+    subjects = [read_subject(registry, folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)]
     for subject in subjects:
         subject.command = command
         if with_samples:
             subject.samples = take_samples(registry, subject.folder)
         else:
-            subject.samples = Samples(missing="The network was not asked, because of --no-samples.")
+            subject.samples = Samples(missing="Left out because of --no-samples.")
     most = MOST_POINTS
     while len(page := render(subjects, most).encode()) > LARGEST and most > 40:
         most //= 2
-    try:
-        replace_file(path, page)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror.lower()}") from None
+    write_output(path, page)
     return subjects
-
-
-def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    names = [folder.path.resolve().name for folder in folders]
-    return [name if names.count(name) == 1 else str(folder.path) for name, folder in zip(names, folders, strict=True)]
 
 
 # ------------------------------------------------------------------ the page
 
 
 def render(subjects: Sequence[Subject], most: int) -> str:
-    """The page, with at most ``most`` points a line and columns a heat map.
-
-    The engine escapes every value: nothing that a run says can become an element of the page.
-    """
+    """Render the page, with at most ``most`` points per line and columns per heat map; every value is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_own_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -89,7 +75,7 @@ def render(subjects: Sequence[Subject], most: int) -> str:
     names = [subject.label for subject in subjects]
     return environment.get_template("page.html").render(
         title=f"Report: {some(names, 4)}",
-        subtitle=f"{len(names)} runs side by side" if several else runs[0]["headline"],
+        subtitle=f"Comparison of {len(names)} runs" if several else runs[0]["headline"],
         contents=_contents(runs, several),
         runs=runs,
         compared=_compared(subjects, most) if several else None,
@@ -121,7 +107,7 @@ def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]
     run = runs[0]
     inside = [(f"{part.id}-1", part.title) for part in run["inside"]]
     curves = ("curves-1", "Learning curves")
-    first = [("summary-1", "Summary"), ("findings-1", "Findings"), curves, ("samples-1", "What the network says")]
+    first = [("summary-1", "Summary"), ("findings-1", "Findings"), curves, ("samples-1", "Predictions")]
     return [*first, *inside, ("settings-1", "Configuration and environment")]
 
 
@@ -129,9 +115,9 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
     history, samples = subject.history, subject.samples
     confusion = []
     if samples.counts is not None:
-        caption = "Rows are what is there, columns what the network says; colors follow the root of the share of each row."
-        confusion = [confusion_plot("Confusion", caption, samples.counts, samples.classes)]
-    looked = "Nothing was found to be wrong." if history.has_monitors else "Nothing was looked for in this run."
+        caption = "Rows are true classes, columns predictions; colors are shares of each row on a square-root scale."
+        confusion = [confusion_plot("Confusion matrix", caption, samples.counts, samples.classes)]
+    no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored."
     network, data = network_and_data(subject)
     return {
         "label": subject.label,
@@ -141,7 +127,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         "metrics": [(name, *row) for name, row in summarize_metrics(subject).items()],
         "notes": subject.notes,
         "findings": history.findings,
-        "no_findings": looked,
+        "no_findings": no_findings,
         "curves": curve_plots([subject], most) if with_curves else None,
         "samples": samples,
         "confusion": confusion,
@@ -153,7 +139,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Keys with dots, and values as text."""
+    """Flatten to dotted keys and values as text."""
     rows = []
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -173,8 +159,8 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     rows = []
     for subject, table in zip(subjects, tables, strict=True):
         cells = [table.get(name, missing) for name in names]
-        told = dict(facts(subject))
-        ends = [told.get(key, "–") for key in ("Parameters", "Epochs", TIME)]
+        values = dict(facts(subject))
+        ends = [values.get(key, "–") for key in ("Parameters", "Epochs", TIME)]
         wrong = count_findings(subject.history.findings) or "none"
         rows.append((subject.label, *(text for cell in cells for text in (cell[0], cell[3])), *ends, wrong))
     of_names = (text for name in names for text in (f"best val/{name}", f"test/{name}"))
@@ -182,8 +168,11 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     tasks = dict.fromkeys(subject.task for subject in subjects if subject.task)
     data = dict.fromkeys(name for subject in subjects if (name := network_and_data(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
+    notes = [f"These runs have different {unlike}: their metrics are not comparable."] if unlike else []
+    if unknown := [subject.label for subject in subjects if not subject.directions]:
+        notes.append(f"Best values are unknown for {some(unknown)}: the model is not available here.")
     return {
-        "note": f"These runs are of different {unlike}: what they are measured by is not the same." if unlike else "",
+        "notes": notes,
         "metrics_header": header,
         "metrics": rows,
         "settings_header": ("setting", *(subject.label for subject in subjects)),
@@ -193,10 +182,7 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
 
 
 def differing_settings(settings: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each setting that is not the same in all runs: its key, and its value in each.
-
-    A run whose settings are not known differs from none.
-    """
+    """Rows of settings that differ between runs: key and value per run; runs with unknown settings do not count."""
     flat = [dict(_flat(tree)) for tree in settings]
     keys = dict.fromkeys(key for each in flat for key in each)
     rows = [(key, *(each.get(key, "–") if each else "unknown" for each in flat)) for key in keys]

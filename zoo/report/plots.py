@@ -1,7 +1,7 @@
-"""The plots of a report: lines, heat maps and matrices that answer to the pointer, each with a table of the same numbers.
+"""Interactive plots of a report: lines, heat maps and confusion matrices, each with a table of the same numbers.
 
-Bokeh draws them, because its JavaScript comes in its Python package and can be put into the page. Text and axes have the color
-``INK``, in whose place the page puts its own, so that they follow light and dark; colors of data are of middle lightness.
+Bokeh draws them, since its Python package contains its JavaScript, which is inlined. The page replaces the color ``INK`` of text
+and axes by that of its light or dark theme; colors of data have medium lightness.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from bokeh.embed import json_item
 from bokeh.models import (
+    BasicTickFormatter,
     ColorBar,
     ColumnDataSource,
     FixedTicker,
@@ -31,24 +32,26 @@ from bokeh.plotting import figure
 
 from zoo.report.history import Columns, heat, thin
 
-# middle lightness, to be seen on white and on black; told apart by lightness and dashes where the hue is not enough
+# medium lightness, visible on white and black; distinguishable by lightness where hue is not enough
 COLORS = ("#3f90da", "#e76300", "#2e9e4f", "#9467bd", "#d6404e", "#17919c", "#a96b59", "#717581")
 DASHES = ("solid", "dashed", "dotted", "dotdash")
-FIRST_LAYER, LAST_LAYER = (63, 144, 218), (231, 99, 0)  # of lines that are told apart by depth
-BELOW, ZERO, ABOVE = (20, 110, 220), (150, 150, 150), (240, 100, 0)  # of signed values
+FIRST_LAYER, LAST_LAYER = (63, 144, 218), (231, 99, 0)  # color by depth
+BELOW, ZERO, ABOVE = (20, 110, 220), (150, 150, 150), (240, 100, 0)  # diverging scale
 INK = "#808182"
 HEIGHT = 280  # pixels
-LEAST_SHARE = 0.1  # that a scale of shares reaches to, so that a handful does not look like all
+MIN_SHARE = 0.1  # at the end of a scale of shares, so that few do not look like all
 ROW = 18  # pixels of a row in a heat map
-LONGEST = 26  # letters of a name along an axis
+LONGEST = 26  # characters of a tick label
 TABLE_COLUMNS = 6
-MOST_LINE_POINTS = 12_000  # of all lines of one plot
+MOST_LINE_POINTS = 12_000  # of all lines of a plot
+COUNTED = 20  # classes, with counts in the cells of a confusion matrix
+SHARES = (0, 0.05, 0.25, 0.5, 1)  # ticks of its color bar
 SCROLLS = ".bk-Canvas { touch-action: pan-y; }"  # a finger on a plot still scrolls the page
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot: points, the name in the legend, and of which run it is; ``bold`` for validation."""
+    """A line of a plot: points, name in the legend, color by run, and ``bold`` for validation."""
 
     x: np.ndarray
     y: np.ndarray
@@ -59,13 +62,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot and what stands around it.
+    """A plot and its text.
 
     Attributes:
-        title: what is shown.
         caption: what to look for.
-        item: what Bokeh needs to draw it, as JSON that is safe inside a script element.
-        header, rows: the table with the same numbers, thinned.
+        item: JSON for Bokeh, safe inside a script element.
+        header, rows: table of the same numbers, downsampled.
         height: pixels.
     """
 
@@ -80,11 +82,11 @@ class Plot:
 def line_plot(
     title: str, caption: str, lines: Sequence[Line], x_label: str, *, most: int, log: bool = False, unit: str = ""
 ) -> Plot:
-    """Lines over steps or epochs.
+    """Plot lines over steps or epochs.
 
     Args:
-        most: points of a line.
-        log: a logarithmic scale, from which what is not above zero is left out.
+        most: maximum number of points per line.
+        log: use a logarithmic scale, without values that are not positive.
         unit: of the values, for the axis.
     """
     lines = [_drawable(line, log, _share(most, len(lines))) for line in lines]
@@ -94,7 +96,7 @@ def line_plot(
         color = COLORS[line.color % len(COLORS)]
         source = ColumnDataSource({"x": line.x, "y": line.y, "name": [line.name] * len(line.x)})
         plot.line("x", "y", source=source, color=color, alpha=1 if line.bold else 0.75, legend_label=line.name, **looks)
-        if len(line.x) <= 12:  # a single point would be invisible
+        if len(line.x) <= 12:  # single points would be invisible
             plot.scatter("x", "y", source=source, color=color, size=5 if line.bold else 3, legend_label=line.name)
     plot.add_tools(HoverTool(tooltips=[("", "@name"), (x_label, "@x{0.[00]}"), ("value", "@y{0.[00000]}")]))
     _legend(plot, [line.name for line in lines])
@@ -104,10 +106,10 @@ def line_plot(
 def layer_lines(
     title: str, caption: str, steps: np.ndarray, names: Sequence[str], values: np.ndarray, mark: float, most: int
 ) -> Plot:
-    """A line of at most ``most`` points for each parameter, from the first to the last color; ``mark`` is a dashed line.
+    """Plot a line of at most ``most`` points per parameter, colored by depth, and a dashed line at ``mark``.
 
     Args:
-        values: [rows, n], above zero: the scale is logarithmic.
+        values: [rows, n].
     """
     xs, ys = [], []
     for row in np.where(values > 0, values, np.nan):
@@ -119,7 +121,7 @@ def layer_lines(
     colors = _between(FIRST_LAYER, LAST_LAYER, len(names))
     source = ColumnDataSource({"xs": xs, "ys": ys, "name": list(names), "color": colors})
     glyph = plot.multi_line("xs", "ys", source=source, line_color="color", line_width=1.4)
-    tips = [("", "@name"), ("step", "$x{0}"), ("value", "$y{0.[0000000]}")]  # what the pointer is at
+    tips = [("", "@name"), ("step", "$x{0}"), ("value", "$y{0.[0000000]}")]  # at the pointer
     plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
     plot.add_layout(Span(location=mark, dimension="width", line_dash="dashed", line_color=INK, line_width=1.5))
     return _plot(title, caption, plot, *_layer_table(names, steps, values))
@@ -128,13 +130,13 @@ def layer_lines(
 def heat_map(
     title: str, caption: str, names: Sequence[str], steps: np.ndarray, values: np.ndarray, where: Columns, scale: str
 ) -> Plot:
-    """Layers, the first on top, over steps.
+    """Plot layers, the first at the top, over steps.
 
     Args:
         names: of the rows.
-        steps, values: all that was recorded, [n] and [rows, n], for the table.
-        where: the columns, of ``heat``, that ``values`` are drawn in.
-        scale: of the colors: ``log``; ``share``, which begins at zero; or ``signed``, which is even on both sides of zero.
+        steps, values: all records, [n] and [rows, n], for the table.
+        where: columns that ``values`` are drawn in.
+        scale: of the colors: ``log``; ``share``, which starts at zero; or ``signed``, which is symmetric around zero.
     """
     cells = heat(values, where).astype(np.float32)
     mapper = _colors(cells, scale)
@@ -158,47 +160,46 @@ def heat_map(
     plot.yaxis.ticker = FixedTicker(ticks=ticks)
     plot.yaxis.major_label_overrides = {tick: _short(names[int(tick)][len(shared) :]) for tick in ticks}
     plot.grid.visible = False
-    bar = ColorBar(color_mapper=mapper, width=10, padding=4, label_standoff=6, background_fill_alpha=0)
-    bar.major_label_text_color, bar.major_tick_line_color = INK, None
-    plot.add_layout(bar, "right")
+    _color_bar(plot, mapper)
     return _plot(title, caption, plot, *_layer_table(names, steps, values))
 
 
 def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequence[str]) -> Plot:
-    """A matrix of counts, [classes, classes]: rows are what is there, columns what was said; colors are shares of each row."""
+    """Plot a confusion matrix, [classes, classes], with colors normalized by row and, for few classes, counts in the cells."""
     n = len(classes)
-    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
+    true, predicted = counts.nonzero()
+    cells = counts[true, predicted]
+    shares = cells / counts.sum(1)[true]
     side = max(260, min(620, 120 + 22 * n))
-    names = [_short(name, 14) for name in classes]
     plot = _figure(title, "predicted", "true", side, x_range=(0, n), y_range=(n, 0))
     mapper = LinearColorMapper(palette=Cividis256, low=0, high=1)
-    few = n <= 40  # beyond, single cells are not told apart, and one image is smaller
-    if few:
-        rows, columns = (grid.ravel() for grid in np.indices((n, n)))
-        data = {
-            "x": columns + 0.5, "y": rows + 0.5, "share": np.sqrt(shares).ravel(), "count": counts.ravel().astype(np.int32),
-            "true": [classes[row] for row in rows], "said": [classes[column] for column in columns],
-        }  # fmt: skip
-        source = ColumnDataSource(data)
-        glyph = plot.rect("x", "y", 1, 1, source=source, line_color=None, fill_color={"field": "share", "transform": mapper})
-        tips = [("is", "@true"), ("taken for", "@said"), ("images", "@count")]
-    else:
-        source = {"image": [np.sqrt(shares)], "count": [counts.astype(np.int32)]}
-        glyph = plot.image("image", 0, 0, n, n, source=source, color_mapper=mapper)
-        tips = [("images", "@count")]
+    plot.background_fill_color = Cividis256[0]  # cells without images
+    data = {
+        "x": predicted + 0.5, "y": true + 0.5, "share": np.sqrt(shares), "count": cells.astype(np.int32),
+        "true": [classes[row] for row in true], "predicted": [classes[column] for column in predicted],
+        "ink": np.where(shares > 0.3, "black", "white").tolist(), "text": [f"{count:,}" for count in cells],
+    }  # fmt: skip
+    source = ColumnDataSource(data)
+    glyph = plot.rect("x", "y", 1, 1, source=source, line_color=None, fill_color={"field": "share", "transform": mapper})
+    if n <= COUNTED:
+        style = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px"}
+        plot.text("x", "y", "text", source=source, text_color="ink", **style)
+    tips = [("true", "@true"), ("predicted", "@predicted"), ("images", "@count")]
     plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
-    every = max(1, math.ceil(n / 40))
-    ticks = [place + 0.5 for place in range(0, n, every)]
+    names = [_short(name, 14) for name in classes]
+    ticks = [place + 0.5 for place in range(0, n, math.ceil(n / 40))]
     for axis in (plot.xaxis, plot.yaxis):
         axis.ticker = FixedTicker(ticks=ticks)
         axis.major_label_overrides = {tick: names[int(tick)] for tick in ticks}
     plot.xaxis.major_label_orientation = "vertical" if max(map(len, names)) > 2 else "horizontal"
     plot.grid.visible = False
-    wrong = [(int(counts[i, j]), i, j) for i in range(n) for j in range(n) if i != j and counts[i, j]]
-    worst = sorted(wrong, reverse=True)[:20]
+    bar = _color_bar(plot, mapper)
+    bar.ticker = FixedTicker(ticks=[math.sqrt(share) for share in SHARES])
+    bar.major_label_overrides = {math.sqrt(share): f"{share:.0%}" for share in SHARES}
+    worst = sorted(((int(count), i, j) for count, i, j in zip(cells, true, predicted, strict=True) if i != j), reverse=True)[:20]
     rows = [(classes[i], classes[j], f"{count:,}", f"{count / counts[i].sum():.1%}") for count, i, j in worst]
     return _plot(
-        title, caption, plot, ("is", "taken for", "images", "share of the class"), rows or [("nothing is wrong", "", "", "")]
+        title, caption, plot, ("true", "predicted", "images", "share of the class"), rows or [("no mistakes", "", "", "")]
     )
 
 
@@ -206,9 +207,9 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
 
 
 def _colors(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper:
-    """A scale of colors from the smallest to the largest value; what is not a number is not drawn.
+    """Color scale from the minimum to the maximum; NaN is transparent.
 
-    A signed scale ends at the 98th percentile, since a single mean far out would make all others look like zero.
+    A signed scale ends at the 98th percentile, so that outliers do not make all other values look like zero.
     """
     shown = cells[np.isfinite(cells) & ((cells > 0) | (scale != "log"))]
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.1, 1.0)
@@ -217,7 +218,7 @@ def _colors(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper
         high = high or max(abs(low), abs(high)) or 1.0
         low = -high
     elif scale == "share":
-        low, high = 0.0, max(high, LEAST_SHARE)
+        low, high = 0.0, max(high, MIN_SHARE)
     elif low == high:
         low, high = low / 2, high * 2
     kind, palette = LogColorMapper if scale == "log" else LinearColorMapper, _signed() if scale == "signed" else Cividis256
@@ -225,14 +226,21 @@ def _colors(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper
 
 
 def _signed() -> list[str]:
-    """Blue below zero, gray at zero, orange above: zero is seen on white and on black."""
+    """Diverging palette from blue through gray, which is visible on white and black, to orange."""
     return [*_between(BELOW, ZERO, 128), *_between(ZERO, ABOVE, 128)]
 
 
 def _between(first: tuple[int, int, int], last: tuple[int, int, int], count: int) -> list[str]:
-    """So many colors from one to another."""
+    """Interpolate colors."""
     shares = np.linspace(0, 1, count)[:, None]
     return ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in (1 - shares) * first + shares * last]
+
+
+def _color_bar(plot: Any, mapper: LinearColorMapper | LogColorMapper) -> ColorBar:
+    bar = ColorBar(color_mapper=mapper, width=10, padding=4, label_standoff=6, background_fill_alpha=0)
+    bar.major_label_text_color, bar.major_tick_line_color = INK, None
+    plot.add_layout(bar, "right")
+    return bar
 
 
 def _figure(title: str, x_label: str, y_label: str, height: int, **more: Any) -> Any:
@@ -259,14 +267,15 @@ def _figure(title: str, x_label: str, y_label: str, height: int, **more: Any) ->
         axis.minor_tick_line_color = None
     plot.grid.grid_line_color = INK
     plot.grid.grid_line_alpha = 0.15
-    if x_label == "step":
-        plot.xaxis.formatter = NumeralTickFormatter(format="0.[00]a")  # as in 20k
-    plot.xaxis.ticker.desired_num_ticks = 5
+    plot.xaxis.formatter = NumeralTickFormatter(format="0.[00]a")  # as in 20k
+    plot.xaxis.ticker.desired_num_ticks, plot.xaxis.ticker.min_interval = 5, 1
+    if more.get("y_axis_type") != "log":
+        plot.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.003, not 3.000e-3
     return plot
 
 
 def _legend(plot: Any, names: Sequence[str]) -> None:
-    """Below the plot, where it hides nothing, however narrow the page; a name that is clicked hides its line."""
+    """Place the legend below the plot; clicking a name hides its line."""
     if not plot.legend:
         return
     legend = plot.legend[0]
@@ -275,7 +284,7 @@ def _legend(plot: Any, names: Sequence[str]) -> None:
         return
     plot.add_layout(legend, "below")
     legend.orientation = "horizontal"
-    legend.ncols = 2 if max(map(len, names)) <= 20 else 1  # a phone is about 50 letters wide
+    legend.ncols = 2 if max(map(len, names)) <= 20 else 1  # a phone is about 50 characters wide
     legend.location = "left"
     legend.click_policy = "hide"
     legend.background_fill_alpha = 0
@@ -287,13 +296,13 @@ def _legend(plot: Any, names: Sequence[str]) -> None:
 
 def _plot(title: str, caption: str, plot: Any, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Plot:
     item = json.dumps(json_item(plot), separators=(",", ":"), allow_nan=False)
-    # a script element ends at the first "</script", wherever it stands
+    # a script element ends at the first "</script", even in a string
     safe = item.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return Plot(title, caption, safe, header, rows, plot.height)
 
 
 def _share(most: int, lines: int) -> int:
-    """Points of each line, if there are many."""
+    """Points per line."""
     return max(20, min(most, MOST_LINE_POINTS // max(1, lines)))
 
 
@@ -304,26 +313,26 @@ def _drawable(line: Line, log: bool, most: int) -> Line:
 
 
 def _short(name: str, longest: int = LONGEST) -> str:
-    """The end of a long name, which tells more than its beginning."""
+    """Truncate a long name at its beginning, since its end is more specific."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a dot, as in ``network.``, where they are long; nothing tells them apart there."""
+    """The common prefix of long names up to a dot, as in ``network.``."""
     is_long = max(map(len, names)) > LONGEST
     shared = os.path.commonprefix(list(names)) if len(names) > 1 and is_long else ""
     return shared[: shared.rfind(".") + 1]
 
 
 def number(value: float) -> str:
-    """A value as text, with four digits."""
+    """Format a value with four significant digits."""
     if not math.isfinite(value):
         return "–" if math.isnan(value) else str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _line_table(lines: Sequence[Line], x_label: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """A row for each line: its ends, and its extremes with where they are."""
+    """A row per line: first and last values, and extremes with their positions."""
     rows = []
     for line in lines:
         finite = np.flatnonzero(np.isfinite(line.y))
@@ -334,11 +343,11 @@ def _line_table(lines: Sequence[Line], x_label: str) -> tuple[tuple[str, ...], l
         ends = [number(y[place]) for place in (0, -1)]
         extremes = [f"{number(y[place])} ({x_label} {number(x[place])})" for place in (y.argmin(), y.argmax())]
         rows.append((line.name, *ends, *extremes))
-    return ("", "first", "last", "smallest", "largest"), rows
+    return ("", "first", "last", "min", "max"), rows
 
 
 def _layer_table(names: Sequence[str], steps: np.ndarray, values: np.ndarray) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """A row for each layer, with the values on some steps from the first to the last."""
+    """A row per layer, with values at evenly spaced steps."""
     places = np.unique(np.linspace(0, len(steps) - 1, min(TABLE_COLUMNS, len(steps))).round().astype(int))
     header = ("", *(f"step {steps[place]:,}" for place in places))
     return header, [(name, *(number(float(row[place])) for place in places)) for name, row in zip(names, values, strict=True)]

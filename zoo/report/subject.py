@@ -1,4 +1,4 @@
-"""One run as a report sees it: what can be read of its folder, and in words what cannot."""
+"""The contents of a run's folder for a report, with notes about anything that is missing."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from zoo.report.plots import number
 from zoo.report.samples.samples import Samples
 from zoo.training.run_folder import RunFolder
 
-TIME = "Time from the start to the last record"
+TIME = "Duration until the last record"
 
 
 @dataclass
 class Subject:
-    """One run, as far as it can be read.
+    """A run, as far as it can be read.
 
     Attributes:
-        run: None where ``run.yaml`` is of another version.
-        settings: section -> key -> value, as they stand there.
-        directions: metric -> "max" or "min", of the model's task.
-        notes: what is missing, in sentences.
-        command: what the commands that are told begin with.
+        run: None if ``run.yaml`` was written by another version.
+        settings: section -> key -> value, as in ``run.yaml``.
+        directions: metric -> "max" or "min", of the model's task; empty if the model is unknown.
+        notes: sentences about missing parts.
+        command: beginning of the suggested commands.
     """
 
     folder: RunFolder
@@ -50,13 +50,13 @@ class Subject:
 
 
 def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
-    """What can be read of a run; what cannot becomes a note."""
+    """Read a run's folder; anything missing becomes a note."""
     subject = Subject(folder, label, read_history(folder.path), {}, {})
     notes = subject.notes
     if folder.run_file.exists():
         _read_settings(subject)
     else:
-        notes.append("run.yaml is missing: what was trained, and how, is not known.")
+        notes.append("run.yaml is missing: the model, the data and the settings are unknown.")
     name = str(subject.settings.get("model", {}).get("name", ""))
     if name in registry.models:
         entry = registry.model(name)
@@ -64,13 +64,13 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         try:
             subject.directions = dict(entry.load().directions)
         except Exception as error:  # a plugin's own fault
-            notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are not told.")
+            notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are unknown.")
     elif name:
-        notes.append(f"The zoo has no model {name!r} here, as when a plugin is missing, so best values are not told.")
+        notes.append(f"There is no model {name!r} here, perhaps because a plugin is missing, so best values are unknown.")
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        notes.append("environment.json is missing or damaged: where this run was trained is not known.")
+        notes.append("environment.json is missing or damaged: versions and machine are unknown.")
     _note_what_is_missing(subject)
     return subject
 
@@ -84,49 +84,48 @@ def _read_settings(subject: Subject) -> None:
         subject.notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
     except ValidationError as error:
         wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
-        told = f"run.yaml is of another version of the zoo or damaged, and shown as it is; not understood is {wrong}."
-        subject.notes.append(told)
+        subject.notes.append(f"run.yaml is damaged or from another version and shown as it is; invalid: {wrong}.")
 
 
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
     last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
     if subject.folder.broke_after(last):
-        notes.append(f"Its numbers stopped being finite, and so it ended; zoo autopsy {subject.folder.name} tells where.")
+        notes.append(f"Training stopped at a non-finite value: zoo autopsy {subject.folder.name}.")
     if not history.metrics:
-        lack = "holds no record yet" if subject.folder.metrics_file.exists() else "is missing"
-        notes.append(f"metrics.jsonl {lack}: there are no curves and no metrics.")
+        lack = "is empty" if subject.folder.metrics_file.exists() else "is missing"
+        notes.append(f"metrics.jsonl {lack}: there are no metrics and no learning curves.")
     trained = subject.run.recipe.epochs if subject.run else None
     ended = {int(record["epoch"]) for record in history.metrics if any(name.startswith("val/") for name in record)}
     if trained and history.metrics and len(ended) < trained and not any("test/" in name for r in history.metrics for name in r):
-        notes.append(f"It had not finished when this was written: {len(ended):,} of {trained:,} epochs had ended.")
+        notes.append(f"Training had not finished: {len(ended):,} of {trained:,} epochs.")
     if not history.has_monitors:
         notes.append("monitors.jsonl is missing: activations, gradients and pace were not recorded in this run.")
     for file, count in history.unread.items():
-        notes.append(
-            f"{count:,} line{'s' if count > 1 else ''} of {file} cannot be read and {'are' if count > 1 else 'is'} left out."
-        )
+        notes.append(f"{count:,} unreadable line{'s' if count > 1 else ''} of {file} skipped.")
     for name in dict.fromkeys(name for record in history.metrics for name in record):
         step = next((int(r["step"]) for r in history.metrics if name in r and not math.isfinite(r[name])), None)
         if step is not None:
-            notes.append(f"{name} is not a finite number at step {step:,}.")
+            notes.append(f"{name} is not finite at step {step:,}.")
 
 
 def network_and_data(subject: Subject) -> tuple[str, str]:
-    """What was trained and on what data, as far as it is known."""
+    """Names of the network and the data, as far as they are known; of a folder of images also its path."""
     settings = subject.settings
+    data = settings.get("data", {})
     network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
-    return str(network), str(settings.get("data", {}).get("name", ""))
+    root = f" ({data['root']})" if data.get("root") else ""
+    return str(network), f"{data.get('name', '')}{root}"
 
 
 def count_findings(findings: Sequence[Finding]) -> str:
-    """As in ``2 errors, 1 warning``; nothing where there is none."""
+    """Summarize findings, as in ``2 errors, 1 warning``; empty if there are none."""
     counts = Counter(finding.told["severity"] or "finding" for finding in findings)
     return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items())
 
 
 def facts(subject: Subject) -> list[tuple[str, str]]:
-    """What a summary begins with: names and values, as text."""
+    """Names and values at the top of the summary."""
     records, environment = subject.history.metrics, subject.environment
     network, data = network_and_data(subject)
     rows = [("Model", network or "unknown"), ("Data", data or "unknown")]
@@ -134,7 +133,7 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
         rows.append(("Task", subject.task))
     if records:
         epochs = subject.settings.get("recipe", {}).get("epochs")
-        # the test at the end counts as an epoch of its own
+        # the final test counts as an epoch of its own
         trained = [r for r in records if any(name.startswith(("train/", "val/")) for name in r)]
         done = int(max((record["epoch"] for record in trained), default=-1)) + 1
         rows.append(("Epochs", f"{done:,} of {epochs:,}" if isinstance(epochs, int) else f"{done:,}"))
@@ -149,7 +148,7 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
     if environment.get("device"):
         rows.append(("Device", str(environment["device"])))
     if subject.summary:
-        rows.append(("What it is", subject.summary))
+        rows.append(("Description", subject.summary))
     return rows
 
 
@@ -160,7 +159,7 @@ def _duration(seconds: float) -> str:
 
 
 def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
-    """Metric -> best of validation, at which epoch (from 1), the last of validation, and the test's; as text."""
+    """Metric -> best validation value, its epoch (from 1), last validation value, and test value, as text."""
     records = subject.history.metrics
     found = {}
     for name in dict.fromkeys(key.partition("/")[2] for record in records for key in record if key.startswith(("val/", "test/"))):
@@ -178,14 +177,14 @@ def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
 
 
 def reproduce_command(subject: Subject) -> str:
-    """The command that trains the same again, and where it was given first."""
+    """The command that repeats the training, with the original command and commit."""
     if not subject.folder.run_file.exists():
-        return "not known"
+        return "unknown"
     file = shlex.quote(str(subject.folder.run_file))
     again = f"{subject.command} train --config {file} --name {shlex.quote(subject.folder.path.resolve().name + '-again')}"
     lines = [again]
     if command := subject.environment.get("command"):
-        lines.append(f"# the command it was started with: {one_line(command)}")
+        lines.append(f"# original command: {one_line(command)}")
     if commit := subject.environment.get("git_commit"):
-        lines.append(f"# in a folder at commit {one_line(commit)}")
+        lines.append(f"# at commit {one_line(commit)}")
     return "\n".join(lines)

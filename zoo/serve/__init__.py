@@ -1,1 +1,1 @@
-"""A trained classifier behind a small web page and an HTTP interface; nothing that is uploaded is kept."""
+"""HTTP server and web page for a trained classifier."""

@@ -1,4 +1,4 @@
-"""The web application: a page, what is known of the network, and predictions."""
+"""The web application: a page, model metadata, and predictions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from zoo.serve.uploads import Limits, read_upload, read_uploads
 from zoo.tasks.classification import Classifier
 from zoo.training.prediction import Classes
 
-TOP = 3  # classes that are named unless ?top=N says otherwise, as in zoo predict
-LINGER = 2.0  # seconds that the rest of a refused upload is thrown away for
-DECODERS = 2  # images that are decoded at a time: each may take memory for all its pixels
+TOP = 3  # default of ?top=N, as in zoo predict
+LINGER = 2.0  # seconds for which the rest of a rejected upload is discarded
+DECODERS = 2  # images that are decoded concurrently, which bounds the memory for pixels
 
 HEADERS = {
-    # the page takes nothing from elsewhere, nothing may frame it, and types are not guessed
+    # no content from other hosts, no framing, no MIME sniffing
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -39,12 +39,12 @@ HEADERS = {
 def build_application(
     task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches | None = None
 ) -> Starlette:
-    """The application that serves a trained classifier.
+    """Build the application that serves a trained classifier.
 
     Args:
-        name: of the network, for those who use it.
-        metrics: what it reached on its test images.
-        batches: the queue in front of the network; by default one of the usual size.
+        name: shown to users.
+        metrics: test metrics.
+        batches: dynamic batching; by default with the default sizes.
     """
     service = Service(task, run, name, metrics, limits, batches or Batches(predictor(task)))
     return Starlette(
@@ -59,7 +59,7 @@ def build_application(
 
 
 def predictor(task: Classifier) -> Any:
-    """Images uint8 [n, C, H, W] on the CPU to probabilities [n, classes] on the CPU."""
+    """A function from uint8 images, [n, C, H, W], to probabilities, [n, classes], both on the CPU."""
 
     def network(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -69,7 +69,7 @@ def predictor(task: Classifier) -> Any:
 
 
 class Service:
-    """What the routes answer."""
+    """Handlers of the routes."""
 
     def __init__(
         self, task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches
@@ -91,7 +91,7 @@ class Service:
 
     @asynccontextmanager
     async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
-        """The queue runs as long as the application does."""
+        """Run the queue for the lifetime of the application."""
         running = asyncio.create_task(self.batches.run())
         try:
             yield
@@ -107,31 +107,30 @@ class Service:
         return JSONResponse(self.about)
 
     async def predict(self, request: Request) -> JSONResponse:
-        """The likeliest classes of each image, as ``zoo predict --json`` tells them."""
+        """Predict uploaded images; the JSON is that of ``zoo predict --json``."""
         top = request.query_params.get("top", str(TOP))
         if not (top.isascii() and top.isdecimal() and int(top[:9])):
-            raise HTTPException(400, f"top={top[:20]}: must be a number from 1")
+            raise HTTPException(400, f"top={top[:20]}: must be a positive integer")
         uploads = await read_uploads(request, self.limits)
         images = [await self._decoded(name, content) for name, content in uploads]
         rows = await asyncio.gather(*map(self.batches.ask, images))
         count = min(int(top[:9]), len(self.spec.classes))
-        return JSONResponse([self._told(name, row, count) for (name, _), row in zip(uploads, rows, strict=True)])
+        return JSONResponse([self._to_dict(name, row, count) for (name, _), row in zip(uploads, rows, strict=True)])
 
     async def _decoded(self, name: str, content: bytes) -> Tensor:
         async with self.decoding:
             return await asyncio.to_thread(read_upload, name, content, self.spec.shape, self.limits)
 
-    def _told(self, name: str, row: Tensor, count: int) -> dict[str, Any]:
+    def _to_dict(self, name: str, row: Tensor, count: int) -> dict[str, Any]:
         values, places = row.topk(count)
         names = [self.spec.classes[place] for place in places.tolist()]
         return Classes(name, list(zip(names, values.tolist(), strict=True))).to_dict()
 
 
 class Unread(JSONResponse):
-    """An answer to a request whose body was not read to its end.
+    """Response to a request whose body was not read completely.
 
-    Closing a connection while the other side still sends resets it, and the answer is lost on its way. So what comes is thrown
-    away for a moment.
+    Closing a connection while the client still sends resets it and loses the response, so the rest is discarded for a moment.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,11 +144,11 @@ class Unread(JSONResponse):
 
 
 def _refusal(request: Request, error: Exception) -> JSONResponse:
-    texts = {404: "no such page: there are /, /model and /predict", 405: f"{request.method} is not for {request.url.path}"}
+    texts = {404: "not found; routes are /, /model and /predict", 405: f"{request.method} is not allowed for {request.url.path}"}
     text = texts.get(error.status_code, error.detail)
     answer = Unread if error.status_code in (408, 413) else JSONResponse
     return answer({"error": text}, error.status_code, error.headers)
 
 
 def _fault(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": "the server has failed, and says why in its own window"}, 500)
+    return JSONResponse({"error": "internal server error; see the output of zoo serve"}, 500)

@@ -1,4 +1,4 @@
-"""Images that are asked about at the same time go through the network together."""
+"""Dynamic batching of concurrent requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 WAIT = 0.005  # seconds that the first image of a batch waits for others
-LARGEST = 32  # images a batch
+LARGEST = 32  # images per batch
 
 
 class Batches:
-    """A queue in front of a network.
+    """A queue that batches images.
 
     Args:
-        network: images uint8 [n, C, H, W] to a row of numbers for each; called by one thread at a time.
+        network: maps uint8 [n, C, H, W] to [n, ...]; called from one thread at a time.
         wait: seconds that the first image waits for others.
-        largest: images in a batch.
+        largest: maximum batch size.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], wait: float = WAIT, largest: int = LARGEST) -> None:
@@ -26,7 +26,7 @@ class Batches:
         self.queue: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
 
     async def ask(self, image: Tensor) -> Tensor:
-        """What the network says of one image, uint8 [C, H, W]."""
+        """Predict one image, uint8 [C, H, W]."""
         answer = asyncio.get_running_loop().create_future()
         self.queue.put_nowait((image, answer))
         return await answer
@@ -42,12 +42,12 @@ class Batches:
             await self._answer(asked)
 
     async def _answer(self, asked: list[tuple[Tensor, asyncio.Future[Tensor]]]) -> None:
-        asked = [(image, answer) for image, answer in asked if not answer.done()]  # who has hung up needs none
+        asked = [(image, answer) for image, answer in asked if not answer.done()]  # skip canceled requests
         if not asked:
             return
         try:
             rows = await asyncio.to_thread(self.network, torch.stack([image for image, _ in asked]))
-        except Exception as error:  # is told to those who asked, and the queue goes on
+        except Exception as error:  # goes to the requests of this batch; the queue continues
             for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(error)

@@ -1,4 +1,4 @@
-"""The server: takes its place on the network before anything else, tells how to use it, and ends with Ctrl-C."""
+"""The HTTP server: binds its port before loading the network, and runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 
 try:
-    import python_multipart  # noqa: F401, what Starlette reads uploads with
+    import python_multipart  # noqa: F401, needed by Starlette for uploads
     import uvicorn
 
     from zoo.serve.application import build_application
@@ -25,8 +25,8 @@ try:
 except ImportError as error:
     raise UserError(f"zoo serve needs {error.name}, which is not installed: pip install 'bestiary[serve]'") from None
 
-CONNECTIONS = 100  # at a time; each may hold an upload in memory
-PATIENCE = 3  # seconds that requests under way have when the server ends
+CONNECTIONS = 100  # concurrent; each may hold an upload in memory
+PATIENCE = 3  # seconds for pending requests at shutdown
 
 
 def serve(
@@ -37,19 +37,19 @@ def serve(
     host: str,
     port: int,
     limits: Limits,
-    told: Callable[[str], None],
+    on_ready: Callable[[str], None],
 ) -> None:
     """Serve a trained classifier until interrupted.
 
     Args:
-        checkpoint_file: of a run, or exported before.
-        name: of the network, for those who use it.
-        metrics: what it reached on its test images.
-        port: 0 takes any that is free.
-        told: called with the address once it is being listened to.
+        checkpoint_file: of a run, or an exported file.
+        name: shown to users.
+        metrics: test metrics.
+        port: 0 picks a free one.
+        on_ready: called with the URL.
 
     Raises:
-        UserError: the model is no classifier of images, or the address cannot be had.
+        UserError: not an image classifier, or the address is not available.
     """
     with closing(listen(host, port)) as listener:
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
@@ -60,15 +60,15 @@ def serve(
             application, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
             limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=PATIENCE,
         )  # fmt: skip
-        told(_address(listener))
+        on_ready(_address(listener))
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections to that address.
+    """Open a listening socket.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the address is not available.
     """
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -76,7 +76,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
         raise UserError(f"--host {host} --port {port}: cannot be listened to: {reason.lower()}") from None
-    # an answer is sent in two parts: without this the second waits 40 ms for the other side to confirm the first
+    # responses are sent in two parts; with Nagle's algorithm the second would wait 40 ms
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -84,6 +84,6 @@ def listen(host: str, port: int) -> socket.socket:
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:  # this machine is one of all that can reach it
+    if address.is_unspecified:  # reachable as localhost too
         host = "localhost"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

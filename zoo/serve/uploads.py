@@ -1,4 +1,4 @@
-"""From what somebody uploads to images: how much is taken, and what is refused before it costs anything."""
+"""Reading of uploads, with limits that are checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from zoo.core.errors import one_line
 from zoo.datamodules.files.images import UnreadableImage, open_image, read_image
 
 FIELD = "images"
-BODY = "body"  # the name of an image that is sent without one
+BODY = "body"  # name of an image without a file name
 MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """Limits of a request.
 
     Attributes:
         bytes: of its body.
-        images: in it.
-        pixels: of an image, as its header tells before anything is decoded.
-        seconds: until the body has come.
+        images: number of images.
+        pixels: per image, according to its header.
+        seconds: to receive the body.
     """
 
     bytes: int = 20 * MEGABYTE
@@ -39,25 +39,25 @@ class Limits:
 
 
 class TooLarge(HTTPException):
-    """A body of more bytes than are taken."""
+    """A request body above the limit."""
 
     def __init__(self, limits: Limits) -> None:
-        # what was not read stays in the connection, which is therefore not used again
-        text = f"the upload is larger than the {limits.bytes / MEGABYTE:g} MB that are taken"
+        # unread data stays in the connection, so it cannot be reused
+        text = f"upload too large: at most {limits.bytes / MEGABYTE:g} MB"
         super().__init__(413, text, {"Connection": "close"})
 
 
 class InMemory(MultiPartParser):
-    """Starlette's parser, but large parts do not go to a file."""
+    """Starlette's parser without temporary files."""
 
-    spool_max_size = 0  # for SpooledTemporaryFile: no limit; that of the whole body holds
+    spool_max_size = 0  # for SpooledTemporaryFile: unlimited, since the body is limited
 
 
 async def read_uploads(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
-    """The files that a request brings, with their names.
+    """Read the files of a request: names and contents.
 
     Raises:
-        HTTPException: too large (413), too slow (408), or not as described (400).
+        HTTPException: too large (413), too slow (408), or malformed (400).
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.bytes:
@@ -66,7 +66,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[tuple[str, byte
         async with asyncio.timeout(limits.seconds):
             body = await _read(request, limits)
     except TimeoutError:
-        text = f"the upload took longer than {limits.seconds:g} seconds"
+        text = f"upload took longer than {limits.seconds:g} seconds"
         raise HTTPException(408, text, {"Connection": "close"}) from None
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         files = [(BODY, body)] if body else []
@@ -93,7 +93,7 @@ async def _files_of_form(request: Request, body: bytes, limits: Limits) -> list[
     try:
         form = await InMemory(request.headers, stream(), max_files=limits.images, max_fields=limits.images).parse()
     except MultiPartException as error:
-        text = f"at most {limits.images} images a request" if "Too many files" in error.message else one_line(error.message)
+        text = f"at most {limits.images} images per request" if "Too many files" in error.message else one_line(error.message)
         raise HTTPException(400, text) from None
     files = []
     for field, value in form.multi_items():
@@ -104,19 +104,19 @@ async def _files_of_form(request: Request, body: bytes, limits: Limits) -> list[
 
 
 def read_upload(name: str, content: bytes, shape: tuple[int, int, int], limits: Limits) -> Tensor:
-    """uint8 [channels, height, width] of an uploaded file.
+    """Decode an uploaded file to uint8 [channels, height, width].
 
     Raises:
-        HTTPException: it is no image (400), or one of too many pixels (413).
+        HTTPException: not an image (400), or too many pixels (413).
     """
     try:
         with open_image(BytesIO(content)) as image:
             width, height = image.size
-    except Exception:  # a damaged file raises almost any, and a bomb one of Pillow's own
-        width = height = 0  # the reader says why
+    except Exception:  # of many types
+        width = height = 0  # read_image gives the reason
     if width * height > limits.pixels:
         most = f"{limits.pixels / 1e6:g} million"
-        raise HTTPException(413, f"{name}: has {width}x{height} pixels, at most {most} are taken")
+        raise HTTPException(413, f"{name}: {width}x{height} pixels, at most {most} are allowed")
     try:
         return read_image(BytesIO(content), *shape)
     except UnreadableImage as error:
