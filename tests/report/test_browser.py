@@ -125,7 +125,7 @@ return text;
 """
 
 
-@pytest.mark.parametrize("title", ["Spread of activations", "Updates against weights"])
+@pytest.mark.parametrize("title", ["Activation standard deviation", "Update-to-weight ratios"])
 def test_pointing_at_a_plot_tells_names_and_values(browser, page: Path, title: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait

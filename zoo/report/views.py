@@ -1,4 +1,4 @@
-"""The views of a report: curves of what was recorded, and what went on in each layer, as plots and small pictures."""
+"""Sections of a report: learning curves, activations, gradients and updates, throughput."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from zoo.report.subject import Subject
 
 CELLS = 20_000  # of one heat map
 MOST_ROWS = 300  # of a heat map
-MOST_HISTOGRAMS = 60  # pictures of one kind and run
-PEAK = 50  # times the median
-UPDATE = 1e-3  # of weights in a step: about right
+MOST_HISTOGRAMS = 60  # of one kind and run
+PEAK = 50  # times the median, from which a scale is logarithmic
+UPDATE = 1e-3  # recommended ratio of updates to weights
 FIRST_CURVES = ("loss", "accuracy", "lr")
 NOT_CURVES = ("samples_per_second",)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One view into the network: plots, and histograms of its layers."""
+    """A section about the inside of the network: plots, and histograms of its layers."""
 
     id: str
     title: str
@@ -37,7 +37,7 @@ class Part:
 
 
 def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
-    """A plot for each quantity, with training thin and validation bold, and a color for each run if there are several."""
+    """Plot each metric, with training thin and validation bold, and with a color per run if there are several."""
     lines: dict[str, list[Line]] = {}
     for place, subject in enumerate(subjects):
         records = subject.history.metrics
@@ -46,18 +46,17 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
             if stage not in ("train", "val") or quantity in NOT_CURVES or not any(metric in record for record in records):
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a run of no steps, as of nearest neighbors, has no epochs to divide by
+                warnings.simplefilter("ignore")  # nearest neighbors have no steps and no epochs
                 x, y = curve(records, metric, subject.label)
             if np.isfinite(x).all():
                 only = stage if quantity != "lr" else ""
                 color, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
                 lines.setdefault(quantity, []).append(Line(x, y, name, int(color), stage == "val" or not only))
-    # a single record is no curve: its figure stands in the summary
+    # a single record is in the summary
     lines = {name: group for name, group in lines.items() if any(len(line.x) > 1 for line in group)}
     order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))
     captions = {
-        "loss": "Both high: too little capacity or training. A gap that widens: overfitting. Jumps: too high a learning rate.",
-        "lr": "The rate that the optimizer was given.",
+        "loss": "Both high: underfitting. A widening gap: overfitting. Jumps: learning rate too high.",
     }
     titles = {"lr": "Learning rate"}
     plots = []
@@ -67,13 +66,13 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
             captions.get(name, ""),
             _has_peaks(lines[name]),
         )
-        caption += " The scale is logarithmic, because of the peaks." if log else ""
+        caption += " Logarithmic scale because of peaks." if log else ""
         plots.append(line_plot(title, caption, lines[name], "epochs", most=most, log=log))
     return plots
 
 
 def _has_peaks(lines: Sequence[Line]) -> bool:
-    """Whether values, all above zero, are such that the largest would press all others together."""
+    """Whether positive values have outliers that would compress all others."""
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
     return len(values) > 0 and bool(values.min() > 0) and bool(values.max() > PEAK * np.median(values))
 
@@ -82,14 +81,14 @@ def _has_peaks(lines: Sequence[Line]) -> bool:
 
 
 def _maps(table: Table, kinds: Sequence[tuple[str, str, str, str]], most: int) -> list[Plot]:
-    """A heat map for each (statistic, title, caption, scale) that was recorded."""
+    """Heat maps of those (statistic, title, caption, scale) that were recorded."""
     plots = []
     for statistic, title, caption, scale in kinds:
         rows = np.flatnonzero(table.recorded(statistic))
         if not len(rows):
             continue
         if len(rows) > MOST_ROWS:
-            caption += f" Shown are {MOST_ROWS} of {len(rows):,}, evenly spread."
+            caption += f" Showing {MOST_ROWS} of {len(rows):,} layers, evenly spaced."
             rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int)]
         where = columns(table.steps, max(20, min(most, CELLS // len(rows))))
         names = [table.names[row] for row in rows]
@@ -98,46 +97,41 @@ def _maps(table: Table, kinds: Sequence[tuple[str, str, str, str]], most: int) -
 
 
 def _histograms(table: Table, findings: set[str], most: int) -> tuple[list[HistogramPicture], str]:
-    """Pictures of the layers, and what to say of those that are left out; layers with findings are never left out."""
+    """Histograms of the layers and a description; with many layers a selection, which includes all with findings."""
     names = list(table.histograms)
     left_out = ""
     if len(names) > MOST_HISTOGRAMS:
         kept = {names[place] for place in np.linspace(0, len(names) - 1, MOST_HISTOGRAMS).round().astype(int)}
         kept |= findings & set(names)
-        left_out = f" Shown are {len(kept)} of {len(names):,}, evenly spread."
+        left_out = f" Showing {len(kept)} of {len(names):,} layers, evenly spaced."
         names = [name for name in names if name in kept]
     where = columns(table.steps, most)
     first, last = f"{table.steps[0]:,}", f"{table.steps[-1]:,}"
     about = (
-        f"Steps {first} to {last} from left to right; magnitudes from large negative values at the bottom through zero in the "
-        f"middle to large positive ones at the top, a row for each power of two; the stronger, the more values.{left_out}"
+        f"Steps {first} to {last} from left to right; values from large negative ones at the bottom through zero to large "
+        f"positive ones at the top, one row per power of two; opacity is density.{left_out}"
     )
     return histogram_pictures(table, where, names), about
 
 
 def activations(history: History, most: int) -> Part | None:
-    """What came out of each layer; nothing where it was not recorded."""
+    """Statistics of the outputs of each layer; None if they were not recorded."""
     table = history.activations
     if table is None:
         return None
     kinds = (
-        ("std", "Spread of activations", "Should stay within a factor of a few from layer to layer and over time.", "log"),
-        (
-            "signal",
-            "Signal",
-            "How far units differ between samples. Fading with depth: little of the input is left.",
-            "log",
-        ),
-        ("dead", "Dead units", "Share of units that were zero for everything seen lately.", "share"),
-        ("saturated", "Saturated units", "Share of outputs near the ends of a sigmoid or tanh: no gradient there.", "share"),
-        ("rank", "Rank of what goes in", "In how many directions the inputs of a layer spread: 1 is a line.", "log"),
-        ("mean", "Mean of activations", "Far from zero beside the spread: the layer after sees little else.", "signed"),
+        ("std", "Activation standard deviation", "Should be of the same order in all layers and over time.", "log"),
+        ("signal", "Variation between samples", "Fading with depth: little of the input is left.", "log"),
+        ("dead", "Dead units", "Share of units that are zero for all recent samples.", "share"),
+        ("saturated", "Saturated units", "Share of outputs in the flat ends of a sigmoid or tanh, without gradient.", "share"),
+        ("rank", "Input rank", "Effective rank of the inputs of a layer: 1 is a line.", "log"),
+        ("mean", "Activation mean", "Far from zero relative to the deviation: it dominates the next layer.", "signed"),
     )
     pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
     return Part(
         "activations",
         "Activations",
-        "What comes out of each layer; the first layer is on top, steps go to the right.",
+        "Outputs of each layer, the first at the top, over steps.",
         _maps(table, kinds, most),
         pictures,
         "Histograms of activations",
@@ -146,36 +140,36 @@ def activations(history: History, most: int) -> Part | None:
 
 
 def gradients(history: History, most: int) -> Part | None:
-    """What the optimizer was given for each parameter, and how far it moved it; nothing where it was not recorded."""
+    """Gradients and updates of each parameter; None if they were not recorded."""
     table = history.gradients
     plots = [
         line_plot(title, caption, [Line(*history.series[name], title)], "step", log=log, most=most)
         for name, title, caption, log in (
-            ("norm", "Norm of all gradients", "Before clipping. Peaks: steps that could have spoilt the run.", True),
-            ("clipped", "Clipped", "Share of the records so far whose norm was above recipe.gradient_clip_val.", False),
-            ("noise_scale", "Noise scale", "In samples: about how large a batch may be before a larger one stops helping.", True),
+            ("norm", "Global gradient norm", "Before clipping. Spikes: steps that endanger the run.", True),
+            ("clipped", "Clipped gradients", "Share of the records so far with a norm above recipe.gradient_clip_val.", False),
+            ("noise_scale", "Gradient noise scale", "In samples: batch size above which larger batches gain little.", True),
         )
         if name in history.series and (name != "clipped" or history.series[name][1].any())
     ]
     if table is None:
-        return Part("gradients", "Gradients and updates", "What was recorded of gradients.", plots) if plots else None
+        return Part("gradients", "Gradients and updates", "Gradients of the whole network over steps.", plots) if plots else None
     kinds = (
-        ("norm", "Norm of gradients", "Fading towards the first layers: vanishing gradients; growing: exploding ones.", "log"),
-        ("cosine", "Agreement of gradients", "Cosine with the record before: near 0 is noise, below 0 is oscillation.", "signed"),
+        ("norm", "Gradient norms", "Decreasing towards the first layers: vanishing; increasing: exploding.", "log"),
+        ("cosine", "Gradient cosine similarity", "With the previous record: near 0 is noise, below 0 oscillation.", "signed"),
     )
     plots += _maps(table, kinds, most)
     recorded = np.flatnonzero(table.recorded("update"))
     if len(recorded) and len(table.steps) > 1:
         caption = (
-            "Norm of a step's change over that of the weights, blue for the first parameters to orange for the last. "
-            "Around 1e-3 (dashed) a learning rate fits; far above it is too high, far below too low."
+            "Norm of the update relative to that of the weights, from blue for the first parameters to orange for the last. "
+            "Around 1e-3 (dashed) the learning rate is right; far above it is too high, far below too low."
         )
         names = [table.names[row] for row in recorded]
         values = table.values["update"][recorded]
-        plots.append(layer_lines("Updates against weights", caption, table.steps, names, values, UPDATE, most))
+        plots.append(layer_lines("Update-to-weight ratios", caption, table.steps, names, values, UPDATE, most))
     pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
-    told = "What the optimizer gets for each parameter; the first is on top, steps go to the right."
-    return Part("gradients", "Gradients and updates", told, plots, pictures, "Histograms of gradients", about)
+    about_all = "Gradients of each parameter, the first at the top, over steps."
+    return Part("gradients", "Gradients and updates", about_all, plots, pictures, "Histograms of gradients", about)
 
 
 def pace(subject: Subject, most: int) -> Part | None:
