@@ -75,7 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server(place[:2], family=family, backlog=128)
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
-        raise UserError(f"--host {host} --port {port}: cannot be listened to: {reason.lower()}") from None
+        raise UserError(f"--host {host} --port {port}: cannot listen: {reason.lower()}") from None
     # responses are sent in two parts; with Nagle's algorithm the second would wait 40 ms
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
