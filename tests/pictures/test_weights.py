@@ -83,7 +83,7 @@ def test_a_trained_linear_classifier_is_drawn_with_its_own_colors(zoo):
     farthest = weight.flatten()[weight.abs().argmax()]
     end_of_the_scale = [103, 0, 31] if farthest > 0 else [5, 48, 97]
     assert (np.abs(drawn - end_of_the_scale).sum(2) <= 6).sum() >= 16 * 16
-    again = write_picture(scan(), "templates", ["first"], "again.png").path
+    again = write_picture(scan(), "templates", ["first"], "again.png")[0]
     assert again.read_bytes() == Path("first-templates.png").read_bytes(), "equal figures are equal files"
 
 

@@ -56,8 +56,8 @@ def picture(
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
     given |= {"text": text, "units": units, "class_name": class_name}
-    drawn = write_picture(open_registry(context), kind, runs, output, **given)
+    path, drawn = write_picture(open_registry(context), kind, runs, output, **given)
     if json:
-        print_json({"file": str(drawn.path), "look_for": drawn.look_for, "next": drawn.next})
+        print_json({"file": str(path), "look_for": drawn.look_for, "next": drawn.next})
     else:
-        print(f"{drawn.path}: {drawn.look_for}\nnext: {drawn.next}")
+        print(f"{path}: {drawn.look_for}\nnext: {drawn.next}")

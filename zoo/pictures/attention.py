@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention
-from zoo.pictures.figure import SEQUENTIAL, Picture, image_grid
+from zoo.pictures.figure import SEQUENTIAL, Picture
+from zoo.pictures.maps import PERCENTILE, draw_maps
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
@@ -29,8 +30,6 @@ from zoo.training.run_folder import RunFolder
 TEST_IMAGES = 6
 MAX_FILES = 24
 MAX_HEADS = 16
-TILE = 0.95  # inches per side
-PERCENTILE = 99  # at which the color scale ends
 
 
 def attention(
@@ -152,33 +151,22 @@ def draw_attention(
         maps: attention weights, [n, maps, rows, columns]; drawn relative to uniform attention, with the maximum below each.
         row_titles: beside each image; map_titles: above the first row.
     """
-    count, columns = len(images), 1 + maps.shape[1]
     multiples = maps * math.prod(maps.shape[2:])
     limit = max(float(np.percentile(multiples, PERCENTILE)), 2.0)  # a single patch must not dominate the scale
-    norm, extend = Normalize(0, limit), "max" if multiples.max() > limit else "neither"
-    figure = Figure((1.8 + TILE * columns, 1.5 + (TILE + 0.22) * count), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.05)
-    grid = image_grid(figure, count, columns)
-    for row, image, of_image, title in zip(grid, images, multiples, row_titles, strict=True):
-        _draw_image(row[0], image, maps.shape[2:])
-        row[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
-        for axes, values in zip(row[1:], of_image, strict=True):
-            axes.imshow(values, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
-            axes.set_xlabel(f"{values.max():.1f}×", fontsize=7, labelpad=2)
-    for axes, title in zip(grid[0], ["image", *map_titles], strict=True):
-        axes.set_title(title, fontsize=9)
-    figure.suptitle(f"{heading}\n", fontsize=10)  # the empty line keeps it off the titles below
-    bar = figure.colorbar(
-        ScalarMappable(norm, SEQUENTIAL), ax=grid, orientation="horizontal", extend=extend, shrink=0.6, aspect=40
-    )
+    figure, grid = draw_maps(images, multiples, np.full(maps.shape[:2], limit), row_titles, map_titles, heading)
+    for row, values in zip(grid, multiples, strict=True):
+        _draw_patches(row[0], maps.shape[2:])
+        for axes, largest in zip(row[1:], values.max((1, 2)), strict=True):
+            axes.set_xlabel(f"{largest:.1f}×", fontsize=7, labelpad=2)
+    scale, extend = ScalarMappable(Normalize(0, limit), SEQUENTIAL), "max" if multiples.max() > limit else "neither"
+    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", extend=extend, shrink=0.6, aspect=40)
     bar.set_label("attention relative to uniform (1 = uniform attention); the maximum is below each map", fontsize=8)
     return figure
 
 
-def _draw_image(axes: Axes, image: np.ndarray, patches: Sequence[int]) -> None:
-    """Draw an image and its grid of (rows, columns) of patches."""
-    axes.imshow(image, interpolation="nearest")
-    height, width = image.shape[:2]
+def _draw_patches(axes: Axes, patches: Sequence[int]) -> None:
+    """Draw the grid of (rows, columns) of patches over an image."""
+    height, width = axes.images[0].get_size()
     for draw, side, parts in ((axes.axhline, height, patches[0]), (axes.axvline, width, patches[1])):
         for part in range(1, parts):
             draw(part * side / parts - 0.5, color="white", alpha=0.6, linewidth=0.5)

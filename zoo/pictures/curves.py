@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -127,15 +127,11 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
-    draw_legend(figure, {name: run_style(number) for number, name in enumerate(labels)}, stages if len(stages) > 1 else ())
-    return figure
-
-
-def draw_legend(figure: Figure, styles: dict[str, dict[str, Any]], stages: Iterable[str]) -> None:
-    """Draw a legend below the panels: a line per label and style, and one per stage."""
-    handles = [Line2D([], [], **style, label=name) for name, style in styles.items()]
-    handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
+    handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
+    if len(stages) > 1:
+        handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
 
 
 def run_style(number: int) -> dict[str, Any]:

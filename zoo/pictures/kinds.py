@@ -93,8 +93,6 @@ KINDS = {
              flags=CHECKPOINT + DATA, task="captioning"),
         Kind("curves", "learning curves of one or several runs", "RUN...", "zoo.pictures.curves",
              most=MANY, flags=("metric",), task=""),
-        Kind("depth", "errors of plain and residual networks of 20 and 56 layers", "RUN RUN RUN RUN", "zoo.pictures.depth",
-             most=4),
         Kind("regions", "decision regions in the plane, of runs or standard classifiers", "RUN...|--data NAME",
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
         Kind("cells", "text colored by single units of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
@@ -107,16 +105,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A written picture: its file, what to look for in it, and the next command."""
-
-    path: Path
-    look_for: str
-    next: str
-
-
-def write_picture(registry: Registry, kind_name: str, names: list[str], output: str = "", **flags: Any) -> Drawn:
+def write_picture(registry: Registry, kind_name: str, names: list[str], output: str = "", **flags: Any) -> tuple[Path, Picture]:
     """Draw a picture and write it as PNG.
 
     Args:
@@ -124,6 +113,9 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
         names: runs by name or path, exported files if weights suffice, or models; then image files.
         output: default RUN-KIND.png in the current folder.
         flags: options of the command; empty values count as not given.
+
+    Returns:
+        The file and the picture.
 
     Raises:
         UserError: an unknown name, options or runs that do not fit the kind, or a file that cannot be written.
@@ -168,7 +160,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     with style():
         picture = kind.draw(registry, subjects, task, **given)
         write_png(picture.figure, path)
-    return Drawn(path, picture.look_for, picture.next)
+    return path, picture
 
 
 def _find(registry: Registry, kind: Kind, name: str) -> Subject:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.core.errors import UserError, unknown
-from zoo.pictures.figure import SEQUENTIAL, Picture, image_grid
+from zoo.pictures.figure import Picture
+from zoo.pictures.maps import PERCENTILE, draw_maps
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
@@ -20,10 +21,8 @@ from zoo.training.run_folder import RunFolder
 
 TEST_IMAGES = 6
 MAX_FILES = 16
-ROWS = 4  # with more images there are two per row
 TILE = 1.6  # inches per side
 SAMPLES, NOISE = 50, 0.15  # of SmoothGrad, as its authors recommend
-PERCENTILE = 99  # at which a color scale ends, so that single pixels do not dominate it
 
 
 def saliency(
@@ -111,19 +110,6 @@ def draw_saliency(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], h
         maps: gradient and SmoothGrad, [n, 2, H, W].
         titles: beside each image.
     """
-    across = 1 if len(images) <= ROWS else 2
-    rows = -(-len(images) // across)
-    figure = Figure(((3 * TILE + 1.4) * across, 1.1 + (TILE + 0.08) * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
-    grid = image_grid(figure, rows, 3 * across)
-    places = grid.reshape(rows * across, 3)
-    for place, image, of_image, title in zip(places, images, maps, titles, strict=False):
-        place[0].imshow(image, interpolation="nearest")
-        place[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
-        for axes, values in zip(place[1:], of_image, strict=True):
-            top = float(np.percentile(values, PERCENTILE)) or 1.0
-            axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
-    for axes, title in zip(grid[0], ["image", "gradient", "SmoothGrad"] * across, strict=True):
-        axes.set_title(title, fontsize=9)
-    figure.suptitle(f"{heading}\neach map is scaled to its own maximum", fontsize=10)
-    return figure
+    limits = np.percentile(maps, PERCENTILE, axis=(2, 3))
+    heading = f"{heading}\neach map is scaled to its own maximum"
+    return draw_maps(images, maps, limits, titles, ("gradient", "SmoothGrad"), heading, TILE)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from zoo.config.recipe import Run, parse_setting, resolve
@@ -35,13 +36,8 @@ def templates(registry: Registry, runs: list[RunFolder], checkpoint: str = "best
         raise UserError(
             f"templates are weights of a single linear layer, not of {folder.name} ({run.model['name']}); linear models: {linear}"
         )
-    classes = task.spec.classes
-    shown = f"the first {MAX_TILES} of {len(classes)} classes" if len(classes) > MAX_TILES else f"{len(classes)} classes"
-    images = as_images(weights[:MAX_TILES])
-    signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
-    figure = draw_tiles(images, classes[:MAX_TILES], f"{folder.path.name}: templates of {shown}; {signs}")
     return Picture(
-        figure,
+        _draw(weights, task.spec.classes, f"{folder.path.name}: templates of", "classes"),
         "the score of a class is the dot product of its template and the image: look for blurred averages of the class, and for "
         "backgrounds that it relies on",
         f"zoo picture confusion {folder.name}",
@@ -78,15 +74,8 @@ def filters(
     weights = first_filters(task)
     if weights is None:
         raise UserError(f"{name} has no convolution ({run.model['name']}): `zoo list cnn` lists models with convolutions")
-    images = as_images(weights)
-    shown = f"{len(images)} filters"
-    if len(images) > MAX_TILES:
-        images, shown = images[:MAX_TILES], f"the first {MAX_TILES} of {len(images)} filters"
-    size = "x".join(map(str, weights.shape[-2:]))
-    signs = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
-    figure = draw_tiles(images, (), f"{title}: {shown} of {size}; {signs}", side=60)
     return Picture(
-        figure,
+        _draw(weights, (), f"{title}:", f"filters of {'x'.join(map(str, weights.shape[-2:]))}", side=60),
         "look for edges in all directions and for pairs of opposite colors: filters that look like noise have learned nothing, "
         "and equal ones are redundant",
         following,
@@ -100,6 +89,13 @@ def first_filters(task: Task) -> Tensor | None:
             if isinstance(module, nn.Conv2d):
                 return module.weight.detach()
     return None
+
+
+def _draw(weights: Tensor, titles: Sequence[str], heading: str, unit: str, side: int = 130) -> Figure:
+    images = as_images(weights)
+    number = f"the first {MAX_TILES} of {len(images)}" if len(images) > MAX_TILES else len(images)
+    colors = RED_AND_BLUE if images.ndim == 3 else GRAY_IS_ZERO
+    return draw_tiles(images[:MAX_TILES], titles[:MAX_TILES], f"{heading} {number} {unit}; {colors}", side)
 
 
 def as_images(weights: Tensor) -> np.ndarray:
