@@ -29,7 +29,7 @@ def images(spec: ImageSpec, n: int = 3) -> torch.Tensor:
     return torch.randint(0, 256, (n, *spec.shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("pool", ["mean", "token"])
+@pytest.mark.parametrize("pool", ["avg", "token"])
 def test_the_weights_are_those_of_each_layer_in_order(pool):
     task = bestiary.create("vit", WIDE, global_pool=pool, **TINY).eval()
     given = images(WIDE)
