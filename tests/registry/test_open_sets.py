@@ -12,58 +12,7 @@ import pytest
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 
-INGREDIENTS = '''
-import torch
-from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
-
-from zoo import register_augmentation, register_loss, register_optimizer
-
-
-@register_optimizer("lion")
-class Lion(Optimizer):
-    """Lion: the sign of a mean of gradients (Chen et al. 2023, algorithm 2).
-
-    Args:
-        betas: decay of the two means.
-    """
-
-    def __init__(self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        with torch.enable_grad():
-            loss = closure() if closure else None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
-                    update = torch.lerp(parameter.grad, mean, group["betas"][0]).sign_()
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
-                    mean.lerp_(parameter.grad, 1 - group["betas"][1])
-        return loss
-
-
-@register_optimizer("slow", momentum=0.99)
-class Slow(SGD):
-    """Stochastic gradient descent with much momentum."""
-
-
-@register_loss("focal", task="classification")
-def focal(logits, targets, reduction, gamma: float = 2.0):
-    """Focal loss (Lin et al. 2017, equation 4)."""
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    losses = (1 - torch.exp(-losses)) ** gamma * losses
-    return losses.mean() if reduction == "mean" else losses
-
-
-@register_augmentation("invert")
-def invert(batch, generator, probability: float = 0.5):
-    """Invert the colors of each image with a probability."""
-    chosen = torch.rand(len(batch["images"]), 1, 1, 1, generator=generator) < probability
-    return {**batch, "images": torch.where(chosen.to(batch["images"].device), 255 - batch["images"], batch["images"])}
-'''
+INGREDIENTS = (Path(__file__).parents[1] / "plugin" / "squeezenet_zoo" / "ingredients.py").read_text()
 DERIVED = '''
 from zoo import register_model
 from zoo.models.resnet import RECIPE, RESIDUAL, ResNet
@@ -100,6 +49,18 @@ def test_what_a_plugin_brings_is_listed_without_being_run(zoo, ingredients: Path
     assert zoo("list", "--optimizers", "lyon").is_one_line_error("no optimizer 'lyon'", "zoo list --optimizers")
     error = zoo("--plugin", ingredients, "train", "mlp", "--set", "recipe.optimizer=lionn")
     assert error.is_one_line_error("no optimizer 'lionn': did you mean 'lion'?")
+
+
+def test_an_installed_package_brings_them_too(plugin: Path) -> None:
+    registry = scan()
+    for kind, name in (("optimizer", "lion"), ("loss", "focal"), ("augmentation", "invert")):
+        assert registry.find(kind, name).origin == "squeezenet-zoo 1.2.0"
+        assert registry.find(kind, name).load().__module__ == "squeezenet_zoo.ingredients"
+
+
+def test_a_relative_plugin_path_in_a_run_is_refused(ingredients: Path) -> None:
+    with pytest.raises(UserError, match="needs the plugin ingredients.py"):
+        scan().add_plugins_of("run first", ["ingredients.py"])
 
 
 def test_a_run_remembers_its_plugins(zoo, ingredients: Path) -> None:

@@ -40,7 +40,7 @@ def test_both_readers_agree_on_every_name() -> None:
     assert len(registry.models) >= 27 and len(registry.data) >= 6 and not registry.warnings
     for entry in everything(registry):
         assert entry.load().__name__ == entry.class_name
-        assert replace(entry, origin="", path="") == runtime_entry(entry.kind, entry.name)
+        assert replace(entry, origin="", path="") == runtime_entry(entry)
 
 
 def test_every_model_has_data_of_its_task_and_a_class_of_its_task() -> None:

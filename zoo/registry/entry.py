@@ -124,7 +124,7 @@ class Entry:
         if not self.partial:
             return self
         self.load()
-        return replace(_runtime_entries[self.kind, self.name], origin=self.origin, path=self.path)
+        return replace(runtime_entry(self), origin=self.origin, path=self.path)
 
     def load(self) -> Any:
         """Import the class or function.
@@ -132,7 +132,7 @@ class Entry:
         Raises:
             UserError: the module, a plugin's perhaps, cannot be imported.
         """
-        key = (self.kind, self.name)
+        key = (self.module, self.kind, self.name)
         if key not in _classes:
             try:
                 _import(self.module, self.path)
@@ -146,24 +146,22 @@ class Entry:
         return _classes[key]
 
 
-_classes: dict[tuple[str, str], Any] = {}
-
-
-_runtime_entries: dict[tuple[str, str], Entry] = {}
+_classes: dict[tuple[str, str, str], Any] = {}  # (module, kind, name) -> class or function
+_runtime_entries: dict[tuple[str, str, str], Entry] = {}
 
 Decorator = Callable[[Any], Any]
 
 
 def _register(kind: str, name: str, keywords: dict[str, Any]) -> Decorator:
     def register(target: Any) -> Any:
-        known = _classes.get((kind, name))
-        if known is not None and (known.__module__, known.__qualname__) != (target.__module__, target.__qualname__):
-            raise UserError(f"{kind} {name!r} is registered by {known.__module__} and again by {target.__module__}")
+        key = (target.__module__, kind, name)
+        if key in _classes and _classes[key].__qualname__ != target.__qualname__:
+            raise UserError(f"{kind} {name!r} is registered twice by {target.__module__}")
         parameters, docs = _signature(target)
-        _runtime_entries[kind, name] = make_entry(
+        _runtime_entries[key] = make_entry(
             kind, name, keywords, target.__name__, target.__doc__, parameters, docs, target.__module__
         )
-        _classes[kind, name] = target
+        _classes[key] = target
         return target
 
     return register
@@ -237,9 +235,9 @@ def register_augmentation(name: str, **keywords: Any) -> Decorator:
     return _register("augmentation", name, keywords)
 
 
-def runtime_entry(kind: str, name: str) -> Entry:
+def runtime_entry(entry: Entry) -> Entry:
     """The entry that the decorator made when Python ran it, for comparison with the one that was read."""
-    return _runtime_entries[kind, name]
+    return _runtime_entries[entry.module, entry.kind, entry.name]
 
 
 def make_entry(

@@ -130,12 +130,12 @@ class Registry:
         """Read the plugin files of a run, except those whose name was given from another folder.
 
         Raises:
-            UserError: one is missing.
+            UserError: one is missing, or a relative path, which might lead into files that came along with the run.
         """
         given = {Path(file).name for file in self.plugin_files}
         for plugin in plugins:
             if Path(plugin).name not in given:
-                if not Path(plugin).is_file():
+                if not Path(plugin).is_absolute() or not Path(plugin).is_file():
                     raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE says where it is now")
                 self.add_plugin(plugin)
 

@@ -28,9 +28,17 @@ class ExportedFile:
         self.name = shlex.quote(str(path))
 
     def read_run(self) -> Run:
-        """The Run by which it was trained."""
+        """The Run by which it was trained.
+
+        Raises:
+            UserError: its model is that of a plugin, which was not given.
+        """
         run = run_of_exported(self.path)
-        current_registry().add_plugins_of(str(self.path), run.plugins)
+        if run.plugins and run.model["name"] not in current_registry().models:  # a file of weights must not name code to run
+            plugins = " ".join(Path(plugin).name for plugin in run.plugins)
+            raise UserError(
+                f"{self.path} needs the plugin that has {run.model['name']!r}, trained with {plugins}: zoo --plugin FILE"
+            )
         return run
 
     def checkpoint(self, which: str) -> Path:
