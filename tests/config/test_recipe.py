@@ -115,6 +115,7 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipe.optimizer_args=3"], ["recipe.optimizer_args=3", "dictionary"]),
         (["recipe.lr.peak=1"], ["recipe.lr={'peak': 1}", "number"]),
         (["recipe.loss=hing"], ["no loss 'hing': did you mean 'hinge'?"]),
+        (["recipe.loss_args.margin=2"], ["recipe.loss_args: name the loss, too"]),
         (["recipe.loss=hinge", "recipe.loss_args.margn=2"], ["no option of hinge 'margn': did you mean 'margin'?"]),
         (["data.augment=crop:4,hflp"], ["no augmentation 'hflp': did you mean", "'hflip'"]),
         (["data.augment=crop:0"], ["augmentation 'crop:0': the strength must be a positive int, as in crop:4"]),

@@ -242,10 +242,12 @@ def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
     """The recipe with all arguments of its optimizer and its loss.
 
     Raises:
-        UserError: an unknown name or argument, or a loss of another task.
+        UserError: an unknown name or argument, arguments of no loss, or a loss of another task.
     """
     optimizer = registry.find("optimizer", recipe.optimizer)
     arguments = {"optimizer_args": check_options(optimizer, recipe.optimizer_args, as_json=True)}
+    if recipe.loss_args and not recipe.loss:
+        raise UserError("recipe.loss_args: name the loss, too: recipe.loss=...")
     if recipe.loss:
         loss = registry.find("loss", recipe.loss)
         if loss.task != model.task:
