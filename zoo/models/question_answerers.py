@@ -32,10 +32,6 @@ RECIPE = {
     "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
     "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
 }  # fmt: skip
-RELATIONS_RECIPE = {
-    "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
-    "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
-}  # fmt: skip
 
 
 class EncoderQuestionAnswerer(QuestionAnswerer):
@@ -212,7 +208,7 @@ class AttentionLayer(nn.Module):
     data="sort-of-clevr",
     tiny={"encoder_options": TINY_CNN, "hidden_size": 8, "embed_dim": 8, "film_dim": 12, "relation_dims": [12, 8],
           "answer_dims": [12, 12]},
-    recipe=RELATIONS_RECIPE,
+    recipe={**RECIPE, "epochs": 20, "batch_size": 32},
     paper="1706.01427",
 )  # fmt: skip
 class RelationNetwork(EncoderQuestionAnswerer):

@@ -20,10 +20,6 @@ RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle",
     "gradient_clip_val": 1.0,
 }  # fmt: skip
-VANILLA_RECIPE = {
-    "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-    "gradient_clip_val": 1.0,
-}  # fmt: skip
 STREAM = {"seq_len": 128}
 
 
@@ -81,7 +77,7 @@ class RecurrentLanguageModel(LanguageModel):
 
 
 @register_model("char-rnn", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
-                recipe=VANILLA_RECIPE)  # fmt: skip
+                recipe={**RECIPE, "lr": 1e-3})  # fmt: skip
 class CharRNN(RecurrentLanguageModel):
     """Character-level RNN language model (Elman 1990): the vanilla recurrent network.
 

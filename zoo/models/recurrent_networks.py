@@ -15,7 +15,6 @@ from zoo.tasks.sequence_memory import SequenceMemory
 
 TINY = {"hidden_size": 8, "num_layers": 2}
 RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "gradient_clip_val": 1.0}
-VANILLA_RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "gradient_clip_val": 1.0}
 
 
 class RecurrentNetwork(SequenceMemory):
@@ -70,7 +69,9 @@ class GatedNetwork(RecurrentNetwork):
                 other[self.input].zero_()
 
 
-@register_model("rnn", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=VANILLA_RECIPE)
+@register_model(
+    "rnn", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe={**RECIPE, "lr": 1e-3}
+)
 class RNN(RecurrentNetwork):
     """Vanilla RNN (Elman 1990)."""
 

@@ -21,7 +21,7 @@ RESIDUAL = ["cnn", "residual"]
 PLAIN = ["cnn"]
 TINY = {"depth": 8, "width": 4}
 RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "schedule": "one-cycle"}
-PLAIN_RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4, "schedule": "one-cycle"}
+PLAIN_RECIPE = {**RECIPE, "lr": 0.1, "weight_decay": 1e-4}
 
 
 class BasicBlock(nn.Module):

@@ -53,17 +53,7 @@ RESNET_RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 5,
 }
-VGG_RECIPE = {
-    "epochs": 90,
-    "batch_size": 64,
-    "optimizer": "sgd",
-    "lr": 0.01,
-    "lr_base_batch_size": 256,
-    "weight_decay": 5e-4,
-    "schedule": "cosine",
-    "warmup_epochs": 5,
-    "gradient_clip_val": 1.0,
-}
+VGG_RECIPE = {**RESNET_RECIPE, "lr": 0.01, "weight_decay": 5e-4, "gradient_clip_val": 1.0}
 
 # Dosovitskiy et al. 2020, table 3 and appendix B.1: AdamW in place of Adam with the same decoupled decay
 VIT_RECIPE = {
