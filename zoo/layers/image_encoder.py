@@ -119,6 +119,18 @@ class ImageEncoder(nn.Module):
         return fingerprint(self.network, self.state_dict())
 
 
+class EncodesImages:
+    """Mixin of tasks whose ``encoder`` is an ``ImageEncoder``: loads its weights and caches its features."""
+
+    encoder: ImageEncoder
+
+    def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
+        self.encoder.load_pretrained(open_run)
+
+    def prepare(self, data: Any) -> None:
+        self.encoder.prepare(data)
+
+
 def _image_network(name: str) -> Entry:
     registry = current_registry()
     networks = {entry.name: entry for entry in registry.models.values() if entry.task == "classification"}

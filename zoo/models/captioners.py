@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,18 +14,17 @@ from zoo.core.errors import UserError
 from zoo.layers.attention import KeyValueCache
 from zoo.layers.cross_attention import DecoderBlock
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.image_encoder import EncodesImages, ImageEncoder
 from zoo.layers.spatial_attention import COORDINATES, SpatialAttention
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, CaptionSpec
 from zoo.tasks.captioning import Captioner, State
-from zoo.tasks.task import Task
 
 INITIAL_STD = 0.02  # of position and transformer embeddings (Radford et al. 2018, section 4.1)
 TINY_ENCODER = {"channels": [4, 8, 8], "norm": "batch"}
 
 
-class EncoderDecoderCaptioner(Captioner):
+class EncoderDecoderCaptioner(EncodesImages, Captioner):
     """Base of the captioners: an image network of the zoo as encoder.
 
     Args:
@@ -52,12 +50,6 @@ class EncoderDecoderCaptioner(Captioner):
         super().__init__(spec, recipe, num_beams)
         require_positive(num_beams=num_beams)
         self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
-
-    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        self.encoder.load_pretrained(open_run)
-
-    def prepare(self, data: Any) -> None:
-        self.encoder.prepare(data)
 
 
 @register_model(

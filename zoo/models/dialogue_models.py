@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,12 +11,11 @@ from torch.nn import functional as F
 from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.image_encoder import EncodesImages, ImageEncoder
 from zoo.layers.spatial_attention import COORDINATES, SpatialAttention, flatten_with_coordinates
 from zoo.registry.entry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import SHARED, VisualDialogue
-from zoo.tasks.task import Task
 
 State = tuple[Tensor, Tensor] | None  # h and c of an LSTM
 TINY = {
@@ -82,7 +80,7 @@ class QuestionGuidedPooling(nn.Module):
         return torch.cat([self.attended(attended).relu(), self.pair(pairs.relu()).relu().mean(2)], -1)
 
 
-class LateFusion(VisualDialogue):
+class LateFusion(EncodesImages, VisualDialogue):
     """Late-fusion encoder (Das et al. 2017, section 4.1): image, history and question are encoded apart, then fused.
 
     The history is one text, the caption and all previous rounds, encoded once for all rounds. Question and history
@@ -127,12 +125,6 @@ class LateFusion(VisualDialogue):
     def add_decoder(self, hidden_size: int, embed_dim: int) -> None:
         """Add the decoder's modules, ``head`` among them."""
         raise NotImplementedError
-
-    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        self.encoder.load_pretrained(open_run)
-
-    def prepare(self, data: Any) -> None:
-        self.encoder.prepare(data)
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         words = self.encode_text(self.question, batch["questions"])

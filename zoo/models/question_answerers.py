@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.image_encoder import ImageEncoder
+from zoo.layers.image_encoder import EncodesImages, ImageEncoder
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.layers.spatial_attention import COORDINATES, flatten_with_coordinates
@@ -23,7 +22,6 @@ from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import PAD, QuestionSpec
 from zoo.tasks.question_answering import QuestionAnswerer
-from zoo.tasks.task import Task
 
 SMALL_CNN = {"channels": [24, 24, 24, 24], "norm": "batch", "downsampling": "stride"}  # of Santoro et al. 2017, section 4
 TINY_CNN = {"channels": [4, 4, 8, 8], "norm": "batch", "downsampling": "stride"}
@@ -34,7 +32,7 @@ RECIPE = {
 }  # fmt: skip
 
 
-class EncoderQuestionAnswerer(QuestionAnswerer):
+class EncoderQuestionAnswerer(EncodesImages, QuestionAnswerer):
     """Base of the VQA networks: an image encoder and an LSTM question encoder.
 
     Args:
@@ -76,12 +74,6 @@ class EncoderQuestionAnswerer(QuestionAnswerer):
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
         return self.answer(self.encoder(images), self.question(questions))
-
-    def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        self.encoder.load_pretrained(open_run)
-
-    def prepare(self, data: Any) -> None:
-        self.encoder.prepare(data)
 
 
 class QuestionEncoder(nn.Module):
