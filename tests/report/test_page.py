@@ -354,7 +354,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     assert f"The best checkpoint is right on {tested['test/accuracy']:.2%} of all 359 test images." in page.text
     shown = [attributes for attributes in page.all("img") if attributes["alt"] in "0123456789"]  # others are of histograms
     assert "Histograms of activations" in page.text  # what a training really records
-    assert len(shown) == 12 and page.text.count("✗ is") >= 6
+    assert len(shown) == 12 and page.text.count("✗ true") >= 6
     assert (3, "Labels to check") in page.headings() and page.text.count("labeled ") == 12
     samples = take_samples(scan(), RunFolder.find("short"))
     np.testing.assert_array_equal(samples.counts, tested["confusion"])

@@ -25,14 +25,14 @@ MOST_POINTS = 300  # of a line, and columns of a heat map
 
 @dataclass(frozen=True)
 class Table:
-    """Values of many layers or parameters on the steps that were recorded.
+    """Statistics of layers or parameters over the recorded steps.
 
     Attributes:
         steps: increasing, int64 [n].
-        names: of the rows, in the order in which they were first seen, which is that of the network.
-        types: of the layers, as in ``Conv2d``; empty where it was not recorded.
-        values: statistic -> float64 [rows, n]; what was not recorded is not a number.
-        histograms: name -> (places among ``steps``, int64 [m]; counts, float32 [m, BINS]).
+        names: of the rows, in the order of the network.
+        types: of the layers, as in ``Conv2d``; empty if not recorded.
+        values: statistic -> float64 [rows, n]; NaN if not recorded.
+        histograms: name -> (indices of ``steps``, int64 [m]; counts, float32 [m, BINS]).
     """
 
     steps: np.ndarray
@@ -42,17 +42,17 @@ class Table:
     histograms: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def recorded(self, statistic: str) -> np.ndarray:
-        """Whether each row has any value of that statistic, [rows]."""
+        """Whether each row has any value of a statistic, bool [rows]."""
         return np.isfinite(self.values[statistic]).any(1)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found to be wrong in one place, from the first step where it was seen to the last.
+    """A problem in one layer, with the first and the last step at which it was detected.
 
     Attributes:
-        told: the words of the last time, by the keys of ``FINDING``.
-        times: how often it was seen.
+        told: the last record, with the keys of ``FINDING``.
+        times: number of records.
     """
 
     told: dict[str, str]
@@ -143,7 +143,7 @@ def _records(path: Path, unread: dict[str, int]) -> Iterator[dict[str, Any]]:
 
 
 class _Rows:
-    """Gathers what was recorded of each layer; of a step that was recorded twice the later record counts."""
+    """Collect the records of each layer; for a step with two records the later one counts."""
 
     def __init__(self, statistics: tuple[str, ...]) -> None:
         self.statistics = statistics
@@ -177,20 +177,20 @@ class _Rows:
 
 
 def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Those that are histograms, each float32 [BINS]; all of a step are read at once, which is much faster."""
+    """The valid histograms, float32 [BINS] each; converting all of a step at once is much faster."""
     lists = {name: each for name, each in counts.items() if isinstance(each, list) and len(each) == BINS}
     try:
         array = np.array(list(lists.values()), dtype=np.float32)
     except (ValueError, TypeError):
         array = np.empty(0)
-    if array.shape != (len(lists), BINS):  # one of them is no histogram
+    if array.shape != (len(lists), BINS):  # one of them is invalid
         return {n: found for n in lists for found in _histograms({n: lists[n]}).values()} if len(lists) > 1 else {}
     sound = np.isfinite(array).all(1) & (array >= 0).all(1)
     return {name: row for name, row, is_sound in zip(lists, array, sound, strict=True) if is_sound}
 
 
 def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
-    """One for each name and place, the worst severity first, then in the order of the steps."""
+    """Merge findings by name and layer, and sort them by severity and step."""
     seen: dict[tuple[str, str], Finding] = {}
     for step, told in findings:
         key = (told["name"], told["where"])
@@ -208,10 +208,9 @@ def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` of the points of a line, in order, among them the first, the last, the smallest and the largest.
+    """Downsample a line to at most ``most`` points, keeping the first, the last, the minimum and the maximum.
 
-    The line is cut into equal parts, of each of which the smallest and the largest value stay. What is not a number breaks a
-    line: a part without any number keeps its first point.
+    The minimum and maximum of each of equal intervals are kept. NaN breaks a line: an interval of NaN keeps its first point.
     """
     if len(x) <= most:
         return x, y
@@ -225,12 +224,12 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Columns:
-    """Steps as columns of equal width: a heat map's.
+    """Equal-width columns of a heat map over steps.
 
     Attributes:
-        start, end: the steps at which the first column begins and the last one ends.
-        count: how many there are.
-        of: to which column each recorded step belongs, int64 [n].
+        start, end: steps at the start of the first and the end of the last column.
+        count: number of columns.
+        of: column of each recorded step, int64 [n].
     """
 
     start: float
@@ -240,7 +239,7 @@ class Columns:
 
 
 def columns(steps: np.ndarray, most: int = MOST_POINTS) -> Columns:
-    """One column for each record where they are evenly spaced and few; else several records share one."""
+    """A column per record if there are few, evenly spaced ones; else columns of several records."""
     gap = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
     start, end = float(steps[0]), float(steps[-1]) + gap
     count = max(1, min(most, round((end - start) / gap)))
@@ -248,9 +247,9 @@ def columns(steps: np.ndarray, most: int = MOST_POINTS) -> Columns:
 
 
 def heat(values: np.ndarray, where: Columns) -> np.ndarray:
-    """[rows, columns] of values, [rows, n]: of records that share a column the one farthest from the row's median.
+    """Bin values, [rows, n], into columns, [rows, columns]: the value in a column that is farthest from the median of the row.
 
-    A column without a record shows the one before it; what is not a finite number is nan.
+    A column without records repeats the previous one; values that are not finite are NaN.
     """
     result = np.full((len(values), where.count), np.nan)
     for row, line in enumerate(values):
@@ -266,9 +265,9 @@ def heat(values: np.ndarray, where: Columns) -> np.ndarray:
 
 
 def magnitudes(places: np.ndarray, counts: np.ndarray, where: Columns) -> np.ndarray:
-    """Shares of the values of one layer in each bin, [BINS, columns], from histograms, [m, BINS], of the steps at ``places``.
+    """Density of a layer's values per bin, [BINS, columns], from histograms, [m, BINS], of the steps at ``places``.
 
-    Records that share a column are added up; a column without any shows the one before it, or nothing in front of the first.
+    Records in a column are added up; a column without records repeats the previous one.
     """
     summed = np.zeros((where.count, counts.shape[1]))
     np.add.at(summed, where.of[places], counts)
