@@ -122,11 +122,11 @@ def test_a_report_tells_everything(report, whole) -> None:
     assert (whole.path / "report.html").stat().st_size < 5_000_000
     assert [text for level, text in page.headings() if level == 2] == [
         "Summary", "Findings", "Learning curves", "Predictions", "Activations", "Gradients and updates",
-        "Pace and memory", "Configuration and environment",
+        "Throughput and memory", "Configuration and environment",
     ]  # fmt: skip
     for text in (
         "softmax", "digits", "classification", "650", "1 min 30 s",  # summary
-        "warning: dead-relu", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
+        "warning: dead-units", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
         "Activation standard deviation", "Dead units", "Input rank", "Global gradient norm", "Update-to-weight ratios",
         "Steps a second", "Waiting for data", "Memory",
         "zoo train --config runs/whole/run.yaml --name whole-again", "zoo train softmax --name whole", "batch_size: 128",

@@ -5,19 +5,21 @@ Half written lines, records of other versions and values that are no numbers are
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BINS = 65  # of a histogram: 32 negative magnitudes, the largest first, one around zero, 32 positive ones, the smallest first
-SMALLEST = -24  # magnitude k holds 2^(k-24) <= |x| < 2^(k-23)
-ACTIVATIONS = ("mean", "std", "signal", "least", "most", "zero", "dead", "saturated", "rank")
-GRADIENTS = ("norm", "weight", "update", "cosine")
+from zoo.callbacks.bins import BINS
+from zoo.core.json_lines import read_json_lines
+
+ACTIVATIONS = ("mean", "std", "signal", "min", "max", "zero", "dead", "saturated", "rank")
+GRADIENTS = ("norm", "weight_norm", "update_ratio", "cosine")
+SERIES = {"gradients": ("norm", "clipped", "noise_scale"), "throughput": ("steps_per_second", "data_loading", "memory")}
 FINDING = ("name", "severity", "where", "evidence", "cause", "try")
 SEVERITIES = ("error", "warning")  # the worst first; others come after these
 MOST_POINTS = 300  # of a line, and columns of a heat map
@@ -68,7 +70,7 @@ class History:
     Attributes:
         metrics: the records of ``metrics.jsonl`` that have a step and an epoch, with their numbers alone.
         series: statistic -> (steps, values), of the whole network: ``norm``, ``noise_scale``, ``clipped``, ``steps_per_second``,
-            ``waiting``, ``memory``.
+            ``data_loading``, ``memory``.
         findings: the worst first.
         unread: lines that could not be read, by file.
     """
@@ -85,7 +87,8 @@ class History:
 def read_history(folder: Path) -> History:
     """What lies in ``metrics.jsonl`` and ``monitors.jsonl`` of a run's folder, either of which may be missing."""
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
-    for record in _records(folder / "metrics.jsonl", history.unread):
+    unread: Counter[str] = Counter()
+    for record in read_json_lines(folder / "metrics.jsonl", lambda: unread.update(["metrics.jsonl"])):
         # null is what was not finite
         numbers = {name: _float(value) for name, value in record.items() if value is None or _is_number(value)}
         if all(math.isfinite(numbers.get(name, math.nan)) for name in ("step", "epoch")):
@@ -93,10 +96,10 @@ def read_history(folder: Path) -> History:
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)
     series: dict[str, dict[int, float]] = {}
     findings: list[tuple[int, dict[str, str]]] = []
-    for record in _records(folder / "monitors.jsonl", history.unread):
+    for record in read_json_lines(folder / "monitors.jsonl", lambda: unread.update(["monitors.jsonl"])):
         step, kind = record.get("step"), record.get("kind")
         if not _is_number(step) or not math.isfinite(step) or (kind == "finding" and not record.get("name")):
-            history.unread["monitors.jsonl"] = history.unread.get("monitors.jsonl", 0) + 1
+            unread["monitors.jsonl"] += 1
             continue
         step = int(step)
         if kind == "activations":
@@ -105,16 +108,14 @@ def read_history(folder: Path) -> History:
             parameters.add(step, record.get("parameters"))
         elif kind == "finding":
             findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
-        for name in {"gradients": ("norm", "clipped", "noise_scale"), "pace": ("steps_per_second", "waiting", "memory")}.get(
-            kind if isinstance(kind, str) else "", ()
-        ):
+        for name in SERIES.get(kind if isinstance(kind, str) else "", ()):
             if _is_number(record.get(name)):
                 series.setdefault(name, {})[step] = float(record[name])
     history.activations, history.gradients = layers.table(), parameters.table()
     for name, values in series.items():
         steps = sorted(values)
         history.series[name] = (np.array(steps), np.array([values[step] for step in steps]))
-    history.findings = _summed_up(findings)
+    history.findings, history.unread = _summed_up(findings), dict(unread)
     return history
 
 
@@ -124,22 +125,6 @@ def _is_number(value: Any) -> bool:
 
 def _float(value: Any) -> float:
     return float(value) if type(value) in (int, float) else math.nan
-
-
-def _records(path: Path, unread: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one on each line; what cannot be read is counted, but for a last line that was cut off."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if isinstance(record, dict):
-                yield record
-            elif line.endswith(b"\n") and line.strip():
-                unread[path.name] = unread.get(path.name, 0) + 1
 
 
 class _Rows:

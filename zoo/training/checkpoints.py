@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch.plugins import CheckpointIO
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import replacing
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
@@ -76,20 +77,13 @@ class PlainCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        beside = path.with_name(f".{path.name}.partial")
         try:
-            with beside.open("wb") as file:
+            with replacing(path, exclusive=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException as error:
-            beside.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:
             # torch's writer reports a full disk as a RuntimeError that names neither the disk nor the file
-            if isinstance(error, (OSError, RuntimeError)):
-                reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
-                raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
-            raise
+            reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
+            raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))

@@ -17,28 +17,29 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
 from zoo.callbacks.findings import Finding
-from zoo.callbacks.pace import Pace
 from zoo.callbacks.progress import TrainingProgress
+from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run, TrainerSettings
 from zoo.core.errors import UserError
+from zoo.core.json_lines import append_json_line, filter_json_lines
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
-from zoo.training.autopsy import autopsy
+from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, load_task, open_run
 from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.exported import read_trained
-from zoo.training.metrics_logger import MetricsLog
+from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
-from zoo.training.records import MonitorsLog
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import stage_plan, told
 from zoo.training.tracking import open_tracker, tracking, validation_examples
 from zoo.training.trainer import build_trainer, fit_to_what_learns, quiet
 from zoo.training.weights import begin_with, open_weights
 
+MONITOR_DIGITS = 5  # significant digits in monitors.jsonl
 SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress, as far as they are recorded, and the monitored metric
 
 
@@ -161,7 +162,7 @@ def _train(
         task.freeze(epoch=0)  # before the network is wrapped for several devices, which looks for what has gradients
     if run.recipe.compile:
         task.compile()
-    log, stop = MetricsLog(folder.metrics_file), StopRequest()
+    log, stop = MetricsLogger(folder.metrics_file), StopRequest()
     environment = describe_environment(task)
     tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
@@ -172,13 +173,13 @@ def _train(
     monitor, direction = f"val/{task.monitor}", task.directions[task.monitor]
     saving = Checkpoints(folder, about, monitor, direction, run.recipe.checkpoint_minutes, stop)
     names = SHOWN + ((monitor,) if monitor not in SHOWN else ())
-    records = MonitorsLog(folder.monitors_file)
-    sinks = [records.write, tracker.log_record] if tracker else [records.write]
+    write = partial(append_json_line, folder.monitors_file, digits=MONITOR_DIGITS)
+    sinks = [write, tracker.log_record] if tracker else [write]
     monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if examine else ([], None)
     shown = [TrainingProgress(log.latest, names, trend=monitor, diagnosis=diagnosis)] if progress else []
-    looking_back = [autopsy(folder, task, about)] if examine else []
+    looking_back = [build_autopsy(folder, task, about)] if examine else []
     callbacks = [*_recipe_callbacks(run, monitor, direction), *monitors, *watching, *shown, *looking_back, saving]
-    callbacks.sort(key=lambda each: isinstance(each, Pace))  # which must be last
+    callbacks.sort(key=lambda each: isinstance(each, Throughput))  # which must be last
     trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=callbacks)
     fit_to_what_learns(trainer.strategy, task)
     task.to(trainer.strategy.root_device)
@@ -187,7 +188,7 @@ def _train(
         folder.describe(run, environment)
     started()
     log.rewind(former["global_step"])
-    records.rewind(former["global_step"])
+    filter_json_lines(folder.monitors_file, lambda record: record["step"] < former["global_step"])
     with tracking(tracker, folder), stop.listening(), folder.handed_on(), _how_to_go_on(folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # loaded here: Lightning's own way would take the weights that are not averaged

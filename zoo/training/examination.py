@@ -18,7 +18,7 @@ from zoo.callbacks.recording import Record
 from zoo.config.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
-from zoo.training.monitoring import classes_to_guess
+from zoo.training.monitoring import REMEDIES, classes_to_guess
 from zoo.training.tuning import Subject, counts_images, fit, open_subject, range_test
 
 STEPS = 12  # that are looked at closely
@@ -66,8 +66,8 @@ def examine(registry: Registry, run: Run) -> list[Check]:
 def _first_steps(subject: Subject) -> list[Check]:
     classes = classes_to_guess(subject.task)
     records: list[Record] = []
-    diagnosis = Diagnosis(classes, write=records.append, frozen=True)
-    monitors = [kind(every=1, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
+    diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES)
+    monitors = [kind(every=1, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
     losses = _Losses()
     limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}
     fit(
@@ -134,12 +134,14 @@ def _rate(subject: Subject) -> Check:
     findings = []
     if test.diverged and rate > 10 * test.rates[-1]:
         findings.append(Finding(
-            "rate-too-high", "error", "learning rate", f"recipe.lr={rate:g}, and the loss diverged at {test.rates[-1]:.2g}",
+            "learning-rate-too-high", "error", "learning rate",
+            f"recipe.lr={rate:g}, and the loss diverged at {test.rates[-1]:.2g}",
             "steps that overshoot", f"--set recipe.lr={test.suggestion:g}",
         ))  # fmt: skip
     if rate < test.suggestion / 1000:
         findings.append(Finding(
-            "rate-too-low", "warning", "learning rate", f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
+            "learning-rate-too-low", "warning", "learning rate",
+            f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
             "steps so small that training takes a thousand times as long", f"--set recipe.lr={test.suggestion / 3:.1g}",
         ))  # fmt: skip
     return Check("learning rate", told, findings)

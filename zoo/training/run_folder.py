@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
+from zoo.core.json_lines import read_json_lines
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
-from zoo.training.records import test_metrics
 
 RUNS = Path("runs")
 TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written
@@ -163,16 +163,24 @@ class RunFolder:
         if not files[which].exists():
             if self.autopsy_file.exists():
                 told = f"as its numbers stopped being finite before one was saved: zoo autopsy {self.name}"
-            elif test_metrics(self.metrics_file):
+            elif self.test_metrics():
                 told = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it anew"
             else:
                 told = f"yet: zoo train --resume {self.name}"
             raise UserError(f"run {self.name} has no {files[which].name} {told}")
         return files[which]
 
-    def broke_after(self, last: float) -> bool:
-        """Whether its numbers stopped being finite, and nothing was recorded since; ``last`` is the time of the last record."""
+    def is_non_finite_since(self, last: float) -> bool:
+        """Whether the run stopped at a non-finite value after ``last``, the time of its last record."""
         return self.autopsy_file.exists() and self.autopsy_file.stat().st_mtime >= last
+
+    def test_metrics(self) -> dict[str, float]:
+        """Test metrics of the best checkpoint, by name as in ``test/accuracy``; none before the end of the run."""
+        tested = [
+            {key: value for key, value in record.items() if key.startswith("test/") and value is not None}
+            for record in read_json_lines(self.metrics_file)
+        ]
+        return next((metrics for metrics in reversed(tested) if metrics), {})
 
     def read_run(self) -> Run:
         """The Run as it was resolved when it started."""

@@ -13,11 +13,11 @@ from typing import Any
 import wandb
 from wandb.plot import CustomChart
 
-from zoo.training.records import stream_records
+from zoo.core.json_lines import read_json_lines
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
 LAYER = ("type", "mean", "std", "signal", "dead", "saturated", "rank")
-PARAMETER = ("norm", "weight", "update", "cosine")
+PARAMETER = ("norm", "weight_norm", "update_ratio", "cosine")
 LINES = 6  # of a chart: records from the first to the last
 
 Rows = dict[str, dict[str, Any]]  # name -> statistic -> value
@@ -34,7 +34,7 @@ def inside_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
     last: dict[str, Rows] = {}
     spread: dict[int, dict[str, float]] = {}
     updates: dict[int, dict[str, float]] = {}
-    for record in stream_records(monitors):
+    for record in read_json_lines(monitors):
         step, kind = record["step"], record["kind"]
         if kind == "finding":
             findings.setdefault((record["name"], record["where"]), [record.get(key) for key in FINDING])
@@ -44,7 +44,9 @@ def inside_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
         elif kind == "gradients":
             last[kind] = record["parameters"]
             # biases start at zero, of which no share can be told
-            updates[step] = {n: row["update"] for n, row in record["parameters"].items() if "bias" not in n.rpartition(".")[2]}
+            updates[step] = {
+                n: row["update_ratio"] for n, row in record["parameters"].items() if "bias" not in n.rpartition(".")[2]
+            }
     tables: dict[str, wandb.Table | CustomChart] = {}
     if findings:
         worst_first = sorted(findings.values(), key=lambda row: (row[1], row[0]))  # "error" is before "warning"

@@ -19,8 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from zoo.callbacks.distribution import EDGES
-from zoo.callbacks.recording import histograms_of, numbers_of
+from zoo.callbacks.bins import EDGES
+from zoo.callbacks.recording import histograms, scalars
 from zoo.config.recipe import WandbSettings
 
 STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume
@@ -178,10 +178,10 @@ class WandbTracker(Logger):
             if record["kind"] == "finding":
                 self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
                 return
-            histograms = {
-                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms_of(record) if any(counts)
+            pictures = {
+                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms(record).items() if any(counts)
             }
-            self._run.log({**dict(numbers_of(record)), **histograms, STEP: self._step})
+            self._run.log({**scalars(record), **pictures, STEP: self._step})
 
     @rank_zero_only
     def log_predictions(self, images: Tensor, labels: list[str], predictions: list[str], probabilities: list[float]) -> None:
