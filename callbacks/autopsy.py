@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ class NonFiniteAutopsy(L.Callback):
             "device": pl_module.device.type,
             "precision": str(trainer.precision),
             "loss_scale": 1 / trainer.accumulate_grad_batches,
-            "anomaly": anomaly.to_dict() if anomaly else None,
+            "anomaly": asdict(anomaly) if anomaly else None,
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -92,9 +92,6 @@ class Anomaly:
         if self.phase == "forward":
             return f"{self.name} in {where} {made}"
         return f"{self.name} in the backward pass of {self.node.partition('Backward')[0] or 'it'} in {where} {made}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.run_folder import RunFolder
 
 
-def train(*settings: str, model: str = "softmax") -> engine.Outcome:
+def train(*settings: str, model: str = "softmax") -> engine.TrainResult:
     texts = ["recipe.epochs=3", "trainer.limit_train_batches=3", "trainer.accelerator=cpu", *settings]
     return engine.train(scan(), resolve(scan(), model, {}, [parse_setting(text) for text in texts]), "run")
 
@@ -105,7 +105,7 @@ def test_a_signal_is_noted_once_and_handlers_are_given_back() -> None:
     stop = StopRequest()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is former

@@ -21,7 +21,7 @@ from zoo.tasks.task import Diverged
 from zoo.training import building, engine
 from zoo.training.finetuning import resolve_finetuning
 from zoo.training.run_folder import RunFolder
-from zoo.training.stage_plan import stage_plan, told
+from zoo.training.stage_plan import describe_plan, stage_plan
 
 QUICK = [
     "trainer.limit_train_batches=3",
@@ -87,7 +87,7 @@ def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     assert [stage.first_epoch for stage in plan] == [None, None, 4, 2, 1]  # the first two would thaw after the end
     assert sum(stage.parameters for stage in plan) == sum(parameter.numel() for parameter in task.parameters())
     assert (
-        told(plan)
+        describe_plan(plan)
         == "trained: the head alone at first, the rest stage by stage from epoch 2 to 4; lr from 0.025 (stage2) to 0.1 (head)"
     )
 

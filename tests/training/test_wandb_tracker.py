@@ -387,7 +387,7 @@ def test_other_ranks_and_mode_off_do_nothing(tmp_path, monkeypatch):
         log.open()
         log.log_metrics({"train/loss": 2.0}, 1)
         log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
-        log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
+        log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
         log.log_checkpoints(None, checkpoint)
         log.close()
         assert log.run_id is None and not (tmp_path / "wandb").exists()
@@ -443,7 +443,7 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
 
     def stop_after_the_first(self, trainer, best=False):
         save(self, trainer, best)
-        self.stop.asked = True
+        self.stop.requested = True
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", stop_after_the_first)
@@ -500,7 +500,7 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
     log = tracker(tmp_path)
     log.open()
     log.log_metrics({"train/loss": 2.0}, 90)
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
     log.close()
     found = tables(tmp_path)
     told = [(row["step"], row["severity"], row["name"], row["where"], row["evidence"]) for row in found["findings"]]
@@ -537,7 +537,7 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
 def test_a_training_without_records_sends_no_tables(tmp_path, caplog):
     log = tracker(tmp_path)
     log.open()
-    log.log_inside(tmp_path / "monitors.jsonl")
+    log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     assert not tables(tmp_path) and not panels(tmp_path) and not warnings_of(caplog)
 
@@ -547,17 +547,17 @@ def test_a_server_that_dies_holds_up_one_table_and_no_more(tmp_path, server, mon
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 1.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 0.5)
     waited = []
-    within = wandb_tracker._within
-    monkeypatch.setattr(wandb_tracker, "_within", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
+    within = wandb_tracker._with_timeout
+    monkeypatch.setattr(wandb_tracker, "_with_timeout", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
     log = tracker(tmp_path, mode="online")
     log.open()
     server.hangs = ("/",)
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"))
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"))
     log.log_metrics({"train/loss": 1.0}, 2)
     log.close()
     assert waited.count(0.5) == 1
-    assert "pictures and tables" in warnings_of(caplog)[0]
+    assert "images and tables" in warnings_of(caplog)[0]
     assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [1.0]
 
 
@@ -565,7 +565,7 @@ def test_records_that_cannot_be_read_are_one_warning(tmp_path, caplog):
     (tmp_path / "monitors.jsonl").write_text('{"step": 0, "kind": "activations"}\n')
     log = tracker(tmp_path)
     log.open()
-    log.log_inside(tmp_path / "monitors.jsonl")
+    log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     (warning,) = warnings_of(caplog)
     assert "layers" in warning

@@ -29,13 +29,12 @@ def autopsy(
 
     from zoo.training.autopsy import replay_step
     from zoo.training.building import load_task
-    from zoo.training.trainer import quiet
+    from zoo.training.trainer import silence_lightning
 
-    quiet()
+    silence_lightning()
     result = replay_step(partial(load_task, registry), path)
     if json:
-        anomalies = {name: anomaly and anomaly.to_dict() for name, anomaly in (("found", result.found), ("again", result.again))}
-        print_json({**vars(result), **anomalies})
+        print_json(result)
     else:
         print(
             f"{result.network} on {result.data}: step {result.step}, batch {result.batch} of epoch {result.epoch}, "

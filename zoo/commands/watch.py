@@ -30,10 +30,10 @@ def watch(
     [bold]zoo watch resnet20-digits[/bold]   until the run ends; Ctrl-C stops watching, not the run\n
     [bold]zoo watch resnet20-digits --once[/bold]
     """
-    from zoo.training.run_folder import TRACES, RunFolder
+    from zoo.training.run_folder import RUN_FILES, RunFolder
     from zoo.training.watching import RunWatcher
 
-    watcher = RunWatcher(RunFolder.find(run, TRACES))
+    watcher = RunWatcher(RunFolder.find(run, RUN_FILES))
     if json:
         print_json(watcher.status(time()).to_dict())
     elif once or not sys.stdout.isatty():

@@ -28,7 +28,7 @@ REMEDIES = {
 }
 
 
-def classes_to_guess(task: Task) -> int | None:
+def num_guessed_classes(task: Task) -> int | None:
     """Number of classes, if the loss is cross-entropy over them, so that guessing costs its logarithm."""
     return len(task.spec.classes) if isinstance(task, Classifier) and task.is_cross_entropy else None
 
@@ -52,6 +52,6 @@ def build_monitors(
         return [], None
     # networks with an encoder freeze it on purpose
     frozen = run.recipe.freeze != "none" or not isinstance(task, Classifier)
-    diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen, REMEDIES)
+    diagnosis = Diagnosis(num_guessed_classes(task), latest, write, frozen, REMEDIES)
     monitors = [kind(every=every, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor, Throughput)]
     return [*monitors, diagnosis], diagnosis
