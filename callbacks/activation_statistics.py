@@ -89,16 +89,11 @@ class ActivationStatistics(Monitor):
         if self._step is not None and trainer.global_step > self._step:
             self._record(trainer, pl_module.device, self._step)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._forget()
-
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._forget()
+        self._reset()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._forget()
-
-    # ------------------------------------------------------------------ hooks
+        self._reset()
 
     def _attach(self, root: nn.Module) -> None:
         running: list[str] = []  # names of the running modules, the innermost last
@@ -163,8 +158,6 @@ class ActivationStatistics(Monitor):
             self._recorded[name] = _Layer(kind, device)
         return self._recorded[name]
 
-    # ------------------------------------------------------------------ the record
-
     def _record(self, trainer: L.Trainer, device: torch.device, step: int) -> None:
         recorded, self._step, self._recorded = self._recorded, None, {}
         names = sorted(recorded)  # the same order in every process
@@ -192,7 +185,7 @@ class ActivationStatistics(Monitor):
                 rows[name]["input"] = dict(zip(("mean", "std", "between"), layer.input.tolist(), strict=True))
         self.emit(trainer, step, {"layers": {name: rows[name] for name in recorded}})
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._open.close()
         self._step, self._recorded = None, {}
 
@@ -286,12 +279,9 @@ class _Layer:
         """Sum over all processes."""
         if self.active is not None:
             self.active = all_reduce(self.active.to(torch.int32), "MAX").bool()
-        if self.saturated is not None:
-            all_reduce(self.saturated)
-        if self.by_unit is not None:
-            all_reduce(self.by_unit)
-        if self.moments is not None:
-            all_reduce(self.moments)
+        for values in (self.saturated, self.by_unit, self.moments):
+            if values is not None:
+                all_reduce(values)
 
     def fractions(self, window: Any) -> Tensor:
         """Signal, fraction of dead units, fraction of saturated outputs, and rank of the input; -1 where undefined."""

@@ -76,8 +76,6 @@ class NonFiniteAutopsy(L.Callback):
         self.found_inf: Tensor | None = None  # the optimizer's: 1 on the device from the failing step on
         self.optimizer: Any = None
 
-    # ------------------------------------------------------------------ every step
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         alone = trainer.world_size == 1
@@ -154,8 +152,6 @@ class NonFiniteAutopsy(L.Callback):
             flags, self.flags = _Flags(self.flags), []
         for step in flags.failing() if flags else ():
             self._stop(trainer, pl_module, step)
-
-    # ------------------------------------------------------------------ the failing step
 
     def _stop(self, trainer: L.Trainer, pl_module: L.LightningModule, step: Step) -> None:
         """Replay the step, write the file, and raise."""

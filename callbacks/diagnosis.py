@@ -105,8 +105,6 @@ class Diagnosis(L.Callback):
         self._losses, self._val_losses = list(state_dict["losses"]), list(state_dict["val_losses"])
         self._val_accuracies = list(state_dict["val_accuracies"])
 
-    # ------------------------------------------------------------------ hooks
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._optimized = optimized_parameters(*trainer.optimizers)
         idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._optimized]

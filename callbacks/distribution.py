@@ -108,26 +108,24 @@ def named_statistics(row: list[float]) -> dict[str, float | list[float] | list[i
 
 def histogram(values: Tensor) -> Tensor:
     """The histogram of one tensor: 65 counts, int64, on its device."""
-    bits = values.detach().float().contiguous().view(-1).view(torch.int32)
+    bins = _bins(values.detach().float().contiguous().view(-1))
+    return torch.zeros(BINS, dtype=torch.int64, device=bins.device).scatter_add_(0, bins, torch.ones_like(bins))
+
+
+def _bins(values: Tensor) -> Tensor:
+    """The bin of each float32 value, from its sign and exponent; the outermost have inf and nan."""
+    bits = values.view(torch.int32)
     exponent = (bits >> 23) & 0xFF
     place = (exponent - (127 + SMALLEST)).clamp(0, MAGNITUDES - 1)
     bins = torch.where(bits < 0, MAGNITUDES - 1 - place, MAGNITUDES + 1 + place)
-    bins = torch.where(exponent < 127 + SMALLEST, MAGNITUDES, bins).long()
-    return torch.zeros(BINS, dtype=torch.int64, device=bits.device).scatter_add_(0, bins, torch.ones_like(bins))
+    return torch.where(exponent < 127 + SMALLEST, MAGNITUDES, bins).long()
 
 
 @functools.cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The keys in ascending order of their values; those values (without the lower bits); and their bins."""
     keys = torch.arange(KEYS)
-    values = ((keys - KEYS // 2) << 16).to(torch.int32).view(torch.float32)
     # of negative numbers a larger key is a larger magnitude; nan lies behind infinity, and ends up there
     order = torch.cat([keys[: KEYS // 2].flip(0), keys[KEYS // 2 :]])
-    values = values[order]
-    magnitude = values.abs().clamp(2.0**SMALLEST).nan_to_num(torch.inf).log2().floor().clamp(max=SMALLEST + MAGNITUDES - 1)
-    place = (magnitude - SMALLEST).long()
-    bins = torch.where(values < 0, MAGNITUDES - 1 - place, MAGNITUDES + 1 + place)
-    negative = torch.cat([torch.ones(KEYS // 2), torch.zeros(KEYS // 2)]).bool()
-    bins = torch.where(values.isnan(), torch.where(negative, 0, BINS - 1), bins)
-    bins = torch.where(values.abs() < 2.0**SMALLEST, MAGNITUDES, bins)
-    return order.to(device), values.to(device), bins.to(device)
+    values = ((order - KEYS // 2) << 16).to(torch.int32).view(torch.float32)
+    return order.to(device), values.to(device), _bins(values).to(device)

@@ -203,8 +203,6 @@ class _Tracer(TorchDispatchMode):
         self.labels: dict[Any, str] = {}  # node of the graph -> module; holding a node keeps its Python object
         self.node: Any = None
 
-    # ------------------------------------------------------------------ before the step
-
     def add_inputs(self, module: nn.Module, step: Step) -> None:
         """Record what is not finite before the step."""
         leaves = _named_tensors(step.batch)
@@ -222,8 +220,6 @@ class _Tracer(TorchDispatchMode):
         if not _is_finite(value):
             anomaly = Anomaly("", kind, name, output=_summary(value), samples=samples or [])
             self.origins[_address(value)] = _Origin(self.time, anomaly, is_intended)
-
-    # ------------------------------------------------------------------ the current module
 
     @contextmanager
     def tracing(self, module: nn.Module) -> Iterator[None]:
@@ -267,8 +263,6 @@ class _Tracer(TorchDispatchMode):
             self.node = node
 
         return reach
-
-    # ------------------------------------------------------------------ every operation
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
@@ -329,8 +323,6 @@ class _Tracer(TorchDispatchMode):
             output=_summary(value),
             samples=[] if value.shape in self.weights else _samples(value, self.samples),
         )
-
-    # ------------------------------------------------------------------ afterwards
 
     def time_of(self, value: Tensor) -> int:
         origin = self._origin(value)

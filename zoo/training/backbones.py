@@ -88,9 +88,6 @@ def _source_files(library: str) -> list[Path]:
     return sorted((Path(spec.origin).parent / "models").glob("*.py")) if spec and spec.origin else []
 
 
-# ---------------------------------------------------------------------------------------------- torchvision
-
-
 def _torchvision() -> Iterator[Backbone]:
     """From the classes that list weights, and the annotations of the builder functions that use them."""
     for path in _source_files("torchvision"):
@@ -128,8 +125,6 @@ def _of_list(network: str, weights: ast.ClassDef) -> Iterator[Backbone]:
                 source, is_default = ast.literal_eval(given["url"]), name == values["DEFAULT"].id
                 yield Backbone(f"torchvision:{network}.{name}", int(size[1]), float(figure[1]), source, is_default)
 
-
-# ---------------------------------------------------------------------------------------------- timm
 
 # 'resnet50.a1_in1k': _cfg(   where a star marks what the network's name alone stands for
 DECLARED = re.compile(r"""^\s*['"](\w+\.\w+)\*?['"]\s*:\s*\w*[({]""", re.MULTILINE)

@@ -85,9 +85,6 @@ def with_batch_size(subject: Subject, batch_size: int) -> Subject:
     return replace(subject, run=subject.run.model_copy(update={"recipe": recipe}))
 
 
-# ---------------------------------------------------------------------------------------------- the learning rate
-
-
 @dataclass(frozen=True)
 class RangeTest:
     """Learning rate range test (Smith 2015, arXiv:1506.01186).
@@ -176,9 +173,6 @@ def fit(run: Run, data: Any, task: Task, settings: dict[str, Any], callbacks: li
     trainer = build_trainer(run.trainer.model_copy(update=settings), run, logger=False, callbacks=callbacks)
     with suppress(Diverged):  # the callback knows
         trainer.fit(task, datamodule=data)
-
-
-# ---------------------------------------------------------------------------------------------- the batch
 
 
 @dataclass(frozen=True)

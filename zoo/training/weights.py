@@ -68,9 +68,6 @@ class LoadReport:
         return f"{self.values:,} weights in {self.tensors} tensors from {self.origin}; {head}{left}"
 
 
-# ---------------------------------------------------------------------------------------------- reading
-
-
 def open_weights(registry: Registry, run: Run) -> Weights:
     """Read the pretrained weights of a Run.
 
@@ -180,9 +177,6 @@ def _of_timm(network: str) -> Weights:
             ) from None
         fetch(path.name, f"{address}#sha256={digest}")
     return Weights(f"timm:{network}", read_weights(path).state, **about)
-
-
-# ---------------------------------------------------------------------------------------------- loading
 
 
 def load_backbone(task: Task, weights: Weights) -> LoadReport:
