@@ -124,7 +124,7 @@ def test_a_head_learns_the_same_from_kept_features_as_from_images(monkeypatch: p
     assert outcomes["kept"].test == pytest.approx(outcomes["seen"].test, rel=1e-4)
     # what was trained on features is a whole network
     tested = engine.test(scan(), RunFolder.find("kept").best, finetuned(*settings).data, finetuned().trainer)
-    assert {name: tested.figures[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
+    assert {name: tested.metrics[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
 
 
 def test_images_are_looked_at_once_where_nothing_in_front_of_the_head_changes(monkeypatch: pytest.MonkeyPatch) -> None:

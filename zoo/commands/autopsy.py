@@ -78,6 +78,6 @@ def _print_anomaly(anomaly: Any) -> None:
 
 def _describe(summary: dict[str, Any]) -> str:
     shape = "x".join(map(str, summary["shape"])) or "a number"
-    bounds = f"  {summary['least']:.6g} to {summary['most']:.6g}" if "min" in summary else ""
+    bounds = f"  {summary['min']:.6g} to {summary['max']:.6g}" if "min" in summary else ""
     bad = "".join(f"  {summary[key]:,} {key}" for key in ("nan", "inf") if summary.get(key))
     return f"{shape}  {summary['dtype']}{bounds}{bad}"

@@ -90,7 +90,7 @@ def _read_settings(subject: Subject) -> None:
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
     last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
-    if subject.folder.broke_after(last):
+    if subject.folder.is_non_finite_since(last):
         notes.append(f"Training stopped at a non-finite value: zoo autopsy {subject.folder.name}.")
     if not history.metrics:
         lack = "is empty" if subject.folder.metrics_file.exists() else "is missing"
