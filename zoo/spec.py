@@ -1,4 +1,4 @@
-"""What a model must know of its data: a frozen description that the data publishes and the model is built from."""
+"""Specs: what a model must know of its data, which the data publishes and the model is built from."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from zoo.core.errors import UserError, some
 
-IGNORE = -100  # the label that losses and metrics leave out, as in torch.nn.functional.cross_entropy
-UNKNOWN_ANSWER = -1  # a true answer that is none of those a model can give: nothing to learn from, and wrong whatever is said
+IGNORE = -100  # the label that losses and metrics ignore, as in torch.nn.functional.cross_entropy
+UNKNOWN_ANSWER = -1  # label of an answer that is not in the spec: ignored in training, wrong in evaluation
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Images of one size, each of one class.
+    """Images of one size, each with one class.
 
     Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
     """
@@ -43,11 +43,11 @@ class ImageSpec:
 
     @property
     def are_points(self) -> bool:
-        """Points in the plane, which are stored as images of two channels and one pixel: their coordinates x and y."""
+        """Whether these are points in the plane, stored as images of two channels and one pixel: their coordinates x and y."""
         return self.shape == (2, 1, 1)
 
     def require_size(self, model: str, smallest: int) -> None:
-        """Refuse images that a network would shrink to nothing, and points, in which there is nothing to convolve.
+        """Refuse images too small for a network, and points, which have nothing to convolve.
 
         Raises:
             UserError: a side is shorter than ``smallest`` pixels.
@@ -64,7 +64,7 @@ class ImageSpec:
             )
 
     def require_patches(self, model: str, patch_size: int) -> None:
-        """Refuse images that square patches do not fill, and points.
+        """Refuse images that square patches do not tile, and points.
 
         Raises:
             UserError: ``patch_size`` does not divide height and width.
@@ -83,18 +83,17 @@ def parse_image_shape(text: str) -> tuple[int, int, int]:
     """(channels, height, width) from ``3x224x224``.
 
     Raises:
-        UserError: not three numbers from one.
+        UserError: not three positive numbers.
     """
     numbers = text.lower().split("x")
     if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
         raise UserError(f"--input {text}: write it as CHANNELSxHEIGHTxWIDTH, for example 3x224x224")
-    channels, height, width = map(int, numbers)
-    return channels, height, width
+    return tuple(map(int, numbers))
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """Text as a sequence of characters: those that there are, each known by its place in this order."""
+    """Text as a sequence of characters, each encoded as its index into ``vocabulary``."""
 
     vocabulary: tuple[str, ...]
 
@@ -102,10 +101,10 @@ class TextSpec:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
 
     def encode(self, text: str, what: str = "the text") -> list[int]:
-        """The place of each character.
+        """The index of each character.
 
         Raises:
-            UserError: characters that the vocabulary lacks; ``what`` says in the message where they stand.
+            UserError: characters outside the vocabulary; ``what`` names the text in the message.
         """
         places = {character: place for place, character in enumerate(self.vocabulary)}
         if strange := sorted(set(text) - set(places)):
@@ -119,10 +118,10 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """Sequences of ``length`` steps with ``features`` numbers each, that ask for something.
+    """Sequences of ``length`` steps with ``features`` numbers each, and a target.
 
-    With ``symbols``, that is one of them at each step, and the first stands for having nothing to say. Without, it is one number
-    after the last step.
+    With ``symbols``, the target is one of them at each step, the first of which is the blank. Without, it is one number after the
+    last step.
     """
 
     length: int
@@ -133,15 +132,15 @@ class SequenceSpec:
         object.__setattr__(self, "symbols", tuple(self.symbols))
 
 
-PAD, START, END, UNKNOWN = range(4)  # places in every vocabulary of words
+PAD, START, END, UNKNOWN = range(4)  # indices in every vocabulary of words
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unknown>")
 
 
 @dataclass(frozen=True)
 class ImageTextSpec:
-    """Pictures of one size, and words: those that there are, each known by its place; ``SPECIAL_WORDS`` come first.
+    """Images of one size, and words, each encoded as its index into ``vocabulary``, which begins with ``SPECIAL_WORDS``.
 
-    The base of the specs for work on pictures and language. ``image`` has no classes.
+    The base of the specs for images with text. ``image`` has no classes.
     """
 
     image: ImageSpec
@@ -158,18 +157,18 @@ class ImageTextSpec:
 
     @property
     def columns(self) -> dict[str, int]:
-        """What a batch holds beside its pictures, at least: how many values each column may take, counted from 0.
+        """The columns of a batch beside its images, at least, with the number of values that each may take, from 0.
 
-        A column is int64 with the pictures first; in any, ``IGNORE`` fills what is not there, as ``PAD`` does among words.
+        A column is int64, [N, ...]; ``IGNORE`` or, among words, ``PAD`` stands for what is missing.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its columns are")
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """The place of each word, ``UNKNOWN`` for one that the vocabulary lacks."""
+        """The index of each word, ``UNKNOWN`` for one outside the vocabulary."""
         return [self._places.get(word, UNKNOWN) for word in words]
 
     def decode(self, places: Iterable[int]) -> list[str]:
-        """The words up to the first ``END`` or ``PAD``; a ``START`` in front is left out."""
+        """The words up to the first ``END`` or ``PAD``, without a ``START`` in front."""
         kept = takewhile(lambda place: place not in (END, PAD), places)
         return [self.vocabulary[place] for place in kept if place != START]
 
@@ -180,7 +179,7 @@ class ImageTextSpec:
 
 @dataclass(frozen=True)
 class CaptionSpec(ImageTextSpec):
-    """Pictures, each with sentences that say what is in it; ``length`` is that of the longest in words, ``END`` included."""
+    """Images, each with captions; ``length`` is that of the longest in words, ``END`` included."""
 
     length: int
 
@@ -191,9 +190,9 @@ class CaptionSpec(ImageTextSpec):
 
 @dataclass(frozen=True)
 class QuestionSpec(ImageTextSpec):
-    """Pictures with questions of at most ``length`` words, each with one of ``answers``.
+    """Images with questions of at most ``length`` words, each with one of ``answers``.
 
-    ``kinds`` are sorts of questions whose accuracy is told apart, as in relational and non-relational; there may be none.
+    ``kinds`` of questions, as in relational and non-relational, have an accuracy of their own; there may be none.
     """
 
     answers: tuple[str, ...]
@@ -208,10 +207,10 @@ class QuestionSpec(ImageTextSpec):
 
 @dataclass(frozen=True)
 class DialogueSpec(ImageTextSpec):
-    """Pictures, each with a caption and up to ``rounds`` of question and answer.
+    """Images, each with a caption and up to ``rounds`` of question and answer.
 
-    ``answers`` are those known from training, the most frequent first. In each round the right one stands among so many
-    ``candidates``. ``length`` is that of the longest caption, question or answer in words, ``END`` included.
+    ``answers`` are those of the training dialogues, the most frequent first. ``candidates`` is their number in each round.
+    ``length`` is that of the longest caption, question or answer in words, ``END`` included.
     """
 
     answers: tuple[str, ...]
@@ -226,9 +225,9 @@ class DialogueSpec(ImageTextSpec):
 
 @dataclass(frozen=True)
 class NavigationSpec(ImageTextSpec):
-    """Views along ways, with instructions of at most ``length`` words, ``END`` included, that say which way to go.
+    """Views from inside an environment, with instructions of at most ``length`` words, ``END`` included.
 
-    ``actions`` are what one can do at each step, the last of them to stop; an episode ends after ``steps`` of them.
+    ``actions`` are the choices at each step, the last of them to stop; an episode ends after at most ``steps``.
     """
 
     actions: tuple[str, ...]
@@ -237,21 +236,19 @@ class NavigationSpec(ImageTextSpec):
 
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
-KINDS: dict[str, type[Spec]] = {
+KINDS = {
     "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
     "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
 
 
 def image_spec(spec: Spec) -> ImageSpec:
-    """What a spec says of pictures."""
-    if isinstance(spec, (TextSpec, SequenceSpec)):
-        raise TypeError(f"{type(spec).__name__} has no images")
+    """The part of a spec that is about images."""
     return spec if isinstance(spec, ImageSpec) else spec.image
 
 
 def spec_to_primitives(spec: Spec) -> dict[str, Any]:
-    """The spec as plain data, as checkpoints keep it."""
+    """Convert a spec to plain data, as checkpoints store it."""
     kind = next(kind for kind, cls in KINDS.items() if type(spec) is cls)
     return {"kind": kind, **_plain(asdict(spec))}
 

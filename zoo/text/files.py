@@ -1,4 +1,4 @@
-"""Reading text that a user names: a file, or a folder of files."""
+"""Reading text files: one, or all of a folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from zoo.core.ranks import rank_zero_print
 
 
 def read_text(path: Path, asked: str) -> str:
-    """The text of a UTF-8 file, or of all files of a folder and its folders in the order of their paths, a newline between.
+    """Read a UTF-8 file, or all files below a folder in the order of their paths, joined by newlines.
 
-    A mark that some editors put in front (BOM) is left out, and so are files of a folder that are not UTF-8, with a warning.
+    A byte order mark is removed. Files of a folder that are not UTF-8 are left out with a warning.
 
     Args:
-        asked: how the user named it, as in ``data.root=letters``, for messages.
+        asked: what messages call it, as in ``data.root=letters``.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
