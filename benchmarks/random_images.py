@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 32x32 color pictures, read from their pickles without running what these say."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), read from their pickles without running what these say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -43,7 +43,7 @@ CIFAR100_CLASSES = (
 
 
 class CifarImages(ClassificationData):
-    """A data set in the python format of CIFAR. A subclass says what is where in its archive."""
+    """A data set in CIFAR's python format. A subclass names its archive and the files inside."""
 
     archive: str
     folder: str  # inside the archive
@@ -98,14 +98,10 @@ class CifarImages(ClassificationData):
 
 @register_data("cifar10", task="classification", tags=["color"])
 class Cifar10(CifarImages):
-    """60,000 color pictures of 32x32 pixels in ten classes, 50,000 of them for training (Krizhevsky 2009).
+    """60,000 color images in 10 classes, 32x32: 50,000 for training, 10,000 for testing (Krizhevsky 2009).
 
     Args:
-        root: folder with cifar-10-python.tar.gz or the unpacked cifar-10-batches-py, or where the archive is put; by
-            default bestiary's cache.
-        size: scale images to this many pixels a side; 0 keeps 32x32.
-        augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
+        root: folder of cifar-10-python.tar.gz or cifar-10-batches-py, or to download to; default: bestiary's cache.
     """
 
     archive = "cifar-10-python.tar.gz"
@@ -121,28 +117,13 @@ class Cifar10(CifarImages):
     label_key = "labels"
     class_names = CIFAR10_CLASSES
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-
 
 @register_data("cifar100", task="classification", tags=["color"])
 class Cifar100(CifarImages):
-    """60,000 color pictures of 32x32 pixels in a hundred fine classes, 50,000 of them for training (Krizhevsky 2009).
+    """60,000 color images in 100 classes, 32x32: 50,000 for training, 10,000 for testing (Krizhevsky 2009).
 
     Args:
-        root: folder with cifar-100-python.tar.gz or the unpacked cifar-100-python, or where the archive is put; by
-            default bestiary's cache.
-        size: scale images to this many pixels a side; 0 keeps 32x32.
-        augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
+        root: folder of cifar-100-python.tar.gz or cifar-100-python, or to download to; default: bestiary's cache.
     """
 
     archive = "cifar-100-python.tar.gz"
@@ -156,17 +137,6 @@ class Cifar100(CifarImages):
     files = {"train": ("train",), "test": ("test",)}
     label_key = "fine_labels"
     class_names = CIFAR100_CLASSES
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
 
 # ---------------------------------------------------------------------------------------------- files

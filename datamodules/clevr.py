@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.datamodules.bases.question_answering import Question
-from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, by_picture, frequent_answers
+from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
@@ -21,37 +21,20 @@ KIND_OF_FUNCTION = {
 }
 
 
-@register_data("clevr", task="question-answering", tags=["own", "color"], paper="1612.06890")
+@register_data("clevr", task="question-answering", tags=["local-files", "color"], paper="1612.06890", size=128)
 class CLEVR(QuestionFiles):
-    """CLEVR (Johnson et al. 2016): 70,000 training and 15,000 validation pictures of solids, ten questions on each.
+    """Rendered scenes with ten questions each: 70,000 for training, 15,000 for testing (Johnson et al. 2016).
 
     In the layout of its download: ``questions/CLEVR_train_questions.json``, ``questions/CLEVR_val_questions.json``,
-    ``images/train/`` and ``images/val/``. The answers to its test questions are not public: what is said of testing is said of
-    the validation pictures.
+    ``images/train/`` (70,000 images) and ``images/val/`` (15,000). The answers to its test questions are not public: testing is
+    on the validation images.
 
     Args:
-        root: the folder.
-        size: pixels that the height of 320 becomes; the width, half as much again.
-        augment: none, light, standard, strong, or a list as in crop:4.
-        min_count: how often a word must be seen in training questions to be known.
-        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
-        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+        size: pixels that the height of 320 becomes; the width becomes half as much again.
     """
 
     kinds = tuple(dict.fromkeys(KIND_OF_FUNCTION.values()))
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        size: int = 128,
-        augment: str = "none",
-        min_count: int = 1,
-        questions_per_sample: int = 10,
-        memory_gb: float = 2.0,
-    ) -> None:
-        super().__init__(batch_size, seed, root, (size, size * 3 // 2), augment, 0.1, min_count, questions_per_sample, memory_gb)
+    aspect = 1.5
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         train, val = (self._find(split) for split in ("train", "val"))
@@ -64,7 +47,7 @@ class CLEVR(QuestionFiles):
                 for question in content["questions"]
             ]
 
-        return by_picture(read_json(self.root / "questions" / f"CLEVR_{split}_questions.json", read))
+        return group_by_image(read_json(self.root / "questions" / f"CLEVR_{split}_questions.json", read))
 
     def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         return frequent_answers(train, 1, lambda question: question.answers[0])

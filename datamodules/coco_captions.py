@@ -6,44 +6,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zoo.core.errors import UserError
+from zoo.core.files import require_folder
 from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
-from zoo.datamodules.files.image_files import require_folder
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 
 
-@register_data("coco-captions", task="captioning", tags=["own", "color"])
+@register_data("coco-captions", task="captioning", tags=["local-files", "color"], paper="1504.00325")
 class CocoCaptions(CaptionFiles):
-    """COCO with its captions (Chen et al. 2015): 118,287 photographs for training and 5,000 for validation, five captions each.
+    """Photographs of COCO with five captions each: 118,287 for training, 5,000 for testing (Chen et al. 2015).
 
     In the layout of its download: ``annotations/captions_train2017.json``, ``annotations/captions_val2017.json``, ``train2017/``
-    and ``val2017/``. The captions of its test images are not public: what is said of testing is said of the validation images.
+    (118,287 images) and ``val2017/`` (5,000). The captions of its test images are not public: testing is on the
+    validation images.
 
     Args:
-        root: the folder.
         year: of the release, 2017 or 2014.
-        size: pixels a side.
-        augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
-        min_count: how often a word must be seen in training captions to be in the vocabulary.
-        max_length: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        year: int = 2017,
-        size: int = 224,
-        augment: str = "none",
-        min_count: int = 5,
-        max_length: int = 0,
-        memory_gb: float = 2.0,
-    ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, 0.1, min_count, max_length, memory_gb)
+    def __init__(self, batch_size: int, seed: int, root: str, year: int = 2017, **options: Any) -> None:
+        super().__init__(batch_size, seed, root, **options)
         self.year = year
 
     def load_annotations(self) -> CaptionAnnotations:
@@ -52,7 +35,7 @@ class CocoCaptions(CaptionFiles):
             file = self.root / "annotations" / f"captions_{split}{self.year}.json"
             folder = self.root / f"{split}{self.year}"
             captions = read_coco(file)
-            require_folder(folder, str(folder))
+            require_folder(str(folder), folder)
             there = {name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS)}
             names = [name for name in captions if name in there and captions[name]]
             splits[split] = [CaptionedImage(f"{folder}{os.sep}{name}", captions[name]) for name in names]
@@ -62,10 +45,10 @@ class CocoCaptions(CaptionFiles):
 
 
 def read_coco(path: Path) -> Captions:
-    """COCO's captions: the images of a file by name, each with its sentences, perhaps none.
+    """The captions of an annotation file by the name of the image, perhaps none.
 
     Raises:
-        UserError: it is missing, or not so.
+        UserError: it is missing, or laid out otherwise.
     """
 
     def read(content: Any) -> Captions:
@@ -75,6 +58,4 @@ def read_coco(path: Path) -> Captions:
             captions[names[annotation["image_id"]]].append(annotation["caption"])
         return captions
 
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file")
     return read_json(path, read)

@@ -1,27 +1,35 @@
-"""Handwritten digits that scikit-learn carries inside: real, small, and there without a network."""
+"""Handwritten digits that come with the package: real, small, and there without a network.
+
+``digits.npz`` holds the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998, UCI Machine
+Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0) as scikit-learn orders it: images, uint8 [1797, 8, 8] from 0 to
+16, and labels.
+"""
 
 from __future__ import annotations
 
+from importlib.resources import files
+
+import numpy as np
 import torch
 
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 
-@register_data("digits", task="classification", tags=["embedded", "gray"])
+@register_data("digits", task="classification", tags=["offline", "gray"])
 class Digits(ClassificationData):
-    """1,797 handwritten digits of 8x8 pixels in 16 shades, from the UCI repository (Alpaydin and Kaynak 1998).
+    """1,797 handwritten digits, 8x8 gray, included: from the UCI repository (Alpaydin and Kaynak 1998).
 
     The data comes without splits: a fifth of each class is the test set, by a seed of its own, so that all runs share it.
 
     Args:
-        size: scale images to this many pixels a side; 0 keeps 8x8.
-        augment: none, light, standard, strong, or a list as in crop:1,cutout:2.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
+        size: resize images to this many pixels a side; 0 keeps 8x8.
+        augment: none, light, standard, strong, or a list of transforms, as in crop:1,cutout:2.
+        validation: fraction of the training images held out for validation, or one of k folds, as in 2/5.
     """
 
     light = "none"
@@ -29,23 +37,17 @@ class Digits(ClassificationData):
     strong = "crop:1,cutout:2"
 
     def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
+        self, batch_size: int, seed: int, size: int = 0, augment: str = "standard", validation: float | str = 0.1
     ) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=validation)
+        super().__init__(batch_size, seed, "", size, augment, validation)
 
     def build_spec(self) -> ImageSpec:
         return ImageSpec(1, 8, 8, classes=tuple("0123456789"))
 
     def load_splits(self) -> dict[str, Split]:
-        from sklearn.datasets import load_digits  # a second to import
-
-        bunch = load_digits()
-        pixels = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-        everything = Split(ImagesInMemory(pixels), torch.from_numpy(bunch.target).long())
+        with files("zoo.datamodules").joinpath("digits.npz").open("rb") as file:
+            arrays = np.load(file)
+            pixels = torch.from_numpy(arrays["images"]).double().mul(255 / 16).round().to(torch.uint8)[:, None]
+            everything = Split(ImagesInMemory(pixels), torch.from_numpy(arrays["labels"]).long())
         test, train = split_by_class(everything.labels, 0.2, derive_seed(0, "digits", "test"))
         return {"train": everything.subset(train), "test": everything.subset(test)}

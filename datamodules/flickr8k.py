@@ -1,4 +1,4 @@
-"""Flickr8k (Hodosh et al. 2013), in each of the formats in which its captions are published."""
+"""Flickr8k (Hodosh et al. 2013), in each format in which its captions are published."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
+from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
@@ -19,39 +20,25 @@ from zoo.registry.entry import register_data
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 
 
-@register_data("flickr8k", task="captioning", tags=["own", "color"])
+@register_data("flickr8k", task="captioning", tags=["local-files", "color"])
 class Flickr8k(CaptionFiles):
-    """Flickr8k (Hodosh et al. 2013): 8,000 photographs with five captions each, or your own pictures in the same layout.
+    """8,000 photographs with five captions each: Hodosh et al. 2013, or your own images in its layout.
 
     Anywhere below ``root``: the captions, as ``captions.txt`` (image,caption), ``Flickr8k.token.txt`` (image#0, a tab, caption)
     or Karpathy's ``dataset_flickr8k.json``; the official lists ``Flickr_8k.trainImages.txt``, ``Flickr_8k.devImages.txt`` and
-    ``Flickr_8k.testImages.txt``; and the images. Where there are no lists, a tenth of the images is for testing.
+    ``Flickr_8k.testImages.txt``; and the images. Without lists, a tenth of the images is for testing.
 
     Args:
-        root: the folder.
-        size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
-        augment: none, light, standard, strong, or a list as in crop:8,jitter; none lets features of a frozen encoder be kept.
-        validation: share of the training images held out for validation, where no list says which.
-        min_count: how often a word must be seen in training captions to be in the vocabulary.
-        max_length: words of a training caption that count, so that few long ones do not make all batches long; 0 for all.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
+        size: pixels a side; 0 keeps the images' size if all have the same, and else means 224.
+        validation: fraction of the training images held out for validation, without a list of validation images.
     """
 
     LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        size: int = 0,
-        augment: str = "none",
-        validation: float = 0.1,
-        min_count: int = 5,
-        max_length: int = 0,
-        memory_gb: float = 2.0,
-    ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, validation, min_count, max_length, memory_gb)
+    def __init__(self, batch_size: int, seed: int, root: str, size: int = 0, validation: float = 0.1, **options: Any) -> None:
+        super().__init__(batch_size, seed, root, size, **options)
+        require_fraction(validation=validation)
+        self.validation = validation
 
     def load_annotations(self) -> CaptionAnnotations:
         texts, images = files_below(self.root)
@@ -76,7 +63,7 @@ class Flickr8k(CaptionFiles):
         return CaptionAnnotations(splits, sorted(images.keys() - captions.keys()), sorted(named - images.keys()))
 
     def _listed(self, texts: dict[str, str], whole: list[str]) -> dict[str, str]:
-        """The split of each image, by the official lists, or at random where there is none of them."""
+        """The split of each image, by the official lists, or at random without any."""
         listed = {split: texts[name] for split, name in self.LISTS.items() if name in texts}
         if not listed:
             generator = torch.Generator().manual_seed(derive_seed(0, "test"))
@@ -106,7 +93,7 @@ def read_lines(path: str) -> list[str]:
     """The lines of a text.
 
     Raises:
-        UserError: it is no text.
+        UserError: it is not UTF-8.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -137,7 +124,7 @@ def read_tokens(path: str) -> Captions:
     """``Flickr8k.token.txt``: image#0, a tab, a caption.
 
     Raises:
-        UserError: a line is not so.
+        UserError: a line without a tab.
     """
     captions: Captions = {}
     for number, line in enumerate(read_lines(path), start=1):
@@ -153,7 +140,7 @@ def read_karpathy(path: str) -> tuple[Captions, dict[str, str]]:
     """Karpathy's split (Karpathy and Fei-Fei 2015): captions, and the split of each image; ``restval`` counts as training.
 
     Raises:
-        UserError: it is not so.
+        UserError: it is laid out otherwise.
     """
 
     def read(content: Any) -> tuple[Captions, dict[str, str]]:

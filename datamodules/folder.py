@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder a class: whatever sizes and formats, with or without folders for the splits."""
+"""A folder of images, one folder a class, of any size and format, with or without folders for the splits."""
 
 from __future__ import annotations
 
@@ -12,40 +12,39 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.core.errors import UserError, did_you_mean, near_path, some
+from zoo.core.errors import UserError, did_you_mean, some
+from zoo.core.files import require_folder
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
+from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
-from zoo.datamodules.loading.splits import Batches, Images, ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImageLoader, Images, ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-NAMED = 3  # of many, so many are named in a message
-VERSION = 1  # of decoding; another one does not take what this one has kept
+NAMED = 3  # names in a message
+VERSION = 1  # of decoding; a cache of another version is not used
 
 
-@register_data("folder", task="classification", tags=["own", "color"])
+@register_data("folder", task="classification", tags=["local-files", "color"])
 class Folder(ClassificationData):
-    """Your own pictures, one folder a class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
+    """Your own images, one folder a class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
-    With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; what is missing is
-    split off from the training images. All images become RGB, transparent parts white; those of another size are
-    scaled, the shorter side to ``size``, and the middle is cut out. What cannot be read is left out with a warning and
-    listed in ``unreadable``.
+    With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; missing splits are drawn from
+    the training images. All images become RGB, transparent parts white; those of another size are resized, the shorter side to
+    ``size``, and center-cropped. Files that cannot be read are left out with a warning and listed in ``unreadable``.
 
     Args:
         root: the folder.
-        size: pixels a side; 0 keeps the images as they are if all have one size, and else means 224.
-        augment: none, light, standard, strong, or a list as in crop:4,hflip.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5, where there is no
-            folder for it.
-        test: share of the images held out for testing, where there is no test folder.
-        strict: refuse the folder if an image in it cannot be read, instead of leaving the image out.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are read again in every epoch.
+        size: pixels a side; 0 keeps the images' size if all have the same, and else means 224.
+        validation: fraction of the training images held out without a validation folder, or one of k folds, as in 2/5.
+        test: fraction of the images held out for testing without a test folder.
+        strict: fail if an image cannot be read, instead of leaving it out.
+        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
     def __init__(
@@ -53,16 +52,13 @@ class Folder(ClassificationData):
         batch_size: int,
         seed: int,
         root: str,
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
         test: float = 0.1,
         strict: bool = False,
         memory_gb: float = 2.0,
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-        if not 0 < test < 1:
-            raise UserError(f"data.test={test}: must be above 0 and less than 1")
+        super().__init__(batch_size, seed, root, **options)
+        require_fraction(test=test)
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.unreadable: list[Path] = []
 
@@ -77,7 +73,7 @@ class Folder(ClassificationData):
 
     @property
     def fingerprint(self) -> str:
-        """What tells these files, as they are now and brought to a size, from others."""
+        """Changes with the files, with their content, and with the size."""
         return self.tree.fingerprint(self.size)
 
     def build_spec(self) -> ImageSpec:
@@ -90,16 +86,16 @@ class Folder(ClassificationData):
     def download(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> ImageLoader:
         self._spread_if_a_part("val")
         return super().val_dataloader()
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> ImageLoader:
         self._spread_if_a_part("test")
         return super().test_dataloader()
 
     def _spread_if_a_part(self, name: str) -> None:
-        """Where only some batches are evaluated, make them images of all classes: files come class by class."""
+        """Shuffle a split of which only some batches are evaluated, since its files come class by class."""
         limit = getattr(self.trainer, f"limit_{name}_batches", 1.0)
         if isinstance(limit, int) or limit < 1:
             split, seed = self.splits[name], derive_seed(0, "part", name)
@@ -123,7 +119,7 @@ class Folder(ClassificationData):
         return self._with_test(splits)
 
     def _with_test(self, splits: dict[str, Split]) -> dict[str, Split]:
-        """The splits with one for testing, which is taken from the training images where there is no folder for it."""
+        """Add a test split, held out of the training images, if there is no folder for it."""
         if "test" in splits:
             return splits
         test, train = split_by_class(splits["train"].labels, self.test, derive_seed(self.seed, "test"))
@@ -144,7 +140,7 @@ class Folder(ClassificationData):
         return splits
 
     def split_files(self) -> dict[str, Split]:
-        """The splits, once ``setup`` has run, with the files in place of what is in them."""
+        """The splits, once ``setup`` has run, of files in place of decoded images."""
         unreadable = set(map(str, self.unreadable))
         splits = {}
         for name, files in self.tree.files.items():
@@ -155,22 +151,21 @@ class Folder(ClassificationData):
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
-        """(height, width) after scaling, from the headers of the images if nobody has given it."""
+        """(height, width) after resizing; if no size is given, that of all images, or ``MIXED_SIZE``."""
         if self.size:
             return self.size, self.size
         return Cache(self.fingerprint).shape() or common_size(self.tree.paths()) or (MIXED_SIZE, MIXED_SIZE)
 
     @cached_property
     def _content(self) -> Content:
-        """What can be read of the tree: decoded, if that fits in memory."""
+        """The decoded images, if they fit in memory, and which files can be read."""
         paths, shape = self.tree.paths(), self._shape
-        in_memory = len(paths) * 3 * shape[0] * shape[1] <= self.memory_gb * 1e9
-        content = kept_content(paths, shape, in_memory, self.fingerprint)
+        content = kept_content(paths, shape, self.memory_gb, self.fingerprint)
         self._report(paths, content.readable)
         return content
 
     def _report(self, paths: list[str], readable: Tensor) -> None:
-        """Say what cannot be read.
+        """Warn about files that cannot be read.
 
         Raises:
             UserError: a class has nothing left, or ``strict`` is set.
@@ -200,7 +195,7 @@ class Folder(ClassificationData):
 
 
 class ImageFile(NamedTuple):
-    """One file: its path below the root, its class, and what tells whether it has changed (bytes, nanoseconds)."""
+    """One file: path below the root, class, size in bytes, and time of modification in nanoseconds."""
 
     path: str
     label: int
@@ -236,9 +231,7 @@ def scan_tree(root: Path | None) -> Tree:
     """
     if root is None:
         raise UserError("data.root is empty: give the folder that holds one folder of images for each class")
-    if not root.is_dir():
-        wrong = "is not a folder" if root.exists() else f"there is no such folder{near_path(root)}"
-        raise UserError(f"data.root={root}: {wrong}")
+    require_folder(f"data.root={root}", root)
     try:
         return _scan_tree(root)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 28x28 gray pictures in the IDX format, found in a folder or fetched."""
+"""MNIST and Fashion-MNIST: 28x28 gray images in the IDX format, found in a folder or downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo.core.download import fetch
 from zoo.core.errors import UserError
 from zoo.core.files import cache_folder
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -30,7 +30,7 @@ FIRST_TEST_LABELS = {"MNIST": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9], "FashionMNIST": [9
 
 
 class IdxImages(ClassificationData):
-    """A data set of four IDX files. A subclass says where they come from and what the classes are."""
+    """A data set of four IDX files. A subclass names its classes, mirrors and hashes."""
 
     folder: str  # below the cache, and where torchvision keeps the files below its root
     mirrors: tuple[str, ...]
@@ -78,13 +78,10 @@ class IdxImages(ClassificationData):
 
 @register_data("mnist", task="classification", tags=["gray"])
 class Mnist(IdxImages):
-    """70,000 handwritten digits of 28x28 pixels, 60,000 of them for training (LeCun et al. 1998).
+    """70,000 handwritten digits, 28x28 gray: 60,000 for training, 10,000 for testing (LeCun et al. 1998).
 
     Args:
-        root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
-        size: scale images to this many pixels a side; 0 keeps 28x28.
-        augment: none, light, standard, strong, or a list as in crop:2,cutout:7.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
+        root: folder of the IDX files, compressed or not, or to download to; default: bestiary's cache.
     """
 
     light = "none"  # a mirrored digit is another sign
@@ -103,27 +100,13 @@ class Mnist(IdxImages):
         "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     }
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-
 
 @register_data("fashion-mnist", task="classification", tags=["gray"])
 class FashionMnist(IdxImages):
-    """70,000 pictures of clothing of 28x28 pixels, 60,000 of them for training (Xiao et al. 2017).
+    """70,000 images of clothing, 28x28 gray: 60,000 for training, 10,000 for testing (Xiao et al. 2017).
 
     Args:
-        root: folder with the IDX files, compressed or not, or where they are put; by default bestiary's cache.
-        size: scale images to this many pixels a side; 0 keeps 28x28.
-        augment: none, light, standard, strong, or a list as in crop:2,hflip.
-        validation: share of the training images held out for validation, or a fold of them, as in 2/5.
+        root: folder of the IDX files, compressed or not, or to download to; default: bestiary's cache.
     """
 
     standard = "crop:2,hflip"
@@ -143,17 +126,6 @@ class FashionMnist(IdxImages):
         "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     }
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:

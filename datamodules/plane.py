@@ -1,4 +1,4 @@
-"""Toy data in the plane: points whose classes a picture can show, made on the spot and the same on every machine.
+"""Synthetic points in the plane, whose classes can be drawn, the same on every machine.
 
 A point is stored as an image of two channels and one pixel. Its bytes are its coordinates x and y in steps of 1/256 of the unit
 square, so that everything made for images (splits, statistics, order, networks without convolutions) works for points unchanged,
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
@@ -26,16 +26,28 @@ FEWEST_OF_A_CLASS, MOST_SAMPLES = 4, 1_000_000
 
 
 class PointsInThePlane(ClassificationData):
-    """Points of as many classes, equally often. A subclass says where they lie before noise moves them (``place``).
+    """Points of as many classes, equally often. A subclass implements ``place``, where they lie before noise moves them.
 
     The points follow from the options and from the split alone, not from the run's seed: all runs share them. Noise is normal,
-    of the same deviation in x and y; what it carries out of the square is put on its border.
+    of the same deviation in x and y; points that it carries out of the square are clamped to its border.
+
+    Args:
+        num_samples: points for training and validation; as many again are for testing.
+        num_classes: from 2 to 10.
+        noise: standard deviation of the noise; the square has side 1.
+        validation: fraction of the training points held out for validation, or one of k folds, as in 2/5.
     """
 
     def __init__(
-        self, batch_size: int, seed: int, num_samples: int, num_classes: int, noise: float, validation: float | str
+        self,
+        batch_size: int,
+        seed: int,
+        num_samples: int = 1000,
+        num_classes: int = 3,
+        noise: float = 0.1,
+        validation: float | str = 0.1,
     ) -> None:
-        super().__init__(batch_size, seed, root=None, size=0, augment="none", validation=validation)
+        super().__init__(batch_size, seed, augment="none", validation=validation)
         if not 2 <= num_classes <= MOST_CLASSES:
             raise UserError(f"data.num_classes={num_classes}: must be from 2 to {MOST_CLASSES}")
         if not FEWEST_OF_A_CLASS * num_classes <= num_samples <= MOST_SAMPLES:
@@ -70,68 +82,26 @@ def _on_circle(radius: Tensor | float, angle: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
 
-@register_data("blobs", task="classification", tags=["embedded", "points"])
+@register_data("blobs", task="classification", tags=["offline", "points"])
 class Blobs(PointsInThePlane):
-    """Points in the plane: each class a round cloud, the centers evenly on a circle. A linear classifier does as well as any.
-
-    Args:
-        num_samples: points for training and validation; as many again are the test.
-        num_classes: how many clouds.
-        noise: standard deviation of a cloud, as a share of the side of the square.
-        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        num_samples: int = 1000,
-        num_classes: int = 3,
-        noise: float = 0.1,
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
+    """Gaussian clouds in the plane: linearly separable up to their overlap. Their centers lie evenly on a circle."""
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         return _on_circle(0.5, math.pi / 2 + labels * (2 * math.pi / self.num_classes))
 
 
-@register_data("rings", task="classification", tags=["embedded", "points"])
+@register_data("rings", task="classification", tags=["offline", "points"], num_classes=2, noise=0.04)
 class Rings(PointsInThePlane):
-    """Points in the plane: each class a ring around the ones before it. Every line leaves both classes on both sides.
-
-    Args:
-        num_samples: points for training and validation; as many again are the test.
-        num_classes: how many rings.
-        noise: standard deviation around a ring, as a share of the side of the square.
-        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        num_samples: int = 1000,
-        num_classes: int = 2,
-        noise: float = 0.04,
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
+    """Concentric rings in the plane: no line separates them. Each class is a ring around the ones before it."""
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         angle = 2 * math.pi * torch.rand(len(labels), generator=generator)
         return _on_circle(0.8 * (labels + 1) / self.num_classes, angle)
 
 
-@register_data("quadrants", task="classification", tags=["embedded", "points"])
+@register_data("quadrants", task="classification", tags=["offline", "points"])
 class Quadrants(PointsInThePlane):
-    """Points in the plane: class 0 where x and y have one sign, class 1 where they differ. No line does better than chance.
-
-    Args:
-        num_samples: points for training and validation; as many again are the test.
-        noise: standard deviation of the shift after the class was given, as a share of the side of the square.
-        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
-    """
+    """Exclusive or in the plane: no line beats chance. Class 0 is where x and y have the same sign."""
 
     def __init__(
         self, batch_size: int, seed: int, num_samples: int = 1000, noise: float = 0.02, validation: float | str = 0.1
@@ -144,29 +114,11 @@ class Quadrants(PointsInThePlane):
         return torch.stack([torch.where(right, x, -x), torch.where(right == same_sign, y, -y)], 1)
 
 
-@register_data("spirals", task="classification", tags=["embedded", "points"])
+@register_data("spirals", task="classification", tags=["offline", "points"], noise=0.03)
 class Spirals(PointsInThePlane):
-    """Points in the plane: each class an arm that winds out of the middle. Only a bent boundary keeps them apart.
-
-    Args:
-        num_samples: points for training and validation; as many again are the test.
-        num_classes: how many arms.
-        noise: standard deviation around an arm, as a share of the side of the square.
-        validation: share of the training points held out for validation, or a fold of them, as in 2/5.
-    """
+    """Spirals in the plane: need a curved boundary. Each class is an arm that winds out of the middle."""
 
     winding = 4.0  # radians from the inner to the outer end
-
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        num_samples: int = 1000,
-        num_classes: int = 3,
-        noise: float = 0.03,
-        validation: float | str = 0.1,
-    ) -> None:
-        super().__init__(batch_size, seed, num_samples, num_classes, noise, validation)
 
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         along = torch.rand(len(labels), generator=generator)

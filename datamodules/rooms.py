@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
+from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
 from zoo.datamodules.loading.pixels import statistics_of_counts
-from zoo.datamodules.loading.position import position_of
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     HEIGHT,
@@ -34,8 +33,6 @@ from zoo.datamodules.worlds.rooms import (
 )
 from zoo.registry.entry import register_data
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, ImageSpec, NavigationSpec
-
-Batch = dict[str, Tensor]
 
 LONGEST = 20  # actions of a shortest way, without the stop
 NEAREST = 2
@@ -96,7 +93,7 @@ class Episodes:
         return Episodes(*(column[indices] for column in vars(self).values()))
 
 
-class EpisodeBatches:
+class EpisodeLoader(BatchLoader):
     """Episodes as batches for one process, as what Lightning takes for a dataloader.
 
     Every row of a batch brings its world along: ``views`` [n, P, 3, H, W], ``moves`` [n, P, actions], and towards its goal
@@ -107,9 +104,8 @@ class EpisodeBatches:
         tables, episodes: what there is, the tables perhaps on a device.
         first_seen: the index of the first house of the training; those before it are held out.
         batch_size: episodes a batch.
-        rank, world: this process and how many there are.
-        seed: of the order; None keeps it, and is for evaluation.
-        position: asked at the start of each epoch for (epoch, first batch), so that a resumed run starts inside an epoch.
+        seed: of the order; None keeps it, for evaluation.
+        rank, world, position: see ``BatchLoader``.
     """
 
     def __init__(
@@ -118,29 +114,25 @@ class EpisodeBatches:
         episodes: Episodes,
         first_seen: int,
         batch_size: int,
-        rank: int = 0,
-        world: int = 1,
         seed: int | None = None,
-        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        **place: Any,
     ) -> None:
-        self.tables, self.episodes, self.first_seen = tables, episodes, first_seen
-        self.rank, self.world, self.seed, self.position = rank, world, seed, position
-        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(episodes) // world))
+        super().__init__(**place)
+        self.tables, self.episodes, self.first_seen, self.seed = tables, episodes, first_seen, seed
+        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(episodes) // self.world))
         self.lengths = (episodes.actions != IGNORE).sum(1)
 
     def __len__(self) -> int:
         per_turn = self.batch_size * self.world
         return len(self.episodes) // per_turn if self.seed is not None else -(-len(self.episodes) // per_turn)
 
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator: the position is asked for when the first batch is, not when the loop is being set up
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         if self.seed is None:
             parts = torch.arange(len(self.episodes)).split(self.batch_size)
             for turn in range(self.rank, len(self) * self.world, self.world):
                 # sharded networks need all processes in step
                 yield self._batch(parts[min(turn, len(parts) - 1)], counted=turn < len(parts))
             return
-        epoch, first = self.position()
         for indices in self._order(epoch)[first:]:
             yield self._batch(indices[self.rank * self.batch_size :][: self.batch_size])
 
@@ -178,9 +170,9 @@ class EpisodeBatches:
         }
 
 
-@register_data("rooms", task="navigation", tags=["embedded"], tiny={"num_houses": 8, "num_starts": 8})
+@register_data("rooms", task="navigation", tags=["offline"], tiny={"num_houses": 8, "num_starts": 8})
 class Rooms(L.LightningDataModule):
-    """Houses of four rooms, seen from inside: walk as you are told, through colored doors to a ball, a box or a cone.
+    """Small houses with instructions to follow: through colored doors to a ball, a box or a cone, seen from inside.
 
     From each start there is an instruction to each of the six things of the house, so whoever does not heed the words ends at the
     right one at most once in six times. Half of the episodes for validation and test lie in houses that training never sees.
@@ -284,24 +276,19 @@ class Rooms(L.LightningDataModule):
 
     # ------------------------------------------------------------------ batches
 
-    def train_dataloader(self) -> EpisodeBatches:
-        return self._batches("train", self.seed)
+    def train_dataloader(self) -> EpisodeLoader:
+        return self._loader("train", self.seed)
 
-    def val_dataloader(self) -> EpisodeBatches:
-        return self._batches("val", None)
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._loader("val")
 
-    def test_dataloader(self) -> EpisodeBatches:
-        return self._batches("test", None)
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._loader("test")
 
-    def _batches(self, name: str, seed: int | None) -> EpisodeBatches:
-        episodes, trainer = self.splits[name], self.trainer
-        if trainer is None:
-            return EpisodeBatches(self.tables, episodes, self.first_seen, self.batch_size, seed=seed)
-        self.tables = self.tables.to(trainer.strategy.root_device)
-        return EpisodeBatches(
-            self.tables, episodes, self.first_seen, self.batch_size, trainer.global_rank, trainer.world_size, seed,
-            partial(position_of, trainer),
-        )  # fmt: skip
+    def _loader(self, name: str, seed: int | None = None) -> EpisodeLoader:
+        if self.trainer is not None:
+            self.tables = self.tables.to(self.trainer.strategy.root_device)
+        return EpisodeLoader(self.tables, self.splits[name], self.first_seen, self.batch_size, seed, **placement(self.trainer))
 
     # ------------------------------------------------------------------ to look at
 

@@ -1,8 +1,12 @@
-"""Scenes of colored shapes with captions, questions or dialogues whose answers are known."""
+"""Scenes of colored shapes with captions, questions or dialogues whose answers are known.
+
+The scenes follow from the options and from the split alone: they are the same for every seed, and no two splits share one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,200 +14,177 @@ from torch import Tensor
 from zoo.core.errors import UserError
 from zoo.datamodules.bases.captioning import CaptionData, CaptionedImages, Sentence
 from zoo.datamodules.bases.dialogue import DialogueData, Dialogues
+from zoo.datamodules.bases.image_text import ImageTextData
+from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.bases.question_answering import Question, QuestionData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
-from zoo.datamodules.worlds import dialogues, shapes
-from zoo.datamodules.worlds import questions as shape_questions
-from zoo.datamodules.worlds.captions import LONGEST, WORDS, is_true, write_captions
+from zoo.datamodules.worlds import captions, dialogues, questions, shapes
 from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
 
+MOST_QUESTIONS = 24  # about an image, since of a single shape not much can be asked
+MOST_ROUNDS = 10  # of a dialogue
+FEWEST_TO_TALK_ABOUT = 3  # objects in the scene of a dialogue
 
-@register_data("shapes-captions", task="captioning", tags=["embedded", "color"], tiny={"num_images": 200})
-class ShapesCaptions(CaptionData):
-    """Colored shapes on a dark ground, with captions such as: a small red circle is left of a large striped square.
 
-    Each caption is about the two most salient things, large ones first and then from left to right, and of any caption it can be
-    told whether all that it states is true. The pictures are the same for every seed, and no two splits share one.
+class ShapesData(ImageTextData):
+    """Scenes of colored shapes on a dark ground.
 
     Args:
-        num_images: for training; there are 1,000 for validation and 1,000 for testing besides.
-        captions_per_image: of each picture for training; those held out have five, to be compared with.
-        max_objects: things in a picture, at most; from 1 to 5.
+        num_images: training images.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
     """
 
-    HELD_OUT = 1000
+    held_out = 1000  # images for validation, and as many for testing
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        num_images: int = 20_000,
-        captions_per_image: int = 2,
-        max_objects: int = 5,
-        size: int = 64,
-        augment: str = "none",
-    ) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.1)
-        if not 1 <= max_objects <= shapes.MOST:
-            raise UserError(f"data.max_objects={max_objects}: must be from 1 to {shapes.MOST}")
-        if min(num_images, captions_per_image) < 1:
-            raise UserError(
-                f"data.num_images={num_images}, data.captions_per_image={captions_per_image}: both must be at least 1"
-            )
+    def __init__(self, batch_size: int, seed: int, num_images: int = 10_000, size: int = 64, augment: str = "none") -> None:
+        super().__init__(batch_size, seed, size=size, augment=augment)
+        require_at_least(1, num_images=num_images)
         if size < shapes.SIDE // 2:
             raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
-        self.num_images, self.captions_per_image, self.max_objects = num_images, captions_per_image, max_objects
+        self.num_images = num_images
+
+    @property
+    def scene_spec(self) -> ImageSpec:
+        return ImageSpec(3, self.size, self.size, classes=())
+
+    def draw_scenes(self, split: str, **bounds: int) -> shapes.Scenes:
+        """The scenes of a split; ``bounds`` of the number of objects are those of ``shapes.draw_scenes``."""
+        return shapes.draw_scenes(0, split, range(self.num_images if split == "train" else self.held_out), **bounds)
+
+    def render(self, scenes: shapes.Scenes) -> ImagesInMemory:
+        return ImagesInMemory(shapes.render(scenes, self.size))
+
+
+@register_data("shapes-captions", task="captioning", tags=["offline", "color"], tiny={"num_images": 200}, num_images=20_000)
+class ShapesCaptions(ShapesData, CaptionData):
+    """Colored shapes with captions: "a small red circle is left of a large striped square".
+
+    Each caption is about the two most salient objects, large ones first and then from left to right. Whether a caption is true
+    of its image can be computed (``true_captions``).
+
+    Args:
+        num_images: training images; there are 1,000 for validation and 1,000 for testing besides.
+        captions_per_image: for training; validation and test images have five references.
+        max_objects: objects in an image, from 1 to 5.
+    """
+
+    def __init__(self, batch_size: int, seed: int, captions_per_image: int = 2, max_objects: int = 5, **options: Any) -> None:
+        super().__init__(batch_size, seed, **options)
+        require_at_least(1, captions_per_image=captions_per_image)
+        if not 1 <= max_objects <= shapes.MOST:
+            raise UserError(f"data.max_objects={max_objects}: must be from 1 to {shapes.MOST}")
+        self.captions_per_image, self.max_objects = captions_per_image, max_objects
         self._scenes: list[tuple[shapes.Thing, ...]] = []
 
     def build_spec(self) -> CaptionSpec:
-        return CaptionSpec(ImageSpec(3, self.size, self.size, classes=()), (*SPECIAL_WORDS, *WORDS), LONGEST + 1)
+        return CaptionSpec(self.scene_spec, (*SPECIAL_WORDS, *captions.WORDS), captions.LONGEST + 1)
 
     def load_captions(self) -> dict[str, CaptionedImages]:
-        told = {}
+        splits = {}
         self._scenes = []
         for name in shapes.SPLITS:
-            pictures, captions = (self.num_images, self.captions_per_image) if name == "train" else (self.HELD_OUT, 5)
-            scenes = shapes.draw_scenes(0, name, range(pictures), most=self.max_objects)
+            scenes = self.draw_scenes(name, most=self.max_objects)
             things = scenes.things()
             self._scenes += things
+            count = self.captions_per_image if name == "train" else 5
             sentences = [
-                [caption.split() for caption in write_captions(of_scene, key, captions)]
-                for of_scene, key in zip(things, scenes.key.tolist(), strict=True)
+                [caption.split() for caption in captions.write_captions(scene, key, count)]
+                for scene, key in zip(things, scenes.key.tolist(), strict=True)
             ]
-            told[name] = CaptionedImages(ImagesInMemory(shapes.render(scenes, self.size)), sentences)
-        return told
+            splits[name] = CaptionedImages(self.render(scenes), sentences)
+        return splits
 
-    def scenes(self, pictures: Tensor) -> list[tuple[shapes.Thing, ...]]:
-        """What is in each of these pictures."""
-        return [self._scenes[picture] for picture in pictures.tolist()]
+    def scenes(self, image_id: Tensor) -> list[tuple[shapes.Thing, ...]]:
+        """The objects in each of these images."""
+        return [self._scenes[index] for index in image_id.tolist()]
 
-    def true_captions(self, pictures: Tensor, captions: Sequence[Sentence]) -> list[bool]:
-        """Whether all that each caption states of its picture holds."""
-        return [is_true(" ".join(words), scene) for words, scene in zip(captions, self.scenes(pictures), strict=True)]
-
-
-HELD_OUT = 1000  # pictures of the world of shapes for validation, and as many for testing
-MOST_QUESTIONS = 24  # on a picture of it, since of a single shape not much can be asked
+    def true_captions(self, image_id: Tensor, sentences: Sequence[Sentence]) -> list[bool]:
+        """Whether everything that each caption states about its image is true."""
+        return [captions.is_true(" ".join(words), scene) for words, scene in zip(sentences, self.scenes(image_id), strict=True)]
 
 
-@register_data("shapes-questions", task="question-answering", tags=["embedded", "color"], tiny={"num_images": 200})
-class ShapesQuestions(QuestionData):
-    """Scenes of one to five shapes with questions whose answers cannot be guessed, of six kinds, three of them relational.
+@register_data(
+    "shapes-questions", task="question-answering", tags=["offline", "color"], tiny={"num_images": 200}, num_images=8000
+)
+class ShapesQuestions(ShapesData, QuestionData):
+    """Colored shapes with questions: six kinds, three of them relational.
 
-    Pictures and questions are drawn, always the same; no two splits share a picture.
+    Scenes have one to five shapes, and an answer is hard to guess without the image.
 
     Args:
-        num_images: for training; there are 1,000 for validation and 1,000 for testing besides.
-        questions_per_image: on each picture.
-        size: pixels a side.
-        augment: none, light, standard, strong, or a list as in crop:2.
+        num_images: training images; there are 1,000 for validation and 1,000 for testing besides.
+        questions_per_image: from 1 to 24.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        num_images: int = 8000,
-        questions_per_image: int = 6,
-        size: int = 64,
-        augment: str = "none",
-    ) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.5)
-        if num_images < 1 or not 1 <= questions_per_image <= MOST_QUESTIONS:
-            raise UserError(
-                f"data.num_images={num_images}, data.questions_per_image={questions_per_image}: "
-                f"must be at least 1, and from 1 to {MOST_QUESTIONS}"
-            )
-        if size < shapes.SIDE // 2:
-            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
-        self.numbers = {"train": num_images, "val": HELD_OUT, "test": HELD_OUT}
+    def __init__(self, batch_size: int, seed: int, questions_per_image: int = 6, **options: Any) -> None:
+        super().__init__(batch_size, seed, **options)
+        if not 1 <= questions_per_image <= MOST_QUESTIONS:
+            raise UserError(f"data.questions_per_image={questions_per_image}: must be from 1 to {MOST_QUESTIONS}")
         self.questions_per_image = questions_per_image
 
     def build_spec(self) -> QuestionSpec:
-        return QuestionSpec(
-            ImageSpec(3, shapes.SIDE, shapes.SIDE, classes=()),
-            (*SPECIAL_WORDS, *shape_questions.WORDS),
-            shape_questions.ANSWERS,
-            shape_questions.LONGEST,
-            tuple(shape_questions.KINDS),
-        )
+        vocabulary = (*SPECIAL_WORDS, *questions.WORDS)
+        return QuestionSpec(self.scene_spec, vocabulary, questions.ANSWERS, questions.LONGEST, tuple(questions.KINDS))
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._draw(name, number) for name, number in self.numbers.items()}
+        return {name: self._draw(name) for name in shapes.SPLITS}
 
-    def _draw(self, name: str, number: int) -> Split:
-        scenes = shapes.draw_scenes(0, name, range(number))  # one world for all runs, whatever their seed
+    def _draw(self, name: str) -> Split:
+        scenes = self.draw_scenes(name)
         asked = [
             [
                 Question(words.split(), [answer], kind)
-                for words, answer, kind in shape_questions.ask_questions(things, key, self.questions_per_image)
+                for words, answer, kind in questions.ask_questions(things, key, self.questions_per_image)
             ]
             for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
         ]
-        return self.encode_split(ImagesInMemory(shapes.render(scenes, self.size)), asked)
+        return self.encode_split(self.render(scenes), asked)
 
 
-@register_data("shapes-dialogues", task="dialogue", tags=["embedded", "color"], tiny={"num_images": 100})
-class ShapesDialogues(DialogueData):
-    """Colored shapes on a dark ground and dialogues such as: what color is it, red, and the one to its left, blue.
+@register_data("shapes-dialogues", task="dialogue", tags=["offline", "color"], tiny={"num_images": 100})
+class ShapesDialogues(ShapesData, DialogueData):
+    """Colored shapes with dialogues: "what color is it", "red", "and the one to its left", "blue".
 
-    There are 24 answers, all of them candidates in every round. It is told apart which rounds need the history: the same question
-    has another answer after other rounds. The pictures are the same for every seed, and no two splits share one.
+    There are 24 answers, all of them candidates in every round. Rounds that need the history are marked (``needs_history``): the
+    same question has another answer after other rounds.
 
     Args:
-        num_images: for training; there are as many for validation and for testing, but not more than 1,000 each.
+        num_images: training images; there are as many for validation and for testing, but not more than 1,000 each.
         num_rounds: of each dialogue, from 1 to 10.
-        size: pixels a side.
-        augment: none, light, standard, strong, or a list as in crop:4,jitter.
     """
 
-    HELD_OUT = 1000
-    FEWEST = 3  # things in a picture, so that there is something to ask
-    MOST_ROUNDS = 10
-    max_length = dialogues.LONGEST + 1
-    max_caption_length = dialogues.LONGEST + 1
+    max_length = max_caption_length = dialogues.LONGEST + 1
 
-    def __init__(
-        self, batch_size: int, seed: int, num_images: int = 10_000, num_rounds: int = 8, size: int = 64, augment: str = "none"
-    ) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=0.1)
-        if num_images < 1:
-            raise UserError(f"data.num_images={num_images}: must be at least 1")
-        if not 1 <= num_rounds <= self.MOST_ROUNDS:
-            raise UserError(f"data.num_rounds={num_rounds}: must be from 1 to {self.MOST_ROUNDS}")
-        if size < shapes.SIDE // 2:
-            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
-        self.num_images, self.num_rounds = num_images, num_rounds
+    def __init__(self, batch_size: int, seed: int, num_rounds: int = 8, **options: Any) -> None:
+        super().__init__(batch_size, seed, **options)
+        if not 1 <= num_rounds <= MOST_ROUNDS:
+            raise UserError(f"data.num_rounds={num_rounds}: must be from 1 to {MOST_ROUNDS}")
+        self.num_rounds, self.held_out = num_rounds, min(self.held_out, self.num_images)
 
     def build_spec(self) -> DialogueSpec:
-        image = ImageSpec(3, self.size, self.size, classes=())
         answers = dialogues.ANSWERS
         vocabulary = (*SPECIAL_WORDS, *sorted({*dialogues.WORDS, *answers}))
-        return DialogueSpec(image, vocabulary, answers, self.max_length, self.num_rounds, len(answers))
+        return DialogueSpec(self.scene_spec, vocabulary, answers, self.max_length, self.num_rounds, len(answers))
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._read(name) for name in shapes.SPLITS}
+        return {name: self._draw(name) for name in shapes.SPLITS}
 
-    def _read(self, name: str) -> Split:
-        count = self.num_images if name == "train" else min(self.num_images, self.HELD_OUT)
-        scenes = shapes.draw_scenes(0, name, range(count), fewest=self.FEWEST)
-        held = [
+    def _draw(self, name: str) -> Split:
+        scenes = self.draw_scenes(name, fewest=FEWEST_TO_TALK_ABOUT)
+        talks = [
             dialogues.hold_dialogue(things, key, self.num_rounds)
             for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
         ]
         row_of: dict[str, int] = {}
-        questions = [[row_of.setdefault(r.question, len(row_of)) for r in dialogue.rounds] for dialogue in held]
-        answers = torch.tensor([[dialogues.ANSWERS.index(r.answer) for r in dialogue.rounds] for dialogue in held])
-        needs_history = torch.tensor([[r.needs_history for r in dialogue.rounds] for dialogue in held])
+        asked = [[row_of.setdefault(r.question, len(row_of)) for r in talk.rounds] for talk in talks]
+        answers = torch.tensor([[dialogues.ANSWERS.index(r.answer) for r in talk.rounds] for talk in talks])
+        needs_history = torch.tensor([[r.needs_history for r in talk.rounds] for talk in talks])
         candidates = torch.arange(len(dialogues.ANSWERS)).expand(*answers.shape, -1)
         rows = Dialogues(
-            [dialogue.caption.split() for dialogue in held], torch.tensor(questions), answers, candidates, answers,
+            [talk.caption.split() for talk in talks], torch.tensor(asked), answers, candidates, answers,
             {"needs_history": needs_history},
         )  # fmt: skip
-        pictures = ImagesInMemory(shapes.render(scenes, self.size))
-        return self.encode_split(
-            pictures, rows, [question.split() for question in row_of], [[answer] for answer in dialogues.ANSWERS]
-        )
+        texts = [question.split() for question in row_of], [[answer] for answer in dialogues.ANSWERS]
+        return self.encode_split(self.render(scenes), rows, *texts)

@@ -9,20 +9,21 @@ from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec
 
 
-@register_data("sort-of-clevr", task="question-answering", tags=["embedded", "color"])
+@register_data("sort-of-clevr", task="question-answering", tags=["offline", "color"])
 class SortOfCLEVR(QuestionData):
-    """Six colored squares and circles with ten relational and ten non-relational questions: 9,800 pictures, and 200 to test on.
+    """Six shapes with relational and other questions: 10,000 images, ten questions of both kinds on each.
 
-    Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, always the same; questions are asked in words.
+    Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, 9,800 images and 200 for testing, the same for every seed.
+    Questions are in words.
 
     Args:
-        size: scale pictures to this many pixels a side; 0 keeps 75.
+        size: resize images to this many pixels a side; 0 keeps 75.
         augment: none, light, standard, strong, or a list as in crop:2.
-        validation: share of the training pictures held out for validation.
+        validation: fraction of the training images held out for validation.
     """
 
     def __init__(self, batch_size: int, seed: int, size: int = 0, augment: str = "none", validation: float = 0.02) -> None:
-        super().__init__(batch_size, seed, root=None, size=size, augment=augment, validation=validation)
+        super().__init__(batch_size, seed, "", size, augment, validation)
 
     def build_spec(self) -> QuestionSpec:
         return QuestionSpec(
@@ -34,11 +35,11 @@ class SortOfCLEVR(QuestionData):
         )
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._draw(name) for name in sort_of_clevr.PICTURES}
+        return {name: self._draw(name) for name in sort_of_clevr.NUM_IMAGES}
 
     def _draw(self, name: str) -> Split:
-        pictures = sort_of_clevr.draw_pictures(0, name)  # one world for all runs, whatever their seed
-        asked = sort_of_clevr.ask_questions(pictures, 0, name)
+        scenes = sort_of_clevr.draw_scenes(0, name)  # seed 0: the same data for all runs
+        asked = sort_of_clevr.ask_questions(scenes, 0, name)
         rows = zip(asked.words(), asked.answer.tolist(), asked.kind.tolist(), strict=True)
         questions = [
             [
@@ -47,4 +48,4 @@ class SortOfCLEVR(QuestionData):
             ]
             for row in rows
         ]
-        return self.encode_split(ImagesInMemory(sort_of_clevr.render(pictures)), questions)
+        return self.encode_split(ImagesInMemory(sort_of_clevr.render(scenes)), questions)

@@ -1,11 +1,8 @@
-"""VisDial 1.0: photographs with dialogues of ten rounds between two people, a hundred candidates for each answer."""
+"""VisDial 1.0: photographs with dialogues of ten rounds, and a hundred candidates for each answer."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.core.errors import UserError, one_line, some
+from zoo.core.errors import UserError, some
+from zoo.core.files import require_folder
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
+from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.image_files import image_files, read_images
+from zoo.datamodules.files.json_files import read_json
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
@@ -28,59 +28,59 @@ from zoo.text.tokenization import build_vocabulary, tokenize
 
 WORDS_FILE = re.compile(r"visdial_[\d.]+_(train|val)(?!.*dense).*\.json(\.gz)?")
 DENSE_FILE = re.compile(r"visdial_[\d.]+_val_dense_annotations.*\.json(\.gz)?")
-PICTURE = {  # the names of pictures; numbers of one kind mean nothing in the other
+IMAGE = {  # file names; a number means another image in each of the two
     "train": re.compile(r"(?:COCO_(?:train|val)2014_)?(\d+)\.\w+"),
     "val": re.compile(r"VisualDialog_val2018_(\d+)\.\w+"),
 }
-LIKE = {"train": "COCO_train2014_{:012}.jpg", "val": "VisualDialog_val2018_{:012}.jpg"}
+EXAMPLE = {"train": "COCO_train2014_{:012}.jpg", "val": "VisualDialog_val2018_{:012}.jpg"}
 TEST_SHARE = 0.1  # of the dialogues, where there is no file of training dialogues
 
 
 @dataclass(frozen=True)
 class Talks:
-    """The content of one file: its lists of questions and answers in words, and its dialogues.
+    """The content of one file: lists of tokenized questions and answers, and the dialogues.
 
     Attributes:
-        pictures: the number of each dialogue's picture.
-        held: the dialogues.
-        damaged: how many were left out.
-        unanswerable: rounds that have no right candidate among as many as the others have.
+        image_ids: the number of each dialogue's image.
+        dialogues: indices into these lists.
+        damaged: number of dialogues left out.
+        unanswerable: number of rounds without the usual number of candidates, the right one among them.
     """
 
     path: Path
     questions: list[Sentence]
     answers: list[Sentence]
-    pictures: list[int]
-    held: Dialogues
+    image_ids: list[int]
+    dialogues: Dialogues
     damaged: int
     unanswerable: int
 
     def sentences(self) -> Iterator[Sentence]:
-        """All that was said, as often as it was."""
-        yield from self.held.captions
-        for table, rows in ((self.questions, self.held.questions), (self.answers, self.held.answers)):
+        """All captions, questions and answers, with repetitions."""
+        yield from self.dialogues.captions
+        for table, rows in ((self.questions, self.dialogues.questions), (self.answers, self.dialogues.answers)):
             yield from (table[row] for row in rows.flatten().tolist() if row != NO_ROUND)
 
 
 @register_data("visdial", task="dialogue", tags=["color"])
 class VisDial(DialogueData):
-    """VisDial 1.0 (Das et al. 2017): photographs of COCO with dialogues, in its own files anywhere below one folder.
+    """VisDial 1.0, dialogues about photographs of COCO: 125,351 of ten rounds each (Das et al. 2017).
 
-    These are visdial_1.0_train.json and visdial_1.0_val.json (or .json.gz), visdial_1.0_val_dense_annotations.json if NDCG is
-    wanted, and the pictures, as COCO_train2014_000000185565.jpg and VisualDialog_val2018_000000185565.jpg. Testing is on the
-    official validation dialogues, as the answers of the official test are not public. Without a file for training, a tenth of
-    those for validation is for testing and the rest for training.
+    Its files lie anywhere below the folder: visdial_1.0_train.json and visdial_1.0_val.json (or .json.gz),
+    visdial_1.0_val_dense_annotations.json if NDCG is wanted, and the images, as COCO_train2014_000000185565.jpg and
+    VisualDialog_val2018_000000185565.jpg. Testing is on the official validation dialogues, as the answers of the official test
+    are not public. Without a training file, a tenth of the validation dialogues is for testing and the rest for training.
 
     Args:
         root: the folder.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
-        validation: share of the training dialogues held out for validation.
-        min_count: words seen less often in training are unknown.
-        num_answers: so many of the most frequent answers are what a trained model chooses among when there are no candidates.
-        max_length: words of a question or an answer that are read.
-        max_caption_length: words of a caption that are read.
-        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+        validation: fraction of the training dialogues held out for validation.
+        min_count: occurrences in training dialogues that a word needs to be in the vocabulary.
+        num_answers: most frequent answers to choose from where no candidates are given.
+        max_length: tokens to which questions and answers are truncated.
+        max_caption_length: tokens to which captions are truncated.
+        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
     def __init__(
@@ -97,21 +97,16 @@ class VisDial(DialogueData):
         max_caption_length: int = 40,
         memory_gb: float = 2.0,
     ) -> None:
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-        for name, value in {"size": size, "min_count": min_count, "num_answers": num_answers}.items():
-            if value < 1:
-                raise UserError(f"data.{name}={value}: must be at least 1")
-        for name, value in {"max_length": max_length, "max_caption_length": max_caption_length}.items():
-            if value < 2:
-                raise UserError(f"data.{name}={value}: must be at least 2, one word and the end")
+        super().__init__(batch_size, seed, root, size, augment, validation)
+        require_at_least(1, size=size, min_count=min_count, num_answers=num_answers)
+        require_at_least(2, max_length=max_length, max_caption_length=max_caption_length)  # one word and the end
         self.min_count, self.num_answers, self.memory_gb = min_count, num_answers, memory_gb
         self.max_length, self.max_caption_length = max_length, max_caption_length
 
     @cached_property
     def _files(self) -> dict[str, Path]:
         """``train`` if it is there, ``val``, and ``dense`` if it is there."""
-        if not self.root.is_dir():
-            raise UserError(f"data.root={self.root}: {'is not a folder' if self.root.exists() else 'there is no such folder'}")
+        require_folder(f"data.root={self.root}", self.root)
         found: dict[str, Path] = {}
         for path in sorted(self.root.rglob("visdial_*.json*")):
             match = WORDS_FILE.fullmatch(path.name)
@@ -131,12 +126,12 @@ class VisDial(DialogueData):
     def build_spec(self) -> DialogueSpec:
         talks = self._talks.get("train") or self._talks["val"]
         vocabulary = build_vocabulary(talks.sentences(), self.min_count)
-        rows = talks.held.answers
+        rows = talks.dialogues.answers
         counts = Counter(" ".join(talks.answers[row]) for row in rows[rows != NO_ROUND].tolist())
         known = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.num_answers]
         image = ImageSpec(3, self.size, self.size, classes=())
         length = max(self.max_length, self.max_caption_length)
-        return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.held.candidates.shape[2])
+        return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.dialogues.candidates.shape[2])
 
     def load_splits(self) -> dict[str, Split]:
         files = image_files(self.root)
@@ -153,19 +148,19 @@ class VisDial(DialogueData):
         return {"train": everything.subset(order[count:].sort().values), "test": everything.subset(order[:count].sort().values)}
 
     def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
-        if talks.held.candidates.shape[2] != self.spec.candidates:
-            count = talks.held.candidates.shape[2]
+        if talks.dialogues.candidates.shape[2] != self.spec.candidates:
+            count = talks.dialogues.candidates.shape[2]
             raise UserError(f"{talks.path}: has {count} candidates a round, the model ranks {self.spec.candidates}")
-        path_of = {int(match[1]): path for path in files if (match := PICTURE[name].fullmatch(path.name))}
-        there = [number for number, picture in enumerate(talks.pictures) if picture in path_of]
+        path_of = {int(match[1]): path for path in files if (match := IMAGE[name].fullmatch(path.name))}
+        there = [number for number, image_id in enumerate(talks.image_ids) if image_id in path_of]
         if not there:
-            like = LIKE[name].format(talks.pictures[0])
-            raise UserError(f"{self.root}: holds no picture of {talks.path.name}: looked for {like} and the like in all folders")
-        paths = [path_of[talks.pictures[number]] for number in there]
+            like = EXAMPLE[name].format(talks.image_ids[0])
+            raise UserError(f"{self.root}: holds no image of {talks.path.name}: looked for {like} and the like in all folders")
+        paths = [path_of[talks.image_ids[number]] for number in there]
         images, readable = read_images(paths, (self.size, self.size), self.memory_gb)
         if not readable.any():
-            raise UserError(f"{self.root}: no picture of {talks.path.name} can be read, {paths[0].name} for one")
-        held = talks.held
+            raise UserError(f"{self.root}: no image of {talks.path.name} can be read, {paths[0].name} for one")
+        held = talks.dialogues
         if name == "val" and "dense" in self._files:
             held = replace(held, columns=read_relevance(self._files["dense"], talks))
         self._report(talks, len(there), paths, readable)
@@ -177,16 +172,16 @@ class VisDial(DialogueData):
             columns={key: column[chosen] for key, column in everything.columns.items()},
         )
 
-    def _report(self, talks: Talks, with_picture: int, paths: Sequence[Path], readable: torch.Tensor) -> None:
-        """Say in one line what is left out of a file, and why."""
+    def _report(self, talks: Talks, with_image: int, paths: Sequence[Path], readable: torch.Tensor) -> None:
+        """Print one line about what is left out of a file, and why."""
         unread = [paths[index].name for index in (~readable).nonzero()[:, 0].tolist()]
         parts = {
             "of damaged form": talks.damaged,
-            "without a picture": len(talks.pictures) - with_picture,
-            f"with a picture that cannot be read ({some(unread, 3)})": len(unread),
+            "without an image": len(talks.image_ids) - with_image,
+            f"with an image that cannot be read ({some(unread, 3)})": len(unread),
         }
         told = [f"{count:,} {what}" for what, count in parts.items() if count]
-        total = len(talks.pictures) + talks.damaged
+        total = len(talks.image_ids) + talks.damaged
         texts = [f"{sum(parts.values()):,} of {total:,} dialogues are left out: {', '.join(told)}"] if told else []
         if talks.unanswerable:
             texts.append(f"{talks.unanswerable:,} rounds have no right candidate and are not ranked")
@@ -197,23 +192,8 @@ class VisDial(DialogueData):
 # ---------------------------------------------------------------------------------------------- the files
 
 
-def read_json(path: Path, object_hook: Any = None) -> Any:
-    """The content of a JSON file, compressed or not.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            return json.load(file, object_hook=object_hook)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(getattr(error, 'strerror', None) or error)}") from None
-    except (ValueError, RecursionError) as error:  # also of its encoding
-        raise UserError(f"{path}: is not whole JSON: {one_line(error, 100)}") from None
-
-
 def _as_array(fields: dict[str, Any]) -> dict[str, Any]:
-    """A hundred candidates as an array while the file is read: as numbers of Python they would need gigabytes."""
+    """Convert candidates to arrays while the file is parsed: as Python integers they would need gigabytes."""
     try:
         if "answer_options" in fields:
             fields["answer_options"] = np.asarray(fields["answer_options"], np.int32)
@@ -226,9 +206,9 @@ def read_talks(path: Path) -> Talks:
     """The dialogues of a file in VisDial's layout.
 
     Raises:
-        UserError: it is not of that layout, or no dialogue in it is whole.
+        UserError: it is laid out otherwise, or no dialogue in it is complete.
     """
-    content = read_json(path, _as_array)
+    content = read_json(path, lambda content: content, _as_array)
     data = content.get("data") if isinstance(content, dict) else None
     for key in ("questions", "answers", "dialogs"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
@@ -261,12 +241,12 @@ def read_talks(path: Path) -> Talks:
     )
     unanswerable = int(((questions != NO_ROUND) & (right == IGNORE)).sum())
     tables = ([tokenize(text) for text in data[key]] for key in ("questions", "answers"))
-    pictures = [dialogue["image_id"] for dialogue in whole]
-    return Talks(path, *tables, pictures, held, len(data["dialogs"]) - len(whole), unanswerable)
+    image_ids = [dialogue["image_id"] for dialogue in whole]
+    return Talks(path, *tables, image_ids, held, len(data["dialogs"]) - len(whole), unanswerable)
 
 
 def _is_whole(dialogue: Any, questions: int, answers: int) -> bool:
-    """Whether it has a picture, a caption, and rounds whose questions and answers are there."""
+    """Whether it has an image, a caption, and rounds whose questions and answers exist."""
     if not isinstance(dialogue, dict) or not isinstance(dialogue.get("image_id"), int):
         return False
     if not isinstance(dialogue.get("caption"), str) or not isinstance(dialogue.get("dialog"), list) or not dialogue["dialog"]:
@@ -282,7 +262,7 @@ def _is_row(value: Any, size: int) -> bool:
 
 
 def _options(each: dict[str, Any], answers: int) -> np.ndarray | None:
-    """The candidates of a round, if they are a list of answers that are there."""
+    """The candidates of a round, if they are a list of existing answers."""
     options = each.get("answer_options")
     if not isinstance(options, np.ndarray) or options.ndim != 1 or not options.size:
         return None
@@ -290,16 +270,16 @@ def _options(each: dict[str, Any], answers: int) -> np.ndarray | None:
 
 
 def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:
-    """``relevance``, [N, R, K], how right each candidate is of the rounds with dense annotations, zero for all others.
+    """``relevance``, [N, R, K], of each candidate of the rounds with dense annotations, zero for all others.
 
     Raises:
         UserError: it is not a file of dense annotations.
     """
-    content = read_json(path)
+    content = read_json(path, lambda content: content)
     if not isinstance(content, list):
         raise UserError(f"{path}: is not a file of dense annotations: a list of image_id, round_id and gt_relevance")
-    relevance = torch.zeros(talks.held.candidates.shape)
-    place_of = {picture: place for place, picture in enumerate(talks.pictures)}
+    relevance = torch.zeros(talks.dialogues.candidates.shape)
+    place_of = {image_id: place for place, image_id in enumerate(talks.image_ids)}
     lost = 0
     for entry in content:
         try:

@@ -1,4 +1,4 @@
-"""VQA: photographs of COCO with questions that ten people answered, and their answers made alike as its evaluation does."""
+"""VQA v2: photographs of COCO with questions that ten people answered, and the normalization of answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.core.errors import UserError, some
 from zoo.datamodules.bases.question_answering import Question
-from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, by_picture, frequent_answers
+from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
@@ -17,40 +17,25 @@ from zoo.text.tokenization import tokenize
 SPLITS = {"train": "train2014", "val": "val2014"}
 
 
-@register_data("vqa", task="question-answering", tags=["own", "color"], paper="1612.00837")
+@register_data(
+    "vqa", task="question-answering", tags=["local-files", "color"], paper="1612.00837", min_count=3, questions_per_sample=8
+)
 class VQA(QuestionFiles):
-    """VQA v2 (Goyal et al. 2016): 204,721 photographs of COCO with 1.1 million questions, ten answers to each.
+    """VQA v2, questions about photographs of COCO: 658,111 with ten answers each (Goyal et al. 2016).
 
     In the layout of its download: ``v2_OpenEnded_mscoco_train2014_questions.json``, ``v2_mscoco_train2014_annotations.json``, the
     same for ``val2014``, and the photographs in ``train2014/`` and ``val2014/``. The answers to its test questions are not
-    public: what is said of testing is said of the validation photographs. Accuracy is VQA's own: an answer counts in full if
-    three of the ten people gave it, after both were made alike as in the official evaluation.
+    public: testing is on the validation photographs. Accuracy is VQA's own: an answer counts in full if three of the ten people
+    gave it, after both were normalized as in the official evaluation.
 
     Args:
-        root: the folder.
-        size: pixels a side; the shorter side is scaled to it, and the middle is cut out.
-        augment: none, light, standard, strong, or a list as in crop:4; none lets features of a frozen encoder be kept.
-        min_count: how often a word must be seen in training questions to be known.
-        min_answer_count: an answer that a model can give must be the most frequent one of so many training questions.
-        questions_per_sample: questions on a picture that are answered at once; a picture with more comes several times.
-        memory_gb: decoded pictures up to this many gigabytes are held in memory; more are read again in every epoch.
+        min_answer_count: training questions of which an answer must be the most frequent one to be among those to choose from.
     """
 
     kinds = ("yes-no", "number", "other")
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        size: int = 224,
-        augment: str = "none",
-        min_count: int = 3,
-        min_answer_count: int = 9,
-        questions_per_sample: int = 8,
-        memory_gb: float = 2.0,
-    ) -> None:
-        super().__init__(batch_size, seed, root, (size, size), augment, 0.1, min_count, questions_per_sample, memory_gb)
+    def __init__(self, batch_size: int, seed: int, root: str, min_answer_count: int = 9, **options: Any) -> None:
+        super().__init__(batch_size, seed, root, **options)
         self.min_answer_count = min_answer_count
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
@@ -76,7 +61,7 @@ class VQA(QuestionFiles):
             ]
 
         annotations_file = self.root / f"v2_mscoco_{split}_annotations.json"
-        return by_picture(read_json(annotations_file, read))
+        return group_by_image(read_json(annotations_file, read))
 
     def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         return frequent_answers(train, self.min_answer_count, lambda question: Counter(question.answers).most_common(1)[0][0])
@@ -89,7 +74,7 @@ def _question(text: str, annotation: dict[str, Any]) -> Question:
     return Question(tokenize(text), answers, annotation["answer_type"].replace("/", "-"))
 
 
-# ---------------------------------------------------------------------------------------------- answers made alike
+# ---------------------------------------------------------------------------------------------- normalization of answers
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # in the order of the official evaluation (GT-Vision-Lab/VQA, vqaEval.py, version 2)
 NUMBERS = "zero one two three four five six seven eight nine ten"
@@ -111,7 +96,7 @@ PUT_RIGHT = {
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer as the official evaluation compares it: without punctuation and articles, small numbers as digits."""
+    """Normalize an answer as the official evaluation does: drop punctuation and articles, write small numbers as digits."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     has_thousands = re.search(r"\d,\d", answer) is not None
     kept = answer

@@ -1,4 +1,4 @@
-"""Pictures with captions: the base of such data sets, and the world of shapes, whose captions can be told true from false."""
+"""The base of captioning data: images, each with captions."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.bases.image_text import ImageTextData, padded
-from zoo.datamodules.loading.augment import Batch
+from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Images, Split
-from zoo.spec import END, PAD, START
+from zoo.spec import END, PAD, START, CaptionSpec
 
 Sentence = list[str]
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Pictures and the captions of each, in words: at least one."""
+    """Images and the captions of each, tokenized: at least one."""
 
     images: Images
     captions: Sequence[Sequence[Sentence]]
 
 
 class CaptionData(ImageTextData):
-    """Pictures, each with sentences that say what is in it.
+    """Images, each with captions. A subclass implements ``build_spec`` and ``load_captions``.
 
-    A subclass implements ``build_spec`` and ``load_captions``. The labels of a split are the captions of each image, int64
-    [N, R, T]: ``START``, the words, ``END``, then ``PAD``; an image with fewer than R captions has rows of ``PAD`` at the end.
-    The column ``image_id``, int64 [N], is what ``references`` takes.
+    A batch has ``images``, uint8 [N, C, H, W]; ``labels``, int64 [N, R, T], the captions of each image: ``START``, the words,
+    ``END``, then ``PAD``, and rows of ``PAD`` where an image has fewer than R; and ``image_id``, int64 [N], for ``references``.
     """
 
     task = "captioning"
-    max_length: int = 0  # words of a training caption that count; 0 for all
+    spec: CaptionSpec
+    max_length: int = 0  # words to which training captions are truncated; 0 for all
 
     @abstractmethod
     def load_captions(self) -> dict[str, CaptionedImages]:
-        """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
+        """The splits ``train``, ``test`` and, if the data set has one, ``val``."""
 
     def load_splits(self) -> dict[str, Split]:
         self._captions: list[Sequence[Sentence]] = []
         splits = {}
-        for name, told in self.load_captions().items():
+        for name, captioned in self.load_captions().items():
             first = len(self._captions)
-            self._captions += told.captions
-            picture = torch.arange(first, len(self._captions))
+            self._captions += captioned.captions
+            image_id = torch.arange(first, len(self._captions))
             longest = self.max_length if name == "train" and self.max_length else self.spec.length - 1
-            splits[name] = Split(told.images, self._labels(told.captions, longest), {"image_id": picture})
+            splits[name] = Split(captioned.images, self._labels(captioned.captions, longest), {"image_id": image_id})
         return splits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Without the columns that only longer captions of other pictures need."""
+        """Drop the columns in which all captions of the batch are padding."""
         labels = batch["labels"]
         longest = int((labels != PAD).sum(2).max())
         return {**batch, "labels": labels[:, :, :longest]}
 
-    def references(self, pictures: Tensor) -> list[Sequence[Sentence]]:
-        """All captions that were given for each of these pictures, in their own words, the rarest among them."""
-        return [self._captions[picture] for picture in pictures.tolist()]
+    def references(self, image_id: Tensor) -> list[Sequence[Sentence]]:
+        """All captions of each of these images, with their words outside the vocabulary."""
+        return [self._captions[index] for index in image_id.tolist()]
 
     def preview_texts(self, count: int) -> list[list[str]]:
         captions = self.references(self.splits["train"].columns["image_id"][:count])
@@ -67,13 +67,9 @@ class CaptionData(ImageTextData):
 
     def _labels(self, captions: Sequence[Sequence[Sentence]], longest: int) -> Tensor:
         spec, most = self.spec, max(map(len, captions), default=1)
-        sentences = [sentence for given in captions for sentence in _filled(given, most)]
-        # of a sentence that is cut, nobody learns that it ends there
+        sentences = [sentence for given in captions for sentence in [*given, *[[]] * (most - len(given))]]
+        # a truncated caption has no END: nothing is learned about where it ends
         rows = [[START, *spec.encode(sentence[:longest]), *[END][: len(sentence) <= longest]] for sentence in sentences]
         labels = padded(rows, spec.length + 1)
         labels[labels[:, 1] == END] = PAD  # a sentence without words is none
         return labels.view(len(captions), most, spec.length + 1)
-
-
-def _filled(sentences: Sequence[Sentence], most: int) -> list[Sentence]:
-    return [*sentences, *[[]] * (most - len(sentences))]

@@ -1,4 +1,4 @@
-"""Pictures with dialogues about them: the base of such data sets, and the world of shapes, whose rounds speak of one another."""
+"""The base of visual dialogue data: images, each with a caption and rounds of question and answer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.bases.image_text import ImageTextData, padded
-from zoo.datamodules.loading.augment import Batch
+from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Images, Split
 from zoo.spec import END, IGNORE
 
 Sentence = list[str]
-NO_ROUND = -1  # in place of a question or an answer, where a dialogue has fewer rounds
+NO_ROUND = -1  # for the question and the answer of rounds that a dialogue does not have
 
 
 @dataclass(frozen=True)
 class DialogueSplit(Split):
-    """Pictures with their rounds, of which a batch gets the words of the candidates that occur in it, each once.
+    """Images with dialogues. A batch gets the words of each candidate that occurs in it once, as ``candidate_words``.
 
     ``columns`` include ``candidates``, [N, R, K], rows of ``texts``, int64 [answers, A].
     """
@@ -35,14 +35,14 @@ class DialogueSplit(Split):
 
 @dataclass(frozen=True)
 class Dialogues:
-    """N dialogues of up to R rounds, whose questions and answers are rows of lists in which each stands once.
+    """N dialogues of up to R rounds; questions and answers are indices into lists of distinct texts.
 
     Attributes:
-        captions: in words.
+        captions: tokenized.
         questions, answers: int64 [N, R], ``NO_ROUND`` where there is none.
-        candidates: of each round, rows of the list of answers, [N, R, K].
-        right: which candidate is the answer, int64 [N, R], ``IGNORE`` where there is no round or nobody can tell.
-        columns: what else is known of each, under its name in a batch.
+        candidates: of each round, indices of answers, [N, R, K].
+        right: index of the correct candidate, int64 [N, R], ``IGNORE`` without a round or a correct candidate.
+        columns: further columns of a batch by name, [N, ...].
     """
 
     captions: Sequence[Sentence]
@@ -54,35 +54,39 @@ class Dialogues:
 
 
 class DialogueData(ImageTextData):
-    """Pictures, each with a caption and rounds of question and answer. A batch is that of ``zoo.tasks.dialogue``.
+    """Images with dialogues. A subclass implements ``build_spec`` and ``load_splits``, which calls ``encode_split``.
+
+    For the columns of a batch see ``zoo.tasks.dialogue``.
 
     Attributes:
-        max_length: words of a question or an answer that are read.
-        max_caption_length: words of a caption that are read.
+        max_length: tokens to which questions and answers are truncated, ``END`` included.
+        max_caption_length: tokens to which captions are truncated, ``END`` included.
     """
 
     task = "dialogue"
     max_length: int
     max_caption_length: int
 
-    def encode_split(self, images: Images, held: Dialogues, questions: Sequence[Sentence], answers: Sequence[Sentence]) -> Split:
-        """The dialogues as places of words; ``questions`` and ``answers`` are the lists that their rows are of."""
-        texts = self._places(answers, self.max_length, ended=True)
+    def encode_split(
+        self, images: Images, dialogues: Dialogues, questions: Sequence[Sentence], answers: Sequence[Sentence]
+    ) -> Split:
+        """Encode dialogues whose indices are into ``questions`` and ``answers``, tokenized."""
+        texts = self._tokens(answers, self.max_length, ended=True)
         words = {
-            "captions": self._places(held.captions, self.max_caption_length, ended=True)[:-1],
-            "questions": self._places(questions, self.max_length, ended=False)[held.questions],
-            "answers": texts[held.answers],
+            "captions": self._tokens(dialogues.captions, self.max_caption_length, ended=True)[:-1],
+            "questions": self._tokens(questions, self.max_length, ended=False)[dialogues.questions],
+            "answers": texts[dialogues.answers],
         }
-        return DialogueSplit(images, held.right, {**words, "candidates": held.candidates, **held.columns}, texts)
+        return DialogueSplit(images, dialogues.right, {**words, "candidates": dialogues.candidates, **dialogues.columns}, texts)
 
-    def _places(self, sentences: Sequence[Sentence], max_length: int, ended: bool) -> Tensor:
-        """Each sentence as places of words, and a row of ``PAD`` at the end, which ``NO_ROUND`` finds."""
+    def _tokens(self, sentences: Sequence[Sentence], max_length: int, ended: bool) -> Tensor:
+        """Each sentence as token indices, and a row of ``PAD`` at the end, which ``NO_ROUND`` selects."""
         end = [END] if ended else []
         rows = [[*self.spec.encode(sentence[: max_length - len(end)]), *end] for sentence in sentences]
         return padded([*rows, []], max(map(len, rows), default=1) or 1)
 
     def preview_texts(self, count: int) -> list[list[str]]:
-        """The caption of each of the first training pictures, and its questions with their answers."""
+        """The caption of each of the first training images, and its questions with their answers."""
         columns = self.splits["train"].columns
         captions, questions, answers = (columns[name][:count].tolist() for name in ("captions", "questions", "answers"))
         say = self.spec.decode
@@ -95,6 +99,6 @@ class DialogueData(ImageTextData):
         ]
 
     def summarize(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run: answers, candidates a round, rounds a split, and so on."""
+        """Answers, candidates a round, rounds in each split, and what ``ImageTextData`` tells, once ``setup`` has run."""
         rounds = {f"{name} rounds": int((split.labels != IGNORE).sum()) for name, split in self.splits.items()}
         return {"answers": len(self.spec.answers), "candidates": self.spec.candidates, **rounds, **super().summarize()}

@@ -1,8 +1,8 @@
-"""The base of data sets of pictures with words: captions, questions, dialogues."""
+"""The base of image-text data: captions, questions, dialogues."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -11,40 +11,51 @@ from torch import Tensor
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.images import ImageData
+from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.loading.augment import Augmentation
-from zoo.datamodules.loading.splits import Split
 from zoo.spec import PAD, ImageTextSpec
 
 
 class ImageTextData(ImageData):
-    """Pictures, each with what is said of it.
+    """Images, each with text.
 
     A subclass implements ``build_spec``, which may read texts for the vocabulary but no image, and ``load_splits``, which encodes
     words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since words tell left from right.
+
+    Args:
+        root, size, augment: as in ``ImageData``; no augmentation may mix images.
+        validation: fraction of the training images held out for validation, if the data has no validation split.
     """
 
     light = "none"
     standard = "crop:4"
     strong = "crop:4,jitter"
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float) -> None:
-        if not 0 < validation < 1:
-            raise UserError(f"data.validation={validation}: must be above 0 and less than 1")
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str = "",
+        size: int = 0,
+        augment: str = "none",
+        validation: float = 0.1,
+    ) -> None:
+        require_fraction(validation=validation)
+        super().__init__(batch_size, seed, root, size, augment, validation)
         if mixing := Augmentation(self.augment, classes=1).mixing:
-            raise UserError(f"data.augment={mixing[0]}: mixes the classes of pictures, and words cannot be mixed: leave it out")
+            raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: leave it out")
 
-    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+    def hold_out(self, split: Sized) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
         order = torch.randperm(len(split), generator=generator)
         count = max(1, round(self.validation * len(split)))
         return order[:count].sort().values, order[count:].sort().values
 
     def require_compatible(self, spec: ImageTextSpec, name: str) -> None:
-        """Be data for a model that was trained with ``spec``: words have the places that the model knows.
+        """Encode words as the vocabulary of ``spec`` does, for a model that was trained with it.
 
         Raises:
-            UserError: pictures of another shape, or what ``load_splits`` finds that the model cannot say.
+            UserError: images of another shape, or what ``load_splits`` finds that does not fit the spec.
         """
         if self.image_spec.shape != spec.image.shape:
             raise UserError(f"{name} has images of {self.image_spec.shape}, the model takes {spec.image.shape}")
@@ -53,7 +64,7 @@ class ImageTextData(ImageData):
             self.setup()
 
     def preview_texts(self, count: int) -> list[list[str]]:
-        """What is said of each of the first ``count`` training pictures, to be read by people: a list of sentences."""
+        """The texts of each of the first ``count`` training images, as sentences."""
         split = self.splits["train"]
         batch = split.batch(torch.empty(0), torch.arange(min(count, len(split))))
         columns = [
@@ -65,12 +76,12 @@ class ImageTextData(ImageData):
         return [[" ".join(said) for words in of_picture if (said := self.spec.decode(words))] for of_picture in sentences]
 
     def summarize(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run."""
+        """Size of the vocabulary, and what ``ImageData`` tells, once ``setup`` has run."""
         return {"vocabulary": len(self.spec.vocabulary), **super().summarize()}
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Places of words, int64 [rows, length], each row filled up with ``PAD``, and cut if it is longer."""
+    """Token indices, int64 [rows, length]: each row padded with ``PAD``, or truncated."""
     table = torch.full((len(rows), length), PAD)
     for number, row in enumerate(rows):
         table[number, : len(row)] = torch.tensor(row[:length])

@@ -1,4 +1,4 @@
-"""The base of all image data sets: files are fetched, read, split, measured and handed to Lightning as batches."""
+"""The base of all image data: download, load, split, compute statistics, and batch."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
-import torch
 from torch import Tensor
 
-from zoo.core.errors import UserError, some
+from zoo.core.errors import UserError
 from zoo.core.files import cache_folder, replace_file
-from zoo.core.randomness import derive_seed
 from zoo.datamodules.files.features import cached_features
-from zoo.datamodules.loading.augment import Augmentation, Batch
-from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
+from zoo.datamodules.loading.augment import Augmentation
+from zoo.datamodules.loading.loader import Batch, placement
 from zoo.datamodules.loading.pixels import channel_statistics, resize
-from zoo.datamodules.loading.position import position_of
-from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import ImageSpec, Spec, image_spec
 
 
 class ImageData(L.LightningDataModule):
-    """Pictures with something to learn of each: the base of all such data sets, whatever it is.
+    """Images and a target for each: the base of image data for every task.
 
-    A subclass says what they are (``build_spec``) and reads them (``load_splits``).
+    A subclass implements ``build_spec`` and ``load_splits``, and ``download`` if there is something to fetch.
 
     Args:
-        batch_size: images a batch on each device.
+        batch_size: samples a batch on each device.
         seed: of splits, order and augmentation.
-        root: the folder where the files lie or are put; the default is bestiary's cache.
-        size: scale images to this many pixels a side; 0 keeps them.
-        augment: ``none``, ``light``, ``standard``, ``strong``, or a description (see ``zoo.datamodules.loading.augment``).
-        validation: what is held out of the training images for validation, if the data brings none.
+        root: the folder of the files, or to download to; default: bestiary's cache.
+        size: resize images to this many pixels a side; 0 keeps their size.
+        augment: none, light, standard, strong, or a list of transforms, as in crop:4,hflip.
+        validation: fraction of the training images held out for validation, if the data has no validation split.
+
+    Raises:
+        UserError: a negative size, or an augmentation that does not exist.
     """
 
     task: ClassVar[str]
@@ -48,7 +47,15 @@ class ImageData(L.LightningDataModule):
     strong = "crop:4,hflip,jitter,cutout:8"
     class_count: int = 1  # for augmentations that mix classes
 
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str = "",
+        size: int = 0,
+        augment: str = "standard",
+        validation: float | str = 0.1,
+    ) -> None:
         super().__init__()
         if size < 0:
             raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
@@ -59,36 +66,36 @@ class ImageData(L.LightningDataModule):
         self.splits: dict[str, Split] = {}
         self._spec: Spec | None = None
 
-    # ------------------------------------------------------------------ what a subclass gives
+    # ------------------------------------------------------------------ for subclasses to implement
 
     @abstractmethod
     def build_spec(self) -> Spec:
-        """What the pictures are before ``size`` is applied, without downloading anything."""
+        """The spec at the images' own size, before anything is downloaded."""
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
-        """The splits ``train``, ``test`` and, if the data set has one of its own, ``val``."""
+        """The splits ``train``, ``test`` and, if the data set has one, ``val``."""
 
     def download(self) -> None:
-        """Bring the files to this machine; the default is that there is nothing to bring."""
-
-    # ------------------------------------------------------------------ what the rest uses
+        """Fetch the files; by default there is nothing to fetch."""
 
     @abstractmethod
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Indices of what is held out of the training images for validation, and of the rest."""
+        """Indices of the training images held out for validation, and of the rest."""
+
+    # ------------------------------------------------------------------ for models, tasks and commands
 
     @property
     def spec(self) -> Spec:
-        """What a model must know. Statistics are those of the training images once ``setup`` has run."""
+        """What a model must know of the data; ``setup`` computes mean and standard deviation of the training images."""
         if self._spec is None:
             spec = self.build_spec()
-            self._spec = _of_pictures(spec, height=self.size, width=self.size) if self.size else spec
+            self._spec = _with_image(spec, height=self.size, width=self.size) if self.size else spec
         return self._spec
 
     @property
     def image_spec(self) -> ImageSpec:
-        """What the pictures are, whatever is to be learned of them."""
+        """The part of the spec that is about images."""
         return image_spec(self.spec)
 
     def prepare_data(self) -> None:
@@ -103,11 +110,11 @@ class ImageData(L.LightningDataModule):
             splits = {name: self._resized(split) for name, split in splits.items()}
         self.splits = self.with_validation(splits)
         mean, std = self._statistics(self.splits["train"])
-        self._spec = _of_pictures(self.spec, mean=mean, std=std)
+        self._spec = _with_image(self.spec, mean=mean, std=std)
         self.augmentation = Augmentation(self.augment, self.class_count)
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
-        """The splits with one for validation, which is held out of the training images where the data brings none.
+        """Add a validation split, held out of the training images, if there is none.
 
         Raises:
             UserError: no image is left for training.
@@ -120,7 +127,7 @@ class ImageData(L.LightningDataModule):
         return {**splits, "train": rest, "val": held_out}
 
     def cache_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
-        """Give, in place of images, what a frozen network makes of them: computed once and kept.
+        """Replace the images by their features from a frozen network, computed once and cached.
 
         Args:
             encode: uint8 images [n, C, H, W] to features [n, ...].
@@ -129,22 +136,22 @@ class ImageData(L.LightningDataModule):
         for name, split in self.splits.items():
             self.splits[name] = replace(split, images=cached_features(split.images, encode, network))
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> ImageLoader:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
-        return self._batches("train", None if one_pass else self.seed)
+        return self._loader("train", None if one_pass else self.seed)
 
-    def val_dataloader(self) -> Batches:
-        return self._batches("val", None)
+    def val_dataloader(self) -> ImageLoader:
+        return self._loader("val")
 
-    def test_dataloader(self) -> Batches:
-        return self._batches("test", None)
+    def test_dataloader(self) -> ImageLoader:
+        return self._loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         seed = batch.pop("seed", None)  # only training batches carry one
         return batch if seed is None else self.augmentation(batch, seed)
 
     def summarize(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run: shape, images a split, statistics."""
+        """Shape, samples in each split, and statistics, once ``setup`` has run."""
         spec = self.image_spec
         rounded = {"mean": spec.mean, "std": spec.std}
         return {
@@ -153,16 +160,11 @@ class ImageData(L.LightningDataModule):
             **{name: [round(value, 4) for value in values] for name, values in rounded.items()},
         }
 
-    def _batches(self, name: str, seed: int | None) -> Batches:
-        split, trainer = self.splits[name], self.trainer
-        if trainer is None:
-            return Batches(split, self.batch_size, seed=seed)
-        if isinstance(split.images, ImagesInMemory):
-            split = replace(split, images=split.images.on_device(trainer.strategy.root_device))
-        return Batches(
-            split, self.batch_size, trainer.global_rank, trainer.world_size, seed,
-            partial(position_of, trainer),
-        )  # fmt: skip
+    def _loader(self, name: str, seed: int | None = None) -> ImageLoader:
+        split = self.splits[name]
+        if self.trainer is not None and isinstance(split.images, ImagesInMemory):
+            split = replace(split, images=split.images.on_device(self.trainer.strategy.root_device))
+        return ImageLoader(split, self.batch_size, seed, **placement(self.trainer))
 
     def _resized(self, split: Split) -> Split:
         if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):
@@ -170,7 +172,7 @@ class ImageData(L.LightningDataModule):
         return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
 
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per-channel mean and standard deviation of the training images scaled to [0, 1], kept once computed."""
+        """Per-channel mean and standard deviation of the training images scaled to [0, 1], computed once and cached."""
         path = cache_folder() / "statistics" / f"{train.images.identity()}.json"
         try:
             kept = json.loads(path.read_text())
@@ -183,61 +185,6 @@ class ImageData(L.LightningDataModule):
         return mean, std
 
 
-class ClassificationData(ImageData):
-    """A classification data set. A subclass says what its images are (``build_spec``) and reads them (``load_splits``).
-
-    Args:
-        validation: what is held out of the training images for validation, class by class: a share of them, or one of k
-            folds, as in ``2/5``. The folds of one seed share no image and together are all of them.
-    """
-
-    task = "classification"
-
-    def __init__(self, batch_size: int, seed: int, *, root: str | None, size: int, augment: str, validation: float | str) -> None:
-        self.fold = parse_fold(validation)
-        if self.fold is None and not 0 <= float(validation) < 1:
-            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
-        super().__init__(batch_size, seed, root=root, size=size, augment=augment, validation=validation)
-
-    @property
-    def class_count(self) -> int:
-        return len(self.spec.classes)
-
-    def require_compatible(self, spec: ImageSpec, name: str) -> None:
-        """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
-
-        Raises:
-            UserError: other classes or another shape.
-        """
-        if self.spec.classes != spec.classes:
-            raise UserError(
-                f"{name} has the classes {some(self.spec.classes)}, "
-                f"the model knows {some(spec.classes)}: test it on data with its own classes"
-            )
-        if self.spec.shape != spec.shape:
-            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
-
-    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
-        if self.fold and "val" in splits:
-            raise UserError(
-                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
-            )
-        return super().with_validation(splits)
-
-    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
-        labels, seed = split.labels, derive_seed(self.seed, "val")
-        if self.fold is None:
-            return split_by_class(labels, float(self.validation), seed)
-        smallest = int(torch.bincount(labels)[labels.unique()].min())
-        if smallest < self.fold[1]:
-            raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
-        return fold_by_class(labels, *self.fold, seed)
-
-    def summarize(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run: classes, shape, images a split, statistics."""
-        return {"classes": list(self.spec.classes), **super().summarize()}
-
-
-def _of_pictures(spec: Spec, **changes: Any) -> Spec:
-    """The spec with changes to what it says of pictures."""
+def _with_image(spec: Spec, **changes: Any) -> Spec:
+    """The spec with changes to its part about images."""
     return replace(spec, **changes) if isinstance(spec, ImageSpec) else replace(spec, image=replace(spec.image, **changes))

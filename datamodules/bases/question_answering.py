@@ -1,4 +1,4 @@
-"""Pictures with questions and their answers: the base of such data sets, and the two worlds that are drawn from a seed."""
+"""The base of visual question answering data: images, each with questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.spec import IGNORE, UNKNOWN_ANSWER, QuestionSpec
 
 
 class Question(NamedTuple):
-    """A question in words, the answer of each person who was asked (one, mostly), and what kind of question it is."""
+    """A tokenized question, one answer or that of each annotator, and the kind of question."""
 
     words: list[str]
     answers: Sequence[str]
@@ -21,32 +21,37 @@ class Question(NamedTuple):
 
 
 class QuestionData(ImageTextData):
-    """Images, each with questions. A subclass implements ``build_spec`` and ``load_splits``, which calls ``encode_split``."""
+    """Images with questions. A subclass implements ``build_spec`` and ``load_splits``, which calls ``encode_split``.
+
+    A batch has ``images``, uint8 [N, C, H, W]; ``questions``, int64 [N, Q, L]; ``labels``, int64 [N, Q], or [N, Q, people] with
+    several annotators: ``IGNORE`` without a question, ``UNKNOWN_ANSWER`` for one that is not in the spec; and ``kinds``, int64
+    [N, Q], if the spec has kinds.
+    """
 
     task = "question-answering"
     spec: QuestionSpec
 
-    def encode_split(self, images: Images, pictures: Sequence[Sequence[Question]]) -> Split:
-        """The images with the questions on each, as columns of numbers; ``pictures`` has those of each image."""
+    def encode_split(self, images: Images, questions: Sequence[Sequence[Question]]) -> Split:
+        """Encode the questions of each image."""
         spec = self.spec
-        most, people = max(map(len, pictures)), max(len(question.answers) for asked in pictures for question in asked)
+        most, people = max(map(len, questions)), max(len(question.answers) for asked in questions for question in asked)
         answers = {answer: place for place, answer in enumerate(spec.answers)}
         kinds = {kind: place for place, kind in enumerate(spec.kinds)}
-        questions = torch.zeros(len(pictures), most, spec.length, dtype=torch.int64)
-        labels = torch.full((len(pictures), most, people), IGNORE)
-        kind_column = torch.full((len(pictures), most), IGNORE)
-        for row, asked in enumerate(pictures):
+        words = torch.zeros(len(questions), most, spec.length, dtype=torch.int64)
+        labels = torch.full((len(questions), most, people), IGNORE)
+        kind_column = torch.full((len(questions), most), IGNORE)
+        for row, asked in enumerate(questions):
             if not asked:
                 continue
-            questions[row, : len(asked)] = padded([spec.encode(question.words) for question in asked], spec.length)
+            words[row, : len(asked)] = padded([spec.encode(question.words) for question in asked], spec.length)
             kind_column[row, : len(asked)] = torch.tensor([kinds.get(question.kind, IGNORE) for question in asked])
             said = [[answers.get(answer, UNKNOWN_ANSWER) for answer in question.answers] for question in asked]
             labels[row, : len(asked)] = torch.tensor([line + [IGNORE] * (people - len(line)) for line in said])
-        columns = {"questions": questions, **({"kinds": kind_column} if kinds else {})}
+        columns = {"questions": words, **({"kinds": kind_column} if kinds else {})}
         return Split(images, labels[..., 0] if people == 1 else labels, columns)
 
     def preview_texts(self, count: int) -> list[list[str]]:
-        """The questions on each of the first training pictures, with their answers."""
+        """The questions about each of the first training images, with their answers."""
         split = self.splits["train"]
         labels = split.labels if split.labels.dim() == 3 else split.labels[..., None]
         told = []
@@ -56,11 +61,11 @@ class QuestionData(ImageTextData):
         return told
 
     def _said(self, answers: list[int]) -> str:
-        """The answers of all people, each once."""
+        """The distinct answers of all annotators."""
         return "/".join(self.spec.answers[answer] for answer in dict.fromkeys(answers) if answer >= 0) or "-"
 
     def summarize(self) -> dict[str, Any]:
-        """What is there, once ``setup`` has run: also how many questions have no answer that a model can give."""
+        """Answers, questions in each split, and how many have no answer in the spec (``outside``), once ``setup`` has run."""
         asked, outside = {}, {}
         for name, split in self.splits.items():
             answers = split.labels.flatten(2) if split.labels.dim() == 3 else split.labels[..., None]

@@ -1,7 +1,7 @@
-"""Many image files decoded once and kept, or, where they do not fit in memory, read by worker processes batch by batch.
+"""Decoding of many image files: once, into a cache, or batch by batch in worker processes if they do not fit in memory.
 
-What fits is decoded by threads (Pillow works outside the interpreter's lock) and remembered, so that the next start reads one
-file. What does not is checked once.
+What fits is decoded by threads (Pillow releases the interpreter's lock) and cached, so that the next start reads one file. What
+does not fit is checked once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, replacing_path
 from zoo.datamodules.files.images import decode, upright_size
 from zoo.datamodules.files.progress import shown
 
@@ -39,7 +39,7 @@ CHUNK = 128  # images that a thread takes at a time
 
 @dataclass(frozen=True)
 class Content:
-    """What was found in the files.
+    """The content of image files.
 
     Attributes:
         readable: bool, one for each file.
@@ -60,12 +60,14 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
     return sizes.pop() if sizes else None
 
 
-def kept_content(paths: list[str], shape: tuple[int, int], in_memory: bool, fingerprint: str) -> Content:
-    """What can be read of these files: from the cache, or decoded now by whichever process comes first.
+def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fingerprint: str) -> Content:
+    """Decode these files, or load them from the cache: one process decodes, the others wait.
 
     Args:
-        fingerprint: what tells the files, as they are now, from others.
+        memory_gb: pixels up to this many gigabytes are kept.
+        fingerprint: changes with the files and with their content.
     """
+    in_memory = len(paths) * 3 * shape[0] * shape[1] <= memory_gb * 1e9
     cache = Cache(fingerprint)
     content = cache.load(len(paths), shape, in_memory)
     if content is not None:
@@ -79,7 +81,7 @@ def kept_content(paths: list[str], shape: tuple[int, int], in_memory: bool, fing
 
 
 def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Content:
-    """Decode every file once, to keep the pixels or only to learn which files can be read."""
+    """Decode every file once, to keep the pixels or only to find out which files can be read."""
     readable = np.zeros(len(paths), bool)
     pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
 
@@ -101,7 +103,7 @@ def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Con
 
 
 def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
-    """What ``work`` gives for each chunk of ``count`` images, in order."""
+    """The results of ``work`` for each chunk of ``count`` images, in order."""
     chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
     Image.init()  # here, since loading the formats in several threads at once is not safe
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -115,11 +117,11 @@ def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator
 
 @dataclass(frozen=True)
 class ImageFiles(Dataset):
-    """Images in files that are known to be readable, decoded by worker processes when a batch is asked for.
+    """Image files known to be readable, decoded by worker processes batch by batch.
 
     Args:
         paths: the files.
-        shape: (height, width) that they are brought to.
+        shape: (height, width) that they are resized and center-cropped to.
     """
 
     paths: tuple[str, ...]
@@ -129,7 +131,7 @@ class ImageFiles(Dataset):
         return len(self.paths)
 
     def __getitem__(self, indices: list[int]) -> Tensor | str:
-        """One batch, or what is wrong with it: exceptions of a worker arrive as many lines."""
+        """One batch, or a message: exceptions of a worker arrive as many lines."""
         pixels = np.empty((len(indices), 3, *self.shape), np.uint8)
         for position, index in enumerate(indices):
             try:
@@ -160,7 +162,7 @@ class ImageFiles(Dataset):
 
 
 def identity_of_files(paths: Sequence[str], shape: tuple[int, int]) -> str:
-    """What tells these files, as they are now and brought to this shape, from others."""
+    """Hex digits that change with the files, with their content, and with the shape."""
     digest = blake2b(repr(shape).encode(), digest_size=16)
     for path in paths:
         stat = os.stat(path)
@@ -173,7 +175,7 @@ def _silence(worker: int) -> None:
 
 
 class Cache:
-    """What was decoded before, one file for each state of a folder. Every fault of it costs time and nothing else."""
+    """Decoded images on disk, one file for each state of a folder. A fault of it costs time and nothing else."""
 
     def __init__(self, fingerprint: str) -> None:
         self.folder = cache_folder() / "folder"
@@ -181,7 +183,7 @@ class Cache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process fills the same place; where nothing can be written, each works for itself."""
+        """Keep other processes from filling the same place; where nothing can be written, each works for itself."""
         with ExitStack() as held:
             with suppress(OSError, NotImplementedError):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ class Cache:
             yield
 
     def shape(self) -> tuple[int, int] | None:
-        """(height, width), if the folder has been read before."""
+        """(height, width) of the cached images, if there are any."""
         try:
             with safe_open(self.path, "pt") as file:
                 height, width = json.loads(file.metadata()["shape"])
@@ -198,7 +200,7 @@ class Cache:
             return None
 
     def load(self, count: int, shape: tuple[int, int], in_memory: bool) -> Content | None:
-        """What was kept of ``count`` files, or None if it is missing, damaged or less than is asked for."""
+        """The cached content of ``count`` files, or None if it is missing, damaged or less than is asked for."""
         try:
             with safe_open(self.path, "pt") as file:
                 checksums = json.loads(file.metadata()["checksums"])
@@ -216,26 +218,18 @@ class Cache:
         return content
 
     def save(self, content: Content, shape: tuple[int, int]) -> None:
-        """Keep it, if the cache can be written, and drop what has not been used for longest."""
+        """Write the content, if the cache can be written, and delete the least recently used."""
         tensors = {"readable": content.readable}
         if content.pixels is not None:
             tensors["pixels"] = content.pixels
         checksums = {name: zlib.crc32(tensor.numpy()) for name, tensor in tensors.items()}
-        beside = self.folder / f".{self.path.stem}.{os.getpid()}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, beside, {"shape": json.dumps(shape), "checksums": json.dumps(checksums)})
-            os.replace(beside, self.path)
+        with suppress(Exception):  # a full disk or a read-only folder, as whichever library raises it
+            with replacing_path(self.path) as beside:
+                save_file(tensors, beside, {"shape": json.dumps(shape), "checksums": json.dumps(checksums)})
             self._prune()
-        except Exception:  # a full disk or a read-only folder, in the words of whichever library
-            pass
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
 
     def _prune(self) -> None:
         by_age = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        hidden = [*self.folder.glob(".*.part"), *self.folder.glob(".*.lock")]
-        left_by_killed = [path for path in hidden if path.stat().st_mtime < time.time() - 86400]
+        left_by_killed = [path for path in self.folder.glob(".*") if path.stat().st_mtime < time.time() - 86400]
         for path in by_age[:-KEPT] + left_by_killed:
             path.unlink(missing_ok=True)

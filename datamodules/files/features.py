@@ -1,8 +1,7 @@
-"""What a frozen network makes of images, computed once and kept in a file, in place of their pixels."""
+"""Features of images from a frozen network, computed once and cached in a file, in place of pixels."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,16 +13,16 @@ from filelock import FileLock
 from torch import Tensor
 
 from zoo.core.errors import UserError
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, replacing_path
 from zoo.datamodules.files.progress import shown
 from zoo.datamodules.loading.splits import Images
 
-PART = 64  # images that the network looks at together
+PART = 64  # images a forward pass
 
 
 @dataclass(frozen=True)
 class FeaturesOnDisk:
-    """Features of images, float32 [N, ...], in a file that is mapped into memory; ``chosen`` are those that count, [n]."""
+    """Features of images, float32 [N, ...], in a memory-mapped file; ``chosen``, int64 [n], are indices into it."""
 
     path: Path
     chosen: Tensor
@@ -44,12 +43,11 @@ class FeaturesOnDisk:
 
 
 def cached_features(images: Images, encode: Callable[[Tensor], Tensor], network: str) -> FeaturesOnDisk:
-    """The features of all images, from the cache or computed now by whichever process comes first.
+    """Compute the features of all images, or find them in the cache: one process computes, the others wait.
 
     Args:
-        images: whose features.
         encode: uint8 images [n, C, H, W] to features [n, ...].
-        network: a fingerprint of the network with its weights.
+        network: fingerprint of the network and its weights.
 
     Raises:
         UserError: the cache cannot be written.
@@ -64,12 +62,12 @@ def cached_features(images: Images, encode: Callable[[Tensor], Tensor], network:
                     _write(images, encode, path)
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"features cannot be kept in {path.parent}: {reason}; set ZOO_HOME to another folder") from error
+            raise UserError(f"features cannot be cached in {path.parent}: {reason}; set ZOO_HOME to another folder") from error
     return FeaturesOnDisk(path, torch.arange(len(images)))
 
 
 def _holds(path: Path, count: int) -> bool:
-    """Whether there is a whole file with features of so many images; one that was damaged is computed anew."""
+    """Whether there is a complete file with features of ``count`` images."""
     try:
         return len(np.load(path, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):
@@ -78,15 +76,14 @@ def _holds(path: Path, count: int) -> bool:
 
 @torch.inference_mode()
 def _write(images: Images, encode: Callable[[Tensor], Tensor], path: Path) -> None:
-    unfinished = path.with_suffix(".unfinished")
     out = None
     start = 0
     batches = images.batches(iter(torch.arange(len(images)).split(PART)))
-    for pixels in shown(batches, len(images), PART, "computing the features of"):
-        features = encode(pixels).float().cpu().numpy()
-        if out is None:
-            out = np.lib.format.open_memmap(unfinished, "w+", np.float32, (len(images), *features.shape[1:]))
-        out[start : start + len(features)] = features
-        start += len(features)
-    out.flush()
-    os.replace(unfinished, path)
+    with replacing_path(path) as beside:
+        for pixels in shown(batches, len(images), PART, "computing features of"):
+            features = encode(pixels).float().cpu().numpy()
+            if out is None:
+                out = np.lib.format.open_memmap(beside, "w+", np.float32, (len(images), *features.shape[1:]))
+            out[start : start + len(features)] = features
+            start += len(features)
+        out.flush()

@@ -1,4 +1,4 @@
-"""One image file to pixels: what Pillow can read, made into the shape that a network takes."""
+"""Decode one image file, of any size and mode that Pillow reads, to RGB pixels of a given shape."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UnreadableImage(Exception):
 
 
 def read_image(path: str | BinaryIO, channels: int, height: int, width: int) -> Tensor:
-    """uint8 [channels, height, width] of a file, by path or open, that may be anything.
+    """Decode a file, by path or open, that may be anything, to uint8 [channels, height, width].
 
     Args:
         channels: 3 gives color, 1 gray.
@@ -48,7 +48,7 @@ def _reason(error: Exception) -> str:
 
 
 def open_image(path: str | BinaryIO) -> Image.Image:
-    """Pillow's lazy image, of the admitted formats alone."""
+    """Open an image of the admitted formats, lazily."""
     return Image.open(path, formats=FORMATS)
 
 

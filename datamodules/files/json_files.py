@@ -1,8 +1,10 @@
-"""Published JSON files, read with one clear line for whatever is wrong with them."""
+"""Reading published JSON files, with a one-line error for whatever is wrong with them."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,26 @@ from typing import Any
 from zoo.core.errors import UserError, one_line
 
 
-def read_json(path: Path, read: Callable[[Any], Any]) -> Any:
-    """What ``read`` makes of the content of a JSON file.
+def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """What ``parse`` returns for the content of a JSON file, which may be gzipped.
+
+    Args:
+        object_hook: as in ``json.load``.
 
     Raises:
-        UserError: the file is missing, no JSON, or not laid out as ``read`` expects.
+        UserError: the file is missing, damaged, not JSON, or not laid out as ``parse`` expects.
     """
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror.lower()}") from None
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = json.load(file, object_hook=object_hook)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(getattr(error, 'strerror', None) or error)}") from None
+    except (ValueError, RecursionError) as error:  # also of its encoding
+        raise UserError(f"{path}: is not valid JSON: {one_line(error, 100)}") from None
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON: {one_line(error, 100)}") from None
-    try:
-        return read(content)
+        return parse(content)
     except KeyError as error:
         raise UserError(f"{path}: has no {error} where one is expected") from None
     except (TypeError, AttributeError, ValueError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""How far long work on many images is."""
+"""Progress of long work on many images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-WORTH_A_LINE = 1000  # fewer images are done before anybody wonders
+WORTH_A_LINE = 1000  # images; fewer take no time
 
 
 def shown(results: Iterable[Any], count: int, part: int, what: str) -> Iterator[Any]:
-    """The same results, one for each ``part`` of ``count`` images, with a bar on a terminal and one line in a log.
+    """Pass on results, one for each ``part`` of ``count`` images, with a progress bar on a terminal and one line in a log.
 
     Args:
-        what: is done to the images, as in "decoding".
+        what: a verb for the work, as in "decoding".
     """
     if not sys.stderr.isatty():
         if count >= WORTH_A_LINE:

@@ -1,4 +1,4 @@
-"""Which images are held out of training for validation: a share of each class, or one of several folds."""
+"""Splits of labeled samples: a stratified fraction, or one of several stratified folds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from zoo.core.errors import UserError
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a random share of each class, and of the rest, both ascending.
+    """Indices of a random fraction of each class, and of the rest, both ascending.
 
-    The same seed gives the same split on every machine. A share above zero takes at least one of each class that has two,
-    and leaves at least one.
+    The same seed gives the same split on every machine. A fraction above zero takes at least one sample of each
+    class that has two, and leaves at least one.
     """
     generator = torch.Generator().manual_seed(seed)
     taken = []
@@ -47,14 +47,14 @@ def fold_by_class(labels: Tensor, fold: int, folds: int, seed: int) -> tuple[Ten
 
 
 def parse_fold(validation: float | str) -> tuple[int, int] | None:
-    """(i, k) of ``i/k``, or None for a share."""
+    """(i, k) of ``i/k``, or None for a fraction."""
     text = str(validation)
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found:
         try:
             float(text)
         except ValueError:
-            raise UserError(f"data.validation={text}: must be a share, as in 0.1, or a fold, as in 2/5") from None
+            raise UserError(f"data.validation={text}: must be a fraction, as in 0.1, or a fold, as in 2/5") from None
         return None
     fold, folds = map(int, found.groups())
     if folds < 2 or not 1 <= fold <= folds:

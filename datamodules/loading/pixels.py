@@ -1,4 +1,4 @@
-"""What is computed of all pixels of a data set: statistics of each channel, and another size."""
+"""Channel statistics of a data set, and resizing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, .
     """Mean and standard deviation of each channel of pixels scaled to [0, 1].
 
     Computed from exact integer counts of the 256 values, ``part`` images at a time, so they depend neither on order nor on
-    precision.
+    rounding.
     """
     counts: Tensor | int = 0
     for pixels in images.batches(iter(torch.arange(len(images)).split(part))):
@@ -23,7 +23,7 @@ def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, .
 
 
 def statistics_of_counts(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel scaled to [0, 1], from how often it has each value, [channels, 256]."""
+    """Mean and standard deviation of each channel scaled to [0, 1], from counts of its values, [channels, 256]."""
     values = torch.arange(256, dtype=torch.float64) / 255
     total = counts.sum(1)
     mean = (counts * values).sum(1) / total
@@ -34,7 +34,7 @@ def statistics_of_counts(counts: Tensor) -> tuple[tuple[float, ...], tuple[float
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [N, C, H, W] scaled to size x size, bilinear, smoothed when it shrinks."""
+    """Resize uint8 [N, C, H, W] to size x size, bilinear and antialiased."""
     parts = [
         F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round_().clamp_(0, 255)
         for part in pixels.split(256)

@@ -1,27 +1,26 @@
-"""Images with what is to be learned of each, and the batches that are drawn from them.
+"""Splits: images with labels and other columns, and the loader that draws batches of them.
 
 Images are held as one uint8 tensor and indexed by batch, so no Python runs for a single image. The order of an epoch and
-the augmentation of a batch follow from (seed, epoch, step, rank) alone: a loader can start anywhere, and a resumed run sees
-what it would have seen.
+the augmentation of a batch follow from (seed, epoch, step, rank) alone, so a loader can start at any step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.loading.augment import Batch
+from zoo.datamodules.loading.loader import Batch, BatchLoader
 from zoo.spec import IGNORE
 
 
 class Images(Protocol):
-    """Where images lie: in memory, or in files that are read when they are asked for."""
+    """A sequence of images of one shape: in memory, or in files that are decoded batch by batch."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +31,7 @@ class Images(Protocol):
         """The images at these indices."""
 
     def identity(self) -> str:
-        """Hex digits that change with any of the images: what is computed of them is kept under it."""
+        """Hex digits that change with any of the images: the key of what is cached about them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class ImagesInMemory:
         return digest.hexdigest()
 
     def on_device(self, device: torch.device) -> ImagesInMemory:
-        """On the device if it is a GPU with room to spare, so that no batch has to travel."""
+        """Move to the device if it is a GPU with memory to spare, so that no batch has to be transferred."""
         if device.type == "cuda" and self.pixels.nbytes < torch.cuda.mem_get_info(device)[0] // 4:
             return ImagesInMemory(self.pixels.to(device))
         return self
@@ -66,10 +65,10 @@ class ImagesInMemory:
 
 @dataclass(frozen=True)
 class Split:
-    """Images, and what is to be learned of each: labels, int64 [N] for classes, [N, ...] for words or several answers.
+    """Images and their targets: ``labels``, int64 [N] of classes, or [N, ...] of words or several answers.
 
-    ``columns`` holds what else goes with each image, [N, ...] under its name in a batch, as questions do. ``files`` are the paths
-    of the images, where each is a file.
+    ``columns`` are further tensors, [N, ...], by their names in a batch, such as questions. ``files`` are the paths of the
+    images, if each is a file.
     """
 
     images: Images
@@ -87,51 +86,40 @@ class Split:
         )
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:
-        """The images at these indices, which were read already, with all that goes with them."""
+        """A batch of ``images``, those at these indices, with labels and columns."""
         return {"images": images, "labels": self.labels[indices], **self._columns(indices)}
 
     def _columns(self, indices: Tensor) -> dict[str, Tensor]:
         return {name: column[indices] for name, column in self.columns.items()}
 
 
-class Batches:
-    """One split as batches, for one process: what Lightning takes as a dataloader.
+class ImageLoader(BatchLoader):
+    """One split as batches.
 
     Args:
         split: what to draw from.
-        batch_size: images a batch.
-        rank, world: this process and how many there are.
-        seed: of the order; None keeps the order of the split, and is for evaluation.
-        position: asked at the start of each epoch for (epoch, first batch), so that a resumed run starts inside an epoch.
+        batch_size: images a batch in each process.
+        seed: of the order; None keeps the order of the split, for evaluation.
+        rank, world, position: see ``BatchLoader``.
 
-    In training every process draws its own part of one permutation; the rest that fills no global batch waits for another epoch.
-    In evaluation batch b goes to process b modulo world whatever the number of processes, so the figures do not depend on it;
-    a process without a last batch repeats one with all labels ``IGNORE``, since sharded networks need all processes in step.
+    In training every process draws its own part of one permutation; what does not fill a global batch is left out, and is another
+    part in each epoch. In evaluation batch b goes to process b modulo world.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        seed: int | None = None,
-        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    ) -> None:
-        self.split, self.rank, self.world, self.seed, self.position = split, rank, world, seed, position
-        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(split) // world))
+    def __init__(self, split: Split, batch_size: int, seed: int | None = None, **place: Any) -> None:
+        super().__init__(**place)
+        self.split, self.seed = split, seed
+        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(split) // self.world))
 
     def __len__(self) -> int:
         if self.seed is None:
             return -(-len(self.split) // (self.batch_size * self.world))
         return len(self.split) // (self.batch_size * self.world)
 
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator: the position is asked for when the first batch is, not when the loop is being set up
-        return self._evaluation() if self.seed is None else self._training()
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        return self._evaluation() if self.seed is None else self._training(epoch, first)
 
-    def _training(self) -> Iterator[Batch]:
-        epoch, first = self.position()
+    def _training(self, epoch: int, first: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         order = torch.randperm(len(self.split), generator=generator)
         steps = range(first, len(self))

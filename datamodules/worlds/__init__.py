@@ -1,1 +1,1 @@
-"""Worlds that are made from a seed: scenes, pictures and words whose truth is known."""
+"""Worlds that are made from a seed: scenes, images and words whose truth is known."""

@@ -1,6 +1,6 @@
-"""The world of shapes: scenes of a few objects, each a function of (seed, split, index) alone, and pictures of them in batches.
+"""The world of shapes: scenes of a few objects, each a function of (seed, split, index) alone, and images of them in batches.
 
-A scene belongs to one split by a hash of what is in it, so no two splits share a picture, whatever their seeds and sizes.
+A scene belongs to one split by a hash of what is in it, so no two splits share an image, whatever their seeds and sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.core.randomness import derive_seed
 
-SIDE = 64  # of the plane in which objects lie, in its own units: pixels of a picture of this size
+SIDE = 64  # of the plane in which objects lie, in its own units: pixels of an image of this size
 SIZES = {"small": 6, "large": 10}  # half of the side of the box around the object
 COLORS = {
     "red": (230, 40, 40),
@@ -34,7 +34,7 @@ MOST = 5  # objects in a scene
 MARGIN = 4  # by which any two objects differ both in x and in y, so that of each pair one is visibly left of, and one above
 GAP = 2  # between the boxes of two objects
 TRIES = 24  # places that are looked at for an object before the scene is given up
-DRAWN_AT_ONCE = 256  # pictures, so that the canvas stays in the cache
+DRAWN_AT_ONCE = 256  # images, so that the canvas stays in the cache
 DARKENING = 0.75  # of the paint in stripes and dots
 RIM = 1.2  # along its edge an object is plain, so that no texture blurs the shape
 GROUND_NOISE = 24  # range of the noise on the ground, in levels of 255
@@ -159,16 +159,16 @@ def _fingerprints(scene: dict[str, np.ndarray]) -> np.ndarray:
 
 def render(scenes: Scenes, size: int = SIDE) -> Tensor:
     """Pictures of the scenes, uint8 [N, 3, size, size]: anti-aliased objects on a dark ground with a gradient and noise."""
-    pictures = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(scenes), DRAWN_AT_ONCE):
         part = slice(start, start + DRAWN_AT_ONCE)
-        pictures[part] = _draw(scenes[part], size)
-    return pictures
+        images[part] = _draw(scenes[part], size)
+    return images
 
 
 def _draw(scenes: Scenes, size: int) -> Tensor:
     inks = _inks(size)
-    half = inks.shape[-1] // 2  # the canvas has a border of this width: an object's square may reach beyond the picture
+    half = inks.shape[-1] // 2  # the canvas has a border of this width: an object's square may reach beyond the image
     wide = size + 2 * half
     canvas = torch.zeros(len(scenes), 3, wide, wide)
     canvas[:, :, half:-half, half:-half] = _ground(scenes.key, size)[:, None]
@@ -192,7 +192,7 @@ def _draw(scenes: Scenes, size: int) -> Tensor:
 
 
 def _ground(keys: Tensor, size: int) -> Tensor:
-    """Dark gray of a level, a slope and noise of its own for each picture: [n, size, size] in levels of 255."""
+    """Dark gray of a level, a slope and noise of its own for each image: [n, size, size] in levels of 255."""
     words = -(-size * size // 8)  # each hash gives eight bytes of noise
     bits = _hash(keys.numpy().astype(np.uint64)[:, None] + np.arange(1, words + 4, dtype=np.uint64) * _STEP)
     level, down, right = torch.from_numpy((bits[:, -3:] >> np.uint64(11)) * 2.0**-53).float().T[:, :, None, None]

@@ -1,8 +1,8 @@
-"""Sort-of-CLEVR: pictures of six colored squares and circles, with relational and non-relational questions, drawn from a seed.
+"""Sort-of-CLEVR: images of six colored squares and circles, with relational and non-relational questions, drawn from a seed.
 
 Santoro et al. 2017 (arXiv:1706.01427). What the paper leaves open is as in the public
 re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colors, the order of answers and of bits. There,
-corners may overlap and of equally close objects the first counts; here such pictures are drawn again.
+corners may overlap and of equally close objects the first counts; here such images are drawn again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.core.randomness import derive_seed
 
-SIDE, RADIUS = 75, 5  # pixels of the picture, and from the center of an object to its edge
+SIDE, RADIUS = 75, 5  # pixels of the image, and from the center of an object to its edge
 COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
@@ -24,11 +24,11 @@ COLORS = {
     "yellow": (255, 255, 0),
 }
 SQUARE, CIRCLE = range(2)
-PICTURES = {"train": 9800, "test": 200}
+NUM_IMAGES = {"train": 9800, "test": 200}
 ANSWERS = ("yes", "no", "rectangle", "circle", *"123456")
 KINDS = ("non-relational", "relational")
 QUESTIONS_OF_A_KIND = 10
-DRAWN_AT_ONCE = 4096  # pictures, before those are left out that are not clear
+DRAWN_AT_ONCE = 4096  # images, before those are left out that are not clear
 CODE_LENGTH = len(COLORS) + len(KINDS) + 3
 # what each kind asks of an object, in the order of the three bits of the subtype
 ASKED = {
@@ -48,8 +48,8 @@ WORDS = sorted({*COLORS, *(word for kind in ASKED.values() for words in kind for
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """N pictures as what is in them: an object of each of the six colors, in the order of ``COLORS``.
+class Scenes:
+    """N images as what is in them: an object of each of the six colors, in the order of ``COLORS``.
 
     ``centers`` are int64 [N, 6, 2], x and y in pixels, y downwards; ``shapes`` are int64 [N, 6], ``SQUARE`` or ``CIRCLE``.
     """
@@ -63,10 +63,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Questions:
-    """Twenty questions on each of N pictures, the ten non-relational ones first: all int64 [N, 20].
+    """Twenty questions on each of N images, the ten non-relational ones first: all int64 [N, 20].
 
     ``kind`` is a place in ``KINDS``, ``subtype`` in the list that ``ASKED`` has of the kind, ``color`` in ``COLORS`` and
-    ``answer`` in ``ANSWERS``. Of the 18 questions of a kind that there are, none is asked twice of a picture.
+    ``answer`` in ``ANSWERS``. Of the 18 questions of a kind that there are, none is asked twice of an image.
     """
 
     kind: Tensor
@@ -80,22 +80,22 @@ class Questions:
         return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
 
     def words(self) -> list[list[str]]:
-        """The questions in words, without a mark at the end: a list of 20 for each picture."""
+        """The questions in words, without a mark at the end: a list of 20 for each image."""
         phrases = [[[words.format(color) for color in COLORS] for words in ASKED[kind]] for kind in KINDS]
         places = torch.stack([self.kind, self.subtype, self.color], -1).tolist()
-        return [[phrases[kind][subtype][color] for kind, subtype, color in picture] for picture in places]
+        return [[phrases[kind][subtype][color] for kind, subtype, color in image] for image in places]
 
 
-def draw_pictures(seed: int, split: str) -> Pictures:
-    """The pictures of a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
+def draw_scenes(seed: int, split: str) -> Scenes:
+    """The images of a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split))
-    number = PICTURES[split]
+    number = NUM_IMAGES[split]
     centers = torch.empty(0, len(COLORS), 2, dtype=torch.int64)
     while len(centers) < number:
         drawn = torch.randint(RADIUS, SIDE - RADIUS, (DRAWN_AT_ONCE, len(COLORS), 2), generator=generator)
         centers = torch.cat([centers, drawn[_is_clear(drawn)]])
     shapes = torch.randint(0, 2, (number, len(COLORS)), generator=generator)
-    return Pictures(centers[:number], shapes)
+    return Scenes(centers[:number], shapes)
 
 
 def _is_clear(centers: Tensor) -> Tensor:
@@ -111,39 +111,39 @@ def _squared_distances(centers: Tensor) -> Tensor:
     return (centers[:, :, None] - centers[:, None]).square().sum(-1)
 
 
-def render(pictures: Pictures) -> Tensor:
+def render(scenes: Scenes) -> Tensor:
     """uint8 [N, 3, 75, 75]: full colors on white, with hard edges."""
-    canvas = torch.full((len(pictures), 3, SIDE * SIDE), 255, dtype=torch.uint8)
+    canvas = torch.full((len(scenes), 3, SIDE * SIDE), 255, dtype=torch.uint8)
     reach = torch.arange(-RADIUS, RADIUS + 1)
     square = (reach[:, None] * SIDE + reach).flatten()  # places of pixels around a center
     disc = (reach[:, None].square() + reach.square() <= RADIUS * (RADIUS + 1)).flatten()  # without tips of one pixel
     for place, color in enumerate(COLORS.values()):
-        x, y = pictures.centers[:, place].T
+        x, y = scenes.centers[:, place].T
         pixels = ((y * SIDE + x)[:, None] + square)[:, None].expand(-1, 3, -1)
-        covered = disc | (pictures.shapes[:, place] == SQUARE)[:, None, None]
+        covered = disc | (scenes.shapes[:, place] == SQUARE)[:, None, None]
         paint = torch.tensor(color, dtype=torch.uint8)[:, None]
         canvas.scatter_(2, pixels, torch.where(covered, paint, canvas.gather(2, pixels)))
     return canvas.view(-1, 3, SIDE, SIDE)
 
 
-def ask_questions(pictures: Pictures, seed: int, split: str) -> Questions:
-    """Ten questions of each kind on each picture, drawn at random from the 18 that there are."""
+def ask_questions(scenes: Scenes, seed: int, split: str) -> Questions:
+    """Ten questions of each kind on each image, drawn at random from the 18 that there are."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split, "questions"))
-    number, subtypes = len(pictures), CODE_LENGTH - len(COLORS) - len(KINDS)
+    number, subtypes = len(scenes), CODE_LENGTH - len(COLORS) - len(KINDS)
     chosen = torch.rand(number, len(KINDS), subtypes * len(COLORS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
-    answers = _answers(pictures).flatten(2).gather(2, chosen)
+    answers = _answers(scenes).flatten(2).gather(2, chosen)
     kind = torch.arange(len(KINDS))[:, None].expand_as(chosen)
     parts = (kind, chosen // len(COLORS), chosen % len(COLORS), answers)
     return Questions(*(part.reshape(number, -1) for part in parts))
 
 
-def _answers(pictures: Pictures) -> Tensor:
+def _answers(scenes: Scenes) -> Tensor:
     """To each question that can be asked, int64 [N, kinds, subtypes, colors]."""
-    x, y = pictures.centers.unbind(-1)
-    shape_answer = ANSWERS.index("rectangle") + pictures.shapes
-    distances = _squared_distances(pictures.centers)
+    x, y = scenes.centers.unbind(-1)
+    shape_answer = ANSWERS.index("rectangle") + scenes.shapes
+    distances = _squared_distances(scenes.centers)
     closest = (distances + torch.eye(len(COLORS), dtype=torch.int64) * (2 * SIDE**2)).argmin(-1)
-    same = pictures.shapes[:, :, None] == pictures.shapes[:, None]
+    same = scenes.shapes[:, :, None] == scenes.shapes[:, None]
     non_relational = [shape_answer, (2 * x > SIDE).long(), (2 * y > SIDE).long()]  # "yes" is the first answer, "no" the second
     relational = [
         shape_answer.gather(1, closest),

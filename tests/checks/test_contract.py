@@ -10,7 +10,7 @@ from zoo.checks.contract import check_entry
 from zoo.registry.registry import scan
 
 REGISTRY = scan()
-EMBEDDED = [name for name, entry in REGISTRY.data.items() if "embedded" in entry.tags]
+OFFLINE = [name for name, entry in REGISTRY.data.items() if "offline" in entry.tags]
 # entries that differ only in depth have the same tiny variant: one of each is enough
 DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny}, e.recipe)): name for name, e in REGISTRY.models.items()}
 
@@ -21,7 +21,7 @@ def test_every_model_keeps_the_contract(name: str) -> None:
     assert not failed
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", OFFLINE)
 def test_every_embedded_data_set_keeps_the_contract(name: str) -> None:
     failed = [result for result in check_entry(REGISTRY, REGISTRY.data_set(name)) if not result.passed]
     assert not failed

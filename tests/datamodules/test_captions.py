@@ -14,7 +14,7 @@ from zoo.spec import END, PAD, START
 @pytest.fixture(scope="module")
 def data() -> ShapesCaptions:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShapesCaptions, "HELD_OUT", 40)
+        patch.setattr(ShapesCaptions, "held_out", 40)
         data = ShapesCaptions(16, 0, num_images=60)
         data.setup()
     return data
@@ -47,7 +47,7 @@ def test_every_caption_is_true_of_its_picture_and_seldom_of_another(data: Shapes
 def test_the_same_pictures_for_every_seed_in_an_order_of_its_own() -> None:
     first, second = (ShapesCaptions(16, seed, num_images=30) for seed in (0, 1))
     for one in (first, second):
-        one.HELD_OUT = 5
+        one.held_out = 5
         one.setup()
     assert torch.equal(first.splits["train"].images.pixels, second.splits["train"].images.pixels)
     batches = [next(iter(one.train_dataloader())) for one in (first, second)]

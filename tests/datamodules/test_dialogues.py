@@ -188,8 +188,8 @@ def test_what_is_damaged_is_left_out_and_counted(root: Path, capfd) -> None:
     data = read(root)
     told = capfd.readouterr().err.strip()
     assert told == (
-        "warning: visdial_1.0_train.json: 6 of 9 dialogues are left out: 4 of damaged form, 1 without a picture, 1 with a "
-        "picture that cannot be read (COCO_train2014_000000000005.jpg); 2 rounds have no right candidate and are not ranked"
+        "warning: visdial_1.0_train.json: 6 of 9 dialogues are left out: 4 of damaged form, 1 without an image, 1 with an "
+        "image that cannot be read (COCO_train2014_000000000005.jpg); 2 rounds have no right candidate and are not ranked"
     )
     labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
     assert sorted(labels.tolist()) == sorted([[2, 2], [IGNORE, IGNORE], [2, IGNORE]])
@@ -211,7 +211,7 @@ def test_dense_annotations_that_fit_nothing_are_counted(root: Path, capfd) -> No
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("visdial_1.0_val.json", '{"data": ', "visdial_1.0_val.json: is not whole JSON"),
+        ("visdial_1.0_val.json", '{"data": ', "visdial_1.0_val.json: is not valid JSON"),
         ("visdial_1.0_val.json", {"data": {"questions": []}}, "data.answers is missing"),
         ("visdial_1.0_val.json", [1, 2], "data.questions is missing"),
         ("visdial_1.0_train.json", of_dialogues(), "holds no dialogue that is whole"),

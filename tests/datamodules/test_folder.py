@@ -429,7 +429,7 @@ def test_processes_that_start_together_decode_once(root, monkeypatch):
     monkeypatch.setattr(decoded_module, "decode_all", slowly)
     files = [str(path) for path in make(root).rglob("*.png")]
     with ThreadPoolExecutor(2) as both:  # each with a lock of its own, as processes have
-        contents = list(both.map(lambda _: decoded_module.kept_content(files, (8, 8), True, "together"), range(2)))
+        contents = list(both.map(lambda _: decoded_module.kept_content(files, (8, 8), 1.0, "together"), range(2)))
     assert decoded == [len(files)] and torch.equal(contents[0].pixels, contents[1].pixels)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from zoo.core.errors import UserError
-from zoo.datamodules.memory import EVALUATION_BATCH, EVALUATION_BATCHES, AddingProblem, CopyMemory, SameSequences
+from zoo.datamodules.bases.sequence_memory import EVALUATION_BATCH, EVALUATION_BATCHES, FixedSequenceLoader
+from zoo.datamodules.memory import AddingProblem, CopyMemory
 
 ALL = EVALUATION_BATCHES * EVALUATION_BATCH
 
@@ -69,7 +70,7 @@ def test_evaluation_sees_each_sequence_once_on_any_number_of_processes_whatever_
     assert len(expected.unique()) == ALL
     draw = AddingProblem(1, 0, length=4).draw
     for world in (1, 2, 3):
-        loaders = [list(SameSequences(draw, "test", rank, world)) for rank in range(world)]
+        loaders = [list(FixedSequenceLoader(draw, "test", rank=rank, world=world)) for rank in range(world)]
         assert len({len(batches) for batches in loaders}) == 1, "all processes in step"
         seen = torch.cat([batch["targets"][batch["counted"]] for batches in loaders for batch in batches])
         assert torch.equal(seen.sort().values, expected.sort().values)

@@ -45,7 +45,7 @@ STEP = 1 / 128  # half of it is lost by rounding to a byte
 
 def test_there_are_four_and_they_are_embedded():
     assert PLANE == ["blobs", "quadrants", "rings", "spirals"]
-    assert all("embedded" in REGISTRY.data_set(name).tags for name in PLANE)
+    assert all("offline" in REGISTRY.data_set(name).tags for name in PLANE)
 
 
 @pytest.mark.parametrize("name", PLANE)

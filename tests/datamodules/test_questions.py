@@ -43,7 +43,7 @@ def test_shapes_questions_are_those_of_the_world() -> None:
 
 def test_sort_of_clevr_asks_in_words_what_the_world_asks() -> None:
     data = opened(SortOfCLEVR(4, 0, validation=0.1))
-    pictures = sort_of_clevr.draw_pictures(0, "test")
+    pictures = sort_of_clevr.draw_scenes(0, "test")
     asked = sort_of_clevr.ask_questions(pictures, 0, "test")
     for row in (0, 57, 199):
         expected = zip(asked.words()[row], asked.answer[row].tolist(), asked.kind[row].tolist(), strict=True)

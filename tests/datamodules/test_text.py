@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from zoo.core.errors import UserError
-from zoo.datamodules.text import PythonReference, Shakespeare, Streams, TextFiles, WholeText, Windows, _what_fits
+from zoo.datamodules.loading.text_chunks import HeldOutTextLoader, StreamLoader, WindowLoader, describe_fitting
+from zoo.datamodules.text import PythonReference, Shakespeare, TextFiles
 from zoo.spec import IGNORE, TextSpec
 
 
@@ -74,7 +75,7 @@ def test_processes_share_the_rows_of_one_batch(tmp_path: Path) -> None:
 def test_windows_are_from_anywhere_and_differ_between_steps_epochs_and_processes(tmp_path: Path) -> None:
     data = own(tmp_path, TEXT, seq_len=16, order="windows")
     loader = data.train_dataloader()
-    assert isinstance(loader, Windows)
+    assert isinstance(loader, WindowLoader)
     seen = [batch["tokens"] for batch in loader]
     seen += [batch["tokens"] for batch in data._training(data.splits["train"], 1, 2)]
     loader.position = lambda: (1, 0)
@@ -98,7 +99,7 @@ def test_every_held_out_character_is_a_target_once(length: int, chunk: int, worl
         pytest.skip("many small batches prove no more")
     text = torch.arange(length, dtype=torch.int32)  # every character is its own place
     counted = []
-    batches = [list(WholeText(text, chunk, rank, world)) for rank in range(world)]
+    batches = [list(HeldOutTextLoader(text, chunk, rank=rank, world=world)) for rank in range(world)]
     assert len({len(own) for own in batches}) == 1
     for batch in (batch for own in batches for batch in own):
         targets = batch["targets"]
@@ -205,17 +206,17 @@ def test_a_short_text_can_be_shown_and_tested_though_not_trained_on(zoo, tmp_pat
 def test_the_most_rows_and_the_longest_chunk_that_are_named_are_just_what_fits(order: str, world: int, chunk: int) -> None:
     if order == "windows" and not chunk:
         return
-    text, kind = torch.zeros(200, dtype=torch.uint8), {"stream": Streams, "windows": Windows}[order]
+    text, kind = torch.zeros(200, dtype=torch.uint8), {"stream": StreamLoader, "windows": WindowLoader}[order]
 
     def batches(rows: int, chunk: int) -> int:
-        return len(kind(text, rows, chunk, 0, 0, world, lambda: (0, 0)))
+        return len(kind(text, rows, chunk, 0, world=world))
 
     rows = 300
-    said = _what_fits(199, chunk, rows, world, spare=order == "stream" and chunk > 0)
+    said = describe_fitting(199, chunk, rows, world, spare=order == "stream" and chunk > 0)
     most = int(re.search(r"batch_size=(\d+)", said)[1])
     assert batches(most, chunk) and not batches(most + 1, chunk)
     rows = 7
-    said = _what_fits(199, 100, rows, world, spare=order == "stream")
+    said = describe_fitting(199, 100, rows, world, spare=order == "stream")
     longest = int(re.search(r"seq_len=(\d+)", said)[1])
     assert batches(rows, longest) and not batches(rows, longest + 1)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.pictures.plane import class_colors

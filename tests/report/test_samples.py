@@ -69,7 +69,7 @@ def test_every_task_of_the_zoo_is_asked() -> None:
 
 
 def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
-    monkeypatch.setattr("zoo.datamodules.shapes.HELD_OUT", 120)  # pictures, in place of 1,000
+    monkeypatch.setattr("zoo.datamodules.shapes.ShapesData.held_out", 120)  # pictures, in place of 1,000
     folder = train("vqa-lstm", *SCENES, *LIMITS, "model.hidden_size=8", "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 8

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import zoo
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.datamodules.text import WholeText
+from zoo.datamodules.loading.text_chunks import HeldOutTextLoader
 from zoo.spec import IGNORE
 from zoo.training.checkpoints import read_checkpoint
 
@@ -52,7 +52,7 @@ def test_the_loss_over_a_stream_does_not_depend_on_chunks_or_processes(name: str
         total, count = 0.0, 0
         for rank in range(world):
             task.evaluation_state = None
-            for batch in WholeText(text, chunk, rank, world):
+            for batch in HeldOutTextLoader(text, chunk, rank=rank, world=world):
                 state = task._where_it_goes_on(task.evaluation_state, batch["fresh"])
                 scores, task.evaluation_state = task(batch["tokens"], state)
                 targets = batch["targets"].flatten()

@@ -146,7 +146,7 @@ def advise_data(
 
     advice = advise(data, name, settings)
     if json:
-        print_json(advice)
+        print_json(advice.to_dict())
         return
     for line in report(advice):
         print(line)

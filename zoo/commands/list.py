@@ -111,7 +111,7 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
         having = [entry for entry in _by_task(entries.values()) if entry.defaults.get(key) is not None]
         if having and kind != "augmentation":  # which takes its arguments with its name
             # one that needs no download and sets something, as an example
-            shown = max(having, key=lambda entry: ("embedded" in entry.tags, bool(entry.defaults[key])))
+            shown = max(having, key=lambda entry: ("offline" in entry.tags, bool(entry.defaults[key])))
             command = {"model": f"zoo train {shown.name}", "data": f"zoo data preview {shown.name}"}.get(
                 kind, choose + shown.name
             )
@@ -186,7 +186,7 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
     own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
     found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
     if json:
-        print_json(found)
+        print_json([backbone.to_dict() for backbone in found])
     elif not found:
         raise UserError(f"no weights match {pattern!r}: `zoo list --pretrained` lists all")
     else:

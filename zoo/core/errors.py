@@ -12,6 +12,9 @@ FORMER_NAMES = {
     "average_decay": "ema_decay",
     "beta1": "optimizer_args.betas",
     "beta2": "optimizer_args.betas",
+    "block_size": "seq_len",
+    "bptt": "seq_len",
+    "captions": "captions_per_image",
     "chunk": "seq_len",
     "clip": "gradient_clip_val",
     "drop_rate": "dropout",
@@ -21,9 +24,13 @@ FORMER_NAMES = {
     "glances": "num_queries",
     "hidden_dim": "hidden_size",
     "horizon": "chrono_t_max",
+    "houses": "num_houses",
+    "image_size": "size",
     "join": "fusion",
     "least": "min_count",
+    "least_answers": "min_answer_count",
     "longest": "max_length",
+    "longest_caption": "max_caption_length",
     "looks": "num_layers",
     "momentum": "optimizer_args.momentum",
     "most": "max_objects",
@@ -33,7 +40,12 @@ FORMER_NAMES = {
     "patience": "early_stopping_patience",
     "pictures": "num_images",
     "positions": "pos_embed",
+    "questions": "questions_per_image",
+    "rounds": "num_rounds",
+    "samples": "num_samples",
     "scale_lr_to": "lr_base_batch_size",
+    "sequences": "num_sequences",
+    "starts": "num_starts",
     "together": "questions_per_sample",
     "warmup": "warmup_epochs",
     "weights": "encoder_weights",
@@ -52,9 +64,9 @@ def one_line(error: object, longest: int | None = None) -> str:
 
 def some(names: Iterable[object], shown: int = 5) -> str:
     """The first names, and how many more there are."""
-    texts = list(map(str, names))
-    more = f" and {len(texts) - shown:,} more" if len(texts) > shown else ""
-    return ", ".join(texts[:shown]) + more
+    names = list(map(str, names))
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

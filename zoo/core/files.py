@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, near_path
 
 
 def cache_folder() -> Path:
@@ -21,31 +20,48 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
 
 
-@contextmanager
-def replacing(path: Path, exclusive: bool = False) -> Iterator[BinaryIO]:
-    """Open a file to write beside ``path`` that takes its name at the end: readers see the old file or the new one, never a part.
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
-    Args:
-        exclusive: no other process writes this file, so what a killed one left beside it is overwritten.
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """A path to write a file at, which takes the name at the end: a reader sees the old file or the new one, never a part.
 
     Raises:
-        OSError: nothing was changed, as after any exception inside.
+        OSError: nothing was changed, as after any fault inside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{'partial' if exclusive else uuid4().hex}")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = Path(name)
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        yield beside
+        os.fsync(handle)
+        beside.chmod(0o666 & ~_umask())  # as any new file, not for its maker alone
+        beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the name at the end, as in ``replacing_path``."""
+    with replacing_path(path) as beside, beside.open("wb") as file:
+        yield file
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file atomically, as ``replacing`` does."""
+    """Write a whole file, as ``replacing`` does.
+
+    Raises:
+        OSError: nothing was changed.
+    """
     with replacing(path) as file:
         file.write(content)
 
@@ -78,3 +94,14 @@ def require_writable(option: str, path: Path) -> None:
             pass
     except OSError:
         raise UserError(f"{option} {path}: {place} cannot be written to") from None
+
+
+def require_folder(option: str, path: Path | None) -> None:
+    """Refuse a path that is not a folder; ``option`` is what named it, as in ``data.root=photos``.
+
+    Raises:
+        UserError: it is missing, or a file.
+    """
+    if path is None or not path.is_dir():
+        missing = f"there is no such folder{near_path(path)}" if path else "must be a folder"
+        raise UserError(f"{option}: {'is not a folder' if path and path.exists() else missing}")

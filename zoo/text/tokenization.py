@@ -1,4 +1,4 @@
-"""Sentences as words: the tokenization that published figures of captions are computed on, and the vocabulary of a data set.
+"""Word tokenization, as published metrics of captions are computed on, and the vocabulary of a data set.
 
 The reference is pycocoevalcap's PTBTokenizer, which runs Stanford's tokenizer for the Penn Treebank (3.4.1, in Java) and drops
 punctuation. Its rules and its abbreviations were found by asking it about the words of two dictionaries, all strings of up to
@@ -95,7 +95,7 @@ TOKEN = re.compile("|".join(RULES), re.IGNORECASE)
 
 
 def tokenize(text: str) -> list[str]:
-    """The words of a sentence in lower case, without punctuation: ``Don't stop!`` is ``do``, ``n't``, ``stop``.
+    """Split a sentence into words in lower case, without punctuation: ``Don't stop!`` is ``do``, ``n't``, ``stop``.
 
     Brackets stay, as ``-lrb-`` and ``-rrb-``: the reference means to drop them, but looks for them in capitals.
     """
@@ -104,7 +104,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def build_vocabulary(sentences: Iterable[list[str]], min_count: int) -> tuple[str, ...]:
-    """``SPECIAL_WORDS``, then the words seen at least ``min_count`` times: most frequent first, ties in alphabetical order."""
+    """``SPECIAL_WORDS``, then the words that occur at least ``min_count`` times: most frequent first, ties alphabetically."""
     counts = Counter(word for sentence in sentences for word in sentence)
     kept = [word for word, count in counts.items() if count >= min_count]
     return (*SPECIAL_WORDS, *sorted(kept, key=lambda word: (-counts[word], word)))

@@ -11,10 +11,10 @@ from sklearn.model_selection import StratifiedKFold
 from torchvision.transforms.v2 import functional as vision
 
 from zoo.core.errors import UserError
-from zoo.datamodules.bases.images import ClassificationData
+from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.held_out import fold_by_class, split_by_class
 from zoo.datamodules.loading.pixels import channel_statistics, resize
-from zoo.datamodules.loading.splits import Batches, ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import IGNORE, ImageSpec
 
 
@@ -286,7 +286,9 @@ def test_facts_are_what_is_there():
 
 def epoch_of(split, batch_size, world, epoch, seed=3):
     """The batches of each process in one epoch of training."""
-    return [list(Batches(split, batch_size, rank, world, seed, lambda: (epoch, 0))) for rank in range(world)]
+    return [
+        list(ImageLoader(split, batch_size, seed, rank=rank, world=world, position=lambda: (epoch, 0))) for rank in range(world)
+    ]
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(23, 4), (24, 4), (300, 7), (5, 8), (7, 8), (3, 1)])
@@ -301,7 +303,7 @@ def test_an_epoch_of_training_sees_no_image_twice_and_leaves_less_than_a_batch(n
         size = min(batch_size, n // world)
         assert n - len(seen) < size * world
         for rank, batches in enumerate(ranks):
-            assert len(batches) == len(Batches(split, batch_size, rank, world, seed=3)) == n // (size * world)
+            assert len(batches) == len(ImageLoader(split, batch_size, 3, rank=rank, world=world)) == n // (size * world)
             assert all(len(batch["labels"]) == size for batch in batches)
             assert all(torch.equal(batch["images"].flatten(), batch["labels"] % 256) for batch in batches[:256])
         orders.append(seen)
@@ -321,7 +323,7 @@ def test_what_fills_no_batch_changes_from_epoch_to_epoch():
 def test_starting_inside_an_epoch_equals_skipping(world, first):
     split = numbered(41)
     for rank, whole in enumerate(epoch_of(split, 4, world, epoch=5)):
-        started = list(Batches(split, 4, rank, world, 3, lambda: (5, first)))
+        started = list(ImageLoader(split, 4, 3, rank=rank, world=world, position=lambda: (5, first)))
         assert len(started) == len(whole) - first
         for one, other in zip(started, whole[first:], strict=True):
             assert torch.equal(one["images"], other["images"]) and torch.equal(one["labels"], other["labels"])
@@ -344,7 +346,7 @@ def test_every_batch_is_augmented_by_a_seed_of_its_own():
 
 def test_the_order_is_asked_for_when_the_epoch_begins():
     position = [(0, 0)]
-    loader = Batches(numbered(40), 4, seed=3, position=lambda: position[0])
+    loader = ImageLoader(numbered(40), 4, seed=3, position=lambda: position[0])
     iterator = iter(loader)
     position[0] = (2, 0)
     assert torch.equal(next(iterator)["labels"], epoch_of(numbered(40), 4, 1, 2)[0][0]["labels"])
@@ -357,7 +359,7 @@ def test_the_order_is_asked_for_when_the_epoch_begins():
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_evaluation_sees_each_image_once_in_the_same_batches_on_any_number_of_processes(n, batch_size, world):
     split = numbered(n)
-    loaders = [Batches(split, batch_size, rank, world) for rank in range(world)]
+    loaders = [ImageLoader(split, batch_size, rank=rank, world=world) for rank in range(world)]
     ranks = [list(loader) for loader in loaders]
     assert len({len(batches) for batches in ranks}) == 1  # sharded networks need all in step
     assert all(len(loader) == len(batches) for loader, batches in zip(loaders, ranks, strict=True))
@@ -409,7 +411,7 @@ def test_under_a_trainer_each_epoch_begins_at_its_first_batch_and_only_training_
     for stage, split in (("train", data.splits["train"]), ("val", data.splits["val"])):
         for epoch in range(3):
             seen = [batch for kind, at, batch in recorder.seen if kind == stage and at == epoch]
-            expected = list(Batches(split, 4, seed=0 if stage == "train" else None, position=lambda epoch=epoch: (epoch, 0)))
+            expected = list(ImageLoader(split, 4, 0 if stage == "train" else None, position=lambda epoch=epoch: (epoch, 0)))
             assert len(seen) == len(expected) > 0
             for batch, other in zip(seen, expected, strict=True):
                 assert torch.equal(batch["labels"], other["labels"])

@@ -209,11 +209,11 @@ def rewritten(path: str, content: Any) -> Callable[[Path], None]:
         (without("answers.txt"), "answers.txt: no such file"),
         (rewritten("answers.txt", "\n"), "answers.txt: is empty"),
         (without("train/questions.json"), "train/questions.json: no such file"),
-        (rewritten("train/questions.json", '[["what'), "train/questions.json: is no JSON"),
+        (rewritten("train/questions.json", '[["what'), "train/questions.json: is not valid JSON"),
         (rewritten("train/questions.json", [["what?", "yes"]]), "train/questions.json: is not laid out as published"),
         (rewritten("train/questions.json", {"what?": "yes"}), "train/questions.json: is not laid out as published"),
         (rewritten("test/questions.json", []), "has no question for test"),
-        (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such picture"),
+        (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such image"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(easy: Path, break_it: Callable[[Path], None], named: str) -> None:
@@ -229,7 +229,7 @@ def test_questions_without_words_and_unreadable_pictures_are_left_out_and_told(e
     (easy / "test" / "images" / "1.png").write_bytes(b"not a picture")
     data = opened(EasyVQA(2, 0, str(easy)))
     told = capsys.readouterr().err
-    assert "1 questions without a word are left out" in told and "1 of 3 pictures cannot be read" in told and "1.png" in told
+    assert "1 questions without a word are left out" in told and "1 of 3 images cannot be read" in told and "1.png" in told
     assert len(data.splits["test"]) == 2 and data.summarize()["test_questions"] == 4
 
 

@@ -83,7 +83,7 @@ def test_features_that_are_kept_need_no_more_than_a_cache_that_can_be_read(monke
 
     monkeypatch.setattr("zoo.datamodules.files.features.FileLock", refuse)
     assert cached_features(images, means, "kept").path == kept.path
-    with pytest.raises(UserError, match="features cannot be kept in .*: Permission denied; set ZOO_HOME to another folder"):
+    with pytest.raises(UserError, match="features cannot be cached in .*: Permission denied; set ZOO_HOME to another folder"):
         cached_features(images, means, "new")
 
 

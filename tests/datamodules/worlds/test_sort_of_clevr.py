@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 
-from zoo.datamodules.worlds.sort_of_clevr import ANSWERS, LONGEST, WORDS, ask_questions, draw_pictures, render
+from zoo.datamodules.worlds.sort_of_clevr import ANSWERS, LONGEST, WORDS, ask_questions, draw_scenes, render
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange": (255, 156, 0), "gray": (128, 128, 128),
            "yellow": (255, 255, 0)}  # fmt: skip
@@ -16,14 +16,14 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange
 
 @pytest.fixture(scope="module")
 def tested():
-    pictures = draw_pictures(0, "test")
-    return pictures, ask_questions(pictures, 0, "test")
+    scenes = draw_scenes(0, "test")
+    return scenes, ask_questions(scenes, 0, "test")
 
 
-def objects(pictures, place: int) -> dict[str, tuple[int, int, str]]:
+def objects(scenes, place: int) -> dict[str, tuple[int, int, str]]:
     """Color to x, y and shape."""
-    shapes = ["rectangle" if shape == 0 else "circle" for shape in pictures.shapes[place].tolist()]
-    return {c: (x, y, s) for c, (x, y), s in zip(COLORS, pictures.centers[place].tolist(), shapes, strict=True)}
+    shapes = ["rectangle" if shape == 0 else "circle" for shape in scenes.shapes[place].tolist()]
+    return {c: (x, y, s) for c, (x, y), s in zip(COLORS, scenes.centers[place].tolist(), shapes, strict=True)}
 
 
 def answer(words: str, scene: dict[str, tuple[int, int, str]]) -> tuple[str, str, int, int]:
@@ -50,11 +50,11 @@ def answer(words: str, scene: dict[str, tuple[int, int, str]]) -> tuple[str, str
 
 
 def test_every_answer_and_code_is_that_of_a_slow_evaluation_of_the_words(tested):
-    pictures, questions = tested
+    scenes, questions = tested
     codes, words = questions.codes(), questions.words()
     assert codes.shape == (200, 20, 11) and codes.dtype == torch.uint8
     for place in range(200):
-        scene = objects(pictures, place)
+        scene = objects(scenes, place)
         assert len(set(words[place])) == 20
         for number, question in enumerate(words[place]):
             expected, color, kind, subtype = answer(question, scene)
@@ -68,11 +68,11 @@ def test_every_answer_and_code_is_that_of_a_slow_evaluation_of_the_words(tested)
 
 
 def test_pictures_are_as_drawn_pixel_by_pixel(tested):
-    pictures, _ = tested
-    drawn = render(pictures)
+    scenes, _ = tested
+    drawn = render(scenes)
     assert drawn.shape == (200, 3, 75, 75) and drawn.dtype == torch.uint8
     for place in range(5):
-        scene = objects(pictures, place)
+        scene = objects(scenes, place)
         for row in range(75):
             for column in range(75):
                 expected = (255, 255, 255)
@@ -85,20 +85,20 @@ def test_pictures_are_as_drawn_pixel_by_pixel(tested):
 
 
 def test_the_splits_are_those_of_the_paper_share_no_picture_and_follow_from_the_seed(tested):
-    pictures, questions = tested
-    again = draw_pictures(0, "test")
-    assert torch.equal(again.centers, pictures.centers) and torch.equal(again.shapes, pictures.shapes)
+    scenes, questions = tested
+    again = draw_scenes(0, "test")
+    assert torch.equal(again.centers, scenes.centers) and torch.equal(again.shapes, scenes.shapes)
     assert torch.equal(ask_questions(again, 0, "test").codes(), questions.codes())
-    assert not torch.equal(draw_pictures(1, "test").centers, pictures.centers)
+    assert not torch.equal(draw_scenes(1, "test").centers, scenes.centers)
     assert not torch.equal(ask_questions(again, 1, "test").codes(), questions.codes())
-    train = draw_pictures(0, "train")
-    assert (len(train), len(pictures)) == (9800, 200)
-    contents = [set(map(tuple, part.centers.flatten(1).tolist())) for part in (train, pictures)]
+    train = draw_scenes(0, "train")
+    assert (len(train), len(scenes)) == (9800, 200)
+    contents = [set(map(tuple, part.centers.flatten(1).tolist())) for part in (train, scenes)]
     assert len(contents[0] | contents[1]) == 10_000
 
 
 def test_answers_are_as_frequent_as_chance_has_them():
-    questions = ask_questions(pictures := draw_pictures(0, "train"), 0, "train")
+    questions = ask_questions(scenes := draw_scenes(0, "train"), 0, "train")
     counts = defaultdict(Counter)
     for kind, subtype, given in torch.stack([questions.kind, questions.subtype, questions.answer], -1).flatten(0, 1).tolist():
         counts[kind, subtype][ANSWERS[given]] += 1
@@ -110,4 +110,4 @@ def test_answers_are_as_frequent_as_chance_has_them():
         else:
             assert max(answers.values()) < 0.53 * answers.total()
     asked = Counter(questions.color.flatten().tolist())
-    assert max(asked.values()) < 1.03 * min(asked.values()) and len(pictures) == 9800
+    assert max(asked.values()) < 1.03 * min(asked.values()) and len(scenes) == 9800

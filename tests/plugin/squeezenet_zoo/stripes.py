@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from zoo import ImageSpec, register_data
-from zoo.datamodules.bases.images import ClassificationData, ImagesInMemory, Split
+from zoo.datamodules.bases.classification import ClassificationData
+from zoo.datamodules.loading.splits import ImagesInMemory, Split
 
 
-@register_data("stripes", task="classification", tags=["embedded"])
+@register_data("stripes", task="classification", tags=["offline"])
 class Stripes(ClassificationData):
     """Stripes of random color and width: upright or level.
 

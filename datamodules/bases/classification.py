@@ -1,0 +1,82 @@
+"""The base of image classification data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.core.errors import UserError, some
+from zoo.core.randomness import derive_seed
+from zoo.datamodules.bases.images import ImageData
+from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
+from zoo.datamodules.loading.splits import Split
+from zoo.spec import ImageSpec
+
+
+class ClassificationData(ImageData):
+    """Images with one class each. A subclass implements ``build_spec`` and ``load_splits``.
+
+    A batch has ``images``, uint8 [N, C, H, W], and ``labels``, int64 [N]; mixup and cutmix add ``targets``, float [N, classes].
+
+    Args:
+        root: the folder of the files, or to download to; default: bestiary's cache.
+        size: resize images to this many pixels a side; 0 keeps their size.
+        augment: none, light, standard, strong, or a list of transforms, as in crop:4,hflip.
+        validation: fraction of the training images held out for validation, stratified by class, or one of k folds, as in 2/5.
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str = "",
+        size: int = 0,
+        augment: str = "standard",
+        validation: float | str = 0.1,
+    ) -> None:
+        self.fold = parse_fold(validation)
+        if self.fold is None and not 0 <= float(validation) < 1:
+            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
+        super().__init__(batch_size, seed, root, size, augment, validation)
+
+    @property
+    def class_count(self) -> int:
+        return len(self.spec.classes)
+
+    def require_compatible(self, spec: ImageSpec, name: str) -> None:
+        """Refuse data that a model trained with ``spec`` cannot take; ``name`` is this data's, for the message.
+
+        Raises:
+            UserError: other classes or another shape.
+        """
+        if self.spec.classes != spec.classes:
+            raise UserError(
+                f"{name} has the classes {some(self.spec.classes)}, "
+                f"the model knows {some(spec.classes)}: test it on data with its own classes"
+            )
+        if self.spec.shape != spec.shape:
+            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
+
+    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
+        if self.fold and "val" in splits:
+            raise UserError(
+                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
+            )
+        return super().with_validation(splits)
+
+    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        labels, seed = split.labels, derive_seed(self.seed, "val")
+        if self.fold is None:
+            return split_by_class(labels, float(self.validation), seed)
+        smallest = int(torch.bincount(labels)[labels.unique()].min())
+        if smallest < self.fold[1]:
+            raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
+        return fold_by_class(labels, *self.fold, seed)
+
+    def summarize(self) -> dict[str, Any]:
+        """Classes, shape, images in each split, and statistics, once ``setup`` has run."""
+        return {"classes": list(self.spec.classes), **super().summarize()}

@@ -1,0 +1,145 @@
+"""The base of text data: a text, split by position, as characters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from zoo.core.errors import UserError
+from zoo.datamodules.loading.loader import placement
+from zoo.datamodules.loading.text_chunks import HeldOutTextLoader, StreamLoader, WindowLoader, describe_fitting
+from zoo.spec import TextSpec
+
+MOST_HELD_OUT = 0.4  # of the text for validation, and as much for the test
+PREVIEWED = 1000  # characters
+
+
+class TextData(L.LightningDataModule):
+    """Text, split by position: the last part for testing, the one before for validation. A subclass implements ``load_text``.
+
+    Args:
+        batch_size: rows of text on each device.
+        seed: of where rows and windows begin.
+        seq_len: characters a chunk, through which gradients flow; 0 takes whole rows.
+        order: stream, rows that continue from batch to batch, or windows, chunks from random places.
+        held_out: fraction of the text for validation, and as much for testing; 1 makes all of it the test split.
+    """
+
+    task = "language-modeling"
+
+    root: Path | None = None
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        seq_len: int = 128,
+        order: Literal["stream", "windows"] = "stream",
+        held_out: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if not (0 < held_out <= MOST_HELD_OUT or held_out == 1):
+            raise UserError(
+                f"data.held_out={held_out}: must be above 0 and at most {MOST_HELD_OUT}, or 1 to test on the whole text"
+            )
+        if seq_len < 0:
+            raise UserError(f"data.seq_len={seq_len}: must be 0 (whole rows) or a number of characters, as {-seq_len}")
+        if order == "windows" and seq_len == 0:
+            raise UserError("data.seq_len=0: windows need a length, as 128; whole rows go with data.order=stream")
+        self.batch_size, self.seed, self.seq_len, self.order, self.held_out = batch_size, seed, seq_len, order, held_out
+        self.splits: dict[str, Tensor] = {}
+        self._text: str | None = None
+        self._spec: TextSpec | None = None
+
+    @abstractmethod
+    def load_text(self) -> str:
+        """The whole text."""
+
+    def download(self) -> None:
+        """Fetch the text; by default there is nothing to fetch."""
+
+    @property
+    def spec(self) -> TextSpec:
+        """The characters of the text, in Unicode order."""
+        if self._spec is None:
+            self._spec = TextSpec(tuple(sorted(set(self._whole_text()))))
+        return self._spec
+
+    def _whole_text(self) -> str:
+        if self._text is None:
+            self._text = self.load_text()
+        return self._text
+
+    def prepare_data(self) -> None:
+        if not self.splits:  # Lightning calls it again, when all is there
+            self.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        text = self._whole_text()
+        if not text:
+            raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to learn from")
+        places = torch.tensor(self.spec.encode(text), dtype=torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32)
+        test_length = round(self.held_out * len(text))
+        val_length = 0 if self.held_out == 1 else test_length
+        train, val, test = places.split([len(text) - val_length - test_length, val_length, test_length])
+        if test_length < 2:
+            raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
+        self.splits = {"train": train, "val": val, "test": test}
+
+    def require_compatible(self, spec: TextSpec, name: str) -> None:
+        """Encode characters as ``spec`` does, for a model that was trained with it.
+
+        Raises:
+            UserError: characters that the model does not know.
+        """
+        if spec != self.spec:
+            places = torch.tensor(spec.encode("".join(self.spec.vocabulary), name))
+            self.splits = {split: places[text.long()] for split, text in self.splits.items()}
+            self._spec = spec
+
+    def train_dataloader(self) -> StreamLoader:
+        if self.held_out == 1:
+            raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
+        text = self._on_device("train")
+        kind = WindowLoader if self.order == "windows" else StreamLoader
+        loader = kind(text, self.batch_size, self.seq_len, self.seed, **placement(self.trainer))
+        if not len(loader):
+            name, rows = self.root or type(self).__name__, self.batch_size * loader.world
+            fitting = describe_fitting(
+                len(text) - 1, self.seq_len, self.batch_size, loader.world, spare=self.order == "stream" and self.seq_len > 0
+            )
+            raise UserError(
+                f"{name}: {len(text):,} training characters are too few for {rows} rows of data.seq_len={self.seq_len}: {fitting}"
+            )
+        return loader
+
+    def val_dataloader(self) -> HeldOutTextLoader:
+        return HeldOutTextLoader(self._on_device("val"), self.seq_len, **placement(self.trainer))
+
+    def test_dataloader(self) -> HeldOutTextLoader:
+        return HeldOutTextLoader(self._on_device("test"), self.seq_len, **placement(self.trainer))
+
+    def _on_device(self, split: str) -> Tensor:
+        """The text of a split, moved to the device of the trainer."""
+        if self.trainer is not None:
+            self.splits[split] = self.splits[split].to(self.trainer.strategy.root_device)
+        return self.splits[split]
+
+    def summarize(self) -> dict[str, Any]:
+        """Characters in each split, size of the vocabulary, and the beginning, once ``setup`` has run."""
+        return {
+            "characters": {name: len(text) for name, text in self.splits.items()},
+            "vocabulary": len(self.spec.vocabulary),
+            "begins": self._whole_text()[:60],
+        }
+
+    def preview_text(self) -> str:
+        """The first characters for training, once ``setup`` has run."""
+        return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
