@@ -27,6 +27,7 @@ FORMER_NAMES = {
     "houses": "num_houses",
     "image_size": "size",
     "join": "fusion",
+    "learning_rate": "lr",
     "least": "min_count",
     "least_answers": "min_answer_count",
     "longest": "max_length",
