@@ -99,10 +99,8 @@ class Registry:
         found = [entry for path, module in files for entry in self._read(path, module, origin)]
         self._of_plugins += found
         for entry in found:
-            if entry.kind in self._entries:
-                self._add(entry)
-            else:
-                self.entries(entry.kind)  # which finds names that are taken
+            self.entries(entry.kind)  # read now, to find names that are taken
+            self._add(entry)
         return found
 
     def add_plugin(self, plugin: str) -> None:

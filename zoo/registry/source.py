@@ -47,7 +47,9 @@ class Source:
             return self, self.names[name]
         module, original = self.imports.get(name, ("", ""))
         path = module_file(module, self.path.parent) if module else None
-        return open_source(path, module).find(original) if path and path != self.path else None
+        with suppress(SyntaxError, ValueError, OSError, RecursionError):  # then it is imported, if it is used
+            return open_source(path, module).find(original) if path and path != self.path else None
+        return None
 
     def literal(self, node: ast.expr) -> Any:
         """Evaluate literals, names of literals, and containers that unpack them.
