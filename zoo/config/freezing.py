@@ -65,10 +65,11 @@ class Freezing:
     def trained_from(self, stages: Sequence[str]) -> dict[str, int | None]:
         """Map each stage to the first epoch, from 0, in which it is trained; None is never."""
         body, head = stages[:-1], stages[-1]
+        plan: dict[str, int | None]
         if self.text == "none":
             plan = dict.fromkeys(body, 0)
         elif self.text == "backbone":
-            plan = dict.fromkeys(body)
+            plan = dict.fromkeys(body, None)
         elif self.until:
             last = body.index(self.until)
             plan = {stage: None if place <= last else 0 for place, stage in enumerate(body)}
@@ -79,4 +80,4 @@ class Freezing:
     def frozen(self, stages: Sequence[str], epoch: int) -> tuple[str, ...]:
         """List the stages that are frozen in an epoch, from 0."""
         plan = self.trained_from(stages)
-        return tuple(stage for stage in stages if plan[stage] is None or epoch < plan[stage])
+        return tuple(stage for stage in stages if (first := plan[stage]) is None or epoch < first)

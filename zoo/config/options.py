@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from zoo.core.errors import UserError, did_you_mean, unknown
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.entry import KINDS, REQUIRED, Entry
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) -> dict[str, Any]:
@@ -23,13 +25,13 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
         for option in entry.options
     }
     config = ConfigDict(extra="forbid", protected_namespaces=())
-    schema = create_model("Options", __config__=config, **fields)
+    schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
     return validate(schema, given, KINDS[entry.kind].section, f"option of {entry.name}").model_dump(
         mode="json" if as_json else "python"
     )
 
 
-def validate(schema: type[BaseModel], given: dict[str, Any], section: str, what: str) -> BaseModel:
+def validate(schema: type[Schema], given: dict[str, Any], section: str, what: str) -> Schema:
     """Create a pydantic model from the given values, with the first validation error as one line.
 
     Args:

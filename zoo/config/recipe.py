@@ -134,11 +134,11 @@ class Run(Section):
     @property
     def network(self) -> str:
         """The name of the network: the model's, or that of a library's network, as in torchvision's resnet50."""
-        return self.model["network"] if self.model["name"] in LIBRARIES else self.model["name"]
+        return str(self.model["network" if self.model["name"] in LIBRARIES else "name"])
 
     def to_yaml(self) -> str:
         """Dump to YAML, as ``run.yaml`` holds it and ``--config`` reads it."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
@@ -173,9 +173,10 @@ def resolve(
     named = (config.get("model") or {}).get("name")
     if name and named and name != named:
         raise UserError(f"the configuration is for {named!r}, not {name!r}: leave one of the two out")
-    if not (name or named):
+    name = name or named
+    if not name:
         raise UserError("which model? `zoo list` shows them all")
-    entry = registry.model(name or named)
+    entry = registry.model(name)
     layers = [config, *settings]
     data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
     if not data_name:
@@ -214,7 +215,7 @@ def resolve(
         recipe=_with_arguments(registry, entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
         trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
-        plugins=registry.plugin_files,
+        plugins=tuple(registry.plugin_files),
     )
 
 

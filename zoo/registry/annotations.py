@@ -11,7 +11,7 @@ Activation = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "gelu", "si
 Norm = Literal["none", "batch", "layer", "instance", "group"]
 NAMES = {"Activation": Activation, "Norm": Norm}
 
-NAMED_TYPES = {
+NAMED_TYPES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
     "None": None, "Any": Any,
 }  # fmt: skip

@@ -290,6 +290,7 @@ def _import(module: str, path: str) -> None:
         importlib.import_module(module)
     elif module not in sys.modules:
         spec = importlib.util.spec_from_file_location(module, path)
+        assert spec is not None and spec.loader is not None  # as for any .py file
         sys.modules[module] = importlib.util.module_from_spec(spec)
         sys.path.insert(0, str(Path(path).parent))
         try:

@@ -27,7 +27,7 @@ class Source:
     def __init__(self, path: Path, module: str) -> None:
         self.path, self.module = path, module
         self.tree = _parsed(path.read_text(encoding="utf-8"), str(path))
-        self.names: dict[str, ast.AST] = {}
+        self.names: dict[str, Any] = {}
         self.imports: dict[str, tuple[str, str]] = {}
         for node in self.tree.body:
             match node:
@@ -39,9 +39,9 @@ class Source:
                     if level:  # relative to the package
                         package = [*module.split("."), *(["__init__"] if path.stem == "__init__" else [])][:-level]
                         origin = ".".join([*package, *([origin] if origin else [])])
-                    self.imports |= {each.asname or each.name: (origin, each.name) for each in node.names}
+                    self.imports |= {each.asname or each.name: (origin or "", each.name) for each in node.names}
 
-    def find(self, name: str) -> tuple[Source, ast.AST] | None:
+    def find(self, name: str) -> tuple[Source, Any] | None:
         """Find the definition of a name and its file, through imports; None if it cannot be found."""
         if name in self.names:
             return self, self.names[name]
@@ -104,13 +104,11 @@ def read_file(path: Path, module: str) -> Iterator[Entry]:
         if isinstance(node, Definition):
             # Python applies decorators from the last to the first
             for decorator in reversed(node.decorator_list):
-                if (kind := _decorator_kind(decorator)) is not None:
+                if isinstance(decorator, ast.Call) and (kind := _decorator_kind(decorator)) is not None:
                     yield _read_decorator(kind, decorator, node, source)
 
 
-def _decorator_kind(node: ast.expr) -> str | None:
-    if not isinstance(node, ast.Call):
-        return None
+def _decorator_kind(node: ast.Call) -> str | None:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     kind = name.removeprefix("register_")
     return kind if kind != name and kind in KINDS else None
@@ -143,7 +141,9 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
     return replace(entry, path=str(source.path))
 
 
-def _signature(node: Definition, source: Source, read: Callable) -> tuple[dict[str, tuple[str, Any]], list[str | None], bool]:
+def _signature(
+    node: Definition, source: Source, read: Callable[..., Any]
+) -> tuple[dict[str, tuple[str, Any]], list[str | None], bool]:
     """Read parameters and docstrings of a function or a class, as ``entry._signature`` does, and whether all could be found."""
     parameters: dict[str, tuple[str, Any]] = {}
     docs: list[str | None] = []
