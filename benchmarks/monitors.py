@@ -23,7 +23,7 @@ from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.config.recipe import resolve
 from zoo.training import building
-from zoo.training.trainer import quiet
+from zoo.training.trainer import silence_lightning
 
 # on a processor the time that this process had of it, so that what else runs on the machine does not count
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -78,7 +78,7 @@ def main(
     pairs: Annotated[int, typer.Option(help="Turns of each, after the first.")] = 3,
     wandb: Annotated[bool, typer.Option(help="Measure wandb.watch too.")] = True,
 ) -> None:
-    quiet()
+    silence_lightning()
     registry = zoo.scan([str(PLUGIN)])
     data = {"name": "folder", "root": str(Path(root).resolve()), "size": 32} if root else {"name": "random-images"}
     run = resolve(registry, model, {}, [{"data": data, "recipe": {"epochs": 1000}}])

@@ -1,8 +1,9 @@
-"""Judges a training while it goes on: by what monitors record, and by what it sees itself of losses, norms and gradients."""
+"""Diagnosis of a running training from the records of its monitors, its losses, and the gradients and norms themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,37 +13,39 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zoo.callbacks.findings import (
-    PATIENT,
-    SEEN,
+    AGREEING,
+    PATIENCE,
     Finding,
-    judge_activations,
-    judge_gradients,
-    judge_initial_loss,
-    judge_learning,
-    judge_pace,
+    check_activations,
+    check_gradients,
+    check_initial_loss,
+    check_losses,
+    check_throughput,
 )
-from zoo.callbacks.recording import Record, parameters_of
+from zoo.callbacks.recording import Record, optimized_parameters
 
-BATCH_OF_NORM = 16  # values of a channel that batch norm measures in one batch
+MIN_NORM_VALUES = 16  # of a channel in one batch, for batch norm
 
 
 class Diagnosis(L.Callback):
-    """Judges what monitors record while a training goes on, and tells each finding once.
+    """Checks the records of monitors during training and reports each finding once.
 
-    Give the monitors its ``see`` as their ``write``::
+    Pass its ``add_record`` to the monitors as ``write``::
 
         diagnosis = Diagnosis(classes=10)
-        Trainer(callbacks=[ActivationStatistics(write=diagnosis.see), GradientMonitor(write=diagnosis.see), diagnosis])
+        monitors = [kind(write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
+        Trainer(callbacks=[*monitors, diagnosis])
 
     Args:
-        classes: how many answers there are, for what guessing costs; None leaves out what follows from it.
-        metrics: the newest values, filled by a logger; of use are train/accuracy and val/accuracy.
-        write: is given every record that ``see`` is given, and each finding as a record; the default keeps findings alone.
-        frozen: whether parameters without ``requires_grad`` are meant to be so.
+        classes: number of classes, from which the loss at chance level follows; None leaves out what needs it.
+        metrics: the latest values, filled by a logger; train/accuracy and val/accuracy are used.
+        write: called with every record that ``add_record`` gets and with each finding as a record; by default nothing is written.
+        frozen: whether parameters without ``requires_grad`` are frozen on purpose.
+        remedies: finding name -> what to try, in place of the finding's own remedy.
 
     Attributes:
         findings: all so far.
-        steps: at which each of them was told.
+        steps: the step of each of them.
     """
 
     def __init__(
@@ -51,11 +54,12 @@ class Diagnosis(L.Callback):
         metrics: Mapping[str, float] = MappingProxyType({}),
         write: Callable[[Record], None] = lambda record: None,
         frozen: bool = False,
+        remedies: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.classes, self.metrics, self.write, self.frozen = classes, metrics, write, frozen
+        self.classes, self.metrics, self.write, self.frozen, self.remedies = classes, metrics, write, frozen, remedies
         self.findings: list[Finding] = []
         self.steps: list[int] = []
-        self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "pace": []}
+        self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "throughput": []}
         self._rates: list[float] = []
         self._losses: list[float] = []
         self._val_losses: list[float] = []
@@ -64,14 +68,14 @@ class Diagnosis(L.Callback):
         self._steps = self._step = self._epoch = 0
         self._rate = 0.0
         self._hook: RemovableHandle | None = None
-        self._moved: set[int] = set()  # the id of each parameter that an optimizer has
+        self._optimized: set[int] = set()  # the id of each parameter in an optimizer
 
     @property
-    def worst(self) -> Finding | None:
+    def most_severe(self) -> Finding | None:
         return min(self.findings, key=lambda finding: finding.severity, default=None)  # "error" is before "warning"
 
-    def see(self, record: Record) -> None:
-        """Take in a record of a monitor."""
+    def add_record(self, record: Record) -> None:
+        """Check a new record of a monitor."""
         self.write(record)
         kind = record["kind"]
         if kind not in self._history:
@@ -79,16 +83,17 @@ class Diagnosis(L.Callback):
         self._step, self._epoch = record["step"], record["epoch"]
         history = self._history[kind]
         history.append(record)
-        del history[:-SEEN]
+        del history[:-AGREEING]
         if kind == "gradients":
             self._rates.append(self._rate)
-            self._tell(judge_gradients(history, self._rates))
+            self._report(check_gradients(history, self._rates))
         else:
-            self._tell({"activations": judge_activations, "pace": judge_pace}[kind](history))
+            self._report({"activations": check_activations, "throughput": check_throughput}[kind](history))
 
-    def _tell(self, findings: Iterable[Finding]) -> None:
+    def _report(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
             if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
+                finding = replace(finding, remedy=self.remedies.get(finding.name, finding.remedy))
                 self.findings.append(finding)
                 self.steps.append(self._step)
                 self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
@@ -100,42 +105,40 @@ class Diagnosis(L.Callback):
         self._losses, self._val_losses = list(state_dict["losses"]), list(state_dict["val_losses"])
         self._val_accuracies = list(state_dict["val_accuracies"])
 
-    # ------------------------------------------------------------------ what Lightning tells
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._moved = parameters_of(*trainer.optimizers)
-        idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._moved]
-        if idle and self._moved and trainer.is_global_zero:
-            self._tell([Finding(
-                "no-optimizer", "warning", idle[0], f"{len(idle)} parameters that get gradients are in no optimizer",
-                "configure_optimizers was given a part of the network", "all of self.parameters(), or requires_grad_(False)",
+        self._optimized = optimized_parameters(*trainer.optimizers)
+        idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._optimized]
+        if idle and self._optimized and trainer.is_global_zero:
+            self._report([Finding(
+                "not-optimized", "warning", idle[0], f"{len(idle)} parameters that require gradients are in no optimizer",
+                "configure_optimizers got only a part of the network", "all of self.parameters(), or requires_grad_(False)",
             )])  # fmt: skip
         learn = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         still = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
         if learn and still and not self.frozen and trainer.is_global_zero:
-            self._tell([Finding(
-                "frozen", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters do not learn",
-                "requires_grad was set to False and not back", "requires_grad_(True), or say that they are meant to be frozen",
+            self._report([Finding(
+                "frozen-parameters", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters are frozen",
+                "requires_grad was set to False and not back", "requires_grad_(True)",
             )])  # fmt: skip
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.optimizers and trainer.optimizers[0].param_groups:
             self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
         if batch_idx == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
-            self._look_at_norms(pl_module)
+            self._check_norms(pl_module)
 
-    def _look_at_norms(self, module: nn.Module) -> None:
-        """Count, in the first batch, the values that each batch norm has of a channel."""
+    def _check_norms(self, module: nn.Module) -> None:
+        """Count the values of a channel that batch norm gets in the first batch."""
 
         def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if not inputs:  # called by name
                 return
             values = inputs[0].numel() // inputs[0].shape[1]
-            if norm.training and values < BATCH_OF_NORM:
-                self._tell([Finding(
-                    "batch-norm-on-few", "warning", name, f"it measures each channel on {values} values a batch",
+            if norm.training and values < MIN_NORM_VALUES:
+                self._report([Finding(
+                    "small-batch-norm", "warning", name, f"its statistics come from {values} values of a channel in a batch",
                     "a tiny batch: the statistics are mostly noise, and differ from those of evaluation",
-                    "a larger batch, trainer.sync_batchnorm=true, or group norm",
+                    "a larger batch, synchronized batch norm, or group norm",
                 )])  # fmt: skip
 
         norms = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -154,11 +157,13 @@ class Diagnosis(L.Callback):
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         is_early = trainer.global_step in (1, 2) and trainer.is_global_zero
         if is_early and trainer.accumulate_grad_batches == 1 and pl_module.automatic_optimization:
-            moved = [(name, p.grad) for name, p in pl_module.named_parameters() if id(p) in self._moved and p.grad is not None]
+            moved = [
+                (name, p.grad) for name, p in pl_module.named_parameters() if id(p) in self._optimized and p.grad is not None
+            ]
             left = next((name for name, gradient in moved if gradient.count_nonzero()), None)
             if left is not None:
-                self._tell([Finding(
-                    "gradients-not-cleared", "error", left, "it has the gradient of the step before when the next is computed",
+                self._report([Finding(
+                    "gradients-not-zeroed", "error", left, "it still has the gradient of the last step when the next is computed",
                     "zero_grad is missing, so that gradients of all steps add up", "optimizer.zero_grad() before each backward",
                 )])  # fmt: skip
 
@@ -171,7 +176,7 @@ class Diagnosis(L.Callback):
             return
         loss = loss.detach()
         if self._sum is None and trainer.current_epoch == 0 and batch_idx == 0 and self.classes and trainer.is_global_zero:
-            self._tell(judge_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
+            self._report(check_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
 
@@ -186,6 +191,6 @@ class Diagnosis(L.Callback):
             self._val_losses.append(values["val/loss"])
         if "val/accuracy" in values:
             self._val_accuracies.append(values["val/accuracy"])
-        train, recent = self.metrics.get("train/accuracy"), self._val_accuracies[-PATIENT:]
+        train, recent = self.metrics.get("train/accuracy"), self._val_accuracies[-PATIENCE:]
         gap = train - max(recent) if train is not None and recent else None
-        self._tell(judge_learning(self._losses, self._val_losses, gap, self.classes, trainer.global_step))
+        self._report(check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step))

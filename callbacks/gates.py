@@ -1,8 +1,9 @@
-"""The gates of torch's recurrent layers, which compute them out of sight: from what goes in and comes out, once more."""
+"""Gates of torch's recurrent layers, recomputed from their inputs and outputs, as fused kernels do not return them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,16 @@ RECURRENT = (*LAYERS, *CELLS)
 State = Tensor | tuple[Tensor, Tensor] | None
 
 
-def gates(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-    """Name, squashing function (``sigmoid``, ``tanh`` or ``relu``) and values [..., hidden] of each gate in a call of a module.
+def gates(module: nn.RNNBase | nn.RNNCellBase, inputs: tuple[Any, ...], output: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield name, activation function (``sigmoid``, ``tanh`` or ``relu``) and values [..., hidden] of each gate.
 
     Names are ``input``, ``forget``, ``candidate`` and ``output`` of an LSTM, ``reset``, ``update`` and ``candidate`` of a GRU,
-    and ``state`` of a plain recurrent network. Of the layers of ``nn.LSTM`` and its like they end as torch's parameters do, in
+    and ``state`` of a plain recurrent network. In multi-layer modules they have the suffix of torch's parameters, as in
     ``_l0`` or ``_l1_reverse``. Upper layers are computed without the dropout between layers. Packed sequences have none.
 
     Args:
-        inputs: what the module was called with, by position: sequences (or one step), and the state before it if it was given.
-        output: the first of what it gave.
+        inputs: positional arguments of the call: sequences (or one step), and the initial state if it was passed.
+        output: the first output of the call.
     """
     sequences, state = (*inputs, None)[:2]
     if not isinstance(sequences, Tensor):
@@ -32,7 +33,7 @@ def gates(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Iter
             before = state if isinstance(state, Tensor) or state is None else state[0]
             before = sequences.new_zeros(*sequences.shape[:-1], module.hidden_size) if before is None else before
             yield from _named(module, "", sequences, before)
-        else:
+        elif isinstance(module, nn.RNNBase):
             yield from _of_layers(module, sequences, state, output)
 
 
@@ -57,36 +58,38 @@ def _of_layers(module: nn.RNNBase, below: Tensor, state: State, output: Tensor) 
 def _layer_alone(module: nn.RNNBase, layer: int, below: Tensor, state: State) -> Tensor:
     """The outputs of one of several layers."""
     directions = 2 if module.bidirectional else 1
-    options = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
+    options: dict[str, Any] = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
     if isinstance(module, nn.RNN):
         options = {"nonlinearity": module.nonlinearity}
-    alone = type(module)(
+    cls: Any = type(module)
+    alone = cls(
         below.shape[-1], module.hidden_size, bias=module.bias, batch_first=module.batch_first,
         bidirectional=module.bidirectional, device="meta", **options,
     )  # fmt: skip
-    own = dict(module.named_parameters(recurse=False))
+    own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
     weights = {name: own[name.replace("_l0", f"_l{layer}")] for name, _ in alone.named_parameters()}
     if state is not None:
         part = slice(directions * layer, directions * (layer + 1))
-        state = state[part] if isinstance(state, Tensor) else tuple(each[part] for each in state)
-    return torch.func.functional_call(alone, weights, (below, state))[0]
+        state = state[part] if isinstance(state, Tensor) else (state[0][part], state[1][part])
+    output: Tensor = torch.func.functional_call(alone, weights, (below, state))[0]
+    return output
 
 
 def _named(module: nn.Module, suffix: str, below: Tensor, before: Tensor) -> Iterator[tuple[str, str, Tensor]]:
     """The gates of one layer, from the input and the state before each step."""
     weight_ih, weight_hh = (getattr(module, f"weight_{name}{suffix}") for name in ("ih", "hh"))
     bias_ih, bias_hh = (getattr(module, f"bias_{name}{suffix}", None) for name in ("ih", "hh"))
-    given, held = F.linear(below, weight_ih, bias_ih), F.linear(before, weight_hh, bias_hh)
+    from_input, from_state = F.linear(below, weight_ih, bias_ih), F.linear(before, weight_hh, bias_hh)
     match module:
         case nn.LSTM() | nn.LSTMCell():
-            sums = (given + held).chunk(4, -1)
+            sums = (from_input + from_state).chunk(4, -1)
             functions = {"input": "sigmoid", "forget": "sigmoid", "candidate": "tanh", "output": "sigmoid"}
         case nn.GRU() | nn.GRUCell():
-            (reset, update, new), (held_reset, held_update, held_new) = given.chunk(3, -1), held.chunk(3, -1)
-            reset = reset + held_reset
-            sums = (reset, update + held_update, new + reset.sigmoid() * held_new)
+            (reset, update, new), (reset_h, update_h, new_h) = from_input.chunk(3, -1), from_state.chunk(3, -1)
+            reset = reset + reset_h
+            sums = (reset, update + update_h, new + reset.sigmoid() * new_h)
             functions = {"reset": "sigmoid", "update": "sigmoid", "candidate": "tanh"}
         case _:
-            sums, functions = (given + held,), {"state": module.nonlinearity}
+            sums, functions = (from_input + from_state,), {"state": str(module.nonlinearity)}
     for (name, function), values in zip(functions.items(), sums, strict=True):
         yield f"{name}{suffix}", function, getattr(torch, function)(values)

@@ -1,4 +1,4 @@
-"""What happens to every parameter on recorded steps: its gradient, how far the step moved it, and how noisy gradients are."""
+"""Gradient norm and update-to-weight ratio of every parameter, and the gradient noise scale, on recorded steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.callbacks.distribution import histogram
-from zoo.callbacks.recording import Monitor, Record, holds_parts, over_processes, parameters_of
+from zoo.callbacks.recording import Monitor, Record, all_reduce, is_sharded, optimized_parameters
 
-MEMORY = 0.9  # weight of the past in the two means that the noise scale is made of
+DECAY = 0.9  # of the two running means in the noise scale
 PRODUCTS = ("gradient", "weight", "update", "with_previous", "previous", "with_next")
 
 
@@ -24,21 +24,21 @@ class GradientMonitor(Monitor):
 
     A record holds of each parameter
 
-    - ``norm`` of its gradient, ``weight``, its own norm before the step, and ``update``, the norm of what the step added to it
-      over its own: about 1e-3 where a learning rate fits;
-    - ``cosine`` between its gradient and that of the record before;
-    - ``histogram`` of its gradient, as in ``ActivationStatistics``, and the ``zero`` share;
+    - ``norm`` of its gradient, ``weight_norm`` before the step, and ``update_ratio``, the update-to-weight ratio: the norm of
+      what the step added over that norm, about 1e-3 where a learning rate fits;
+    - ``cosine`` similarity of its gradient to that of the last record;
+    - ``histogram`` of its gradient, as in ``ActivationStatistics``, and the ``zero`` fraction;
 
-    and of all together, which are those of the optimizer that steps
+    and of all parameters of the optimizer together
 
-    - ``norm``; ``without``, the names of parameters that should learn and got no gradient; ``clipped``, the share of records so
-      far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
-    - ``noise_scale``, in samples: about how large a batch may be before larger ones stop helping (McCandlish et al. 2018,
-      arXiv:1812.06162, the simple noise scale tr(S) / |G|^2). Two gradients in a row share their true part and not their noise,
+    - ``norm``; ``without``, the names of trainable parameters that got no gradient; ``clipped``, the fraction of records
+      so far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
+    - ``noise_scale``, in samples: about the largest batch size that still helps (McCandlish et al. 2018,
+      arXiv:1812.06162, the simple noise scale tr(S) / |G|^2). Two successive gradients share the true gradient and not the noise,
       so it is B (mean |g|^2 - mean g.g') / mean g.g', with B the samples of a step and running means over the records; None
       until those products are positive.
 
-    It keeps the gradients of one record and, within a recorded step, the weights: twice the size of what is watched. Gradients of
+    It keeps the gradients of one record and, within a recorded step, the weights: twice the size of the parameters. Gradients of
     sharded strategies are summed over processes.
 
     Args:
@@ -51,15 +51,15 @@ class GradientMonitor(Monitor):
 
     def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
         super().__init__(every, layers, write)
-        self._kept: dict[str, Tensor] = {}  # gradients of the newest record
-        self._pending: _Pending | None = None  # a record that waits for the gradient of the step after
+        self._kept: dict[str, Tensor] = {}  # gradients of the last record
+        self._pending: _Pending | None = None  # a record that waits for the gradient of the next step
         self._samples = 0
         self._records = self._clipped = 0
         self._squares = self._products = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        figures = {"records": self._records, "clipped": self._clipped, "squares": self._squares, "products": self._products}
-        return {**super().state_dict(), **figures}
+        sums = {"records": self._records, "clipped": self._clipped, "squares": self._squares, "products": self._products}
+        return {**super().state_dict(), **sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -73,19 +73,19 @@ class GradientMonitor(Monitor):
         step, samples, self._samples = trainer.global_step, self._samples, 0
         if self._pending is None and not self.is_due(step):
             return
-        with torch.no_grad(), self.measured(pl_module.device):
+        with torch.no_grad(), self.timed(pl_module.device):
             gradients = self._gradients(trainer, pl_module, optimizer)
             if self._pending is not None:
-                self._pending.see_next(gradients)
+                self._pending.add_next(gradients)
         self._finish(trainer)
         if self.is_due(step) and gradients:
-            with torch.no_grad(), self.measured(pl_module.device):
+            with torch.no_grad(), self.timed(pl_module.device):
                 kept = {name: gradient.clone() for name, gradient in gradients.items()}  # they are clipped in place
-                own = parameters_of(optimizer)
-                named = {name: p for name, p in pl_module.named_parameters() if id(p) in own}
+                own = optimized_parameters(optimizer)
+                named: dict[str, Tensor] = {name: p for name, p in pl_module.named_parameters() if id(p) in own}
                 self._pending = _Pending(step, samples, named, kept, self._kept)
                 self._pending.without = [
-                    name for name, p in named.items() if p.requires_grad and p.grad is None and self.chosen(name)
+                    name for name, p in named.items() if p.requires_grad and p.grad is None and self.is_selected(name)
                 ]
                 self._kept = kept
 
@@ -94,33 +94,33 @@ class GradientMonitor(Monitor):
     ) -> None:
         pending = self._pending
         if pending is not None and pending.before and trainer.global_step > pending.step:
-            with torch.no_grad(), self.measured(pl_module.device):
-                pending.see_update(dict(pl_module.named_parameters()))
+            with torch.no_grad(), self.timed(pl_module.device):
+                pending.add_update(dict(pl_module.named_parameters()))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if not holds_parts(trainer):  # else it would wait for other processes
-            self._finish(trainer)  # the last before a fault tells most
+        if not is_sharded(trainer):  # else it would wait for other processes
+            self._finish(trainer)  # the last before an exception matters most
         self._pending, self._kept = None, {}
 
     def _gradients(self, trainer: L.Trainer, module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-        scale, own = _scale(trainer), parameters_of(optimizer)
+        scale, own = _scale(trainer), optimized_parameters(optimizer)
         found = {}
         for name, parameter in module.named_parameters():
-            if parameter.grad is not None and self.chosen(name) and id(parameter) in own:
+            if parameter.grad is not None and self.is_selected(name) and id(parameter) in own:
                 gradient = _local(parameter.grad)
                 found[name] = gradient if scale == 1 else gradient / scale
         return found
 
     def _finish(self, trainer: L.Trainer) -> None:
-        """Hand on the record that is waiting."""
+        """Emit the pending record."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        with torch.no_grad(), self.measured(pending.device):
-            rows = pending.rows(holds_parts(trainer)).tolist()  # the one crossing
+        with torch.no_grad(), self.timed(pending.device):
+            rows = pending.rows(is_sharded(trainer)).tolist()  # the only synchronization
         parameters = {}
         total = product = 0.0
         for name, row in zip(pending.names, rows, strict=True):
@@ -128,8 +128,8 @@ class GradientMonitor(Monitor):
             cosine = with_previous / (gradient * previous) ** 0.5 if gradient * previous > 0 else None
             parameters[name] = {
                 "norm": gradient**0.5,
-                "weight": weight**0.5,
-                "update": (update / weight) ** 0.5 if weight > 0 and pending.is_updated else None,
+                "weight_norm": weight**0.5,
+                "update_ratio": (update / weight) ** 0.5 if weight > 0 and pending.is_updated else None,
                 "cosine": cosine,
                 "zero": zeros / sum(counts),
                 "histogram": [int(count) for count in counts],
@@ -139,8 +139,8 @@ class GradientMonitor(Monitor):
         self._records += 1
         self._clipped += bool(clip) and total**0.5 > clip
         if pending.is_followed and total < float("inf"):
-            self._squares = MEMORY * self._squares + (1 - MEMORY) * total
-            self._products = MEMORY * self._products + (1 - MEMORY) * product
+            self._squares = DECAY * self._squares + (1 - DECAY) * total
+            self._products = DECAY * self._products + (1 - DECAY) * product
             if self._products > 0:
                 samples = pending.samples * trainer.world_size
                 noise_scale = max(0.0, samples * (self._squares - self._products) / self._products)
@@ -150,7 +150,7 @@ class GradientMonitor(Monitor):
 
 
 class _Pending:
-    """One record that is being made, all on the device."""
+    """A record in the making, on the device."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Pending:
         self.gradients = gradients
         self.without: list[str] = []
         self.is_updated = self.is_followed = False
-        self.products = {name: dict.fromkeys(PRODUCTS, 0.0) for name in self.names}
+        self.products: dict[str, dict[str, Tensor | float]] = {name: dict.fromkeys(PRODUCTS, 0.0) for name in self.names}
         self.counts: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
             own = self.products[name]
@@ -176,30 +176,30 @@ class _Pending:
             if (former := previous.get(name)) is not None and former.shape == gradient.shape:
                 own["with_previous"], own["previous"] = _dot(gradient, former), _dot(former, former)
 
-    def see_update(self, parameters: dict[str, Tensor]) -> None:
+    def add_update(self, parameters: dict[str, Tensor]) -> None:
         for name, before in self.before.items():
             moved = _local(parameters[name]) - before
             self.products[name]["update"] = _dot(moved, moved)
         self.before, self.is_updated = {}, True
 
-    def see_next(self, gradients: dict[str, Tensor]) -> None:
+    def add_next(self, gradients: dict[str, Tensor]) -> None:
         for name in self.names:
             if name in gradients:
                 self.products[name]["with_next"] = _dot(self.gradients[name], gradients[name])
         self.is_followed = gradients.keys() >= set(self.names)  # with several optimizers the next step may be another's
 
-    def rows(self, parts: bool) -> Tensor:
-        """For each parameter its products, its zeros and its histogram; ``parts`` are summed over processes."""
+    def rows(self, sharded: bool) -> Tensor:
+        """For each parameter its products, its zeros and its histogram; shards are summed over processes."""
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         values = [value for name in self.names for value in self.products[name].values()]
         products = torch.stack([torch.as_tensor(value, dtype=wide, device=self.device) for value in values])
         products = products.view(len(self.names), len(PRODUCTS))
         table = torch.cat([products, torch.stack([self.counts[name] for name in self.names]).to(wide)], 1)
-        return over_processes(table) if parts else table
+        return all_reduce(table) if sharded else table
 
 
 def _local(values: Tensor) -> Tensor:
-    """The part of a tensor that lies on this process, as real numbers."""
+    """The shard of a tensor on this process, as real numbers."""
     values = values.detach()
     values = values.to_local() if hasattr(values, "to_local") else values
     values = values.to_dense() if values.is_sparse else values
@@ -209,12 +209,13 @@ def _local(values: Tensor) -> Tensor:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     if a is b:
-        return torch.linalg.vector_norm(a, dtype=wide).square()
+        norm: Tensor = torch.linalg.vector_norm(a, dtype=wide)
+        return norm.square()
     return (a.to(wide) * b.to(wide)).sum()
 
 
 def _scale(trainer: L.Trainer) -> float:
-    """What the gradients are multiplied by still, where an optimizer divides in its own step."""
+    """The loss scale that is still in the gradients, where an optimizer unscales in its own step."""
     plugin = trainer.precision_plugin
     if not isinstance(plugin, MixedPrecision) or plugin.scaler is None:
         return 1.0
@@ -223,7 +224,7 @@ def _scale(trainer: L.Trainer) -> float:
 
 
 def _samples_in(batch: Any) -> int:
-    """Samples of a batch: the length of the first tensor in it."""
+    """Number of samples in a batch: the length of the first tensor in it."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else 1
     parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()

@@ -1,10 +1,11 @@
-"""Progress of a training: a bar with rate and time left on a terminal, one plain line an epoch in a log; and what is wrong."""
+"""Progress of a training: a bar with throughput and time left on a terminal, a line an epoch in a log; and its findings."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -23,8 +24,8 @@ LINE_SECONDS = 2.0  # short epochs share a line of a log
 COLORS = {"error": "red", "warning": "yellow"}
 
 
-class _CutOffFirst(TextColumn):
-    """Where a terminal is too narrow, gives way before the other columns do."""
+class _ShrinkingColumn(TextColumn):
+    """Is truncated before the other columns where a terminal is too narrow."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -33,30 +34,30 @@ class _CutOffFirst(TextColumn):
 
 
 class _Bar(Progress):
-    """With one line below it for a finding, cut to the width of the terminal."""
+    """A bar with one line below it for a finding, truncated to the width of the terminal."""
 
     finding: Finding | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self.finding is not None:
-            yield Text(self.finding.in_short, COLORS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
+            yield Text(self.finding.one_line, COLORS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
 
 
 class TrainingProgress(L.Callback):
-    """Shows how far a training is, on standard error, from rank zero only.
+    """Progress bar on standard error, from rank zero only.
 
-    It never asks the device for a number: what it shows is what others have recorded, so it costs a clock reading a step.
+    It never synchronizes with the device: it shows what others have recorded, and costs a clock reading a step.
 
-    Of a diagnosis a terminal shows the worst finding, in a line under the bar that is gone when the training has ended and all of
-    them can be told in full. A log gets a line for each when it is found.
+    On a terminal the most severe finding of a diagnosis stands in a line under the bar until the training has ended. In a log
+    each finding gets a line when it is found.
 
     Args:
-        metrics: the newest values, filled by a logger.
+        metrics: the latest values, filled by a logger.
         show: the metrics to show, in order, if they have a value.
-        terminal: draw a bar; the default is to do so where standard error is a terminal.
-        trend: of this metric the bar shows the epochs so far, too.
-        diagnosis: whose findings are shown; it stands before this among the callbacks.
+        terminal: draw a bar; by default where standard error is a terminal.
+        trend: a metric of which the bar shows a sparkline over the epochs, too.
+        diagnosis: whose findings are shown; it must precede this callback.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class TrainingProgress(L.Callback):
         diagnosis: Diagnosis | None = None,
     ) -> None:
         self.metrics, self.show, self.trend = metrics, show, trend
-        self.past: list[float] = []  # of the trend
+        self.history: list[float] = []  # of the trend
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
         self.diagnosis = diagnosis
-        self.told = 0  # findings
+        self.printed = 0  # findings
         self.bar: _Bar | None = None
         self.shown_at = self.started_at = 0.0
         self.first_step = 0
@@ -82,48 +83,49 @@ class TrainingProgress(L.Callback):
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[trend]}"),
-                _CutOffFirst("{task.fields[metrics]}", table_column=Column()),
+                _ShrinkingColumn("{task.fields[metrics]}", table_column=Column()),
             )  # fmt: skip
             self.bar = _Bar(*columns, console=Console(stderr=True), auto_refresh=False)
             self.bar.add_task("", total=self._total(trainer), epoch="", rate="", trend="", metrics="")
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self._tell_findings(trainer)
+        self._print_findings(trainer)
         if self.bar is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
-            self._refresh(trainer)
+            self._refresh(trainer, self.bar)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trend in self.metrics:
-            self.past.append(self.metrics[self.trend])
-        self._tell_findings(trainer)
+            self.history.append(self.metrics[self.trend])
+        self._print_findings(trainer)
         if self.bar is not None:
-            self._refresh(trainer)
+            self._refresh(trainer, self.bar)
         elif trainer.is_global_zero and self._line_is_due(trainer):
             done = trainer.fit_loop.total_batch_idx + 1
-            passed = time.monotonic() - self.started_at
-            left = passed / max(1, done - self.first_step) * max(0, self._total(trainer) - done)
+            elapsed = time.monotonic() - self.started_at
+            left = elapsed / max(1, done - self.first_step) * max(0, self._total(trainer) - done)
+            times = f"{_clock(elapsed)} elapsed, {_clock(left)} left"
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            print(f"{epoch}  {self._metrics()}  {_clock(passed)} passed, {_clock(left)} left", file=sys.stderr, flush=True)
+            print(f"{epoch}  {self._metrics()}  {times}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell_findings(trainer)
+        self._print_findings(trainer)
         if self.bar is not None:
             self.bar.finding = None
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._tell_findings(trainer)  # the last ones may tell why
+        self._print_findings(trainer)  # they may explain the exception
         self._close()
 
-    def _tell_findings(self, trainer: L.Trainer) -> None:
-        """In a log, what was found since the last time."""
+    def _print_findings(self, trainer: L.Trainer) -> None:
+        """Print new findings to a log."""
         if self.diagnosis is None or self.bar is not None or not trainer.is_global_zero:
             return
-        new = slice(self.told, None)
+        new = slice(self.printed, None)
         for step, finding in zip(self.diagnosis.steps[new], self.diagnosis.findings[new], strict=True):
-            print(f"step {step}  {finding.in_short}", file=sys.stderr, flush=True)
-        self.told = len(self.diagnosis.findings)
+            print(f"step {step}  {finding.one_line}", file=sys.stderr, flush=True)
+        self.printed = len(self.diagnosis.findings)
 
     def _line_is_due(self, trainer: L.Trainer) -> bool:
         last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -138,17 +140,17 @@ class TrainingProgress(L.Callback):
     def _metrics(self) -> str:
         return "  ".join(f"{name} {self.metrics[name]:.4g}" for name in self.show if name in self.metrics)
 
-    def _refresh(self, trainer: L.Trainer) -> None:
+    def _refresh(self, trainer: L.Trainer, bar: _Bar) -> None:
         self.shown_at = time.monotonic()
         done = trainer.fit_loop.total_batch_idx + 1
         rate = (done - self.first_step) / max(1e-9, self.shown_at - self.started_at)
-        self.bar.update(
-            self.bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s",
-            trend=sparkline(self.past, TREND_WIDTH), metrics=self._metrics(),
+        bar.update(
+            bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s",
+            trend=sparkline(self.history, TREND_WIDTH), metrics=self._metrics(),
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
         )  # fmt: skip
-        self.bar.finding = self.diagnosis.worst if self.diagnosis else None
-        self.bar.refresh()
+        bar.finding = self.diagnosis.most_severe if self.diagnosis else None
+        bar.refresh()
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -157,6 +159,4 @@ class TrainingProgress(L.Callback):
 
 
 def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return str(timedelta(seconds=round(seconds)))  # as rich writes it in the bar

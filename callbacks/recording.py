@@ -1,4 +1,4 @@
-"""What all monitors share: which steps are recorded, where records go, how they are summed over processes, what that costs."""
+"""Base of all monitors: which steps are recorded, where records go, reduction over processes, and the cost of recording."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 Record = dict[str, Any]
-MOST = 500  # records of a training
+MAX_RECORDS = 500  # of a training
 POWERS = {2**n for n in range(20)}
 
 
 class Monitor(L.Callback):
-    """Base of callbacks that look into some steps of a training, and into no other.
+    """Base class of callbacks that record some training steps and leave all others alone.
 
-    Steps are those of the optimizer. Recorded are every ``every``-th, the last, and, since most happens at the start, before that
-    those that are a power of two.
+    Steps are those of the optimizer. Recorded are every ``every``-th step, the last one, and, since most happens at the start,
+    the powers of two before ``every``.
 
     Args:
-        every: steps from one record to the next; more in a training that would have over 500 records.
+        every: steps between records; more in a training that would have over 500 records.
         layers: globs of names; what matches none is left out.
-        write: is given each record on rank zero, a dict of plain numbers; the default sends its numbers to the Trainer's loggers.
+        write: called with each record on rank zero, a dict of plain numbers; by default they go to the Trainer's loggers.
 
     Attributes:
-        seconds: what recording has taken so far, on this process.
+        seconds: total cost of recording so far, on this process.
     """
 
     kind: ClassVar[str]
@@ -49,20 +49,21 @@ class Monitor(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         if steps < float("inf"):
-            self.every, self._last = max(self.every, math.ceil(steps / MOST)), int(steps) - 1
+            self.every, self._last = max(self.every, math.ceil(steps / MAX_RECORDS)), int(steps) - 1
 
     def is_due(self, step: int) -> bool:
-        """Whether the step of that number, from 0, is recorded."""
+        """Whether a step, counted from 0, is recorded."""
         return step % self.every == 0 or step == self._last or (step < self.every and step in POWERS)
 
-    def chosen(self, name: str) -> bool:
+    def is_selected(self, name: str) -> bool:
+        """Whether a name matches one of ``layers``."""
         return any(fnmatchcase(name, pattern) for pattern in self.layers)
 
     @contextmanager
-    def measured(self, device: torch.device) -> Iterator[None]:
-        """Count what happens inside as the cost of recording; a GPU, which works later, is timed by its own clock."""
+    def timed(self, device: torch.device) -> Iterator[None]:
+        """Count the time inside as the cost of recording; a GPU, which runs asynchronously, is timed by its own clock."""
         if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             yield
             end.record()
@@ -73,7 +74,7 @@ class Monitor(L.Callback):
             self._recent += time.perf_counter() - start_time
 
     def emit(self, trainer: L.Trainer, step: int, values: Record) -> None:
-        """Hand on a record; ``values`` are on the host, so what the GPU was given is done."""
+        """Write a record; ``values`` are on the host, so the GPU has finished."""
         self._recent += sum(start.elapsed_time(end) for start, end in self._events) / 1000
         self.seconds += self._recent
         record = {"step": step, "epoch": trainer.current_epoch, "kind": self.kind, "seconds": round(self._recent, 6), **values}
@@ -84,7 +85,7 @@ class Monitor(L.Callback):
             self.write(record)
             return
         for logger in trainer.loggers:
-            logger.log_metrics(dict(numbers_of(record)), step=step)
+            logger.log_metrics(scalars(record), step=step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -93,45 +94,45 @@ class Monitor(L.Callback):
         self.seconds = state_dict["seconds"]
 
 
-def numbers_of(record: Record) -> Iterator[tuple[str, float]]:
-    """The single numbers of a record under names as in ``activations/layer1/mean``."""
-    return _numbers(record, record["kind"])
+def scalars(record: Record) -> dict[str, float]:
+    """The scalars of a record under names as in ``activations/layer1/mean``."""
+    return dict(_flatten(record, record["kind"]))
 
 
-def histograms_of(record: Record) -> Iterator[tuple[str, list[int]]]:
-    """The histograms of a record, likewise."""
-    for name, each in {**record.get("layers", {}), **record.get("parameters", {})}.items():
-        yield f"{record['kind']}/{name}/histogram", each["histogram"]
+def histograms(record: Record) -> dict[str, list[int]]:
+    """The histograms of a record, under names as in ``activations/layer1/histogram``."""
+    rows = {**record.get("layers", {}), **record.get("parameters", {})}
+    return {f"{record['kind']}/{name}/histogram": row["histogram"] for name, row in rows.items()}
 
 
-def _numbers(values: Record, path: str) -> Iterator[tuple[str, float]]:
+def _flatten(values: Record, path: str) -> Iterator[tuple[str, float]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _numbers(value, path if key in ("layers", "parameters") else f"{path}/{key}")
+            yield from _flatten(value, path if key in ("layers", "parameters") else f"{path}/{key}")
         elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
             yield f"{path}/{key}", value
 
 
-def over_processes(values: Tensor, operation: str = "SUM") -> Tensor:
-    """The tensor, which is of the same shape everywhere, reduced over all processes."""
+def all_reduce(values: Tensor, operation: str = "SUM") -> Tensor:
+    """Reduce a tensor, in place, over all processes, where it must have the same shape."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(values, getattr(distributed.ReduceOp, operation))
     return values
 
 
-def holds_parts(trainer: L.Trainer) -> bool:
-    """Whether each process holds a part of every parameter, as in FSDP."""
+def is_sharded(trainer: L.Trainer) -> bool:
+    """Whether each process holds a shard of every parameter, as in FSDP."""
     return isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
 
 
-def parameters_of(*optimizers: Optimizer) -> set[int]:
-    """The ``id`` of each parameter that they move."""
+def optimized_parameters(*optimizers: Optimizer) -> set[int]:
+    """The ``id`` of each parameter in the optimizers."""
     return {id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
 
 
 @contextmanager
-def eager(module: nn.Module) -> Iterator[None]:
-    """Inside, modules that were compiled in place run as they were written, so that hooks are called."""
+def uncompiled(module: nn.Module) -> Iterator[None]:
+    """Run modules that were compiled in place eagerly inside, so that hooks are called."""
     compiled = {each: call for each in module.modules() if (call := each._compiled_call_impl) is not None}
     for each in compiled:
         each._compiled_call_impl = None

@@ -60,7 +60,7 @@ FLOORS = {
     "zoo/export": TRAINING,
     "zoo/serve": TRAINING | {"zoo.datamodules.files"},
     "zoo/search": TRAINING | {"zoo.pictures.figure"},
-    "zoo/report": TRAINING | {"zoo.pictures"},
+    "zoo/report": TRAINING | {"zoo.callbacks", "zoo.pictures"},
     "zoo/__init__.py": SETTINGS,
     "zoo/__main__.py": {"zoo.cli"},
     "zoo/commands": {"zoo"},

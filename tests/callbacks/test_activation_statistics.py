@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo.callbacks.activation_statistics import ActivationStatistics
-from zoo.callbacks.distribution import Distribution, read_description
+from zoo.callbacks.distribution import Distribution, named_statistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 GATES = {f"lstm/{name}_l0" for name in ("input", "forget", "candidate", "output")}
@@ -61,7 +61,7 @@ def expected(values: np.ndarray) -> dict[str, Any]:
             place = min(31, int(np.floor(np.log2(abs(value)))) + 24)
             histogram[31 - place if value < 0 else 33 + place] += 1
     return {
-        "mean": values.mean(), "std": values.std(), "least": values[0], "most": values[-1], "zero": (values == 0).mean(),
+        "mean": values.mean(), "std": values.std(), "min": values[0], "max": values[-1], "zero": (values == 0).mean(),
         "quantiles": [truncated(values[max(0, int(np.ceil(q * len(values) - 1e-9)) - 1)]) for q in QUANTILES],
         "histogram": histogram,
     }  # fmt: skip
@@ -69,7 +69,7 @@ def expected(values: np.ndarray) -> dict[str, Any]:
 
 def agree(record: dict[str, Any], values: np.ndarray) -> bool:
     right = expected(values)
-    for key in ("mean", "std", "least", "most", "zero"):
+    for key in ("mean", "std", "min", "max", "zero"):
         assert record[key] == pytest.approx(right[key], rel=1e-5, abs=1e-7), key
     assert record["quantiles"] == right["quantiles"] and record["histogram"] == right["histogram"]
     return True
@@ -152,13 +152,13 @@ def test_a_small_deviation_far_from_zero_is_exact_over_many_parts(monkeypatch: p
     values[0, :7] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 0.0])
     found = Distribution(torch.device("cpu"))
     found.add(values[0]), found.add(values[1:, None])
-    told = read_description(Distribution.describe([found])[0].tolist())
+    told = named_statistics(Distribution.statistics([found])[0].tolist())
     right = values.double().numpy()
     assert told["mean"] == pytest.approx(right.mean(), rel=1e-9) and told["std"] == pytest.approx(right.std(), rel=1e-6)
     assert told["zero"] * right.size == pytest.approx(3)
     found = Distribution(torch.device("cpu"))
     found.add(values[1:])
-    told = read_description(Distribution.describe([found])[0].tolist())
+    told = named_statistics(Distribution.statistics([found])[0].tolist())
     assert told["std"] == pytest.approx(right[1:].std(), rel=1e-5)
 
 
@@ -166,14 +166,14 @@ def test_activations_that_have_exploded_are_measured_still() -> None:
     values = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 1e33
     found = Distribution(torch.device("cpu"))
     found.add(values)
-    told = read_description(Distribution.describe([found])[0].tolist())
+    told = named_statistics(Distribution.statistics([found])[0].tolist())
     assert told["std"] == pytest.approx(values.double().std(correction=0).item(), rel=1e-5)
 
 
 def test_numbers_that_are_none_are_counted_at_the_ends() -> None:
     found = Distribution(torch.device("cpu"))
     found.add(torch.tensor([1.0, float("inf"), float("-inf"), float("nan")]))
-    told = read_description(Distribution.describe([found])[0].tolist())
+    told = named_statistics(Distribution.statistics([found])[0].tolist())
     assert sum(told["histogram"]) == 4 and told["histogram"][0] >= 1 and np.isnan(told["mean"])
 
 
@@ -226,14 +226,14 @@ def test_two_processes_record_what_one_does_on_the_whole_batch(alone: list[dict[
         if single["kind"] == "activations":
             for name, layer in single["layers"].items():
                 other = together["layers"][name]
-                for key in ("mean", "std", "signal", "least", "most", "rank", "dead", "saturated"):
+                for key in ("mean", "std", "signal", "min", "max", "rank", "dead", "saturated"):
                     known = layer[key] is not None
                     assert other[key] == (pytest.approx(layer[key], rel=2e-3, abs=1e-5) if known else None)
                 assert sum(other["histogram"]) == sum(layer["histogram"]), "as many values"
         else:
             assert together["norm"] == pytest.approx(single["norm"], rel=1e-4)
             for name, parameter in single["parameters"].items():
-                for key in ("norm", "weight", "update", "cosine"):
+                for key in ("norm", "weight_norm", "update_ratio", "cosine"):
                     known = parameter[key] is not None
                     approximate = pytest.approx(parameter[key], rel=1e-3, abs=1e-5) if known else None
                     assert together["parameters"][name][key] == approximate

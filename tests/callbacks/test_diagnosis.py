@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.diagnosis import Diagnosis
-from zoo.callbacks.findings import Finding, judge_activations, judge_gradients, judge_learning, judge_pace
+from zoo.callbacks.findings import Finding, check_activations, check_gradients, check_losses, check_throughput
 from zoo.callbacks.gradient_monitor import GradientMonitor
 
 
@@ -66,7 +66,7 @@ def examine(
     batches = DataLoader(TensorDataset(inputs, labels), options.pop("batch_size", 32))
     val = DataLoader(TensorDataset(*samples(256, 1)), 64)
     diagnosis = Diagnosis(classes=4)
-    monitors = [kind(every=5, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
+    monitors = [kind(every=5, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
     options = {"max_epochs": 4, "num_sanity_val_steps": 0, **options}
     trainer(*monitors, diagnosis, **options).fit(module, batches, val)
     return diagnosis.findings
@@ -107,9 +107,9 @@ def test_a_signal_that_is_lost_under_biases() -> None:
 
 def test_a_layer_that_is_given_the_same_for_all_samples_loses_nothing() -> None:
     layers = {f"layer{place}": {"type": "Linear", "signal": signal} for place, signal in enumerate((1.0, 0.0, 0.5, 0.0))}
-    assert not list(judge_activations([{"layers": layers}]))
+    assert not list(check_activations([{"layers": layers}]))
     layers["layer2"]["signal"] = 1e-5
-    assert [finding.where for finding in judge_activations([{"layers": layers}])] == ["layer1"]
+    assert [finding.where for finding in check_activations([{"layers": layers}])] == ["layer1"]
 
 
 def test_weights_that_are_too_large_at_the_start() -> None:
@@ -129,7 +129,7 @@ def test_a_head_that_is_sure_from_the_start() -> None:
 
 def test_units_that_a_huge_rate_has_killed() -> None:
     found = examine(Learner(mlp(), 30.0))
-    assert {"dead-relu", "rate-too-high"} & names(found) and "dead-relu" in names(found)
+    assert {"dead-units", "learning-rate-too-high"} & names(found) and "dead-units" in names(found)
 
 
 def test_a_stack_of_sigmoids() -> None:
@@ -144,21 +144,21 @@ def test_a_stack_of_sigmoids() -> None:
 def test_sigmoids_at_their_ends() -> None:
     network = mlp(nn.Sigmoid, depth=2)
     nn.init.normal_(network[0].weight, std=20.0)
-    assert "saturated" in names(examine(Learner(network, 0.01)))
+    assert "saturated-activations" in names(examine(Learner(network, 0.01)))
 
 
 def test_labels_that_were_shuffled() -> None:
     inputs, labels = samples(128)
     labels = labels[torch.randperm(128)]
     found = examine(Learner(mlp(width=256, depth=2), 0.3), inputs, labels, max_epochs=60)
-    assert "labels-suspect" in names(found)
+    assert "memorized-labels" in names(found)
 
 
 def test_a_layer_that_is_frozen_by_mistake() -> None:
     network = mlp()
     network[2].requires_grad_(False)
     found = examine(Learner(network))
-    assert next(finding for finding in found if finding.name == "frozen").where == "network.2.weight"
+    assert next(finding for finding in found if finding.name == "frozen-parameters").where == "network.2.weight"
 
 
 def test_a_layer_that_is_cut_off() -> None:
@@ -171,7 +171,7 @@ def test_a_layer_that_is_cut_off() -> None:
 
 
 def test_a_rate_that_is_far_too_low() -> None:
-    assert "rate-too-low" in names(examine(Learner(mlp(), 1e-7)))
+    assert "learning-rate-too-low" in names(examine(Learner(mlp(), 1e-7)))
 
 
 def test_an_input_that_never_changes() -> None:
@@ -188,7 +188,7 @@ def test_a_step_that_forgets_to_clear_gradients() -> None:
         def optimizer_zero_grad(self, *_):
             pass
 
-    assert "gradients-not-cleared" in names(examine(Forgetting(mlp(), 0.001)))
+    assert "gradients-not-zeroed" in names(examine(Forgetting(mlp(), 0.001)))
 
 
 def test_a_recurrent_network_that_explodes() -> None:
@@ -207,26 +207,26 @@ def test_a_recurrent_network_that_explodes() -> None:
 
 def test_batch_norm_on_tiny_batches() -> None:
     network = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
-    assert "batch-norm-on-few" in names(examine(Learner(network, 0.01), batch_size=4, max_epochs=1))
+    assert "small-batch-norm" in names(examine(Learner(network, 0.01), batch_size=4, max_epochs=1))
 
 
 def test_what_losses_and_waiting_say() -> None:
-    assert {f.name for f in judge_learning([1.39, 1.38, 1.385], [], None, 4, 300)} == {"nothing-learned"}
-    assert not list(judge_learning([1.39, 1.38, 1.385], [], None, 4, 30)), "it has hardly begun"
+    assert {f.name for f in check_losses([1.39, 1.38, 1.385], [], None, 4, 300)} == {"not-learning"}
+    assert not list(check_losses([1.39, 1.38, 1.385], [], None, 4, 30)), "it has hardly begun"
     falling, rising = [0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1], [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.8]
-    assert {f.name for f in judge_learning(falling, rising, 0.3, 4, 700)} == {"overfitting"}
-    assert not list(judge_learning(falling, [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.5], 0.3, 4, 700)), "it has just got better"
-    assert not list(judge_learning(falling, rising, 0.05, 4, 700))
-    assert {f.name for f in judge_pace([{"waiting": 0.6}] * 3)} == {"waiting-for-data"}
-    assert not list(judge_pace([{"waiting": 0.6}, {"waiting": 0.1}, {"waiting": 0.6}]))
+    assert {f.name for f in check_losses(falling, rising, 0.3, 4, 700)} == {"overfitting"}
+    assert not list(check_losses(falling, [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.5], 0.3, 4, 700)), "it has just got better"
+    assert not list(check_losses(falling, rising, 0.05, 4, 700))
+    assert {f.name for f in check_throughput([{"data_loading": 0.6}] * 3)} == {"slow-data-loading"}
+    assert not list(check_throughput([{"data_loading": 0.6}, {"data_loading": 0.1}, {"data_loading": 0.6}]))
 
 
 def test_a_warmup_and_the_end_of_a_schedule_say_nothing_of_the_rate() -> None:
-    layer = {"norm": 1.0, "weight": 1.0, "update": 1e-8, "histogram": [4]}
+    layer = {"norm": 1.0, "weight_norm": 1.0, "update_ratio": 1e-8, "histogram": [4]}
     records = [{"step": step, "norm": 1.0, "without": [], "parameters": {"a.weight": layer}} for step in (16, 32, 64)]
-    assert not list(judge_gradients(records, [1e-6, 2e-6, 4e-6]))
-    assert not list(judge_gradients(records, [1e-3, 1e-3, 1e-3, 3e-4, 2e-4, 1e-4]))
-    assert {finding.name for finding in judge_gradients(records, [1e-9, 1e-9, 1e-9])} == {"rate-too-low"}
+    assert not list(check_gradients(records, [1e-6, 2e-6, 4e-6]))
+    assert not list(check_gradients(records, [1e-3, 1e-3, 1e-3, 3e-4, 2e-4, 1e-4]))
+    assert {finding.name for finding in check_gradients(records, [1e-9, 1e-9, 1e-9])} == {"learning-rate-too-low"}
 
 
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
@@ -234,11 +234,11 @@ def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
     diagnosis = Diagnosis(classes=4, write=records.append)
     layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "zero": 0.95, "dead": 0.9, "saturated": None}
     for step in range(6):
-        diagnosis.see({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
+        diagnosis.add_record({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
     (finding,) = diagnosis.findings
-    assert diagnosis.worst is finding and "90%" in str(finding) and "Try: " in str(finding)
+    assert diagnosis.most_severe is finding and "90%" in str(finding) and "Try: " in str(finding)
     (told,) = [record for record in records if record["kind"] == "finding"]
-    assert told["name"] == "dead-relu" and told["where"] == "relu" and told["step"] == 2 and told["try"]
+    assert told["name"] == "dead-units" and told["where"] == "relu" and told["step"] == 2 and told["try"]
 
 
 # ---------------------------------------------------------------------------------------------- what is odd, and right
@@ -271,7 +271,7 @@ def test_a_part_that_no_optimizer_has() -> None:
             return torch.optim.SGD(self.network[-1].parameters(), 0.1)
 
     found = {finding.name: finding for finding in examine(Probe(mlp()))}
-    assert found["no-optimizer"].where == "network.0.weight" and "gradients-not-cleared" not in found
+    assert found["not-optimized"].where == "network.0.weight" and "gradients-not-zeroed" not in found
 
 
 def test_two_optimizers_by_hand() -> None:
@@ -326,7 +326,9 @@ def test_a_record_that_waits_is_told_when_the_training_breaks() -> None:
 
     diagnosis = Diagnosis(classes=4)
     with pytest.raises(ValueError, match="no"):
-        trainer(GradientMonitor(write=diagnosis.see), diagnosis).fit(Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32))
+        trainer(GradientMonitor(write=diagnosis.add_record), diagnosis).fit(
+            Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32)
+        )
     assert "exploding-gradients" in names(diagnosis.findings)
 
 
@@ -335,10 +337,10 @@ def test_gradients_that_are_tiny_at_first_and_grow_are_not_vanishing() -> None:
 
     def records(shares: list[float]) -> list[dict[str, Any]]:
         def parameter(norm: float) -> dict[str, Any]:
-            return {"norm": norm, "weight": 1.0, "update": 1e-3, "histogram": [1]}
+            return {"norm": norm, "weight_norm": 1.0, "update_ratio": 1e-3, "histogram": [1]}
 
         parameters = [{"first.weight": parameter(1.0), "branch.weight": parameter(share)} for share in shares]
         return [{"step": 2**n, "norm": 1.0, "parameters": each} for n, each in enumerate(parameters)]
 
-    assert not list(judge_gradients(records([1e-6, 2e-6, 5e-6]), [0.1] * 3))
-    assert names(list(judge_gradients(records([1e-6, 1e-6, 1e-6]), [0.1] * 3))) == {"vanishing-gradients"}
+    assert not list(check_gradients(records([1e-6, 2e-6, 5e-6]), [0.1] * 3))
+    assert names(list(check_gradients(records([1e-6, 1e-6, 1e-6]), [0.1] * 3))) == {"vanishing-gradients"}

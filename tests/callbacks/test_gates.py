@@ -117,4 +117,4 @@ def test_gates_are_recorded_with_the_share_that_is_saturated() -> None:
     layer = records[0]["layers"]["lstm/forget_l0"]
     assert layer["type"] == "gate" and sum(layer["histogram"]) == 8 * 5 * 8
     assert {f"lstm/{name}_l0" for name in ("input", "forget", "candidate", "output")} < records[0]["layers"].keys()
-    assert 0 < layer["saturated"] < 1 and 0 <= layer["least"] < layer["most"] <= 1
+    assert 0 < layer["saturated"] < 1 and 0 <= layer["min"] < layer["max"] <= 1

@@ -60,9 +60,9 @@ def test_every_figure_equals_a_direct_computation(options: dict[str, Any]) -> No
         for name, told in record["parameters"].items():
             gradient, before, after = gradients[name], seen.weights[step][name], seen.weights[step + 1][name]
             assert told["norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5, abs=1e-9)
-            assert told["weight"] == pytest.approx(np.linalg.norm(before), rel=1e-5)
+            assert told["weight_norm"] == pytest.approx(np.linalg.norm(before), rel=1e-5)
             if np.linalg.norm(before) > 0:
-                assert told["update"] == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before), rel=1e-3)
+                assert told["update_ratio"] == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before), rel=1e-3)
             assert sum(told["histogram"]) == gradient.size
             assert told["zero"] == pytest.approx((gradient == 0).mean())
             if place:

@@ -61,7 +61,7 @@ def test_a_bar_shows_how_the_metric_went_from_epoch_to_epoch(capfd: pytest.Captu
     metrics: dict[str, float] = {}
     progress = TrainingProgress(metrics, ("val/accuracy",), terminal=True, trend="val/accuracy")
     fit(progress, max_epochs=3, callbacks=[Improves(), progress])
-    assert progress.past == pytest.approx([0.0, 0.1, 0.2])
+    assert progress.history == pytest.approx([0.0, 0.1, 0.2])
     assert "▁▅█" in capfd.readouterr().err
 
 
@@ -80,7 +80,7 @@ def test_the_bar_is_closed_when_a_training_fails() -> None:
     assert progress.bar is None
 
 
-DEAD = Finding("dead-relu", "warning", "network.stage2", "62% of its units\nwere zero", "too large a step", "leaky-relu")
+DEAD = Finding("dead-units", "warning", "network.stage2", "62% of its units\nwere zero", "too large a step", "leaky-relu")
 BURST = Finding("exploding-gradients", "error", "all parameters", "the norm is 1e9", "a high rate", "recipe.gradient_clip_val=1")
 
 
@@ -135,7 +135,7 @@ def test_a_log_gets_a_line_for_each_finding_when_it_is_found(capfd: pytest.Captu
     fit(progress, max_epochs=3, callbacks=[Finds(diagnosis, {2: DEAD, 5: BURST}), diagnosis, progress])
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("step", "epoch 3"))]
     assert lines[:2] == [
-        "step 2  warning: dead-relu in network.stage2: 62% of its units were zero; try: leaky-relu",
+        "step 2  warning: dead-units in network.stage2: 62% of its units were zero; try: leaky-relu",
         "step 5  error: exploding-gradients in all parameters: the norm is 1e9; try: recipe.gradient_clip_val=1",
     ]
     assert len(lines) == 3 and lines[2].startswith("epoch 3/3")
@@ -148,7 +148,7 @@ def test_a_terminal_gets_the_worst_finding_under_the_bar_in_its_color(terminal: 
     fit(progress, max_epochs=2, callbacks=[finds, diagnosis, progress])
     told = capfd.readouterr().err
     yellow, red = (re.findall(rf"\x1b\[{code}m([^\x1b]*)", told) for code in (33, 31))
-    assert set(yellow) == {"warning: dead-relu in network.stage2: 62% of its …"}
+    assert set(yellow) == {"warning: dead-units in network.stage2: 62% of its …"}
     assert set(red) == {"error: exploding-gradients in all parameters: the…"} and told.index(yellow[0]) < told.index(red[0])
     assert max(map(len, (*yellow, *red))) == terminal
     shown = screen(told)

@@ -50,6 +50,11 @@ def test_every_model_has_data_of_its_task_and_a_class_of_its_task() -> None:
         assert "offline" in registry.data_set(entry.data).tags, f"{entry.name} needs a network"
 
 
+def test_every_model_has_a_short_description_of_its_own() -> None:
+    titles = [entry.summary.partition(":")[0] for entry in scan().models.values()]
+    assert len(set(titles)) == len(titles) and max(map(len, titles)) <= 48
+
+
 def test_a_file_is_read_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(MINE + "\nraise SystemExit('this file was run')\n")

@@ -21,26 +21,26 @@ def _histogram(**counts: int) -> list[int]:
 
 
 def _monitors(steps: range, layers: tuple[str, ...] = ("network.first", "network.second")) -> list[dict[str, Any]]:
-    """Records of activations, gradients and pace on each of the steps, as a training writes them."""
+    """Records of activations, gradients and throughput on each of the steps, as a training writes them."""
     records: list[dict[str, Any]] = []
     for step in steps:
         activations = {
-            "type": "ReLU", "mean": 0.1, "std": 1.0 + step, "least": -3.1, "most": 4.2, "quantiles": [-2, -1, 0, 1, 2],
+            "type": "ReLU", "mean": 0.1, "std": 1.0 + step, "min": -3.1, "max": 4.2, "quantiles": [-2, -1, 0, 1, 2],
             "zero": 0.0, "dead": 0.25, "saturated": None, "rank": 3.0, "histogram": _histogram(b32=50, b57=50),
         }  # fmt: skip
-        gradients = {"norm": 0.2, "weight": 3.1, "update": 0.0011, "cosine": 0.3, "histogram": _histogram(b45=100)}
+        gradients = {"norm": 0.2, "weight_norm": 3.1, "update_ratio": 0.0011, "cosine": 0.3, "histogram": _histogram(b45=100)}
         records += [
             {"step": step, "epoch": 0, "kind": "activations", "seconds": 0.01, "layers": dict.fromkeys(layers, activations)},
             {"step": step, "epoch": 0, "kind": "gradients", "seconds": 0.01, "norm": 2.3, "clipped": 0.4, "noise_scale": None,
              "parameters": {f"{name}.weight": gradients for name in layers}},
-            {"step": step, "epoch": 0, "kind": "pace", "steps_per_second": 8.1, "waiting": 0.03, "memory": 812000000},
+            {"step": step, "epoch": 0, "kind": "throughput", "steps_per_second": 8.1, "data_loading": 0.03, "memory": 812000000},
         ]  # fmt: skip
     return records
 
 
 def _finding(step: int = 10, **words: str) -> dict[str, Any]:
     """A finding, with some of its words replaced."""
-    usual = {"name": "dead-relu", "severity": "warning", "where": "network.first", "evidence": "62% of 64 units"}
+    usual = {"name": "dead-units", "severity": "warning", "where": "network.first", "evidence": "62% of 64 units"}
     return {"step": step, "epoch": 0, "kind": "finding", **usual, "cause": "a high rate", "try": "recipe.lr=0.01", **words}
 
 

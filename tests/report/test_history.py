@@ -21,10 +21,10 @@ def test_what_was_recorded_is_read(write_run, metrics, monitors, finding) -> Non
     assert history.activations.steps.tolist() == [0, 10, 20, 30, 40]
     assert history.activations.values["std"].tolist() == [[1.0, 11.0, 21.0, 31.0, 41.0]] * 2
     assert history.activations.recorded("dead").all() and not history.activations.recorded("saturated").any()
-    assert history.gradients.values["update"][0].tolist() == [0.0011] * 5
+    assert history.gradients.values["update_ratio"][0].tolist() == [0.0011] * 5
     places, counts = history.gradients.histograms["network.first.weight"]
     assert places.tolist() == [0, 1, 2, 3, 4] and counts[0].nonzero()[0].tolist() == [45]
-    assert set(history.series) == {"norm", "clipped", "steps_per_second", "waiting", "memory"}
+    assert set(history.series) == {"norm", "clipped", "steps_per_second", "data_loading", "memory"}
     assert history.series["norm"][1].tolist() == [2.3] * 5
     assert not history.unread
 
@@ -49,16 +49,16 @@ def test_a_last_line_that_was_cut_off_is_left_out_without_a_word(write_run, moni
         "7",
         "null",
         "[" * 100_000,
-        '{"step": null, "kind": "pace"}',
+        '{"step": null, "kind": "throughput"}',
         '{"step": "3", "kind": "activations"}',
-        '{"step": NaN, "kind": "pace", "waiting": 1}',
+        '{"step": NaN, "kind": "throughput", "data_loading": 1}',
         '{"step": 1, "kind": ["activations"]}',
         '{"step": 1, "kind": "of tomorrow"}',
         '{"step": 1, "kind": "activations"}',
         '{"step": 1, "kind": "activations", "layers": [1]}',
         '{"step": 1, "kind": "activations", "layers": {"a": 3}}',
         '{"step": 1, "kind": "gradients", "parameters": null}',
-        '{"step": 1, "kind": "pace", "memory": null, "waiting": "much", "steps_per_second": true}',
+        '{"step": 1, "kind": "throughput", "memory": null, "data_loading": "much", "steps_per_second": true}',
     ],
     ids=range(15),
 )
@@ -69,7 +69,7 @@ def test_strange_lines_spoil_nothing(write_run, monitors, line: str) -> None:
     history = read_history(folder.path)
     assert history.activations.names == ["network.first", "network.second"]
     assert np.isfinite(history.activations.values["std"]).sum() == 6
-    assert history.series["waiting"][0].tolist() == [5, 6, 7]
+    assert history.series["data_loading"][0].tolist() == [5, 6, 7]
 
 
 def test_histograms_that_are_none_are_left_out(write_run, histogram) -> None:
@@ -109,8 +109,8 @@ def test_findings_are_summed_up_and_the_worst_comes_first(write_run, finding) ->
     findings = read_history(write_run("found", (), records).path).findings
     assert [(f.told["name"], f.told["where"], f.first, f.last, f.times) for f in findings] == [
         ("exploding", "", 20, 20, 1),
-        ("dead-relu", "network.first", 10, 30, 2),
-        ("dead-relu", "network.second", 10, 10, 1),
+        ("dead-units", "network.first", 10, 30, 2),
+        ("dead-units", "network.second", 10, 10, 1),
         ("new", "network.first", 5, 5, 1),
     ]
     assert findings[1].told["evidence"] == "70%"

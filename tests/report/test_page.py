@@ -122,11 +122,11 @@ def test_a_report_tells_everything(report, whole) -> None:
     assert (whole.path / "report.html").stat().st_size < 5_000_000
     assert [text for level, text in page.headings() if level == 2] == [
         "Summary", "Findings", "Learning curves", "Predictions", "Activations", "Gradients and updates",
-        "Pace and memory", "Configuration and environment",
+        "Throughput and memory", "Configuration and environment",
     ]  # fmt: skip
     for text in (
         "softmax", "digits", "classification", "650", "1 min 30 s",  # summary
-        "warning: dead-relu", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
+        "warning: dead-units", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
         "Activation standard deviation", "Dead units", "Input rank", "Global gradient norm", "Update-to-weight ratios",
         "Steps a second", "Waiting for data", "Memory",
         "zoo train --config runs/whole/run.yaml --name whole-again", "zoo train softmax --name whole", "batch_size: 128",
@@ -354,7 +354,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     assert f"The best checkpoint is right on {tested['test/accuracy']:.2%} of all 359 test images." in page.text
     shown = [attributes for attributes in page.all("img") if attributes["alt"] in "0123456789"]  # others are of histograms
     assert "Histograms of activations" in page.text  # what a training really records
-    assert len(shown) == 12 and page.text.count("✗ is") >= 6
+    assert len(shown) == 12 and page.text.count("✗ true") >= 6
     assert (3, "Labels to check") in page.headings() and page.text.count("labeled ") == 12
     samples = take_samples(scan(), RunFolder.find("short"))
     np.testing.assert_array_equal(samples.counts, tested["confusion"])

@@ -23,6 +23,7 @@ from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
 from zoo.config.recipe import parse_setting, read_config, resolve
 from zoo.core.errors import UserError
+from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.search import study as studies
 from zoo.search.plan import Budget, Search
@@ -31,7 +32,6 @@ from zoo.search.space import grid_points, read_space
 from zoo.search.study import StudyLocation, find, is_finished, open_or_create
 from zoo.search.trial import MetricRecorder
 from zoo.search.wandb_sweep import sweep
-from zoo.training.records import read_metrics
 
 REGISTRY = scan()
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -319,13 +319,13 @@ def test_a_search_is_judged_on_validation_and_its_best_run_trains_to_the_same(zo
     table = [line.split() for line in answer.out.splitlines()[1:4]]
     values = [float(row[1]) for row in table]
     assert values == sorted(values, reverse=True)
-    records = [record for file in folder.glob("trials/*/metrics.jsonl") for record in read_metrics(file)]
+    records = [record for file in folder.glob("trials/*/metrics.jsonl") for record in read_json_lines(file)]
     assert records and not any("test/" in key for record in records for key in record)
     best = int(table[0][0])
     assert [path.parent.parent.name for path in folder.glob("trials/*/checkpoints/best.ckpt")] == [f"{best:03}"]
 
     assert zoo("train", "--config", folder / "best.yaml", "--name", "again").code == 0
-    accuracy = max(record.get("val/accuracy", 0) for record in read_metrics(Path("runs/again/metrics.jsonl")))
+    accuracy = max(record.get("val/accuracy", 0) for record in read_json_lines(Path("runs/again/metrics.jsonl")))
     told = json.loads(zoo("search", "mlp", "--name", "first", "--show", "--json").out)
     assert told["trials"][0]["accuracy"] == accuracy and told["trials"][0]["trial"] == best
     assert read_config(folder / "best.yaml")["recipe"]["lr"] == told["trials"][0]["parameters"]["recipe.lr"]
@@ -342,7 +342,7 @@ def test_folds_are_those_of_zoo_train_and_a_trial_is_their_mean(zoo) -> None:
     for fold in (1, 2, 3):
         name, held_out = f"fold-{fold}", f"data.validation={fold}/3"
         assert zoo("train", "softmax", *QUICK, "--set", "recipe.lr=0.01", "--set", held_out, "--name", name).code == 0
-        (accuracy,) = [r["val/accuracy"] for r in read_metrics(Path("runs", name, "metrics.jsonl")) if "val/accuracy" in r]
+        (accuracy,) = [r["val/accuracy"] for r in read_json_lines(Path("runs", name, "metrics.jsonl")) if "val/accuracy" in r]
         assert trial["folds"][fold - 1] == accuracy
     assert len(set(trial["folds"])) > 1
     assert read_config("searches/softmax-digits/best.yaml")["data"]["validation"] == 0.1

@@ -52,10 +52,10 @@ def test_the_line_names_the_layer_and_the_command_that_repeats_it(zoo) -> None:
     again = zoo("autopsy", "wild")
     assert again.code == 1 and "addmm in hidden.1.0 (Linear)" in again.out and again.out.endswith("the same fault occurs\n")
     given = json.loads(zoo("autopsy", "runs/wild/autopsy.pt", "--json").out)
-    assert given["found"] == given["again"] == content["fault"] and given["step"] == 3
+    assert given["found"] == given["again"] == content["anomaly"] and given["step"] == 3
     # torch itself says the same of the linear layer, with these weights and the numbers that it was given
-    fault = given["again"]
-    assert [each["shape"] for each in fault["inputs"]] == [[256], [128, 512], [512, 256]]
+    anomaly = given["again"]
+    assert [each["shape"] for each in anomaly["inputs"]] == [[256], [128, 512], [512, 256]]
 
 
 def test_a_file_that_does_not_go_wrong_again_ends_with_0(zoo) -> None:
@@ -70,7 +70,7 @@ def test_a_file_that_does_not_go_wrong_again_ends_with_0(zoo) -> None:
 def test_a_layer_of_a_plugin_that_breaks_the_backward_pass_is_named(zoo) -> None:
     Path("lengths.py").write_text(MODEL)
     answer = zoo("--plugin", "lengths.py", "train", "lengths", "--data", "digits", "--name", "roots")
-    assert answer.is_one_line_error("at step 1:", "the backward pass of Sqrt in body.3 (Length) went wrong: div made")
+    assert answer.is_one_line_error("at step 1:", "div in the backward pass of Sqrt in body.3 (Length) returned")
     again = zoo("--plugin", "lengths.py", "autopsy", "roots")
     assert again.code == 1 and again.out.endswith("the same fault occurs\n")
 
@@ -80,7 +80,7 @@ def test_a_state_carried_along_a_text_is_part_of_the_step(zoo) -> None:
     answer = zoo("train", "char-lstm", "--name", "text", "--set", "model.hidden_size=8", *wild)
     assert answer.code == 2 and "zoo autopsy text" in answer.err
     content = read_checkpoint(Path("runs/text/autopsy.pt"))
-    assert content["step"] > 1 and all(part.isfinite().all() for part in content["carried"]["stream_state"])
+    assert content["step"] > 1 and all(part.isfinite().all() for part in content["state"]["stream_state"])
     again = zoo("autopsy", "text")
     assert again.code == 1 and again.out.endswith("the same fault occurs\n")
 

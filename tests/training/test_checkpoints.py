@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from zoo.config.recipe import parse_setting, resolve
+from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine
 from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
-from zoo.training.metrics_logger import MetricsLog
-from zoo.training.records import read_metrics
+from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.run_folder import RunFolder
 
 
-def train(*settings: str, model: str = "softmax") -> engine.Outcome:
+def train(*settings: str, model: str = "softmax") -> engine.TrainResult:
     texts = ["recipe.epochs=3", "trainer.limit_train_batches=3", "trainer.accelerator=cpu", *settings]
     return engine.train(scan(), resolve(scan(), model, {}, [parse_setting(text) for text in texts]), "run")
 
@@ -36,7 +36,7 @@ def test_a_checkpoint_is_plain_data_that_says_what_it_is() -> None:
 
 def test_best_is_the_epoch_with_the_best_validation_metric() -> None:
     outcome = train("recipe.epochs=6")
-    scores = {r["epoch"]: r["val/accuracy"] for r in read_metrics(outcome.folder.metrics_file) if "val/accuracy" in r}
+    scores = {r["epoch"]: r["val/accuracy"] for r in read_json_lines(outcome.folder.metrics_file) if "val/accuracy" in r}
     best = read_checkpoint(outcome.folder.best)
     assert scores[best["epoch"]] == max(scores.values()) == pytest.approx(outcome.best)
     assert read_checkpoint(outcome.folder.last)["epoch"] == 5
@@ -105,26 +105,26 @@ def test_a_signal_is_noted_once_and_handlers_are_given_back() -> None:
     stop = StopRequest()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is former
 
 
 def test_what_is_not_finite_is_null_in_the_record(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = MetricsLogger(tmp_path / "metrics.jsonl")
     log.log_metrics({"val/loss": math.inf, "val/accuracy": 0.5, "epoch": 0}, 3)
-    assert '"val/loss": null, "val/accuracy": 0.5' in log.path.read_text() and log.latest["val/loss"] == math.inf
+    assert '"val/loss":null,"val/accuracy":0.5' in log.path.read_text() and log.latest["val/loss"] == math.inf
 
 
 def test_records_after_the_resumed_step_and_a_broken_last_line_are_dropped(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = MetricsLogger(tmp_path / "metrics.jsonl")
     for step in (5, 10, 15):
         log.log_metrics({"train/loss": 1.0 / step, "epoch": 0}, step)
     with log.path.open("a") as file:
         file.write('{"step": 20, "tra')
     log.rewind(10)
-    assert [record["step"] for record in read_metrics(log.path)] == [5, 10]
+    assert [record["step"] for record in read_json_lines(log.path)] == [5, 10]
 
 
 def test_a_spec_survives_its_primitives() -> None:

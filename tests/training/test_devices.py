@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.training.records import read_metrics
+from zoo.core.json_lines import read_json_lines
 from zoo.training.run_folder import RunFolder
 
 PROGRAM = "import sys; from zoo.cli import app; app()"
@@ -103,7 +103,7 @@ def two_processes() -> RunFolder:
 
 def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes: RunFolder) -> None:
     assert [path.name for path in Path("runs").iterdir()] == ["pair"]
-    records = read_metrics(two_processes.metrics_file)
+    records = list(read_json_lines(two_processes.metrics_file))
     assert [record["epoch"] for record in records if "val/accuracy" in record] == [0, 1], "each record is written once"
     figures = [
         json.loads(zoo("test", "pair", "--devices", str(devices), "--accelerator", "cpu", "--json")) for devices in (1, 2, 3)
@@ -244,7 +244,7 @@ def test_the_process_whose_batch_breaks_the_numbers_is_heard() -> None:
     answer = subprocess.run([*start, *train], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     lines = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
     assert answer.returncode == 2 and len(lines) == 1, answer.stderr
-    assert "log in odd (Odd) made 1 inf" in lines[0] and "zoo autopsy odd" in lines[0]
+    assert "log in odd (Odd) returned 1 inf" in lines[0] and "zoo autopsy odd" in lines[0]
     content = torch.load("runs/odd/autopsy.pt", weights_only=True)
     assert content["batch"]["labels"][0] == 7
     again = subprocess.run([*start, "autopsy", "odd"], capture_output=True, text=True)

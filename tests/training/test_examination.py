@@ -20,8 +20,8 @@ def test_a_network_that_is_fine(zoo) -> None:
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        (["recipe.lr=300"], {"exploding-gradients", "cannot-overfit", "rate-too-high"}),
-        (["recipe.lr=1e-8"], {"cannot-overfit", "rate-too-low"}),
+        (["recipe.lr=300"], {"exploding-gradients", "cannot-overfit", "learning-rate-too-high"}),
+        (["recipe.lr=1e-8"], {"cannot-overfit", "learning-rate-too-low"}),
     ],
 )
 def test_a_network_that_is_not(zoo, settings: list[str], names: set[str]) -> None:
@@ -43,7 +43,7 @@ def test_the_command_at_the_end_is_the_mended_one(zoo) -> None:
 
 def test_what_cannot_be_judged_is_not_called_fine() -> None:
     assert Check("learning rate", "the loss fell at no rate", is_clear=False).state == "unclear"
-    finding = Finding("rate-too-low", "warning", "here", "", "", "")
+    finding = Finding("learning-rate-too-low", "warning", "here", "", "", "")
     assert Check("learning rate", "", [finding], is_clear=False).state == "warning"
 
 

@@ -21,7 +21,7 @@ from zoo.tasks.task import Diverged
 from zoo.training import building, engine
 from zoo.training.finetuning import resolve_finetuning
 from zoo.training.run_folder import RunFolder
-from zoo.training.stage_plan import stage_plan, told
+from zoo.training.stage_plan import describe_plan, stage_plan
 
 QUICK = [
     "trainer.limit_train_batches=3",
@@ -87,7 +87,7 @@ def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     assert [stage.first_epoch for stage in plan] == [None, None, 4, 2, 1]  # the first two would thaw after the end
     assert sum(stage.parameters for stage in plan) == sum(parameter.numel() for parameter in task.parameters())
     assert (
-        told(plan)
+        describe_plan(plan)
         == "trained: the head alone at first, the rest stage by stage from epoch 2 to 4; lr from 0.025 (stage2) to 0.1 (head)"
     )
 
@@ -124,7 +124,7 @@ def test_a_head_learns_the_same_from_kept_features_as_from_images(monkeypatch: p
     assert outcomes["kept"].test == pytest.approx(outcomes["seen"].test, rel=1e-4)
     # what was trained on features is a whole network
     tested = engine.test(scan(), RunFolder.find("kept").best, finetuned(*settings).data, finetuned().trainer)
-    assert {name: tested.figures[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
+    assert {name: tested.metrics[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
 
 
 def test_images_are_looked_at_once_where_nothing_in_front_of_the_head_changes(monkeypatch: pytest.MonkeyPatch) -> None:

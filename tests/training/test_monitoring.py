@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from zoo.callbacks.gradient_monitor import GradientMonitor
-from zoo.training.records import MonitorsLog, read_metrics
+from zoo.core.json_lines import append_json_line, filter_json_lines, read_json_lines
 
 QUICK = ["--set", "trainer.limit_train_batches=6", "--epochs", "2"]
 
 
 def test_a_run_keeps_records_of_every_kind_and_tells_what_was_found(zoo) -> None:
     answer = zoo("train", "mlp", "--name", "hot", "--set", "recipe.lr=30", "--set", "recipe.optimizer=sgd", "--epochs", "3")
-    records = read_metrics(Path("runs/hot/monitors.jsonl"))
+    records = list(read_json_lines(Path("runs/hot/monitors.jsonl")))
     kinds = {record["kind"] for record in records}
     if answer.code == 0:
         assert kinds == {"activations", "gradients", "pace", "finding"} and "Likely cause: " in answer.out
@@ -39,11 +39,12 @@ def test_monitors_are_off_where_that_is_said(zoo) -> None:
 
 
 def test_numbers_that_are_not_finite_are_null_and_a_resume_drops_what_it_records_again(tmp_path: Path) -> None:
-    log = MonitorsLog(tmp_path / "monitors.jsonl")
+    file = tmp_path / "monitors.jsonl"
     for step in (0, 4, 16):
-        log.write({"kind": "gradients", "step": step, "norm": float("nan"), "parameters": {"a": {"norm": 1.23456789}}})
-    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+        parameters = {"a": {"norm": 1.23456789}}
+        append_json_line(file, {"kind": "gradients", "step": step, "norm": float("nan"), "parameters": parameters}, digits=5)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0]["norm"] is None and lines[0]["parameters"]["a"]["norm"] == 1.2346
-    log.path.write_text(log.path.read_text() + '{"kind": "gra')
-    log.rewind(16)
-    assert [record["step"] for record in read_metrics(log.path)] == [0, 4]
+    file.write_text(file.read_text() + '{"kind": "gra')
+    filter_json_lines(file, lambda record: record["step"] < 16)
+    assert [record["step"] for record in read_json_lines(file)] == [0, 4]

@@ -17,10 +17,10 @@ import torch
 
 from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
+from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.training import building, engine
 from zoo.training.checkpoints import Interrupted
-from zoo.training.records import read_metrics
 from zoo.training.run_folder import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -146,8 +146,8 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(model:
     assert train(model, "killed", extra, stop_at=step, how="kill") == -signal.SIGKILL
     assert train(model, "killed", extra, resume=True) == 0
     assert_same_end("whole", "killed")
-    steps = [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("whole").metrics_file)]
-    assert steps == [(line["step"], sorted(line)) for line in read_metrics(RunFolder.find("killed").metrics_file)], step
+    steps = [(line["step"], sorted(line)) for line in read_json_lines(RunFolder.find("whole").metrics_file)]
+    assert steps == [(line["step"], sorted(line)) for line in read_json_lines(RunFolder.find("killed").metrics_file)], step
 
 
 @pytest.mark.slow
@@ -227,16 +227,16 @@ def test_every_feature_of_a_recipe_survives_an_interrupt(extra: list[str]) -> No
     assert last("stopped")["global_step"] < last("whole")["global_step"]
     assert train("mlp", "stopped", extra, resume=True) == 0
     assert_same_end("whole", "stopped")
-    records = [[line["step"] for line in read_metrics(RunFolder.find(run).metrics_file)] for run in ("whole", "stopped")]
+    records = [[line["step"] for line in read_json_lines(RunFolder.find(run).metrics_file)] for run in ("whole", "stopped")]
     assert records[0] == records[1]
 
 
 def test_a_finished_run_resumed_is_as_it_was() -> None:
     train("softmax", "whole", [])
-    before, lines = last("whole"), len(read_metrics(RunFolder.find("whole").metrics_file))
+    before, lines = last("whole"), len(list(read_json_lines(RunFolder.find("whole").metrics_file)))
     assert train("softmax", "whole", [], resume=True) == 0
     assert_same(before["state_dict"], last("whole")["state_dict"])
-    assert len(read_metrics(RunFolder.find("whole").metrics_file)) == lines
+    assert len(list(read_json_lines(RunFolder.find("whole").metrics_file))) == lines
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -19,7 +19,7 @@ from zoo.optim.optimizers import build_optimizer
 from zoo.registry.registry import scan
 from zoo.training import memory, tuning
 from zoo.training.allocator import keep_freed_memory
-from zoo.training.tuning import Subject, open_subject, range_test, read_range_test, search_batch, smooth
+from zoo.training.tuning import Subject, prepare_subject, range_test, read_range_test, search_batch, smooth
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def subject(model: str = "softmax", *settings: str) -> Subject:
     registry = scan()
-    return open_subject(registry, resolve(registry, model, {}, [*map(parse_setting, settings)]))
+    return prepare_subject(registry, resolve(registry, model, {}, [*map(parse_setting, settings)]))
 
 
 def weights(task: nn.Module) -> dict[str, torch.Tensor]:
@@ -196,7 +196,7 @@ def test_on_a_processor_what_would_not_fit_is_never_tried(monkeypatch: pytest.Mo
 
 def test_steps_that_take_too_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = subject()
-    monkeypatch.setattr(tuning._Clock, "seconds", property(lambda clock: 3.0, lambda clock, value: None), raising=False)
+    monkeypatch.setattr(tuning._StepTimer, "seconds", property(lambda clock: 3.0, lambda clock, value: None), raising=False)
     found = search_batch(tried)
     assert (found.largest, found.limit) == (2 * 2, "time") or found.limit == "data"
     monkeypatch.setattr(tuning, "SLOW", 5.0)

@@ -387,7 +387,7 @@ def test_other_ranks_and_mode_off_do_nothing(tmp_path, monkeypatch):
         log.open()
         log.log_metrics({"train/loss": 2.0}, 1)
         log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
-        log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
+        log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
         log.log_checkpoints(None, checkpoint)
         log.close()
         assert log.run_id is None and not (tmp_path / "wandb").exists()
@@ -443,7 +443,7 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
 
     def stop_after_the_first(self, trainer, best=False):
         save(self, trainer, best)
-        self.stop.asked = True
+        self.stop.requested = True
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", stop_after_the_first)
@@ -460,7 +460,7 @@ def test_records_of_monitors_are_sent_as_numbers_and_histograms(tmp_path):
     log.open()
     layer = {"type": "ReLU", "mean": 0.5, "dead": None, "histogram": [0] * 33 + [7] + [0] * 31}
     log.log_record({"kind": "activations", "step": 4, "epoch": 0, "seconds": 0.1, "layers": {"relu": layer}})
-    finding = {"kind": "finding", "step": 4, "epoch": 0, "name": "dead-relu", "where": "relu", "evidence": "most are zero"}
+    finding = {"kind": "finding", "step": 4, "epoch": 0, "name": "dead-units", "where": "relu", "evidence": "most are zero"}
     log.log_record(finding)
     log.close()
     row = next(row for row in history(tmp_path) if "activations/relu/mean" in row)
@@ -478,17 +478,20 @@ def monitored(path: Path) -> Path:
         told = {"where": "second", "evidence": f"seen at {step}", "cause": "rate", "try": "less"}
         return {"step": step, "epoch": 0, "kind": "finding", "name": name, "severity": severity, **told}
 
-    written = [finding(10, "warning", "dead-relu"), finding(20, "error", "no-gradient"), finding(30, "warning", "dead-relu")]
+    written = [finding(10, "warning", "dead-units"), finding(20, "error", "no-gradient"), finding(30, "warning", "dead-units")]
     for step in range(0, 90, 10):
         layers = {
             "first": layer(std=1.0, mean=step, signal=0.5),
             "second": layer(type="ReLU", std=10.0 ** (-step / 10), dead=0.5, rank=None),
         }
-        rows = {"first.weight": {"norm": 1.0, "weight": 2.0, "update": 0.001, "cosine": None}, "first.bias": {"update": 0.1}}
-        rows["second.weight"] = {"norm": 0.0, "weight": 2.0, "update": 0.0 if step else None, "cosine": -0.5}
+        rows = {
+            "first.weight": {"norm": 1.0, "weight_norm": 2.0, "update_ratio": 0.001, "cosine": None},
+            "first.bias": {"update_ratio": 0.1},
+        }
+        rows["second.weight"] = {"norm": 0.0, "weight_norm": 2.0, "update_ratio": 0.0 if step else None, "cosine": -0.5}
         written += [{"step": step, "epoch": 0, "kind": "activations", "layers": layers}]
         written += [{"step": step, "epoch": 0, "kind": "gradients", "norm": 1.0, "parameters": rows}]
-        written += [{"step": step, "epoch": 0, "kind": "pace", "waiting": 0.5}]
+        written += [{"step": step, "epoch": 0, "kind": "throughput", "data_loading": 0.5}]
     path.write_text("".join(json.dumps(record) + "\n" for record in written) + '{"step": 90, "ki')
     return path
 
@@ -497,18 +500,18 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
     log = tracker(tmp_path)
     log.open()
     log.log_metrics({"train/loss": 2.0}, 90)
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
     log.close()
     found = tables(tmp_path)
     told = [(row["step"], row["severity"], row["name"], row["where"], row["evidence"]) for row in found["findings"]]
-    assert told == [(20, "error", "no-gradient", "second", "seen at 20"), (10, "warning", "dead-relu", "second", "seen at 10")]
+    assert told == [(20, "error", "no-gradient", "second", "seen at 20"), (10, "warning", "dead-units", "second", "seen at 10")]
     assert (found["findings"][0]["cause"], found["findings"][0]["try"]) == ("rate", "less")
     first = {
         "place": 0, "layer": "first", "type": "Linear", "mean": 80, "std": 1.0, "signal": 0.5, "dead": None, "saturated": None,
         "rank": 2.5,
     }  # fmt: skip
     assert found["layers"][0] == first and found["layers"][1]["dead"] == 0.5
-    names = [(row["place"], row["parameter"], row["update"]) for row in found["parameters"]]
+    names = [(row["place"], row["parameter"], row["update_ratio"]) for row in found["parameters"]]
     assert names == [(0, "first.weight", 0.001), (1, "first.bias", 0.1), (2, "second.weight", 0.0)]
     spread = [tuple(row.values()) for row in found["depth/spread_table"]]
     assert [value for place, _, value in spread if place == 1] == [0, -2, -3, -5, -6, -8], "of nine records six, with both ends"
@@ -534,7 +537,7 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
 def test_a_training_without_records_sends_no_tables(tmp_path, caplog):
     log = tracker(tmp_path)
     log.open()
-    log.log_inside(tmp_path / "monitors.jsonl")
+    log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     assert not tables(tmp_path) and not panels(tmp_path) and not warnings_of(caplog)
 
@@ -544,17 +547,17 @@ def test_a_server_that_dies_holds_up_one_table_and_no_more(tmp_path, server, mon
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 1.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 0.5)
     waited = []
-    within = wandb_tracker._within
-    monkeypatch.setattr(wandb_tracker, "_within", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
+    within = wandb_tracker._with_timeout
+    monkeypatch.setattr(wandb_tracker, "_with_timeout", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
     log = tracker(tmp_path, mode="online")
     log.open()
     server.hangs = ("/",)
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
-    log.log_inside(monitored(tmp_path / "monitors.jsonl"))
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat", "dog"], [[3, 1], [0, 2]])
+    log.log_monitors(monitored(tmp_path / "monitors.jsonl"))
     log.log_metrics({"train/loss": 1.0}, 2)
     log.close()
     assert waited.count(0.5) == 1
-    assert "pictures and tables" in warnings_of(caplog)[0]
+    assert "images and tables" in warnings_of(caplog)[0]
     assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [1.0]
 
 
@@ -562,7 +565,7 @@ def test_records_that_cannot_be_read_are_one_warning(tmp_path, caplog):
     (tmp_path / "monitors.jsonl").write_text('{"step": 0, "kind": "activations"}\n')
     log = tracker(tmp_path)
     log.open()
-    log.log_inside(tmp_path / "monitors.jsonl")
+    log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     (warning,) = warnings_of(caplog)
     assert "layers" in warning

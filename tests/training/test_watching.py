@@ -1,4 +1,4 @@
-"""A run is watched by what it writes: half written, going on, silent, resumed and finished."""
+"""A run is followed through its files: half written, in progress, idle, resumed and finished."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from zoo.callbacks.sparkline import sparkline
 from zoo.config.recipe import resolve
+from zoo.core.clock import format_duration
+from zoo.core.json_lines import JsonLinesFollower
 from zoo.registry.registry import scan
-from zoo.training.records import Lines
 from zoo.training.run_folder import RunFolder
-from zoo.training.watching import Watched, clock
+from zoo.training.watching import RunWatcher
 
 
 @pytest.fixture
@@ -49,85 +50,90 @@ def two_epochs(start: float = 1000.0) -> list[dict[str, Any]]:
 
 def test_a_run_that_stopped_before_its_first_record_is_said_to_have_stopped(folder: RunFolder) -> None:
     began = folder.run_file.stat().st_mtime
-    assert Watched(folder).state(began + 5).lines()[-1] == "nothing recorded yet"
-    assert Watched(folder).state(began + 90).lines()[-1].startswith("silent for 1:30: it may have stopped; to go on: zoo train")
-    write(folder.monitors_file, {"step": 29, "epoch": 2, "kind": "pace", "waiting": 0.1})
-    assert Watched(folder).state(began + 5).lines()[-1] == "metrics.jsonl is missing"
+    assert RunWatcher(folder).status(began + 5).lines()[-1] == "nothing recorded yet"
+    assert RunWatcher(folder).status(began + 90).lines()[-1].startswith("idle for 1:30: it may have stopped; to resume:")
+    write(folder.monitors_file, {"step": 29, "epoch": 2, "kind": "throughput", "data_loading": 0.1})
+    assert RunWatcher(folder).status(began + 5).lines()[-1] == "metrics.jsonl is missing"
 
 
 def test_the_test_at_the_end_is_no_epoch(folder: RunFolder) -> None:
     folder.run_file.unlink()
     write(folder.metrics_file, *two_epochs(), {"step": 40, "epoch": 2, "time": 1040.0, "test/accuracy": 0.8})
-    state = Watched(folder).state(1041.0)
-    assert state.is_finished and state.epoch == 2
+    status = RunWatcher(folder).status(1041.0)
+    assert status.is_finished and status.epoch == 2
 
 
 def test_progress_rate_and_time_left_follow_from_the_records(folder: RunFolder) -> None:
     write(folder.metrics_file, *two_epochs())
-    state = Watched(folder).state(1032.0)
-    assert (state.epoch, state.epochs, state.step, state.steps, state.share) == (2, 4, 40, 80, 0.5)
-    assert state.rate == pytest.approx(30 / 25), "from the first record, at step 10, to the last"
-    assert state.left == pytest.approx(40 / state.rate) and state.silent == 2.0
-    assert not state.is_finished and not state.may_have_stopped
-    lines = state.lines()
+    status = RunWatcher(folder).status(1032.0)
+    assert (status.epoch, status.epochs, status.step, status.steps, status.progress) == (2, 4, 40, 80, 0.5)
+    assert status.steps_per_second == pytest.approx(30 / 25), "from the first record, at step 10, to the last"
+    assert status.seconds_left == pytest.approx(40 / status.steps_per_second) and status.idle_seconds == 2.0
+    assert not status.is_finished and not status.may_have_stopped
+    lines = status.lines()
     assert lines[0] == "seen  mlp on digits  epoch 2/4  step 40/80  1.2 steps/s  0:33 left"
     assert lines[1] == "train/loss    0.25  █▃▁▁" and lines[2] == "val/accuracy  0.7  ▁█" and lines[-1] == "last record 0:02 ago"
 
 
 def test_before_the_first_record_and_within_the_first_epoch_it_says_what_it_knows(folder: RunFolder) -> None:
-    watched = Watched(folder)
-    assert watched.state(5.0).lines() == ["seen  mlp on digits  epoch 0/4  step 0", "nothing recorded yet"]
+    watcher = RunWatcher(folder)
+    assert watcher.status(5.0).lines() == ["seen  mlp on digits  epoch 0/4  step 0", "nothing recorded yet"]
     write(folder.metrics_file, two_epochs()[0])
-    state = watched.state(1006.0)
-    assert (state.steps, state.rate, state.left) == (None, None, None)
-    assert state.lines()[0] == "seen  mlp on digits  epoch 1/4  step 10"
+    status = watcher.status(1006.0)
+    assert (status.steps, status.steps_per_second, status.seconds_left) == (None, None, None)
+    assert status.lines()[0] == "seen  mlp on digits  epoch 1/4  step 10"
 
 
 def test_a_pause_does_not_count_as_slowness(folder: RunFolder) -> None:
     before, after = two_epochs()[:3], two_epochs(90000.0)[3:]
     write(folder.metrics_file, *before, *after)
-    state = Watched(folder).state(90031.0)
-    assert state.rate == pytest.approx(20 / 20), "10 steps in 10 seconds each, on either side of the pause"
+    status = RunWatcher(folder).status(90031.0)
+    assert status.steps_per_second == pytest.approx(20 / 20), "10 steps in 10 seconds each, on either side of the pause"
 
 
-def test_a_silent_run_may_have_stopped_and_a_finished_one_has_not(folder: RunFolder) -> None:
+def test_an_idle_run_may_have_stopped_and_a_finished_one_has_not(folder: RunFolder) -> None:
     write(folder.metrics_file, *two_epochs())
-    watched = Watched(folder)
-    assert not watched.state(1030.0 + 59).may_have_stopped
-    late = watched.state(1030.0 + 3700)
-    assert late.may_have_stopped and late.lines()[-1].startswith("silent for 1:01:40: it may have stopped")
+    watcher = RunWatcher(folder)
+    assert not watcher.status(1030.0 + 59).may_have_stopped
+    late = watcher.status(1030.0 + 3700)
+    assert late.may_have_stopped and late.lines()[-1].startswith("idle for 1:01:40: it may have stopped")
     assert "zoo train --resume seen" in late.lines()[-1]
     write(folder.metrics_file, {"step": 80, "epoch": 3, "time": 1060.0, "test/accuracy": 0.8})
-    done = watched.state(9000.0)
-    assert done.is_finished and not done.may_have_stopped and "finished" in done.lines()[0] and done.left is None
+    done = watcher.status(9000.0)
+    assert done.is_finished and not done.may_have_stopped and "finished" in done.lines()[0] and done.seconds_left is None
 
 
 def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) -> None:
     file = folder.path / "monitors.jsonl"
     finding = {"step": 30, "kind": "finding", "where": "network.stage1", "evidence": "62% are 0", "try": "a lower rate"}
-    write(file, {**finding, "name": "first", "severity": "warning"}, {"kind": "pace", "waiting": 0.4}, {"kind": "unheard-of"})
-    watched = Watched(folder)
-    assert "warning: first in network.stage1 at step 30: 62% are 0; try: a lower rate" in watched.state(0.0).lines()
-    assert "waiting for data 40%" in watched.state(0.0).lines()[0]
+    write(
+        file,
+        {**finding, "name": "first", "severity": "warning"},
+        {"kind": "throughput", "data_loading": 0.4},
+        {"kind": "unheard-of"},
+    )
+    watcher = RunWatcher(folder)
+    assert "warning: first in network.stage1 at step 30: 62% are 0; try: a lower rate" in watcher.status(0.0).lines()
+    assert "data loading 40%" in watcher.status(0.0).lines()[0]
     write(file, {**finding, "name": "bad", "severity": "error"}, {**finding, "name": "last", "severity": "warning"})
-    assert watched.state(0.0).finding["name"] == "bad"
+    assert watcher.status(0.0).finding["name"] == "bad"
     write(file, {"step": 31, "kind": "activations", "layers": {}})
-    assert {each["kind"] for each in watched.monitors.new()} == {"pace", "finding"}, "histograms would fill the memory"
+    assert {each["kind"] for each in watcher.monitors.update()} == {"throughput", "finding"}, "histograms would fill the memory"
     write(file, {"kind": "finding", "name": "bare", "severity": "error"}, {"kind": "finding", "severity": "note"})
-    assert "error: bare: " in watched.state(0.0).lines()
+    assert "error: bare: " in watcher.status(0.0).lines()
 
 
 def test_lines_are_read_as_they_grow_and_anew_when_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    lines = Lines(path)
-    assert lines.new() == []
+    lines = JsonLinesFollower(path)
+    assert lines.update() == []
     path.write_text('{"a": 1}\n{"a": 2')
-    assert lines.new() == [{"a": 1}], "the other half is not there yet"
+    assert lines.update() == [{"a": 1}], "the other half is not there yet"
     with path.open("a") as file:
         file.write('}\nnonsense\n[1]\n{"a": "é"}\n')
-    assert lines.new() == [{"a": 1}, {"a": 2}, {"a": "é"}]
+    assert lines.update() == [{"a": 1}, {"a": 2}, {"a": "é"}]
     path.write_text('{"a": 9}\n')
-    assert lines.new() == [{"a": 9}]
+    assert lines.update() == [{"a": 9}]
 
 
 def test_a_sparkline_has_the_least_at_the_bottom_and_the_greatest_at_the_top() -> None:
@@ -138,7 +144,7 @@ def test_a_sparkline_has_the_least_at_the_bottom_and_the_greatest_at_the_top() -
 
 
 def test_time_is_told_as_a_clock() -> None:
-    assert [clock(seconds) for seconds in (None, 5, 65.4, 3723)] == ["?", "0:05", "1:05", "1:02:03"]
+    assert [format_duration(seconds) for seconds in (None, 5, 65.4, 3723)] == ["?", "0:05", "1:05", "1:02:03"]
 
 
 def test_a_real_run_is_shown_once_where_nobody_looks(zoo) -> None:
@@ -151,14 +157,14 @@ def test_a_real_run_is_shown_once_where_nobody_looks(zoo) -> None:
     assert given["metrics"]["test/accuracy"] == tested and given["is_finished"] and given["step"] == given["steps"]
 
 
-def test_a_run_whose_numbers_broke_is_told_of_until_it_goes_on(zoo, folder: RunFolder) -> None:
+def test_a_non_finite_run_is_reported_until_it_is_resumed(zoo, folder: RunFolder) -> None:
     wild = ["--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant"]
     zoo("train", "mlp", "--name", "wild", *wild)
-    assert zoo("watch", "wild").out.endswith("error: its numbers stopped being finite: zoo autopsy wild\n")
+    assert zoo("watch", "wild").out.endswith("error: the loss or a gradient is not finite; to find out where: zoo autopsy wild\n")
     write(folder.metrics_file, *two_epochs())
     (folder.path / "autopsy.pt").touch()
     os.utime(folder.path / "autopsy.pt", (1029, 1029))
-    assert not Watched(folder).state(1032.0).broke, "it has recorded more since"
+    assert not RunWatcher(folder).status(1032.0).is_non_finite, "it has recorded more since"
 
 
 def test_a_run_that_is_none_is_one_line(zoo, folder: RunFolder) -> None:

@@ -19,7 +19,7 @@ from zoo.tasks.classification import Classifier
 from zoo.training import engine
 from zoo.training.exported import write_exported
 from zoo.training.run_folder import RunFolder
-from zoo.training.weights import Weights, begin_with, open_weights, read_weights
+from zoo.training.weights import Weights, load_backbone, open_weights, read_weights
 
 # the smallest of each of torchvision's families, and of those with side exits both
 NETWORKS = [
@@ -50,7 +50,7 @@ def test_torchvisions_state_dicts_fit_and_give_the_same_in_front_of_the_head(nam
     )
     theirs = models.get_model(name, weights=None, **sideways).eval()
     task = new(network=name)
-    told = begin_with(task, Weights("the file", theirs.state_dict()))
+    told = load_backbone(task, Weights("the file", theirs.state_dict()))
     assert len(told.head) == 2 and all(each.startswith(("network.aux", "network.AuxLogits")) for each in told.left_out)
     assert told.tensors == len(task.state_dict()) - 2
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def test_files_of_training_scripts_fit(wrapper: str | None, prefix: str, workpla
     state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
     torch.save(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"lr": 0.1}}, "weights.pth")
     task = new(network="resnet18")
-    begin_with(task, read_weights(Path("weights.pth")))
+    load_backbone(task, read_weights(Path("weights.pth")))
     body = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
     assert all(torch.equal(task.state_dict()[f"network.{name}"], value) for name, value in body.items())
     assert not task.network.fc.weight.any()  # the head starts at zero
@@ -83,7 +83,7 @@ def test_safetensors_and_old_files_fit(workplace: Path) -> None:
     torch.save(without_counters, "older.pth")  # as before torch 0.4.1
     for file in ("weights.safetensors", "old.pth", "older.pth"):
         task = new(network="shufflenet_v2_x0_5")
-        begin_with(task, read_weights(Path(file)))
+        load_backbone(task, read_weights(Path(file)))
         assert torch.equal(task.network.conv5[0].weight, theirs.conv5[0].weight)
 
 
@@ -94,19 +94,19 @@ def test_what_does_not_fit_is_told_exactly_and_nothing_is_taken_over() -> None:
     state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
     state["layer9.weight"] = state.pop("layer2.0.bn1.bias")
     with pytest.raises(UserError) as refused:
-        begin_with(task, Weights("w.pth", state))
+        load_backbone(task, Weights("w.pth", state))
     assert str(refused.value) == (
-        "w.pth does not fit this network, nothing was taken over: 1 missing: network.layer2.0.bn1.bias; "
+        "w.pth does not fit this network, nothing was loaded: 1 missing: network.layer2.0.bn1.bias; "
         "1 unexpected: network.layer9.weight; "
         "1 of another shape: network.layer1.0.conv1.weight 64x64x1x1 instead of 64x64x3x3"
     )
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     state = models.resnet18().state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="w.pth holds numbers that are not finite, nothing was taken over: network.conv1.weight"):
-        begin_with(task, Weights("w.pth", state))
-    with pytest.raises(UserError, match="does not fit this network, nothing was taken over: 100 missing"):
-        begin_with(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
+    with pytest.raises(UserError, match="w.pth holds non-finite values, nothing was loaded: network.conv1.weight"):
+        load_backbone(task, Weights("w.pth", state))
+    with pytest.raises(UserError, match="does not fit this network, nothing was loaded: 100 missing"):
+        load_backbone(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
 
 
 class Runs:
@@ -133,8 +133,8 @@ def test_files_that_are_no_weights_are_refused_in_one_line(workplace: Path) -> N
         "cut.safetensors": "cut.safetensors is damaged, or no file of weights",
         "text.pth": "text.pth is damaged, or no file of weights",
         "empty.pth": "empty.pth is damaged, or no file of weights",
-        "nothing.pth": "nothing.pth holds no weights",
-        "list.pth": "list.pth holds no weights",
+        "nothing.pth": "nothing.pth contains no weights",
+        "list.pth": "list.pth contains no weights",
         "absent.pth": "absent.pth cannot be read: no such file",
     }.items():
         with pytest.raises(UserError, match=f"(?i)^{message}") as refused:
@@ -158,7 +158,7 @@ def test_a_run_its_checkpoint_and_its_export_begin_alike(workplace: Path) -> Non
         weights = open_weights(scan(), run({"recipe": {"weights": source}}))
         assert (weights.size, weights.mean) == (8, tuple(checkpoint["bestiary"]["spec"]["mean"]))
         task = new("resnet20", ImageSpec(1, 8, 8, ("odd", "even")), width=4)
-        begin_with(task, weights)
+        load_backbone(task, weights)
         assert task.spec.mean == weights.mean and torch.allclose(
             task.input_shift.flatten()[0], -torch.tensor(weights.mean[0] / weights.std[0])
         )
@@ -170,7 +170,7 @@ def test_a_run_its_checkpoint_and_its_export_begin_alike(workplace: Path) -> Non
 
 def test_gray_images_take_the_mean_of_the_colors() -> None:
     task = new(network="shufflenet_v2_x0_5", spec=ImageSpec(1, 64, 64, ("cat", "dog")))
-    begin_with(task, Weights("w", models.shufflenet_v2_x0_5().state_dict()))
+    load_backbone(task, Weights("w", models.shufflenet_v2_x0_5().state_dict()))
     assert task.spec.mean == pytest.approx((0.449,)) and task.spec.std == pytest.approx((0.226,))
 
 
@@ -196,7 +196,7 @@ def test_timms_weights_bring_their_statistics(workplace: Path, monkeypatch: pyte
     weights = open_weights(scan(), resolve(scan(), "timm", {}, [{"recipe": {"weights": "timm:test_vit"}}]))
     size = config.input_size[1]
     task = new("timm", ImageSpec(3, size, size, ("cat", "dog")), network="test_vit")
-    begin_with(task, weights)
+    load_backbone(task, weights)
     assert task.spec.mean == config.mean and weights.size == size
     images = torch.randn(2, 3, size, size)
     ours, of_theirs = in_front_of(task.network.head, task, images), in_front_of(theirs.head, theirs, images)

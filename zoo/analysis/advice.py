@@ -11,7 +11,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from statistics import median
@@ -86,9 +86,6 @@ class Advice:
     unreadable: list[str]
     duplicates: list[Duplicates]
     suggestion: Suggestion
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def warnings(self) -> list[str]:
         """Problems to fix before training, one line each."""

@@ -27,7 +27,7 @@ class Finding:
     good: bool = True
 
 
-def examine(registry: Registry) -> list[Finding]:
+def check_machine(registry: Registry) -> list[Finding]:
     """All findings: packages, devices, folders, and plugins."""
     findings = [Finding("python", f"{platform.python_version()} on {platform.platform()}")]
     findings += [_package(name) for name in PACKAGES]

@@ -170,7 +170,7 @@ def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
         outcome = engine.train(registry, subject.run, "check")
         require(outcome.test, "testing gave no figures")
         for finding in outcome.findings:
-            require(finding.severity != "error", f"while it trains, {finding.in_short}")
+            require(finding.severity != "error", f"while it trains, {finding.one_line}")
         for file in (outcome.folder.best, outcome.folder.last):
             task, _ = building.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():

@@ -27,21 +27,20 @@ def autopsy(
     path = _file(run)
     from functools import partial
 
-    from zoo.training.autopsy import repeat_step
+    from zoo.training.autopsy import replay_step
     from zoo.training.building import load_task
-    from zoo.training.trainer import quiet
+    from zoo.training.trainer import silence_lightning
 
-    quiet()
-    result = repeat_step(partial(load_task, registry), path)
+    silence_lightning()
+    result = replay_step(partial(load_task, registry), path)
     if json:
-        faults = {name: fault and fault.to_dict() for name, fault in (("found", result.found), ("again", result.again))}
-        print_json({**vars(result), **faults})
+        print_json(result)
     else:
         print(
             f"{result.network} on {result.data}: step {result.step}, batch {result.batch} of epoch {result.epoch}, "
             f"on {result.trained_on} in precision {result.precision}"
         )
-        _print_fault(result.again or result.found)
+        _print_anomaly(result.again or result.found)
         where = "" if result.device == result.trained_on else f" on {result.device}"
         if result.again is None:
             print(f"repeated{where}: the fault does not occur")
@@ -67,18 +66,18 @@ def _file(run: str) -> Path:
     return path
 
 
-def _print_fault(fault: Any) -> None:
-    if fault is None:
+def _print_anomaly(anomaly: Any) -> None:
+    if anomaly is None:
         return
-    print(f"{fault.what}: {fault}")
-    if fault.kind == "operation":
-        for about in fault.inputs:
-            print(f"  in   {_numbers(about)}")
-        print(f"  out  {_numbers(fault.output)}")
+    print(f"{anomaly.what}: {anomaly}")
+    if anomaly.kind == "operation":
+        for summary in anomaly.inputs:
+            print(f"  in   {_describe(summary)}")
+        print(f"  out  {_describe(anomaly.output)}")
 
 
-def _numbers(about: dict[str, Any]) -> str:
-    shape = "x".join(map(str, about["shape"])) or "a number"
-    bounds = f"  {about['least']:.6g} to {about['most']:.6g}" if "least" in about else ""
-    bad = "".join(f"  {about[key]:,} {key}" for key in ("nan", "inf") if about.get(key))
-    return f"{shape}  {about['dtype']}{bounds}{bad}"
+def _describe(summary: dict[str, Any]) -> str:
+    shape = "x".join(map(str, summary["shape"])) or "a number"
+    bounds = f"  {summary['min']:.6g} to {summary['max']:.6g}" if "min" in summary else ""
+    bad = "".join(f"  {summary[key]:,} {key}" for key in ("nan", "inf") if summary.get(key))
+    return f"{shape}  {summary['dtype']}{bounds}{bad}"

@@ -74,9 +74,9 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
 
 def doctor(context: typer.Context, json: Json = False) -> None:
     """Check this machine: versions, devices, folders, plugins."""
-    from zoo.checks.machine import examine
+    from zoo.checks.machine import check_machine
 
-    findings = examine(open_registry(context))
+    findings = check_machine(open_registry(context))
     if json:
         print_json([vars(finding) for finding in findings])
     else:

@@ -146,7 +146,7 @@ def advise_data(
 
     advice = advise(data, name, settings)
     if json:
-        print_json(advice.to_dict())
+        print_json(advice)
         return
     for line in report(advice):
         print(line)

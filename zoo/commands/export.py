@@ -92,7 +92,6 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     Raises:
         UserError: the model is for another task.
     """
-    from zoo.training.records import test_metrics
     from zoo.training.run_folder import RunFolder
 
     file, trained = checkpoint_file(run, checkpoint)
@@ -102,5 +101,5 @@ def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str
     if file == Path(run):
         return file, {}, file.stem
     folder = RunFolder.find(run)
-    metrics = test_metrics(folder.metrics_file) if checkpoint == "best" else {}  # only the best checkpoint was tested
+    metrics = folder.test_metrics() if checkpoint == "best" else {}  # only the best checkpoint was tested
     return file, metrics, folder.path.resolve().name

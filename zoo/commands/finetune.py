@@ -83,7 +83,7 @@ def finetune(
     if plan:
         _show_plan(registry, run, shlex.join(["zoo", *(word for word in sys.argv[1:] if word != "--plan")]), json)
         return
-    train_and_tell(registry, run, run_name, None, json, zoo_command(context), look=partial(_advise, run))
+    train_and_tell(registry, run, run_name, None, json, zoo_command(context), on_data=partial(_advise, run))
 
 
 def resolve_either(
@@ -120,13 +120,13 @@ def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     """Build the network, load its weights and show its stages; ``again`` is the command that trains it."""
     from zoo.training.building import build_task, open_data
     from zoo.training.stage_plan import stage_plan
-    from zoo.training.weights import begin_with, open_weights
+    from zoo.training.weights import load_backbone, open_weights
 
     task = build_task(registry, run, open_data(registry, run).spec)
-    taken = begin_with(task, open_weights(registry, run))
+    taken = load_backbone(task, open_weights(registry, run))
     stages = stage_plan(task)
     if json:
-        print_json([stage.to_dict() for stage in stages])
+        print_json(stages)
         return
     numbers = ("parameters", "from epoch", "lr")
     print_table([stage.row() for stage in stages], ("stage", *numbers), numbers)

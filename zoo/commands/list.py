@@ -186,7 +186,7 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
     own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
     found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
     if json:
-        print_json([backbone.to_dict() for backbone in found])
+        print_json(found)
     elif not found:
         raise UserError(f"no weights match {pattern!r}: `zoo list --pretrained` lists all")
     else:

@@ -37,10 +37,10 @@ def report(
     [bold]zoo report first second -o compared.html[/bold]   compare two runs\n
     [bold]zoo report resnet20-digits --no-samples[/bold]   without predictions
     """
-    from zoo.training.run_folder import TRACES, RunFolder
+    from zoo.training.run_folder import RUN_FILES, RunFolder
 
     registry = open_registry(context)
-    folders = [RunFolder.find(name, TRACES) for name in runs]
+    folders = [RunFolder.find(name, RUN_FILES) for name in runs]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is given twice")
     path = Path(output) if output else folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")

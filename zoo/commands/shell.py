@@ -6,6 +6,7 @@ import json as json_module
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -184,7 +185,8 @@ def setting(key: str, value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    print(json_module.dumps(value, indent=2, ensure_ascii=False))
+    """Print plain data, in which dataclasses may stand."""
+    print(json_module.dumps(value, indent=2, ensure_ascii=False, default=asdict))
 
 
 def terminal_width() -> int:

@@ -208,9 +208,9 @@ def test(
     if csv:
         write_classes(tested.findings, Path(csv))
     if json:
-        print_json({**tested.figures, **tested.findings})
+        print_json({**tested.metrics, **tested.findings})
         return
-    print(f"{former.network} on {data_section['name']}: {metrics_line(tested.figures)}")
+    print(f"{former.network} on {data_section['name']}: {metrics_line(tested.metrics)}")
     if tested.findings:
         counted = "points" if "points" in registry.data_set(data_section["name"]).tags else "images"
         again, name = zoo_command(context), shlex.quote(run)

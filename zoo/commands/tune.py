@@ -69,23 +69,23 @@ def tune(
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
     """Run the searches; the result is plain data: ``lr``, ``batch_size``, and the details of each."""
-    from zoo.training.tuning import counts_images, open_subject, range_test, search_batch, with_batch
+    from zoo.training.tuning import batches_are_images, prepare_subject, range_test, search_batch, with_batch_size
 
     def tell(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    subject = open_subject(registry, run)
+    subject = prepare_subject(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
-    if only == "batch" or (not only and counts_images(subject)):
+    if only == "batch" or (not only and batches_are_images(subject)):
         tell("batch size: training and validation steps of doubling size")
         batch = search_batch(subject)
-        found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch.to_dict()}
-        subject = with_batch(subject, found["batch_size"])
+        found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch}
+        subject = with_batch_size(subject, found["batch_size"])
     if only != "batch":
         tell("learning rate: up to 100 steps of increasing learning rate")
         test = range_test(subject)
-        found |= {"lr": test.suggestion or run.recipe.lr, "range_test": test.to_dict()}
+        found |= {"lr": test.suggestion or run.recipe.lr, "range_test": test}
         if output:
             from zoo.pictures.figure import style, write_png
             from zoo.pictures.range_test import draw_range_test

@@ -12,7 +12,7 @@ import typer
 from zoo.commands.shell import Json, RunName, print_json
 
 if TYPE_CHECKING:
-    from zoo.training.watching import State, Watched
+    from zoo.training.watching import RunStatus, RunWatcher
 
 EVERY_SECONDS = 1.0
 BAR_WIDTH = 60
@@ -30,38 +30,38 @@ def watch(
     [bold]zoo watch resnet20-digits[/bold]   until the run ends; Ctrl-C stops watching, not the run\n
     [bold]zoo watch resnet20-digits --once[/bold]
     """
-    from zoo.training.run_folder import TRACES, RunFolder
-    from zoo.training.watching import Watched
+    from zoo.training.run_folder import RUN_FILES, RunFolder
+    from zoo.training.watching import RunWatcher
 
-    watched = Watched(RunFolder.find(run, TRACES))
+    watcher = RunWatcher(RunFolder.find(run, RUN_FILES))
     if json:
-        print_json(watched.state(time()).to_dict())
+        print_json(watcher.status(time()).to_dict())
     elif once or not sys.stdout.isatty():
-        print("\n".join(watched.state(time()).lines()))
+        print("\n".join(watcher.status(time()).lines()))
     else:
         with suppress(KeyboardInterrupt):  # the way to stop watching
-            _follow(watched)
+            _follow(watcher)
 
 
-def _follow(watched: Watched) -> None:
+def _follow(watcher: RunWatcher) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    state = watched.state(time())
-    with Live(_drawn(state), console=Console(), auto_refresh=False) as live:
-        while not (state.is_finished or state.broke):
+    status = watcher.status(time())
+    with Live(_rendered(status), console=Console(), auto_refresh=False) as live:
+        while not (status.is_finished or status.is_non_finite):
             sleep(EVERY_SECONDS)
-            state = watched.state(time())
-            live.update(_drawn(state), refresh=True)
+            status = watcher.status(time())
+            live.update(_rendered(status), refresh=True)
 
 
-def _drawn(state: State) -> Any:
+def _rendered(status: RunStatus) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    first, *others = state.lines()
-    styles = {"warning:": "yellow", "error:": "red", "silent": "yellow"}
+    first, *others = status.lines()
+    styles = {"warning:": "yellow", "error:": "red", "idle": "yellow"}
     lines = [Text(line, style=styles.get(line.partition(" ")[0], "")) for line in others]
-    done = round((state.share or 0.0) * BAR_WIDTH)
+    done = round((status.progress or 0.0) * BAR_WIDTH)
     bar = Text.assemble(("━" * done, "green"), ("━" * (BAR_WIDTH - done), "bright_black"))
     return Group(Text(first, style="bold"), bar, *lines)

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -160,10 +160,11 @@ def _receive(url: str, expected: str, file: BinaryIO, path: Path) -> str | None:
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, file, code, message, headers, url):
+    def redirect_request(self, *request: Any) -> urllib.request.Request | None:
+        url = request[-1]
         if not _is_allowed(url):
             raise ValueError(f"redirects to {urlsplit(url).scheme}://{urlsplit(url).hostname}")
-        return super().redirect_request(request, file, code, message, headers, url)
+        return super().redirect_request(*request)
 
 
 _opener = urllib.request.build_opener(_OnlyHttps)

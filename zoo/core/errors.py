@@ -65,9 +65,9 @@ def one_line(error: object, longest: int | None = None) -> str:
 
 def some(names: Iterable[object], shown: int = 5) -> str:
     """The first names, and how many more there are."""
-    names = list(map(str, names))
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    texts = list(map(str, names))
+    more = f" and {len(texts) - shown:,} more" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

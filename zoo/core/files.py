@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from zoo.core.errors import UserError, near_path
 
@@ -20,48 +21,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
 
 
-def _umask() -> int:
-    """The process's mask of file modes, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
 @contextmanager
-def replacing_path(path: Path) -> Iterator[Path]:
-    """A path to write a file at, which takes the name at the end: a reader sees the old file or the new one, never a part.
+def replacing_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write a file at, which takes its name at the end: readers see the old file or the new one.
+
+    Args:
+        exclusive: no other process writes this file, so what a killed one left beside it is overwritten.
 
     Raises:
-        OSError: nothing was changed, as after any fault inside.
+        OSError: nothing was changed, as after any exception inside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
+    beside = path.with_name(f".{path.name}.{'partial' if exclusive else uuid4().hex}")
     try:
         yield beside
-        os.fsync(handle)
-        beside.chmod(0o666 & ~_umask())  # as any new file, not for its maker alone
-        beside.replace(path)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(handle)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name at the end, as in ``replacing_path``."""
-    with replacing_path(path) as beside, beside.open("wb") as file:
+def replacing(path: Path, exclusive: bool = False) -> Iterator[BinaryIO]:
+    """Open a file to write that takes the name at the end, as ``replacing_path`` does."""
+    with replacing_path(path, exclusive) as beside, beside.open("wb") as file:
         yield file
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file, as ``replacing`` does.
-
-    Raises:
-        OSError: nothing was changed.
-    """
+    """Write a whole file atomically, as ``replacing`` does."""
     with replacing(path) as file:
         file.write(content)
 

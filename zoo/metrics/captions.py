@@ -67,11 +67,9 @@ def _bleu(candidates: Sequence[NGrams], given: Sequence[Sequence[NGrams]]) -> di
         length = hypothesis[0].total()
         words_candidate += length
         words_given += min((sentence[0].total() for sentence in sentences), key=lambda other: (abs(other - length), other))
-        for place, counts in enumerate(hypothesis):
-            tried[place] += counts.total()
-            found[place] += sum(
-                min(count, max(sentence[place][ngram] for sentence in sentences)) for ngram, count in counts.items()
-            )
+        for n, counts in enumerate(hypothesis):
+            tried[n] += counts.total()
+            found[n] += sum(min(count, max(sentence[n][ngram] for sentence in sentences)) for ngram, count in counts.items())
     ratio = (words_candidate + TINY) / (words_given + SMALL)
     brevity = math.exp(min(0.0, 1 - 1 / ratio))
     precisions = [(right + TINY) / (all_ + SMALL) for right, all_ in zip(found, tried, strict=True)]
@@ -92,8 +90,8 @@ def _longest_common_subsequence(one: Words, other: Words) -> int:
     former = [0] * (len(other) + 1)
     for word in one:
         lengths = [0]
-        for place, candidate in enumerate(other):
-            lengths.append(former[place] + 1 if word == candidate else max(lengths[place], former[place + 1]))
+        for i, candidate in enumerate(other):
+            lengths.append(former[i] + 1 if word == candidate else max(lengths[i], former[i + 1]))
         former = lengths
     return former[-1]
 

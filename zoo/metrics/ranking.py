@@ -22,8 +22,8 @@ def ranks(scores: Tensor, right: Tensor) -> Tensor:
     """
     right = right.clamp(min=0)[..., None]
     own = scores.gather(-1, right)
-    places = torch.arange(scores.shape[-1], device=scores.device)
-    before = (scores > own) | ((scores == own) & (places < right))
+    indices = torch.arange(scores.shape[-1], device=scores.device)
+    before = (scores > own) | ((scores == own) & (indices < right))
     return 1 + before.sum(-1)
 
 

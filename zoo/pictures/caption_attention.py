@@ -80,7 +80,7 @@ def caption_attention(task: Captioner, images: Tensor) -> tuple[list[list[str]],
         captions = F.pad(written, (1, 0), value=START)[:, None]
         maps = task.decode_with_attention(encoded, captions[:, :, :-1])[1][:, 0].unflatten(2, task.encoder.grid)
     words = [task.spec.decode(row) for row in written.tolist()]
-    return words, [of_words[: len(said)].float().numpy() for of_words, said in zip(maps, words, strict=True)]
+    return words, [of_words[: len(caption)].float().numpy() for of_words, caption in zip(maps, words, strict=True)]
 
 
 def draw_words(
@@ -93,19 +93,19 @@ def draw_words(
         names: above each image.
         words, maps: as returned by ``caption_attention``; each map is scaled by its maximum.
     """
-    rows = [math.ceil((1 + len(said)) / COLUMNS) for said in words]
+    rows = [math.ceil((1 + len(caption)) / COLUMNS) for caption in words]
     columns = min(COLUMNS, 1 + max(map(len, words)))
     figure = Figure((TILE * columns + 0.3, (TILE + 0.25) * sum(rows) + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     grid = figure.subplots(sum(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for place, (image, name, said, of_words) in enumerate(zip(images, names, words, maps, strict=True)):
+    for place, (image, name, caption, of_words) in enumerate(zip(images, names, words, maps, strict=True)):
         tiles = grid[sum(rows[:place]) : sum(rows[: place + 1])].flat
         axes = next(tiles)
         axes.imshow(image, interpolation="nearest")
         axes.set_title(name if len(name) < 16 else f"{name[:14]}…", fontsize=8, fontstyle="italic")
-        for word, values in zip(said, of_words, strict=True):
+        for word, values in zip(caption, of_words, strict=True):
             axes = next(tiles)
             axes.imshow(shade(image, values), interpolation="nearest")
             axes.set_title(word, fontsize=9)

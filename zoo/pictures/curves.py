@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoo.core.errors import UserError, some, unknown
+from zoo.core.json_lines import read_json_lines
 from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
-from zoo.training.records import read_metrics
 from zoo.training.run_folder import RunFolder
 
 NOT_METRICS = ("step", "epoch", "time")
@@ -42,7 +42,7 @@ def read_records(folder: RunFolder) -> list[dict[str, Any]]:
     Raises:
         UserError: there are none yet.
     """
-    records = [r for r in read_metrics(folder.metrics_file) if isinstance(r, dict) and {"step", "epoch"} <= set(r)]
+    records = [r for r in read_json_lines(folder.metrics_file) if {"step", "epoch"} <= set(r)]
     if not records:
         raise UserError(f"run {folder.name} has recorded no metrics yet: zoo train --resume {folder.name}")
     return records

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from zoo.report.history import BINS, SMALLEST, Columns, Table, magnitudes
+from zoo.callbacks.bins import BINS, SMALLEST
+from zoo.report.history import Columns, Table, magnitudes
 
 COLOR = (63, 144, 218)
 TICKS = ((0, "1"), (-12, "2⁻¹²"))  # (exponent, label), for positive and negative values

@@ -5,19 +5,21 @@ Half written lines, records of other versions and values that are no numbers are
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BINS = 65  # of a histogram: 32 negative magnitudes, the largest first, one around zero, 32 positive ones, the smallest first
-SMALLEST = -24  # magnitude k holds 2^(k-24) <= |x| < 2^(k-23)
-ACTIVATIONS = ("mean", "std", "signal", "least", "most", "zero", "dead", "saturated", "rank")
-GRADIENTS = ("norm", "weight", "update", "cosine")
+from zoo.callbacks.bins import BINS
+from zoo.core.json_lines import read_json_lines
+
+ACTIVATIONS = ("mean", "std", "signal", "min", "max", "zero", "dead", "saturated", "rank")
+GRADIENTS = ("norm", "weight_norm", "update_ratio", "cosine")
+SERIES = {"gradients": ("norm", "clipped", "noise_scale"), "throughput": ("steps_per_second", "data_loading", "memory")}
 FINDING = ("name", "severity", "where", "evidence", "cause", "try")
 SEVERITIES = ("error", "warning")  # the worst first; others come after these
 MOST_POINTS = 300  # of a line, and columns of a heat map
@@ -25,14 +27,14 @@ MOST_POINTS = 300  # of a line, and columns of a heat map
 
 @dataclass(frozen=True)
 class Table:
-    """Values of many layers or parameters on the steps that were recorded.
+    """Statistics of layers or parameters over the recorded steps.
 
     Attributes:
         steps: increasing, int64 [n].
-        names: of the rows, in the order in which they were first seen, which is that of the network.
-        types: of the layers, as in ``Conv2d``; empty where it was not recorded.
-        values: statistic -> float64 [rows, n]; what was not recorded is not a number.
-        histograms: name -> (places among ``steps``, int64 [m]; counts, float32 [m, BINS]).
+        names: of the rows, in the order of the network.
+        types: of the layers, as in ``Conv2d``; empty if not recorded.
+        values: statistic -> float64 [rows, n]; NaN if not recorded.
+        histograms: name -> (indices of ``steps``, int64 [m]; counts, float32 [m, BINS]).
     """
 
     steps: np.ndarray
@@ -42,17 +44,17 @@ class Table:
     histograms: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def recorded(self, statistic: str) -> np.ndarray:
-        """Whether each row has any value of that statistic, [rows]."""
+        """Whether each row has any value of a statistic, bool [rows]."""
         return np.isfinite(self.values[statistic]).any(1)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found to be wrong in one place, from the first step where it was seen to the last.
+    """A problem in one layer, with the first and the last step at which it was detected.
 
     Attributes:
-        told: the words of the last time, by the keys of ``FINDING``.
-        times: how often it was seen.
+        told: the last record, with the keys of ``FINDING``.
+        times: number of records.
     """
 
     told: dict[str, str]
@@ -68,7 +70,7 @@ class History:
     Attributes:
         metrics: the records of ``metrics.jsonl`` that have a step and an epoch, with their numbers alone.
         series: statistic -> (steps, values), of the whole network: ``norm``, ``noise_scale``, ``clipped``, ``steps_per_second``,
-            ``waiting``, ``memory``.
+            ``data_loading``, ``memory``.
         findings: the worst first.
         unread: lines that could not be read, by file.
     """
@@ -85,7 +87,8 @@ class History:
 def read_history(folder: Path) -> History:
     """What lies in ``metrics.jsonl`` and ``monitors.jsonl`` of a run's folder, either of which may be missing."""
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
-    for record in _records(folder / "metrics.jsonl", history.unread):
+    unread: Counter[str] = Counter()
+    for record in read_json_lines(folder / "metrics.jsonl", lambda: unread.update(["metrics.jsonl"])):
         # null is what was not finite
         numbers = {name: _float(value) for name, value in record.items() if value is None or _is_number(value)}
         if all(math.isfinite(numbers.get(name, math.nan)) for name in ("step", "epoch")):
@@ -93,10 +96,10 @@ def read_history(folder: Path) -> History:
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)
     series: dict[str, dict[int, float]] = {}
     findings: list[tuple[int, dict[str, str]]] = []
-    for record in _records(folder / "monitors.jsonl", history.unread):
+    for record in read_json_lines(folder / "monitors.jsonl", lambda: unread.update(["monitors.jsonl"])):
         step, kind = record.get("step"), record.get("kind")
         if not _is_number(step) or not math.isfinite(step) or (kind == "finding" and not record.get("name")):
-            history.unread["monitors.jsonl"] = history.unread.get("monitors.jsonl", 0) + 1
+            unread["monitors.jsonl"] += 1
             continue
         step = int(step)
         if kind == "activations":
@@ -105,16 +108,14 @@ def read_history(folder: Path) -> History:
             parameters.add(step, record.get("parameters"))
         elif kind == "finding":
             findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
-        for name in {"gradients": ("norm", "clipped", "noise_scale"), "pace": ("steps_per_second", "waiting", "memory")}.get(
-            kind if isinstance(kind, str) else "", ()
-        ):
+        for name in SERIES.get(kind if isinstance(kind, str) else "", ()):
             if _is_number(record.get(name)):
                 series.setdefault(name, {})[step] = float(record[name])
     history.activations, history.gradients = layers.table(), parameters.table()
     for name, values in series.items():
         steps = sorted(values)
         history.series[name] = (np.array(steps), np.array([values[step] for step in steps]))
-    history.findings = _summed_up(findings)
+    history.findings, history.unread = _summed_up(findings), dict(unread)
     return history
 
 
@@ -126,24 +127,8 @@ def _float(value: Any) -> float:
     return float(value) if type(value) in (int, float) else math.nan
 
 
-def _records(path: Path, unread: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one on each line; what cannot be read is counted, but for a last line that was cut off."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if isinstance(record, dict):
-                yield record
-            elif line.endswith(b"\n") and line.strip():
-                unread[path.name] = unread.get(path.name, 0) + 1
-
-
 class _Rows:
-    """Gathers what was recorded of each layer; of a step that was recorded twice the later record counts."""
+    """Collect the records of each layer; for a step with two records the later one counts."""
 
     def __init__(self, statistics: tuple[str, ...]) -> None:
         self.statistics = statistics
@@ -177,20 +162,20 @@ class _Rows:
 
 
 def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Those that are histograms, each float32 [BINS]; all of a step are read at once, which is much faster."""
+    """The valid histograms, float32 [BINS] each; converting all of a step at once is much faster."""
     lists = {name: each for name, each in counts.items() if isinstance(each, list) and len(each) == BINS}
     try:
         array = np.array(list(lists.values()), dtype=np.float32)
     except (ValueError, TypeError):
         array = np.empty(0)
-    if array.shape != (len(lists), BINS):  # one of them is no histogram
+    if array.shape != (len(lists), BINS):  # one of them is invalid
         return {n: found for n in lists for found in _histograms({n: lists[n]}).values()} if len(lists) > 1 else {}
     sound = np.isfinite(array).all(1) & (array >= 0).all(1)
     return {name: row for name, row, is_sound in zip(lists, array, sound, strict=True) if is_sound}
 
 
 def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
-    """One for each name and place, the worst severity first, then in the order of the steps."""
+    """Merge findings by name and layer, and sort them by severity and step."""
     seen: dict[tuple[str, str], Finding] = {}
     for step, told in findings:
         key = (told["name"], told["where"])
@@ -208,10 +193,9 @@ def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` of the points of a line, in order, among them the first, the last, the smallest and the largest.
+    """Downsample a line to at most ``most`` points, keeping the first, the last, the minimum and the maximum.
 
-    The line is cut into equal parts, of each of which the smallest and the largest value stay. What is not a number breaks a
-    line: a part without any number keeps its first point.
+    The minimum and maximum of each of equal intervals are kept. NaN breaks a line: an interval of NaN keeps its first point.
     """
     if len(x) <= most:
         return x, y
@@ -225,12 +209,12 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Columns:
-    """Steps as columns of equal width: a heat map's.
+    """Equal-width columns of a heat map over steps.
 
     Attributes:
-        start, end: the steps at which the first column begins and the last one ends.
-        count: how many there are.
-        of: to which column each recorded step belongs, int64 [n].
+        start, end: steps at the start of the first and the end of the last column.
+        count: number of columns.
+        of: column of each recorded step, int64 [n].
     """
 
     start: float
@@ -240,7 +224,7 @@ class Columns:
 
 
 def columns(steps: np.ndarray, most: int = MOST_POINTS) -> Columns:
-    """One column for each record where they are evenly spaced and few; else several records share one."""
+    """A column per record if there are few, evenly spaced ones; else columns of several records."""
     gap = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
     start, end = float(steps[0]), float(steps[-1]) + gap
     count = max(1, min(most, round((end - start) / gap)))
@@ -248,9 +232,9 @@ def columns(steps: np.ndarray, most: int = MOST_POINTS) -> Columns:
 
 
 def heat(values: np.ndarray, where: Columns) -> np.ndarray:
-    """[rows, columns] of values, [rows, n]: of records that share a column the one farthest from the row's median.
+    """Bin values, [rows, n], into columns, [rows, columns]: the value in a column that is farthest from the median of the row.
 
-    A column without a record shows the one before it; what is not a finite number is nan.
+    A column without records repeats the previous one; values that are not finite are NaN.
     """
     result = np.full((len(values), where.count), np.nan)
     for row, line in enumerate(values):
@@ -266,9 +250,9 @@ def heat(values: np.ndarray, where: Columns) -> np.ndarray:
 
 
 def magnitudes(places: np.ndarray, counts: np.ndarray, where: Columns) -> np.ndarray:
-    """Shares of the values of one layer in each bin, [BINS, columns], from histograms, [m, BINS], of the steps at ``places``.
+    """Density of a layer's values per bin, [BINS, columns], from histograms, [m, BINS], of the steps at ``places``.
 
-    Records that share a column are added up; a column without any shows the one before it, or nothing in front of the first.
+    Records in a column are added up; a column without records repeats the previous one.
     """
     summed = np.zeros((where.count, counts.shape[1]))
     np.add.at(summed, where.of[places], counts)

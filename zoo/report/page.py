@@ -30,7 +30,7 @@ from zoo.report.subject import (
     reproduce_command,
     summarize_metrics,
 )
-from zoo.report.views import activations, curve_plots, gradients, pace
+from zoo.report.views import activations, curve_plots, gradients, throughput
 from zoo.training.run_folder import RunFolder
 
 LARGEST = 5_000_000  # bytes of a page; histories are downsampled until it fits
@@ -131,7 +131,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         "curves": curve_plots([subject], most) if with_curves else None,
         "samples": samples,
         "confusion": confusion,
-        "inside": [part for part in (activations(history, most), gradients(history, most), pace(subject, most)) if part],
+        "inside": [part for part in (activations(history, most), gradients(history, most), throughput(subject, most)) if part],
         "reproduce": reproduce_command(subject),
         "settings_text": yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True) if subject.settings else "unknown",
         "environment": _flat(subject.environment),

@@ -90,7 +90,7 @@ def _read_settings(subject: Subject) -> None:
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
     last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
-    if subject.folder.broke_after(last):
+    if subject.folder.is_non_finite_since(last):
         notes.append(f"Training stopped at a non-finite value: zoo autopsy {subject.folder.name}.")
     if not history.metrics:
         lack = "is empty" if subject.folder.metrics_file.exists() else "is missing"
@@ -100,7 +100,7 @@ def _note_what_is_missing(subject: Subject) -> None:
     if trained and history.metrics and len(ended) < trained and not any("test/" in name for r in history.metrics for name in r):
         notes.append(f"Training had not finished: {len(ended):,} of {trained:,} epochs.")
     if not history.has_monitors:
-        notes.append("monitors.jsonl is missing: activations, gradients and pace were not recorded in this run.")
+        notes.append("monitors.jsonl is missing: activations, gradients and throughput were not recorded in this run.")
     for file, count in history.unread.items():
         notes.append(f"{count:,} unreadable line{'s' if count > 1 else ''} of {file} skipped.")
     for name in dict.fromkeys(name for record in history.metrics for name in record):

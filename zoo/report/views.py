@@ -158,27 +158,33 @@ def gradients(history: History, most: int) -> Part | None:
         ("cosine", "Gradient cosine similarity", "With the previous record: near 0 is noise, below 0 oscillation.", "signed"),
     )
     plots += _maps(table, kinds, most)
-    recorded = np.flatnonzero(table.recorded("update"))
+    recorded = np.flatnonzero(table.recorded("update_ratio"))
     if len(recorded) and len(table.steps) > 1:
         caption = (
             "Norm of the update relative to that of the weights, from blue for the first parameters to orange for the last. "
             "Around 1e-3 (dashed) the learning rate is right; far above it is too high, far below too low."
         )
         names = [table.names[row] for row in recorded]
-        values = table.values["update"][recorded]
+        values = table.values["update_ratio"][recorded]
         plots.append(layer_lines("Update-to-weight ratios", caption, table.steps, names, values, UPDATE, most))
     pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
     about_all = "Gradients of each parameter, the first at the top, over steps."
     return Part("gradients", "Gradients and updates", about_all, plots, pictures, "Histograms of gradients", about)
 
 
-def pace(subject: Subject, most: int) -> Part | None:
-    """How fast the training went, and what it took; nothing where it was not recorded."""
+def throughput(subject: Subject, most: int) -> Part | None:
+    """Throughput and memory; nothing where they were not recorded."""
     history, plots = subject.history, []
     kinds = (
         ("steps_per_second", "Steps a second", "Of training, without validation.", 1.0, ""),
-        ("waiting", "Waiting for data", "Share of the time: near 0, data is no bottleneck; on a GPU an upper bound.", 1.0, ""),
-        ("memory", "Memory", "Of a GPU the most that was taken at once, of a processor what the process holds.", 1e-6, "MB"),
+        (
+            "data_loading",
+            "Data loading time",
+            "Fraction of the time; near 0, data is no bottleneck.",
+            1.0,
+            "",
+        ),
+        ("memory", "Memory", "Peak: allocated on a GPU, resident in the process on a CPU.", 1e-6, "MB"),
     )
     for name, title, caption, factor, unit in kinds:
         if name in history.series:
@@ -190,4 +196,4 @@ def pace(subject: Subject, most: int) -> Part | None:
         plots.append(
             line_plot("Samples a second", "As metrics.jsonl tells.", [Line(steps, values, "samples")], "step", most=most)
         )
-    return Part("pace", "Pace and memory", "How fast the training went, and what it took.", plots) if plots else None
+    return Part("throughput", "Throughput and memory", "Steps a second, data loading time and memory.", plots) if plots else None

@@ -75,7 +75,7 @@ class TrainingObjective:
         folder = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
         try:
-            engine.train(self.registry, run, folder=folder, callbacks=[recorder], test=False, progress=False, examine=False)
+            engine.train(self.registry, run, folder=folder, callbacks=[recorder], test=False, progress=False, monitor=False)
         except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise TrialFailed(one_line(error, 100)) from error

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
 from zoo.metrics.captions import caption_scores
+from zoo.metrics.generated_captions import GeneratedCaptions
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.metrics.written_captions import WrittenCaptions
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.decoding import Decode, beam_search, greedy, until
 from zoo.tasks.language_modeling import map_state
@@ -49,7 +49,7 @@ class Captioner(Task):
         super().__init__(spec, recipe)
         self.beams = beams
         self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
-        self.written = nn.ModuleDict({stage: WrittenCaptions() for stage in ("val", "test")})
+        self.generated = nn.ModuleDict({stage: GeneratedCaptions() for stage in ("val", "test")})
 
     # ------------------------------------------------------------------ what a model gives
 
@@ -122,17 +122,17 @@ class Captioner(Task):
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
         self.losses[stage].update(losses, targets != PAD)
         written = self.generate(encoded, self.beams if stage == "test" else 1)
-        self.written[stage].update(batch["image_id"], written, labels[:, 0, 0] != IGNORE)
+        self.generated[stage].update(batch["image_id"], written, labels[:, 0, 0] != IGNORE)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         data = self.trainer.datamodule
-        pictures, places = self.written[stage].compute()
+        pictures, places = self.generated[stage].compute()
         captions = [self.spec.decode(row) for row in places.tolist()]
         values = {"loss": float(self.losses[stage].compute()), **caption_scores(captions, data.references(pictures))}
         if hasattr(data, "true_captions"):
             truths = data.true_captions(pictures, captions)
             values["truth"] = sum(truths) / len(truths)
-        for metric in (self.losses[stage], self.written[stage]):
+        for metric in (self.losses[stage], self.generated[stage]):
             metric.reset()
         return values
 

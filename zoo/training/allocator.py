@@ -1,8 +1,7 @@
-"""What the C library of Linux (glibc) does with memory that a training step frees: keep it for the next step.
+"""Make glibc keep memory that a training step frees for the next step.
 
-Left alone, glibc gives the pages of every tensor above some megabytes back to the system as soon as it is freed, and the next
-step has each of them cleared and mapped anew. Where that is slow, as in virtual machines, it takes more time than the
-arithmetic.
+By default glibc returns the pages of every tensor above some megabytes to the system when it is freed, and the next step has
+them mapped and cleared again. Where that is slow, as in virtual machines, it takes more time than the arithmetic.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ LARGEST = 2**31 - 1  # bytes; mallopt takes an int
 
 
 def keep_freed_memory() -> None:
-    """From now on the process keeps what it frees, up to 2 GB at the end of its heap, and takes tensors up to 2 GB from it.
-
-    Where the C library is another one, nothing changes.
-    """
+    """Keep up to 2 GB of freed heap, and allocate tensors of up to 2 GB from it; does nothing with another C library."""
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, LARGEST)
@@ -26,6 +22,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give back to the system, this once, all that is free, so that what the process holds is what it uses."""
+    """Return all free memory to the system once, so that resident memory is what is in use."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

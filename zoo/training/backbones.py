@@ -1,6 +1,6 @@
-"""The backbones that come with weights: those of torchvision and of timm, found in their source without importing either.
+"""Pretrained backbones of torchvision and timm, listed from their source without importing either.
 
-Both declare their weights as literals in their own files, so the list costs a moment where an import costs many seconds.
+Both declare their weights as literals, so reading them takes a moment where an import takes many seconds.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zoo.config.recipe import LIBRARIES
 from zoo.core.errors import UserError, unknown
@@ -26,11 +25,11 @@ class Backbone:
     """One set of weights of one network.
 
     Attributes:
-        name: what ``zoo finetune`` takes, as in ``torchvision:resnet50.IMAGENET1K_V2``.
-        size: pixels a side of the images that it expects; 0 where only the library itself knows.
-        accuracy: top-1 on ImageNet, in percent, as torchvision gives it; 0 is not given.
-        source: address of the file; empty where the library finds it.
-        is_default: these are what the network's name alone stands for; timm knows its own.
+        name: argument of ``zoo finetune``, as in ``torchvision:resnet50.IMAGENET1K_V2``.
+        size: image size in pixels; 0 where only the library knows it.
+        accuracy: top-1 on ImageNet, in percent, of torchvision; 0 is unknown.
+        source: URL of the file; empty where the library knows it.
+        is_default: whether the network's name alone stands for these weights; timm has defaults of its own.
     """
 
     name: str
@@ -45,33 +44,29 @@ class Backbone:
 
     @property
     def network(self) -> str:
-        """The library's name for the network, without that of the weights."""
+        """The library's name of the network, without the weights."""
         name = self.name.partition(":")[2]
         return name.partition(".")[0] if self.library == "torchvision" else name
 
     def row(self) -> tuple[str, str, str]:
-        """As text: name, size and accuracy; what is not known is left empty."""
+        """As text: name, size and accuracy; empty where unknown."""
         return self.name, str(self.size or ""), f"{self.accuracy:.1f}" if self.accuracy else ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for ``--json``."""
-        return asdict(self)
 
 
 def library_backbones() -> list[Backbone]:
-    """All that torchvision has, and all that timm has, if it is installed."""
+    """List all backbones of torchvision, and of timm if it is installed."""
     return [*_torchvision(), *_timm()]
 
 
 def find_backbone(name: str) -> Backbone:
-    """The weights that a name stands for; without those of a version, as in ``torchvision:resnet50``, the library's best.
+    """Find pretrained weights by name; without a version, as in ``torchvision:resnet50``, the library's default.
 
     Raises:
-        UserError: there are none of that name, or the library is not installed.
+        UserError: no such weights, or the library is not installed.
     """
     library, _, rest = name.partition(":")
     if library not in LIBRARIES:
-        raise UserError(f"{name}: weights of a library are named as in {LIBRARIES[0]}:resnet50")
+        raise UserError(f"{name}: name weights as in {LIBRARIES[0]}:resnet50")
     known = {backbone.name: backbone for backbone in (_torchvision() if library == "torchvision" else _timm())}
     if not known:
         raise UserError(f"{name} needs {library}, which is not installed: {INSTALL_TIMM}")
@@ -80,7 +75,7 @@ def find_backbone(name: str) -> Backbone:
     network, _, version = rest.partition(".")
     versions = [backbone for backbone in known.values() if backbone.network.partition(".")[0] == network]
     if versions and version in ("", "DEFAULT"):
-        # timm chooses for itself where a name says nothing of the weights
+        # timm selects its default itself
         return next((each for each in versions if each.is_default), Backbone(f"timm:{network}"))
     if versions:
         raise unknown(f"weights of {library}'s {network}", version, [each.name.rpartition(".")[2] for each in versions])
@@ -93,11 +88,8 @@ def _source_files(library: str) -> list[Path]:
     return sorted((Path(spec.origin).parent / "models").glob("*.py")) if spec and spec.origin else []
 
 
-# ---------------------------------------------------------------------------------------------- torchvision
-
-
 def _torchvision() -> Iterator[Backbone]:
-    """From the classes that list weights, and the functions that build networks, which name their class."""
+    """From the classes that list weights, and the annotations of the builder functions that use them."""
     for path in _source_files("torchvision"):
         source = path.read_text(encoding="utf-8")
         if "WeightsEnum" not in source:
@@ -126,15 +118,13 @@ def _of_list(network: str, weights: ast.ClassDef) -> Iterator[Backbone]:
     for name, value in values.items():
         if isinstance(value, ast.Call):
             given = {keyword.arg: keyword.value for keyword in value.keywords}
-            # as text: what surrounds these literals are names that only running the file would resolve
+            # as text, because they refer to names that only running the file would resolve
             meta, transforms = (ast.unparse(given[key]) for key in ("meta", "transforms"))
             size, figure = re.search(r"crop_size=(\d+)", transforms), FIGURE.search(meta)
-            if figure:  # one without was published for its features, and what is above them is not a number
+            if figure:  # weights without it are for feature extraction, with no accuracy of their own
                 source, is_default = ast.literal_eval(given["url"]), name == values["DEFAULT"].id
                 yield Backbone(f"torchvision:{network}.{name}", int(size[1]), float(figure[1]), source, is_default)
 
-
-# ---------------------------------------------------------------------------------------------- timm
 
 # 'resnet50.a1_in1k': _cfg(   where a star marks what the network's name alone stands for
 DECLARED = re.compile(r"""^\s*['"](\w+\.\w+)\*?['"]\s*:\s*\w*[({]""", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data that says what it is, written whole or not at all, and read without running anything."""
+"""Checkpoints: plain data with its own metadata, written atomically and read without running anything."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ import torch
 from lightning.pytorch.plugins import CheckpointIO
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import replacing
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
-KEY = "bestiary"  # where a checkpoint keeps what the zoo needs: format, run, spec
+KEY = "bestiary"  # of the zoo's metadata in a checkpoint: format, run, spec
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, and has stopped where it can go on exactly, or, if nothing was saved yet, begin anew.
+    """A run was stopped by a signal where it can be resumed exactly, or restarted, if nothing was saved yet.
 
     Args:
-        run: its name, once that is known.
+        run: its name, once known.
         is_saved: whether it has a checkpoint.
     """
 
@@ -41,16 +42,16 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether somebody has asked this process to stop, by Ctrl-C or SIGTERM."""
+    """Records a request to stop by Ctrl-C or SIGTERM."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take note of the first signal; a second one ends the process as usual.
+        """Record the first signal; a second one ends the process as usual.
 
-        Signals come to the main thread alone: in another one nothing is listened to.
+        Only the main thread receives signals: in any other this does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -58,7 +59,7 @@ class StopRequest:
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number: int, frame: Any) -> None:
-            self.asked = True
+            self.requested = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -72,24 +73,17 @@ class StopRequest:
 
 
 class PlainCheckpointIO(CheckpointIO):
-    """Writes beside and renames; reads with ``weights_only=True``."""
+    """Writes atomically; reads with ``weights_only=True``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        beside = path.with_name(f".{path.name}.partial")
         try:
-            with beside.open("wb") as file:
+            with replacing(path, exclusive=True) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException as error:
-            beside.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:
             # torch's writer reports a full disk as a RuntimeError that names neither the disk nor the file
-            if isinstance(error, (OSError, RuntimeError)):
-                reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
-                raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
-            raise
+            reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
+            raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -99,14 +93,14 @@ class PlainCheckpointIO(CheckpointIO):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU. Nothing in it is run.
+    """Read a checkpoint to the CPU without running anything in it.
 
     Raises:
-        UserError: the file is missing, damaged, of another origin, or holds more than plain data.
+        UserError: the file is missing, damaged, not of the zoo, or contains more than plain data.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch does not look at the checksums that its own writer leaves
+            # torch does not verify the checksums that it writes
             if (broken := archive.testzip()) is not None:
                 raise UserError(f"{path} is damaged: {broken} does not match its checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,27 +111,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:
-        raise UserError(f"{path} is damaged or not a checkpoint: it was cut off, or written by something else") from None
+        raise UserError(f"{path} is damaged or not a checkpoint: it is truncated, or of another format") from None
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is refused: it asks to run {asked_to_run(error) or 'code'}, a checkpoint of the zoo is plain data"
+            f"{path} is refused: it asks to run {refused_global(error) or 'code'}, a checkpoint of the zoo is plain data"
         ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None
-    return require_ours(checkpoint, path)
+    return require_checkpoint(checkpoint, path)
 
 
-def asked_to_run(error: pickle.UnpicklingError) -> str:
-    """What torch's reader of plain data stumbled over first, as in ``os.system``; nothing where it does not tell."""
+def refused_global(error: pickle.UnpicklingError) -> str:
+    """The global that torch refused to load, as in ``os.system``; empty where unknown."""
     named = re.search(r"GLOBAL (\S+)", str(error))
     return named[1] if named else ""
 
 
-def require_ours(checkpoint: Any, path: Path) -> dict[str, Any]:
-    """The content of a file that says of itself what a checkpoint of the zoo does.
+def require_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """Check the metadata of a checkpoint and return it.
 
     Raises:
-        UserError: it does not, or in the words of another version.
+        UserError: it has none, or is of another version.
     """
     about = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or not {"format", "run", "spec"} <= set(about) or "state_dict" not in checkpoint:
@@ -148,18 +142,18 @@ def require_ours(checkpoint: Any, path: Path) -> dict[str, Any]:
 
 
 class Checkpoints(L.Callback):
-    """Keeps ``last.ckpt`` and ``best.ckpt`` of a run, and stops it cleanly when asked.
+    """Saves ``last.ckpt`` and ``best.ckpt`` of a run, and stops it cleanly on request.
 
-    Saved after every validation, when ``minutes`` have passed within an epoch, when somebody asks to stop, and on a fault, so
-    that nothing loses the run. Best is judged in the metric's own direction;
-    of equals the later one is kept, which has seen more and been trained at a lower rate.
+    Saves after every validation, every ``minutes`` within an epoch, on a request to stop, and on an exception, so that nothing
+    loses the run. Of equally good checkpoints the later one is the best, which was trained longer and at a lower learning rate.
 
     Args:
         folder: the run's own folder; nothing outside it is touched.
-        about: what a checkpoint says of itself beside the weights, as plain data.
-        monitor: the metric, and ``direction``, "max" or "min".
-        minutes: between two saves within an epoch.
-        stop: asked at the end of each step.
+        about: returns the metadata of a checkpoint as plain data.
+        monitor: metric that decides which is best.
+        direction: of that metric, "max" or "min".
+        minutes: between checkpoints within an epoch.
+        stop: checked at the end of each step.
     """
 
     def __init__(
@@ -189,12 +183,12 @@ class Checkpoints(L.Callback):
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # the end of an epoch saves for itself, and gradients that are still being accumulated cannot be saved
+        # the end of an epoch saves anyway, and gradients that are being accumulated cannot be saved
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        stop, due = self.stop.asked, time.monotonic() - self.saved_at > self.seconds
+        stop, due = self.stop.requested, time.monotonic() - self.saved_at > self.seconds
         if trainer.world_size > 1:
-            # processes must agree, and agreeing waits for all of them: not at every step
+            # processes must agree, which synchronizes them: not at every step
             if trainer.global_step % trainer.log_every_n_steps:
                 return
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -211,20 +205,20 @@ class Checkpoints(L.Callback):
         if improved:
             self.best = score
         self.save(trainer, best=improved)
-        stop = self.stop.asked
+        stop = self.stop.requested
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
             raise Interrupted
 
     def _is_at_least_as_good(self, score: float) -> bool:
-        """As good as the best so far; what is not a number is worse than any that is."""
+        """Whether a score is at least as good as the best so far; nan is worse than any number."""
         if self.best is None or math.isnan(self.best):
             return True
         return score >= self.best if self.direction == "max" else score <= self.best
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # within a step batch norms have taken in the batch, and some weights may have moved; other processes may be anywhere
+        # within a step batch norms are updated already, and some weights may be; other processes may be anywhere
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
         between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
         whole = trainer.training and trainer.world_size == 1 and between_steps
@@ -232,7 +226,7 @@ class Checkpoints(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer, best: bool = False) -> None:
-        """Write ``last.ckpt`` and, first, give the same file the name ``best.ckpt`` if it is the best so far."""
+        """Write ``last.ckpt``, and link the same file as ``best.ckpt`` first if it is the best so far."""
         fresh = self.folder.checkpoints / ".fresh.ckpt"
         trainer.save_checkpoint(fresh)
         if trainer.is_global_zero:
@@ -244,7 +238,7 @@ class Checkpoints(L.Callback):
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system knows no links; the old target is replaced at once."""
+    """Replace a file atomically by a hard link, or by a copy where the file system has no links."""
     beside = target.with_name(f".{target.name}.partial")
     beside.unlink(missing_ok=True)
     try:

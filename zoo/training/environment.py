@@ -1,4 +1,4 @@
-"""Where a run ran: versions, commit, command and machine, as plain data beside its figures."""
+"""Environment of a run: versions, commit, command and machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
 
 
 def describe_environment(network: nn.Module) -> dict[str, Any]:
-    """What one needs to know, beside the Run, to judge or repeat a training."""
+    """Collect what is needed, beside the Run, to reproduce a training, as plain data."""
     return {
         "started": time.time(),
         "command": " ".join(["zoo", *sys.argv[1:]]),
@@ -30,7 +30,7 @@ def describe_environment(network: nn.Module) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the folder one works in, with ``-dirty`` if files differ from it."""
+    """The commit of the working directory, with ``-dirty`` if files differ from it."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], capture_output=True, text=True, timeout=5

@@ -18,8 +18,8 @@ from zoo.callbacks.recording import Record
 from zoo.config.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
-from zoo.training.monitoring import classes_to_guess
-from zoo.training.tuning import Subject, counts_images, fit, open_subject, range_test
+from zoo.training.monitoring import REMEDIES, num_guessed_classes
+from zoo.training.tuning import Subject, batches_are_images, fit, prepare_subject, range_test
 
 STEPS = 12  # that are looked at closely
 BY_HEART = 100  # steps in which one batch must be learned
@@ -51,23 +51,23 @@ def examine(registry: Registry, run: Run) -> list[Check]:
     """Look at what a training of the Run would begin with; no weights change, and nothing is written.
 
     Raises:
-        UserError: as ``zoo.training.tuning.open_subject`` does.
+        UserError: as ``zoo.training.tuning.prepare_subject`` does.
     """
-    subject = open_subject(registry, run)
+    subject = prepare_subject(registry, run)
     checks = _first_steps(subject)
     if checks[0].findings and checks[0].findings[0].name == "not-finite":
         return checks  # and nothing else can be said
-    if counts_images(subject):
+    if batches_are_images(subject):
         checks.append(_by_heart(subject))
     checks.append(_rate(subject))
     return checks
 
 
 def _first_steps(subject: Subject) -> list[Check]:
-    classes = classes_to_guess(subject.task)
+    classes = num_guessed_classes(subject.task)
     records: list[Record] = []
-    diagnosis = Diagnosis(classes, write=records.append, frozen=True)
-    monitors = [kind(every=1, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor)]
+    diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES)
+    monitors = [kind(every=1, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
     losses = _Losses()
     limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}
     fit(
@@ -134,12 +134,14 @@ def _rate(subject: Subject) -> Check:
     findings = []
     if test.diverged and rate > 10 * test.rates[-1]:
         findings.append(Finding(
-            "rate-too-high", "error", "learning rate", f"recipe.lr={rate:g}, and the loss diverged at {test.rates[-1]:.2g}",
+            "learning-rate-too-high", "error", "learning rate",
+            f"recipe.lr={rate:g}, and the loss diverged at {test.rates[-1]:.2g}",
             "steps that overshoot", f"--set recipe.lr={test.suggestion:g}",
         ))  # fmt: skip
     if rate < test.suggestion / 1000:
         findings.append(Finding(
-            "rate-too-low", "warning", "learning rate", f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
+            "learning-rate-too-low", "warning", "learning rate",
+            f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
             "steps so small that training takes a thousand times as long", f"--set recipe.lr={test.suggestion / 3:.1g}",
         ))  # fmt: skip
     return Check("learning rate", told, findings)

@@ -1,4 +1,4 @@
-"""A trained network as one safetensors file: its weights, and beside them what a checkpoint says of itself."""
+"""A trained network as one safetensors file: its weights and the metadata of its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from safetensors.torch import save
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import current_registry
-from zoo.training.checkpoints import KEY, read_checkpoint, require_ours
+from zoo.training.checkpoints import KEY, read_checkpoint, require_checkpoint
 
 SUFFIX = ".safetensors"
 T = TypeVar("T")
 
 
 class ExportedFile:
-    """An exported network in the place of a run, for what needs its weights and not the records of its training."""
+    """Stands in for a run where only its weights are needed, not the records of its training."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = shlex.quote(str(path))
 
     def read_run(self) -> Run:
-        """The Run by which it was trained.
+        """The Run of its training.
 
         Raises:
             UserError: its model is that of a plugin, which was not given.
@@ -48,12 +48,12 @@ class ExportedFile:
             UserError: another one was asked for.
         """
         if which != "best":
-            raise UserError(f"--checkpoint {which}: {self.path} holds the weights of one checkpoint, leave it out")
+            raise UserError(f"--checkpoint {which}: {self.path} contains the weights of one checkpoint, leave it out")
         return self.path
 
 
 def was_exported(path: Path) -> bool:
-    """Whether a safetensors file says of itself that the zoo wrote it.
+    """Whether the zoo wrote a safetensors file, by its metadata.
 
     Raises:
         UserError: the file is damaged.
@@ -62,7 +62,7 @@ def was_exported(path: Path) -> bool:
 
 
 def read_trained(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, or of what ``zoo export`` made of one; the name of the file says which.
+    """Read a checkpoint or an exported file, by its suffix.
 
     Raises:
         UserError: as ``read_checkpoint`` does.
@@ -80,7 +80,7 @@ def read_exported(path: Path) -> dict[str, Any]:
 
 
 def run_of_exported(path: Path) -> Run:
-    """The Run by which an exported network was trained; its weights are not read.
+    """Read the Run of an exported network, without its weights.
 
     Raises:
         UserError: as ``read_exported`` does.
@@ -96,7 +96,7 @@ def _read(path: Path, weights: bool) -> dict[str, Any]:
         about = json.loads((file.metadata() or {}).get(KEY, "null"))
         return {KEY: about, "state_dict": {name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
 
-    return require_ours(_open(path, content), path)
+    return require_checkpoint(_open(path, content), path)
 
 
 def _open(path: Path, read: Callable[[Any], T]) -> T:
@@ -111,7 +111,7 @@ def _open(path: Path, read: Callable[[Any], T]) -> T:
 
 
 def write_exported(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write what ``read_exported`` reads: the weights and what is said of them, without the state of the training.
+    """Write the weights and metadata of a checkpoint, without the state of the training.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""From a backbone with weights to one whole training: which network, which weights, and a recipe for each way to fine-tune."""
+"""Resolution of ``zoo finetune``: network, pretrained weights, and a recipe for each way to fine-tune."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 from zoo.training.backbones import PRETRAINED_TAG, find_backbone
 
-# Small rates, since what was learned before is to be kept; a whole cosine after an epoch of rise
+# A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
     "epochs": 10, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "layer_decay": 0.75, "weight_decay": 0.05,
     "schedule": "cosine", "warmup_epochs": 1, "gradient_clip_val": 1.0, "label_smoothing": 0.1,
 }  # fmt: skip
-# A linear classifier that starts at zero, on features that do not change: strong decay in place of augmentation
+# A linear classifier on fixed features: strong weight decay in place of augmentation
 HEAD = {"epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "cosine"}
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
@@ -24,36 +24,36 @@ WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 def resolve_finetuning(
     registry: Registry, backbone: str, weights: str, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]
 ) -> Run:
-    """One Run from all that was said. Images are scaled to the size that the weights know, unless ``data.size`` is said.
+    """Resolve the Run of a fine-tuning. Images are scaled to the size of the pretrained weights, unless ``data.size`` is set.
 
     Args:
         backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, or a file that ``zoo export`` wrote.
-        weights: a file for a network that is named; empty takes those that come with it.
+        weights: a file; empty takes the backbone's own.
         config, settings: as ``resolve`` takes them.
 
     Raises:
-        UserError: there is no such backbone, it comes without weights, they cannot be had, or what ``resolve`` raises.
+        UserError: no such backbone, no weights for it, or what ``resolve`` raises.
     """
     model, source = _starting_point(registry, backbone, weights)
     entry = registry.model(model["name"])
     if entry.task != "classification":
-        raise UserError(f"{backbone} is for {entry.task}: fine-tuning is for networks that sort images into classes")
+        raise UserError(f"{backbone} is for {entry.task}: fine-tuning is for image classifiers")
     layers = [config, *settings]
     freeze = next((f for layer in reversed(layers) if (f := (layer.get("recipe") or {}).get("freeze"))), "none")
     head_only = freeze == "backbone"
     given = {"model": {key: value for key, value in model.items() if key != "name"}, "recipe": {"weights": source}}
-    if head_only:  # the same images in every epoch have the same features, which are then computed once
+    if head_only:  # then the features of an image do not change, and are computed once
         given["data"] = {"augment": "none"}
     run = resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
     if "size" not in run.data or any("size" in (layer.get("data") or {}) for layer in layers):
         return run
-    from zoo.training.weights import with_size_of_weights
+    from zoo.training.weights import match_image_size
 
-    return with_size_of_weights(registry, run)
+    return match_image_size(registry, run)
 
 
 def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
-    """The model section of a Run, and the weights that it begins with."""
+    """The model section of a Run, and its initial weights."""
     if weights and not Path(weights).expanduser().is_file():
         raise UserError(f"--weights {weights}: {'is no file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
@@ -74,7 +74,7 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
 
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
-    """A run, or a file that was exported from one."""
+    """The same, of a run or an exported file."""
     from zoo.training.run_folder import RUNS, RunFolder
 
     path = Path(backbone).expanduser()
@@ -88,16 +88,16 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
         runs = [folder.name for folder in RUNS.iterdir()] if RUNS.is_dir() else []
         names = [*registry.models, *runs, *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
-        told = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` shows what there is"
-        raise UserError(f"no model, backbone or run {backbone!r}: {told}") from error
+        hint = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` lists them"
+        raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error
     return run.model, weights or backbone
 
 
 def _of_file(path: Path) -> Run:
-    """The Run by which an exported network was trained.
+    """The Run of an exported network.
 
     Raises:
-        UserError: the file is damaged, does not say of which network its weights are, or holds none.
+        UserError: the file is damaged, contains no weights, or does not name its network.
     """
     if path.suffix not in WEIGHT_FILES:
         raise UserError(
@@ -109,4 +109,4 @@ def _of_file(path: Path) -> Run:
         if was_exported(path):
             return run_of_exported(path)
     example = f"zoo finetune torchvision:resnet50 --weights {path}"
-    raise UserError(f"{path} does not say of which network its weights are: name one, as in {example}")
+    raise UserError(f"{path} does not name the network of its weights: name one, as in {example}")

@@ -1,7 +1,7 @@
-"""How much memory some work took, and how much there is: a GPU counts it itself, a processor's is the process's resident memory.
+"""Peak and available memory: as counted by a GPU, or the resident memory of the process on a CPU.
 
-A GPU says by an exception when there is no more. A processor does not: the system ends the process, so what is available has to
-be known before.
+A GPU raises an exception when it is out of memory. On a CPU the system kills the process, so available memory must be checked
+first.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch
 from zoo.training.allocator import return_freed_memory
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-CONTAINER = (  # limit and use, in the second and in the first version of Linux' control groups
+CONTAINER = (  # limit and use, in versions 2 and 1 of control groups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that there is no more memory, in the words of whichever library."""
+    """Whether an exception of any library means that it is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that more could be taken, or None where nothing tells."""
+    """Bytes of memory still available, or None where unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
@@ -44,8 +44,8 @@ def available_memory(device: torch.device) -> int | None:
 
 
 @contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """Inside, what was there before is not looked through for garbage, which takes longer than many a step."""
+def frozen_garbage() -> Iterator[None]:
+    """Exclude existing objects from garbage collection, which takes longer than many a step."""
     gc.collect()
     gc.freeze()
     try:
@@ -55,11 +55,11 @@ def only_new_garbage() -> Iterator[None]:
 
 
 class PeakMemory:
-    """The most memory that is taken at once from ``start`` on, beyond what was taken when this was made."""
+    """Peak memory from ``start`` on, relative to that at construction."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.start()  # what is freed only now must not count as taken before
+        self.start()  # memory freed only now must not count as the base
         self.base = self._now()
 
     def start(self) -> None:
@@ -69,11 +69,11 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.device.type == "cpu":
             return_freed_memory()
-            with suppress(OSError):  # of a system that cannot: the peak is then that of the whole process
+            with suppress(OSError):  # where it cannot be reset, the peak is that of the whole process
                 Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int | None:
-        """None where nothing tells."""
+        """The peak, or None where unknown."""
         peak = self._peak()
         return None if peak is None or self.base is None else max(0, peak - self.base)
 
@@ -89,7 +89,7 @@ class PeakMemory:
 
 
 def _kilobytes(file: str, name: str) -> int | None:
-    """Bytes that a line of a file of Linux tells in kilobytes."""
+    """Bytes of an entry that a file in /proc gives in kilobytes."""
     with suppress(OSError):
         found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
         return int(found[1]) * 1024 if found else None

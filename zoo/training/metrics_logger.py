@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,16 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.core.files import replace_file
-from zoo.training.records import read_metrics
+from zoo.core.json_lines import append_json_line, filter_json_lines
 
 
-class MetricsLog(Logger):
-    """Appends each record with its ``step`` (of the optimizer), ``epoch`` and ``time`` (seconds since 1970).
+class MetricsLogger(Logger):
+    """Append each record with its ``step`` (of the optimizer), ``epoch`` and ``time`` (Unix time in seconds).
 
-    A value that is not finite is null, since JSON has no other word for it.
+    Non-finite values become null.
 
     Attributes:
-        latest: the newest value of every metric, for whoever shows them.
+        latest: the latest value of every metric, for progress bars.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,13 +40,10 @@ class MetricsLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.latest.update(metrics)
-        values = {key: value if math.isfinite(value) else None for key, value in metrics.items() if key != "epoch"}
-        record = {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        append_json_line(self.path, {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values})
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop what lies after ``step``, the test at the end, and a half written line: a resumed run goes through it again."""
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step and not any("test/" in key for key in line)]
-        replace_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        """Drop records after ``step``, those of the final test, and a half-written line: a resumed run logs them again."""
+        filter_json_lines(self.path, lambda record: record["step"] <= step and not any("test/" in key for key in record))

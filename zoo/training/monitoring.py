@@ -1,4 +1,4 @@
-"""The monitors of a run and ``monitors.jsonl``, where they write: one JSON object a line, on recorded steps only."""
+"""The monitors of a run, and what the zoo's commands and keys have to offer for what they find."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ import lightning as L
 from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.gradient_monitor import GradientMonitor
-from zoo.callbacks.pace import Pace
+from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 
+# finding -> what to try, where a command or key of the zoo helps
+REMEDIES = {
+    "constant-input": "look at a batch with zoo data preview",
+    "exploding-gradients": "gradient clipping (--set recipe.gradient_clip_val=1), an LSTM, or a lower recipe.lr",
+    "frozen-parameters": "requires_grad_(True), or --set recipe.freeze=... if it is on purpose",
+    "learning-rate-too-high": "a tenth of recipe.lr, or zoo tune",
+    "learning-rate-too-low": "a hundred times recipe.lr, or zoo tune",
+    "memorized-labels": "look at samples with their labels with zoo data preview; were files and labels sorted alike?",
+    "not-learning": "zoo diagnose, which checks whether the network can overfit a single batch",
+    "small-batch-norm": "a larger recipe.batch_size, --set trainer.sync_batchnorm=true, or group norm",
+}
 
-def classes_to_guess(task: Task) -> int | None:
-    """How many answers there are, where a guess costs the logarithm of that: with cross-entropy over classes."""
+
+def num_guessed_classes(task: Task) -> int | None:
+    """Number of classes, if the loss is cross-entropy over them, so that guessing costs its logarithm."""
     return len(task.spec.classes) if isinstance(task, Classifier) and task.is_cross_entropy else None
 
 
 def build_monitors(
     run: Run, task: Task, latest: Mapping[str, float], sinks: Sequence[Callable[[dict[str, Any]], None]]
 ) -> tuple[list[L.Callback], Diagnosis | None]:
-    """The monitors that a Run asks for, and the diagnosis of what they record.
+    """Build the monitors of a Run, and the diagnosis of their records.
 
     Args:
-        latest: the newest metrics.
-        sinks: are given every record and finding.
+        latest: the latest metrics.
+        sinks: called with every record and finding.
     """
 
     def write(record: dict[str, Any]) -> None:
@@ -40,6 +52,6 @@ def build_monitors(
         return [], None
     # networks with an encoder freeze it on purpose
     frozen = run.recipe.freeze != "none" or not isinstance(task, Classifier)
-    diagnosis = Diagnosis(classes_to_guess(task), latest, write, frozen)
-    monitors = [kind(every=every, write=diagnosis.see) for kind in (ActivationStatistics, GradientMonitor, Pace)]
+    diagnosis = Diagnosis(num_guessed_classes(task), latest, write, frozen, REMEDIES)
+    monitors = [kind(every=every, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor, Throughput)]
     return [*monitors, diagnosis], diagnosis

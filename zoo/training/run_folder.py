@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, how it is found by name, and how it is made without half of it."""
+"""The folder of a run: its files, how it is found by name, and how it is created."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from filelock import FileLock, Timeout
 from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import replace_file
+from zoo.core.json_lines import read_json_lines
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
-from zoo.training.records import test_metrics
 
 RUNS = Path("runs")
-TRACES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # what a run leaves behind, though it be half written
-HANDED_ON = "ZOO_RUN_FOLDER"  # tells the processes that a launcher starts which folder rank zero has decided on
+RUN_FILES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # any of which a run leaves behind
+FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells launched processes which folder rank zero has created
 
 
 class RunFolder:
@@ -35,27 +35,27 @@ class RunFolder:
         self.run_file = path / "run.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.monitors_file = path / "monitors.jsonl"
-        self.autopsy_file = path / "autopsy.pt"  # of a run whose numbers stopped being finite
+        self.autopsy_file = path / "autopsy.pt"  # of a run with a non-finite loss or gradient
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
 
     @property
     def name(self) -> str:
-        """What a user types to name this run: the folder's name if it is under ``runs/``, else its path, quoted for a shell."""
+        """The run's name on the command line: the folder's name if it is under ``runs/``, else its path, quoted for a shell."""
         return shlex.quote(self.path.name if self.path.parent == RUNS else str(self.path))
 
     @classmethod
     def claim(cls, name: str | None, run: Run) -> RunFolder:
-        """An empty folder for a new run, made now so that no other run can have it.
+        """Create the folder of a new run.
 
         Raises:
-            UserError: the name is taken or no name at all, or the folder cannot be made.
+            UserError: the name is taken or invalid, or the folder cannot be created.
         """
         if is_follower():
-            if name is None and HANDED_ON not in os.environ:
+            if name is None and FOLDER_VARIABLE not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
-            return cls(Path(os.environ.get(HANDED_ON) or RUNS / name))
+            return cls(Path(os.environ.get(FOLDER_VARIABLE) or RUNS / name))
         if name is not None and (Path(name).name != name or name.startswith(".") or not name):
             raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
         if name is None and run.trainer.num_nodes > 1:
@@ -69,14 +69,14 @@ class RunFolder:
             except FileExistsError:
                 if name is not None:
                     raise UserError(
-                        f"run {name!r} exists: go on with `zoo train --resume {name}`, or choose another --name"
+                        f"run {name!r} exists: resume it with `zoo train --resume {name}`, or choose another --name"
                     ) from None
             except OSError as error:
-                cls(path).abandon()
-                raise UserError(f"{path} cannot be made: {error.strerror.lower()}") from None
+                cls(path).remove()
+                raise UserError(f"{path} cannot be created: {error.strerror.lower()}") from None
 
-    def abandon(self) -> None:
-        """Give a claimed folder up again, before anything was trained."""
+    def remove(self) -> None:
+        """Remove the folder again, before anything was trained."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):  # other runs are in it
             RUNS.rmdir()
@@ -86,7 +86,7 @@ class RunFolder:
         """The run of that name or path, whose plugin files are read.
 
         Args:
-            proofs: the files any of which makes a folder a run; ``TRACES`` for those who show what is left of one.
+            proofs: files, any of which makes a folder a run; ``RUN_FILES`` to include damaged runs.
 
         Raises:
             UserError: there is none, or a plugin file is missing.
@@ -106,7 +106,7 @@ class RunFolder:
         raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
-        """Write ``run.yaml`` and ``environment.json``: from now on it is a run that can be resumed.
+        """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -116,33 +116,33 @@ class RunFolder:
         replace_file(self.run_file, run.to_yaml().encode())
 
     @contextmanager
-    def given_up_unless_started(self, is_new: bool) -> Iterator[Callable[[], None]]:
-        """Leave no folder of a new run behind that failed before its first step; the value is called when it starts."""
+    def removed_unless_started(self, is_new: bool) -> Iterator[Callable[[], None]]:
+        """Remove the folder of a new run that fails before its first step; call the value when it starts."""
         can_go = []
         try:
             yield lambda: can_go.append(True)
         except BaseException:
             if is_new and not can_go and not is_follower():
-                self.abandon()
+                self.remove()
             raise
 
     @contextmanager
-    def handed_on(self) -> Iterator[None]:
-        """Tell the processes that a launcher starts from here which folder it is."""
-        os.environ[HANDED_ON] = str(self.path)
+    def passed_on(self) -> Iterator[None]:
+        """Pass the folder on to launched processes."""
+        os.environ[FOLDER_VARIABLE] = str(self.path)
         try:
             yield
         finally:
-            os.environ.pop(HANDED_ON, None)
+            os.environ.pop(FOLDER_VARIABLE, None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other command can train this run; the lock of a process that was killed is gone with it.
+        """Keep other processes from training this run; the lock of a killed process is released.
 
         Raises:
-            UserError: another one does.
+            UserError: another process is training it.
         """
-        if is_follower():  # its leader has the lock
+        if is_follower():  # rank zero has the lock
             yield
             return
         try:
@@ -152,30 +152,38 @@ class RunFolder:
             raise UserError(f"run {self.name} is being trained by another process: wait for it, or start a new run") from None
 
     def checkpoint(self, which: str) -> Path:
-        """The file of the checkpoint ``best`` or ``last``.
+        """Path of the checkpoint ``best`` or ``last``.
 
         Raises:
-            UserError: neither of these, or the run has none yet.
+            UserError: another name, or the run has none yet.
         """
         files = {"best": self.best, "last": self.last}
         if which not in files:
             raise unknown("checkpoint", which, files)
         if not files[which].exists():
             if self.autopsy_file.exists():
-                told = f"as its numbers stopped being finite before one was saved: zoo autopsy {self.name}"
-            elif test_metrics(self.metrics_file):
-                told = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it anew"
+                reason = f"as its loss or a gradient was not finite before one was saved: zoo autopsy {self.name}"
+            elif self.test_metrics():
+                reason = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it again"
             else:
-                told = f"yet: zoo train --resume {self.name}"
-            raise UserError(f"run {self.name} has no {files[which].name} {told}")
+                reason = f"yet: zoo train --resume {self.name}"
+            raise UserError(f"run {self.name} has no {files[which].name} {reason}")
         return files[which]
 
-    def broke_after(self, last: float) -> bool:
-        """Whether its numbers stopped being finite, and nothing was recorded since; ``last`` is the time of the last record."""
+    def is_non_finite_since(self, last: float) -> bool:
+        """Whether the run stopped at a non-finite value after ``last``, the time of its last record."""
         return self.autopsy_file.exists() and self.autopsy_file.stat().st_mtime >= last
 
+    def test_metrics(self) -> dict[str, float]:
+        """Test metrics of the best checkpoint, by name as in ``test/accuracy``; none before the end of the run."""
+        tested = [
+            {key: value for key, value in record.items() if key.startswith("test/") and value is not None}
+            for record in read_json_lines(self.metrics_file)
+        ]
+        return next((metrics for metrics in reversed(tested) if metrics), {})
+
     def read_run(self) -> Run:
-        """The Run as it was resolved when it started."""
+        """The resolved Run."""
         try:
             return Run(**read_config(self.run_file))
         except UserError as error:
@@ -191,7 +199,7 @@ def known_runs() -> list[str]:
 
 @contextmanager
 def temporary_runs() -> Iterator[None]:
-    """Inside, new runs are made in a temporary folder that is gone afterwards: for trainings of which only the result counts."""
+    """Create new runs in a temporary folder inside: for trainings of which only the result counts."""
     global RUNS
     former = RUNS
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,8 @@
-"""How a network is fine-tuned, stage by stage: what is trained from which epoch on, and at what rate."""
+"""Fine-tuning plan: the epoch in which each stage is unfrozen, and its learning rate."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from zoo.optim.optimizers import stage_groups
 from zoo.tasks.task import Task
@@ -11,29 +10,25 @@ from zoo.tasks.task import Task
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage: its name, its number of parameters, the epoch, from 1, in which it begins to learn (None is never), and its
-    learning rate at the highest point of the schedule."""
+    """A stage with its number of parameters, the epoch (from 1) in which it is unfrozen (None is never), and its peak learning
+    rate."""
 
     name: str
     parameters: int
     first_epoch: int | None
     lr: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for ``--json``."""
-        return asdict(self)
-
     def row(self) -> tuple[str, ...]:
-        """As text: name, parameters, from which epoch, rate."""
+        """As text: name, parameters, first epoch, learning rate."""
         never = self.first_epoch is None
         return self.name, f"{self.parameters:,}", "never" if never else str(self.first_epoch), "" if never else f"{self.lr:.3g}"
 
 
 def stage_plan(task: Task) -> list[PlannedStage]:
-    """The plan of the task's recipe, from input to output.
+    """Plan the stages by the task's recipe, from input to output.
 
     Raises:
-        UserError: the recipe's plan does not fit the network.
+        UserError: the recipe does not fit the stages.
     """
     stages, recipe = task.stages(), task.recipe
     recipe.freezing.check(tuple(stages), recipe.epochs)
@@ -50,8 +45,8 @@ def stage_plan(task: Task) -> list[PlannedStage]:
     ]
 
 
-def told(plan: list[PlannedStage]) -> str:
-    """A plan in one line."""
+def describe_plan(plan: list[PlannedStage]) -> str:
+    """A plan as one line."""
     trained = [stage for stage in plan if stage.first_epoch is not None]
     later = [stage for stage in trained if stage.first_epoch > 1]
     total = sum(stage.parameters for stage in plan)

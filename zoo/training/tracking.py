@@ -1,4 +1,4 @@
-"""Weights & Biases beside a training, if it is asked for: only then is its module imported, and it is closed whatever happens."""
+"""Weights & Biases for a training: imported only if enabled, and always closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.training.run_folder import RunFolder
 
 
 def open_tracker(run: Run, folder: RunFolder, environment: dict[str, Any], run_id: str | None, task: Task) -> Any:
-    """The W&B tracker, if it is asked for; only then is its module imported."""
+    """Build the W&B tracker, if enabled."""
     if run.wandb.mode == "off":
         return None
     from zoo.training.wandb_tracker import WandbTracker
@@ -26,7 +26,7 @@ def open_tracker(run: Run, folder: RunFolder, environment: dict[str, Any], run_i
 
 @contextmanager
 def tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
-    """Open the tracker before the first step, and close it whatever happens."""
+    """Open the tracker, and close it in any case."""
     if tracker is None:
         yield
         return
@@ -41,7 +41,7 @@ def tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
 
 
 def validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str], list[str], list[float]]:
-    """A batch of validation images, uint8 on the CPU, with the classes they have and those the network gives them."""
+    """A batch of validation images, uint8 on the CPU, with labels, predictions and probabilities."""
     batch = next(iter(data.val_dataloader()))
     with torch.inference_mode():
         probabilities, indices = task.eval().predict_step({"images": batch["images"].to(task.device)}).max(1)

@@ -17,21 +17,21 @@ from zoo.core.errors import UserError, one_line, unknown
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
 
-FEW_PROCESSES = 8  # that any machine may be asked for
+FEW_PROCESSES = 8  # allowed on any machine
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
 def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
-    """A Trainer for a Run.
+    """Build a Trainer for a Run.
 
     Raises:
-        UserError: what Lightning says against the devices, the strategy or the precision, in one line.
+        UserError: Lightning refuses the devices, the strategy or the precision.
     """
     recipe = run.recipe
     known = ["auto", *StrategyRegistry.available_strategies()]
     if settings.strategy not in known:
         raise unknown("strategy (trainer.strategy)", settings.strategy, known)
-    _require_that_many(settings)
+    _require_processes(settings)
     try:
         return L.Trainer(
             accelerator=settings.accelerator,
@@ -62,25 +62,25 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
 
 
-def _require_that_many(settings: TrainerSettings) -> None:
-    """Refuse more processes on a processor than it could bear: each holds the network and its data."""
+def _require_processes(settings: TrainerSettings) -> None:
+    """Refuse too many processes on a CPU, as each holds the network and its data."""
     most = max(FEW_PROCESSES, os.cpu_count() or 1)
     on_processor = settings.accelerator == "cpu" or (settings.accelerator == "auto" and not torch.cuda.is_available())
     if on_processor and isinstance(settings.devices, int) and settings.devices > most:
-        raise UserError(f"trainer.devices={settings.devices}: on a processor each is a process, at most {most} here")
+        raise UserError(f"trainer.devices={settings.devices}: on a CPU each is a process, at most {most} here")
 
 
-def fit_to_what_learns(strategy: Any, task: Task) -> None:
-    """DDP exchanges the gradients of what has any, which is nothing in a single pass, and changes when stages thaw."""
+def configure_ddp(strategy: Any, task: Task) -> None:
+    """Adapt DDP to models without gradients, and to stages that are unfrozen during training."""
     if isinstance(strategy, DDPStrategy):
         if task.one_pass:
-            strategy.configure_ddp = lambda: None  # torch refuses to wrap what has no gradients to exchange
+            strategy.configure_ddp = lambda: None  # torch refuses to wrap a module without gradients
         if task.recipe.freezing.changes:
             strategy._ddp_kwargs["find_unused_parameters"] = True
 
 
-def quiet() -> None:
-    """Lightning's tips and notices say nothing that a user of the zoo could act on."""
+def silence_lightning() -> None:
+    """Turn off Lightning's tips and warnings, none of which a user of the zoo could act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

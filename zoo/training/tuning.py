@@ -1,7 +1,7 @@
-"""A learning rate and a batch size for a Run, found by short trials on its own task, data and optimizer.
+"""Learning rate range test and batch size search for a Run, with its own task, data and optimizer.
 
-Rates are multiplied, never set, so that parameter groups keep the proportions that a recipe gives them. Each trial works on a
-copy: no weights change, and nothing is written.
+Learning rates are multiplied, never set, so that parameter groups keep their proportions. Each trial works on a copy: no weights
+change, and nothing is written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -23,48 +23,48 @@ from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, ImageTextSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.building import build_data, build_task
-from zoo.training.engine import begin
-from zoo.training.memory import PeakMemory, available_memory, is_out_of_memory, only_new_garbage
-from zoo.training.trainer import build_trainer, quiet
+from zoo.training.engine import load_initial_weights
+from zoo.training.memory import PeakMemory, available_memory, frozen_garbage, is_out_of_memory
+from zoo.training.trainer import build_trainer, silence_lightning
 
 LOWEST, HIGHEST = 1e-6, 10.0  # learning rates
 STEPS = 100
-SMOOTHED = 2.0  # steps: the deviation of the Gaussian that the losses are averaged with
+SMOOTHED = 2.0  # steps: standard deviation of the Gaussian that smooths the losses
 DIVERGED = 3.0  # times the lowest loss
-FALL = 0.02  # share of the first loss by which it must fall for its lowest point to say anything
-SHARE_OF_MEMORY = 0.8  # of what is available on a processor; the rest is for whatever else runs
-SLOW = 10.0  # seconds a training step: batches that would take longer are not tried
+FALL = 0.02  # fraction of the first loss by which it must fall for its minimum to mean anything
+SHARE_OF_MEMORY = 0.8  # of the available memory of a CPU; the rest is for other processes
+SLOW = 10.0  # seconds of a training step: larger batches are not tried
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tried out: a task with the weights that its training would begin with, and data that is ready."""
+    """A task with its initial weights, and data that is set up."""
 
     run: Run
     data: Any
     task: Task
 
 
-def open_subject(registry: Registry, run: Run) -> Subject:
-    """What a training of the Run would begin with, on one device.
+def prepare_subject(registry: Registry, run: Run) -> Subject:
+    """Build task and data of a Run, on one device.
 
     Raises:
-        UserError: several devices are asked for, the model learns without an optimizer, or what the data or the model says.
+        UserError: several devices are requested, the model has no optimizer, or data or model raise it.
     """
     if run.trainer.devices not in (1, "1", "auto") or run.trainer.num_nodes > 1:
         raise UserError(
             f"trainer.devices={run.trainer.devices}: short trials run on one device; omit trainer.devices and trainer.num_nodes"
         )
-    quiet()
+    silence_lightning()
     alone = {"devices": 1, "strategy": "auto"}
     run = run.model_copy(update={"trainer": run.trainer.model_copy(update=alone)})
     data = build_data(registry, run)
     task = build_task(registry, run, data.spec)
     if task.one_pass:
-        raise UserError(f"{run.model['name']} learns in one pass, without steps: it has no learning rate to find")
+        raise UserError(f"{run.model['name']} learns in one pass, without an optimizer: it has no learning rate")
     task.check_data_options(data)
-    begin(registry, task, run)
-    if run.recipe.freezing.changes:  # what is found is for the whole network, which most epochs train
+    load_initial_weights(registry, task, run)
+    if run.recipe.freezing.changes:  # the result is for the whole network, which most epochs train
         run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"freeze": "none"})})
         task.recipe = run.recipe
     task.freeze(epoch=0)
@@ -72,32 +72,29 @@ def open_subject(registry: Registry, run: Run) -> Subject:
     return Subject(run, data, task)
 
 
-def counts_images(subject: Subject) -> bool:
-    """Whether a batch is so many of a known number of images, and not of streams of text or the like."""
+def batches_are_images(subject: Subject) -> bool:
+    """Whether a batch consists of single images, and not of streams of text or the like."""
     return isinstance(subject.data.spec, (ImageSpec, ImageTextSpec))
 
 
-def with_batch(subject: Subject, batch_size: int) -> Subject:
-    """The same with another batch size."""
+def with_batch_size(subject: Subject, batch_size: int) -> Subject:
+    """Set the batch size."""
     subject.data.batch_size = batch_size
     recipe = subject.run.recipe.model_copy(update={"batch_size": batch_size})
     subject.task.recipe = recipe
     return replace(subject, run=subject.run.model_copy(update={"recipe": recipe}))
 
 
-# ---------------------------------------------------------------------------------------------- the learning rate
-
-
 @dataclass(frozen=True)
 class RangeTest:
-    """What the loss did while the rate rose by the same factor at each step (Smith 2015, arXiv:1506.01186).
+    """Learning rate range test (Smith 2015, arXiv:1506.01186).
 
     Attributes:
-        rates: as ``recipe.lr`` would say them, one a step, rising.
-        losses: of the training batch at each.
-        smoothed: the same, averaged with its neighbors.
-        diverged: whether the test ended because the loss grew beyond bounds.
-        suggestion: a rate to train with, or None where the loss never fell.
+        rates: values of ``recipe.lr``, one a step, rising by a constant factor.
+        losses: training loss at each.
+        smoothed: the same, smoothed.
+        diverged: whether the test stopped because the loss diverged.
+        suggestion: learning rate to train with; None if the loss never fell.
     """
 
     rates: list[float]
@@ -106,28 +103,25 @@ class RangeTest:
     diverged: bool
     suggestion: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> RangeTest:
-    """Train while the rate of every parameter group rises from ``lowest`` to ``highest``, until the loss diverges.
+    """Train while the learning rate of every parameter group rises from ``lowest`` to ``highest``, until the loss diverges.
 
     Raises:
-        Diverged: the first loss is no finite number, whatever the rate.
+        Diverged: the first loss is not finite, whatever the learning rate.
     """
     run, task = subject.run, deepcopy(subject.task)
     constant = {"schedule": "constant", "warmup_epochs": 0.0, "epochs": steps * run.recipe.accumulate_grad_batches + 1}
     task.recipe = run.recipe.model_copy(update=constant)
-    rising = _Rising(run.recipe.lr, lowest, highest, steps)
+    rising = _RangeTest(run.recipe.lr, lowest, highest, steps)
     fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
     if not rising.losses:
-        raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before any rate could matter")
+        raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before the learning rate matters")
     return read_range_test(rising.rates[: len(rising.losses)], rising.losses, rising.diverged)
 
 
 def read_range_test(rates: list[float], losses: list[float], diverged: bool) -> RangeTest:
-    """The rule: the rate at which the smoothed loss is lowest, if the loss has fallen until there."""
+    """Suggest the learning rate of the lowest smoothed loss, if the loss has fallen until there."""
     smoothed = smooth(losses)
     lowest = int(np.argmin(smoothed))
     fell = smoothed[lowest] < (1 - FALL) * smoothed[0]
@@ -136,14 +130,14 @@ def read_range_test(rates: list[float], losses: list[float], diverged: bool) -> 
 
 
 def smooth(values: list[float], deviation: float = SMOOTHED) -> list[float]:
-    """A Gaussian average over neighbors on both sides, so that nothing is shifted towards later steps."""
+    """Smooth with a centered Gaussian, which shifts nothing towards later steps."""
     places = np.arange(len(values))
     weights = np.exp(-0.5 * ((places[:, None] - places) / deviation) ** 2)
     return (weights @ np.asarray(values) / weights.sum(1)).tolist()
 
 
-class _Rising(L.Callback):
-    """Multiplies the rate of all parameter groups by the same factor and keeps the loss of each step."""
+class _RangeTest(L.Callback):
+    """Raises the learning rate of all parameter groups by the same factor and records the loss of each step."""
 
     def __init__(self, lr: float, lowest: float, highest: float, steps: int) -> None:
         self.lr = lr
@@ -175,18 +169,15 @@ class _Rising(L.Callback):
 
 
 def fit(run: Run, data: Any, task: Task, settings: dict[str, Any], callbacks: list[L.Callback]) -> None:
-    """Train a copy, with nothing recorded or saved; a loss that is no longer finite ends it."""
+    """Train a copy without recording or saving; a non-finite loss ends it."""
     trainer = build_trainer(run.trainer.model_copy(update=settings), run, logger=False, callbacks=callbacks)
-    with suppress(Diverged):  # the callback has seen it too
+    with suppress(Diverged):  # the callback knows
         trainer.fit(task, datamodule=data)
-
-
-# ---------------------------------------------------------------------------------------------- the batch
 
 
 @dataclass(frozen=True)
 class BatchTrial:
-    """One batch size, tried: ``memory`` in bytes (None where nothing tells), ``seconds`` a training step."""
+    """Trial of a batch size: peak ``memory`` in bytes (None where unknown), ``seconds`` of a training step."""
 
     batch_size: int
     memory: int | None
@@ -199,9 +190,9 @@ class BatchSearch:
 
     Attributes:
         largest: images a batch.
-        limit: why not more: ``data`` (these are all training images), ``memory``, or ``time``: a step would take too long.
-        available: bytes of memory that could be taken, or None where nothing tells.
-        trials: what was tried and fits, in that order.
+        limit: why not more: ``data`` (these are all training images), ``memory``, or ``time`` (of a step).
+        available: bytes of memory, or None where unknown.
+        trials: those that fit, in order.
     """
 
     largest: int
@@ -209,22 +200,19 @@ class BatchSearch:
     available: int | None
     trials: list[BatchTrial]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def search_batch(subject: Subject) -> BatchSearch:
     """Double the batch until it does not fit, then halve the interval, with real steps of training and of validation.
 
-    On a GPU, what does not fit is an exception. On a processor it would be the end of the process, so a batch is tried only if
-    what the smaller ones took, carried on in a straight line, stays within ``SHARE_OF_MEMORY`` of what is available.
+    On a GPU, what does not fit raises an exception. On a CPU the process would be killed, so a batch is tried only if the memory
+    of the smaller ones, extrapolated linearly, stays within ``SHARE_OF_MEMORY`` of what is available.
 
     Raises:
-        UserError: not even the smallest batch fits, or the data is not counted in images.
+        UserError: not even the smallest batch fits, or batches are not images.
     """
-    if not counts_images(subject):
-        raise UserError(f"a batch of {subject.run.data['name']} is not so many images: its size is not searched, take --only lr")
-    with only_new_garbage():
+    if not batches_are_images(subject):
+        raise UserError(f"batches of {subject.run.data['name']} are not images: use --only lr")
+    with frozen_garbage():
         return _Search(subject, len(subject.data.splits["train"])).result()
 
 
@@ -247,7 +235,7 @@ class _Search:
             else:
                 fits, size = size, min(2 * size, self.images)
         if not fits:
-            raise UserError(f"not even a batch of {size} fits into memory: take a smaller model, or smaller images")
+            raise UserError(f"not even a batch of {size} fits into memory: use a smaller model, or smaller images")
         if self.too_slow:
             return BatchSearch(fits, "time", self.available, self.trials)
         while beyond - fits > max(1, fits // 16):
@@ -275,7 +263,7 @@ class _Search:
         return bool(self.trials) and self.trials[-1].seconds * size / self.trials[-1].batch_size > SLOW
 
     def _would_be_killed(self, size: int) -> bool:
-        """Whether a processor's memory would not do, as far as the trials tell."""
+        """Whether a CPU's memory would not suffice, extrapolated from the trials."""
         known = sorted((trial.batch_size, trial.memory) for trial in self.trials if trial.memory is not None)
         if self.device.type != "cpu" or self.available is None or not known:
             return False
@@ -284,33 +272,33 @@ class _Search:
         return most + max(0.0, an_image) * (size - last) > SHARE_OF_MEMORY * self.available
 
     def _steps(self, size: int) -> float:
-        """Seconds of a training step, after one that does not count; a batch of validation follows."""
+        """Seconds of a training step, after a warmup step; a batch of validation follows."""
         run, data = self.subject.run, self.subject.data
         recipe = run.recipe.model_copy(
             update={"batch_size": size, "accumulate_grad_batches": 1, "epochs": 2 if 2 * size > self.images else 1}
         )
         former, data.batch_size = data.batch_size, size
-        clock = _Clock(self.device)
+        timer = _StepTimer(self.device)
         task = deepcopy(self.subject.task)
         try:
             limits = {"limit_train_batches": 2, "limit_val_batches": 1}
-            fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [clock])
+            fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [timer])
         finally:
             data.batch_size = former
-        return clock.seconds
+        return timer.seconds
 
 
-class _Clock(L.Callback):
+class _StepTimer(L.Callback):
     """Seconds of the last training step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self._began = device, 0.0, 0.0
+        self.device, self.seconds, self._started = device, 0.0, 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._began = self._now()
+        self._started = self._now()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds = self._now() - self._began
+        self.seconds = self._now() - self._started
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Weights & Biases as a guest of a run: opt-in, on rank zero, and nothing it does can stall or end a training."""
+"""Weights & Biases logger: opt-in, on rank zero, and it can neither block nor end a training."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import Tensor
 
-from zoo.callbacks.distribution import EDGES
-from zoo.callbacks.recording import histograms_of, numbers_of
+from zoo.callbacks.bins import EDGES
+from zoo.callbacks.recording import histograms, scalars
 from zoo.config.recipe import WandbSettings
 
-STEP = "trainer/step"  # a key of our own: W&B drops what comes twice under its own step, as it does after a resume
+STEP = "trainer/step"  # not W&B's own step, under which it drops what a resumed run logs again
 PREDICTIONS = 16  # rows of the table
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 5.0
 TABLE_SECONDS = 5.0
 FINISH_SECONDS = 8.0
-UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest line on which a checkpoint is still waited for
+UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of a checkpoint
 
 notices = logging.getLogger(__name__)
 
 
 class WandbTracker(Logger):
-    """Sends metrics, a few pictures and, when asked to, the checkpoints of one run.
+    """Logs metrics, some images and, if enabled, the checkpoints of a run.
 
-    The engine calls ``open`` before the first step and ``close`` once at the end. ``finalize``, which Lightning calls
-    after each fit and each test, is left to do nothing: it would end the run too early. On other ranks than zero
-    nothing happens. A failure inside wandb is one warning; from then on the tracker does nothing.
+    The engine calls ``open`` before the first step and ``close`` at the end. ``finalize``, which Lightning calls after each
+    fit and each test, does nothing: it would end the run too early. On ranks other than zero all methods do nothing. A
+    failure of wandb is one warning, after which the tracker does nothing.
 
     Args:
-        settings: what is not set here comes from the environment (WANDB_PROJECT, ...) or wandb's own settings file.
+        settings: defaults come from the environment (WANDB_PROJECT, ...) or wandb's own settings file.
         folder: of the run; wandb writes below ``folder/wandb``.
         name: of the run, as W&B shows it.
-        config: the resolved Run and facts about where it runs, as plain data.
-        run_id: the id of a run that goes on, or None for a new one.
-        directions: metric name -> "min" or "max": which of its values the summary keeps.
+        config: the resolved Run and its environment, as plain data.
+        run_id: the id of a resumed run, or None for a new one.
+        directions: metric name -> "min" or "max", the value that the summary keeps.
 
     Attributes:
-        most_classes: whose confusions can be shown: W&B shows 10,000 rows of a table, one for each pair of classes.
+        most_classes: of a confusion matrix: W&B shows 10,000 rows of a table, one for each pair of classes.
     """
 
     most_classes = 100
@@ -89,20 +89,20 @@ class WandbTracker(Logger):
 
     @property
     def run_id(self) -> str | None:
-        """For checkpoints: with it, a resumed run goes on in the same W&B run. None until a new run is open."""
+        """The id that a checkpoint keeps to resume the same W&B run. None until a new run is open."""
         return self._run_id
 
     @rank_zero_only
     def open(self) -> None:
-        """Choose online or offline for good and start the run; takes a bounded few seconds when the server is dead."""
+        """Decide between online and offline and start the run, within a few seconds even without a server."""
         if self.settings.mode == "off":
             return
-        # wandb's own crash reports would leave the machine even in offline mode.
+        # Wandb would send crash reports even in offline mode.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        with self._guest("does not start"):
+        with self._failsafe("does not start"):
             import wandb
 
-            # A service that is there already belongs to a program around us, which ends it itself.
+            # An existing service belongs to an outer program, which ends it itself.
             self._owns_service = "WANDB_SERVICE" not in os.environ
             known = wandb.setup(wandb.Settings(silent=True, quiet=True, console="off")).settings
             self._server = known.base_url
@@ -156,48 +156,48 @@ class WandbTracker(Logger):
             run.define_metric(metric, summary=direction, step_metric=STEP)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is given to W&B when the run is opened."""
+        """Do nothing: the configuration is logged when the run is opened."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Send a record at ``step`` of the optimizer; without one, at the latest."""
+        """Log metrics at an optimizer step, by default the latest."""
         self._step = max(self._step, step or 0)
         if self._working:
-            with self._guest("stops"):
+            with self._failsafe("stops"):
                 self._run.log({**metrics, STEP: self._step})
 
     @rank_zero_only
     def log_record(self, record: dict[str, Any]) -> None:
-        """Send what a monitor has recorded: its numbers, its histograms, and findings as entries of the summary."""
+        """Log a record of a monitor: scalars, histograms, and findings as entries of the summary."""
         if not self._working:
             return
         import wandb
 
         self._step = max(self._step, record["step"])
-        with self._guest("stops"):
+        with self._failsafe("stops"):
             if record["kind"] == "finding":
                 self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
                 return
-            histograms = {
-                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms_of(record) if any(counts)
+            pictures = {
+                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms(record).items() if any(counts)
             }
-            self._run.log({**dict(numbers_of(record)), **histograms, STEP: self._step})
+            self._run.log({**scalars(record), **pictures, STEP: self._step})
 
     @rank_zero_only
     def log_predictions(self, images: Tensor, labels: list[str], predictions: list[str], probabilities: list[float]) -> None:
-        """Send the first 16 rows as the table ``val/predictions``.
+        """Log the first 16 rows as the table ``val/predictions``.
 
         Args:
             images: uint8, [N, C, H, W] with C 1 or 3, on the CPU.
-            labels: what each image shows.
-            predictions: what the network takes it for.
-            probabilities: that the network gives its prediction, in [0, 1].
+            labels: true class of each image.
+            predictions: predicted class of each image.
+            probabilities: of the predictions, in [0, 1].
         """
         if not (self._working and self._takes_tables):
             return
         import wandb
 
-        with self._guest("stops"):
+        with self._failsafe("stops"):
             table = wandb.Table(columns=["image", "label", "prediction", "probability"])
             for image, *row in zip(images[:PREDICTIONS], labels, predictions, probabilities, strict=False):
                 pixels = image.permute(1, 2, 0).numpy()
@@ -205,22 +205,20 @@ class WandbTracker(Logger):
             self._log_table("val/predictions", table)
 
     @rank_zero_only
-    def log_inside(self, monitors: Path, classes: Sequence[str] = (), confusion: Sequence[Sequence[int]] = ()) -> None:
-        """Send what was recorded inside the network, and of a classifier its confusions, as tables and charts.
-
-        Called once, at the end.
+    def log_monitors(self, monitors: Path, classes: Sequence[str] = (), confusion: Sequence[Sequence[int]] = ()) -> None:
+        """Log the records of the monitors, and the confusion matrix of a classifier, as tables and charts, once at the end.
 
         Args:
             monitors: the ``monitors.jsonl`` of the run.
             classes: names, in the order of ``confusion``.
-            confusion: how many test images of each class (row) were taken for each (column); nothing if it was not counted.
+            confusion: number of test images by true class (row) and predicted class (column); empty if unknown.
         """
         if not (self._working and self._takes_tables):
             return
-        from zoo.training.wandb_tables import confusion_chart, inside_tables
+        from zoo.training.wandb_tables import confusion_chart, monitor_tables
 
-        with self._guest("stops"):
-            tables = inside_tables(monitors)
+        with self._failsafe("stops"):
+            tables = monitor_tables(monitors)
             if confusion:
                 tables["test/confusion"] = confusion_chart(classes, confusion)
             for key, table in tables.items():
@@ -228,25 +226,25 @@ class WandbTracker(Logger):
                     self._log_table(key, table)
 
     def _log_table(self, key: str, table: Any) -> None:
-        """A table, other than a number, is not queued: wandb asks the server first, and may wait for long."""
+        """Log a table within a time limit: unlike scalars it is not queued, and wandb may wait for the server."""
         try:
-            _within(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
+            _with_timeout(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
         except TimeoutError as error:
             self._takes_tables = False
-            self._warn(f"gets no more pictures and tables: {error}")
+            self._warn(f"gets no more images and tables: {error}")
 
     @rank_zero_only
     def log_checkpoints(self, best: Path | None, last: Path | None) -> None:
-        """When asked for: upload both files, as versions "best" and "last" of one artifact that belongs to this run.
+        """If enabled, upload both files as versions "best" and "last" of one artifact of this run.
 
-        Called once, at the end, so that storage does not fill up. Waits for the upload as long as a slow line needs;
-        not at all when the server does not answer.
+        Called once, at the end, so that storage does not fill up. Waits as long as a slow connection needs, but not if the
+        server does not answer.
         """
         files = {alias: path for alias, path in (("best", best), ("last", last)) if path and path.exists()}
         if not (self._working and self.settings.artifacts and files):
             return
         online = not self._run.offline
-        if online and (reason := _why_dead(self._server)):
+        if online and (reason := _why_unreachable(self._server)):
             notices.warning("W&B: the checkpoints are not uploaded: %s", reason)
             return
         import wandb
@@ -259,21 +257,21 @@ class WandbTracker(Logger):
                 if online:
                     logged.wait()
 
-        with self._guest("does not have the checkpoints"):
+        with self._failsafe("does not have the checkpoints"):
             size = sum(path.stat().st_size for path in files.values())
-            _within(FINISH_SECONDS + size / UPLOAD_BYTES_A_SECOND, upload)
+            _with_timeout(FINISH_SECONDS + size / UPLOAD_BYTES_A_SECOND, upload)
 
     @rank_zero_only
     def close(self, exit_code: int = 0) -> None:
-        """End the run, within a bounded time; what was not sent stays on disk.
+        """Finish the run within a time limit; what was not sent stays on disk.
 
         Args:
-            exit_code: 0 for a run that went through; W&B shows others as failed.
+            exit_code: W&B shows runs with other codes than 0 as failed.
         """
         run, self._run = self._run, None
         if run:
             try:
-                _within(FINISH_SECONDS + 2, lambda: run.finish(exit_code))
+                _with_timeout(FINISH_SECONDS + 2, lambda: run.finish(exit_code))
             except Exception as error:
                 if self._working:
                     self._warn(f"did not get everything: {_one_line(error)}")
@@ -282,14 +280,14 @@ class WandbTracker(Logger):
             import wandb
 
             self._owns_service = False
-            try:  # otherwise wandb would wait for its service at the interpreter's exit, however long that takes
-                _within(2, wandb.teardown)
+            try:  # otherwise wandb would wait for its service at the interpreter's exit without a limit
+                _with_timeout(2, wandb.teardown)
             except Exception as error:
                 notices.debug("W&B: %s", _one_line(error))
 
     @contextmanager
-    def _guest(self, what: str) -> Iterator[None]:
-        """Turn a failure inside into one warning, and do nothing from then on."""
+    def _failsafe(self, what: str) -> Iterator[None]:
+        """Turn an exception inside into one warning, and disable the tracker."""
         try:
             yield
         except Exception as error:
@@ -302,21 +300,21 @@ class WandbTracker(Logger):
 
 
 def _why_not_online(server: str) -> str | None:
-    """The reason why an online run would ask for a key or wait, or None."""
+    """Why an online run would ask for a key or wait, or None."""
     import wandb
 
     try:
         known = wandb.login(prompt=False, verify=False)
     except Exception as error:  # a key of the wrong form
         return _one_line(error)
-    return _why_dead(server) if known else "no API key, `wandb login` sets one"
+    return _why_unreachable(server) if known else "no API key, `wandb login` sets one"
 
 
-def _why_dead(server: str) -> str | None:
-    """The reason to take a server for dead, or None when it answers HTTP in time."""
+def _why_unreachable(server: str) -> str | None:
+    """Why a server is unreachable, or None if it answers HTTP in time."""
 
     def ask() -> str | None:
-        # No secret is sent, so the certificate is not checked: whether it is good is for wandb itself to say.
+        # No secret is sent, so the certificate is not verified, which is up to wandb.
         unchecked = ssl.create_default_context()
         unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
         try:
@@ -326,17 +324,17 @@ def _why_dead(server: str) -> str | None:
         return None
 
     try:
-        return _within(PROBE_SECONDS, ask)
+        return _with_timeout(PROBE_SECONDS, ask)
     except Exception as error:
         return f"{server}: {_one_line(error)}"
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """The result of ``work``, done in a thread, because name resolution and wandb's own waits take no time limit.
+def _with_timeout(seconds: float, work: Callable[[], Any]) -> Any:
+    """Run ``work`` in a thread with a time limit, which name resolution and wandb's own waits lack.
 
     Raises:
-        TimeoutError: it is not done in that time. The thread is left to itself and does not hold up the exit.
-        Exception: what ``work`` raised.
+        TimeoutError: it takes longer; the thread is abandoned and does not delay the exit.
+        Exception: raised by ``work``.
     """
     outcome: dict[str, Any] = {}
 
@@ -358,5 +356,5 @@ def _within(seconds: float, work: Callable[[], Any]) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """The first line of an error: what wandb says after it is advice on settings that are not the user's here."""
+    """The first line of an error; after it wandb gives advice on settings that do not apply here."""
     return next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__

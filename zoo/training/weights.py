@@ -1,4 +1,4 @@
-"""Weights that were learned before: opened without running anything, and taken over whole or not at all."""
+"""Pretrained weights: read without running anything, and loaded completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training.backbones import find_backbone
-from zoo.training.checkpoints import KEY, asked_to_run, read_checkpoint
+from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
 from zoo.training.exported import SUFFIX, read_exported, was_exported
 from zoo.training.run_folder import RunFolder
 
 PRETRAINED = "pretrained"  # the weights that come with a model
-# under which training scripts put the weights beside other things, the likelier first
+# keys under which training scripts save the weights, the likelier first
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
-# what wrappers of networks put in front of every name
+# that wrappers add to every name
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
-NAMED = 4  # of the weights that do not fit, so many are named
+NAMED = 4  # mismatched weights in a message
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict from before.
+    """A pretrained state dict.
 
     Attributes:
-        origin: where it comes from, as messages name it.
+        origin: where it comes from, for messages.
         state: weights by name.
         mean, std: of the images it was trained on, per channel and scaled to [0, 1]; empty is unknown.
         size: pixels a side of those images; 0 is unknown.
@@ -54,28 +54,25 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of weights: how many tensors were taken over, and which were left out and why."""
+    """Summary of loaded weights, and of those that were skipped."""
 
     origin: str
     tensors: int
     values: int
-    head: tuple[str, ...]  # of the file, not taken: the head is new
-    left_out: tuple[str, ...]  # of parts that serve training alone
+    head: tuple[str, ...]  # of the file, skipped: the head is new
+    left_out: tuple[str, ...]  # of parts that are only for training
 
     def __str__(self) -> str:
-        left = f"; left out: {some(self.left_out, NAMED)}" if self.left_out else ""
+        left = f"; skipped: {some(self.left_out, NAMED)}" if self.left_out else ""
         head = "its head was replaced" if self.head else "the head is new"
         return f"{self.values:,} weights in {self.tensors} tensors from {self.origin}; {head}{left}"
 
 
-# ---------------------------------------------------------------------------------------------- opening
-
-
 def open_weights(registry: Registry, run: Run) -> Weights:
-    """The weights that a Run begins with.
+    """Read the pretrained weights of a Run.
 
     Raises:
-        UserError: there are none of that name, they cannot be had or read, or they ask to run something.
+        UserError: there are none of that name, they cannot be read, or they contain code.
     """
     source = run.recipe.weights
     if source.partition(":")[0] in LIBRARIES:
@@ -88,8 +85,8 @@ def open_weights(registry: Registry, run: Run) -> Weights:
     return _of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
 
 
-def with_size_of_weights(registry: Registry, run: Run) -> Run:
-    """The Run with its images scaled to the size that its weights were trained on, as far as that is known.
+def match_image_size(registry: Registry, run: Run) -> Run:
+    """Set the image size of a Run to that of its pretrained weights, if it is known.
 
     Raises:
         UserError: as ``open_weights`` does.
@@ -99,16 +96,16 @@ def with_size_of_weights(registry: Registry, run: Run) -> Run:
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights in a file: safetensors, a checkpoint of the zoo, or a state dict as torch saves it, on its own or wrapped.
+    """Read a file of weights: safetensors, a checkpoint of the zoo, or a state dict saved by torch, alone or wrapped.
 
     Raises:
-        UserError: it cannot be read, holds no weights, or holds more than plain data.
+        UserError: it cannot be read, contains no weights, or contains more than plain data.
     """
     try:
         if path.suffix == SUFFIX:
             state: Any = load_file(path)
             if not state:
-                raise UserError(f"{path} holds no weights")
+                raise UserError(f"{path} contains no weights")
             return _of_zoo(read_exported(path), str(path)) if was_exported(path) else Weights(str(path), state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about how the file was written
@@ -118,7 +115,7 @@ def read_weights(path: Path) -> Weights:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except pickle.UnpicklingError as error:
-        if not (asked := asked_to_run(error)):
+        if not (asked := refused_global(error)):
             raise UserError(f"{path} is damaged, or no file of weights") from None
         raise UserError(f"{path} is refused: it asks to run {asked}, weights are plain data") from None
     except Exception as error:  # both readers raise whatever a damaged file leads them to
@@ -127,12 +124,12 @@ def read_weights(path: Path) -> Weights:
         return _of_zoo(read_checkpoint(path), str(path))
     state = _unwrapped(content)
     if not state:
-        raise UserError(f"{path} holds no weights: expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}")
+        raise UserError(f"{path} contains no weights: expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}")
     return Weights(str(path), state)
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """The state dict in what a training script has saved: names to tensors."""
+    """The state dict in the checkpoint of a training script: names to tensors."""
     if not isinstance(content, dict):
         return {}
     inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
@@ -162,7 +159,7 @@ def _of_library(name: str, run: Run) -> Weights:
 
 
 def _of_timm(network: str) -> Weights:
-    """From the Hugging Face hub, by the hash that it tells; a file that is here already needs no network."""
+    """From the Hugging Face hub, verified by its hash; a cached file needs no network."""
     import timm
 
     config = timm.get_pretrained_cfg(network)
@@ -174,7 +171,7 @@ def _of_timm(network: str) -> Weights:
         address = hf_hub_url(config.hf_hub_id or f"timm/{network}", config.hf_hub_filename or "model.safetensors")
         try:
             digest = str(get_hf_file_metadata(address).etag)
-        except Exception as error:  # whatever the network, or what stands in its way, leads to
+        except Exception as error:  # whatever the network raises
             raise UserError(
                 f"timm:{network} could not be fetched ({type(error).__name__}): put {address} at {path} by hand"
             ) from None
@@ -182,20 +179,17 @@ def _of_timm(network: str) -> Weights:
     return Weights(f"timm:{network}", read_weights(path).state, **about)
 
 
-# ---------------------------------------------------------------------------------------------- taking over
+def load_backbone(task: Task, weights: Weights) -> LoadReport:
+    """Load pretrained weights into a network, except for the head, and set the normalization that they expect.
 
-
-def begin_with(task: Task, weights: Weights) -> LoadReport:
-    """Take weights over into a network, all but the head, which starts anew, and the statistics of images with them.
-
-    Names may differ by what wrappers put in front of all of them. A linear head starts at zero: no class is preferred, and the
-    first gradients leave the backbone as it is (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs).
+    Names may differ by a prefix of all of them. A linear head is initialized to zero: no class is preferred, and the first
+    gradients leave the backbone unchanged (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs).
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape; nothing was taken over then.
+        UserError: a tensor is missing, unexpected or of another shape; nothing was loaded.
     """
     if not isinstance(task, Classifier):
-        raise UserError(f"recipe.weights={weights.origin}: only networks that sort images into classes take weights over")
+        raise UserError(f"recipe.weights={weights.origin}: only image classifiers load pretrained weights")
     origin, mean, std, state = weights.origin, weights.mean, weights.std, weights.state
     if not state:  # pretrained
         published = task.pretrained_weights()
@@ -206,7 +200,7 @@ def begin_with(task: Task, weights: Weights) -> LoadReport:
     left_out = {name for name in found if name.removeprefix(_common_prefix(own)).startswith(task.left_out)}
     body = {name: value for name, value in found.items() if name not in head and name not in left_out}
     _require_fit(body, {name: value for name, value in own.items() if name not in head}, origin)
-    own.update(body)  # beside the tensors it says by which versions of the layers they were written
+    own.update(body)  # with its metadata: the versions of the layers
     task.load_state_dict(own)
     _start_head(task)
     mean, std = (mean, std) if mean else task.statistics_of_files or ((), ())
@@ -224,13 +218,13 @@ def _start_head(task: Classifier) -> None:
 
 
 def _common_prefix(names: Iterable[str]) -> str:
-    """One of ``PREFIXES`` that all names begin with, or nothing."""
+    """The one of ``PREFIXES`` that all names begin with, or an empty string."""
     names = list(names)
     return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the names of this network, as far as names differ by a prefix of all of them."""
+    """Rename a state dict to the names of this network, if they differ by a prefix."""
     if not set(state) & set(own):
         while prefix := _common_prefix(state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -240,10 +234,10 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tens
 
 
 def _require_fit(found: dict[str, Tensor], own: dict[str, Tensor], origin: str) -> None:
-    """Hold names and shapes against each other.
+    """Compare names and shapes.
 
     Raises:
-        UserError: and every kind of difference, counted, with the first of each.
+        UserError: every kind of difference, counted, with the first of each.
     """
     # old files lack the counters that batch norms have had since torch 0.4.1
     counters = {name for name in own if name.endswith("num_batches_tracked")}
@@ -255,10 +249,10 @@ def _require_fit(found: dict[str, Tensor], own: dict[str, Tensor], origin: str) 
         if name in found and found[name].shape != own[name].shape
     ]
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    if told := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
-        raise UserError(f"{origin} does not fit this network, nothing was taken over: {'; '.join(told)}")
+    if differences := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
+        raise UserError(f"{origin} does not fit this network, nothing was loaded: {'; '.join(differences)}")
     if broken := [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise UserError(f"{origin} holds numbers that are not finite, nothing was taken over: {some(broken, NAMED)}")
+        raise UserError(f"{origin} contains non-finite values, nothing was loaded: {some(broken, NAMED)}")
     for name in counters - set(found):
         found[name] = own[name]
 

@@ -8,8 +8,8 @@ import lightning as L
 import pytest
 from everything import Everything, data, trainer
 
-from zoo.callbacks import pace
-from zoo.callbacks.pace import Pace
+from zoo.callbacks import throughput
+from zoo.callbacks.throughput import Throughput
 
 STEP, SAVING, READING = 1.0, 100.0, 3.0  # seconds
 
@@ -41,24 +41,24 @@ class SlowlyRead(list):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def recorded(clock: Clock, batches: Any) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    trainer(clock, Pace(every=1, write=records.append), max_epochs=3).fit(Everything(), batches)
+    trainer(clock, Throughput(every=1, write=records.append), max_epochs=3).fit(Everything(), batches)
     return records
 
 
 def test_what_is_done_between_two_epochs_is_no_waiting_for_data(clock: Clock) -> None:
     records = recorded(clock, data())
     assert len(records) == 12
-    assert all(record["waiting"] == 0 and record["steps_per_second"] == 1 / STEP for record in records)
+    assert all(record["data_loading"] == 0 and record["steps_per_second"] == 1 / STEP for record in records)
 
 
 def test_a_loader_that_takes_its_time_is_waited_for(clock: Clock) -> None:
     batches = SlowlyRead(data())
     batches.clock = clock
-    waiting = [record["waiting"] for record in recorded(clock, batches)]
+    waiting = [record["data_loading"] for record in recorded(clock, batches)]
     assert waiting == [READING / (READING + STEP)] * 12

@@ -1,11 +1,10 @@
-"""How fast a training goes, how long it waits for data, and how much memory it takes."""
+"""Throughput, data loading time and memory of a training."""
 
 from __future__ import annotations
 
-import re
+import resource
+import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,22 +13,21 @@ import torch
 from zoo.callbacks.recording import Monitor
 
 
-class Pace(Monitor):
-    """Records, over the steps since the record before: ``steps_per_second``; ``waiting``, the share of time in which the loop
-    waited for the next batch; and ``memory``, bytes: of a GPU the most that was taken at once, of a processor what
-    the process holds.
+class Throughput(Monitor):
+    """Records, over the steps since the last record, ``steps_per_second``; ``data_loading``, the fraction of the time spent
+    waiting for the next batch; and ``memory``, the peak in bytes: allocated on a GPU, resident in a process on a CPU.
 
-    Put it last among the callbacks: it takes what others do after it at the end of a step for waiting.
+    Put it last among the callbacks: what others do after it at the end of a step counts as data loading.
 
-    A GPU works behind the loop, so there a loop that waits need not slow it down: ``waiting`` is then an upper bound.
+    A GPU runs asynchronously, so waiting for data need not slow it down: ``data_loading`` is then an upper bound.
     """
 
-    kind = "pace"
+    kind = "throughput"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._started = self._waited = self._ended = self._paused = 0.0
-        self._step = -1  # of the record before
+        self._step = -1  # of the last record
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = self._ended = time.perf_counter()
@@ -37,7 +35,7 @@ class Pace(Monitor):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()
-        self._started += now - self._ended  # what happens between two epochs, as saving, is no part of the pace either
+        self._started += now - self._ended  # what happens between two epochs, such as saving, does not count either
         self._ended = now
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -49,11 +47,11 @@ class Pace(Monitor):
         now = self._ended = time.perf_counter()
         step = trainer.global_step - 1
         if step > self._step and self.is_due(step):
-            passed = now - self._started
+            elapsed = now - self._started
             values = {
-                "steps_per_second": (step - self._step) / passed,
-                "waiting": self._waited / passed,
-                "memory": memory(pl_module.device),
+                "steps_per_second": (step - self._step) / elapsed,
+                "data_loading": self._waited / elapsed,
+                "memory": peak_memory(pl_module.device),
             }
             self.emit(trainer, step, values)
             self._started, self._waited, self._step = now, 0.0, step
@@ -62,16 +60,14 @@ class Pace(Monitor):
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        away = time.perf_counter() - self._paused  # validation is not part of the pace of training
-        self._started += away
-        self._ended += away
+        elapsed = time.perf_counter() - self._paused  # validation does not count
+        self._started += elapsed
+        self._ended += elapsed
 
 
-def memory(device: torch.device) -> int | None:
-    """Bytes, or None where nothing tells."""
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: allocated on a GPU, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        found = re.search(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
-    return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
