@@ -54,6 +54,18 @@ def test_list_shows_every_model_and_the_next_command(zoo) -> None:
     assert lines.index("resnet20") < lines.index("resnet110"), "names are in natural order"
 
 
+def test_every_command_is_found_and_explains_itself(zoo) -> None:
+    from zoo.cli import DATA_PANELS, PANELS
+
+    top = zoo("--help").out
+    for group, panels in (([], PANELS), (["data"], DATA_PANELS)):
+        for heading, commands in panels.items():
+            assert group or heading in top
+            for command in commands:
+                answer = zoo(*group, command, "--help")
+                assert answer.code == 0 and f"Usage: zoo {' '.join([*group, command])}" in answer.out, command
+
+
 @pytest.mark.parametrize(("command", "kind"), [(["list"], "models"), (["data", "list"], "data")])
 def test_a_list_is_grouped_by_task_and_readable_at_80_columns(zoo, monkeypatch, command: list[str], kind: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -10,7 +10,7 @@ import typer
 from zoo.commands.shell import (
     Checkpoint,
     Json,
-    RunName,
+    RunOrFile,
     announce,
     checkpoint_file,
     open_registry,
@@ -23,7 +23,7 @@ from zoo.registry.registry import Registry
 
 def export(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     to: Annotated[str, typer.Option(help="safetensors, onnx or torch-export.")],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN with the suffix of the format.")
@@ -62,7 +62,7 @@ def export(
 
 def serve(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
     port: Annotated[str, typer.Option(metavar="N", help="Port to listen on; 0 picks a free one.")] = "8000",
     max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Maximum size of an upload in megabytes.")] = "20",

@@ -16,6 +16,7 @@ from zoo.commands.shell import (
     Checkpoint,
     Json,
     RunName,
+    RunOrFile,
     checkpoint_file,
     decimal_number,
     open_registry,
@@ -28,7 +29,7 @@ from zoo.core.errors import UserError
 
 def predict(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of images.")],
     top: Annotated[str | None, typer.Option(metavar="N", help="Number of classes or answers for each image; default 3.")] = None,
     question: Annotated[str | None, typer.Option(help="Question to answer about each image.")] = None,

@@ -118,7 +118,8 @@ SetModelAndData = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a model or data setting, as in model.depth=32, data.size=64."),
 ]
-RunName = Annotated[
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run under runs/, or the path of one.")]
+RunOrFile = Annotated[
     str, typer.Argument(metavar="RUN", help="A run under runs/, the path of one, or an exported .safetensors file.")
 ]
 Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]

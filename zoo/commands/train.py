@@ -13,7 +13,7 @@ from zoo.commands.classes import print_classes, write_classes
 from zoo.commands.shell import (
     Checkpoint,
     Json,
-    RunName,
+    RunOrFile,
     Set,
     SetData,
     checkpoint_file,
@@ -172,7 +172,7 @@ def train_and_tell(
 
 def test(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     data: Annotated[str, typer.Option(help="Evaluate on another data set with the same classes.")] = "",
     devices: Annotated[str | None, typer.Option(metavar="N", help="Number of devices; the metrics do not depend on it.")] = None,
     accelerator: Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")] = None,
