@@ -107,13 +107,13 @@ def test_findings_are_summed_up_and_the_worst_comes_first(write_run, finding) ->
         finding(10, where="network.second"),
     ]
     findings = read_history(write_run("found", (), records).path).findings
-    assert [(f.told["name"], f.told["where"], f.first, f.last, f.times) for f in findings] == [
+    assert [(f.fields["name"], f.fields["where"], f.first, f.last, f.times) for f in findings] == [
         ("exploding", "", 20, 20, 1),
         ("dead-units", "network.first", 10, 30, 2),
         ("dead-units", "network.second", 10, 10, 1),
         ("new", "network.first", 5, 5, 1),
     ]
-    assert findings[1].told["evidence"] == "70%"
+    assert findings[1].fields["evidence"] == "70%"
 
 
 # ------------------------------------------------------------------ thinning

@@ -125,10 +125,10 @@ def test_a_report_tells_everything(report, whole) -> None:
         "Throughput and memory", "Configuration and environment",
     ]  # fmt: skip
     for text in (
-        "softmax", "digits", "classification", "650", "1 min 30 s",  # summary
+        "softmax", "digits", "classification", "650", "1:30",  # summary
         "warning: dead-units", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
         "Activation standard deviation", "Dead units", "Input rank", "Global gradient norm", "Update-to-weight ratios",
-        "Steps a second", "Waiting for data", "Memory",
+        "Steps per second", "Waiting for data", "Memory",
         "zoo train --config runs/whole/run.yaml --name whole-again", "zoo train softmax --name whole", "batch_size: 128",
         "because of --no-samples",
     ):  # fmt: skip
@@ -149,7 +149,7 @@ def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
     assert summarize_metrics(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
     told = dict(facts(subject))
     assert told["Steps"] == "30" and told["Epochs"].startswith("3 of ")
-    assert told["Duration until the last record"] == "3 min 25 s"
+    assert told["Duration (until the last record)"] == "3:25"
 
 
 def test_what_is_missing_is_said(report, write_run) -> None:

@@ -1,6 +1,6 @@
-"""What a run has recorded, read in one pass however long it is, and thinned to what a page can show without losing extremes.
+"""Records of a run, read in one pass and downsampled without losing extremes.
 
-Half written lines, records of other versions and values that are no numbers are left out: a report shows what can be read.
+Incomplete lines, records of other versions and values that are not numbers are skipped.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Finding:
     """A problem in one layer, with the first and the last step at which it was detected.
 
     Attributes:
-        told: the last record, with the keys of ``FINDING``.
+        fields: the last record, with the keys of ``FINDING``.
         times: number of records.
     """
 
-    told: dict[str, str]
+    fields: dict[str, str]
     first: int
     last: int
     times: int
@@ -65,7 +65,7 @@ class Finding:
 
 @dataclass
 class History:
-    """All that a run has recorded about its training.
+    """The records of a training run.
 
     Attributes:
         metrics: the records of ``metrics.jsonl`` that have a step and an epoch, with their numbers alone.
@@ -85,7 +85,7 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """What lies in ``metrics.jsonl`` and ``monitors.jsonl`` of a run's folder, either of which may be missing."""
+    """Read ``metrics.jsonl`` and ``monitors.jsonl`` of a run, either of which may be missing."""
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
     unread: Counter[str] = Counter()
     for record in read_json_lines(folder / "metrics.jsonl", lambda: unread.update(["metrics.jsonl"])):
@@ -177,13 +177,13 @@ def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
 def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
     """Merge findings by name and layer, and sort them by severity and step."""
     seen: dict[tuple[str, str], Finding] = {}
-    for step, told in findings:
-        key = (told["name"], told["where"])
+    for step, fields in findings:
+        key = (fields["name"], fields["where"])
         former = seen.get(key)
-        seen[key] = Finding(told, former.first if former else step, step, former.times + 1 if former else 1)
+        seen[key] = Finding(fields, former.first if former else step, step, former.times + 1 if former else 1)
 
     def order(finding: Finding) -> tuple[int, int]:
-        severity = finding.told["severity"]
+        severity = finding.fields["severity"]
         return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES), finding.first
 
     return sorted(seen.values(), key=order)

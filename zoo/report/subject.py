@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zoo.config.recipe import Run, read_config
+from zoo.core.clock import format_duration
 from zoo.core.errors import UserError, one_line, some
 from zoo.registry.registry import Registry
 from zoo.report.history import Finding, History, read_history
@@ -20,7 +21,7 @@ from zoo.report.plots import number
 from zoo.report.samples.samples import Samples
 from zoo.training.run_folder import RunFolder
 
-TIME = "Duration until the last record"
+TIME = "Duration (until the last record)"
 
 
 @dataclass
@@ -120,7 +121,7 @@ def network_and_data(subject: Subject) -> tuple[str, str]:
 
 def count_findings(findings: Sequence[Finding]) -> str:
     """Summarize findings, as in ``2 errors, 1 warning``; empty if there are none."""
-    counts = Counter(finding.told["severity"] or "finding" for finding in findings)
+    counts = Counter(finding.fields["severity"] or "finding" for finding in findings)
     return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items())
 
 
@@ -141,7 +142,7 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
         times = [record["time"] for record in records if math.isfinite(record.get("time", math.nan))]
         started = environment.get("started")
         if times:
-            rows.append((TIME, _duration(max(times) - (started if isinstance(started, float) else min(times)))))
+            rows.append((TIME, format_duration(max(times) - (started if isinstance(started, float) else min(times)))))
     parameters = environment.get("parameters")
     if isinstance(parameters, int):
         rows.append(("Parameters", f"{parameters:,}"))
@@ -150,12 +151,6 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
     if subject.summary:
         rows.append(("Description", subject.summary))
     return rows
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:

@@ -127,7 +127,7 @@ def activations(history: History, most: int) -> Part | None:
         ("rank", "Input rank", "Effective rank of the inputs of a layer: 1 is a line.", "log"),
         ("mean", "Activation mean", "Far from zero relative to the deviation: it dominates the next layer.", "signed"),
     )
-    pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
+    pictures, about = _histograms(table, {finding.fields["where"] for finding in history.findings}, most)
     return Part(
         "activations",
         "Activations",
@@ -167,23 +167,17 @@ def gradients(history: History, most: int) -> Part | None:
         names = [table.names[row] for row in recorded]
         values = table.values["update_ratio"][recorded]
         plots.append(layer_lines("Update-to-weight ratios", caption, table.steps, names, values, UPDATE, most))
-    pictures, about = _histograms(table, {finding.told["where"] for finding in history.findings}, most)
+    pictures, about = _histograms(table, {finding.fields["where"] for finding in history.findings}, most)
     about_all = "Gradients of each parameter, the first at the top, over steps."
     return Part("gradients", "Gradients and updates", about_all, plots, pictures, "Histograms of gradients", about)
 
 
 def throughput(subject: Subject, most: int) -> Part | None:
-    """Throughput and memory; nothing where they were not recorded."""
+    """Throughput and memory; None if they were not recorded."""
     history, plots = subject.history, []
     kinds = (
-        ("steps_per_second", "Steps a second", "Of training, without validation.", 1.0, ""),
-        (
-            "data_loading",
-            "Data loading time",
-            "Fraction of the time; near 0, data is no bottleneck.",
-            1.0,
-            "",
-        ),
+        ("steps_per_second", "Steps per second", "Training only, without validation.", 1.0, ""),
+        ("data_loading", "Data loading time", "Fraction of the time; near 0, data is no bottleneck.", 1.0, ""),
         ("memory", "Memory", "Peak: allocated on a GPU, resident in the process on a CPU.", 1e-6, "MB"),
     )
     for name, title, caption, factor, unit in kinds:
@@ -193,7 +187,7 @@ def throughput(subject: Subject, most: int) -> Part | None:
     pairs = [(r["step"], r["train/samples_per_second"]) for r in history.metrics if "train/samples_per_second" in r]
     if pairs:
         steps, values = np.array(pairs).T
-        plots.append(
-            line_plot("Samples a second", "As metrics.jsonl tells.", [Line(steps, values, "samples")], "step", most=most)
-        )
-    return Part("throughput", "Throughput and memory", "Steps a second, data loading time and memory.", plots) if plots else None
+        plots.append(line_plot("Samples per second", "Training only.", [Line(steps, values, "samples")], "step", most=most))
+    return (
+        Part("throughput", "Throughput and memory", "Steps per second, data loading time and memory.", plots) if plots else None
+    )

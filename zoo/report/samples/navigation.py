@@ -33,7 +33,7 @@ def ask_navigator(trained: Trained) -> Samples:
 
 def _scene(episode: Episode, is_right: bool) -> Scene:
     alt = f"A house from above, with a shortest way to the goal and the agent's own: {episode.outcome}"
-    turn = Turn(episode.told or "(told nothing)", episode.outcome, is_right)
+    turn = Turn(episode.instruction or "(no instruction)", episode.outcome, is_right)
     return Scene(as_address(_plan(episode), "png"), alt, turns=(turn,))
 
 
