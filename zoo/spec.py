@@ -88,7 +88,8 @@ def parse_image_shape(text: str) -> tuple[int, int, int]:
     numbers = text.lower().split("x")
     if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
         raise UserError(f"--input {text}: write it as CHANNELSxHEIGHTxWIDTH, for example 3x224x224")
-    return tuple(map(int, numbers))
+    channels, height, width = map(int, numbers)
+    return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class NavigationSpec(ImageTextSpec):
 
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
-KINDS = {
+KINDS: dict[str, type[Spec]] = {
     "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
     "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
@@ -244,6 +245,8 @@ KINDS = {
 
 def image_spec(spec: Spec) -> ImageSpec:
     """The part of a spec that is about images."""
+    if isinstance(spec, (TextSpec, SequenceSpec)):
+        raise TypeError(f"{type(spec).__name__} has no images")
     return spec if isinstance(spec, ImageSpec) else spec.image
 
 
