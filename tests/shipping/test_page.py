@@ -100,7 +100,7 @@ def test_the_button_is_reached_and_pressed_by_keyboard(page: Any, trained) -> No
     page.execute_script("window.clicked = 0; document.getElementById('files').click = () => { window.clicked += 1; };")
     found(page, "body")[0].send_keys("\ue004")  # tab
     focused = page.switch_to.active_element
-    assert focused.text == "Choose pictures"
+    assert focused.text == "Choose images"
     focused.send_keys("\ue007")  # enter
     assert page.execute_script("return window.clicked") == 1
     file = Path("sun.png").resolve()
