@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
+from zoo.core.violation import require
+from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
 from zoo.datamodules.loading.pixels import statistics_of_counts
 from zoo.datamodules.worlds.rooms import (
@@ -26,14 +27,15 @@ from zoo.datamodules.worlds.rooms import (
     Ways,
     build_house,
     draw_plan,
+    draw_walk,
     find_ways,
-    pose_places,
     render,
     tell_way,
 )
 from zoo.registry.entry import register_data
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, ImageSpec, NavigationSpec
 
+PREVIEWED = 6  # episodes
 LONGEST = 20  # actions of a shortest way, without the stop
 NEAREST = 2
 STEPS = 30  # that an agent may take
@@ -171,7 +173,7 @@ class EpisodeLoader(BatchLoader):
 
 
 @register_data("rooms", task="navigation", tags=["offline"], tiny={"num_houses": 8, "num_starts": 8})
-class Rooms(L.LightningDataModule):
+class Rooms(DataModule):
     """Small houses with instructions to follow: through colored doors to a ball, a box or a cone, seen from inside.
 
     From each start there is an instruction to each of the six things of the house, so whoever does not heed the words ends at the
@@ -308,17 +310,44 @@ class Rooms(L.LightningDataModule):
             "instruction": self.instruction("train", 0),
         }
 
+    def preview(self) -> Preview:
+        chosen = torch.linspace(0, len(self.splits["train"]) - 1, PREVIEWED).long().tolist()
+        numbers = [str(number) for number in range(1, len(chosen) + 1)]
+        lines = [f"{number}  {self.instruction('train', index)}" for number, index in zip(numbers, chosen, strict=True)]
+        images = torch.stack([self.draw_walk("train", index) for index in chosen])
+        return Preview(lines, images, numbers, shows="houses from above, with the shortest paths that the instructions describe")
+
+    def check_batch(self, batch: Batch) -> None:
+        spec, views, moves, words = self.spec, batch["views"], batch["moves"], batch["words"]
+        poses, shape = views.shape[1], spec.image.shape
+        require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec says {shape}")
+        require(moves.shape[1:] == (poses, len(spec.actions)), f"moves are {tuple(moves.shape[1:])} for {poses} poses")
+        require(moves.min() >= 0 and moves.max() < poses, "an action leads to a pose that does not exist")
+        require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} is to stop, and leads elsewhere")
+        require(words.min() >= 0 and words.max() < len(spec.vocabulary), "a word is outside the vocabulary of the spec")
+        require((words == END).sum(1).eq(1).all(), "an instruction does not end, or ends twice")
+        self._check_expert(batch)
+
+    def _check_expert(self, batch: Batch) -> None:
+        """Check that the expert arrives by a shortest path."""
+        row, pose = torch.arange(len(batch["start"])), batch["start"]
+        left = batch["steps"][row, pose]
+        require((left < self.spec.steps).all(), f"a goal is {int(left.max())} steps away, and {self.spec.steps} may be taken")
+        for _ in range(int(left.max())):
+            pose = batch["moves"][row, pose, batch["expert"][row, pose]]
+            left = (left - 1).clamp(min=0)
+            require(torch.equal(batch["steps"][row, pose], left), "an action of the expert does not bring the goal nearer")
+        require((batch["expert"][row, pose] == len(self.spec.actions) - 1).all(), "the expert does not stop at the goal")
+
     def instruction(self, split: str, episode: int) -> str:
         """What an episode is told."""
         return " ".join(self.spec.decode(self.splits[split].words[episode].tolist()))
 
-    def plan(self, split: str, episode: int) -> Tensor:
-        """An episode's house from above, uint8 [3, side, side]."""
-        return draw_plan(self.houses[self.splits[split].house[episode]])
-
-    def places(self, poses: Tensor) -> tuple[Tensor, Tensor]:
-        """Where on its plan poses are, in pixels to the right and down, [..., 2], and the directions in which they look."""
-        return pose_places(poses)
+    def draw_walk(self, split: str, episode: int, poses: Tensor | None = None) -> Tensor:
+        """An episode's house from above with the expert's path and, given its poses, an agent's, uint8 [3, side, side]."""
+        episodes = self.splits[split]
+        expert = episodes.path[episode][episodes.actions[episode] != IGNORE]
+        return draw_walk(draw_plan(self.houses[episodes.house[episode]]), expert, poses)
 
 
 def _follow(ways: Ways, house: Tensor, thing: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:

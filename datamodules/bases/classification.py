@@ -9,8 +9,10 @@ from torch import Tensor
 
 from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.bases.images import ImageData
+from zoo.core.violation import require
+from zoo.datamodules.bases.images import PREVIEWED, ImageData
 from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
+from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import ImageSpec
 
@@ -48,18 +50,12 @@ class ClassificationData(ImageData):
         return len(self.spec.classes)
 
     def require_compatible(self, spec: ImageSpec, name: str) -> None:
-        """Refuse data that a model trained with ``spec`` cannot take; ``name`` is this data's, for the message.
-
-        Raises:
-            UserError: other classes or another shape.
-        """
         if self.spec.classes != spec.classes:
             raise UserError(
                 f"{name} has the classes {some(self.spec.classes)}, "
                 f"the model knows {some(spec.classes)}: test it on data with its own classes"
             )
-        if self.spec.shape != spec.shape:
-            raise UserError(f"{name} has images of {self.spec.shape}, the model takes {spec.shape}")
+        super().require_compatible(spec, name)
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
         if self.fold and "val" in splits:
@@ -80,3 +76,18 @@ class ClassificationData(ImageData):
     def summarize(self) -> dict[str, Any]:
         """Classes, shape, images in each split, and statistics, once ``setup`` has run."""
         return {"classes": list(self.spec.classes), **super().summarize()}
+
+    def _previewed(self, split: Split) -> tuple[Tensor, list[str]]:
+        """The first image of each class, then the second, and so on."""
+        labels = split.labels
+        order = torch.empty(len(labels), dtype=torch.long)
+        for label in labels.unique():
+            members = (labels == label).nonzero()[:, 0]
+            order[members] = torch.arange(len(members)) * (int(labels.max()) + 1) + label
+        chosen = order.argsort()[:PREVIEWED]
+        return chosen, [self.spec.classes[label] for label in labels[chosen].tolist()]
+
+    def check_batch(self, batch: Batch) -> None:
+        super().check_batch(batch)
+        labels = batch["labels"]
+        require(labels.min() >= 0 and labels.max() < len(self.spec.classes), "a label is outside the classes of the spec")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
-from zoo.core.randomness import derive_seed
+from zoo.core.violation import require
 from zoo.datamodules.bases.images import ImageData
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.loading.augment import Augmentation
-from zoo.spec import PAD, ImageTextSpec
+from zoo.datamodules.loading.loader import Batch
+from zoo.spec import IGNORE, PAD, UNKNOWN_ANSWER, ImageTextSpec
 
 
 class ImageTextData(ImageData):
@@ -45,35 +46,27 @@ class ImageTextData(ImageData):
         if mixing := Augmentation(self.augment, classes=1).mixing:
             raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: leave it out")
 
-    def hold_out(self, split: Sized) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
-        order = torch.randperm(len(split), generator=generator)
-        count = max(1, round(self.validation * len(split)))
-        return order[:count].sort().values, order[count:].sort().values
-
     def require_compatible(self, spec: ImageTextSpec, name: str) -> None:
         """Encode words as the vocabulary of ``spec`` does, for a model that was trained with it.
 
         Raises:
             UserError: images of another shape, or what ``load_splits`` finds that does not fit the spec.
         """
-        if self.image_spec.shape != spec.image.shape:
-            raise UserError(f"{name} has images of {self.image_spec.shape}, the model takes {spec.image.shape}")
+        super().require_compatible(spec, name)
         if spec != self.spec:
             self.splits, self._spec = {}, spec
             self.setup()
 
-    def preview_texts(self, count: int) -> list[list[str]]:
-        """The texts of each of the first ``count`` training images, as sentences."""
-        split = self.splits["train"]
-        batch = split.batch(torch.empty(0), torch.arange(min(count, len(split))))
-        columns = [
-            batch[name].flatten(1, -2) if batch[name].dim() > 2 else batch[name][:, None]
-            for name, values in self.spec.columns.items()
-            if values == len(self.spec.vocabulary)
-        ]
-        sentences = ([words for column in columns for words in column[row].tolist()] for row in range(len(columns[0])))
-        return [[" ".join(said) for words in of_picture if (said := self.spec.decode(words))] for of_picture in sentences]
+    def check_batch(self, batch: Batch) -> None:
+        super().check_batch(batch)
+        missing = sorted(set(self.spec.columns) - set(batch))
+        require(not missing, f"a batch lacks {', '.join(missing)}, which the spec names")
+        for name, values in self.spec.columns.items():
+            column = batch[name]
+            require(len(column) == len(batch["images"]), f"{name} has {len(column)} rows for {len(batch['images'])} images")
+            there = column[(column != IGNORE) & (column != UNKNOWN_ANSWER)]
+            require(len(there), f"{name} has nothing for any image of a batch")
+            require(there.min() >= 0 and there.max() < values, f"{name} has values that are not from 0 to {values - 1}")
 
     def summarize(self) -> dict[str, Any]:
         """Size of the vocabulary, and what ``ImageData`` tells, once ``setup`` has run."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import lightning as L
+import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.files import cache_folder, replace_file
+from zoo.core.randomness import derive_seed
+from zoo.core.violation import require
+from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.loading.augment import Augmentation
 from zoo.datamodules.loading.loader import Batch, placement
@@ -23,8 +26,10 @@ from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import ImageSpec, Spec, image_spec
 
+PREVIEWED, PREVIEWED_VERSIONS = 8, 4  # images, and augmented versions of each
 
-class ImageData(L.LightningDataModule):
+
+class ImageData(DataModule):
     """Images and a target for each: the base of image data for every task.
 
     A subclass implements ``build_spec`` and ``load_splits``, and ``download`` if there is something to fetch.
@@ -41,7 +46,6 @@ class ImageData(L.LightningDataModule):
         UserError: a negative size, or an augmentation that does not exist.
     """
 
-    task: ClassVar[str]
     light = "hflip"  # every pixel stays in its place, or in its mirror image's
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,jitter,cutout:8"
@@ -79,9 +83,12 @@ class ImageData(L.LightningDataModule):
     def download(self) -> None:
         """Fetch the files; by default there is nothing to fetch."""
 
-    @abstractmethod
-    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Indices of the training images held out for validation, and of the rest."""
+    def hold_out(self, split: Sized) -> tuple[Tensor, Tensor]:
+        """Indices of the training images held out for validation, and of the rest; by default a random fraction."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
+        order = torch.randperm(len(split), generator=generator)
+        count = max(1, round(float(self.validation) * len(split)))
+        return order[:count].sort().values, order[count:].sort().values
 
     # ------------------------------------------------------------------ for models, tasks and commands
 
@@ -159,6 +166,41 @@ class ImageData(L.LightningDataModule):
             **{name: len(self.splits[name]) for name in ("train", "val", "test") if name in self.splits},
             **{name: [round(value, 4) for value in values] for name, values in rounded.items()},
         }
+
+    def require_compatible(self, spec: Spec, name: str) -> None:
+        if self.image_spec.shape != image_spec(spec).shape:
+            raise UserError(f"{name} has images of {self.image_spec.shape}, the model takes {image_spec(spec).shape}")
+
+    def preview_texts(self, count: int) -> list[list[str]]:
+        """The texts of each of the first ``count`` training images, as sentences."""
+        return []
+
+    def preview(self) -> Preview:
+        split = self.splits["train"]
+        chosen, captions = self._previewed(split)
+        images = next(split.images.batches(iter([chosen])))
+        # each version is a batch of its own, in which every image has its own random parameters
+        versions = range(0 if self.augment == "none" else PREVIEWED_VERSIONS)
+        lines = [f"{number}  {'   '.join(texts)}" for number, texts in enumerate(self.preview_texts(PREVIEWED), 1)]
+        shows = f"samples in the first row, augmented ({self.augment}) below" if versions else "samples"
+        if self.image_spec.are_points:
+            shows = "training and test points"
+        return Preview(lines, images, captions, [self._augmented(images, split.labels[chosen], n) for n in versions], shows)
+
+    def _previewed(self, split: Split) -> tuple[Tensor, list[str]]:
+        """Indices of training images to preview, and their captions."""
+        chosen = torch.arange(min(PREVIEWED, len(split)))
+        return chosen, [str(index + 1) for index in chosen.tolist()]
+
+    def _augmented(self, images: Tensor, labels: Tensor, version: int) -> Tensor:
+        batch = {"images": images, "labels": labels, "seed": derive_seed(self.seed, "preview", version)}
+        return self.on_after_batch_transfer(batch, 0)["images"].round().clamp(0, 255).to(torch.uint8)
+
+    def check_batch(self, batch: Batch) -> None:
+        images, shape = batch["images"], self.image_spec.shape
+        require(tuple(images.shape[1:]) == shape, f"images are {tuple(images.shape[1:])}, the spec says {shape}")
+        require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
+        require(len(batch["labels"]) == len(images), f"there are {len(images)} images and {len(batch['labels'])} labels")
 
     def _loader(self, name: str, seed: int | None = None) -> ImageLoader:
         split = self.splits[name]

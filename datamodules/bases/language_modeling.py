@@ -6,20 +6,21 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
-from zoo.datamodules.loading.loader import placement
+from zoo.core.violation import require
+from zoo.datamodules.bases.data_module import DataModule, Preview
+from zoo.datamodules.loading.loader import Batch, placement
 from zoo.datamodules.loading.text_chunks import HeldOutTextLoader, StreamLoader, WindowLoader, describe_fitting
-from zoo.spec import TextSpec
+from zoo.spec import IGNORE, TextSpec
 
 MOST_HELD_OUT = 0.4  # of the text for validation, and as much for the test
 PREVIEWED = 1000  # characters
 
 
-class TextData(L.LightningDataModule):
+class TextData(DataModule):
     """Text, split by position: the last part for testing, the one before for validation. A subclass implements ``load_text``.
 
     Args:
@@ -31,6 +32,7 @@ class TextData(L.LightningDataModule):
     """
 
     task = "language-modeling"
+    has_samples = False
 
     root: Path | None = None
 
@@ -140,6 +142,18 @@ class TextData(L.LightningDataModule):
             "begins": self._whole_text()[:60],
         }
 
-    def preview_text(self) -> str:
-        """The first characters for training, once ``setup`` has run."""
-        return self.spec.decode(self.splits["train"][:PREVIEWED].tolist())
+    def preview(self) -> Preview:
+        return Preview([self.spec.decode(self.splits["train"][:PREVIEWED].tolist())])
+
+    def check_batch(self, batch: Batch) -> None:
+        tokens, targets = batch["tokens"], batch["targets"]
+        require(tokens.shape == targets.shape, f"tokens are {tuple(tokens.shape)}, targets {tuple(targets.shape)}")
+        require(tokens.min() >= 0 and tokens.max() < len(self.spec.vocabulary), "a token is outside the vocabulary of the spec")
+        going_on = targets[:, :-1] == tokens[:, 1:]
+        require((going_on | (targets[:, :-1] == IGNORE)).all(), "targets are not the text one character later")
+
+    def count_samples(self, batch: Batch) -> int:
+        return int((batch["targets"] != IGNORE).sum())
+
+    def split_size(self, split: str) -> int:
+        return len(self.splits[split]) - 1  # the first character is predicted from nothing

@@ -10,12 +10,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
+from zoo.core.violation import require
+from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
 from zoo.spec import SequenceSpec
@@ -70,7 +71,7 @@ def _generator(seed: int, *position: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *position))
 
 
-class SequenceData(L.LightningDataModule):
+class SequenceData(DataModule):
     """Synthetic sequences. A subclass implements ``spec``, ``baseline``, ``draw`` and ``to_text``.
 
     Args:
@@ -81,6 +82,7 @@ class SequenceData(L.LightningDataModule):
     """
 
     task = "sequence-memory"
+    has_samples = False
     shortest = 1
 
     def __init__(self, batch_size: int, seed: int, length: int = 150, num_sequences: int = 12800) -> None:
@@ -131,17 +133,28 @@ class SequenceData(L.LightningDataModule):
 
     def summarize(self) -> dict[str, Any]:
         """Shape and number of the sequences, and the loss of the baseline."""
-        held_out = EVALUATION_BATCHES * EVALUATION_BATCH
         return {
             "steps": self.spec.length,
             "features": self.spec.features,
             **({"symbols": list(self.spec.symbols)} if self.spec.symbols else {}),
             "train": f"{self.num_sequences} new ones an epoch",
-            **dict.fromkeys(("val", "test"), held_out),
+            **{name: self.split_size(name) for name in ("val", "test")},
             "baseline": round(self.baseline, 4),
         }
 
-    def preview_text(self) -> str:
-        """The first sequences of the test, as text."""
+    def preview(self) -> Preview:
         batch = next(iter(self.test_dataloader()))
-        return "\n\n".join(map(self.to_text, batch["inputs"][:PREVIEWED], batch["targets"][:PREVIEWED]))
+        return Preview(["\n\n".join(map(self.to_text, batch["inputs"][:PREVIEWED], batch["targets"][:PREVIEWED]))])
+
+    def check_batch(self, batch: Batch) -> None:
+        inputs, targets, spec = batch["inputs"], batch["targets"], self.spec
+        expected = (len(inputs), spec.length, spec.features)
+        require(inputs.shape == expected, f"inputs are {tuple(inputs.shape)}, the spec says {expected}")
+        expected = expected[:2] if spec.symbols else expected[:1]
+        require(targets.shape == expected, f"targets are {tuple(targets.shape)}, the spec says {expected}")
+        if spec.symbols:
+            require(targets.min() >= 0 and targets.max() < len(spec.symbols), "a target is none of the symbols of the spec")
+            require((targets > 0).any(1).all(), "a sequence asks for nothing")
+
+    def split_size(self, split: str) -> int:
+        return EVALUATION_BATCHES * EVALUATION_BATCH

@@ -14,7 +14,9 @@ from functools import cache
 from itertools import groupby
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from zoo.core.randomness import derive_seed
 
@@ -292,6 +294,8 @@ def _shape(code: Tensor, across: Tensor, height: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- from above
 
 PLAN_CELL = 32  # pixels a side
+EXPERT, AGENT = "#404040", "#ffa90e"  # of paths on a plan
+BESIDE, ARROW, RING = 4, 21, 13  # pixels: between two paths, of an arrow, and the radius around a goal
 
 
 def draw_plan(house: House) -> Tensor:
@@ -318,6 +322,43 @@ def pose_places(poses: Tensor) -> tuple[Tensor, Tensor]:
     cell, heading = poses // 4, poses % 4
     places = torch.stack([cell % SIZE, cell // SIZE], -1) * PLAN_CELL + (PLAN_CELL - 0.5)
     return places, torch.tensor(HEADINGS).flip(1)[heading].float()
+
+
+def draw_walk(plan: Tensor, expert: Tensor, agent: Tensor | None = None) -> Tensor:
+    """A plan with the poses of an expert, dashed up to a ring, and of an agent, from a dot to a cross, uint8 [3, side, side]."""
+    picture = Image.fromarray(plan.permute(1, 2, 0).numpy())
+    draw = ImageDraw.Draw(picture)
+
+    def cross(x: float, y: float, color: str) -> None:
+        for turn in (5, -5):
+            draw.line((x - 5, y - turn, x + 5, y + turn), color, 3)
+
+    def arrow(x: float, y: float, heading: tuple[float, float], color: str) -> None:
+        dx, dy = heading
+        tip = x + ARROW * dx, y + ARROW * dy
+        draw.line((x, y, *tip), color, 2)
+        for side in (4, -4):
+            draw.line((*tip, tip[0] - 6 * dx - side * dy, tip[1] - 6 * dy + side * dx), color, 2)
+
+    places, headings = (part.tolist() for part in pose_places(expert))
+    for (x, y), (to_x, to_y) in zip(places, places[1:], strict=False):
+        for start, end in ((0, 0.3), (0.5, 0.8)):
+            dash = (x + start * (to_x - x), y + start * (to_y - y), x + end * (to_x - x), y + end * (to_y - y))
+            draw.line(dash, EXPERT, 2)
+    x, y = places[-1]
+    draw.ellipse((x - RING, y - RING, x + RING, y + RING), outline=EXPERT, width=2)
+    if agent is None:
+        arrow(*places[0], headings[0], EXPERT)
+        return pil_to_tensor(picture)
+    places, headings = (part.tolist() for part in pose_places(agent))
+    shifted = [(x + BESIDE, y + BESIDE) for x, y in places]  # beside the expert's, which it may cover
+    draw.line(shifted, AGENT, 3)
+    x, y = places[0]
+    draw.ellipse((x - 5, y - 5, x + 5, y + 5), AGENT)
+    arrow(x, y, headings[0], AGENT)
+    cross(*shifted[-1], AGENT)
+    arrow(*shifted[-1], headings[-1], AGENT)
+    return pil_to_tensor(picture)
 
 
 # ---------------------------------------------------------------------------------------------- words

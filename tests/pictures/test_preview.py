@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from zoo.datamodules.bases.classification import ClassificationData
+from zoo.datamodules.bases.images import PREVIEWED as SAMPLES
+from zoo.datamodules.bases.images import PREVIEWED_VERSIONS as VERSIONS
 from zoo.datamodules.digits import Digits
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.pictures.plane import class_colors
-from zoo.pictures.preview import CAPTION, GAP, SAMPLES, VERSIONS, write_preview
+from zoo.pictures.preview import CAPTION, GAP, write_preview
 from zoo.spec import ImageSpec
 
 
@@ -37,6 +39,12 @@ class Colors(ClassificationData):
         return {"train": split, "test": split}
 
 
+def draw(data, name, path):
+    data.prepare_data()
+    data.setup()
+    return write_preview(data, data.preview(), name, path)
+
+
 def tiles(path, height: int, width: int, columns: int) -> np.ndarray:
     """The pictures of the sheet, [rows, columns, height, width, 3]."""
     with Image.open(path) as picture:
@@ -55,7 +63,7 @@ def tiles(path, height: int, width: int, columns: int) -> np.ndarray:
 def test_digits_are_drawn_as_enlarged_pixels_of_different_classes(tmp_path):
     data = Digits(16, 0)
     path = tmp_path / "new folder" / "digits.png"
-    assert write_preview(data, "digits", path) == path
+    assert draw(data, "digits", path) == path
     drawn = tiles(path, 72, 72, SAMPLES)  # 8 pixels, each 9 wide
     pixels = drawn[:, :, 4::9, 4::9]
     assert np.array_equal(pixels.repeat(9, 2).repeat(9, 3), drawn)
@@ -67,7 +75,7 @@ def test_digits_are_drawn_as_enlarged_pixels_of_different_classes(tmp_path):
 
 
 def test_versions_differ_from_each_other_and_within_a_row(tmp_path):
-    write_preview(Digits(16, 0, augment="crop:3"), "digits", tmp_path / "digits.png")
+    draw(Digits(16, 0, augment="crop:3"), "digits", tmp_path / "digits.png")
     drawn = tiles(tmp_path / "digits.png", 72, 72, SAMPLES)[:, :, 4::9, 4::9, 0].astype(int)
     versions = {drawn[row].tobytes() for row in range(1 + VERSIONS)}
     assert len(versions) == 1 + VERSIONS
@@ -85,7 +93,7 @@ def test_versions_differ_from_each_other_and_within_a_row(tmp_path):
 
 def test_color_images_keep_their_shape_and_their_versions_are_what_augmentation_makes(tmp_path):
     data = Colors()
-    write_preview(data, "colors", tmp_path / "colors.png")
+    draw(data, "colors", tmp_path / "colors.png")
     drawn = tiles(tmp_path / "colors.png", 80, 180, SAMPLES)  # doubled, so that the shorter side has 72 pixels
     originals = data.splits["train"].images.pixels.permute(0, 2, 3, 1).numpy().repeat(2, 1).repeat(2, 2)
     assert all((originals == sample).all((1, 2, 3)).any() for sample in drawn[0])
@@ -95,8 +103,8 @@ def test_color_images_keep_their_shape_and_their_versions_are_what_augmentation_
 
 
 def test_without_augmentation_there_are_samples_alone(tmp_path):
-    write_preview(Colors(augment="hflip"), "colors", tmp_path / "both.png")
-    write_preview(Colors(augment="none"), "colors", tmp_path / "colors.png")
+    draw(Colors(augment="hflip"), "colors", tmp_path / "both.png")
+    draw(Colors(augment="none"), "colors", tmp_path / "colors.png")
     with Image.open(tmp_path / "colors.png") as picture:
         sheet = np.asarray(picture)
     top = 2 * CAPTION + GAP
@@ -108,14 +116,14 @@ def test_without_augmentation_there_are_samples_alone(tmp_path):
 
 @pytest.mark.parametrize("augment", ["mixup:1", "cutmix", "resized-crop,jitter,mixup"])
 def test_mixed_images_can_be_drawn(tmp_path, augment):
-    write_preview(Colors(augment=augment), "colors", tmp_path / "colors.png")
+    draw(Colors(augment=augment), "colors", tmp_path / "colors.png")
     drawn = tiles(tmp_path / "colors.png", 80, 180, SAMPLES)
     assert not (drawn[1:] == drawn[0]).all((2, 3, 4)).all()
 
 
 def test_large_images_are_not_enlarged_and_few_are_enough(tmp_path):
     data = Colors(count=6, height=100, width=73, augment="vflip")
-    write_preview(data, "few", tmp_path / "few.png")
+    draw(data, "few", tmp_path / "few.png")
     columns = len(data.splits["train"])
     assert columns < SAMPLES
     drawn = tiles(tmp_path / "few.png", 100, 73, columns)
@@ -126,9 +134,9 @@ def test_large_images_are_not_enlarged_and_few_are_enough(tmp_path):
 def test_the_same_seed_draws_the_same_picture_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "digits.png"
     path.write_bytes(b"old")
-    first = write_preview(Digits(16, 0), "digits", path).read_bytes()
-    assert write_preview(Digits(16, 0), "digits", path).read_bytes() == first
-    assert write_preview(Digits(16, 1), "digits", path).read_bytes() != first
+    first = draw(Digits(16, 0), "digits", path).read_bytes()
+    assert draw(Digits(16, 0), "digits", path).read_bytes() == first
+    assert draw(Digits(16, 1), "digits", path).read_bytes() != first
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".png"] == ["digits.png"]
 
 

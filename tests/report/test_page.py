@@ -17,7 +17,7 @@ import torch
 from zoo.registry.registry import scan
 from zoo.report import page as page_module
 from zoo.report.page import differing_settings
-from zoo.report.samples.asking import take_samples
+from zoo.report.samples import take_samples
 from zoo.report.subject import facts, read_subject, summarize_metrics
 from zoo.training.run_folder import RunFolder
 
@@ -357,11 +357,11 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     assert len(shown) == 12 and page.text.count("✗ true") >= 6
     assert (3, "Labels to check") in page.headings() and page.text.count("labeled ") == 12
     samples = take_samples(scan(), RunFolder.find("short"))
-    np.testing.assert_array_equal(samples.counts, tested["confusion"])
+    np.testing.assert_array_equal(samples.confusion, tested["confusion"])
     assert [image.probability for image in samples.images[:6]] == sorted(
         (i.probability for i in samples.images[:6]), reverse=True
     )
-    assert not any(image.is_right for image in samples.images[:6])
+    assert not any(image.is_correct for image in samples.images[:6])
 
 
 def test_a_language_model_writes(zoo, report) -> None:
@@ -395,4 +395,4 @@ def test_data_that_is_gone_is_a_reason(zoo, report, whole) -> None:
     torch.save(checkpoint, "runs/homeless/checkpoints/best.ckpt")
     page = report("homeless")
     assert_sound(page)
-    assert "The network was not asked" in page.text
+    assert "No samples" in page.text

@@ -19,15 +19,14 @@ from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
 from zoo.registry.registry import scan
 from zoo.report.page import render
-from zoo.report.samples.asking import ASKED_BY, take_samples
-from zoo.report.samples.classification import look_at_labels
-from zoo.report.samples.question_answering import right_answers
-from zoo.report.samples.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
+from zoo.report.samples import scene as scene_address
+from zoo.report.samples import take_samples, thumbnail
 from zoo.report.subject import read_subject
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageSpec, QuestionSpec
+from zoo.tasks.question_answering import expected_answers
+from zoo.tasks.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
 from zoo.training.building import build_data
 from zoo.training.conversation import Conversation
-from zoo.training.prediction import predict_answers
 from zoo.training.run_folder import RunFolder
 
 LIMITS = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -64,10 +63,6 @@ def open_run(folder: RunFolder) -> tuple[Any, Any]:
 # ------------------------------------------------------------------ each kind of work
 
 
-def test_every_task_of_the_zoo_is_asked() -> None:
-    assert {entry.task for entry in scan().models.values()} == set(ASKED_BY)
-
-
 def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
     monkeypatch.setattr("zoo.datamodules.shapes.ShapesData.held_out", 120)  # pictures, in place of 1,000
     folder = train("vqa-lstm", *SCENES, *LIMITS, "model.hidden_size=8", "trainer.limit_test_batches=1")
@@ -78,14 +73,15 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
     task, _ = open_run(folder)
     for scene in samples.scenes:
         index = int(scene.alt.removeprefix("test picture "))
-        np.testing.assert_array_equal(pixels(scene.source)[::3, ::3], pictures[index].permute(1, 2, 0))
+        np.testing.assert_array_equal(pixels(scene_address(scene.image))[::3, ::3], pictures[index].permute(1, 2, 0))
         known = {f"{words}?": answer for words, answer, _ in questions.ask_questions(things[index], int(scenes.key[index]), 6)}
         assert len(scene.turns) == 4
         for turn in scene.turns:
-            assert known[turn.asked] == turn.right and turn.is_right == (turn.said == turn.right)
-            (answer,) = predict_answers(task, [(["picture"], pictures[index][None])], turn.asked)
-            assert answer.name == turn.said and answer.probability == pytest.approx(turn.probability, abs=1e-5)
-        wrong_first = [turn.is_right for turn in scene.turns]
+            assert known[turn.question] == turn.expected and turn.is_correct == (turn.answer == turn.expected)
+            with torch.inference_mode():
+                (answer,) = task.predict_images(pictures[index][None], turn.question)
+            assert answer.name == turn.answer and answer.probability == pytest.approx(turn.probability, abs=1e-5)
+        wrong_first = [turn.is_correct for turn in scene.turns]
         assert wrong_first == sorted(wrong_first)
     share, count = re.search(r"right on ([\d.]+)% of the (\d+) questions about 100 of the 120", samples.about).groups()
     # every question counts, not only those that are shown
@@ -105,34 +101,37 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
 
 def test_what_several_people_answered_is_told() -> None:
     spec = QuestionSpec(ImageSpec(3, 8, 8, ()), SPECIAL_WORDS, ("yes", "no"), 4)
-    assert right_answers(spec, torch.tensor([1])) == "no"
-    assert right_answers(spec, torch.tensor([UNKNOWN_ANSWER])) == "what it cannot say"
-    assert right_answers(spec, torch.tensor([1, 0, UNKNOWN_ANSWER, 0, IGNORE])) == "yes (2), no (1), what it cannot say (1)"
+    assert expected_answers(spec, torch.tensor([1])) == "no"
+    assert expected_answers(spec, torch.tensor([UNKNOWN_ANSWER])) == "an answer outside the list"
+    assert (
+        expected_answers(spec, torch.tensor([1, 0, UNKNOWN_ANSWER, 0, IGNORE]))
+        == "yes (2), no (1), an answer outside the list (1)"
+    )
 
 
 def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
     folder = train("dialogue-discriminative", *SCENES, *LIMITS, "data.num_rounds=3", "model.hidden_size=12", "model.embed_dim=8")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 6
-    assert "the likeliest of 24 candidates" in samples.about
+    assert "the most probable of 24 candidates" in samples.about
     drawn = shapes.draw_scenes(0, "test", range(16), fewest=3)
     things, pictures = drawn.things(), shapes.render(drawn, 64)
     for scene in samples.scenes:
         index = int(scene.alt.removeprefix("test picture "))
         held = dialogues.hold_dialogue(things[index], int(drawn.key[index]), 3)
         assert scene.title == held.caption
-        assert [(turn.asked, turn.right) for turn in scene.turns] == [(f"{r.question}?", r.answer) for r in held.rounds]
+        assert [(turn.question, turn.expected) for turn in scene.turns] == [(f"{r.question}?", r.answer) for r in held.rounds]
         Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).save("picture.png")
         talk = Conversation(scan(), folder.checkpoint("best"), Path("picture.png"), held.caption)
         for place, turn in enumerate(scene.turns):
-            assert talk.ask(turn.asked) == turn.said and turn.is_right == (turn.said == turn.right)
+            assert talk.ask(turn.question) == turn.answer and turn.is_correct == (turn.answer == turn.expected)
             # what was said is replaced by what is right
             (asked, _), right = talk.rounds[place], held.rounds[place].answer
             talk.rounds[place] = (asked, [*talk.spec.encode(right.split()), END])
 
 
 def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
-    monkeypatch.setattr("zoo.pictures.paths.LOOKED_THROUGH", 72)  # episodes, in place of 256
+    monkeypatch.setattr("zoo.tasks.navigation.MOST_WALKED", 72)  # episodes, in place of 256
     tiny = ("data.num_houses=2", "data.num_starts=2", "model.hidden_size=8", "model.channels=[4, 4]", "recipe.batch_size=72")
     folder = train("navigator", *tiny, *LIMITS, "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
@@ -140,13 +139,13 @@ def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
     succeeded, total = map(int, re.match(r"(\d+) of (\d+) test episodes", samples.about).groups())
     tested = json.loads(zoo("test", "asked", "--json", "--set", "trainer.limit_test_batches=1").out)
     assert total == 72 and succeeded / total == pytest.approx(tested["test/success"], abs=1e-6)
-    right = [turn.is_right for scene in samples.scenes for turn in scene.turns]
+    right = [turn.is_correct for scene in samples.scenes for turn in scene.turns]
     assert right == [True] * min(succeeded, 3) + [False] * (6 - min(succeeded, 3))
     for scene in samples.scenes:
         (turn,) = scene.turns
-        assert turn.said in scene.alt and turn.asked.split()[0] in ("go", "turn", "walk", "take", "halt", "stop", "move")
-        picture = pixels(scene.source)
-        assert picture.shape == (300, 300, 3)
+        assert turn.answer in scene.alt and turn.question.split()[0] in ("go", "turn", "walk", "take", "halt", "stop", "move")
+        picture = pixels(scene_address(scene.image))
+        assert picture.shape == (288, 288, 3)
         assert (np.abs(picture.astype(int) - (255, 169, 14)).max(-1) < 20).sum() > 30  # the agent's own way, in its orange
 
 
@@ -169,24 +168,24 @@ def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: s
     with torch.inference_mode():
         said = task.predict_step(batch)
     for row, text in enumerate(samples.texts):
-        lines = [line[10:] for line in text.text.splitlines()]
+        lines = [line[11:] for line in text.text.splitlines()]
         assert "\n".join(lines[:2]) == module.to_text(batch["inputs"][row], batch["targets"][row])
         if metric == "accuracy":
             assert text.is_aligned and len(set(map(len, lines))) == 1
             assert lines[2] == "".join(task.spec.symbols[place] for place in said[row].argmax(1).tolist())
-            assert text.how.endswith(f"expected {lines[1][-10:]}, said {lines[2][-10:]}")
+            assert text.title.endswith(f"expected {lines[1][-10:]}, predicted {lines[2][-10:]}")
         else:
             assert not text.is_aligned and lines[2] == f"= {float(said[row]):.2f}"
         right = lines[2] == lines[1] if metric == "accuracy" else abs(float(said[row] - batch["targets"][row])) < 0.04
-        assert text.how.startswith("✓" if right else "✗")
+        assert text.title.startswith("✓" if right else "✗")
 
 
 def test_points_are_drawn_in_their_plane(train) -> None:
     folder = train("softmax", "data.name=blobs", epochs=3)
     samples = take_samples(scan(), folder)
     (scene,) = samples.scenes
-    assert samples.counts is not None and not samples.images and not samples.about_labels
-    assert "test points" in scene.alt and min(pixels(scene.source).shape[:2]) > 300
+    assert samples.confusion is not None and not samples.images and not samples.about_labels
+    assert "test points" in scene.alt and min(pixels(scene_address(scene.image)).shape[:2]) > 300
 
 
 # ------------------------------------------------------------------ labels
@@ -207,21 +206,21 @@ def test_labels_to_look_at_are_training_images_as_they_lie_in_their_folder(train
     assert samples.about_labels.startswith("Of all ") and f" {len(samples.suspects)} look" in samples.about_labels
     assert 2 <= len(samples.suspects) <= 6  # the others are held out for validation
     for each in samples.suspects:
-        assert re.fullmatch(rf"train/{each.label}/wrong\d.png", each.name) and each.said != each.label
-        assert (pixels(each.source).mean() > 128) == (each.said == "light")
+        assert re.fullmatch(rf"train/{each.label}/wrong\d.png", each.name) and each.predicted != each.label
+        assert (pixels(thumbnail(each.image)).mean() > 128) == (each.predicted == "light")
 
 
 def test_the_most_suspicious_labels_come_first(train) -> None:
     folder = train("mlp")
     task, data = open_run(folder)
     with torch.inference_mode():
-        told, images = look_at_labels(task, data)
+        told, images = task.suspect_labels(data)
         train_split = data.splits["train"]
         probabilities = task.predict_step({"images": train_split.images.pixels})
     suspects, said = label_suspects(train_split.labels, probabilities)
     assert f"Of all {len(train_split):,} training images, {len(suspects)} look" in told and len(images) == min(12, len(suspects))
     assert [image.name for image in images] == [f"training image {place}" for place in suspects[:12].tolist()]
-    assert [image.said for image in images] == [str(place) for place in said[:12].tolist()]
+    assert [image.predicted for image in images] == [str(place) for place in said[:12].tolist()]
     first = suspects[0]
     assert images[0].probability == pytest.approx(float(probabilities[first, said[0]]), abs=1e-6)
 
@@ -230,8 +229,8 @@ def test_a_network_that_agrees_with_all_labels_has_none_to_look_at(train, zoo) -
     folder = train("knn", "model.k=1")
     task, data = open_run(folder)
     with torch.inference_mode():
-        told, images = look_at_labels(task, data)
-    assert images == [] and re.fullmatch(r"Of all 1,29\d training images none looks mislabeled to the network\.", told)
+        told, images = task.suspect_labels(data)
+    assert images == [] and re.fullmatch(r"Of all 1,29\d training images none looks mislabeled\.", told)
 
 
 # ------------------------------------------------------------------ the page
@@ -239,16 +238,16 @@ def test_a_network_that_agrees_with_all_labels_has_none_to_look_at(train, zoo) -
 
 def test_all_that_is_said_is_text(write_run) -> None:
     hostile = "<script>alert(1)</script>"
-    picture = "data:image/png;base64,AAAA"
+    picture = torch.zeros(3, 4, 4, dtype=torch.uint8)
     subject = read_subject(scan(), write_run("hostile"), "hostile")
-    turns = tuple(Turn(hostile, hostile, is_right, hostile, 0.5) for is_right in (True, False, None))
+    turns = tuple(Turn(hostile, hostile, is_correct, hostile, 0.5) for is_correct in (True, False, None))
     subject.samples = Samples(
         about=hostile,
         missing=hostile,
         scenes=[Scene(picture, hostile, hostile, turns)],
         texts=[Text(hostile, hostile, is_aligned=True)],
         about_labels=hostile,
-        suspects=[SampleImage(picture, None, hostile, hostile, 0.5, hostile)],
+        suspects=[SampleImage(picture, hostile, hostile, None, 0.5, hostile)],
     )
     page = render([subject], 100)
     section = page[page.index('<section aria-labelledby="samples-1">') :].partition("</section>")[0]

@@ -119,4 +119,4 @@ def test_the_command_writes_streams_several_beams_and_json(zoo) -> None:
     assert both.is_one_line_error("--beams", "leave --top-k and --top-p out")
     assert zoo("sample", "poe").is_one_line_error("no run 'poe'", "'poet'")
     assert zoo("train", "softmax", "--epochs", "1", "--name", "linear").code == 0
-    assert zoo("sample", "linear").is_one_line_error("softmax", "writes no text")
+    assert zoo("sample", "linear").is_one_line_error("softmax", "generates no text")

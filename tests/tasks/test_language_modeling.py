@@ -127,7 +127,7 @@ def test_a_run_that_is_stopped_within_a_row_ends_with_the_same_weights(zoo, monk
 
 
 def test_what_a_language_model_cannot_be_is_one_line() -> None:
-    with pytest.raises(UserError, match="tied"):
+    with pytest.raises(UserError, match="tie_weights"):
         create("char-gru", tie_weights=True, input="one-hot")
     with pytest.raises(UserError, match="hidden_size=0"):
         create("char-gru", hidden_size=0)

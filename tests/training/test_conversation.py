@@ -105,6 +105,6 @@ def test_what_a_talk_cannot_begin_with_is_one_line(train, zoo, picture: Path) ->
     assert zoo("chat", "talk", "picture.png", "--caption", "a green elephant").is_one_line_error("--caption", "'elephant'")
     assert zoo("chat", "nobody", "picture.png").is_one_line_error("nobody")
     assert zoo("train", "softmax", "--epochs", "1", "--name", "digits").code == 0
-    assert zoo("chat", "digits", "picture.png").is_one_line_error("softmax is for classification", "--task dialogue")
+    assert zoo("chat", "digits", "picture.png").is_one_line_error("softmax is for classification", "zoo predict RUN IMAGE...")
     with pytest.raises(UserError):
         Conversation(scan(), checkpoint, Path("."))

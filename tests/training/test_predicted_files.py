@@ -15,8 +15,9 @@ from PIL import Image
 from zoo.commands.predictions import print_answers
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
+from zoo.tasks.prediction import Ranking
 from zoo.training import prediction
-from zoo.training.prediction import Classes, predict_files
+from zoo.training.prediction import predict_files
 from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -134,7 +135,7 @@ def test_answers_come_before_later_images_are_read(photos: Path, monkeypatch) ->
 
 def test_what_was_said_before_a_fault_is_printed(capsys) -> None:
     def some():
-        yield Classes("a.png", [("cat", 0.75), ("dog", 0.25)])
+        yield "a.png", Ranking({"cat": 0.75, "dog": 0.25}, "class")
         raise UserError("no more")
 
     for form in ("csv", "json", "table"):

@@ -123,7 +123,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
         UserError: it is not for image classification.
     """
     spec = data.spec
-    if getattr(data, "task", "") != "classification" or spec.are_points:
+    if not getattr(spec, "classes", ()) or spec.are_points:
         raise UserError(f"{name} is not for image classification: see `zoo data list --task classification`")
     listed = data.split_files() if hasattr(data, "split_files") else data.splits
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}

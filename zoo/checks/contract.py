@@ -8,8 +8,8 @@ from typing import Any
 
 from zoo.checks.data import checks_of_data
 from zoo.checks.models import checks_of_model
-from zoo.checks.violation import Violation
 from zoo.core.errors import one_line
+from zoo.core.violation import Violation
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 

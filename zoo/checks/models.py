@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.checks.violation import Violation, require
 from zoo.config.recipe import Recipe, Run, resolve
+from zoo.core.violation import Violation, require
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 from zoo.training import building, engine
 from zoo.training.checkpoints import read_checkpoint
@@ -81,9 +80,9 @@ def _outputs_fit(registry: Registry, subject: TinyRun) -> None:
         outputs = task.predict_step(task.example_batch(SAMPLES))
     shape = tuple(outputs.shape)
     require(len(outputs) == SAMPLES, f"{SAMPLES} samples gave outputs of shape {shape}")
-    if isinstance(task, Classifier):
-        expected = (SAMPLES, len(task.spec.classes))
-        require(shape == expected, f"outputs have shape {shape}, {SAMPLES} samples of {expected[1]} classes need {expected}")
+    if task.prediction_shape is not None:
+        expected = (SAMPLES, *task.prediction_shape)
+        require(shape == expected, f"outputs have shape {shape}, for {SAMPLES} samples the spec says {expected}")
     require(outputs.isfinite().all(), "outputs are not finite")
 
 

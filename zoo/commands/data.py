@@ -99,29 +99,19 @@ def preview_data(
 
     Text and number sequences are printed instead.
     """
-    entry, data = _open_data(context, name, settings)
-    if entry.task in ("language-modeling", "sequence-memory"):
-        if output:
-            raise UserError(f"--output {output}: {name} is printed, not drawn")
-        data.prepare_data()
-        data.setup()
-        print(data.preview_text())
-        return
-    if entry.task == "navigation":
-        from zoo.pictures.paths import write_maps
+    _, data = _open_data(context, name, settings)
+    data.prepare_data()
+    data.setup()
+    preview = data.preview()
+    if preview.images is not None:
+        from zoo.pictures.preview import write_preview
 
-        print(f"{write_maps(data, name, Path(output or f'{name}.png'))}: houses with instructions and the ways that they tell")
-        return
-    from zoo.pictures.preview import SAMPLES, write_preview
-
-    path = write_preview(data, name, Path(output or f"{name}.png"))
-    points = data.image_spec.are_points
-    augmented = "" if data.augment == "none" else f" in the first row, augmented ({data.augment}) below"
-    shown = "training and test points" if points else f"samples{augmented}"
-    print(f"{path}: {shown}")
-    if entry.task != "classification":
-        for number, lines in enumerate(data.preview_texts(SAMPLES), 1):
-            print(f"{number}  {'   '.join(lines)}")
+        path = write_preview(data, preview, name, Path(output or f"{name}.png"))
+        print(f"{path}: {preview.shows}")
+    elif output:
+        raise UserError(f"--output {output}: {name} is printed, not drawn")
+    for line in preview.lines:
+        print(line)
 
 
 def advise_data(

@@ -71,9 +71,8 @@ def predict(
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} answers")
     else:
         print_answers(predictions, written_as)
-    model = registry.model(former.model["name"])
-    if (output or written_as == "table") and model.task == "classification" and "nearest-neighbors" not in model.tags:
-        print(f"next: {zoo_command(context)} picture saliency {shlex.quote(run)} IMAGE...")
+    if (output or written_as == "table") and (explain := registry.model(former.model["name"]).load().explain_command):
+        print(f"next: {zoo_command(context)} {explain.format(run=shlex.quote(run))}")
 
 
 def sample(
@@ -114,17 +113,17 @@ def sample(
     registry = open_registry(context)
     file, _ = checkpoint_file(run, checkpoint)
     from zoo.tasks.decoding import Sampling
-    from zoo.training.writing import Writer
+    from zoo.training.building import load_capable
 
     sampling = Sampling(
         decimal_number("--temperature", temperature), whole_number("--top-k", top_k, 0), decimal_number("--top-p", top_p)
     )
-    writer = Writer(registry, file)
+    number = whole_number("--seed", seed, 0) % 2**63
+    task, _ = load_capable(registry, file, "generate_by_beam_search", "generates no text")
     if width:
-        texts = [text for text, _ in writer.beam(prompt, count, width)]
+        texts = [text for text, _ in task.generate_by_beam_search(prompt, count, width)]
     else:
-        drawn = (prompt, count, several, sampling, whole_number("--seed", seed, 0) % 2**63)
-        stream = writer.greedy(prompt, count) if greedy else writer.sample(*drawn)
+        stream = task.generate(prompt, count, several, None if greedy else sampling, number)
         if several == 1 and not json:
             _stream(prompt, stream)
             return

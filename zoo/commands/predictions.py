@@ -1,4 +1,4 @@
-"""How ``zoo predict`` writes what was said of many images: CSV and JSON as they come, a table when its columns are known."""
+"""How ``zoo predict`` writes predictions for many images: CSV and JSON as they come, a table when its columns are known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from zoo.core.errors import UserError
 from zoo.core.files import replacing, require_writable
 
 if TYPE_CHECKING:
-    from zoo.training.prediction import Prediction
+    from zoo.tasks.prediction import Prediction
+
+    Predictions = Iterable[tuple[str, Prediction]]  # with their files
 
 FORMATS = ("csv", "json")  # of files, by their ending
 
@@ -41,34 +43,35 @@ def answer_format(as_json: bool, as_csv: bool, output: str) -> str:
     return ending
 
 
-def print_answers(predictions: Iterable[Prediction], written_as: str) -> None:
-    """Print what is said of each image; what was said before a fault is printed too."""
+def print_answers(predictions: Predictions, written_as: str) -> None:
+    """Print predictions, also those before a fault."""
     if written_as != "table":
         for text in _pieces(predictions, written_as):
             print(text, end="", flush=True)
         return
     rows, header = [], ()
     try:
-        for prediction in predictions:
-            rows.append(prediction.row())
-            header = prediction.header
+        for file, prediction in predictions:
+            row = {"file": file, **prediction.to_row()}
+            rows.append(tuple(row.values()))
+            header = tuple(row)
     finally:
         if rows:
             print_table(rows, header)
             sys.stdout.flush()  # before an error, which goes another way
 
 
-def write_answers(predictions: Iterable[Prediction], written_as: str, path: Path) -> int:
-    """Write what is said of each image into a file, and return of how many.
+def write_answers(predictions: Predictions, written_as: str, path: Path) -> int:
+    """Write predictions into a file and return their number.
 
     Raises:
-        UserError: of some nothing can be said; the others are in the file, if there are any.
+        UserError: some images cannot be read; predictions for the others are in the file, if there are any.
         OSError: nothing was changed.
     """
     faults: list[UserError] = []
     count = 0
 
-    def readable() -> Iterator[Prediction]:
+    def readable() -> Iterator[tuple[str, Prediction]]:
         nonlocal count
         try:
             for count, prediction in enumerate(predictions, 1):  # noqa: B007
@@ -86,27 +89,28 @@ def write_answers(predictions: Iterable[Prediction], written_as: str, path: Path
     return count
 
 
-def _pieces(predictions: Iterable[Prediction], written_as: str) -> Iterator[str]:
+def _pieces(predictions: Predictions, written_as: str) -> Iterator[str]:
     """The text of a CSV or JSON file, piece by piece; nothing before the first prediction, and whole in spite of a fault."""
     return (_csv_lines if written_as == "csv" else _json_array)(predictions)
 
 
-def _csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
-    for number, prediction in enumerate(predictions):
+def _csv_lines(predictions: Predictions) -> Iterator[str]:
+    for number, (file, prediction) in enumerate(predictions):
         line = io.StringIO()
         writer = csv.writer(line, lineterminator="\n")
-        cells = prediction.cells()
+        cells = {"file": file, **prediction.to_columns()}
         if not number:
             writer.writerow(cells)
         writer.writerow(cells.values())
         yield line.getvalue()
 
 
-def _json_array(predictions: Iterable[Prediction]) -> Iterator[str]:
+def _json_array(predictions: Predictions) -> Iterator[str]:
     before, fault = "[\n", None
     try:
-        for prediction in predictions:
-            yield before + textwrap.indent(json.dumps(prediction.to_dict(), indent=2, ensure_ascii=False), "  ")
+        for file, prediction in predictions:
+            content = json.dumps({"file": file, **prediction.to_dict()}, indent=2, ensure_ascii=False)
+            yield before + textwrap.indent(content, "  ")
             before = ",\n"
     except UserError as error:
         fault = error

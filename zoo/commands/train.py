@@ -154,20 +154,8 @@ def train_and_tell(
     print(f"{outcome.folder.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     for finding in outcome.findings:
         print(finding)
-    data = registry.data_set(run.data["name"])
-    ask = f"picture regions {name}" if "points" in data.tags else f"predict {name} IMAGE..."
-    others = {
-        "language-modeling": f"sample {name}",
-        "sequence-memory": f"data preview {data.name}",
-        "question-answering": f"predict {name} IMAGE... --question TEXT",
-        "dialogue": f"chat {name} IMAGE",
-        "navigation": f"picture path {name}",
-    }
-    ask = others.get(data.task, ask)
-    several_epochs = run.recipe.epochs > 1 or data.task != "classification"
-    look = f"report {name}" if several_epochs else f"picture confusion {name}"
-    look = f"picture captions {name}" if data.task == "captioning" else look
-    print(f"next: {again} {ask}    {again} test {name}    {again} {look}")
+    commands = dict.fromkeys((outcome.task.use_command, "test {run}", outcome.task.review_command))
+    print("next: " + "    ".join(f"{again} {command.format(run=name)}" for command in commands))
 
 
 def test(
@@ -206,14 +194,14 @@ def test(
     if not tested.is_rank_zero:
         return
     if csv:
-        write_classes(tested.findings, Path(csv))
+        write_classes(tested.details, Path(csv))
     if json:
-        print_json({**tested.metrics, **tested.findings})
+        print_json({**tested.metrics, **tested.details})
         return
     print(f"{former.network} on {data_section['name']}: {metrics_line(tested.metrics)}")
-    if tested.findings:
+    if "confusion" in tested.details:
         counted = "points" if "points" in registry.data_set(data_section["name"]).tags else "images"
         again, name = zoo_command(context), shlex.quote(run)
-        print_classes(tested.findings, counted, f"{again} test {name} --csv FILE")
+        print_classes(tested.details, counted, f"{again} test {name} --csv FILE")
         look = "regions" if counted == "points" else "mistakes"
         print(f"\nnext: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")

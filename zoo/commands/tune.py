@@ -69,7 +69,7 @@ def tune(
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
     """Run the searches; the result is plain data: ``lr``, ``batch_size``, and the details of each."""
-    from zoo.training.tuning import batches_are_images, prepare_subject, range_test, search_batch, with_batch_size
+    from zoo.training.tuning import prepare_subject, range_test, search_batch, with_batch_size
 
     def tell(text: str) -> None:
         if not quiet:
@@ -77,7 +77,7 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
 
     subject = prepare_subject(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
-    if only == "batch" or (not only and batches_are_images(subject)):
+    if only == "batch" or (not only and subject.data.has_samples):
         tell("batch size: training and validation steps of doubling size")
         batch = search_batch(subject)
         found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch}

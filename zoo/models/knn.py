@@ -40,6 +40,7 @@ class KNearestNeighbors(Classifier):
     """
 
     one_pass = True
+    explain_command = ""  # there is no gradient
 
     def __init__(
         self,

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention
+from zoo.pictures.caption_attention import word_attention
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.maps import PERCENTILE, draw_maps
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
+from zoo.tasks.captioning import Captioner
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
 
@@ -44,6 +46,8 @@ def attention(
     """Draw the attention of each head of one layer over images, and the rollout through all layers."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
+    if isinstance(task, Captioner):
+        return word_attention(registry, folder, task, run, images, data, settings, layer)
     depth = sum(isinstance(module, ATTENTION) for module in task.modules())
     if not depth:
         raise UserError(f"{folder.name} has no attention ({run.model['name']}): `zoo list attention` lists models with attention")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
@@ -34,20 +35,19 @@ CAPTION_WIDTH = 32  # characters per line
 CAPTION_TILE = 340  # pixels
 
 
-def attention(
+def word_attention(
     registry: Registry,
-    runs: list[RunFolder],
-    images: Sequence[str] = (),
-    checkpoint: str = "best",
-    data: str = "",
-    settings: Sequence[str] = (),
-    layer: str = "",
+    folder: RunFolder,
+    task: Captioner,
+    run: Run,
+    images: Sequence[str],
+    data: str,
+    settings: Sequence[str],
+    layer: str,
 ) -> Picture:
     """Draw the attention over each image for every word of its caption."""
-    folder = runs[0]
     if layer:
         raise UserError("--layer is not for captioners")
-    task, run = load_trained(registry, folder, checkpoint)
     if not hasattr(task, "decode_with_attention"):
         raise UserError(
             f"{folder.name} has no attention ({run.model['name']}): train captioner-attention or captioner-transformer"

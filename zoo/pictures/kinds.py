@@ -6,7 +6,7 @@ Names and options are checked here before the module that draws is imported.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,8 @@ class Kind:
         fewest, most: number of runs.
         flags: options of the command that the function takes besides the registry and the runs.
         takes_models: whether models can be given instead of runs.
-        task: task of the runs; empty for any.
+        tasks: possible tasks of the runs; empty for any.
         takes_images: whether image files can follow the runs.
-        other_modules: runs of these tasks are drawn by the function of that name in another module.
     """
 
     name: str
@@ -55,14 +54,12 @@ class Kind:
     most: int = 1
     flags: tuple[str, ...] = ()
     takes_models: bool = False
-    task: str = "classification"
+    tasks: tuple[str, ...] = ("classification",)
     takes_images: bool = False
-    other_modules: dict[str, str] = field(default_factory=dict)
 
-    def draw(self, registry: Registry, subjects: list[Subject], task: str, **flags: Any) -> Picture:
-        """Import what draws it, and draw; ``task`` is that of the subjects."""
-        module = importlib.import_module(self.other_modules.get(task, self.module))
-        function = getattr(module, self.name.replace("-", "_"))
+    def draw(self, registry: Registry, subjects: list[Subject], **flags: Any) -> Picture:
+        """Import the function, and draw."""
+        function = getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
         return function(registry, subjects, **flags)
 
     @property
@@ -88,17 +85,17 @@ KINDS = {
              flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True),
         Kind("attention", "attention maps of a transformer, or of a captioner for each word", "RUN [IMAGE...]",
              "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
-             other_modules={"captioning": "zoo.pictures.caption_attention"}),
+             tasks=("classification", "captioning")),
         Kind("captions", "test images with the best and the worst captions", "RUN", "zoo.pictures.caption_attention",
-             flags=CHECKPOINT + DATA, task="captioning"),
+             flags=CHECKPOINT + DATA, tasks=("captioning",)),
         Kind("curves", "learning curves of one or several runs", "RUN...", "zoo.pictures.curves",
-             most=MANY, flags=("metric",), task=""),
+             most=MANY, flags=("metric",), tasks=()),
         Kind("regions", "decision regions in the plane, of runs or standard classifiers", "RUN...|--data NAME",
              "zoo.pictures.regions", fewest=0, most=MANY, flags=CHECKPOINT + DATA),
         Kind("cells", "text colored by single units of a recurrent network", "RUN [--text FILE]", "zoo.pictures.cells",
-             flags=(*CHECKPOINT, "text", "units"), task="language-modeling"),
+             flags=(*CHECKPOINT, "text", "units"), tasks=("language-modeling",)),
         Kind("path", "trajectories of a navigation agent, from above", "RUN", "zoo.pictures.paths",
-             flags=CHECKPOINT + DATA, task="navigation"),
+             flags=CHECKPOINT + DATA, tasks=("navigation",)),
         Kind("gradient-flow", "gradient norms through time of a vanilla RNN and an LSTM", "",
              "zoo.pictures.gradient_flow", fewest=0, most=0),
     )
@@ -138,16 +135,16 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     from zoo.training.run_folder import RunFolder
 
     found = [subject for subject in subjects if not isinstance(subject, Entry)]
-    task = kind.task
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
             raise UserError(
                 f"zoo picture {kind.name} needs the records of a training, and {folder.name} is an exported file: name a run"
             )
         model = registry.model(folder.read_run().model["name"])
-        task = model.task
-        if kind.task and task not in (kind.task, *kind.other_modules):
-            raise UserError(f"zoo picture {kind.name} is for {kind.task}, and {folder.name} ({model.name}) is for {model.task}")
+        if kind.tasks and model.task not in kind.tasks:
+            raise UserError(
+                f"zoo picture {kind.name} is for {kind.tasks[0]}, and {folder.name} ({model.name}) is for {model.task}"
+            )
     if "checkpoint" in given and not found:
         raise UserError("--checkpoint goes with a run, and none was given")
     for folder in found if "checkpoint" in kind.flags else ():
@@ -158,7 +155,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     path = Path(output or _default_file(kind, subjects, given))
     check_output(path)
     with style():
-        picture = kind.draw(registry, subjects, task, **given)
+        picture = kind.draw(registry, subjects, **given)
         write_png(picture.figure, path)
     return path, picture
 

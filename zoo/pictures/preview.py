@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from zoo.core.files import write_output
-from zoo.core.randomness import derive_seed
-from zoo.spec import ImageSpec
+from zoo.spec import image_spec
 
-SAMPLES, VERSIONS = 8, 4  # columns, and rows of augmented versions
 SMALLEST = 72  # pixels; smaller images are enlarged without interpolation
 GAP, CAPTION = 4, 18
 BACKGROUND = "#d9d9d9"  # sets off white and black images
 
 
-def write_preview(data: Any, name: str, path: Path) -> Path:
-    """Draw training samples of different classes, or all points of a plane, and write a PNG.
+def write_preview(data: Any, preview: Any, name: str, path: Path) -> Path:
+    """Draw a ``Preview`` that has images, or all points of a plane, and write a PNG.
 
     Args:
-        data: data module of images; prepared here.
-        name: for the caption.
+        data: data module, set up.
+        name: for the title.
 
     Raises:
         UserError: the file cannot be written.
     """
-    data.prepare_data()
-    data.setup()
-    if data.image_spec.are_points:
+    if image_spec(data.spec).are_points:
         return _write_points(data, name, path)
-    split = data.splits["train"]
-    has_classes = isinstance(data.spec, ImageSpec)
-    chosen = _one_of_each_class(split.labels, SAMPLES) if has_classes else torch.arange(min(SAMPLES, len(split)))
-    images = next(split.images.batches(iter([chosen])))
-    # each version is a batch, in which every image has its own random parameters
-    versions = [] if data.augment == "none" else [_augmented(data, images, split.labels[chosen], n) for n in range(VERSIONS)]
-    numbers = [str(place + 1) for place in chosen.tolist()]
-    captions = [data.spec.classes[label] for label in split.labels[chosen].tolist()] if has_classes else numbers
-    below = f", augmented by {data.augment} below" if versions else ""
-    picture = _grid([images, *versions], captions, f"{name}: samples{below}")
+    picture = _grid([preview.images, *preview.augmented], preview.captions, f"{name}: {preview.shows}")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_output(path, buffer.getvalue())
@@ -69,21 +56,7 @@ def _write_points(data: Any, name: str, path: Path) -> Path:
     return path
 
 
-def _one_of_each_class(labels: Tensor, count: int) -> Tensor:
-    """Indices of up to ``count`` samples: the first of each class, then the second, and so on."""
-    order = torch.empty(len(labels), dtype=torch.long)
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        order[members] = torch.arange(len(members)) * (int(labels.max()) + 1) + label
-    return order.argsort()[:count]
-
-
-def _augmented(data: Any, images: Tensor, labels: Tensor, version: int) -> Tensor:
-    batch = {"images": images, "labels": labels, "seed": derive_seed(data.seed, "preview", version)}
-    return data.on_after_batch_transfer(batch, 0)["images"].round().clamp(0, 255).to(torch.uint8)
-
-
-def _grid(rows: list[Tensor], captions: list[str], title: str) -> Image.Image:
+def _grid(rows: list[Tensor], captions: Sequence[str], title: str) -> Image.Image:
     height, width = rows[0].shape[-2:]
     scale = max(1, -(-SMALLEST // min(height, width)))
     height, width = height * scale, width * scale

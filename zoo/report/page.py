@@ -18,8 +18,7 @@ from zoo.pictures.curves import run_labels
 from zoo.registry.registry import Registry
 from zoo.report.history import MOST_POINTS
 from zoo.report.plots import INK, confusion_plot
-from zoo.report.samples.asking import take_samples
-from zoo.report.samples.samples import Samples
+from zoo.report.samples import scene, take_samples, thumbnail
 from zoo.report.subject import (
     TIME,
     Subject,
@@ -31,6 +30,7 @@ from zoo.report.subject import (
     summarize_metrics,
 )
 from zoo.report.views import activations, curve_plots, gradients, throughput
+from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 
 LARGEST = 5_000_000  # bytes of a page; histories are downsampled until it fits
@@ -70,6 +70,7 @@ def render(subjects: Sequence[Subject], most: int) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_own_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.filters |= {"thumbnail": thumbnail, "scene": scene}
     several = len(subjects) > 1
     runs = [_described(subject, most, with_curves=not several) for subject in subjects]
     names = [subject.label for subject in subjects]
@@ -114,9 +115,9 @@ def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]
 def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]:
     history, samples = subject.history, subject.samples
     confusion = []
-    if samples.counts is not None:
+    if samples.confusion is not None:
         caption = "Rows are true classes, columns predictions; colors are shares of each row on a square-root scale."
-        confusion = [confusion_plot("Confusion matrix", caption, samples.counts, samples.classes)]
+        confusion = [confusion_plot("Confusion matrix", caption, samples.confusion.numpy(), samples.classes)]
     no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored."
     network, data = network_and_data(subject)
     return {

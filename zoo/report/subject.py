@@ -18,7 +18,7 @@ from zoo.core.errors import UserError, one_line, some
 from zoo.registry.registry import Registry
 from zoo.report.history import Finding, History, read_history
 from zoo.report.plots import number
-from zoo.report.samples.samples import Samples
+from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 
 TIME = "Duration (until the last record)"

@@ -21,7 +21,7 @@ from zoo.config.recipe import Run
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, read_upload, read_uploads
 from zoo.tasks.classification import Classifier
-from zoo.training.prediction import Classes
+from zoo.tasks.prediction import Ranking
 
 TOP = 3  # default of ?top=N, as in zoo predict
 LINGER = 2.0  # seconds for which the rest of a rejected upload is discarded
@@ -124,7 +124,7 @@ class Service:
     def _to_dict(self, name: str, row: Tensor, count: int) -> dict[str, Any]:
         values, places = row.topk(count)
         names = [self.spec.classes[place] for place in places.tolist()]
-        return Classes(name, list(zip(names, values.tolist(), strict=True))).to_dict()
+        return {"file": name, **Ranking(dict(zip(names, values.tolist(), strict=True)), "class").to_dict()}
 
 
 class Unread(JSONResponse):

@@ -1,4 +1,4 @@
-"""The captioning task: sentences that say what is in a picture, learned word by word and judged as a whole."""
+"""The captioning task: sentences that describe an image, learned word by word and evaluated as a whole."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
+from zoo.core.errors import UserError
 from zoo.metrics.captions import caption_scores
 from zoo.metrics.generated_captions import GeneratedCaptions
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
-from zoo.tasks.decoding import Decode, beam_search, greedy, until
+from zoo.tasks.decoding import Decode, Sampling, beam_search, greedy, sample, until
 from zoo.tasks.language_modeling import map_state
+from zoo.tasks.prediction import Prediction
 from zoo.tasks.task import Task
 
 State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
@@ -39,6 +41,7 @@ class Captioner(Task):
     """
 
     task = "captioning"
+    review_command = "picture captions {run}"
     monitor = "cider"
     directions = {
         "loss": "min", "bleu1": "max", "bleu2": "max", "bleu3": "max", "bleu4": "max", "rouge_l": "max", "cider": "max",
@@ -62,7 +65,7 @@ class Captioner(Task):
         raise NotImplementedError
 
     def initial_state(self, encoded: Tensor) -> State:
-        """The state before the first word, with a row for each picture."""
+        """The state before the first word, a row for each image."""
         raise NotImplementedError
 
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -76,7 +79,7 @@ class Captioner(Task):
         return self.decode(self.encode(images), captions)
 
     def decoder(self, encoded: Tensor) -> Decode:
-        """``decode(tokens, state)`` for encoded pictures, as ``tasks.decoding`` takes it; special words are never written."""
+        """``decode(tokens, state)`` for encoded images, as ``tasks.decoding`` takes it; special words are never generated."""
 
         def decode(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             scores, state = self.decode_step(tokens, self.initial_state(encoded) if state is None else state)
@@ -94,13 +97,46 @@ class Captioner(Task):
         return torch.full((len(encoded), 1), START, device=encoded.device)
 
     def generate(self, encoded: Tensor, beams: int) -> Tensor:
-        """A caption of each picture, int64 [N, spec.length]; what is behind an ``END`` means nothing."""
+        """Generate a caption of each image, int64 [N, spec.length]; what follows an ``END`` is ignored."""
         length, prompt = self.spec.length, self.start_tokens(encoded)
         if beams == 1:
             texts = until(END, greedy(self.decoder(encoded), prompt, length)).to(encoded.device)
         else:
             texts = beam_search(self.decoder(encoded), self.select_rows, prompt, length, beams, END)[0][:, 0]
         return F.pad(texts, (0, length - texts.shape[1]), value=END)
+
+    def predict_images(
+        self,
+        images: Tensor,
+        beams: int | None = None,
+        samples: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> list[Prediction]:
+        """A caption of each image by beam search, with its log-probability; or several, drawn at random.
+
+        Args:
+            beams: sentences kept at a time; the default is the model's own.
+            samples: how many to draw instead of a search, with ``temperature`` and ``seed``.
+        """
+        if samples is None and not temperature == seed == None:  # noqa: E711
+            name = "seed" if temperature is None else "temperature"
+            raise UserError(f"--{name} goes with --samples, which are drawn at random")
+        if samples is not None and beams is not None:
+            raise UserError("--beams and --samples exclude each other")
+        encoded = self.encode(images)
+        prompt, length = self.start_tokens(encoded), self.spec.length
+        if samples is None:
+            decoder = self.decoder(encoded)
+            texts, totals = beam_search(decoder, self.select_rows, prompt, length, beams or self.beams, END)
+            found = zip(texts[:, 0].tolist(), totals[:, 0].tolist(), strict=True)
+        else:
+            copies = torch.arange(len(images), device=encoded.device).repeat_interleave(samples)
+            sampling = Sampling(1.0 if temperature is None else temperature)
+            generator_seed = (seed or 0) % 2**63
+            drawn = sample(self.decoder(encoded[copies]), prompt[copies], length, sampling, generator_seed)
+            found = ((text, None) for text in until(END, drawn).tolist())
+        return [Prediction({"caption": " ".join(self.spec.decode(text)), "log_probability": total}) for text, total in found]
 
     # ------------------------------------------------------------------ steps
 

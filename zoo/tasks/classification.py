@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +16,20 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
 from zoo.metrics.class_metrics import ClassMetrics
+from zoo.metrics.label_noise import label_suspects
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import IGNORE, ImageSpec
-from zoo.tasks.task import Task, read_out
+from zoo.tasks.prediction import Prediction, rank
+from zoo.tasks.samples import SampleImage, Samples, evenly_spread, part_of, require_some
+from zoo.tasks.task import Task, compute_and_reset
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
+# in a report: test or training images that are classified, and those of them that are shown
+MOST_TESTED = 2000
+SHOWN, SHOWN_MISTAKES, SHOWN_SUSPECTS = 12, 6, 12
+MOST_SUSPECTS = 0.3  # of the images: where more look mislabeled, it is the network that is wrong
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Classifier(Task):
     task = "classification"
     monitor = "accuracy"
     directions = {"accuracy": "max", "accuracy_top5": "max", "loss": "min"}
+    explain_command = "picture saliency {run} IMAGE..."
     statistics_of_files: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     size_of_files: int = 0
     left_out: ClassVar[tuple[str, ...]] = ()
@@ -204,9 +214,9 @@ class Classifier(Task):
         return self.objective(loss, len(labels), accuracy=(logits.detach().argmax(1) == labels).sum())
 
     @property
-    def is_cross_entropy(self) -> bool:
-        """Whether the loss is cross-entropy, of which guessing costs ln(classes)."""
-        return self.recipe.loss in (None, "cross-entropy") and type(self).loss is Classifier.loss
+    def chance_classes(self) -> int | None:
+        is_cross_entropy = self.recipe.loss in (None, "cross-entropy") and type(self).loss is Classifier.loss
+        return len(self.spec.classes) if is_cross_entropy else None
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss that is trained on; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
@@ -220,6 +230,10 @@ class Classifier(Task):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each class, [N, classes]."""
         return self.logits(batch).float().softmax(1)
+
+    @property
+    def prediction_shape(self) -> tuple[int, ...]:
+        return (len(self.spec.classes),)
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -237,16 +251,115 @@ class Classifier(Task):
             self.class_metrics.update(logits, labels)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        figures = read_out(self.metrics[stage])
+        values = compute_and_reset(self.metrics[stage])
         if stage == "test" and self.class_metrics is not None:
-            calibration_error, self.findings = self.class_metrics.compute_and_reset(self.spec.classes)
+            calibration_error, self.details = self.class_metrics.compute_and_reset(self.spec.classes)
             if self.adds_metrics:
-                figures["calibration_error"] = calibration_error
-        return figures
+                values["calibration_error"] = calibration_error
+        return values
 
-    def collect_details(self, figures: bool = True) -> None:
-        self.adds_metrics = figures
+    def collect_details(self, metrics: bool = True) -> None:
+        self.adds_metrics = metrics
         self.class_metrics = ClassMetrics(len(self.spec.classes), IGNORE).to(self.device)
+
+    # ------------------------------------------------------------------ predictions
+
+    @property
+    def use_command(self) -> str:
+        return "picture regions {run}" if self.spec.are_points else "predict {run} IMAGE..."
+
+    @property
+    def review_command(self) -> str:
+        return "report {run}" if self.recipe.epochs > 1 else "picture confusion {run}"
+
+    def predict_images(self, images: Tensor, top: int = 3) -> list[Prediction]:
+        """The ``top`` most probable classes of each image."""
+        return rank(self.predict_step({"images": images}), self.spec.classes, "class", top)
+
+    def predict_split(self, data: Any, split: str, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Classify ``most`` images of a split: their indices [n], labels [n] and probabilities [n, classes], on the CPU."""
+        samples = data.splits[split]
+        chosen = evenly_spread(len(samples), most)
+        batches = samples.images.batches(iter(chosen.split(data.batch_size)))
+        probabilities = [self.predict_step({"images": images.to(self.device)}).cpu() for images in batches]
+        return chosen, samples.labels[chosen].cpu(), torch.cat(probabilities)
+
+    def report_samples(self, data: Any) -> Samples:
+        """Test images, the most confident mistakes first, and training images whose labels look wrong."""
+        split, classes = data.splits["test"], self.spec.classes
+        kind = "test points" if self.spec.are_points else "test images"
+        require_some(split, kind)
+        chosen, labels, probabilities = self.predict_split(data, "test", MOST_TESTED)
+        confidence, predicted = probabilities.max(1)
+        wrong = predicted != labels
+        about = (
+            f"The best checkpoint is right on {float((~wrong).double().mean()):.2%} of {part_of(len(chosen), len(split), kind)}."
+        )
+        pairs = labels * len(classes) + predicted
+        confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
+        samples = Samples(about, classes=classes, confusion=confusion)
+        if not self.spec.are_points:
+            mistakes = wrong.nonzero()[:, 0]
+            mistakes = mistakes[confidence[mistakes].argsort(descending=True, stable=True)][:SHOWN_MISTAKES].tolist()
+            others = evenly_spread(len(chosen), SHOWN - len(mistakes)).tolist()
+            shown = torch.tensor(list(dict.fromkeys([*mistakes, *others])))
+            samples.images = [
+                SampleImage(image, classes[label], classes[guess], label == guess, probability)
+                for image, label, guess, probability in _rows(
+                    split, chosen[shown], labels[shown], predicted[shown], confidence[shown]
+                )
+            ]
+            samples.about_labels, samples.suspects = self.suspect_labels(data)
+        return samples
+
+    def suspect_labels(self, data: Any) -> tuple[str, list[SampleImage]]:
+        """How many training labels look wrong, in a sentence, and the images of the most suspicious."""
+        split, classes = data.splits["train"], self.spec.classes
+        chosen, labels, probabilities = self.predict_split(data, "train", MOST_TESTED)
+        suspects, predicted = label_suspects(labels, probabilities)
+        examined = part_of(len(chosen), len(split), "training images")
+        if not len(suspects):
+            return f"Of {examined} none looks mislabeled.", []
+        if len(suspects) > MOST_SUSPECTS * len(chosen):
+            return f"Of {examined}, {len(suspects):,} look mislabeled: the network has learned too little to judge labels.", []
+        about = (
+            f"Of {examined}, {len(suspects):,} look{'s' if len(suspects) == 1 else ''} mislabeled: another class is more "
+            "probable than the label, and at least as probable as it is on average for images of that class. "
+            f"{'Below are the most suspicious. ' if len(suspects) > SHOWN_SUSPECTS else ''}"
+            "Check before you change a label: the network may be wrong, the more so the less accurate it is."
+        )
+        shown, predicted = suspects[:SHOWN_SUSPECTS], predicted[:SHOWN_SUSPECTS]
+        places = chosen[shown]
+        rows = _rows(split, places, labels[shown], predicted, probabilities[shown, predicted])
+        names = (_name(data, place) for place in places.tolist())
+        return about, [
+            SampleImage(image, classes[label], classes[guess], None, probability, name)
+            for (image, label, guess, probability), name in zip(rows, names, strict=True)
+        ]
+
+    def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
+        if self.sees_features:
+            return None
+        batch, classes = next(iter(data.val_dataloader())), self.spec.classes
+        with torch.inference_mode():
+            probabilities, predicted = self.eval().predict_step({"images": batch["images"].to(self.device)}).max(1)
+        labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], predicted))
+        return batch["images"].cpu(), labels, predictions, probabilities.tolist()
+
+
+def _rows(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The images of a split at these indices, each with its values."""
+    images = next(split.images.batches(iter([indices]))).cpu()
+    return zip(images, *(column.tolist() for column in columns), strict=True)
+
+
+def _name(data: Any, index: int) -> str:
+    """The file of a training image, or its index in the split."""
+    files = data.splits["train"].files
+    if not files:
+        return f"training image {index}"
+    file = Path(files[index])
+    return str(file.relative_to(data.root)) if data.root and file.is_relative_to(data.root) else str(file)
 
 
 def in_color(images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.ranking import DEPTHS, Ranks, ndcg, ranks
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, DialogueSpec
+from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, require_some
 from zoo.tasks.task import Task
 
 SHARED = "candidate_words"  # in a batch, what is no sample's own
+SHOWN = 6  # dialogues in a report
 
 
 class VisualDialogue(Task):
@@ -36,6 +39,7 @@ class VisualDialogue(Task):
     """
 
     task = "dialogue"
+    use_command = "chat {run} IMAGE"
     monitor = "mrr"
     directions = {
         "loss": "min", "mrr": "max", "mean_rank": "min", **{f"r{depth}": "max" for depth in DEPTHS}, "ndcg": "max",
@@ -99,6 +103,39 @@ class VisualDialogue(Task):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each candidate, [n, R, K]."""
         return self.scores(self.encode(batch), batch).float().softmax(-1)
+
+    def report_samples(self, data: Any) -> Samples:
+        """Some test dialogues, with the most probable candidate in each round."""
+        split = data.splits["test"]
+        require_some(split, "test dialogues")
+        chosen = evenly_spread(len(split), SHOWN)
+        batch = split.batch(next(split.images.batches(iter([chosen]))), chosen)
+        probability, predicted = self.predict_step({name: value.to(self.device) for name, value in batch.items()}).cpu().max(-1)
+        scenes = []
+        for row, index in enumerate(chosen.tolist()):
+            turns = self._turns(batch, row, predicted[row], probability[row])
+            scenes.append(Scene(batch["images"][row].cpu(), f"test picture {index}", self._words(batch["captions"][row]), turns))
+        about = (
+            f"{len(scenes)} dialogues from all over the test split. Each question follows the caption and the right answers to "
+            f"those before it; the prediction is the most probable of {batch['candidates'].shape[-1]:,} candidates."
+        )
+        return Samples(about, scenes=scenes)
+
+    def _turns(self, batch: dict[str, Tensor], row: int, predicted: Tensor, probability: Tensor) -> tuple[Turn, ...]:
+        """The rounds of one dialogue."""
+        turns = []
+        for place, label in enumerate(batch["labels"][row].tolist()):
+            question = batch["questions"][row, place]
+            if question[0] == PAD:
+                continue
+            answer = self._words(batch[SHARED][batch["candidates"][row, place, predicted[place]]])
+            is_correct = None if label == IGNORE else bool(predicted[place] == label)
+            expected = self._words(batch["answers"][row, place])
+            turns.append(Turn(f"{self._words(question)}?", answer, is_correct, expected, float(probability[place])))
+        return tuple(turns)
+
+    def _words(self, places: Tensor) -> str:
+        return " ".join(self.spec.decode(places.tolist()))
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)

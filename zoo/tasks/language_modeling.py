@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -13,10 +13,13 @@ from torch.nn import functional as F
 from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import IGNORE, TextSpec
+from zoo.tasks.decoding import Sampling, beam_search, greedy, sample
+from zoo.tasks.samples import Samples, Text
 from zoo.tasks.task import Task
 
 State: TypeAlias = Any  # a tensor [layers, N, ...], a tuple of such, or None where nothing is carried
 EXAMPLE_LENGTH = 12
+SAMPLED, TEMPERATURES = 400, (0.7, 1.0)  # characters of each text in a report
 KEPT = "stream_state"  # where a checkpoint has the state of the training rows
 
 
@@ -31,6 +34,7 @@ class LanguageModel(Task):
     """
 
     task = "language-modeling"
+    use_command = "sample {run}"
     monitor = "loss"
     directions = {"loss": "min", "bits_per_character": "min", "perplexity": "min"}
 
@@ -61,6 +65,34 @@ class LanguageModel(Task):
     def select_rows(state: State, rows: Tensor) -> State:
         """The state of other rows: of each in ``rows``, an index into those that it has."""
         return map_state(lambda part: part.index_select(1, rows), state)
+
+    # ------------------------------------------------------------------ generation
+
+    def generate(self, prompt: str, length: int, samples: int, sampling: Sampling | None, seed: int = 0) -> Iterator[list[str]]:
+        """Generate texts, one more character of each at a time: drawn by ``sampling``, or the most probable without."""
+        tokens = self._encode_prompt(prompt, samples)
+        drawn = sample(self.decode, tokens, length, sampling, seed) if sampling else greedy(self.decode, tokens, length)
+        return (list(self.spec.decode(places.tolist())) for places in drawn)
+
+    def generate_by_beam_search(self, prompt: str, length: int, beams: int) -> list[tuple[str, float]]:
+        """The most probable texts that beam search finds, best first, with their log-probabilities."""
+        texts, totals = beam_search(self.decode, self.select_rows, self._encode_prompt(prompt, 1), length, beams)
+        found = zip(texts[0].tolist(), totals[0].tolist(), strict=True)
+        return [(self.spec.decode(text), total) for text, total in found if total > -torch.inf]
+
+    def _encode_prompt(self, text: str, rows: int) -> Tensor:
+        """int64 [rows, T]; an empty prompt is a new line, as in front of a text, or else the first character."""
+        vocabulary = self.spec.vocabulary
+        text = text or ("\n" if "\n" in vocabulary else vocabulary[0])
+        return torch.tensor([self.spec.encode(text, f"--prompt {text!r}")], device=self.device).expand(rows, -1)
+
+    def report_samples(self, data: Any) -> Samples:
+        """A text at each of some temperatures."""
+        texts = []
+        for temperature in TEMPERATURES:
+            drawn = self.generate("", SAMPLED, 1, Sampling(temperature))
+            texts.append(Text(f"temperature {temperature:g}", "".join(characters[0] for characters in drawn)))
+        return Samples(f"{SAMPLED} characters, sampled with seed 0.", texts=texts)
 
     # ------------------------------------------------------------------ steps
 

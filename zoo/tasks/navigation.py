@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -13,11 +14,15 @@ from torch.nn import functional as F
 from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
-from zoo.tasks.task import Task, read_out
+from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, require_some
+from zoo.tasks.task import Task, compute_and_reset
 
 Memory: TypeAlias = Any  # of the instruction: whatever a model reads it into
 State: TypeAlias = Any  # of the way so far
 EXAMPLE_WORDS, EXAMPLE_POSES, EXAMPLE_STEPS = 5, 8, 4
+MOST_WALKED = 256  # test episodes of which those to show are chosen
+SHOWN = 6  # of them in a report, half of them failures, as far as there are such
+MOST_VIEWS = 8  # of an episode
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,25 @@ class Walk:
     walking: Tensor
     stopped: Tensor
     length: Tensor
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One walk through an unseen world of the test split.
+
+    Attributes:
+        index: of the episode in the split.
+        instruction: in words.
+        outcome: in words.
+        poses: int64 [steps + 1], which the data can draw.
+        views: what was seen on the way, uint8 [n, C, H, W], at most ``MOST_VIEWS``.
+    """
+
+    index: int
+    instruction: str
+    outcome: str
+    poses: Tensor
+    views: Tensor
 
 
 class NavigationAgent(Task):
@@ -59,6 +83,7 @@ class NavigationAgent(Task):
     """
 
     task = "navigation"
+    use_command = "picture path {run}"
     monitor = "success"
     directions = {
         "success": "max", "spl": "max", "error": "min", "length": "min",
@@ -170,9 +195,52 @@ class NavigationAgent(Task):
             means[f"{name}_seen"].update(values, counted & seen)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        values = read_out(self.means[stage])
+        values = compute_and_reset(self.means[stage])
         # a test of a few batches may have met no seen world
         return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
+
+    # ------------------------------------------------------------------ episodes to show
+
+    @torch.inference_mode()
+    def walk_unseen(self, data: Any) -> tuple[list[Episode], list[Episode]]:
+        """Walk the first test episodes in unseen worlds: those that succeed, and those that fail."""
+        found: tuple[list[Episode], list[Episode]] = ([], [])
+        first, loader = 0, data.test_dataloader()
+        for batch in islice(loader, -(-MOST_WALKED // loader.batch_size)):
+            batch = {name: value.to(self.device) for name, value in batch.items()}
+            walk = self.walk(batch)
+            metrics = {name: values.tolist() for name, values in episode_metrics(batch, walk).items()}
+            shortest = batch["steps"].gather(1, batch["start"][:, None])[:, 0].tolist()
+            for row in (~batch["seen"]).nonzero()[:, 0].tolist():
+                success, length, error = (int(metrics[name][row]) for name in ("success", "length", "error"))
+                outcome = f"{length} steps, shortest path {shortest[row]}"
+                if not success:
+                    outcome += f"; {'stopped' if walk.stopped[row] else 'out of steps'} {error} from the goal"
+                poses = walk.poses[row, : length + 1]
+                views = batch["views"][row, poses[evenly_spread(len(poses), MOST_VIEWS).to(poses.device)]].cpu()
+                episode = Episode(first + row, data.instruction("test", first + row), outcome, poses.cpu(), views)
+                found[not success].append(episode)
+            first += len(batch["seen"])
+        return found
+
+    def report_samples(self, data: Any) -> Samples:
+        """Test episodes in unseen worlds, from above: some that succeed and some that fail."""
+        succeeded, failed = self.walk_unseen(data)
+        total = len(succeeded) + len(failed)
+        require_some([*succeeded, *failed], "test episodes in unseen houses")
+        few = min(len(failed), max(SHOWN // 2, SHOWN - len(succeeded)))
+        scenes = []
+        for episodes, most in ((succeeded, SHOWN - few), (failed, few)):
+            for place in evenly_spread(len(episodes), most).tolist():
+                episode = episodes[place]
+                turn = Turn(episode.instruction or "(no instruction)", episode.outcome, episodes is succeeded)
+                alt = f"A house from above, with a shortest path to the goal and the agent's: {episode.outcome}"
+                scenes.append(Scene(data.draw_walk("test", episode.index, episode.poses), alt, turns=(turn,)))
+        about = (
+            f"{len(succeeded):,} of {total:,} test episodes in unseen houses succeed. Dashed is a shortest path to the goal, in "
+            "the ring, orange the agent's own, from the dot to the cross; arrows are the directions it faces."
+        )
+        return Samples(about, scenes=scenes)
 
     # ------------------------------------------------------------------ checks
 

@@ -1,18 +1,28 @@
-"""The question-answering task: pictures with questions in words, each answered by one of a closed list of answers."""
+"""The question-answering task: questions about images, each answered by one of a closed list of answers."""
 
 from __future__ import annotations
+
+from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
+from zoo.core.errors import UserError, did_you_mean, some
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, ImageTextSpec, QuestionSpec
-from zoo.tasks.task import Task, read_out
+from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
+from zoo.tasks.prediction import Prediction, rank
+from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, part_of, require_some
+from zoo.tasks.task import Task, compute_and_reset
+from zoo.text.tokenization import tokenize
 
 AGREEING = 3  # people whose answer makes it entirely right
 EXAMPLE_QUESTIONS = 3
+MOST_TESTED = 100  # pictures with their questions in a report: some networks compare all pairs of places for each
+SHOWN = 8
+SHOWN_QUESTIONS = 4  # about each picture, the wrong answers first
 
 
 class QuestionAnswerer(Task):
@@ -28,6 +38,7 @@ class QuestionAnswerer(Task):
     """
 
     task = "question-answering"
+    use_command = "predict {run} IMAGE... --question TEXT"
     monitor = "accuracy"
     directions = {"accuracy": "max", "loss": "min"}
 
@@ -82,11 +93,76 @@ class QuestionAnswerer(Task):
                 metric.update(right, asked & (batch["kinds"] == kind))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        return read_out(dict(zip(self.directions, self.metrics[stage], strict=True)))
+        return compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each answer to each question, [N, Q, answers]."""
         return self(batch["images"], batch["questions"]).float().softmax(-1)
+
+    def predict_images(self, images: Tensor, question: str | None = None, top: int = 3) -> list[Prediction]:
+        """The ``top`` most probable answers to a question about each image."""
+        words = self._encode_question(question).to(images.device).expand(len(images), -1, -1)
+        return rank(self.predict_step({"images": images, "questions": words})[:, 0], self.spec.answers, "answer", top)
+
+    def _encode_question(self, question: str | None) -> Tensor:
+        """int64 [1, 1, length].
+
+        Raises:
+            UserError: there is no question, it has unknown words, or it is too long.
+        """
+        spec = self.spec
+        if question is None:
+            raise UserError('give a question about the images, as in --question "what color is the circle"')
+        words = tokenize(question)
+        if not words:
+            raise UserError(f"--question {question!r}: has no word in it")
+        if strange := [word for word in dict.fromkeys(words) if word not in spec.vocabulary[len(SPECIAL_WORDS) :]]:
+            hint = did_you_mean(strange[0], spec.vocabulary)
+            raise UserError(f"--question {question!r}: the model does not know {some(map(repr, strange))}{hint}")
+        if len(words) > spec.length:
+            raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
+        return F.pad(torch.tensor([[spec.encode(words)]]), (0, spec.length - len(words)), value=PAD)
+
+    def report_samples(self, data: Any) -> Samples:
+        """Some test pictures with questions, predicted and expected answers."""
+        split = data.splits["test"]
+        require_some(split, "test pictures")
+        chosen = evenly_spread(len(split), MOST_TESTED)
+        shown = set(chosen[evenly_spread(len(chosen), SHOWN)].tolist())
+        scenes, correct, asked = [], 0.0, 0
+        for indices in chosen.split(data.batch_size):
+            batch = split.batch(next(split.images.batches(iter([indices]))), indices)
+            inputs = {name: batch[name].to(self.device) for name in ("images", "questions")}
+            probability, predicted = self.predict_step(inputs).cpu().max(-1)
+            shares, there = accuracies(predicted, batch["labels"]), was_asked(batch["labels"])
+            correct, asked = correct + float((shares * there).sum()), asked + int(there.sum())
+            for row, index in enumerate(indices.tolist()):
+                if index in shown:
+                    turns = self._turns(
+                        batch["questions"][row], batch["labels"][row], predicted[row], probability[row], shares[row]
+                    )
+                    scenes.append(Scene(batch["images"][row].cpu(), f"test picture {index}", turns=turns))
+        part = part_of(len(chosen), len(split), "test pictures")
+        accuracy = f"{correct / asked:.2%} of the {asked:,} questions" if asked else "no question"
+        about = f"The best checkpoint is right on {accuracy} about {part}."
+        return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)
+
+    def _turns(
+        self, questions: Tensor, labels: Tensor, predicted: Tensor, probability: Tensor, shares: Tensor
+    ) -> tuple[Turn, ...]:
+        """Some questions about one picture."""
+        asked = was_asked(labels[None])[0].nonzero()[:, 0]
+        order = asked[shares[asked].argsort(stable=True)][:SHOWN_QUESTIONS]
+        return tuple(
+            Turn(
+                f"{' '.join(self.spec.decode(questions[place].tolist()))}?",
+                self.spec.answers[int(predicted[place])],
+                bool(shares[place] >= 0.5),  # of ten people, at least two say the same
+                expected_answers(self.spec, torch.atleast_1d(labels[place])),
+                float(probability[place]),
+            )
+            for place in order.tolist()
+        )
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -103,6 +179,15 @@ def random_words(spec: ImageTextSpec, shape: tuple[int, ...], generator: torch.G
     words = torch.randint(len(SPECIAL_WORDS) - 1, len(spec.vocabulary), shape, generator=generator)
     lengths = torch.randint(1, shape[-1] + 1, (*shape[:-1], 1), generator=generator)
     return words.masked_fill(torch.arange(shape[-1]) >= lengths, PAD)
+
+
+def expected_answers(spec: QuestionSpec, labels: Tensor) -> str:
+    """The answers of people, int64 [people], in words: each once, with its count, the most frequent first."""
+    given = Counter(label for label in labels.tolist() if label != IGNORE)
+    names = {label: "an answer outside the list" if label == UNKNOWN_ANSWER else spec.answers[label] for label in given}
+    if given.total() == 1:
+        return names[next(iter(given))]
+    return ", ".join(f"{names[label]} ({count})" for label, count in given.most_common())
 
 
 def was_asked(labels: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,9 +12,11 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import SequenceSpec
-from zoo.tasks.task import Task, read_out
+from zoo.tasks.samples import Samples, Text
+from zoo.tasks.task import Task, compute_and_reset
 
 TOLERANCE = 0.04  # a number is right within it (Hochreiter and Schmidhuber 1997, section 5.4)
+SHOWN = 6  # sequences in a report
 
 
 class SequenceMemory(Task):
@@ -26,6 +30,7 @@ class SequenceMemory(Task):
     """
 
     task = "sequence-memory"
+    use_command = "test {run}"
     monitor = "loss"
     directions = {"loss": "min", "accuracy": "max", "solved": "max"}
 
@@ -65,12 +70,38 @@ class SequenceMemory(Task):
             self.metrics[stage][name].update(values, batch["counted"])
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        return read_out(self.metrics[stage])
+        return compute_and_reset(self.metrics[stage])
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each symbol at each step, [N, T, symbols], or numbers [N]."""
         answers = self(batch["inputs"]).float()
         return answers.softmax(-1) if self.spec.symbols else answers
+
+    def report_samples(self, data: Any) -> Samples:
+        """The first test sequences, with expected and predicted outputs."""
+        batch = next(iter(data.test_dataloader()))
+        inputs, targets = batch["inputs"], batch["targets"]
+        outputs = self(inputs.to(self.device)).float().cpu()
+        scores = self.score(outputs, targets)[self.score_name]
+        predicted = outputs.argmax(-1) if self.spec.symbols else outputs
+        texts = []
+        for row in range(min(SHOWN, len(inputs))):
+            read, _, expected = data.to_text(inputs[row], targets[row]).rpartition("\n")
+            answer = data.to_text(inputs[row], predicted[row]).rpartition("\n")[2]
+            title = f"{'✓' if scores[row] == 1 else '✗'} test sequence {row}, {self._difference(predicted[row], targets[row])}"
+            text = f"input      {read}\nexpected   {expected}\npredicted  {answer}"
+            texts.append(Text(title, text, is_aligned=bool(self.spec.symbols)))
+        what = "of the symbols that are asked for" if self.spec.symbols else f"(off by less than {TOLERANCE})"
+        about = f"Of the first {len(inputs):,} test sequences the best checkpoint is right on {scores.mean():.2%} {what}."
+        return Samples(about, texts=texts)
+
+    def _difference(self, predicted: Tensor, target: Tensor) -> str:
+        """Expected and predicted symbols of one sequence; of numbers, their difference."""
+        if not self.spec.symbols:
+            return f"off by {float((predicted - target).abs()):.2f}"
+        asked = target > 0
+        expected, answer = ("".join(self.spec.symbols[place] for place in row[asked].tolist()) for row in (target, predicted))
+        return f"expected {expected}, predicted {answer}"
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)

@@ -24,6 +24,9 @@ from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.spec import Spec
+from zoo.tasks.samples import SampleImage, Samples, evenly_spread, require_some
+
+SAMPLES = 8  # test images in a report
 
 
 class Diverged(UserError):
@@ -38,14 +41,14 @@ class RunningMeans:
         self.count = 0
 
     def add(self, count: int, **sums: Tensor) -> None:
-        """Take in sums over ``count`` samples, each a 0-d tensor without gradient."""
+        """Add sums over ``count`` samples, each a 0-d tensor without gradient."""
         for name, value in sums.items():
             known = self.sums.get(name)
             self.sums[name] = value if known is None else known + value
         self.count += count
 
     def take(self, task: L.LightningModule) -> tuple[dict[str, float], int]:
-        """The means over all processes and the number of samples since the last call."""
+        """Return means over all processes and the number of samples since the last call, and reset them."""
         total = torch.stack([*self.sums.values(), torch.tensor(float(self.count), device=task.device)])
         total = task.trainer.strategy.reduce(total, reduce_op="sum")
         *sums, count = total.tolist()
@@ -54,8 +57,8 @@ class RunningMeans:
         return {name: value / count for name, value in zip(names, sums, strict=True)}, int(count)
 
 
-def read_out(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """What metrics have come to over all processes, each by its own sums and counts; after that they start anew."""
+def compute_and_reset(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Compute metrics over all processes, each from its own sums and counts, and reset them."""
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
     for metric in metrics.values():
         metric.reset()
@@ -75,20 +78,37 @@ def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:
 
 
 class Task(L.LightningModule):
-    """A network with its loss, metrics, optimizer and schedule.
+    """A network with its loss, metrics, optimizer and schedule, and everything else that depends on the kind of work.
 
-    A model of the zoo derives from the Task of its kind of work and writes ``__init__``, ``forward`` and ``stages``.
+    A task derives from it and writes ``training_step``, ``evaluation_step``, ``compute_metrics``, ``predict_step`` and
+    ``example_batch``. A model derives from a task and writes ``__init__``, ``forward`` and ``stages``.
+
+    A task whose inputs are single images also writes ``predict_images(images, **options)``, a list of ``Prediction`` of uint8
+    images [n, C, H, W]: one for each, or the same number for each, in order. ``zoo predict`` calls it, with its flags as options.
 
     Args:
         spec: what the data is.
         recipe: how it is trained.
+
+    Attributes:
+        task: its name, as in ``register_model(..., task="classification")``.
+        monitor: the validation metric that selects the best checkpoint, as in "accuracy".
+        directions: metric -> "max" or "min".
+        channels_last: whether images are stored so, which convolutions are faster with.
+        one_pass: whether it reads each training sample once, unchanged, and has no gradients.
+        use_command: the command that a trained model is used with, after ``zoo``; ``{run}`` is its run.
+        review_command: the command that shows how well it works.
+        explain_command: the command that explains a prediction for an image; empty for none.
     """
 
     task: ClassVar[str]
-    monitor: ClassVar[str]  # the validation metric that says which checkpoint is best, as in "accuracy"
-    directions: ClassVar[dict[str, str]]  # metric -> "max" or "min"
-    channels_last: ClassVar[bool] = False  # convolutions run faster so
-    one_pass: ClassVar[bool] = False  # sees each training sample once, as it is, and has no gradients
+    monitor: ClassVar[str]
+    directions: ClassVar[dict[str, str]]
+    channels_last: ClassVar[bool] = False
+    one_pass: ClassVar[bool] = False
+    use_command: str = "predict {run} IMAGE..."
+    review_command: str = "report {run}"
+    explain_command: ClassVar[str] = ""
 
     def __init__(self, spec: Spec, recipe: Recipe) -> None:
         super().__init__()
@@ -100,7 +120,7 @@ class Task(L.LightningModule):
         self.running = RunningMeans()
         self._samples_of_step = 0
         self._recorded_at = 0.0
-        self.findings: dict[str, Any] = {}  # of the last test, where it was asked for them
+        self.details: dict[str, Any] = {}  # of the last test, after ``collect_details``
         self._frozen: dict[str, nn.Module] = {}
 
     def stages(self) -> dict[str, nn.Module]:
@@ -108,40 +128,72 @@ class Task(L.LightningModule):
 
         Freezing and layer-wise learning rates are defined on them.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what its stages are")
+        raise NotImplementedError(f"{type(self).__name__} has no stages")
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """A random batch of ``n`` samples made from the spec alone, for checks, profiling and export."""
-        raise NotImplementedError(f"{type(self).__name__} does not make examples")
+        raise NotImplementedError(f"{type(self).__name__} has no example batches")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """What the network says of each sample of a batch, [n, ...]."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its outputs are")
+        """Predictions for the samples of a batch, [n, ...], such as probabilities."""
+        raise NotImplementedError(f"{type(self).__name__} does not predict")
+
+    @property
+    def prediction_shape(self) -> tuple[int, ...] | None:
+        """The shape of ``predict_step`` for one sample, where the spec determines it."""
+        return None
+
+    @property
+    def chance_classes(self) -> int | None:
+        """The number of classes whose logarithm is the loss of a random guess; None where the loss is another."""
+        return None
+
+    @property
+    def has_pretrained_parts(self) -> bool:
+        """Whether parts of the network may start from weights of another run, and be frozen on purpose."""
+        return type(self).load_pretrained is not Task.load_pretrained
+
+    def report_samples(self, data: Any) -> Samples:
+        """What a report shows of predictions for the test split of ``data``: by default those for some of its images."""
+        if not hasattr(self, "predict_images"):
+            return Samples(missing=f"No samples: {self.task} has none to show in a report.")
+        split = data.splits["test"]
+        require_some(split, "test images")
+        chosen = evenly_spread(len(split), SAMPLES)
+        images = next(split.images.batches(iter([chosen]))).cpu()
+        predictions = self.predict_images(images.to(self.device))
+        rows = zip(images, chosen.tolist(), predictions, strict=True)
+        shown = [SampleImage(image, f"test image {index}", str(prediction)) for image, index, prediction in rows]
+        return Samples(f"Predictions for {len(shown)} images from all over the test split.", images=shown)
+
+    def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
+        """Validation images, uint8 on the CPU, with labels, predictions and probabilities for an experiment tracker."""
+        return None
 
     def check_data_options(self, data: Any) -> None:
-        """Look at the options of the data, which may not have been read yet.
+        """Check the options of the data, which may not have been read yet.
 
         Raises:
             UserError: this model cannot take such data.
         """
 
     def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
-        """The batch of these samples alone; what all samples of a batch share stays as it is."""
+        """Select samples of a batch; what they share is kept as it is."""
         return {name: value[samples] for name, value in batch.items()}
 
     def load_pretrained(self, open_run: Callable[[str], Task]) -> None:
-        """Take over weights that were learned before; called once, when a new run begins.
+        """Load weights of other runs; called once, when a new run begins.
 
         Args:
-            open_run: gives the trained model of a run, by name or path.
+            open_run: returns the trained model of a run, by name or path.
 
         Raises:
             UserError: there are none, or they do not fit.
         """
 
     def prepare(self, data: Any) -> None:
-        """Look at the data, read and split, before the first step, when the weights are in place; it may be replaced by
-        what a frozen part of the network makes of it.
+        """Prepare the data, read and split, before the first step, when the weights are loaded: a task may replace images by
+        features of a frozen part of the network.
 
         Raises:
             UserError: this model cannot learn from it.
@@ -150,8 +202,8 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ freezing
 
     def freeze(self, epoch: int) -> None:
-        """Let only those stages learn that are to in this epoch, from 0; stages that are frozen run as in evaluation, unless
-        the recipe has their norms go on.
+        """Freeze and thaw stages as the recipe plans for an epoch, from 0. Frozen stages are in evaluation mode, unless the
+        recipe keeps updating their norms.
         """
         if self.recipe.freeze == "none":
             return
@@ -189,9 +241,9 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ training
 
     def objective(self, loss: Tensor, n: int, **sums: Tensor) -> Tensor:
-        """What is minimized: the mean loss over ``n`` samples plus the recipe's penalty on the weights.
+        """Return what is minimized, the mean loss over ``n`` samples plus the recipe's penalty on the weights, and record both.
 
-        Both are recorded, apart, and so are the means of other ``sums`` over the samples.
+        Other ``sums`` over the samples are recorded as means.
         """
         added = penalty(self.parameters(), self.recipe)
         if added is not None:
@@ -244,20 +296,18 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ evaluation
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
-        """Take a batch into the metrics of a stage, "val" or "test"."""
+        """Update the metrics of a stage, "val" or "test", with a batch."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        """The metrics of what was evaluated, over all processes; after that they start anew."""
+        """Compute the metrics of a stage over all processes, and reset them."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
-    def collect_details(self, figures: bool = True) -> None:
-        """Let the tests to come find more than figures and put it into ``findings``, as plain data.
-
-        It may cost what the validation of a training should not.
+    def collect_details(self, metrics: bool = True) -> None:
+        """Have the tests to come compute ``details`` beside metrics, as plain data; they may take longer.
 
         Args:
-            figures: whether the figures, too, may become more.
+            metrics: whether to add metrics, too.
         """
 
     def setup(self, stage: str) -> None:
@@ -299,11 +349,11 @@ class Task(L.LightningModule):
         self.send(values)
 
     def diverged(self, what: str) -> Diverged:
-        """The end of a training of which ``what`` is said, with what may help."""
+        """Return the error that ends a training, with advice."""
         return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
 
     def send(self, values: dict[str, float]) -> None:
-        """Hand values to the loggers under the number of optimizer steps so far; all processes must call it alike."""
+        """Log values under the number of optimizer steps; all processes must call it alike."""
         for logger in self.trainer.loggers:
             logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=self.trainer.global_step)
 

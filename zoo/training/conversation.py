@@ -9,10 +9,8 @@ import torch
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
-from zoo.tasks.dialogue import VisualDialogue
 from zoo.text.tokenization import tokenize
-from zoo.training.building import load_task
-from zoo.training.checkpoints import read_checkpoint
+from zoo.training.building import load_capable
 from zoo.training.prediction import read_named
 
 
@@ -33,12 +31,7 @@ class Conversation:
     """
 
     def __init__(self, registry: Registry, checkpoint_file: Path, image: Path, caption: str = "") -> None:
-        task, run = load_task(registry, read_checkpoint(checkpoint_file), checkpoint_file)
-        if not isinstance(task, VisualDialogue):
-            raise UserError(
-                f"{run.model['name']} is for {task.task} and holds no dialogue: `zoo list --task dialogue` shows what does"
-            )
-        self.task = task.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.task, _ = load_capable(registry, checkpoint_file, "generate_answer", "holds no dialogue")
         words = tokenize(caption)
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has words that the model does not know: {some(map(repr, unknown))}")

@@ -24,7 +24,7 @@ from zoo.core.errors import UserError
 from zoo.core.json_lines import append_json_line, filter_json_lines
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
+from zoo.spec import spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, load_task, open_run
@@ -35,7 +35,7 @@ from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import describe_plan, stage_plan
-from zoo.training.tracking import open_tracker, tracking, validation_examples
+from zoo.training.tracking import open_tracker, tracking
 from zoo.training.trainer import build_trainer, configure_ddp, silence_lightning
 from zoo.training.weights import load_backbone, open_weights
 
@@ -50,6 +50,7 @@ class TrainResult:
 
     folder: RunFolder
     is_rank_zero: bool
+    task: Task
     best: float | None
     test: dict[str, float] = field(default_factory=dict)
     was_finished: bool = False
@@ -58,10 +59,10 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class TestResult:
-    """Result of a test: metrics, as in ``test/accuracy``, and the task's further findings as plain data."""
+    """Result of a test: metrics, as in ``test/accuracy``, and the task's further details as plain data."""
 
     metrics: dict[str, float]
-    findings: dict[str, Any]
+    details: dict[str, Any]
     is_rank_zero: bool
 
 
@@ -75,7 +76,7 @@ def load_initial_weights(registry: Registry, task: Task, run: Run) -> None:
     if run.recipe.weights:
         rank_zero_print(str(load_backbone(task, open_weights(registry, run))))
         rank_zero_print(describe_plan(stage_plan(task)))
-    elif run.recipe.freeze != "none" and task.task == "classification":
+    elif run.recipe.freeze != "none" and not task.has_pretrained_parts:
         rank_zero_print(f"warning: recipe.freeze={run.recipe.freeze} without recipe.weights: the frozen weights are random")
 
 
@@ -195,15 +196,15 @@ def _train(
         classes = getattr(task.spec, "classes", ())
         if test:
             if tracker and len(classes) <= tracker.most_classes:
-                task.collect_details(figures=False)
+                task.collect_details(metrics=False)
             trainer.test(task, datamodule=data, verbose=False)
-        if tracker and trainer.is_global_zero and isinstance(task.spec, ImageSpec) and not task.sees_features:
-            tracker.log_predictions(*validation_examples(task, data))
+        if tracker and trainer.is_global_zero and (predictions := task.tracker_predictions(data)):
+            tracker.log_predictions(*predictions)
         if tracker:
-            tracker.log_monitors(folder.monitors_file, classes, task.findings.get("confusion", ()))
+            tracker.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
     was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
     findings = tuple(diagnosis.findings) if diagnosis else ()
-    return TrainResult(folder, trainer.is_global_zero, saving.best, _test_metrics(trainer), was_finished, findings)
+    return TrainResult(folder, trainer.is_global_zero, task, saving.best, _test_metrics(trainer), was_finished, findings)
 
 
 def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings) -> TestResult:
@@ -225,7 +226,7 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
     task.collect_details()
     trainer.test(task, datamodule=module, verbose=False)
-    return TestResult(_test_metrics(trainer), task.findings, trainer.is_global_zero)
+    return TestResult(_test_metrics(trainer), task.details, trainer.is_global_zero)
 
 
 class Patience(EarlyStopping):

@@ -17,9 +17,8 @@ from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.recording import Record
 from zoo.config.recipe import Run
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec
-from zoo.training.monitoring import REMEDIES, num_guessed_classes
-from zoo.training.tuning import Subject, batches_are_images, fit, prepare_subject, range_test
+from zoo.training.monitoring import REMEDIES
+from zoo.training.tuning import Subject, fit, prepare_subject, range_test
 
 STEPS = 12  # that are looked at closely
 BY_HEART = 100  # steps in which one batch must be learned
@@ -57,14 +56,14 @@ def examine(registry: Registry, run: Run) -> list[Check]:
     checks = _first_steps(subject)
     if checks[0].findings and checks[0].findings[0].name == "not-finite":
         return checks  # and nothing else can be said
-    if batches_are_images(subject):
+    if subject.data.has_samples:
         checks.append(_by_heart(subject))
     checks.append(_rate(subject))
     return checks
 
 
 def _first_steps(subject: Subject) -> list[Check]:
-    classes = num_guessed_classes(subject.task)
+    classes = subject.task.chance_classes
     records: list[Record] = []
     diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES)
     monitors = [kind(every=1, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
@@ -166,8 +165,7 @@ class _Losses(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any) -> None:
         self.values.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
-        if len(self.values) == 1 and (smoothing := task.recipe.label_smoothing) and isinstance(task.spec, ImageSpec):
-            classes = len(task.spec.classes)
+        if len(self.values) == 1 and (smoothing := task.recipe.label_smoothing) and (classes := task.chance_classes):
             right, wrong = 1 - smoothing + smoothing / classes, smoothing / classes
             self.floor = -right * math.log(right) - (classes - 1) * wrong * math.log(wrong)
         if self.share is not None and self.values[-1] - self.floor < self.share * (self.values[0] - self.floor):

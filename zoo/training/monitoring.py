@@ -12,7 +12,6 @@ from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run
-from zoo.tasks.classification import Classifier
 from zoo.tasks.task import Task
 
 # finding -> what to try, where a command or key of the zoo helps
@@ -26,11 +25,6 @@ REMEDIES = {
     "not-learning": "zoo diagnose, which checks whether the network can overfit a single batch",
     "small-batch-norm": "a larger recipe.batch_size, --set trainer.sync_batchnorm=true, or group norm",
 }
-
-
-def num_guessed_classes(task: Task) -> int | None:
-    """Number of classes, if the loss is cross-entropy over them, so that guessing costs its logarithm."""
-    return len(task.spec.classes) if isinstance(task, Classifier) and task.is_cross_entropy else None
 
 
 def build_monitors(
@@ -50,8 +44,7 @@ def build_monitors(
     every = run.trainer.monitor_every_n_steps
     if not every or task.one_pass:
         return [], None
-    # networks with an encoder freeze it on purpose
-    frozen = run.recipe.freeze != "none" or not isinstance(task, Classifier)
-    diagnosis = Diagnosis(num_guessed_classes(task), latest, write, frozen, REMEDIES)
+    frozen = run.recipe.freeze != "none" or task.has_pretrained_parts
+    diagnosis = Diagnosis(task.chance_classes, latest, write, frozen, REMEDIES)
     monitors = [kind(every=every, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor, Throughput)]
     return [*monitors, diagnosis], diagnosis

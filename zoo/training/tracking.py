@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from zoo.config.recipe import Run
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
@@ -38,13 +36,3 @@ def tracking(tracker: Any, folder: RunFolder) -> Iterator[None]:
         raise
     tracker.log_checkpoints(folder.best, folder.last)
     tracker.close()
-
-
-def validation_examples(task: Task, data: Any) -> tuple[torch.Tensor, list[str], list[str], list[float]]:
-    """A batch of validation images, uint8 on the CPU, with labels, predictions and probabilities."""
-    batch = next(iter(data.val_dataloader()))
-    with torch.inference_mode():
-        probabilities, indices = task.eval().predict_step({"images": batch["images"].to(task.device)}).max(1)
-    classes = task.spec.classes
-    labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], indices))
-    return batch["images"].cpu(), labels, predictions, probabilities.tolist()

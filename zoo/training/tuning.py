@@ -20,7 +20,6 @@ import torch
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec, ImageTextSpec
 from zoo.tasks.task import Diverged, Task
 from zoo.training.building import build_data, build_task
 from zoo.training.engine import load_initial_weights
@@ -70,11 +69,6 @@ def prepare_subject(registry: Registry, run: Run) -> Subject:
     task.freeze(epoch=0)
     task.prepare(data)
     return Subject(run, data, task)
-
-
-def batches_are_images(subject: Subject) -> bool:
-    """Whether a batch consists of single images, and not of streams of text or the like."""
-    return isinstance(subject.data.spec, (ImageSpec, ImageTextSpec))
 
 
 def with_batch_size(subject: Subject, batch_size: int) -> Subject:
@@ -210,7 +204,7 @@ def search_batch(subject: Subject) -> BatchSearch:
     Raises:
         UserError: not even the smallest batch fits, or batches are not images.
     """
-    if not batches_are_images(subject):
+    if not subject.data.has_samples:
         raise UserError(f"batches of {subject.run.data['name']} are not images: use --only lr")
     with frozen_garbage():
         return _Search(subject, len(subject.data.splits["train"])).result()

@@ -1,1 +1,1 @@
-"""SqueezeNet and a data set of stripes, registered in bestiary by a package of its own."""
+"""SqueezeNet, data sets of stripes and of bright rectangles, and a task of its own, registered in bestiary by a package."""

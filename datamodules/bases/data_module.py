@@ -1,0 +1,79 @@
+"""The base of all data modules: what commands and checks ask of a data set, whatever the kind of work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L
+from torch import Tensor
+
+from zoo.core.errors import UserError
+from zoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Training samples as ``zoo data preview`` shows them.
+
+    Attributes:
+        lines: text, printed line by line.
+        images: uint8 [n, C, H, W], drawn in a row.
+        captions: one for each image.
+        augmented: the same images after augmentation, a row for each version.
+        shows: what the picture shows, in words.
+    """
+
+    lines: Sequence[str] = ()
+    images: Tensor | None = None
+    captions: Sequence[str] = ()
+    augmented: Sequence[Tensor] = ()
+    shows: str = "samples"
+
+
+class DataModule(L.LightningDataModule):
+    """A data set with its splits. A subclass gives ``spec``, ``setup`` and the three dataloaders.
+
+    Attributes:
+        task: the task that it is for.
+        has_samples: whether splits hold samples that can be counted and selected, unlike a stream of text.
+        splits: name -> samples, once ``setup`` has run.
+    """
+
+    task: ClassVar[str]
+    has_samples: ClassVar[bool] = True
+    splits: dict[str, Any]
+    spec: Spec
+
+    def require_compatible(self, spec: Spec, name: str) -> None:
+        """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
+
+        Raises:
+            UserError: the model cannot take it.
+        """
+        if spec != self.spec:
+            raise UserError(f"{name} is {self.spec}, the model was trained on {spec}")
+
+    def summarize(self) -> dict[str, Any]:
+        """Facts for ``zoo data show --measure``, once ``setup`` has run."""
+        return {name: self.split_size(name) for name in self.splits}
+
+    def preview(self) -> Preview:
+        """Training samples to look at, once ``setup`` has run."""
+        return Preview([f"{name}: {value}" for name, value in self.summarize().items()])
+
+    def check_batch(self, batch: dict[str, Tensor]) -> None:
+        """Check that a batch fits the spec, for ``zoo check``.
+
+        Raises:
+            Violation: it does not.
+        """
+
+    def count_samples(self, batch: dict[str, Tensor]) -> int:
+        """The samples of an evaluation batch that count."""
+        return int(batch["counted"].sum()) if "counted" in batch else len(next(iter(batch.values())))
+
+    def split_size(self, split: str) -> int:
+        """The samples that evaluation on a split is to count."""
+        return len(self.splits[split])

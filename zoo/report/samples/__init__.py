@@ -1,1 +1,0 @@
-"""What the network of a run says, a file for each kind of work."""
