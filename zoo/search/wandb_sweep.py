@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from zoo.config.recipe import resolve
+from zoo.config.recipe import SECTIONS, resolve
 from zoo.core.errors import UserError
 from zoo.core.files import replace_file
 from zoo.registry.registry import Registry
@@ -79,8 +79,8 @@ def _command(registry: Registry, search: Search, budget: Budget) -> str:
     searched = {dimension.key for dimension in search.space}
     settings = [
         f"{section}.{key}={json.dumps(value)}"
-        for section, values in search.base.items()
-        for key, value in values.items()
+        for section in SECTIONS
+        for key, value in search.base[section].items()
         if value != default[section].get(key) and f"{section}.{key}" not in {*searched, "wandb.mode"}
     ]
     plugins = [word for file in budget.plugins for word in ("--plugin", str(Path(file).resolve()))]
