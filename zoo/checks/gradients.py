@@ -1,7 +1,7 @@
-"""Analytic gradients of a model held against differences of its loss, parameter by parameter, in float64.
+"""Gradient check: analytic gradients of a model against finite differences of its loss, parameter by parameter, in float64.
 
-What makes this harder than the formula is that networks have kinks, and that a difference across a kink is no derivative. Whether
-there is one is judged from values of the loss alone, so that no wrong gradient passes for a kink.
+Networks have kinks, and a difference across a kink is no derivative. Kinks are detected from values of the loss alone, so that no
+wrong gradient passes for a kink.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOST = (1e-7, 5e-7)
 SMALLEST_STEP, LARGEST_STEP = 1e-9, 1e-4  # relative to the parameter
 ROUNDING = 32  # four standard deviations of the noisiest estimate below, in standard deviations of the loss
 NOISE_STEP, NOISE_VALUES = 1e-10, 12
-BATCHES = 3  # one batch may put a unit so near its kink that nothing can be told from it
+BATCHES = 3  # on one batch a unit may be too near its kink to be checked
 TRIES = 3  # candidates for each point that is wanted, on each batch
 MOST_ENTRIES = 100  # of a gradient that are looked for
 TINY = torch.finfo(torch.float64).tiny
@@ -39,7 +39,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 @dataclass(frozen=True)
 class ParameterCheck:
-    """What was found for one parameter tensor.
+    """Result for one parameter tensor.
 
     Attributes:
         gradient: norm of the analytic gradient.

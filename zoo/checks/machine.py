@@ -1,4 +1,4 @@
-"""What this machine has for the zoo, and what is wrong with it."""
+"""Check of this machine: versions, devices, folders, plugins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Finding:
 
 
 def check_machine(registry: Registry) -> list[Finding]:
-    """All findings: packages, devices, folders, and plugins."""
+    """List all findings: packages, devices, folders, and plugins."""
     findings = [Finding("python", f"{platform.python_version()} on {platform.platform()}")]
     findings += [_package(name) for name in PACKAGES]
     findings += _devices()

@@ -44,7 +44,7 @@ def diagnose(
     else:
         for check in checks:
             names = dict.fromkeys(finding.name for finding in check.findings)
-            print(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.told}")
+            print(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.summary}")
         for finding in findings:
             print(f"\n{finding}")
         fixes = [finding.remedy.removeprefix("--set ") for finding in findings if finding.remedy.startswith("--set ")]

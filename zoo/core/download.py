@@ -1,4 +1,4 @@
-"""The only downloader, and where files are kept: what comes from outside is verified before it has its name."""
+"""Downloads: files are verified by their SHA-256 before they get their name."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _may_download = True
 
 
 def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
-    """The file ``name``, downloaded unless it is there already with the right content.
+    """Download the file ``name``, unless it is there already with the right content.
 
     Args:
-        name: what the file is called in ``folder``.
-        sources: where it is to be had, in the order to try: ``https://host/path#sha256=<64 hex digits>``, or as many of the
-            first of them, from 8 on, as the publisher tells. Plain ``http`` is for this machine alone.
-        folder: where the file is kept; the default is ``downloads`` in bestiary's cache.
+        name: of the file in ``folder``.
+        sources: mirrors in the order to try: ``https://host/path#sha256=<64 hex digits>``, or the first 8 or more of them if the
+            publisher gives no more. Plain ``http`` is for this machine alone.
+        folder: of the file; by default ``downloads`` in bestiary's cache.
 
-    Processes that ask at once download once. A file with other content is replaced only by a verified one.
+    Concurrent processes download once. A file with other content is replaced only by a verified one.
 
     Raises:
-        UserError: no source gives the file, it cannot be written, or nothing is to be downloaded now.
+        UserError: no source provides the file, it cannot be written, or downloads are disabled.
         ValueError: a source is not of that form.
     """
     mirrors = [_parse(source) for source in sources]
@@ -63,7 +63,7 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
 
 @contextmanager
 def nothing_downloaded() -> Iterator[None]:
-    """Inside, a file that is not on this machine yet is an error instead of a download: for work that can do without it."""
+    """Make downloads an error inside, for work that can do without them."""
     global _may_download
     former, _may_download = _may_download, False
     try:
@@ -99,7 +99,7 @@ def _has_content(path: Path, hashes: set[str]) -> bool:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """A full disk or a folder that cannot be written is the user's to mend, so it is told in one line."""
+    """Turn a full disk or a folder that cannot be written into a user error."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def _download(path: Path, mirrors: list[tuple[str, str]]) -> None:
 
 
 def _receive(url: str, expected: str, file: BinaryIO, path: Path) -> str | None:
-    """Write what the server sends and return what is wrong with it, or None.
+    """Write what the server sends, and return what is wrong with it or None.
 
     Raises:
         UserError: the file cannot be written.
@@ -171,7 +171,7 @@ _opener = urllib.request.build_opener(_OnlyHttps)
 
 
 def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What arrives, as it arrives.
+    """Yield chunks as they arrive.
 
     Raises:
         TimeoutError: it arrives slower than ``SLOWEST``; that nothing arrives is noticed by the socket.
@@ -191,7 +191,7 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 
 @contextmanager
 def _progress(name: str, length: int, host: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, one line in a log. Gives what is to be called with the number of bytes that arrived."""
+    """Show a bar on a terminal, one line in a log; call the value with the number of bytes received."""
     if not sys.stderr.isatty():
         size = f" ({length / 1e6:,.1f} MB)" if length else ""
         print(f"fetching {name}{size} from {host}", file=sys.stderr, flush=True)
@@ -209,7 +209,7 @@ def _progress(name: str, length: int, host: str) -> Iterator[Callable[[int], Non
 
 
 def _reason(error: Exception) -> str:
-    """Why a mirror failed, in a few words."""
+    """Why a mirror failed."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the words it is told in: a single line that names the nearest right thing."""
+"""The exception for user errors, and messages of one line that name the nearest valid name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells one network with its weights from another."""
+"""Fingerprints of networks with their weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(network: nn.Module, state: dict[str, Tensor]) -> str:
-    """24 hex digits of what a network is made of and of the values in it."""
+    """24 hex digits that depend on the structure and the weights of a network."""
     digest = blake2b(str(network).encode(), digest_size=12)
     for name, value in state.items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Which process of a run this is, told by the launchers' environment variables before torch could say, and who speaks."""
+"""Rank of this process, from the launchers' environment variables before torch is initialized, and printing from rank zero."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK
 
 
 def is_follower() -> bool:
-    """Whether a launcher has started this process and it is not rank zero: then another one decides and speaks."""
+    """Whether a launcher has started this process with another rank than zero."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in RANK_VARIABLES)
 
 
 def rank_zero_print(text: str) -> None:
-    """A line for whoever waits, from one process alone."""
+    """Print a line to standard error from rank zero only."""
     if not is_follower():
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A short examination before a long training: the first loss, activations and gradients, a batch by heart, learning rates."""
+"""Checks before a long training: first loss, activations and gradients, overfitting one batch, learning rate range test."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from zoo.registry.registry import Registry
 from zoo.training.monitoring import REMEDIES
 from zoo.training.tuning import Subject, fit, prepare_subject, range_test
 
-STEPS = 12  # that are looked at closely
-BY_HEART = 100  # steps in which one batch must be learned
+STEPS = 12  # recorded
+OVERFIT_STEPS = 100  # in which one batch must be learned
 SAMPLES = 32  # of that batch at most
-LEARNED = 0.8  # of the first loss, above what label smoothing leaves; a network that is wired rightly gets far below
+LEARNED = 0.8  # of the first loss, above what label smoothing leaves; a correct network gets far below
 
 
 @dataclass
 class Check:
-    """One thing that was looked at: what was found, in words, and what is wrong with it, if anything is."""
+    """Result of one check, with its findings."""
 
     name: str
-    told: str
+    summary: str
     findings: list[Finding] = field(default_factory=list)
-    is_clear: bool = True  # else nothing wrong was found, nor that all is well
+    is_clear: bool = True  # else neither good nor bad
 
     @property
     def state(self) -> str:
@@ -43,11 +43,11 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         findings = [finding.to_dict() for finding in self.findings]
-        return {"check": self.name, "state": self.state, "told": self.told, "findings": findings}
+        return {"check": self.name, "state": self.state, "summary": self.summary, "findings": findings}
 
 
 def examine(registry: Registry, run: Run) -> list[Check]:
-    """Look at what a training of the Run would begin with; no weights change, and nothing is written.
+    """Check a Run before it is trained; no weights change, and nothing is written.
 
     Raises:
         UserError: as ``zoo.training.tuning.prepare_subject`` does.
@@ -55,9 +55,9 @@ def examine(registry: Registry, run: Run) -> list[Check]:
     subject = prepare_subject(registry, run)
     checks = _first_steps(subject)
     if checks[0].findings and checks[0].findings[0].name == "not-finite":
-        return checks  # and nothing else can be said
+        return checks  # the rest would fail too
     if subject.data.has_samples:
-        checks.append(_by_heart(subject))
+        checks.append(_overfit_batch(subject))
     checks.append(_rate(subject))
     return checks
 
@@ -99,37 +99,37 @@ def _signals(record: Record | None) -> str:
     return f"the outputs of {counted} with weights differ between samples by {least}" + (f" to {most}" if most != least else "")
 
 
-def _by_heart(subject: Subject) -> Check:
-    """Train on one batch, without augmentation, until it is known."""
+def _overfit_batch(subject: Subject) -> Check:
+    """Train on one batch, without augmentation, until it is memorized."""
     data, recipe = copy(subject.data), _constant(subject)
     split = data.splits["train"]
     count = min(SAMPLES, len(split))
     data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
-    recipe = recipe.model_copy(update={"epochs": BY_HEART, "batch_size": count, "accumulate_grad_batches": 1})
+    recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1})
     losses = _Losses(share=LEARNED / 4)
     fit(subject.run.model_copy(update={"recipe": recipe}), data, _copy(subject, recipe), {"limit_val_batches": 0}, [losses])
     values = losses.values
     if not values:
         values = [math.nan]
-    told = f"{count} samples, loss {values[0]:.3g} -> {values[-1]:.3g} in {len(values)} steps"
+    summary = f"{count} samples, loss {values[0]:.3g} -> {values[-1]:.3g} in {len(values)} steps"
     learned = min(values) - losses.floor < LEARNED * (values[0] - losses.floor) or values[0] - losses.floor < 0.1
     finding = Finding(
         "cannot-overfit", "error", "one batch", f"its loss went from {values[0]:.3g} to {values[-1]:.3g} in {len(values)} steps",
-        "it cannot learn even these by heart: a layer is cut off, the rate is far too low or too high, or the loss is not of the "
-        "labels",
-        "zoo tune for the rate; then look at the layers that get no gradient",
+        "it cannot memorize even one batch: a layer is detached, the learning rate is far too low or too high, or the loss does "
+        "not depend on the labels",
+        "zoo tune for the learning rate; then look at the layers that get no gradient",
     )  # fmt: skip
-    return Check("one batch by heart", told, [] if learned else [finding])
+    return Check("overfit one batch", summary, [] if learned else [finding])
 
 
 def _rate(subject: Subject) -> Check:
     test, rate = range_test(subject), subject.run.recipe.lr
     end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
     if test.suggestion is None:
-        told = f"{rate:g} of the recipe; the loss fell at no rate in {len(test.rates)} steps"
-        return Check("learning rate", told, is_clear=False)
-    told = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
+        summary = f"{rate:g} of the recipe; the loss fell at no learning rate in {len(test.rates)} steps"
+        return Check("learning rate", summary, is_clear=False)
+    summary = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
     findings = []
     if test.diverged and rate > 10 * test.rates[-1]:
         findings.append(Finding(
@@ -143,11 +143,11 @@ def _rate(subject: Subject) -> Check:
             f"recipe.lr={rate:g}, and the loss was lowest at {test.suggestion:g}",
             "steps so small that training takes a thousand times as long", f"--set recipe.lr={test.suggestion / 3:.1g}",
         ))  # fmt: skip
-    return Check("learning rate", told, findings)
+    return Check("learning rate", summary, findings)
 
 
 def _constant(subject: Subject) -> Any:
-    """The recipe at its rate from the first step on."""
+    """The recipe with a constant learning rate."""
     return subject.run.recipe.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1})
 
 
