@@ -58,9 +58,15 @@ def test_an_installed_package_brings_them_too(plugin: Path) -> None:
         assert registry.find(kind, name).load().__module__ == "squeezenet_zoo.ingredients"
 
 
-def test_a_relative_plugin_path_in_a_run_is_refused(ingredients: Path) -> None:
-    with pytest.raises(UserError, match="needs the plugin ingredients.py"):
-        scan().add_plugins_of("run first", ["ingredients.py"])
+def test_a_run_of_somebody_else_runs_no_code(ingredients: Path) -> None:
+    for plugin in ("ingredients.py", str(ingredients)):
+        with pytest.raises(UserError, match=f"run first needs the plugin {plugin}: if you trust it, give it with"):
+            scan().add_plugins_of("run first", [plugin])
+    assert "lion" not in scan().entries("optimizer")
+    scan([str(ingredients)])
+    registry = scan()
+    registry.add_plugins_of("run first", [str(ingredients)])
+    assert "lion" in registry.entries("optimizer")
 
 
 def test_a_run_remembers_its_plugins(zoo, ingredients: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from zoo.registry.source import module_file, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_POINT_GROUP = "zoo.plugins"
+TRUSTED_PLUGINS = "plugins.txt"  # in the cache folder
 NEED_IMAGES = {"cnn", "transformer"}  # tags of models that take images apart into places
 
 
@@ -123,18 +125,23 @@ class Registry:
         if not found:
             raise UserError(f"--plugin {plugin}: registers no {', '.join(kind.title for kind in KINDS.values())}")
         self.plugin_files.append(str(path))
+        _trust(str(path))
 
     def add_plugins_of(self, run: str, plugins: Sequence[str]) -> None:
         """Read the plugin files of a run, except those whose name was given from another folder.
 
         Raises:
-            UserError: one is missing, or a relative path, which might lead into files that came along with the run.
+            UserError: one is missing, or was never given with ``--plugin`` on this machine: a run of somebody else runs no code.
         """
         given = {Path(file).name for file in self.plugin_files}
         for plugin in plugins:
             if Path(plugin).name not in given:
-                if not Path(plugin).is_absolute() or not Path(plugin).is_file():
+                if not Path(plugin).is_file():
                     raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE says where it is now")
+                if plugin not in _trusted():
+                    raise UserError(
+                        f"{run} needs the plugin {plugin}: if you trust that file, give it with zoo --plugin {plugin}"
+                    )
                 self.add_plugin(plugin)
 
     def _read(self, path: Path, module: str, origin: str) -> list[Entry]:
@@ -153,6 +160,22 @@ class Registry:
             )
             self.clashes[entry.kind, entry.name] = clash
             self.warnings.append(clash)
+
+
+def _trusted() -> list[str]:
+    """The plugin files that were given with ``--plugin`` on this machine, as absolute paths."""
+    from zoo.core.files import cache_folder
+
+    file = cache_folder() / TRUSTED_PLUGINS
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def _trust(plugin: str) -> None:
+    from zoo.core.files import cache_folder, replace_file
+
+    if plugin not in _trusted():
+        with suppress(OSError):  # then it has to be given each time
+            replace_file(cache_folder() / TRUSTED_PLUGINS, "".join(f"{each}\n" for each in [*_trusted(), plugin]).encode())
 
 
 _current: Registry | None = None  # of the last scan
