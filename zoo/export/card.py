@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import yaml
 
 from zoo.config.recipe import Run
+from zoo.core import __version__
 from zoo.export.agreement import Agreement
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
@@ -41,7 +41,7 @@ class Card:
             f"# {self.name}\n\n"
             f"`{self.path.name}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
             f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
-            f"{metadata.version('bestiary')}; the file is loaded by {self.format.loads}.\n\n"
+            f"{__version__}; the file is loaded by {self.format.loads}.\n\n"
             f"License: {self.license}"
         )
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import bokeh
 import jinja2
 import yaml
 from bokeh.resources import Resources
 
+from zoo.core import __version__
 from zoo.core.errors import some
 from zoo.core.files import write_output
 from zoo.pictures.curves import run_labels
@@ -80,7 +81,7 @@ def render(subjects: Sequence[Subject], most: int) -> str:
         contents=_contents(runs, several),
         runs=runs,
         compared=_compared(subjects, most) if several else None,
-        footer=f"Written by zoo report, bestiary {_version('bestiary')}; plots by Bokeh {_version('bokeh')}.",
+        footer=f"Written by zoo report, bestiary {__version__}; plots by Bokeh {bokeh.__version__}.",
         ink=INK,
         style=_own_file("style.css"),
         scripts=Resources(mode="inline", components=["bokeh"], log_level="error").js_raw,
@@ -89,13 +90,6 @@ def render(subjects: Sequence[Subject], most: int) -> str:
 
 def _own_file(name: str) -> str:
     return files("zoo.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]]:

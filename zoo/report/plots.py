@@ -27,7 +27,7 @@ from bokeh.models import (
     NumeralTickFormatter,
     Span,
 )
-from bokeh.palettes import Cividis256
+from bokeh.palettes import Cividis256, interp_palette
 from bokeh.plotting import figure
 
 from zoo.report.history import Columns, heat, thin
@@ -35,8 +35,8 @@ from zoo.report.history import Columns, heat, thin
 # medium lightness, visible on white and black; distinguishable by lightness where hue is not enough
 COLORS = ("#3f90da", "#e76300", "#2e9e4f", "#9467bd", "#d6404e", "#17919c", "#a96b59", "#717581")
 DASHES = ("solid", "dashed", "dotted", "dotdash")
-FIRST_LAYER, LAST_LAYER = (63, 144, 218), (231, 99, 0)  # color by depth
-BELOW, ZERO, ABOVE = (20, 110, 220), (150, 150, 150), (240, 100, 0)  # diverging scale
+BY_DEPTH = ("#3f90da", "#e76300")  # from the first layer to the last
+DIVERGING = interp_palette(("#146edc", "#969696", "#f06400"), 256)  # gray at zero is visible on white and black
 INK = "#808182"
 HEIGHT = 280  # pixels
 MIN_SHARE = 0.1  # at the end of a scale of shares, so that few do not look like all
@@ -118,7 +118,7 @@ def layer_lines(
         xs.append(x.astype(np.float64))
         ys.append(y.astype(np.float32))
     plot = _figure(title, "step", "", HEIGHT + 60, y_axis_type="log")
-    colors = _between(FIRST_LAYER, LAST_LAYER, len(names))
+    colors = list(interp_palette(BY_DEPTH, len(names)))
     source = ColumnDataSource({"xs": xs, "ys": ys, "name": list(names), "color": colors})
     glyph = plot.multi_line("xs", "ys", source=source, line_color="color", line_width=1.4)
     tips = [("", "@name"), ("step", "$x{0}"), ("value", "$y{0.[0000000]}")]  # at the pointer
@@ -221,19 +221,8 @@ def _colors(cells: np.ndarray, scale: str) -> LinearColorMapper | LogColorMapper
         low, high = 0.0, max(high, MIN_SHARE)
     elif low == high:
         low, high = low / 2, high * 2
-    kind, palette = LogColorMapper if scale == "log" else LinearColorMapper, _signed() if scale == "signed" else Cividis256
+    kind, palette = LogColorMapper if scale == "log" else LinearColorMapper, DIVERGING if scale == "signed" else Cividis256
     return kind(palette=palette, low=low, high=high, nan_color="rgba(0,0,0,0)", low_color=palette[0], high_color=palette[-1])
-
-
-def _signed() -> list[str]:
-    """Diverging palette from blue through gray, which is visible on white and black, to orange."""
-    return [*_between(BELOW, ZERO, 128), *_between(ZERO, ABOVE, 128)]
-
-
-def _between(first: tuple[int, int, int], last: tuple[int, int, int], count: int) -> list[str]:
-    """Interpolate colors."""
-    shares = np.linspace(0, 1, count)[:, None]
-    return ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in (1 - shares) * first + shares * last]
 
 
 def _color_bar(plot: Any, mapper: LinearColorMapper | LogColorMapper) -> ColorBar:
