@@ -128,7 +128,7 @@ def test_a_report_tells_everything(report, whole) -> None:
         "softmax", "digits", "classification", "650", "1:30",  # summary
         "warning: dead-units", "network.first", "62% of 64 units", "a high rate", "recipe.lr=0.01",  # findings
         "Activation standard deviation", "Dead units", "Input rank", "Global gradient norm", "Update-to-weight ratios",
-        "Steps per second", "Waiting for data", "Memory",
+        "Steps per second", "Data loading time", "Memory",
         "zoo train --config runs/whole/run.yaml --name whole-again", "zoo train softmax --name whole", "batch_size: 128",
         "because of --no-samples",
     ):  # fmt: skip
