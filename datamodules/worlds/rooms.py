@@ -29,7 +29,6 @@ COLORS = {
 KINDS = ("ball", "box", "cone")
 THINGS = 6  # in a house, no two alike
 ACTIONS = FORWARD, LEFT, RIGHT, STOP = ("forward", "left", "right", "stop")
-FAR = 1000  # more steps than any way has: from where there is none
 
 Cell = tuple[int, int]  # row and column, from the north-west
 
@@ -97,23 +96,13 @@ def _around(cell: Cell) -> list[Cell]:
 # ---------------------------------------------------------------------------------------------- ways
 
 
-@dataclass(frozen=True)
-class Ways:
-    """Where actions lead in B houses, and how far the things are.
+def find_ways(houses: Sequence[House]) -> tuple[Tensor, Tensor]:
+    """Where actions lead in B houses, and which poses are goals.
 
-    Attributes:
-        moves: the pose after each action, int16 [B, POSES, actions]; against a wall or a thing one stays.
-        steps: the fewest actions, without the stop, until one stands before a thing and faces it, int16 [B, THINGS, POSES].
-        expert: an action that begins such a way, int8 [B, THINGS, POSES]; of several the first of ``ACTIONS``.
+    Returns:
+        The pose after each action, int16 [B, POSES, actions], where a wall or a thing stops a step; and bool [B, THINGS, POSES],
+        whether one stands before a thing and faces it.
     """
-
-    moves: Tensor
-    steps: Tensor
-    expert: Tensor
-
-
-def find_ways(houses: Sequence[House]) -> Ways:
-    """All shortest ways in all houses, to each of their things in order, found from their ends backwards."""
     free = torch.tensor([[house.is_free((i, j)) for i in range(SIZE) for j in range(SIZE)] for house in houses])
     poses = torch.arange(POSES)
     cell, heading = poses // 4, poses % 4
@@ -127,16 +116,7 @@ def find_ways(houses: Sequence[House]) -> Ways:
     moves = torch.stack([forward, *(pose.expand_as(forward) for pose in (*turned, poses))], 2)
     things = torch.tensor([[i * SIZE + j for i, j in house.things] for house in houses])
     before = (ahead == things[:, :, None]) & inside & free[:, None, cell]
-    steps = torch.where(before, 0, FAR)
-    at = moves[:, None, :, :-1].expand(-1, things.shape[1], -1, -1).flatten(2)
-    while True:
-        after = steps.gather(2, at).unflatten(2, (POSES, -1))
-        nearer = torch.minimum(steps, after.min(3).values + 1)
-        if torch.equal(nearer, steps):
-            break
-        steps = nearer
-    expert = torch.where(before, ACTIONS.index(STOP), after.argmin(3))
-    return Ways(moves.short(), steps.short(), expert.to(torch.int8))
+    return moves.short(), before
 
 
 # ---------------------------------------------------------------------------------------------- views

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from zoo.core.errors import UserError
-from zoo.datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, EpisodeLoader, Rooms
+from zoo.datamodules.bases.navigation import Environments, EpisodeLoader
+from zoo.datamodules.rooms import HELD_OUT_HOUSES, LONGEST, NEAREST, Rooms
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     COLORS,
@@ -34,7 +35,8 @@ from zoo.datamodules.worlds.rooms import (
 from zoo.spec import IGNORE
 
 HOUSES = [build_house(0, index) for index in range(6)]
-VIEWS, WAYS = render(HOUSES), find_ways(HOUSES)
+VIEWS = render(HOUSES)
+WAYS = Environments.with_goals(VIEWS, *find_ways(HOUSES))
 STOP = len(ACTIONS) - 1
 
 
@@ -225,10 +227,10 @@ def test_every_start_has_an_instruction_to_each_thing_and_the_path_goes_there(da
     for split in data.splits.values():
         for first in range(0, len(split), THINGS):
             group = slice(first, first + THINGS)
-            assert len(set(zip(split.house[group].tolist(), split.start[group].tolist(), strict=True))) == 1
-            assert split.thing[group].tolist() == list(range(THINGS))
+            assert len(set(zip(split.environment[group].tolist(), split.start[group].tolist(), strict=True))) == 1
+            assert split.goal[group].tolist() == list(range(THINGS))
         for episode in range(0, len(split), 7):
-            house = data.houses[split.house[episode]]
+            house = data.houses[split.environment[episode]]
             pose, steps = int(split.start[episode]), 0
             for action, told in zip(split.actions[episode].tolist(), split.path[episode].tolist(), strict=True):
                 assert pose == told
@@ -237,21 +239,21 @@ def test_every_start_has_an_instruction_to_each_thing_and_the_path_goes_there(da
                 steps += action != STOP
                 pose = moved(house, pose, action)
             assert NEAREST <= steps <= LONGEST
-            assert steps == fewest_steps(house, list(house.things)[split.thing[episode]])[int(split.start[episode])]
-            assert data.tables.steps[split.house[episode], split.thing[episode], pose] == 0
+            assert steps == fewest_steps(house, list(house.things)[split.goal[episode]])[int(split.start[episode])]
+            assert data.environments.steps[split.environment[episode], split.goal[episode], pose] == 0
 
 
 def test_instructions_name_the_thing(data: Rooms) -> None:
     for name, split in data.splits.items():
         for episode in range(len(split)):
-            thing = list(data.houses[split.house[episode]].things.values())[split.thing[episode]]
+            thing = list(data.houses[split.environment[episode]].things.values())[split.goal[episode]]
             assert data.instruction(name, episode).endswith(" the " + " ".join(thing))
 
 
 def test_unseen_houses_and_seen_ones_are_told_apart_and_no_start_is_in_two_splits(data: Rooms) -> None:
     keys = {}
     for name, split in data.splits.items():
-        keys[name] = set(zip(split.house.tolist(), split.start.tolist(), strict=True))
+        keys[name] = set(zip(split.environment.tolist(), split.start.tolist(), strict=True))
     assert not keys["train"] & keys["val"] and not keys["train"] & keys["test"] and not keys["val"] & keys["test"]
     houses = {name: {house for house, _ in pairs} for name, pairs in keys.items()}
     assert len(houses["val"] - houses["train"]) == HELD_OUT_HOUSES["val"]
@@ -259,20 +261,20 @@ def test_unseen_houses_and_seen_ones_are_told_apart_and_no_start_is_in_two_split
     for batch in data.val_dataloader():
         assert batch["counted"].all()
     seen = torch.cat([batch["seen"] for batch in data.val_dataloader()])
-    assert torch.equal(seen, torch.tensor([house in houses["train"] for house in data.splits["val"].house.tolist()]))
+    assert torch.equal(seen, torch.tensor([house in houses["train"] for house in data.splits["val"].environment.tolist()]))
 
 
 def test_held_out_houses_do_not_depend_on_the_number_for_training(data: Rooms) -> None:
     other = Rooms(16, 0, num_houses=2, num_starts=1)
     other.setup()
-    unseen = other.splits["test"].house < other.first_seen
+    unseen = other.splits["test"].environment < other.first_seen
     assert torch.equal(other.splits["test"].words[unseen], data.splits["test"].words[: int(unseen.sum())])
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_each_episode_once_on_any_number_of_processes(data: Rooms, world: int) -> None:
     split = data.splits["val"]
-    loaders = [EpisodeLoader(data.tables, split, data.first_seen, 64, rank=rank, world=world) for rank in range(world)]
+    loaders = [EpisodeLoader(data.environments, split, data.first_seen, 64, rank=rank, world=world) for rank in range(world)]
     assert len({len(list(loader)) for loader in loaders}) == 1
     batches = [batch for loader in loaders for batch in loader]
     counted = torch.cat([batch["words"].new_full((len(batch["words"]),), 0) + batch["counted"] for batch in batches])
@@ -282,7 +284,9 @@ def test_evaluation_sees_each_episode_once_on_any_number_of_processes(data: Room
 
 
 def test_training_draws_each_episode_once_and_can_begin_anywhere(data: Rooms) -> None:
-    loaders = [EpisodeLoader(data.tables, data.splits["train"], data.first_seen, 16, 3, rank=rank, world=2) for rank in range(2)]
+    loaders = [
+        EpisodeLoader(data.environments, data.splits["train"], data.first_seen, 16, 3, rank=rank, world=2) for rank in range(2)
+    ]
     per_rank = [list(loader) for loader in loaders]
     assert [len(batches) for batches in per_rank] == [len(loader) for loader in loaders] == [3, 3]
     whole = per_rank[0]
@@ -302,13 +306,13 @@ def test_shuffled_instructions_are_dealt_out_among_the_things_of_one_start(data:
     assert groups[0] == groups[1]
     right = (own.words == other.words).all(1).double().mean()
     assert float(right) == pytest.approx(1 / THINGS, abs=4 * math.sqrt(5 / 36 / len(own)))
-    assert torch.equal(other.told, (other.words != 0).sum(1))
+    assert torch.equal(other.num_words, (other.words != 0).sum(1))
 
 
 def test_none_says_nothing_and_other_mistakes_are_one_line(zoo) -> None:
     silent = Rooms(16, 0, num_houses=1, num_starts=1, instructions="none")
     silent.setup()
-    assert silent.instruction("train", 0) == "" and silent.splits["train"].told.eq(1).all()
+    assert silent.instruction("train", 0) == "" and silent.splits["train"].num_words.eq(1).all()
     assert zoo("data", "show", "rooms", "--measure", "--set", "data.num_houses=0").is_one_line_error("data.num_houses=0")
     assert zoo("train", "navigator", "--set", "data.instructions=shufled").is_one_line_error("shufled", "'shuffled'")
     with pytest.raises(UserError, match="another vocabulary"):

@@ -70,7 +70,7 @@ def test_an_agent_that_knows_the_way_succeeds_by_the_shortest(data: Rooms) -> No
     for ending in ("", "_seen"):
         assert (figures[f"success{ending}"], figures[f"spl{ending}"], figures[f"error{ending}"]) == (1, 1, 0)
     split = data.splits["test"]
-    unseen = split.house < data.first_seen
+    unseen = split.environment < data.first_seen
     lengths = (split.actions != IGNORE).sum(1) - 1
     assert figures["length"] == pytest.approx(float(lengths[unseen].double().mean()))
     assert figures["length_seen"] == pytest.approx(float(lengths[~unseen].double().mean()))
@@ -126,7 +126,7 @@ def test_who_hears_nothing_ends_in_the_same_place_for_all_things_and_is_right_at
         ends = walk.poses[:, -1].unflatten(0, (-1, THINGS))
         assert torch.equal(ends, ends[:, :1].expand_as(ends))
     # nor can any other place be right for two: no pose is the goal of two things
-    assert ((data.tables.steps == 0).sum(1) <= 1).all()
+    assert ((data.environments.steps == 0).sum(1) <= 1).all()
 
 
 def test_the_loss_of_a_teacher_is_that_of_each_action_on_the_experts_way(data: Rooms) -> None:

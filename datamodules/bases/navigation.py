@@ -1,0 +1,339 @@
+"""The base of navigation data: environments that are graphs of poses, and episodes with instructions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
+from zoo.core.violation import require
+from zoo.datamodules.bases.data_module import DataModule, Preview
+from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
+from zoo.datamodules.loading.pixels import statistics_of_counts
+from zoo.spec import END, IGNORE, PAD, ImageSpec, NavigationSpec
+
+FAR = 1000  # more steps than any path has: from where the goal cannot be reached
+POOL = 8  # batches whose episodes are put together by their lengths
+DRAWN_VIEWS = 8
+PREVIEWED = 6  # episodes
+MEASURED = 32  # environments whose views make the statistics
+
+
+@dataclass(frozen=True)
+class Environments:
+    """B environments of P poses, with K goals each.
+
+    Attributes:
+        views: uint8 [B, P, C, H, W].
+        moves: the pose after each action, [B, P, actions]; the last action is to stop, and leads nowhere else.
+        steps: the fewest actions, without the stop, to each goal, [B, K, P]; ``FAR`` from where there is no path.
+        expert: the first action of a shortest path, [B, K, P].
+    """
+
+    views: Tensor
+    moves: Tensor
+    steps: Tensor
+    expert: Tensor
+
+    @classmethod
+    def with_goals(cls, views: Tensor, moves: Tensor, at_goal: Tensor) -> Environments:
+        """Environments with shortest paths to the poses that are true in ``at_goal``, bool [B, K, P]."""
+        return cls(views, moves, *shortest_paths(moves, at_goal))
+
+    def to(self, device: torch.device) -> Environments:
+        """The same on a device."""
+        return Environments(*(table.to(device) for table in vars(self).values()))
+
+    def follow(self, environment: Tensor, goal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Poses and actions of a shortest path from each start, int64 [E, longest + 1]; ``IGNORE`` for actions after the stop.
+
+        Raises:
+            UserError: there is no path.
+        """
+        steps = self.steps[environment, goal, start]
+        if len(lost := (steps >= FAR).nonzero()):
+            episode = int(lost[0])
+            raise UserError(f"episode {episode}: no path leads from pose {int(start[episode])} to goal {int(goal[episode])}")
+        poses, actions = [start], []
+        for _ in range(int(steps.max()) + 1):
+            actions.append(self.expert[environment, goal, poses[-1]].long())
+            poses.append(self.moves[environment, poses[-1], actions[-1]].long())
+        taken = torch.stack(actions, 1)
+        stopped = (taken == self.moves.shape[-1] - 1).cumsum(1)
+        return torch.stack(poses[:-1], 1), taken.where(stopped.cumsum(1) <= 1, IGNORE)
+
+
+def shortest_paths(moves: Tensor, at_goal: Tensor) -> tuple[Tensor, Tensor]:
+    """``steps`` and ``expert`` of environments, found from the goals backwards; of several best actions the first."""
+    steps = torch.where(at_goal, 0, FAR)
+    after = moves[:, None, :, :-1].long().expand(-1, at_goal.shape[1], -1, -1).flatten(2)
+    while True:
+        left = steps.gather(2, after).unflatten(2, (moves.shape[1], -1))
+        nearer = torch.minimum(steps, left.min(3).values + 1)
+        if torch.equal(nearer, steps):
+            return steps.short(), torch.where(at_goal, moves.shape[2] - 1, left.argmin(3)).to(torch.int8)
+        steps = nearer
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """E tasks to get from a start to a goal, one row each.
+
+    Attributes:
+        environment, goal, start: indices into the environments, int64 [E].
+        words: the instruction, int64 [E, spec.length], and ``num_words``, the number of its words.
+        path: the poses of a shortest path, int64 [E, longest + 1], the goal again after its end.
+        actions: what is done there, the stop at the goal, and ``IGNORE`` after it.
+    """
+
+    environment: Tensor
+    goal: Tensor
+    start: Tensor
+    words: Tensor
+    num_words: Tensor
+    path: Tensor
+    actions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.environment)
+
+    def subset(self, indices: Tensor) -> Episodes:
+        """Those rows, in that order."""
+        return Episodes(*(column[indices] for column in vars(self).values()))
+
+
+class EpisodeLoader(BatchLoader):
+    """Episodes as batches for one process, as what Lightning takes for a dataloader.
+
+    Every row of a batch holds its environment: ``views`` [n, P, 3, H, W], ``moves`` [n, P, actions], and towards its goal
+    ``steps`` and ``expert`` [n, P]. Beside them are ``words``, ``start``, ``path`` and ``actions``; ``seen``, whether the
+    environment is one of the training; and ``counted``, false for rows that are there only to keep processes in step.
+
+    Args:
+        environments, episodes: the data; environments may be on a device.
+        first_seen: the index of the first environment of the training; those before it are held out.
+        batch_size: episodes a batch.
+        seed: of the order; None keeps it, for evaluation.
+        rank, world, position: see ``BatchLoader``.
+    """
+
+    def __init__(
+        self,
+        environments: Environments,
+        episodes: Episodes,
+        first_seen: int,
+        batch_size: int,
+        seed: int | None = None,
+        **place: Any,
+    ) -> None:
+        super().__init__(**place)
+        self.environments, self.episodes, self.first_seen, self.seed = environments, episodes, first_seen, seed
+        self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(episodes) // self.world))
+        self.lengths = (episodes.actions != IGNORE).sum(1)
+
+    def __len__(self) -> int:
+        per_turn = self.batch_size * self.world
+        return len(self.episodes) // per_turn if self.seed is not None else -(-len(self.episodes) // per_turn)
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        if self.seed is None:
+            parts = torch.arange(len(self.episodes)).split(self.batch_size)
+            for turn in range(self.rank, len(self) * self.world, self.world):
+                # sharded networks need all processes in step
+                yield self._batch(parts[min(turn, len(parts) - 1)], counted=turn < len(parts))
+            return
+        for indices in self._order(epoch)[first:]:
+            yield self._batch(indices[self.rank * self.batch_size :][: self.batch_size])
+
+    def _order(self, epoch: int) -> list[Tensor]:
+        """Indices for all processes together at each step of an epoch.
+
+        Ways of about the same length go together, since a batch takes as long as its longest: half the time is saved.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        whole = self.batch_size * self.world
+        order = torch.randperm(len(self.episodes), generator=generator)[: len(self) * whole]
+        pools = (pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(POOL * whole))
+        batches = [batch for pool in pools for batch in pool.split(whole)]
+        return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
+
+    def _batch(self, indices: Tensor, counted: bool = True) -> Batch:
+        environments, episodes, device = self.environments, self.episodes, self.environments.views.device
+        longest = int(self.lengths[indices].max())
+        rows = {
+            "words": episodes.words[indices, : int(episodes.num_words[indices].max())],
+            "start": episodes.start[indices],
+            "path": episodes.path[indices, :longest],
+            "actions": episodes.actions[indices, :longest],
+            "seen": episodes.environment[indices] >= self.first_seen,
+            "counted": torch.full((len(indices),), counted),
+        }
+        rows = {name: value.to(device, non_blocking=True) for name, value in rows.items()}
+        place, goal = (part[indices].to(device, non_blocking=True) for part in (episodes.environment, episodes.goal))
+        return {
+            **rows,
+            "views": environments.views.index_select(0, place),
+            "moves": environments.moves.index_select(0, place).long(),
+            "steps": environments.steps[place, goal].long(),
+            "expert": environments.expert[place, goal].long(),
+        }
+
+
+class NavigationData(DataModule):
+    """Environments in which an agent follows instructions.
+
+    A subclass implements ``build_spec``, ``load_environments`` and ``load_episodes``; ``draw_walk`` if it can draw environments.
+
+    Args:
+        batch_size: episodes a batch on each device.
+        seed: of the order.
+
+    Attributes:
+        first_seen: the index of the first environment of the training. Those before it are held out: their episodes are
+            evaluated apart from episodes in environments of the training.
+    """
+
+    task = "navigation"
+    first_seen: int = 0
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.batch_size, self.seed = batch_size, seed
+        self.splits: dict[str, Episodes] = {}
+        self.spec = self.build_spec()
+
+    # ------------------------------------------------------------------ what a subclass gives
+
+    @abstractmethod
+    def build_spec(self) -> NavigationSpec:
+        """Views, words and actions, the stop last, without reading the views."""
+
+    @abstractmethod
+    def load_environments(self) -> Environments:
+        """All environments, those that are held out first."""
+
+    @abstractmethod
+    def load_episodes(self) -> dict[str, Episodes]:
+        """The splits ``train``, ``val`` and ``test``, made by ``encode_episodes``."""
+
+    def draw_walk(self, split: str, episode: int, poses: Tensor | None = None) -> Tensor:
+        """Draw an episode with the path of the expert and, if its poses are given, that of an agent, uint8 [3, height, width].
+
+        By default views along the path of one of them, side by side.
+        """
+        episodes = self.splits[split]
+        path = episodes.path[episode][episodes.actions[episode] != IGNORE] if poses is None else poses
+        shown = path[torch.linspace(0, len(path) - 1, DRAWN_VIEWS).long()]
+        return torch.cat(tuple(self.environments.views[episodes.environment[episode], shown].cpu()), 2)
+
+    # ------------------------------------------------------------------ what the rest uses
+
+    def encode_episodes(
+        self, environment: Tensor, goal: Tensor, start: Tensor, instructions: Sequence[Sequence[str]]
+    ) -> Episodes:
+        """Episodes from indices, int64 [E], and the words of each instruction.
+
+        Raises:
+            UserError: a goal cannot be reached, or an instruction is longer than the spec says.
+        """
+        path, actions = self.environments.follow(environment, goal, start)
+        words = torch.full((len(instructions), self.spec.length), PAD)
+        for row, instruction in zip(words, instructions, strict=True):
+            if len(instruction) >= self.spec.length:
+                raise UserError(f"an instruction has {len(instruction)} words, and the spec allows {self.spec.length - 1}")
+            row[: len(instruction) + 1] = torch.tensor([*self.spec.encode(instruction), END])
+        return Episodes(environment, goal, start, words, (words != PAD).sum(1), path, actions)
+
+    def require_compatible(self, spec: NavigationSpec, name: str) -> None:
+        """Refuse to be data for a model that was trained with another ``spec``; ``name`` is this data's, for the message.
+
+        Raises:
+            UserError: other words, actions or views.
+        """
+        for what in ("vocabulary", "actions"):
+            if getattr(spec, what) != getattr(self.spec, what):
+                raise UserError(f"{name} has another {what.removesuffix('s')} than the model knows: test it on data like its own")
+        if spec.image.shape != self.spec.image.shape:
+            raise UserError(f"{name} has views of {self.spec.image.shape}, the model takes {spec.image.shape}")
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            self.environments = self.load_environments()
+            self.splits = self.load_episodes()
+            self.spec = replace(self.spec, image=self._with_statistics())
+
+    def _with_statistics(self) -> ImageSpec:
+        """Mean and standard deviation of the pixels of the first training environments, without black views."""
+        views = self.environments.views[self.first_seen : self.first_seen + MEASURED].flatten(0, 1)
+        pixels = views[views.flatten(1).amax(1) > 0].transpose(0, 1).flatten(1)
+        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels])
+        mean, std = statistics_of_counts(counts)
+        return replace(self.spec.image, mean=mean, std=std)
+
+    def train_dataloader(self) -> EpisodeLoader:
+        return self._loader("train", self.seed)
+
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._loader("test")
+
+    def _loader(self, name: str, seed: int | None = None) -> EpisodeLoader:
+        if self.trainer is not None:
+            self.environments = self.environments.to(self.trainer.strategy.root_device)
+        return EpisodeLoader(
+            self.environments, self.splits[name], self.first_seen, self.batch_size, seed, **placement(self.trainer)
+        )
+
+    def summarize(self) -> dict[str, Any]:
+        """A summary of the data, once ``setup`` has run."""
+        lengths = (self.splits["train"].actions != IGNORE).sum(1) - 1
+        held_out = {name: split.environment < self.first_seen for name, split in self.splits.items() if name != "train"}
+        return {
+            "views": list(self.spec.image.shape),
+            "episodes": {name: len(self.splits[name]) for name in ("train", "val", "test")},
+            "unseen": {name: int(unseen.sum()) for name, unseen in held_out.items()},
+            "vocabulary": len(self.spec.vocabulary),
+            "actions": f"{lengths.double().mean():.1f} on the shortest way, {int(lengths.max())} on the longest",
+            "instruction": self.instruction("train", 0),
+        }
+
+    def preview(self) -> Preview:
+        chosen = torch.linspace(0, len(self.splits["train"]) - 1, PREVIEWED).long().tolist()
+        numbers = [str(number) for number in range(1, len(chosen) + 1)]
+        lines = [f"{number}  {self.instruction('train', index)}" for number, index in zip(numbers, chosen, strict=True)]
+        images = torch.stack([self.draw_walk("train", index) for index in chosen])
+        return Preview(lines, images, numbers, shows="environments, with the shortest paths that the instructions describe")
+
+    def check_batch(self, batch: Batch) -> None:
+        spec, views, moves, words = self.spec, batch["views"], batch["moves"], batch["words"]
+        poses, shape = views.shape[1], spec.image.shape
+        require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec says {shape}")
+        require(moves.shape[1:] == (poses, len(spec.actions)), f"moves are {tuple(moves.shape[1:])} for {poses} poses")
+        require(moves.min() >= 0 and moves.max() < poses, "an action leads to a pose that does not exist")
+        require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} is to stop, and leads elsewhere")
+        require(words.min() >= 0 and words.max() < len(spec.vocabulary), "a word is outside the vocabulary of the spec")
+        require((words == END).sum(1).eq(1).all(), "an instruction does not end, or ends twice")
+        self._check_expert(batch)
+
+    def _check_expert(self, batch: Batch) -> None:
+        """Check that the expert arrives by a shortest path."""
+        row, pose = torch.arange(len(batch["start"])), batch["start"]
+        left = batch["steps"][row, pose]
+        require((left < self.spec.steps).all(), f"a goal is {int(left.max())} steps away, and {self.spec.steps} may be taken")
+        for _ in range(int(left.max())):
+            pose = batch["moves"][row, pose, batch["expert"][row, pose]]
+            left = (left - 1).clamp(min=0)
+            require(torch.equal(batch["steps"][row, pose], left), "an action of the expert does not bring the goal nearer")
+        require((batch["expert"][row, pose] == len(self.spec.actions) - 1).all(), "the expert does not stop at the goal")
+
+    def instruction(self, split: str, episode: int) -> str:
+        """The instruction of an episode."""
+        return " ".join(self.spec.decode(self.splits[split].words[episode].tolist()))
