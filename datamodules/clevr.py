@@ -38,7 +38,7 @@ class CLEVR(QuestionFiles):
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         train, val = (self._find(split) for split in ("train", "val"))
-        return {"train": train, "val": val, "test": val}
+        return {"train": train, "val": val}
 
     def _find(self, split: str) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:

@@ -41,7 +41,7 @@ class CocoCaptions(CaptionFiles):
             splits[split] = [CaptionedImage(f"{folder}{os.sep}{name}", captions[name]) for name in names]
             without_caption += sorted(there - {name for name in captions if captions[name]})
             without_image += sorted(captions.keys() - there)
-        return CaptionAnnotations({**splits, "test": splits["val"]}, without_caption, without_image)
+        return CaptionAnnotations(splits, without_caption, without_image)
 
 
 def read_coco(path: Path) -> Captions:

@@ -40,7 +40,7 @@ class VQA(QuestionFiles):
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
         train, val = (self._find(split) for split in SPLITS.values())
-        return {"train": train, "val": val, "test": val}
+        return {"train": train, "val": val}
 
     def _find(self, split: str) -> list[QuestionedImage]:
         questions_file = self.root / f"v2_OpenEnded_mscoco_{split}_questions.json"

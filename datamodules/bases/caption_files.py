@@ -151,8 +151,7 @@ class CaptionFiles(CaptionData):
         return images, readable
 
     def _paths(self) -> list[str]:
-        """Each once, though two splits may share images."""
-        return list(dict.fromkeys(captioned.path for split in self.annotations.splits.values() for captioned in split))
+        return [captioned.path for split in self.annotations.splits.values() for captioned in split]
 
     def _warn(self, *faults: tuple[list[str], str, str]) -> None:
         """Print one line about what is left out: for each fault names, the fault, and what they name."""

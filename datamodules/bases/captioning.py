@@ -38,7 +38,7 @@ class CaptionData(ImageTextData):
 
     @abstractmethod
     def load_captions(self) -> dict[str, CaptionedImages]:
-        """The splits ``train``, ``test`` and, if the data set has one, ``val``."""
+        """The splits, as in ``load_splits``."""
 
     def load_splits(self) -> dict[str, Split]:
         self._captions: list[Sequence[Sentence]] = []

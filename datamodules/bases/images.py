@@ -78,7 +78,10 @@ class ImageData(DataModule):
 
     @abstractmethod
     def load_splits(self) -> dict[str, Split]:
-        """The splits ``train``, ``test`` and, if the data set has one, ``val``."""
+        """The split ``train`` and, if the data set has them, ``val`` and ``test``.
+
+        Validation samples are else held out of the training samples, and testing is else on the validation samples.
+        """
 
     def download(self) -> None:
         """Fetch the files; by default there is nothing to fetch."""
@@ -116,6 +119,7 @@ class ImageData(DataModule):
         if self.size:
             splits = {name: self._resized(split) for name, split in splits.items()}
         self.splits = self.with_validation(splits)
+        self.splits.setdefault("test", self.splits["val"])
         mean, std = self._statistics(self.splits["train"])
         self._spec = _with_image(self.spec, mean=mean, std=std)
         self.augmentation = Augmentation(self.augment, self.class_count)
@@ -206,7 +210,7 @@ class ImageData(DataModule):
         split = self.splits[name]
         if self.trainer is not None and isinstance(split.images, ImagesInMemory):
             split = replace(split, images=split.images.on_device(self.trainer.strategy.root_device))
-        return ImageLoader(split, self.batch_size, seed, **placement(self.trainer))
+        return ImageLoader(split, self.batch_size, seed, **placement(self.trainer, seed is not None))
 
     def _resized(self, split: Split) -> Split:
         if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):

@@ -111,7 +111,7 @@ class TextData(DataModule):
             raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
         text = self._on_device("train")
         kind = WindowLoader if self.order == "windows" else StreamLoader
-        loader = kind(text, self.batch_size, self.seq_len, self.seed, **placement(self.trainer))
+        loader = kind(text, self.batch_size, self.seq_len, self.seed, **placement(self.trainer, training=True))
         if not len(loader):
             name, rows = self.root or type(self).__name__, self.batch_size * loader.world
             fitting = describe_fitting(

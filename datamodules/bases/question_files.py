@@ -68,7 +68,7 @@ class QuestionFiles(QuestionData):
 
     @abstractmethod
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
-        """The images of each split with their questions; without ``val``, some of ``train`` are held out.
+        """The images of each split with their questions, the splits as in ``load_splits``.
 
         Raises:
             UserError: a file is missing or laid out otherwise.
@@ -83,11 +83,7 @@ class QuestionFiles(QuestionData):
         """What ``load_annotations`` returns, without questions that have no words, and with a validation split."""
         found: dict[str, list[QuestionedImage]] = {}
         empty = 0
-        read = self.load_annotations()
-        for name, annotated in read.items():
-            if same := next((other for other in found if read[other] is annotated), None):  # testing on what validates
-                found[name] = found[same]
-                continue
+        for name, annotated in self.load_annotations().items():
             with_words = [QuestionedImage(path, [question for question in asked if question.words]) for path, asked in annotated]
             found[name] = [image for image in with_words if image.questions]
             empty += sum(len(asked) for _, asked in annotated) - sum(len(asked) for _, asked in found[name])
@@ -116,11 +112,7 @@ class QuestionFiles(QuestionData):
         )
 
     def load_splits(self) -> dict[str, Split]:
-        splits: dict[str, Split] = {}
-        for name, annotated in self.annotations.items():
-            same = next((other for other in splits if self.annotations[other] is annotated), None)
-            splits[name] = splits[same] if same else self._read(name, annotated)
-        return splits
+        return {name: self._read(name, annotated) for name, annotated in self.annotations.items()}
 
     def _read(self, name: str, annotated: list[QuestionedImage]) -> Split:
         paths = [path for path, _ in annotated]

@@ -123,7 +123,8 @@ class SequenceData(DataModule):
             raise UserError(f"{name} asks for {asked}, and the model has learned something else: test it on its own data")
 
     def train_dataloader(self) -> SequenceLoader:
-        return SequenceLoader(self.draw, self.batch_size, self.num_sequences, self.seed, **placement(self.trainer))
+        place = placement(self.trainer, training=True)
+        return SequenceLoader(self.draw, self.batch_size, self.num_sequences, self.seed, **place)
 
     def val_dataloader(self) -> FixedSequenceLoader:
         return FixedSequenceLoader(self.draw, "val", **placement(self.trainer))

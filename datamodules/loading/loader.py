@@ -41,18 +41,19 @@ class BatchLoader(Protocol):
 
     @abstractmethod
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of an epoch, from number ``first`` on; evaluation ignores both and yields all."""
+        """The batches of an epoch, from number ``first`` on; evaluation is the same in all epochs."""
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator: the position is asked for when the first batch is, not when the loop is being set up
         yield from self.batches(*self.position())
 
 
-def placement(trainer: L.Trainer | None) -> dict[str, Any]:
-    """``rank``, ``world`` and ``position`` of a loader under a trainer; a single process from the start without one."""
+def placement(trainer: L.Trainer | None, training: bool = False) -> dict[str, Any]:
+    """``rank`` and ``world`` of a loader and, in training, its ``position``; without a trainer, one process from the start."""
     if trainer is None:
         return {}
-    return {"rank": trainer.global_rank, "world": trainer.world_size, "position": partial(_next_batch, trainer)}
+    position = {"position": partial(_next_batch, trainer)} if training else {}
+    return {"rank": trainer.global_rank, "world": trainer.world_size, **position}
 
 
 def _next_batch(trainer: L.Trainer) -> tuple[int, int]:

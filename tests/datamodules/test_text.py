@@ -65,9 +65,9 @@ def test_an_epoch_starts_elsewhere_and_any_batch_can_be_made_alone(tmp_path: Pat
 
 def test_processes_share_the_rows_of_one_batch(tmp_path: Path) -> None:
     data = own(tmp_path, TEXT, seq_len=16)
-    alone = data._training(data.splits["train"], 0, 1)
+    alone = data.train_dataloader()
     alone.rows, alone.length = 6, alone.length // 2
-    together = [data._training(data.splits["train"], rank, 2) for rank in range(2)]
+    together = [StreamLoader(data.splits["train"], 3, 16, 0, rank=rank, world=2) for rank in range(2)]
     for one, *others in zip(alone, *together, strict=False):
         assert torch.equal(one["tokens"], torch.cat([other["tokens"] for other in others]))
 
@@ -77,7 +77,7 @@ def test_windows_are_from_anywhere_and_differ_between_steps_epochs_and_processes
     loader = data.train_dataloader()
     assert isinstance(loader, WindowLoader)
     seen = [batch["tokens"] for batch in loader]
-    seen += [batch["tokens"] for batch in data._training(data.splits["train"], 1, 2)]
+    seen += [batch["tokens"] for batch in WindowLoader(data.splits["train"], 3, 16, 0, rank=1, world=2)]
     loader.position = lambda: (1, 0)
     seen += [batch["tokens"] for batch in loader]
     assert len(torch.unique(torch.cat(seen), dim=0)) > 0.9 * sum(map(len, seen))
