@@ -92,6 +92,7 @@ def require_folder(option: str, path: Path | None) -> None:
     Raises:
         UserError: it is missing, or a file.
     """
-    if path is None or not path.is_dir():
-        missing = f"there is no such folder{near_path(path)}" if path else "must be a folder"
-        raise UserError(f"{option}: {'is not a folder' if path and path.exists() else missing}")
+    if path is None:
+        raise UserError(f"{option.partition('=')[0]} is empty: it must be a folder")
+    if not path.is_dir():
+        raise UserError(f"{option}: {'is not a folder' if path.exists() else f'there is no such folder{near_path(path)}'}")
