@@ -288,9 +288,8 @@ class NavigationData(DataModule):
     def _loader(self, name: str, seed: int | None = None) -> EpisodeLoader:
         if self.trainer is not None:
             self.environments = self.environments.to(self.trainer.strategy.root_device)
-        return EpisodeLoader(
-            self.environments, self.splits[name], self.first_seen, self.batch_size, seed, **placement(self.trainer)
-        )
+        place = placement(self.trainer, seed is not None)
+        return EpisodeLoader(self.environments, self.splits[name], self.first_seen, self.batch_size, seed, **place)
 
     def summarize(self) -> dict[str, Any]:
         """A summary of the data, once ``setup`` has run."""
