@@ -162,10 +162,10 @@ def test_positions_follow_the_papers_formula(width):
     ("make_it", "words"),
     [(lambda: SelfAttention(128, 5), ["num_heads=5", "embed_dim=128", "is 4", "or set model.embed_dim=130"]),
      (lambda: SelfAttention(128, 0), ["num_heads=0", "is 1"]),
-     (lambda: SelfAttention(0, 1), ["width=0"]),
+     (lambda: SelfAttention(0, 1), ["embed_dim=0"]),
      (lambda: SelfAttention(8, 2, dropout=1.5), ["dropout=1.5"]),
      (lambda: TransformerBlock(6, 7, 12), ["num_heads=7", "is 6"]),
-     (lambda: sinusoidal_positions(4, 3), ["width=3", "even", "as 4"])],
+     (lambda: sinusoidal_positions(4, 3), ["embed_dim=3", "even", "as 4"])],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_with_the_nearest_that_does(make_it, words):
     with pytest.raises(UserError) as error:

@@ -68,8 +68,8 @@ def test_all_training_images_are_remembered_in_their_order() -> None:
     split = building.build_data(registry, run).splits["train"]
     kept = read_checkpoint(outcome.folder.best)["state_dict"]
     assert len(split) % 100  # the last batch is not a full one
-    assert torch.equal(kept["memory.images"], split.images.pixels.flatten(1))
-    assert torch.equal(kept["memory.labels"], split.labels)
+    assert torch.equal(kept["stored.images"], split.images.pixels.flatten(1))
+    assert torch.equal(kept["stored.labels"], split.labels)
 
 
 def test_an_interrupted_pass_starts_again(zoo) -> None:

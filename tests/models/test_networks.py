@@ -276,7 +276,7 @@ def test_dropout_silences_hidden_units_in_training_alone(name):
         ("convnet", {"channels": [4, 0]}, "channels"),
         ("convnet", {"hidden_size": 0}, "hidden"),
         ("convnet", {"dropout": -0.1}, "dropout"),
-        ("mlp", {"hiden": [5]}, "'hidden'"),
+        ("mlp", {"hiden": [5]}, "'hidden_sizes'"),
         ("resnet20", {"depth": "deep"}, "depth"),
     ],
 )

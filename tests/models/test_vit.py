@@ -74,7 +74,7 @@ def test_the_logits_are_torchvisions_from_the_same_weights_and_so_are_the_gradie
 
 
 @pytest.mark.parametrize("spec", [SMALL, ImageSpec(1, 8, 24, classes=("a", "b"))])
-@pytest.mark.parametrize("pool", ["mean", "token"])
+@pytest.mark.parametrize("pool", ["avg", "token"])
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_the_network_equals_the_papers_equations(spec, pool, positions):
     """Dosovitskiy et al. 2020, equations 1 to 4, with torch's encoder layer for the blocks."""
