@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from zoo.core.errors import UserError, did_you_mean, unknown
 from zoo.registry.annotations import parse_annotation
-from zoo.registry.entry import KINDS, REQUIRED, Entry
+from zoo.registry.entry import REQUIRED, Entry
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -24,11 +24,10 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
         option.name: (parse_annotation(option.type), ... if option.default == REQUIRED else option.default)
         for option in entry.options
     }
+    section = entry.kind if entry.kind in ("model", "data") else f"recipe.{entry.kind}_args"
     config = ConfigDict(extra="forbid", protected_namespaces=())
     schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
-    return validate(schema, given, KINDS[entry.kind].section, f"option of {entry.name}").model_dump(
-        mode="json" if as_json else "python"
-    )
+    return validate(schema, given, section, f"option of {entry.name}").model_dump(mode="json" if as_json else "python")
 
 
 def validate(schema: type[Schema], given: dict[str, Any], section: str, what: str) -> Schema:

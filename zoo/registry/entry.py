@@ -23,42 +23,24 @@ class Kind:
 
     Attributes:
         title: the kind in messages, as it reads after "no".
-        home: the folder or file in the package that holds the zoo's own.
-        section: where the options of one are set, as in ``--set section.key=value``.
+        home: the folder or module in the package that holds the zoo's own.
         listing: the command that lists the names.
         given: parameters that the engine passes; all others are options.
     """
 
     title: str
     home: str
-    section: str
     listing: str
     given: tuple[str, ...]
 
 
 KINDS = {
-    "model": Kind("model", "models", "model", "zoo list", ("self", "spec", "recipe")),
-    "data": Kind("data set", "datamodules", "data", "zoo data list", ("self", "batch_size", "seed")),
-    "optimizer": Kind(
-        title="optimizer",
-        home="optim/optimizers.py",
-        section="recipe.optimizer_args",
-        listing="zoo list --optimizers",
-        given=("self", "params", "lr", "weight_decay"),
-    ),
-    "loss": Kind(
-        title="loss",
-        home="optim/losses.py",
-        section="recipe.loss_args",
-        listing="zoo list --losses",
-        given=("logits", "targets", "reduction", "label_smoothing"),
-    ),
+    "model": Kind("model", "models", "zoo list", ("self", "spec", "recipe")),
+    "data": Kind("data set", "datamodules", "zoo data list", ("self", "batch_size", "seed")),
+    "optimizer": Kind("optimizer", "optim/optimizers", "zoo list --optimizers", ("self", "params", "lr", "weight_decay")),
+    "loss": Kind("loss", "optim/losses", "zoo list --losses", ("logits", "targets", "reduction", "label_smoothing")),
     "augmentation": Kind(
-        title="augmentation",
-        home="datamodules/loading/augment.py",
-        section="data.augment",
-        listing="zoo list --augmentations",
-        given=("batch", "generator", "classes"),
+        "augmentation", "datamodules/loading/augment", "zoo list --augmentations", ("batch", "generator", "classes")
     ),
 }
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin

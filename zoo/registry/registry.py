@@ -47,7 +47,7 @@ class Registry:
         if kind not in self._entries:
             self._entries[kind] = {}
             home = PACKAGE / KINDS[kind].home
-            for path in sorted(home.glob("*.py")) if home.is_dir() else [home]:
+            for path in sorted(home.glob("*.py")) if home.is_dir() else [home.with_suffix(".py")]:
                 module = ".".join(("zoo", *path.relative_to(PACKAGE).with_suffix("").parts))
                 for entry in self._read(path, module, f"bestiary {__version__}"):
                     self._add(entry)
