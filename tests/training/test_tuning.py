@@ -134,7 +134,7 @@ def test_smoothing_keeps_what_is_straight_and_shifts_nothing() -> None:
 
 def limited(monkeypatch: pytest.MonkeyPatch, train: int, val: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
     """Simulate a device on which larger batches than these do not fit."""
-    train_step, evaluate = Linear.training_step, Linear.evaluate
+    train_step, evaluate = Linear.training_step, Linear.evaluation_step
 
     def training_step(task, batch, index):
         if len(batch["labels"]) > train:
@@ -147,7 +147,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, train: int, val: int, error: type[E
         evaluate(task, stage, batch)
 
     monkeypatch.setattr(Linear, "training_step", training_step)
-    monkeypatch.setattr(Linear, "evaluate", evaluation)
+    monkeypatch.setattr(Linear, "evaluation_step", evaluation)
 
 
 def test_all_training_images_are_the_most() -> None:

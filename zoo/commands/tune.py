@@ -16,6 +16,7 @@ from zoo.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from zoo.config.recipe import Run
+    from zoo.training.tuning import BatchSearch
 
 PARTS = ("lr", "batch")
 FOUND = ("recipe.lr", "recipe.batch_size")
@@ -68,7 +69,7 @@ def tune(
 
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
-    """Run the searches; the result is plain data: ``lr``, ``batch_size``, and the details of each."""
+    """Run the searches; return ``lr``, ``batch_size``, and the results of each."""
     from zoo.training.tuning import prepare_subject, range_test, search_batch, with_batch_size
 
     def tell(text: str) -> None:
@@ -116,25 +117,25 @@ def _print(run: Run, found: dict[str, Any], again: str) -> None:
 
 def _describe_rates(run: Run, found: dict[str, Any]) -> str:
     test, former = found["range_test"], f"the recipe's {run.recipe.lr:g}"
-    if test["suggestion"] is None:
-        return f"the loss did not fall at any rate from {test['rates'][0]:g} to {test['rates'][-1]:g}, so keep {former}"
-    end = f"diverged above {test['rates'][-1]:.2g}" if test["diverged"] else f"was still finite at {test['rates'][-1]:.2g}"
-    return f"{test['suggestion']:g} instead of {former}: lowest loss; it {end}"
+    if test.suggestion is None:
+        return f"the loss did not fall at any rate from {test.rates[0]:g} to {test.rates[-1]:g}, so keep {former}"
+    end = f"diverged above {test.rates[-1]:.2g}" if test.diverged else f"was still finite at {test.rates[-1]:.2g}"
+    return f"{test.suggestion:g} instead of {former}: lowest loss; it {end}"
 
 
-def _print_batches(run: Run, search: dict[str, Any], batch_size: int) -> None:
+def _print_batches(run: Run, search: BatchSearch, batch_size: int) -> None:
     def megabytes(memory: int | None) -> str:
         return "?" if memory is None else f"{memory / 1e6:,.0f}"
 
     rows = [
-        (f"{t['batch_size']:,}", megabytes(t["memory"]), f"{t['batch_size'] / t['seconds']:,.0f}")
-        for t in sorted(search["trials"], key=lambda t: t["batch_size"])
+        (f"{trial.batch_size:,}", megabytes(trial.memory), f"{trial.batch_size / trial.seconds:,.0f}")
+        for trial in sorted(search.trials, key=lambda trial: trial.batch_size)
     ]
     header = ("batch", "MB", "images/s")
     print_table(rows, header, numbers=header)
-    of = f" of {search['available'] / 1e6:,.0f} MB available" if search["available"] else ""
-    print(f"batch size     {search['largest']:,} fits{of}, {LIMITS[search['limit']]}")
+    of = f" of {search.available / 1e6:,.0f} MB available" if search.available else ""
+    print(f"batch size     {search.largest:,} fits{of}, {LIMITS[search.limit]}")
     if batch_size < run.recipe.batch_size:
         print(f"               the recipe's {run.recipe.batch_size} does not: {batch_size}")
-    elif search["largest"] > batch_size:
+    elif search.largest > batch_size:
         print(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")
