@@ -13,8 +13,6 @@ import pytest
 
 from zoo.callbacks.sparkline import sparkline
 from zoo.config.recipe import resolve
-from zoo.core.clock import format_duration
-from zoo.core.json_lines import JsonLinesFollower
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 from zoo.training.watching import RunWatcher
@@ -123,28 +121,11 @@ def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) ->
     assert "error: bare: " in watcher.status(0.0).lines()
 
 
-def test_lines_are_read_as_they_grow_and_anew_when_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    lines = JsonLinesFollower(path)
-    assert lines.update() == []
-    path.write_text('{"a": 1}\n{"a": 2')
-    assert lines.update() == [{"a": 1}], "the other half is not there yet"
-    with path.open("a") as file:
-        file.write('}\nnonsense\n[1]\n{"a": "é"}\n')
-    assert lines.update() == [{"a": 1}, {"a": 2}, {"a": "é"}]
-    path.write_text('{"a": 9}\n')
-    assert lines.update() == [{"a": 9}]
-
-
 def test_a_sparkline_has_the_least_at_the_bottom_and_the_greatest_at_the_top() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([3, 3]) == "▁▁" and sparkline([]) == ""
     assert sparkline([0.0, float("nan"), 1.0]) == "▁ █"
     assert sparkline(list(range(1000)), 4) == "▁▃▆█" and len(sparkline(range(25), 24)) == 24
-
-
-def test_time_is_told_as_a_clock() -> None:
-    assert [format_duration(seconds) for seconds in (None, 5, 65.4, 3723)] == ["?", "0:05", "1:05", "1:02:03"]
 
 
 def test_a_real_run_is_shown_once_where_nobody_looks(zoo) -> None:
