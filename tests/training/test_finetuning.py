@@ -205,7 +205,7 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
         (["timm:resnet51"], ["no network of timm with weights 'resnet51'", "'resnet50'"]),
         (["timm:zzzzz"], ["no network of timm with weights 'zzzzz': `zoo list --pretrained` shows them all"]),
         (["resnet32", "--weights", "base.pth", "--plan"], ["base.pth does not fit", "of another shape"]),
-        (["base.pth"], ["base.pth does not say of which network", "--weights base.pth"]),
+        (["base.pth"], ["base.pth does not name the network", "--weights base.pth"]),
         (["resnet20", "--weights", "none.pth"], ["--weights none.pth: no such file"]),
         (["resnet20", "--weights", "base.pth", "--freeze", "backbon"], ["recipe.freeze=backbon", "backbone"]),
         (["resnet20", "--weights", "base.pth", "--data", "digit"], ["no data set 'digit'", "digits"]),
