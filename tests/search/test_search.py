@@ -360,7 +360,9 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on(zoo) -
 
 def test_a_search_of_which_nothing_comes_says_so(zoo) -> None:
     answer = zoo("search", "softmax", *QUICK, "--set", "recipe.optimizer=sgd", "--over", "recipe.lr=choice:1e30", "--trials", "2")
-    assert answer.code == 2 and "no trial" in answer.err.splitlines()[-1] and answer.out.count("failed: the loss is") == 2
+    assert (
+        answer.code == 2 and "all trials of study" in answer.err.splitlines()[-1] and answer.out.count("failed: the loss is") == 2
+    )
     assert not Path("searches/softmax-digits/best.yaml").exists()
 
 
@@ -399,7 +401,7 @@ def test_an_interrupted_search_keeps_what_is_finished_and_the_same_command_goes_
         f"interrupted; 1 finished trials are kept. To continue: zoo search softmax --epochs 3 --over {LR} --trials 2"
     )
     states = [trial["state"] for trial in json.loads(zoo(*arguments, "--json").out)["trials"]]
-    assert states == ["complete", "complete", "lost; tried again"]
+    assert states == ["complete", "complete", "lost; retried"]
 
 
 def test_a_full_disk_ends_the_search_and_keeps_what_is_finished(zoo, monkeypatch) -> None:

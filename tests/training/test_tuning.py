@@ -263,7 +263,7 @@ def test_the_command_tells_in_words_and_draws(zoo) -> None:
     )
     assert Path("rates.png").read_bytes()[:4] == b"\x89PNG"
     answer = zoo("tune", "softmax", "--only", "batch")
-    assert "1,295 fits of" in answer.out and "learning rate" not in answer.out
+    assert "1,295 fits of" in answer.out and "\nlearning rate" not in answer.out
     assert answer.out.splitlines()[-1] == "next: zoo train softmax --set recipe.lr=0.01 --set recipe.batch_size=128"
 
 

@@ -45,7 +45,7 @@ def records(study: optuna.Study, search: Search) -> list[dict[str, Any]]:
 
 
 def _record(trial: FrozenTrial, search: Search) -> dict[str, Any]:
-    states = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed" if is_finished(trial) else "lost; tried again"}
+    states = {TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed" if is_finished(trial) else "lost; retried"}
     record: dict[str, Any] = {
         "trial": trial.number,
         "state": states.get(trial.state, trial.state.name.lower()),
