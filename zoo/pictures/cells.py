@@ -86,7 +86,7 @@ def cell_activations(task: Task, text: str) -> np.ndarray:
     network = task.recurrent
     sizes = (network.input_size, network.hidden_size, network.num_layers)
     with torch.inference_mode():
-        inputs = task.embedded(tokens)
+        inputs = task.embed(tokens)
         match network:
             case nn.LSTM():
                 readable = ReadableLSTM(*sizes)
