@@ -24,7 +24,9 @@ class ImageTextData(ImageData):
     words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since words tell left from right.
 
     Args:
-        root, size, augment: as in ``ImageData``; no augmentation may mix images.
+        root: as in ``ImageData``.
+        size: as in ``ImageData``.
+        augment: as in ``ImageData``; no augmentation may mix images.
         validation: fraction of the training images held out for validation, if the data has no validation split.
     """
 

@@ -116,11 +116,14 @@ class EpisodeLoader(BatchLoader):
     environment is one of the training; and ``counted``, false for rows that are there only to keep processes in step.
 
     Args:
-        environments, episodes: the data; environments may be on a device.
+        environments: of the episodes; may be on a device.
+        episodes: the data.
         first_seen: the index of the first environment of the training; those before it are held out.
         batch_size: episodes a batch.
         seed: of the order; None keeps it, for evaluation.
-        rank, world, position: see ``BatchLoader``.
+        rank: see ``BatchLoader``.
+        world: see ``BatchLoader``.
+        position: see ``BatchLoader``.
     """
 
     def __init__(
