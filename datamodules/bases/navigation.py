@@ -121,9 +121,7 @@ class EpisodeLoader(BatchLoader):
         first_seen: the index of the first environment of the training; those before it are held out.
         batch_size: episodes a batch.
         seed: of the order; None keeps it, for evaluation.
-        rank: see ``BatchLoader``.
-        world: see ``BatchLoader``.
-        position: see ``BatchLoader``.
+        **place: rank, world and position, as in ``BatchLoader``.
     """
 
     def __init__(

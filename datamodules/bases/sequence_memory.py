@@ -34,9 +34,7 @@ class SequenceLoader(BatchLoader):
         batch_size: of each process.
         num_sequences: for an epoch on all processes together; the last batch is filled up.
         seed: of the run.
-        rank: see ``BatchLoader``.
-        world: see ``BatchLoader``.
-        position: see ``BatchLoader``.
+        **place: rank, world and position, as in ``BatchLoader``.
     """
 
     def __init__(self, draw: Draw, batch_size: int, num_sequences: int, seed: int, **place: Any) -> None:
