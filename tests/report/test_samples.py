@@ -72,7 +72,7 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
     things, pictures = scenes.things(), shapes.render(scenes, 64)
     task, _ = open_run(folder)
     for scene in samples.scenes:
-        index = int(scene.alt.removeprefix("test picture "))
+        index = int(scene.alt.removeprefix("test image "))
         np.testing.assert_array_equal(pixels(scene_address(scene.image))[::3, ::3], pictures[index].permute(1, 2, 0))
         known = {f"{words}?": answer for words, answer, _ in questions.ask_questions(things[index], int(scenes.key[index]), 6)}
         assert len(scene.turns) == 4
@@ -117,7 +117,7 @@ def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
     drawn = shapes.draw_scenes(0, "test", range(16), fewest=3)
     things, pictures = drawn.things(), shapes.render(drawn, 64)
     for scene in samples.scenes:
-        index = int(scene.alt.removeprefix("test picture "))
+        index = int(scene.alt.removeprefix("test image "))
         held = dialogues.hold_dialogue(things[index], int(drawn.key[index]), 3)
         assert scene.title == held.caption
         assert [(turn.question, turn.expected) for turn in scene.turns] == [(f"{r.question}?", r.answer) for r in held.rounds]

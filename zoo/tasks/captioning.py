@@ -24,12 +24,11 @@ NEVER_WRITTEN = [PAD, START, UNKNOWN]
 
 
 class Captioner(Task):
-    """Images in, sentences out. A model writes ``__init__``, ``encode``, ``decode``, ``initial_state``,
-    ``decode_step`` and ``stages``.
+    """Images in, sentences out. A model implements ``encode``, ``decode``, ``initial_state``, ``decode_step`` and ``stages``.
 
-    A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, or the features that a frozen encoder made of them;
-    ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``picture``, int64 [N], by
-    which the data knows each. An image is encoded once for all its captions.
+    A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, or their features from a frozen encoder;
+    ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``image_id``, int64
+    [N]. An image is encoded once for all its captions.
 
     The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
     picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
@@ -54,14 +53,14 @@ class Captioner(Task):
         self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
         self.generated = nn.ModuleDict({stage: GeneratedCaptions() for stage in ("val", "test")})
 
-    # ------------------------------------------------------------------ what a model gives
+    # ------------------------------------------------------------------ for models to implement
 
     def encode(self, images: Tensor) -> Tensor:
         """Features of each image, [N, ...]."""
         raise NotImplementedError
 
     def decode(self, encoded: Tensor, captions: Tensor) -> Tensor:
-        """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
+        """Logits of the word after each, [N, R, T, vocabulary], for R captions of each image, int64 [N, R, T]."""
         raise NotImplementedError
 
     def initial_state(self, encoded: Tensor) -> State:
@@ -69,13 +68,13 @@ class Captioner(Task):
         raise NotImplementedError
 
     def decode_step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Scores of the word after the last, [N, vocabulary], and the state then, for words ``tokens``, int64 [N, T]."""
+        """Logits of the word after ``tokens``, int64 [N, T], as [N, vocabulary], and the new state."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ writing
+    # ------------------------------------------------------------------ generation
 
     def forward(self, images: Tensor, captions: Tensor) -> Tensor:
-        """Scores of the word after each, [N, R, T, vocabulary], of R captions, int64 [N, R, T], of each picture."""
+        """Logits of the word after each, [N, R, T, vocabulary], for R captions of each image, int64 [N, R, T]."""
         return self.decode(self.encode(images), captions)
 
     def decoder(self, encoded: Tensor) -> Decode:
@@ -89,11 +88,11 @@ class Captioner(Task):
 
     @staticmethod
     def select_rows(state: State, rows: Tensor) -> State:
-        """The state of other rows: of each in ``rows``, an index into those that it has."""
+        """Select rows of the state by index; an index may occur several times."""
         return map_state(lambda part: part.index_select(0, rows), state)
 
     def start_tokens(self, encoded: Tensor) -> Tensor:
-        """The word before the first, int64 [N, 1]."""
+        """Start tokens, int64 [N, 1]."""
         return torch.full((len(encoded), 1), START, device=encoded.device)
 
     def generate(self, encoded: Tensor, beams: int) -> Tensor:
@@ -113,7 +112,7 @@ class Captioner(Task):
         temperature: float | None = None,
         seed: int | None = None,
     ) -> list[Prediction]:
-        """A caption of each image by beam search, with its log-probability; or several, drawn at random.
+        """Generate a caption of each image by beam search, with its log-probability, or sample several.
 
         Args:
             beams: sentences kept at a time; the default is the model's own.
@@ -146,7 +145,7 @@ class Captioner(Task):
         return self.objective(self.loss(logits, captions[:, :, 1:]), len(captions))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean over all words, ``targets``, int64 [N, R, T], of scores [N, R, T, vocabulary]; ``PAD`` is none."""
+        """Mean cross-entropy of ``logits``, [N, R, T, vocabulary], over the words ``targets``, int64 [N, R, T], but ``PAD``."""
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing)
 
@@ -175,7 +174,7 @@ class Captioner(Task):
     # ------------------------------------------------------------------ checks
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each next word of the captions, [N, R, T, vocabulary]."""
+        """Probabilities of the next words of the captions, [N, R, T, vocabulary]."""
         return self(batch["images"], batch["labels"][:, :, :-1].clamp(min=PAD)).float().softmax(-1)
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:

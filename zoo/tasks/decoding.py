@@ -1,4 +1,4 @@
-"""Writing, one character or word at a time with the state carried: sampling, greedy choice and beam search."""
+"""Decoding of autoregressive models with a carried state: sampling, greedy decoding and beam search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError
 
-LEAST_TEMPERATURE = 1e-3  # below, only the likeliest character is left, and scores overflow
+LEAST_TEMPERATURE = 1e-3  # below, only the most probable character is left, and logits overflow
 State = Any
 Decode = Callable[[Tensor, State], tuple[Tensor, State]]  # tokens [N, T], state -> scores of the next [N, vocabulary], state
 SelectRows = Callable[[State, Tensor], State]  # a state for other rows, by their indices
@@ -19,12 +19,12 @@ SelectRows = Callable[[State, Tensor], State]  # a state for other rows, by thei
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next character is drawn.
+    """Settings of sampling.
 
     Attributes:
-        temperature: scores are divided by it: below 1 the likely becomes likelier.
-        top_k: only so many of the likeliest characters; 0 takes all.
-        top_p: only the likeliest characters that together have this probability (Holtzman et al. 2019).
+        temperature: divides the logits: below 1, probable characters become more probable.
+        top_k: samples from the k most probable characters; 0 from all.
+        top_p: samples from the most probable characters that together have this probability (Holtzman et al. 2019).
     """
 
     temperature: float = 1.0
@@ -35,7 +35,7 @@ class Sampling:
         if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise UserError(
                 f"--temperature {self.temperature:g}: must be above 0, from {LEAST_TEMPERATURE:g} on; "
-                "--greedy takes the likeliest character"
+                "--greedy takes the most probable character"
             )
         if self.top_k < 0:
             raise UserError(f"--top-k {self.top_k}: must be 0 (all) or a number of characters")
@@ -43,7 +43,7 @@ class Sampling:
             raise UserError(f"--top-p {self.top_p:g}: must be above 0 and at most 1")
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """What is drawn from, [N, vocabulary], for scores of that shape."""
+        """Probabilities to sample from, [N, vocabulary], for logits of that shape."""
         scores = scores / self.temperature
         if 0 < self.top_k < scores.shape[1]:
             least = scores.topk(self.top_k, dim=1).values[:, -1:]
@@ -51,16 +51,16 @@ class Sampling:
         probabilities = scores.softmax(1)
         if self.top_p < 1:
             ordered, places = probabilities.sort(dim=1, descending=True)
-            before = ordered.cumsum(1) - ordered  # of all that are likelier; the likeliest always stays
+            before = ordered.cumsum(1) - ordered  # of all that are more probable; the most probable always stays
             kept = torch.zeros_like(probabilities).scatter(1, places, ordered * (before < self.top_p))
             probabilities = kept / kept.sum(1, keepdim=True)
         return probabilities
 
 
 def sample(decode: Decode, prompt: Tensor, length: int, sampling: Sampling, seed: int) -> Iterator[Tensor]:
-    """Draw ``length`` characters behind a prompt, [N, T], yielding each, int64 [N], as it is drawn.
+    """Sample ``length`` characters after a prompt, [N, T], and yield each, int64 [N].
 
-    The same seed gives the same text on every device: what is drawn from is brought to the CPU.
+    The same seed gives the same text on every device, since it samples on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -71,7 +71,7 @@ def sample(decode: Decode, prompt: Tensor, length: int, sampling: Sampling, seed
 
 
 def greedy(decode: Decode, prompt: Tensor, length: int) -> Iterator[Tensor]:
-    """The likeliest character each time, int64 [N]."""
+    """Yield the most probable characters, int64 [N]."""
     return _write(decode, prompt, length, lambda scores: scores.argmax(1).cpu())
 
 
@@ -86,7 +86,7 @@ def _write(decode: Decode, prompt: Tensor, length: int, choose: Callable[[Tensor
 
 
 def until(end: int, words: Iterator[Tensor]) -> Tensor:
-    """The words of several sentences, [N, T], drawn until each sentence has had its ``end``; what is behind it means nothing."""
+    """Collect the words of several sentences, [N, T], until each has had its ``end``; what follows it is to be ignored."""
     drawn: list[Tensor] = []
     ended: Tensor | bool = False
     for word in words:
@@ -101,17 +101,17 @@ def until(end: int, words: Iterator[Tensor]) -> Tensor:
 def beam_search(
     decode: Decode, select_rows: SelectRows, prompt: Tensor, length: int, beams: int, end: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest texts of at most ``length`` characters or words behind each prompt, [N, T], that ``beams`` find.
+    """Find the most probable texts of at most ``length`` characters or words after each prompt, [N, T], with ``beams`` beams.
 
-    A wider beam can miss what a narrower one finds, when it drops the beginning of the best text for one that ends worse. So the
-    search is done with every width from 1 to ``beams``, and the likeliest text that any of them found comes first: its
-    log-probability never falls as ``beams`` grows, and is at least that of the greedy text.
+    A wider beam can miss what a narrower one finds, if it drops a prefix of the best text for one that ends worse. The search is
+    repeated with every width from 1 to ``beams``, and the most probable text of all comes first: its log-probability never
+    decreases with ``beams``, and is at least that of the greedy text.
 
     Args:
         end: the word that ends a text; without one all have ``length``.
 
     Returns:
-        The texts, int64 [N, beams, T], the likeliest first, filled up with ``end`` behind their end; and their log-probabilities,
+        The texts, int64 [N, beams, T], the most probable first, padded with ``end``; and their log-probabilities,
         [N, beams], which are -inf in place of texts that are not there, as there are fewer than ``beams``.
     """
     first, best = _beam_search(decode, select_rows, prompt, length, 1, end)
@@ -119,7 +119,7 @@ def beam_search(
     for width in range(2, beams + 1):
         texts, totals = _beam_search(decode, select_rows, prompt, length, width, end)
         missed = best[:, 0] > totals[:, 0]
-        # likelier than the likeliest of this width, it is not among them
+        # more probable than any of this width, it is not among them
         with_it = torch.cat([first[:, :1], texts[:, :-1]], 1), torch.cat([best[:, :1], totals[:, :-1]], 1)
         texts = torch.where(missed[:, None, None], with_it[0], texts)
         totals = torch.where(missed[:, None], with_it[1], totals)

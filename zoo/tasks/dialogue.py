@@ -1,4 +1,4 @@
-"""The visual-dialogue task: questions about a picture, each in the light of those before, with candidates for an answer."""
+"""The visual dialogue task: rounds of questions about an image, each answered given the previous ones, by ranking candidates."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHOWN = 6  # dialogues in a report
 
 
 class VisualDialogue(Task):
-    """Pictures with their rounds in, scores for the candidates of each round out (Das et al. 2017, arXiv:1611.08669).
+    """Images with their rounds in, scores for the candidates of each round out (Das et al. 2017, arXiv:1611.08669).
 
-    A batch is a dict. Of n pictures with up to R rounds:
+    A batch is a dict. Of n images with up to R rounds:
 
         images           [n, C, H, W]   values from 0 to 255, or features [n, F, rows, columns] of a frozen encoder
         captions         int64 [n, C]   words of the caption that opens the dialogue, ``END``, ``PAD``
@@ -35,7 +35,7 @@ class VisualDialogue(Task):
         relevance        [n, R, K]   if there are dense annotations: how right each candidate is; all zero where there are none
 
     Round t sees the caption and the questions and right answers of the rounds before it, and no later one.
-    A model writes ``__init__``, ``encode``, ``scores``, ``compute_losses``, ``generate_answer`` and ``stages``.
+    A model implements ``encode``, ``scores``, ``compute_losses``, ``generate_answer`` and ``stages``.
     """
 
     task = "dialogue"
@@ -55,19 +55,19 @@ class VisualDialogue(Task):
         self.gains = nn.ModuleDict({stage: MeanLoss() for stage in stages})
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
-        """What is known when each question is to be answered, [n, R, hidden]."""
+        """Encode what each answer may depend on, [n, R, hidden]: image, caption, question and previous rounds."""
         raise NotImplementedError
 
     def scores(self, encoding: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Of each candidate, [n, R, K], higher for a likelier answer."""
+        """Scores of the candidates, [n, R, K], higher for a more probable answer."""
         raise NotImplementedError
 
     def compute_losses(self, encoding: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Losses and which of them count, bool, both of any one shape."""
+        """Losses, and a mask of those that count, of the same shape."""
         raise NotImplementedError
 
     def generate_answer(self, batch: dict[str, Tensor]) -> list[str]:
-        """The words of an answer to the last question of one dialogue, which has no candidates."""
+        """Generate the words of an answer to the last question of one dialogue, which has no candidates."""
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -101,7 +101,7 @@ class VisualDialogue(Task):
         return {name: value if name == SHARED else value[samples] for name, value in batch.items()}
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each candidate, [n, R, K]."""
+        """Probabilities of the candidates, [n, R, K]."""
         return self.scores(self.encode(batch), batch).float().softmax(-1)
 
     def report_samples(self, data: Any) -> Samples:
@@ -114,7 +114,7 @@ class VisualDialogue(Task):
         scenes = []
         for row, index in enumerate(chosen.tolist()):
             turns = self._turns(batch, row, predicted[row], probability[row])
-            scenes.append(Scene(batch["images"][row].cpu(), f"test picture {index}", self._words(batch["captions"][row]), turns))
+            scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", self._words(batch["captions"][row]), turns))
         about = (
             f"{len(scenes)} dialogues from all over the test split. Each question follows the caption and the right answers to "
             f"those before it; the prediction is the most probable of {batch['candidates'].shape[-1]:,} candidates."

@@ -24,13 +24,13 @@ KEPT = "stream_state"  # where a checkpoint has the state of the training rows
 
 
 class LanguageModel(Task):
-    """Characters in, scores for the next character out. A model writes ``__init__``, ``forward`` and ``stages``.
+    """Characters in, scores for the next character out. A model implements ``forward`` and ``stages``.
 
     A batch is a dict: ``tokens`` and ``targets``, int64 [N, T], a text and the same text one character later; and ``fresh``, bool
     [N], which rows begin here. The state of the others is carried over from the batch before and cut from its graph: truncated
     back-propagation through time (Williams and Peng 1990). It is kept in checkpoints, so that a run resumes within a row.
 
-    The loss is in nats a character.
+    The loss is in nats per character.
     """
 
     task = "language-modeling"
@@ -45,25 +45,25 @@ class LanguageModel(Task):
         self.evaluation_state: State = None
 
     def forward(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Scores of the character after each, [N, T, vocabulary], and the state after the last.
+        """Logits of the character after each, [N, T, vocabulary], and the state after the last.
 
         Args:
             tokens: int64, [N, T].
-            state: what an earlier call gave, or None at the beginning.
+            state: as returned by the previous call, or None at the start.
         """
         raise NotImplementedError
 
     def prepare(self, data: Any) -> None:
-        data.train_dataloader()  # which complains of too short a text
+        data.train_dataloader()  # raises if the text is too short
 
     def decode(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Scores of the character after the last one, [N, vocabulary], and the state, for writing text step by step."""
+        """Logits of the next character, [N, vocabulary], and the state, for generation step by step."""
         logits, state = self(tokens, state)
         return logits[:, -1].float(), state
 
     @staticmethod
     def select_rows(state: State, rows: Tensor) -> State:
-        """The state of other rows: of each in ``rows``, an index into those that it has."""
+        """Select rows of the state by index; an index may occur several times."""
         return map_state(lambda part: part.index_select(1, rows), state)
 
     # ------------------------------------------------------------------ generation
@@ -97,20 +97,20 @@ class LanguageModel(Task):
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits, state = self(batch["tokens"], self._where_it_goes_on(self.stream_state, batch["fresh"]))
+        logits, state = self(batch["tokens"], self._reset_fresh_rows(self.stream_state, batch["fresh"]))
         self.stream_state = map_state(Tensor.detach, state)
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.recipe.label_smoothing)
         return self.objective(loss, batch["targets"].numel())
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
-        logits, self.evaluation_state = self(batch["tokens"], self._where_it_goes_on(self.evaluation_state, batch["fresh"]))
+        logits, self.evaluation_state = self(batch["tokens"], self._reset_fresh_rows(self.evaluation_state, batch["fresh"]))
         targets = batch["targets"].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none", ignore_index=IGNORE)
         self.losses[stage].update(losses, targets != IGNORE)
 
     @staticmethod
-    def _where_it_goes_on(state: State, fresh: Tensor) -> State:
-        """The state with zeros for rows that begin; chosen on the device, so that nobody waits for it."""
+    def _reset_fresh_rows(state: State, fresh: Tensor) -> State:
+        """The state with zeros for rows that begin, without a device sync."""
         return map_state(lambda part: part.masked_fill(fresh[:, None], 0), state)
 
     def on_validation_epoch_start(self) -> None:
@@ -146,7 +146,7 @@ class LanguageModel(Task):
     # ------------------------------------------------------------------ checks
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each next character, [N, T, vocabulary]."""
+        """Probabilities of the next characters, [N, T, vocabulary]."""
         return self(batch["tokens"])[0].float().softmax(-1)
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ class LanguageModel(Task):
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """``function`` of every tensor of a state."""
+    """Apply a function to every tensor of a state."""
     if state is None or isinstance(state, Tensor):
         return state if state is None else function(state)
     return tuple(map_state(function, part) for part in state)

@@ -1,4 +1,4 @@
-"""The navigation task: follow an instruction through a world that is seen from inside, action by action."""
+"""The navigation task: follow an instruction through a world in first-person views, action by action."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MOST_VIEWS = 8  # of an episode
 
 @dataclass(frozen=True)
 class Walk:
-    """Where N agents went in T steps.
+    """Trajectories of N agents over T steps.
 
     Attributes:
-        poses: before each step and after the last, [N, T + 1]; whoever has stopped stays.
+        poses: before each step and after the last, [N, T + 1]; an agent that has stopped stays.
         scores: of the actions at each step, [N, T, actions].
-        walking: who had not stopped before each step, bool [N, T].
-        stopped: who has stopped in the end of their own accord, bool [N].
+        walking: whether the agent had not stopped before each step, bool [N, T].
+        stopped: whether the agent chose to stop, bool [N].
         length: steps without the stop, [N].
     """
 
@@ -53,7 +53,7 @@ class Episode:
         instruction: in words.
         outcome: in words.
         poses: int64 [steps + 1], which the data can draw.
-        views: what was seen on the way, uint8 [n, C, H, W], at most ``MOST_VIEWS``.
+        views: along the path, uint8 [n, C, H, W], at most ``MOST_VIEWS``.
     """
 
     index: int
@@ -66,7 +66,7 @@ class Episode:
 class NavigationAgent(Task):
     """Words and views in, scores for the next action out.
 
-    A model writes ``__init__``, ``encode_instruction``, ``extract_features``, ``forward`` and ``stages``. A batch is a dict in
+    A model implements ``encode_instruction``, ``extract_features``, ``forward`` and ``stages``. A batch is a dict in
     which each of N samples brings a world of P poses along: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64
     [N, P, actions], the pose after each action; ``steps`` and ``expert``, int64 [N, P], the fewest actions to the goal (without
     the stop) and the one that an expert takes. ``start``, int64 [N], is where one stands at first, ``path`` and ``actions``, [N,
@@ -75,7 +75,7 @@ class NavigationAgent(Task):
     evaluation counts.
 
     An episode succeeds if the agent stops, of its own accord and within ``spec.steps`` actions, where no step is left to the
-    goal. Figures of worlds that are unseen in training bear plain names, those of seen ones end in ``_seen``.
+    goal. Metrics of worlds that are unseen in training have plain names, those of seen ones end in ``_seen``.
 
     Args:
         forcing: what is imitated: ``teacher``, the expert's actions on the expert's way; or ``student``, the expert's actions
@@ -101,24 +101,24 @@ class NavigationAgent(Task):
             {stage: nn.ModuleDict({name: MeanLoss() for name in self.directions}) for stage in ("val", "test")}
         )
 
-    # ------------------------------------------------------------------ what a model writes
+    # ------------------------------------------------------------------ for models to implement
 
     def encode_instruction(self, words: Tensor) -> tuple[Memory, State]:
-        """The instruction, int64 [N, L], as something to look up, and the state at the start."""
+        """Encode instructions, int64 [N, L], into a memory to attend to and the initial state."""
         raise NotImplementedError
 
     def extract_features(self, views: Tensor) -> Tensor:
-        """What is in normalized views, [M, C, H, W]: features [M, ...]."""
+        """Features of normalized views, [M, C, H, W], as [M, ...]."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Scores of the next action, [N, actions], and the state after it.
+        """Logits of the next action, [N, actions], and the new state.
 
         Args:
-            features: of what is seen now, [N, ...].
-            previous: the action before, int64 [N]; their number, ``len(spec.actions)``, at the start.
+            features: of the current views, [N, ...].
+            previous: the previous actions, int64 [N]; ``len(spec.actions)`` at the start.
             memory: of the instruction.
-            state: after the action before.
+            state: after the previous actions.
         """
         raise NotImplementedError
 
@@ -129,23 +129,23 @@ class NavigationAgent(Task):
         return self.extract_features(views.to(self.input_scale.dtype) * self.input_scale + self.input_shift)
 
     def teacher_forced_scores(self, batch: dict[str, Tensor]) -> Tensor:
-        """Scores of the actions all along the expert's way, [N, T, actions], given the expert's actions before each."""
+        """Logits of the actions along the expert's path, [N, T, actions], given the expert's previous actions."""
         path, (memory, state) = batch["path"], self.encode_instruction(batch["words"])
         views = batch["views"][torch.arange(len(path), device=path.device)[:, None], path]
         features = self.encode_views(views.flatten(0, 1)).unflatten(0, path.shape)
         previous = self._no_action(path)
         scores = []
-        for seen, action in zip(features.unbind(1), batch["actions"].unbind(1), strict=True):
-            decision, state = self(seen, previous, memory, state)
+        for view, action in zip(features.unbind(1), batch["actions"].unbind(1), strict=True):
+            decision, state = self(view, previous, memory, state)
             scores.append(decision)
             previous = action.clamp(min=0)  # behind the end nothing counts
         return torch.stack(scores, 1)
 
     def walk(self, batch: dict[str, Tensor], sample: bool = False) -> Walk:
-        """Go from the start until the stop, or for ``spec.steps`` steps.
+        """Act from the start until the stop, or for ``spec.steps`` steps.
 
-        The action is the likeliest each time or, with ``sample``, drawn by its probability. It takes as many steps when all have
-        stopped: to ask would be to wait for the device.
+        Actions are the most probable or, with ``sample``, drawn. It takes as many steps even if all have stopped, which saves a
+        device sync.
         """
         memory, state = self.encode_instruction(batch["words"])
         pose, row = batch["start"], torch.arange(len(batch["start"]), device=batch["start"].device)
@@ -245,7 +245,7 @@ class NavigationAgent(Task):
     # ------------------------------------------------------------------ checks
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each first action, [N, actions]."""
+        """Probabilities of the first actions, [N, actions]."""
         memory, state = self.encode_instruction(batch["words"])
         row = torch.arange(len(batch["start"]), device=batch["start"].device)
         scores, _ = self(self.encode_views(batch["views"][row, batch["start"]]), self._no_action(batch["path"]), memory, state)
@@ -275,7 +275,7 @@ class NavigationAgent(Task):
 
 
 def episode_metrics(batch: dict[str, Tensor], walk: Walk) -> dict[str, Tensor]:
-    """How each episode went, float [N].
+    """Metrics of each episode, float [N].
 
     ``success``, 1 or 0; ``spl``, success weighted by the length of the shortest way over that of the own, if it is longer
     (Anderson et al. 2018, "On evaluation of embodied navigation agents", arXiv:1807.06757); ``error``, the steps that are left to

@@ -20,15 +20,15 @@ from zoo.text.tokenization import tokenize
 
 AGREEING = 3  # people whose answer makes it entirely right
 EXAMPLE_QUESTIONS = 3
-MOST_TESTED = 100  # pictures with their questions in a report: some networks compare all pairs of places for each
+MOST_TESTED = 100  # images with their questions in a report: some networks compare all pairs of places
 SHOWN = 8
-SHOWN_QUESTIONS = 4  # about each picture, the wrong answers first
+SHOWN_QUESTIONS = 4  # about each image, wrong answers first
 
 
 class QuestionAnswerer(Task):
-    """Pictures and questions in, one score for each answer out. A model writes ``__init__``, ``forward`` and ``stages``.
+    """Images and questions in, a logit for each answer out. A model implements ``forward`` and ``stages``.
 
-    A batch is a dict of pictures with their questions, so that a picture is looked at once: ``images``, [N, C, H, W] with values
+    A batch is a dict of images with their questions, so that an image is encoded once: ``images``, [N, C, H, W] with values
     from 0 to 255; ``questions``, int64 [N, Q, L], padded with ``PAD``; ``labels``, int64 [N, Q], or [N, Q, people] where several
     people answered, with ``IGNORE`` where there is no question or no person and ``UNKNOWN_ANSWER`` for an answer that is not in
     the list; and ``kinds``, int64 [N, Q], if the spec has kinds.
@@ -51,7 +51,7 @@ class QuestionAnswerer(Task):
         return nn.ModuleList(MeanLoss() for _ in self.directions)  # in a list, since a kind may have any name
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
-        """A score for each answer to each question, [N, Q, answers].
+        """Logits of the answers to each question, [N, Q, answers].
 
         Args:
             images: [N, C, H, W], values from 0 to 255.
@@ -68,7 +68,7 @@ class QuestionAnswerer(Task):
         return self.objective((losses * known).sum() / known.sum().clamp(min=1), n, accuracy=accuracy * n)
 
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each question, [N, Q], and which have one: those with an answer that is in the list."""
+        """Losses of the questions, [N, Q], and a mask of those with an answer in the list."""
         answers = labels if labels.dim() == logits.dim() else labels[..., None]
         known = answers >= 0
         targets = torch.zeros_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -96,7 +96,7 @@ class QuestionAnswerer(Task):
         return compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each answer to each question, [N, Q, answers]."""
+        """Probabilities of the answers to each question, [N, Q, answers]."""
         return self(batch["images"], batch["questions"]).float().softmax(-1)
 
     def predict_images(self, images: Tensor, question: str | None = None, top: int = 3) -> list[Prediction]:
@@ -124,9 +124,9 @@ class QuestionAnswerer(Task):
         return F.pad(torch.tensor([[spec.encode(words)]]), (0, spec.length - len(words)), value=PAD)
 
     def report_samples(self, data: Any) -> Samples:
-        """Some test pictures with questions, predicted and expected answers."""
+        """Test images with questions, predicted and expected answers."""
         split = data.splits["test"]
-        require_some(split, "test pictures")
+        require_some(split, "test images")
         chosen = evenly_spread(len(split), MOST_TESTED)
         shown = set(chosen[evenly_spread(len(chosen), SHOWN)].tolist())
         scenes, correct, asked = [], 0.0, 0
@@ -141,8 +141,8 @@ class QuestionAnswerer(Task):
                     turns = self._turns(
                         batch["questions"][row], batch["labels"][row], predicted[row], probability[row], shares[row]
                     )
-                    scenes.append(Scene(batch["images"][row].cpu(), f"test picture {index}", turns=turns))
-        part = part_of(len(chosen), len(split), "test pictures")
+                    scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", turns=turns))
+        part = part_of(len(chosen), len(split), "test images")
         accuracy = f"{correct / asked:.2%} of the {asked:,} questions" if asked else "no question"
         about = f"The best checkpoint is right on {accuracy} about {part}."
         return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)
@@ -150,7 +150,7 @@ class QuestionAnswerer(Task):
     def _turns(
         self, questions: Tensor, labels: Tensor, predicted: Tensor, probability: Tensor, shares: Tensor
     ) -> tuple[Turn, ...]:
-        """Some questions about one picture."""
+        """Some questions about one image."""
         asked = was_asked(labels[None])[0].nonzero()[:, 0]
         order = asked[shares[asked].argsort(stable=True)][:SHOWN_QUESTIONS]
         return tuple(
@@ -191,18 +191,18 @@ def expected_answers(spec: QuestionSpec, labels: Tensor) -> str:
 
 
 def was_asked(labels: Tensor) -> Tensor:
-    """Which questions there are, bool [N, Q]."""
+    """Mask of the questions that there are, bool [N, Q]."""
     return labels != IGNORE if labels.dim() == 2 else (labels != IGNORE).any(-1)
 
 
 def accuracies(picked: Tensor, labels: Tensor) -> Tensor:
-    """How right each answer is, [N, Q]: 0 or 1; where several people answered, the share of them that agrees, as VQA has it.
+    """VQA accuracy of each answer, [N, Q]: 0 or 1 or, where several people answered, their consensus.
 
     That is min(n / 3, 1), where n of the others gave this answer, averaged over leaving each person out once (Antol et al. 2015
     and the official evaluation).
 
     Args:
-        picked: the answers given, int64 [N, Q].
+        picked: predicted answers, int64 [N, Q].
         labels: the true ones, [N, Q] or [N, Q, people].
     """
     if labels.dim() == 2:

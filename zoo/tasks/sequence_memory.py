@@ -1,4 +1,4 @@
-"""The sequence-memory task: what a network keeps of a sequence of numbers until it is asked for it."""
+"""The sequence memory task: recall parts of a sequence after a delay."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SHOWN = 6  # sequences in a report
 
 
 class SequenceMemory(Task):
-    """Sequences in, scores of symbols at each step or one number out. A model writes ``__init__``, ``forward`` and ``stages``.
+    """Sequences in, logits of symbols at each step or one number out. A model implements ``forward`` and ``stages``.
 
     A batch is a dict: ``inputs``, float [N, T, features]; ``targets``, int64 [N, T] where the spec has symbols, and else float
     [N]; and in evaluation ``counted``, bool [N], which sequences count.
 
-    Symbols are learned by cross-entropy, in nats a step, and ``accuracy`` is the share of right ones where there is something to
-    say. A number is learned by its squared error, and ``solved`` is the share of sequences whose number is off by less than 0.04.
+    The loss of symbols is the cross-entropy in nats per step; ``accuracy`` is that of steps whose target is not the first symbol.
+    The loss of a number is its squared error, and ``solved`` is the fraction of sequences with an error below 0.04.
     """
 
     task = "sequence-memory"
@@ -37,14 +37,16 @@ class SequenceMemory(Task):
     def __init__(self, spec: SequenceSpec, recipe: Recipe) -> None:
         super().__init__(spec, recipe)
         if recipe.label_smoothing and not spec.symbols:
-            raise UserError(f"recipe.label_smoothing={recipe.label_smoothing}: is for symbols, and this data asks for a number")
+            raise UserError(
+                f"recipe.label_smoothing={recipe.label_smoothing}: needs symbols, and the targets of this data are numbers"
+            )
         self.score_name = "accuracy" if spec.symbols else "solved"
         self.metrics = nn.ModuleDict(
             {stage: nn.ModuleDict({"loss": MeanLoss(), self.score_name: MeanLoss()}) for stage in ("val", "test")}
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores of each symbol at each step, [N, T, symbols], or, where the spec has none, numbers [N].
+        """Logits of the symbols at each step, [N, T, symbols], or, without symbols, numbers [N].
 
         Args:
             inputs: float, [N, T, features].
@@ -52,7 +54,7 @@ class SequenceMemory(Task):
         raise NotImplementedError
 
     def score(self, answers: Tensor, targets: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """The loss of each sequence and how far it is right, each [N]; ``smoothing`` is that of labels."""
+        """Loss and score of each sequence, [N] each, with label ``smoothing``."""
         if not self.spec.symbols:
             errors = answers - targets
             return {"loss": errors.square(), self.score_name: (errors.detach().abs() < TOLERANCE).float()}
@@ -73,7 +75,7 @@ class SequenceMemory(Task):
         return compute_and_reset(self.metrics[stage])
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
-        """The probability of each symbol at each step, [N, T, symbols], or numbers [N]."""
+        """Probabilities of the symbols at each step, [N, T, symbols], or numbers [N]."""
         answers = self(batch["inputs"]).float()
         return answers.softmax(-1) if self.spec.symbols else answers
 

@@ -1,4 +1,4 @@
-"""A talk with a trained model about one picture, which remembers what was said: needs the run folder and nothing else."""
+"""A dialogue with a trained model about an image: needs the run folder and nothing else."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from zoo.training.prediction import read_named
 
 
 class Unanswered(Exception):
-    """A question that cannot be answered; the text says why, and the talk can go on."""
+    """A question that cannot be answered, with the reason; the dialogue can go on."""
 
 
 class Conversation:
-    """A picture and what was asked and answered about it so far.
+    """An image with the rounds of a dialogue about it.
 
     Args:
         checkpoint_file: of a model for dialogue.
-        image: the picture's file.
-        caption: what opens the dialogue; may be empty.
+        image: the file.
+        caption: opens the dialogue; may be empty.
 
     Raises:
-        UserError: the model is for other work, the picture cannot be read, or the caption has words that the model does not know.
+        UserError: the model is for another task, the image cannot be read, or the caption has unknown words.
     """
 
     def __init__(self, registry: Registry, checkpoint_file: Path, image: Path, caption: str = "") -> None:
@@ -44,15 +44,15 @@ class Conversation:
         return self.task.spec
 
     def unknown_words(self, words: list[str]) -> list[str]:
-        """Those that the model has not learned, each once."""
+        """The words outside the vocabulary, each once."""
         places = self.spec.encode(words)
         return list(dict.fromkeys(word for word, place in zip(words, places, strict=True) if place == UNKNOWN))
 
     def ask(self, question: str) -> str:
-        """The answer to a question in the light of those before, which it joins.
+        """Answer a question given the previous rounds, and add it to them.
 
         Raises:
-            Unanswered: it has no words, or some that the model does not know; it is forgotten then.
+            Unanswered: it has no words, or unknown ones; it is not added then.
         """
         words = tokenize(question)
         if not words:
@@ -67,7 +67,7 @@ class Conversation:
         return " ".join(answer).replace(" n't", "n't").replace(" '", "'")
 
     def _batch(self, rounds: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        """One dialogue; the question to be answered is its last."""
+        """A batch of one dialogue, whose last question is to be answered."""
         questions, answers = (
             torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True)[None]
             for rows in zip(*rounds, strict=True)
