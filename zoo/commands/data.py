@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.list import print_entry, print_list
-from zoo.commands.shell import Json, SetData, open_registry, print_json
+from zoo.commands.shell import Json, SetData, open_registry, print_json, print_wrapped
 from zoo.core.errors import UserError, near_path
 from zoo.registry.entry import REQUIRED, Entry
 
@@ -108,7 +108,10 @@ def preview_data(
 
         path = write_preview(data, preview, name, Path(output or f"{name}.png"))
         print(f"{path}: {preview.shows}")
-    elif output:
+        for line in preview.lines:
+            print_wrapped(line, indent=3)
+        return
+    if output:
         raise UserError(f"--output {output}: {name} is printed, not drawn")
     for line in preview.lines:
         print(line)
