@@ -292,4 +292,4 @@ def test_only_a_finished_run_is_said_to_be_finished(zoo) -> None:
         ("stopped", zoo("train", "--resume", "stopped")),
     ):
         assert answer.code == 0 and "was already finished" not in answer.out, name
-        assert ("resuming stopped at step 14, epoch 1" in answer.err) == (name == "stopped")
+        assert ("resuming stopped at step " in answer.err) == (name == "stopped")
