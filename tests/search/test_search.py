@@ -28,7 +28,7 @@ from zoo.registry.registry import scan
 from zoo.search import study as studies
 from zoo.search.plan import Budget, Search
 from zoo.search.points import POINT, TrialFailed, Worker, build_pruner, finished_points
-from zoo.search.space import grid_points, read_space
+from zoo.search.space import grid_points, nested, read_space
 from zoo.search.study import StudyLocation, find, is_finished, open_or_create
 from zoo.search.trial import MetricRecorder
 from zoo.search.wandb_sweep import sweep
@@ -110,6 +110,15 @@ def test_tpe_searches_where_it_was_good() -> None:
         trials = in_memory(search_of(*keys, sampler=sampler), 40, lambda _, values: -abs(values["recipe.label_smoothing"] - 0.3))
         distance[sampler] = -sum(trial.value for trial in trials[10:])  # the first ten are random
     assert distance["tpe"] < 0.8 * distance["random"]
+
+
+def test_an_argument_of_the_optimizer_is_searched_as_any_key() -> None:
+    (eps,) = space("recipe.optimizer_args.eps=log:1e-9..1e-6")
+    assert (eps.low, eps.high) == (1e-9, 1e-6)
+    seen: list[dict[str, Any]] = []
+    in_memory(search_of(f"{eps.key}={eps.text}"), 3, lambda _, values: float(bool(seen.append(values))))
+    runs = [resolve(REGISTRY, "mlp", {}, [nested(values)]) for values in seen]
+    assert [run.recipe.optimizer_args["eps"] for run in runs] == [values[eps.key] for values in seen]
 
 
 def test_a_grid_is_every_combination_once_in_the_order_of_the_seed() -> None:
