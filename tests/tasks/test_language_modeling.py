@@ -53,7 +53,7 @@ def test_the_loss_over_a_stream_does_not_depend_on_chunks_or_processes(name: str
         for rank in range(world):
             task.evaluation_state = None
             for batch in HeldOutTextLoader(text, chunk, rank=rank, world=world):
-                state = task._where_it_goes_on(task.evaluation_state, batch["fresh"])
+                state = task._reset_fresh_rows(task.evaluation_state, batch["fresh"])
                 scores, task.evaluation_state = task(batch["tokens"], state)
                 targets = batch["targets"].flatten()
                 total += float(F.cross_entropy(scores.flatten(0, 1), targets, reduction="sum", ignore_index=IGNORE).detach())
@@ -69,7 +69,7 @@ def test_the_loss_over_a_stream_does_not_depend_on_chunks_or_processes(name: str
 def test_rows_that_begin_lose_their_state_and_others_keep_it() -> None:
     task = create("char-lstm")
     _, state = task(random_text(20).view(2, 10))
-    kept = task._where_it_goes_on(state, torch.tensor([True, False]))
+    kept = task._reset_fresh_rows(state, torch.tensor([True, False]))
     for before, after in zip(state, kept, strict=True):
         assert not after[:, 0].any() and torch.equal(after[:, 1], before[:, 1])
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from zoo.core.files import write_output
+from zoo.pictures.figure import check_output
 from zoo.spec import image_spec
 
 SMALLEST = 72  # pixels; smaller images are enlarged without interpolation
@@ -28,6 +29,7 @@ def write_preview(data: Any, preview: Any, name: str, path: Path) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
+    check_output(path)
     if image_spec(data.spec).are_points:
         return _write_points(data, name, path)
     picture = _grid([preview.images, *preview.augmented], preview.captions, f"{name}: {preview.shows}")
@@ -41,10 +43,9 @@ def _write_points(data: Any, name: str, path: Path) -> Path:
     """Draw training and test points side by side."""
     from matplotlib.figure import Figure
 
-    from zoo.pictures.figure import check_output, style, write_png
+    from zoo.pictures.figure import style, write_png
     from zoo.pictures.plane import class_handles, draw_points, set_up_axes
 
-    check_output(path)
     with style():
         figure = Figure((8, 4.5), layout="constrained")
         for axes, part in zip(figure.subplots(1, 2), ("train", "test"), strict=True):

@@ -122,7 +122,7 @@ class Captioner(Task):
             name = "seed" if temperature is None else "temperature"
             raise UserError(f"--{name} goes with --samples, which are drawn at random")
         if samples is not None and beams is not None:
-            raise UserError("--beams and --samples exclude each other")
+            raise UserError("--beams and --samples are mutually exclusive")
         encoded = self.encode(images)
         prompt, length = self.start_tokens(encoded), self.spec.length
         if samples is None:
