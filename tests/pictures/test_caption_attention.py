@@ -69,7 +69,7 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
         "--temperature 0", "above 0"
     )
     assert zoo("predict", "looker", "0.png", "--samples", "2", "--seed", str(2**70)).code == 0
-    assert zoo("predict", "looker", "0.png", "--samples", "2", "--beams", "2").is_one_line_error("exclude each other")
+    assert zoo("predict", "looker", "0.png", "--samples", "2", "--beams", "2").is_one_line_error("mutually exclusive")
     assert zoo("predict", "looker", "2.png").is_one_line_error("no such file")
 
     checkpoint = run.checkpoint("best")
