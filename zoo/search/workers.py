@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import optuna
@@ -102,43 +104,74 @@ def _stopped_by_signals() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- several processes
 
 
+@dataclass
+class _Process:
+    """A worker process and the pipe on which it reports its error.
+
+    A pool of ``concurrent.futures`` is no substitute: the command hung at its exit with one pool for each worker.
+    """
+
+    process: Any
+    fault: Connection
+    reported: bool = False
+
+
 def _run_processes(location: StudyLocation, search: Search, budget: Budget, progress: SearchProgress) -> None:
-    """One pool of one process for each worker, so that one that is killed takes no other with it."""
-    devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
-    workers: dict[Future, int] = {}
+    processes = [_start(number, location, search, budget) for number in range(budget.workers)]
     try:
-        for number in range(budget.workers):
-            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-            with _inherited(devices[number % len(devices)] if devices else None):
-                workers[pool.submit(_work_in_process, location, search, budget)] = number
-            pool.shutdown(wait=False)  # no more work for it than this
-        pending = set(workers)
-        while pending:
-            done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+        while any(each.process.is_alive() for each in processes):
+            time.sleep(POLL_SECONDS)
             progress.update()
-            for worker in done:
-                try:
-                    worker.result()
-                except BrokenProcessPool:
-                    progress.say(f"worker {workers[worker]} was killed: another one will retry its trial")
+            for number, each in enumerate(processes):
+                _check_worker(number, each, progress)
     except BaseException:
-        _stop_processes()
+        _stop(processes)
         raise
+    progress.update()
     if len(finished_points(progress.study, budget.points)) < budget.points:
         raise UserError("all workers were killed, out of memory perhaps: the same command continues, with fewer --workers")
 
 
-def _stop_processes() -> None:
-    processes = multiprocessing.active_children()
-    for process in processes:
-        process.terminate()  # stops a training at its next step
+def _check_worker(number: int, each: _Process, progress: SearchProgress) -> None:
+    """Report the end of a worker, once.
+
+    Raises:
+        UserError: the error of the worker.
+    """
+    if each.reported or each.process.exitcode in (None, 0):
+        return
+    each.reported = True
+    if each.fault.poll():
+        try:
+            raise UserError(each.fault.recv())
+        except EOFError:
+            pass  # it was killed
+    if each.process.exitcode > 0:
+        raise RuntimeError(f"worker {number} failed, see above")
+    progress.say(f"worker {number} was killed (signal {-each.process.exitcode}): another one retries its trial")
+
+
+def _stop(processes: list[_Process]) -> None:
+    for each in processes:
+        each.process.terminate()  # stops a training at its next step
     deadline = time.monotonic() + STOP_SECONDS
     try:
-        for process in processes:
-            process.join(max(0.1, deadline - time.monotonic()))
+        for each in processes:
+            each.process.join(max(0.1, deadline - time.monotonic()))
     finally:  # if late or interrupted again
-        for process in processes:
-            process.kill()
+        for each in processes:
+            each.process.kill()
+
+
+def _start(number: int, location: StudyLocation, search: Search, budget: Budget) -> _Process:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_worker, args=(location, search, budget, sender), name=f"zoo search worker {number}")
+    devices = visible_devices() if search.base["trainer"]["devices"] == 1 else []
+    with _inherited(devices[number % len(devices)] if devices else None):
+        process.start()
+    sender.close()
+    return _Process(process, receiver)
 
 
 @contextmanager
@@ -160,13 +193,22 @@ def _inherited(device: str | None) -> Iterator[None]:
             os.environ.pop(DEVICES, None)
 
 
-def _work_in_process(location: StudyLocation, search: Search, budget: Budget) -> None:
+def _worker(location: StudyLocation, search: Search, budget: Budget, fault: Connection) -> None:
+    """Main function of a process; exit code 0 when the work is done or stopped, 1 on an error."""
     torch.set_num_threads(max(1, torch.get_num_threads() // budget.workers))
     try:
         with _stopped_by_signals():
             _work(scan(budget.plugins), reopen(location), location, search, budget, None)
     except Interrupted:
-        pass
+        return
+    except (UserError, OSError) as error:
+        filename = getattr(error, "filename", None)
+        fault.send(f"{filename}: {error.strerror.lower()}" if filename else one_line(error))
+    except BaseException:
+        traceback.print_exc()
+    else:
+        return
+    sys.exit(1)
 
 
 def visible_devices() -> list[str]:
