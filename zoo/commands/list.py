@@ -105,7 +105,8 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
     places, key = [], word.replace("-", "_")
     for kind, about in KINDS.items():
         entries = registry.entries(kind)
-        choose = f"zoo train mlp --set {about.section.removesuffix('_args')}="
+        section = kind if kind in ("model", "data") else f"recipe.{kind}_args"
+        choose = f"zoo train mlp --set {'data.augment' if kind == 'augmentation' else f'recipe.{kind}'}="
         if kind not in ("model", "data") and word in entries:
             places.append(f"{'a' if kind == 'loss' else 'an'} {about.title}: {choose}{word}")
         having = [entry for entry in _by_task(entries.values()) if entry.defaults.get(key) is not None]
@@ -115,7 +116,7 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
             command = {"model": f"zoo train {shown.name}", "data": f"zoo data preview {shown.name}"}.get(
                 kind, choose + shown.name
             )
-            example = setting(f"{about.section}.{key}", "VALUE" if shown.defaults[key] == "" else shown.defaults[key])
+            example = setting(f"{section}.{key}", "VALUE" if shown.defaults[key] == "" else shown.defaults[key])
             places.append(f"an option of {some((entry.name for entry in having), 3)}: {command} --set {example}")
     if key in Recipe.model_fields:
         places.append(f"a recipe key: zoo train mlp --set {setting(f'recipe.{key}', Recipe.model_fields[key].default)}")
