@@ -254,11 +254,11 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, and only arrays, bytes and plain containers are admitted")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, but only arrays, bytes and plain containers are allowed")
         return ADMITTED[module, name]
 
     def persistent_load(self, identity: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside itself")
+        raise pickle.UnpicklingError("it refers to a file outside the archive")
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:

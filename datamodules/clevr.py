@@ -30,7 +30,7 @@ class CLEVR(QuestionFiles):
     on the validation images.
 
     Args:
-        size: pixels that the height of 320 becomes; the width becomes half as much again.
+        size: height in pixels to which images are resized, from 320; the width is 1.5 times as much.
     """
 
     kinds = tuple(dict.fromkeys(KIND_OF_FUNCTION.values()))

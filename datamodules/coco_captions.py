@@ -22,7 +22,7 @@ class CocoCaptions(CaptionFiles):
     validation images.
 
     Args:
-        year: of the release, 2017 or 2014.
+        year: year of the release, 2017 or 2014.
     """
 
     def __init__(self, batch_size: int, seed: int, root: str, year: int = 2017, **options: Any) -> None:

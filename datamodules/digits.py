@@ -24,7 +24,7 @@ from zoo.spec import ImageSpec
 class Digits(ClassificationData):
     """1,797 handwritten digits, 8x8 gray, included: from the UCI repository (Alpaydin and Kaynak 1998).
 
-    The data comes without splits: a fifth of each class is the test set, by a seed of its own, so that all runs share it.
+    The data comes without splits: a fifth of each class is the test set, drawn with a fixed seed, so that all runs share it.
 
     Args:
         size: resize images to this many pixels a side; 0 keeps 8x8.

@@ -49,7 +49,7 @@ class EasyVQA(QuestionFiles):
         except OSError:
             raise UserError(f"{file}: no such file") from None
         except UnicodeDecodeError:
-            raise UserError(f"{file}: is no text in UTF-8") from None
+            raise UserError(f"{file}: is not UTF-8 text") from None
         if not answers:
-            raise UserError(f"{file}: is empty, and should have an answer on each line")
+            raise UserError(f"{file}: is empty; expected one answer per line")
         return answers

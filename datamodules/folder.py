@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class, of any size and format, with or without folders for the splits."""
+"""A folder of images, one folder per class, of any size and format, with or without folders for the splits."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ VERSION = 1  # of decoding; a cache of another version is not used
 
 @register_data("folder", task="classification", tags=["local-files", "color"])
 class Folder(ClassificationData):
-    """Your own images, one folder a class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
+    """Your own images, one folder per class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
     With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; missing splits are drawn from
     the training images. All images become RGB, transparent parts white; those of another size are resized, the shorter side to
-    ``size``, and center-cropped. Files that cannot be read are left out with a warning and listed in ``unreadable``.
+    ``size``, and center-cropped. Files that cannot be read are skipped with a warning and listed in ``unreadable``.
 
     Args:
-        root: the folder.
-        size: pixels a side; 0 keeps the images' size if all have the same, and else means 224.
+        root: folder of the class folders.
+        size: pixels a side; 0 keeps the images' size if all have the same, and is 224 otherwise.
         validation: fraction of the training images held out without a validation folder, or one of k folds, as in 2/5.
         test: fraction of the images held out for testing without a test folder.
-        strict: fail if an image cannot be read, instead of leaving it out.
+        strict: fail if an image cannot be read, instead of skipping it.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
@@ -125,8 +125,8 @@ class Folder(ClassificationData):
         test, train = split_by_class(splits["train"].labels, self.test, derive_seed(self.seed, "test"))
         if not len(test):
             raise UserError(
-                f"{self.root}: each class has only one image, and none is left to test with: at least three a class are needed, "
-                "for training, validation and testing, and some twenty for a first result"
+                f"{self.root}: each class has only one image, so none is left for testing: at least three per class are needed, "
+                "for training, validation and testing, and about twenty for a first result"
             )
         return {**splits, "train": splits["train"].subset(train), "test": splits["train"].subset(test)}
 
@@ -134,8 +134,8 @@ class Folder(ClassificationData):
         splits = super().with_validation(splits)
         if not len(splits["val"]) and self.validation != 0:
             raise UserError(
-                f"{self.root}: each class has only one image to train on, and none is left to validate with: at least two a "
-                "class are needed beside those for testing, and some twenty for a first result"
+                f"{self.root}: each class has only one image for training, so none is left for validation: at least two per "
+                "class are needed besides those for testing, and about twenty for a first result"
             )
         return splits
 
@@ -173,7 +173,7 @@ class Folder(ClassificationData):
         self.unreadable = [Path(paths[index]) for index in (~readable).nonzero()[:, 0].tolist()]
         if self.unreadable and self.strict:
             count = f" ({len(self.unreadable):,} such files)" if len(self.unreadable) > 1 else ""
-            raise UserError(f"{self.unreadable[0]}: is no readable image{count}: remove it, or set data.strict=false")
+            raise UserError(f"{self.unreadable[0]}: is not a readable image{count}: remove it, or set data.strict=false")
         start = 0
         for name, files in self.tree.files.items():
             good = readable[start : start + len(files)].tolist()
@@ -188,7 +188,7 @@ class Folder(ClassificationData):
         if self.unreadable:
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
-            rank_zero_print(f"warning: {count} cannot be read and are left out: {names}")
+            rank_zero_print(f"warning: {count} cannot be read and are skipped: {names}")
 
 
 # ---------------------------------------------------------------------------------------------- the tree
@@ -230,7 +230,7 @@ def scan_tree(root: Path | None) -> Tree:
         UserError: the folder is missing, or does not hold one folder for each of at least two classes.
     """
     if root is None:
-        raise UserError("data.root is empty: give the folder that holds one folder of images for each class")
+        raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
     try:
         return _scan_tree(root)
@@ -247,7 +247,7 @@ def _scan_tree(root: Path) -> Tree:
             told = "; ".join(f"only in {where}: {some(names, NAMED)}" for where, names in only.items() if names)
             alike = next(filter(None, (did_you_mean(other, only["train"]) for other in only[name])), "")
             raise UserError(
-                f"{root}: the class folders of train and {name} differ: {told}: give both the same ones, spelled alike{alike}"
+                f"{root}: the class folders of train and {name} differ: {told}: both need the same ones, spelled alike{alike}"
             )
     if len(classes) == 1:
         raise UserError(
@@ -281,7 +281,7 @@ def _split_places(root: Path) -> dict[str, Path]:
     if "train" not in splits:
         raise UserError(f"{root}: has a folder {splits[0]!r} but no folder 'train' with class folders beside it")
     if len(found["val"]) > 1:
-        raise UserError(f"{root}: {' and '.join(found['val'])} are both there: keep one folder for validation")
+        raise UserError(f"{root}: {' and '.join(found['val'])} both exist: keep one folder for validation")
     return {split: root / names[0] for split, names in found.items() if names and names[0] in splits}
 
 

@@ -142,7 +142,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         with gzip.open(path) if compressed else path.open("rb") as file:
             return _read_idx(file, path, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: the compressed file is damaged or cut off: {error}") from error
+        raise UserError(f"{path}: the compressed file is damaged or truncated: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -151,13 +151,13 @@ def _read_idx(file: BinaryIO, path: Path, dimensions: int) -> Tensor:
     header = file.read(4 + 4 * dimensions)
     # two zero bytes, the type (8: unsigned byte), the number of dimensions, then each size as big-endian 32 bits
     if header[:4] != bytes((0, 0, 8, dimensions)) or len(header) < 4 + 4 * dimensions:
-        raise UserError(f"{path}: is no IDX file of bytes in {dimensions} dimensions")
+        raise UserError(f"{path}: is not an IDX file of bytes in {dimensions} dimensions")
     sizes = struct.unpack(f">{dimensions}I", header[4:])
     expected = math.prod(sizes)
     if expected > MOST_BYTES:
-        raise UserError(f"{path}: announces an array of {'x'.join(map(str, sizes))} bytes, which is not believable")
+        raise UserError(f"{path}: declares an array of {'x'.join(map(str, sizes))} bytes, which is implausible")
     content = file.read(expected + 1)
     if len(content) != expected:
         found = f"only {len(content):,}" if len(content) < expected else "more"
-        raise UserError(f"{path}: announces {expected:,} bytes but holds {found}")
+        raise UserError(f"{path}: declares {expected:,} bytes but holds {found}")
     return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(sizes).copy())

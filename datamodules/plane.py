@@ -32,8 +32,8 @@ class PointsInThePlane(ClassificationData):
     of the same deviation in x and y; points that it carries out of the square are clamped to its border.
 
     Args:
-        num_samples: points for training and validation; as many again are for testing.
-        num_classes: from 2 to 10.
+        num_samples: points for training and validation; there are as many for testing.
+        num_classes: number of classes, from 2 to 10.
         noise: standard deviation of the noise; the square has side 1.
         validation: fraction of the training points held out for validation, or one of k folds, as in 2/5.
     """

@@ -42,13 +42,13 @@ SEEN_STARTS = 120  # in houses of the training, one in each of the first, for va
 class Rooms(NavigationData):
     """Small houses with instructions to follow: through colored doors to a ball, a box or a cone, seen from inside.
 
-    From each start there is an instruction to each of the six things of the house, so whoever does not heed the words ends at the
-    right one at most once in six times. Half of the episodes for validation and test lie in houses that training never sees.
+    From each start there is an instruction to each of the six objects of the house, so an agent that ignores them succeeds in
+    at most one of six episodes. Half of the validation and test episodes are in houses that training never sees.
 
     Args:
-        num_houses: for training; others are held out for validation and test.
-        num_starts: in each of them, with six instructions each.
-        instructions: own; shuffled, dealt out anew among the things that can be reached from one start; or none.
+        num_houses: number of training houses; others are held out for validation and test.
+        num_starts: start positions in each house, with six instructions each.
+        instructions: own; shuffled, permuted among the episodes of each start; or none.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class ShapesData(ImageTextData):
         super().__init__(batch_size, seed, size=size, augment=augment)
         require_at_least(1, num_images=num_images)
         if size < shapes.SIDE // 2:
-            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or no shape can be told from another")
+            raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or shapes cannot be distinguished")
         self.num_images = num_images
 
     @property
@@ -65,9 +65,9 @@ class ShapesCaptions(ShapesData, CaptionData):
     of its image can be computed (``true_captions``).
 
     Args:
-        num_images: training images; there are 1,000 for validation and 1,000 for testing besides.
-        captions_per_image: for training; validation and test images have five references.
-        max_objects: objects in an image, from 1 to 5.
+        num_images: number of training images; validation and testing have 1,000 each.
+        captions_per_image: captions of each training image; validation and test images have five references.
+        max_objects: maximum number of objects in an image, from 1 to 5.
     """
 
     def __init__(self, batch_size: int, seed: int, captions_per_image: int = 2, max_objects: int = 5, **options: Any) -> None:
@@ -114,8 +114,8 @@ class ShapesQuestions(ShapesData, QuestionData):
     Scenes have one to five shapes, and an answer is hard to guess without the image.
 
     Args:
-        num_images: training images; there are 1,000 for validation and 1,000 for testing besides.
-        questions_per_image: from 1 to 24.
+        num_images: number of training images; validation and testing have 1,000 each.
+        questions_per_image: number of questions about each image, from 1 to 24.
     """
 
     def __init__(self, batch_size: int, seed: int, questions_per_image: int = 6, **options: Any) -> None:
@@ -151,8 +151,8 @@ class ShapesDialogues(ShapesData, DialogueData):
     same question has another answer after other rounds.
 
     Args:
-        num_images: training images; there are as many for validation and for testing, but not more than 1,000 each.
-        num_rounds: of each dialogue, from 1 to 10.
+        num_images: number of training images; validation and testing have as many, up to 1,000 each.
+        num_rounds: rounds of each dialogue, from 1 to 10.
     """
 
     max_length = max_caption_length = dialogues.LONGEST + 1

@@ -18,7 +18,7 @@ class TextFiles(TextData):
     """Your own text, in UTF-8: a file, or all files of a folder in the order of their names.
 
     Args:
-        root: the file or the folder.
+        root: text file, or folder of text files.
     """
 
     def __init__(self, batch_size: int, seed: int, root: str, **options: Any) -> None:

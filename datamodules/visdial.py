@@ -72,7 +72,7 @@ class VisDial(DialogueData):
     are not public. Without a training file, a tenth of the validation dialogues is for testing and the rest for training.
 
     Args:
-        root: the folder.
+        root: folder of the annotations and images.
         size: pixels a side.
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
         validation: fraction of the training dialogues held out for validation.
@@ -112,11 +112,11 @@ class VisDial(DialogueData):
             match = WORDS_FILE.fullmatch(path.name)
             kind = match[1] if match else "dense" if DENSE_FILE.fullmatch(path.name) else None
             if kind in found:
-                raise UserError(f"{self.root}: {found[kind].name} and {path.name} are both there: keep one of them")
+                raise UserError(f"{self.root}: {found[kind].name} and {path.name} both exist: keep one of them")
             if kind:
                 found[kind] = path
         if "val" not in found:
-            raise UserError(f"{self.root}: has no visdial_1.0_val.json (or .json.gz), which testing is on")
+            raise UserError(f"{self.root}: has no visdial_1.0_val.json (or .json.gz), which is needed for testing")
         return found
 
     @cached_property
@@ -144,7 +144,7 @@ class VisDial(DialogueData):
         order = torch.randperm(len(everything), generator=generator)
         count = max(1, round(TEST_SHARE * len(everything)))
         if len(everything) < 3:
-            raise UserError(f"{self.root}: {len(everything)} dialogues are too few to train, validate and test with")
+            raise UserError(f"{self.root}: {len(everything)} dialogues are too few for training, validation and testing")
         return {"train": everything.subset(order[count:].sort().values), "test": everything.subset(order[:count].sort().values)}
 
     def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
@@ -155,11 +155,11 @@ class VisDial(DialogueData):
         there = [number for number, image_id in enumerate(talks.image_ids) if image_id in path_of]
         if not there:
             like = EXAMPLE[name].format(talks.image_ids[0])
-            raise UserError(f"{self.root}: holds no image of {talks.path.name}: looked for {like} and the like in all folders")
+            raise UserError(f"{self.root}: holds no image of {talks.path.name}: searched all folders for names such as {like}")
         paths = [path_of[talks.image_ids[number]] for number in there]
         images, readable = read_images(paths, (self.size, self.size), self.memory_gb)
         if not readable.any():
-            raise UserError(f"{self.root}: no image of {talks.path.name} can be read, {paths[0].name} for one")
+            raise UserError(f"{self.root}: no image of {talks.path.name} can be read, such as {paths[0].name}")
         held = talks.dialogues
         if name == "val" and "dense" in self._files:
             held = replace(held, columns=read_relevance(self._files["dense"], talks))
@@ -176,15 +176,15 @@ class VisDial(DialogueData):
         """Print one line about what is left out of a file, and why."""
         unread = [paths[index].name for index in (~readable).nonzero()[:, 0].tolist()]
         parts = {
-            "of damaged form": talks.damaged,
+            "malformed": talks.damaged,
             "without an image": len(talks.image_ids) - with_image,
             f"with an image that cannot be read ({some(unread, 3)})": len(unread),
         }
         told = [f"{count:,} {what}" for what, count in parts.items() if count]
         total = len(talks.image_ids) + talks.damaged
-        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are left out: {', '.join(told)}"] if told else []
+        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are skipped: {', '.join(told)}"] if told else []
         if talks.unanswerable:
-            texts.append(f"{talks.unanswerable:,} rounds have no right candidate and are not ranked")
+            texts.append(f"{talks.unanswerable:,} rounds have no correct candidate and are not ranked")
         if texts:
             rank_zero_print(f"warning: {talks.path.name}: {'; '.join(texts)}")
 
@@ -215,11 +215,11 @@ def read_talks(path: Path) -> Talks:
             raise UserError(f"{path}: is not a file of VisDial: data.{key} is missing")
     for key in ("questions", "answers"):
         if not all(isinstance(text, str) for text in data[key]):
-            raise UserError(f"{path}: is not a file of VisDial: data.{key} holds something that is no text")
+            raise UserError(f"{path}: is not a file of VisDial: data.{key} contains values that are not text")
     sizes = len(data["questions"]), len(data["answers"])
     whole = [dialogue for dialogue in data["dialogs"] if _is_whole(dialogue, *sizes)]
     if not whole:
-        raise UserError(f"{path}: holds no dialogue that is whole, with image_id, caption, and rounds of question and answer")
+        raise UserError(f"{path}: contains no complete dialogue, with image_id, caption, and rounds of question and answer")
     rounds = max(len(dialogue["dialog"]) for dialogue in whole)
     counts = Counter(len(options) for d in whole for r in d["dialog"] if (options := _options(r, sizes[1])) is not None)
     if not counts:
@@ -291,5 +291,5 @@ def read_relevance(path: Path, talks: Talks) -> dict[str, torch.Tensor]:
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
             lost += 1
     if lost:
-        rank_zero_print(f"warning: {path.name}: {lost:,} of {len(content):,} entries fit no round and are left out")
+        rank_zero_print(f"warning: {path.name}: {lost:,} of {len(content):,} entries match no round and are skipped")
     return {"relevance": relevance}

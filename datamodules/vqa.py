@@ -29,7 +29,7 @@ class VQA(QuestionFiles):
     gave it, after both were normalized as in the official evaluation.
 
     Args:
-        min_answer_count: training questions of which an answer must be the most frequent one to be among those to choose from.
+        min_answer_count: keep answers that are the most frequent one of at least this many training questions.
     """
 
     kinds = ("yes-no", "number", "other")

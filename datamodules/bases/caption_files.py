@@ -154,10 +154,10 @@ class CaptionFiles(CaptionData):
         return [captioned.path for split in self.annotations.splits.values() for captioned in split]
 
     def _warn(self, *faults: tuple[list[str], str, str]) -> None:
-        """Print one line about what is left out: for each fault names, the fault, and what they name."""
+        """Print one line about what is skipped: for each fault names, the fault, and what they name."""
         parts = [f"{len(names):,} {what} {fault} ({some(names, NAMED)})" for names, fault, what in faults if names]
         if parts:
-            rank_zero_print(f"warning: {self.root}: left out are {' and '.join(parts)}")
+            rank_zero_print(f"warning: {self.root}: skipped {' and '.join(parts)}")
 
 
 Captions = dict[str, list[str]]  # by the name of the image

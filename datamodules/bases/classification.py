@@ -53,15 +53,13 @@ class ClassificationData(ImageData):
         if self.spec.classes != spec.classes:
             raise UserError(
                 f"{name} has the classes {some(self.spec.classes)}, "
-                f"the model knows {some(spec.classes)}: test it on data with its own classes"
+                f"the model was trained on {some(spec.classes)}: test it on data with the same classes"
             )
         super().require_compatible(spec, name)
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
         if self.fold and "val" in splits:
-            raise UserError(
-                f"data.validation={self.validation}: the data brings validation images of its own, so it has no folds"
-            )
+            raise UserError(f"data.validation={self.validation}: the data has its own validation split, so there are no folds")
         return super().with_validation(splits)
 
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -70,7 +68,7 @@ class ClassificationData(ImageData):
             return split_by_class(labels, float(self.validation), seed)
         smallest = int(torch.bincount(labels)[labels.unique()].min())
         if smallest < self.fold[1]:
-            raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for so many folds")
+            raise UserError(f"data.validation={self.validation}: a class has only {smallest} images, too few for that many folds")
         return fold_by_class(labels, *self.fold, seed)
 
     def summarize(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class ImageTextData(ImageData):
         require_fraction(validation=validation)
         super().__init__(batch_size, seed, root, size, augment, validation)
         if mixing := Augmentation(self.augment, classes=1).mixing:
-            raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: leave it out")
+            raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: remove it")
 
     def require_compatible(self, spec: ImageTextSpec, name: str) -> None:
         """Encode words as the vocabulary of ``spec`` does, for a model that was trained with it.
@@ -67,7 +67,7 @@ class ImageTextData(ImageData):
             column = batch[name]
             require(len(column) == len(batch["images"]), f"{name} has {len(column)} rows for {len(batch['images'])} images")
             there = column[(column != IGNORE) & (column != UNKNOWN_ANSWER)]
-            require(len(there), f"{name} has nothing for any image of a batch")
+            require(len(there), f"{name} is empty for all images of a batch")
             require(there.min() >= 0 and there.max() < values, f"{name} has values that are not from 0 to {values - 1}")
 
     def summarize(self) -> dict[str, Any]:

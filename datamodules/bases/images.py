@@ -62,7 +62,7 @@ class ImageData(DataModule):
     ) -> None:
         super().__init__()
         if size < 0:
-            raise UserError(f"data.size={size}: must be 0 (as they are) or a number of pixels")
+            raise UserError(f"data.size={size}: must be 0 (original size) or a number of pixels")
         self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
         self.root = Path(root).expanduser() if root else None
         self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
@@ -202,7 +202,7 @@ class ImageData(DataModule):
 
     def check_batch(self, batch: Batch) -> None:
         images, shape = batch["images"], self.image_spec.shape
-        require(tuple(images.shape[1:]) == shape, f"images are {tuple(images.shape[1:])}, the spec says {shape}")
+        require(tuple(images.shape[1:]) == shape, f"images are {tuple(images.shape[1:])}, the spec has {shape}")
         require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
         require(len(batch["labels"]) == len(images), f"there are {len(images)} images and {len(batch['labels'])} labels")
 

@@ -26,9 +26,9 @@ class TextData(DataModule):
     Args:
         batch_size: rows of text on each device.
         seed: of where rows and windows begin.
-        seq_len: characters a chunk, through which gradients flow; 0 takes whole rows.
-        order: stream, rows that continue from batch to batch, or windows, chunks from random places.
-        held_out: fraction of the text for validation, and as much for testing; 1 makes all of it the test split.
+        seq_len: characters per chunk, the length of backpropagation through time; 0 takes whole rows.
+        order: stream, rows that continue from batch to batch; or windows, chunks at random positions.
+        held_out: fraction of the text for validation, and as much for testing; 1 uses the whole text for testing.
     """
 
     task = "language-modeling"
@@ -50,9 +50,9 @@ class TextData(DataModule):
                 f"data.held_out={held_out}: must be above 0 and at most {MOST_HELD_OUT}, or 1 to test on the whole text"
             )
         if seq_len < 0:
-            raise UserError(f"data.seq_len={seq_len}: must be 0 (whole rows) or a number of characters, as {-seq_len}")
+            raise UserError(f"data.seq_len={seq_len}: must be 0 (whole rows) or a number of characters, such as {-seq_len}")
         if order == "windows" and seq_len == 0:
-            raise UserError("data.seq_len=0: windows need a length, as 128; whole rows go with data.order=stream")
+            raise UserError("data.seq_len=0: windows need a length, such as 128; whole rows need data.order=stream")
         self.batch_size, self.seed, self.seq_len, self.order, self.held_out = batch_size, seed, seq_len, order, held_out
         self.splits: dict[str, Tensor] = {}
         self._text: str | None = None
@@ -86,7 +86,7 @@ class TextData(DataModule):
             return
         text = self._whole_text()
         if not text:
-            raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to learn from")
+            raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to train on")
         places = torch.tensor(self.spec.encode(text), dtype=torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32)
         test_length = round(self.held_out * len(text))
         val_length = 0 if self.held_out == 1 else test_length
@@ -108,7 +108,7 @@ class TextData(DataModule):
 
     def train_dataloader(self) -> StreamLoader:
         if self.held_out == 1:
-            raise UserError("data.held_out=1: leaves nothing to learn from; it is for zoo test")
+            raise UserError("data.held_out=1: leaves no text to train on; it is for zoo test")
         text = self._on_device("train")
         kind = WindowLoader if self.order == "windows" else StreamLoader
         loader = kind(text, self.batch_size, self.seq_len, self.seed, **placement(self.trainer, training=True))

@@ -247,7 +247,7 @@ class NavigationData(DataModule):
         words = torch.full((len(instructions), self.spec.length), PAD)
         for row, instruction in zip(words, instructions, strict=True):
             if len(instruction) >= self.spec.length:
-                raise UserError(f"an instruction has {len(instruction)} words, and the spec allows {self.spec.length - 1}")
+                raise UserError(f"an instruction has {len(instruction)} words, but the spec allows {self.spec.length - 1}")
             row[: len(instruction) + 1] = torch.tensor([*self.spec.encode(instruction), END])
         return Episodes(environment, goal, start, words, (words != PAD).sum(1), path, actions)
 
@@ -259,7 +259,7 @@ class NavigationData(DataModule):
         """
         for what in ("vocabulary", "actions"):
             if getattr(spec, what) != getattr(self.spec, what):
-                raise UserError(f"{name} has another {what.removesuffix('s')} than the model knows: test it on data like its own")
+                raise UserError(f"the {what} of {name} differ from those of the model: test it on its own data")
         if spec.image.shape != self.spec.image.shape:
             raise UserError(f"{name} has views of {self.spec.image.shape}, the model takes {spec.image.shape}")
 
@@ -301,7 +301,7 @@ class NavigationData(DataModule):
             "episodes": {name: len(self.splits[name]) for name in ("train", "val", "test")},
             "unseen": {name: int(unseen.sum()) for name, unseen in held_out.items()},
             "vocabulary": len(self.spec.vocabulary),
-            "actions": f"{lengths.double().mean():.1f} on the shortest way, {int(lengths.max())} on the longest",
+            "actions": f"{lengths.double().mean():.1f} on average, at most {int(lengths.max())}",
             "instruction": self.instruction("train", 0),
         }
 
@@ -315,10 +315,10 @@ class NavigationData(DataModule):
     def check_batch(self, batch: Batch) -> None:
         spec, views, moves, words = self.spec, batch["views"], batch["moves"], batch["words"]
         poses, shape = views.shape[1], spec.image.shape
-        require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec says {shape}")
+        require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec has {shape}")
         require(moves.shape[1:] == (poses, len(spec.actions)), f"moves are {tuple(moves.shape[1:])} for {poses} poses")
         require(moves.min() >= 0 and moves.max() < poses, "an action leads to a pose that does not exist")
-        require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} is to stop, and leads elsewhere")
+        require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} must stay at its pose")
         require(words.min() >= 0 and words.max() < len(spec.vocabulary), "a word is outside the vocabulary of the spec")
         require((words == END).sum(1).eq(1).all(), "an instruction does not end, or ends twice")
         self._check_expert(batch)
@@ -327,11 +327,11 @@ class NavigationData(DataModule):
         """Check that the expert arrives by a shortest path."""
         row, pose = torch.arange(len(batch["start"])), batch["start"]
         left = batch["steps"][row, pose]
-        require((left < self.spec.steps).all(), f"a goal is {int(left.max())} steps away, and {self.spec.steps} may be taken")
+        require((left < self.spec.steps).all(), f"a goal is {int(left.max())} steps away, at most {self.spec.steps} are allowed")
         for _ in range(int(left.max())):
             pose = batch["moves"][row, pose, batch["expert"][row, pose]]
             left = (left - 1).clamp(min=0)
-            require(torch.equal(batch["steps"][row, pose], left), "an action of the expert does not bring the goal nearer")
+            require(torch.equal(batch["steps"][row, pose], left), "an action of the expert is not on a shortest path")
         require((batch["expert"][row, pose] == len(self.spec.actions) - 1).all(), "the expert does not stop at the goal")
 
     def instruction(self, split: str, episode: int) -> str:

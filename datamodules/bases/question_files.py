@@ -42,7 +42,7 @@ class QuestionFiles(QuestionData):
         size: pixels a side; images are resized to cover it and center-cropped.
         augment: none, light, standard, strong, or a list as in crop:4; none allows cached features of a frozen encoder.
         min_count: occurrences in training questions that a word needs to be in the vocabulary.
-        questions_per_sample: questions that share one pass over their image; an image with more becomes several samples.
+        questions_per_sample: maximum number of questions per sample; an image with more becomes several samples.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
@@ -88,9 +88,9 @@ class QuestionFiles(QuestionData):
             found[name] = [image for image in with_words if image.questions]
             empty += sum(len(asked) for _, asked in annotated) - sum(len(asked) for _, asked in found[name])
             if not found[name]:
-                raise UserError(f"{self.root}: has no question for {name}")
+                raise UserError(f"{self.root}: has no questions for {name}")
         if empty:
-            _warn(f"{empty:,} questions without a word are left out")
+            _warn(f"{empty:,} questions without words are skipped")
         if "val" not in found:  # here, since an image may become several samples
             train = found["train"]
             held_out, rest = self.hold_out(train)
@@ -121,8 +121,8 @@ class QuestionFiles(QuestionData):
         images, readable = read_images(paths, self.shape, self.memory_gb)
         if unreadable := [path for path, good in zip(paths, readable.tolist(), strict=True) if not good]:
             if len(unreadable) == len(paths):
-                raise UserError(f"{self.root}: no image of {name} can be read, as {paths[0]}")
-            _warn(f"{len(unreadable):,} of {len(paths):,} images cannot be read and are left out: {some(unreadable, NAMED)}")
+                raise UserError(f"{self.root}: no image of {name} can be read, such as {paths[0]}")
+            _warn(f"{len(unreadable):,} of {len(paths):,} images cannot be read and are skipped: {some(unreadable, NAMED)}")
         kept = [asked for (_, asked), good in zip(annotated, readable.tolist(), strict=True) if good]
         rows = [(place, start) for place, asked in enumerate(kept) for start in range(0, len(asked), self.questions_per_sample)]
         if len(rows) > len(kept):
@@ -143,7 +143,7 @@ def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of
     kept = [answer for answer, count in counts.items() if count >= min_count]
     if not kept:
         raise UserError(
-            f"data.min_answer_count={min_count}: no answer is given so often, the most frequent {max(counts.values())} times"
+            f"data.min_answer_count={min_count}: no answer occurs that often, the most frequent one {max(counts.values())} times"
         )
     return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
 

@@ -119,8 +119,8 @@ class SequenceData(DataModule):
             UserError: another number of features, or other symbols.
         """
         if (spec.features, spec.symbols) != (self.spec.features, self.spec.symbols):
-            asked = "symbols" if self.spec.symbols else "a number"
-            raise UserError(f"{name} asks for {asked}, and the model has learned something else: test it on its own data")
+            asked = "symbols" if self.spec.symbols else "numbers"
+            raise UserError(f"targets of {name} are {asked}, unlike those of the model: test it on its own data")
 
     def train_dataloader(self) -> SequenceLoader:
         place = placement(self.trainer, training=True)
@@ -138,7 +138,7 @@ class SequenceData(DataModule):
             "steps": self.spec.length,
             "features": self.spec.features,
             **({"symbols": list(self.spec.symbols)} if self.spec.symbols else {}),
-            "train": f"{self.num_sequences} new ones an epoch",
+            "train": f"{self.num_sequences} new ones per epoch",
             **{name: self.split_size(name) for name in ("val", "test")},
             "baseline": round(self.baseline, 4),
         }
@@ -150,12 +150,12 @@ class SequenceData(DataModule):
     def check_batch(self, batch: Batch) -> None:
         inputs, targets, spec = batch["inputs"], batch["targets"], self.spec
         expected = (len(inputs), spec.length, spec.features)
-        require(inputs.shape == expected, f"inputs are {tuple(inputs.shape)}, the spec says {expected}")
+        require(inputs.shape == expected, f"inputs are {tuple(inputs.shape)}, the spec has {expected}")
         expected = expected[:2] if spec.symbols else expected[:1]
-        require(targets.shape == expected, f"targets are {tuple(targets.shape)}, the spec says {expected}")
+        require(targets.shape == expected, f"targets are {tuple(targets.shape)}, the spec has {expected}")
         if spec.symbols:
-            require(targets.min() >= 0 and targets.max() < len(spec.symbols), "a target is none of the symbols of the spec")
-            require((targets > 0).any(1).all(), "a sequence asks for nothing")
+            require(targets.min() >= 0 and targets.max() < len(spec.symbols), "a target is outside the symbols of the spec")
+            require((targets > 0).any(1).all(), "a sequence has no targets")
 
     def split_size(self, split: str) -> int:
         return EVALUATION_BATCHES * EVALUATION_BATCH

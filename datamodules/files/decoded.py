@@ -53,7 +53,7 @@ class Content:
 def common_size(paths: list[str]) -> tuple[int, int] | None:
     """(height, width) if all images whose header can be read have the same, else None."""
     sizes: set[tuple[int, int] | None] = set()
-    for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "looking at"):
+    for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "scanning"):
         sizes |= found - {None}
         if len(sizes) > 1:
             return None
@@ -137,7 +137,7 @@ class ImageFiles(Dataset):
             try:
                 pixels[position] = decode(self.paths[index], self.shape).transpose(2, 0, 1)
             except Exception as error:  # a damaged file raises almost any
-                return f"{self.paths[index]}: could be read before, and now cannot: {one_line(error)}"
+                return f"{self.paths[index]}: can no longer be read: {one_line(error)}"
         return torch.from_numpy(pixels)
 
     def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -224,7 +224,7 @@ def test_copies_among_pixels_are_found() -> None:
     [
         (["folder"], ["data.root must be given"]),
         (["folder", "--set", "data.root=photo"], ["no such", "did you mean 'photos'"]),
-        (["folder", "--set", "data.root=photos"], ["only one image", "at least three a class"]),
+        (["folder", "--set", "data.root=photos"], ["only one image", "at least three per class"]),
         (["spirals"], ["not an image classification data set", "folder"]),
         (["pydoc"], ["not an image classification data set"]),
         (["folders"], ["no data set 'folders'", "'folder'"]),

@@ -188,7 +188,7 @@ def test_what_is_damaged_is_left_out_and_counted(root: Path, capfd) -> None:
     data = read(root)
     told = capfd.readouterr().err.strip()
     assert told == (
-        "warning: visdial_1.0_train.json: 6 of 9 dialogues are left out: 4 of damaged form, 1 without an image, 1 with an "
+        "warning: visdial_1.0_train.json: 6 of 9 dialogues are skipped: 4 malformed, 1 without an image, 1 with an "
         "image that cannot be read (COCO_train2014_000000000005.jpg); 2 rounds have no right candidate and are not ranked"
     )
     labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
@@ -204,7 +204,7 @@ def test_dense_annotations_that_fit_nothing_are_counted(root: Path, capfd) -> No
     ]
     write(root / "visdial_1.0_val_dense_annotations.json", entries)
     data = read(root)
-    assert "3 of 4 entries fit no round" in capfd.readouterr().err
+    assert "3 of 4 entries match no round" in capfd.readouterr().err
     assert data.splits["test"].columns["relevance"].sum() == 1
 
 
@@ -214,10 +214,14 @@ def test_dense_annotations_that_fit_nothing_are_counted(root: Path, capfd) -> No
         ("visdial_1.0_val.json", '{"data": ', "visdial_1.0_val.json: is not valid JSON"),
         ("visdial_1.0_val.json", {"data": {"questions": []}}, "data.answers is missing"),
         ("visdial_1.0_val.json", [1, 2], "data.questions is missing"),
-        ("visdial_1.0_train.json", of_dialogues(), "holds no dialogue that is whole"),
-        ("visdial_1.0_train.json", of_dialogues(dialogue(77, (0, 0))), "looked for COCO_train2014_000000000077.jpg"),
+        ("visdial_1.0_train.json", of_dialogues(), "contains no complete dialogue"),
+        (
+            "visdial_1.0_train.json",
+            of_dialogues(dialogue(77, (0, 0))),
+            "searched all folders for names such as COCO_train2014_000000000077.jpg",
+        ),
         ("visdial_1.0_val_dense_annotations.json", {"a": 1}, "is not a file of dense annotations"),
-        ("copy/visdial_0.9_val.json", of_dialogues(), "are both there"),
+        ("copy/visdial_0.9_val.json", of_dialogues(), "both exist"),
     ],
     ids=str,
 )

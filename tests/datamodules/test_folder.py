@@ -266,7 +266,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb, capfd):
     for _ in range(2):  # decoded, then from the cache
         data = ready(damaged, validation=0, memory_gb=memory_gb)
         (told,) = capfd.readouterr().err.splitlines()
-        assert told.startswith("warning: 5 of 25 images cannot be read and are left out: ")
+        assert told.startswith("warning: 5 of 25 images cannot be read and are skipped: ")
         assert "bomb.png" in told and "and 2 more" in told
         names = ["bomb.png", "cut.jpg", "empty.gif", "page.jpg", "script.png"]
         assert [path.name for path in data.unreadable] == names
@@ -278,7 +278,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb, capfd):
 
 def test_strict_refuses_it(damaged):
     for _ in range(2):
-        with pytest.raises(UserError, match=r"bomb.png: is no readable image \(5 such.*data.strict=false") as error:
+        with pytest.raises(UserError, match=r"bomb.png: is not a readable image \(5 such.*data.strict=false") as error:
             ready(damaged, strict=True)
         assert "\n" not in str(error.value)
 
@@ -306,10 +306,10 @@ def test_damaged_exif_is_no_reason_to_lose_an_image(root):
         (lambda root: (make(root / "train"), make(root / "val", classes=("cat",))), "val differ: only in train: dog"),
         (lambda root: make(root / "test"), "has a folder 'test' but no folder 'train'"),
         (lambda root: (save(root / "train" / "a.png"), save(root / "test" / "a.png")), "train: holds no class folder"),
-        (lambda root: (make(root / "train"), make(root / "val"), make(root / "valid")), "val and valid are both there"),
-        (lambda root: make(root, 1), "only one image, and none is left to test with: at least three a class"),
-        (lambda root: make(root, 2), "only one image to train on, and none is left to validate with: at least two a class"),
-        (lambda root: (make(root / "train", 1), make(root / "test", 2)), "only one image to train on"),
+        (lambda root: (make(root / "train"), make(root / "val"), make(root / "valid")), "val and valid both exist"),
+        (lambda root: make(root, 1), "only one image, so none is left for testing: at least three per class"),
+        (lambda root: make(root, 2), "only one image for training, so none is left for validation: at least two per class"),
+        (lambda root: (make(root / "train", 1), make(root / "test", 2)), "only one image for training"),
         (lambda root: (make(root / "train"), make(root / "test", classes=("Cat", "dog"))), "spelled alike; did you mean 'cat'"),
     ],
 )  # fmt: skip
@@ -491,7 +491,7 @@ def test_a_file_that_vanishes_later_is_one_line(root):
     data = ready(root, memory_gb=0)
     for path in (root / "cat").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="could be read before") as error:
+    with pytest.raises(UserError, match="can no longer be read") as error:
         all_pixels(data, "train")
     assert "\n" not in str(error.value)
 
@@ -529,7 +529,7 @@ def test_one_line_is_printed_in_a_log_where_it_takes_long(root, capfd, monkeypat
     make(root, count=11)
     monkeypatch.setattr("zoo.datamodules.files.progress.WORTH_A_LINE", 20)
     ready(root)
-    assert capfd.readouterr().err.splitlines() == ["looking at 22 images", "decoding 22 images"]
+    assert capfd.readouterr().err.splitlines() == ["scanning 22 images", "decoding 22 images"]
     ready(root)
     assert capfd.readouterr().err == ""
 

@@ -126,16 +126,16 @@ IMAGES, LABELS = idx(np.zeros((40, 28, 28))), idx(np.arange(40) % 10)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_images": IMAGES[:-1]}, "announces 31,360 bytes but holds only 31,359"),
+        ({"train_images": IMAGES[:-1]}, "declares 31,360 bytes but holds only 31,359"),
         ({"train_images": IMAGES + b"x"}, "holds more"),
-        ({"train_images": IMAGES[:7]}, "no IDX file"),
-        ({"train_images": b""}, "no IDX file"),
-        ({"train_images": b"<html>sign in</html>"}, "no IDX file"),
-        ({"train_images": LABELS}, "no IDX file of bytes in 3 dimensions"),
+        ({"train_images": IMAGES[:7]}, "not an IDX file"),
+        ({"train_images": b""}, "not an IDX file"),
+        ({"train_images": b"<html>sign in</html>"}, "not an IDX file"),
+        ({"train_images": LABELS}, "not an IDX file of bytes in 3 dimensions"),
         ({"train_images": idx(np.zeros((40, 32, 32)))}, "32x32 pixels, not 28x28"),
         ({"train_images": idx(np.zeros((39, 28, 28)))}, "39 images and 40 labels"),
         ({"train_labels": idx(np.full(40, 10))}, "the label 10"),
-        ({"train_images": bytes((0, 0, 8, 3)) + struct.pack(">3I", 2**32 - 1, 28, 28)}, "not believable"),
+        ({"train_images": bytes((0, 0, 8, 3)) + struct.pack(">3I", 2**32 - 1, 28, 28)}, "implausible"),
     ],
 )
 @pytest.mark.parametrize("compressed", [True, False])
@@ -152,7 +152,7 @@ def test_a_truncated_archive_is_one_line(tmp_path):
     content = path.read_bytes()
     for damaged in (content[:-20], content[:12], content[:500] + b"\xff" * 100 + content[600:]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="damaged or cut off|no IDX") as error:
+        with pytest.raises(UserError, match="damaged or truncated|not an IDX") as error:
             Mnist(8, 0, root=str(tmp_path)).setup()
         assert "\n" not in str(error.value)
 

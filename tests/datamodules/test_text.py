@@ -114,7 +114,7 @@ def test_text_for_another_model_gets_its_places(tmp_path: Path) -> None:
     spec = TextSpec(("z", *ALPHABET[:-1], "!"))
     data.require_compatible(spec, "own")
     assert spec.decode(data.splits["train"].tolist()) == TEXT[:1800]
-    with pytest.raises(UserError, match="characters that the model does not know: 'B'"):
+    with pytest.raises(UserError, match="unknown characters: 'B'"):
         own(tmp_path, TEXT + "B", seq_len=8).require_compatible(TextSpec(tuple(sorted(set(TEXT)))), "own")
 
 

@@ -195,7 +195,7 @@ def test_there_are_no_folds_where_validation_images_are_given_or_a_class_is_too_
         def load_splits(self):
             return {**super().load_splits(), "val": numbered(7)}
 
-    with pytest.raises(UserError, match="validation images of its own"):
+    with pytest.raises(UserError, match="its own validation split"):
         WithValidation(validation="1/2").setup()
     with pytest.raises(UserError, match="only 13 images"):
         Noise(validation="1/14").setup()

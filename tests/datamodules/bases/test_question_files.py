@@ -212,7 +212,7 @@ def rewritten(path: str, content: Any) -> Callable[[Path], None]:
         (rewritten("train/questions.json", '[["what'), "train/questions.json: is not valid JSON"),
         (rewritten("train/questions.json", [["what?", "yes"]]), "train/questions.json: is not laid out as published"),
         (rewritten("train/questions.json", {"what?": "yes"}), "train/questions.json: is not laid out as published"),
-        (rewritten("test/questions.json", []), "has no question for test"),
+        (rewritten("test/questions.json", []), "has no questions for test"),
         (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such image"),
     ],
 )
@@ -229,7 +229,7 @@ def test_questions_without_words_and_unreadable_pictures_are_left_out_and_told(e
     (easy / "test" / "images" / "1.png").write_bytes(b"not a picture")
     data = opened(EasyVQA(2, 0, str(easy)))
     told = capsys.readouterr().err
-    assert "1 questions without a word are left out" in told and "1 of 3 images cannot be read" in told and "1.png" in told
+    assert "1 questions without words are skipped" in told and "1 of 3 images cannot be read" in told and "1.png" in told
     assert len(data.splits["test"]) == 2 and data.summarize()["test_questions"] == 4
 
 
@@ -243,7 +243,7 @@ def test_vqa_names_questions_without_answers(vqa: Path) -> None:
 
 
 def test_an_answer_must_be_frequent_enough_for_some(vqa: Path) -> None:
-    with pytest.raises(UserError, match="data.min_answer_count=9: no answer is given so often, the most frequent 2 times"):
+    with pytest.raises(UserError, match="data.min_answer_count=9: no answer occurs that often, the most frequent one 2 times"):
         _ = VQA(2, 0, str(vqa), min_count=1).spec
 
 
