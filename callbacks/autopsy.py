@@ -1,4 +1,4 @@
-"""Stops a training at its first non-finite loss or gradient, and names the layer and operation it came from.
+"""Stop training at the first non-finite loss or gradient, and names the layer and operation it came from.
 
 Until then it costs one pass over the gradients a step. Then the step is replayed on a copy with every operation intercepted.
 """

@@ -118,7 +118,7 @@ class Diagnosis(L.Callback):
         if learn and still and not self.frozen and trainer.is_global_zero:
             self._report([Finding(
                 "frozen-parameters", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters are frozen",
-                "requires_grad was set to False and not back", "requires_grad_(True)",
+                "requires_grad was set to False and not restored", "requires_grad_(True)",
             )])  # fmt: skip
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""Findings: rules that read the records of a training and report what looks wrong, the evidence, the likely cause and a remedy.
+"""Findings: rules that read the records of a run and report problems, the evidence, the likely cause and a remedy.
 
 The rules are functions of records, so they apply to a running training as to a finished one.
 """
@@ -94,7 +94,7 @@ def check_activations(history: list[Record]) -> Iterator[Finding]:
                 "saturated-activations", "warning", name,
                 f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",
                 "its inputs are too large: initial weights too large, or inputs that are not normalized",
-                "Xavier initialization, a normalization layer in front of it, or ReLU in its place",
+                "Xavier initialization, a normalization layer before it, or ReLU in its place",
             )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def _check_signal(layers: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "exploding-activations", "error", name,
             f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
-            "each layer enlarges its input: initial weights too large, or a learning rate that made them so",
+            "each layer enlarges its input: initial weights too large, or enlarged by a high learning rate",
             "He or Xavier initialization, normalization layers, or a lower learning rate",
         )  # fmt: skip
 
@@ -134,8 +134,8 @@ def _check_input(layers: dict[str, Any]) -> Iterator[Finding]:
     if spread == 0:
         yield Finding(
             "constant-input", "error", name, "every sample of the batch is the same",
-            "a loader or a transform that returns the same sample again and again, or nothing but zeros",
-            "look at a batch",
+            "a loader or a transform that returns the same sample again and again, or only zeros",
+            "inspect a batch",
         )  # fmt: skip
     elif "Norm" not in first[1]["type"] and (std > 10 or abs(mean) > 5 * std):
         yield Finding(
@@ -188,8 +188,8 @@ def _check_missing(recent: list[Record]) -> Iterator[Finding]:
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield Finding(
-            "no-gradient", "error", names[0], f"{names[0]}{more} got no gradient, or nothing but zeros, in {len(recent)} records",
-            "the layer is not used, its output is detached, or units behind it are dead",
+            "no-gradient", "error", names[0], f"{names[0]}{more} got no gradient, or only zeros, in {len(recent)} records",
+            "the layer is not used, its output is detached, or units after it are dead",
             "look for .detach(), .data, torch.no_grad() and for layers that forward does not call",
         )  # fmt: skip
 
@@ -229,9 +229,9 @@ def check_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
     guess = math.log(classes)
     if not math.isfinite(loss) or loss > 2 * guess + 1:
         yield Finding(
-            "initial-loss", "warning", "loss", f"it starts at {loss:.3g}, guessing costs ln({classes}) = {guess:.3g}",
+            "initial-loss", "warning", "loss", f"it starts at {loss:.3g}, chance level is ln({classes}) = {guess:.3g}",
             "the untrained network is overconfident: the head's weights or its inputs are too large",
-            "a smaller initialization of the head, a normalization layer in front of it, normalized inputs",
+            "a smaller initialization of the head, a normalization layer before it, or normalized inputs",
         )  # fmt: skip
 
 
@@ -256,8 +256,8 @@ def check_losses(
     lately = losses[-AGREEING:]
     if len(lately) == AGREEING and steps >= EARLY and min(lately) > CHANCE * guess and lately[-1] > FALLEN * lately[0]:
         yield Finding(
-            "not-learning", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, guessing costs {guess:.3g}",
-            "labels that do not belong to their samples, a learning rate far too low or too high, or uninformative inputs",
+            "not-learning", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, chance level is {guess:.3g}",
+            "labels that do not match their samples, a learning rate far too low or too high, or uninformative inputs",
             "check whether the network can overfit a single batch",
         )  # fmt: skip
     recent = val_losses[-PATIENCE:]
@@ -267,8 +267,8 @@ def check_losses(
         yield Finding(
             "memorized-labels", "error", "labels",
             f"the training loss is {losses[-1]:.3g}, validation is no better than guessing ({val_losses[-1]:.3g})",
-            "labels that do not belong to their samples: they can be memorized, but not generalized",
-            "look at samples with their labels; were files and labels sorted alike?",
+            "labels that do not match their samples: they can be memorized, but not generalized",
+            "inspect samples with their labels; are files and labels in the same order?",
         )  # fmt: skip
     elif gap is not None and gap > GAP:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar with throughput and time left on a terminal, a line an epoch in a log; and its findings."""
+"""Progress of a run: a bar with throughput and time left on a terminal, a line per epoch in a log; and its findings."""
 
 from __future__ import annotations
 

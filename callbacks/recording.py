@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 Record = dict[str, Any]
-MAX_RECORDS = 500  # of a training
+MAX_RECORDS = 500  # of a run
 POWERS = {2**n for n in range(20)}
 
 
@@ -27,7 +27,7 @@ class Monitor(L.Callback):
     the powers of two before ``every``.
 
     Args:
-        every: steps between records; more in a training that would have over 500 records.
+        every: steps between records; more in a run that would have over 500 records.
         layers: globs of names; what matches none is left out.
         write: called with each record on rank zero, a dict of plain numbers; by default they go to the Trainer's loggers.
 

@@ -1,4 +1,4 @@
-"""Throughput, data loading time and memory of a training."""
+"""Throughput, data loading time and memory during training."""
 
 from __future__ import annotations
 

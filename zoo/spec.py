@@ -34,7 +34,7 @@ class ImageSpec:
         object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
         if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need {self.channels} values each, one a channel")
+            raise ValueError(f"mean and std need {self.channels} values each, one per channel")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,8 +54,8 @@ class ImageSpec:
         """
         if self.are_points:
             raise UserError(
-                f"{model} needs images, and this data is points in the plane: take a data set of images (`zoo data list`) "
-                "or a model without convolutions, as softmax or mlp"
+                f"{model} needs images, and this data is points in the plane: choose a data set of images (`zoo data list`) "
+                "or a model without convolutions, such as softmax or mlp"
             )
         if min(self.height, self.width) < smallest:
             raise UserError(
@@ -109,7 +109,7 @@ class TextSpec:
         """
         places = {character: place for place, character in enumerate(self.vocabulary)}
         if strange := sorted(set(text) - set(places)):
-            raise UserError(f"{what} has characters that the model does not know: {some(map(repr, strange))}")
+            raise UserError(f"{what} has unknown characters: {some(map(repr, strange))}")
         return [places[character] for character in text]
 
     def decode(self, places: Iterable[int]) -> str:

@@ -218,7 +218,7 @@ def test_height_and_width_are_told_apart(zoo) -> None:
         (["resnet20", "--layers", "--input", "3x99999x9"], ["3x99999x9", "10,000"]),
         (["vgg16", "--layers", "--input", "3x16x16"], ["32x32"]),
         (["resnet20", "--layers", "--set", "model.dept=3"], ["'dept'", "'depth'"]),
-        (["resnet20", "--layers", "--set", "recipe.lr=3"], ["recipe does not matter here"]),
+        (["resnet20", "--layers", "--set", "recipe.lr=3"], ["recipe settings do not apply here"]),
         (["resnet20", "--input", "3x224x224"], ["--layers"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

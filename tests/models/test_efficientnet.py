@@ -58,7 +58,7 @@ def test_an_encoder_takes_over_weights_and_statistics() -> None:
 
 
 def test_what_is_not_at_hand_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="pretrained weights are at hand for tf_efficientnet_lite0 alone"):
+    with pytest.raises(UserError, match="only tf_efficientnet_lite0 has pretrained weights"):
         new(network="test_efficientnet").load_pretrained_weights()
     with pytest.raises(
         UserError, match="model.encoder=efficientnet-lite: not an image network.*did you mean 'efficientnet-lite0'"

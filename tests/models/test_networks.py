@@ -328,5 +328,5 @@ def test_a_support_vector_machine_finds_the_widest_margin():
 
 def test_what_the_hinge_loss_cannot_take_is_one_line(zoo):
     assert zoo("train", "svm", "--set", "recipe.label_smoothing=0.1").is_one_line_error("label_smoothing", "hinge")
-    assert zoo("train", "svm", "--set", "data.augment=mixup:0.2").is_one_line_error("data.augment", "leave out mixup")
+    assert zoo("train", "svm", "--set", "data.augment=mixup:0.2").is_one_line_error("data.augment", "omit mixup")
     assert zoo("train", "softmax", "--set", "recipe.loss=hing").is_one_line_error("no loss 'hing'", "'hinge'")

@@ -63,8 +63,8 @@ def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
     drawn = [zoo("predict", "looker", "0.png", "--samples", "3", "--seed", seed, "--json").out for seed in (1, 1, 2)]
     assert len(json.loads(drawn[0])) == 3
     assert drawn[0] == drawn[1] != drawn[2]
-    assert zoo("predict", "looker", "0.png", "--top", "3").is_one_line_error("--top is not for captioning", "--beams")
-    assert zoo("predict", "looker", "0.png", "--seed", "3").is_one_line_error("--seed goes with --samples")
+    assert zoo("predict", "looker", "0.png", "--top", "3").is_one_line_error("--top does not apply to captioning", "--beams")
+    assert zoo("predict", "looker", "0.png", "--seed", "3").is_one_line_error("--seed requires --samples")
     assert zoo("predict", "looker", "0.png", "--samples", "2", "--temperature", "0").is_one_line_error(
         "--temperature 0", "above 0"
     )

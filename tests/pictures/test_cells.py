@@ -126,6 +126,6 @@ def test_the_command_draws_and_refuses_in_one_line(zoo) -> None:
     for arguments, words in cases.items():
         assert zoo("picture", "cells", "small", *arguments).is_one_line_error(*words), arguments
     Path("notes.txt").write_text("snow \u2603")
-    assert zoo("picture", "cells", "small", "--text", "notes.txt").is_one_line_error("does not know", "\u2603")
+    assert zoo("picture", "cells", "small", "--text", "notes.txt").is_one_line_error("unknown characters", "\u2603")
     assert zoo("train", "softmax", "--epochs", "1", "--name", "linear").code == 0
     assert zoo("picture", "cells", "linear").is_one_line_error("language-modeling", "softmax")

@@ -148,8 +148,8 @@ def test_what_has_no_regions_is_refused_in_one_line(zoo, workplace):
         ("--data", "digits"): ["digits is not points in the plane", "spirals"],
         ("--data", "spiral"): ["no data set 'spiral'", "'spirals'"],
         ("--data", "spirals", "--set", "data.nois=1"): ["'noise'"],
-        ("--data", "spirals", "--set", "recipe.lr=1"): ["recipe does not matter here"],
-        ("--data", "spirals", "--checkpoint", "last"): ["--checkpoint goes with a run"],
+        ("--data", "spirals", "--set", "recipe.lr=1"): ["recipe settings do not apply here"],
+        ("--data", "spirals", "--checkpoint", "last"): ["--checkpoint needs a run"],
         ("points", "--data", "blobs"): ["omit --data"],
         ("points", "--metric", "val/loss"): ["regions takes no --metric"],
     }

@@ -106,7 +106,7 @@ def test_what_has_no_such_weights_is_refused_in_one_line(zoo, workplace):
         ("filters", "convnet", "--data", "blobs"): ["needs images"],
         ("filters", "convnet", "--data", "digit"): ["'digits'"],
         ("filters", "convnet", "--set", "model.chanels=[3]"): ["'channels'"],
-        ("filters", "convnet", "--checkpoint", "last"): ["--checkpoint goes with a run"],
+        ("filters", "convnet", "--checkpoint", "last"): ["--checkpoint needs a run"],
         ("filters", "first", "--set", "model.hidden_sizes=[3]"): ["--set is for untrained models"],
         ("filters", "firs"): ["no run or model 'firs'", "'first'"],
     }

@@ -60,7 +60,7 @@ def test_an_installed_package_brings_them_too(plugin: Path) -> None:
 
 def test_a_run_of_somebody_else_runs_no_code(ingredients: Path) -> None:
     for plugin in ("ingredients.py", str(ingredients)):
-        with pytest.raises(UserError, match=f"run first needs the plugin {plugin}: if you trust it, give it with"):
+        with pytest.raises(UserError, match=f"run first needs the plugin {plugin}: if you trust that file, pass it with"):
             scan().add_plugins_of("run first", [plugin])
     assert "lion" not in scan().entries("optimizer")
     scan([str(ingredients)])

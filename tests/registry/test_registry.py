@@ -68,7 +68,7 @@ def test_a_file_is_read_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (('task="classification", ', ""), "names no task"),
+        (('task="classification", ', ""), "has no literal task"),
         (("widths=SIZES", "heights=SIZES"), "does not take"),
         (("class Mine:", "class Mine"), "expected ':'"),
     ],
@@ -135,7 +135,7 @@ def test_a_broken_plugin_is_one_warning_and_breaks_nothing(
     fake_distribution(tmp_path, "brokenzoo", "broken_zoo_module", source)
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = scan()
-    assert len(registry.warnings) == 1 and "brokenzoo 3 is left out" in registry.warnings[0]
+    assert len(registry.warnings) == 1 and "brokenzoo 3 is skipped" in registry.warnings[0]
     assert "resnet20" in registry.models
 
 
@@ -151,7 +151,7 @@ def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path,
     fake_distribution(tmp_path, "greedyzoo", "greedy_zoo_module", MINE.replace('"mine"', '"resnet20"'))
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = scan()
-    with pytest.raises(UserError, match=r"'resnet20' is claimed by two owners, bestiary .* and greedyzoo 3"):
+    with pytest.raises(UserError, match=r"'resnet20' is registered twice, by bestiary .* and greedyzoo 3"):
         registry.model("resnet20")
     assert registry.model("resnet56").origin.startswith("bestiary")
 
@@ -229,5 +229,5 @@ class Deep(Base):
     assert (entry.name, entry.defaults, entry.summary) == ("deep", {"depth": 5}, "Deep.")
     path.write_text(code.replace('"deep", task="t", depth=5', '"deep", depth=5'))
     line = next(number for number, text in enumerate(code.splitlines(), 1) if "depth=5" in text)
-    with pytest.raises(ValueError, match=f"line {line}: 'deep' names no task"):
+    with pytest.raises(ValueError, match=f"line {line}: 'deep' has no literal task"):
         list(read_file(path, "skipped"))

@@ -351,7 +351,7 @@ def test_a_classifier_shows_pictures_and_its_confusions(zoo, report) -> None:
     page = report("short")
     assert_sound(page)
     tested = json.loads(zoo("test", "short", "--json").out)
-    assert f"The best checkpoint is right on {tested['test/accuracy']:.2%} of all 359 test images." in page.text
+    assert f"The best checkpoint is correct on {tested['test/accuracy']:.2%} of all 359 test images." in page.text
     shown = [attributes for attributes in page.all("img") if attributes["alt"] in "0123456789"]  # others are of histograms
     assert "Histograms of activations" in page.text  # what a training really records
     assert len(shown) == 12 and page.text.count("✗ true") >= 6
@@ -382,7 +382,7 @@ def test_points_are_shown_in_their_plane(zoo, report) -> None:
     page = report("plane")
     assert_sound(page)
     assert "Confusion matrix" in page.text and "Labels to check" not in page.text
-    assert [image for image in page.all("img") if image["alt"].startswith("The plane in the colors of classes")]
+    assert [image for image in page.all("img") if image["alt"].startswith("Decision regions: test accuracy ")]
 
 
 def test_data_that_is_gone_is_a_reason(zoo, report, whole) -> None:

@@ -83,7 +83,7 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
             assert answer.name == turn.answer and answer.probability == pytest.approx(turn.probability, abs=1e-5)
         wrong_first = [turn.is_correct for turn in scene.turns]
         assert wrong_first == sorted(wrong_first)
-    share, count = re.search(r"right on ([\d.]+)% of the (\d+) questions about 100 of the 120", samples.about).groups()
+    share, count = re.search(r"correct on ([\d.]+)% of the (\d+) questions about 100 of the 120", samples.about).groups()
     # every question counts, not only those that are shown
     chosen = np.linspace(0, 119, 100).round().astype(int)
     asked = [questions.ask_questions(things[index], int(scenes.key[index]), 6) for index in chosen]
@@ -162,7 +162,7 @@ def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: s
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.texts) == 6
     tested = json.loads(zoo("test", "asked", "--json", "--set", "trainer.limit_test_batches=1").out)
-    assert f"is right on {tested[f'test/{metric}']:.2%}" in samples.about
+    assert f"is correct on {tested[f'test/{metric}']:.2%}" in samples.about
     task, module = open_run(folder)
     batch = next(iter(module.test_dataloader()))
     with torch.inference_mode():

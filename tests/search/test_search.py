@@ -522,7 +522,7 @@ OVER = ["--over", LR]
         (["--over", "recipe.decay_norms_and_biases=uniform:0..1"], ["takes no numbers"]),
         (["--over", "model.dropout=uniform:0..1"], ["model.dropout=1"]),
         (["--over", "recipe.lr=choice:1,,2"], ["a choice is empty"]),
-        (["--over", "recipe.lr=choice:1,1"], ["1 is there twice"]),
+        (["--over", "recipe.lr=choice:1,1"], ["1 is given twice"]),
         (["--over", "model.hidden_sizes=choice:[64,[32]"], ["YAML"]),
         ([*OVER, *OVER], ["recipe.lr is given twice"]),
         ([*OVER, "--set", "recipe.lr=1"], ["both set and searched"]),
@@ -603,7 +603,7 @@ def test_a_place_that_cannot_be_written_is_one_line(zoo) -> None:
 def test_a_study_of_another_program_is_left_alone(zoo) -> None:
     optuna.create_study(storage="sqlite:///s.db", study_name="theirs").optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
     answer = zoo("search", "softmax", *QUICK, *OVER, "--storage", "sqlite:///s.db", "--name", "theirs")
-    assert answer.is_one_line_error("'theirs'", "not made by zoo search")
+    assert answer.is_one_line_error("'theirs'", "not created by zoo search")
 
 
 def test_names_and_ranges_are_answered_before_anything_heavy_is_imported() -> None:

@@ -70,7 +70,7 @@ def test_it_trains_tests_and_predicts(zoo, trained: str) -> None:
     (row, _) = csv.DictReader(io.StringIO(zoo("predict", "shares", *files, "--csv").out))
     assert float(row["value"]) == pytest.approx(expected[0], abs=1e-6)
     assert f"{expected[1]:.4f}" in zoo("predict", "shares", *files).out
-    assert zoo("predict", "shares", *files, "--top", 2).is_one_line_error("--top is not for regression", "it takes none")
+    assert zoo("predict", "shares", *files, "--top", 2).is_one_line_error("--top does not apply to regression", "it takes none")
     assert zoo("sample", "shares").is_one_line_error("conv-regressor is for regression", "zoo predict RUN IMAGE...")
 
 
@@ -90,7 +90,7 @@ def test_it_is_shown_previewed_and_diagnosed(zoo, plugin: Path) -> None:
     assert zoo("data", "preview", "bright-shares").code == 0 and Image.open("bright-shares.png").width > 8 * 72
     assert zoo("data", "advise", "bright-shares").is_one_line_error("bright-shares is not an image classification data set")
     checks = json.loads(zoo("diagnose", "conv-regressor", *SMALL, "--json").out)["checks"]
-    assert {check["check"] for check in checks} >= {"first loss", "overfit one batch", "learning rate"}
+    assert {check["check"] for check in checks} >= {"initial loss", "overfit one batch", "learning rate"}
 
 
 def test_a_resumed_run_ends_with_the_same_bits(zoo, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
         (("--question", " ? "), ("--question ' ? '", "no word")),
         (("--question", "what color is the zebra and the circl"), ("'zebra'", "'and'", "'circl'")),
         (("--question", "is " * 40), ("40 words", "at most 13")),
-        (("--question", "is there a circle", "--beams", "3"), ("--beams is not for question-answering",)),
+        (("--question", "is there a circle", "--beams", "3"), ("--beams does not apply to question-answering",)),
     ):
         assert zoo("predict", "asked", "scene.png", *arguments).is_one_line_error(*words)
     network = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)

@@ -92,6 +92,6 @@ def test_what_is_no_autopsy_is_refused_in_one_line(zoo) -> None:
     assert zoo("autopsy", "soundd").is_one_line_error("no run 'soundd': did you mean 'sound'?")
     assert zoo("autopsy", "autopsi.pt").is_one_line_error("autopsi.pt: no such file")
     Path("checkpoint.pt").write_bytes(Path("runs/sound/checkpoints/best.ckpt").read_bytes())
-    assert zoo("autopsy", "checkpoint.pt").is_one_line_error("checkpoint.pt is no autopsy")
+    assert zoo("autopsy", "checkpoint.pt").is_one_line_error("checkpoint.pt is not an autopsy file")
     Path("broken.pt").write_text("nonsense")
     assert zoo("autopsy", "broken.pt").is_one_line_error("broken.pt is damaged or not a checkpoint")

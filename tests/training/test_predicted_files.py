@@ -70,7 +70,7 @@ def test_the_rest_is_answered_if_files_cannot_be_read(zoo, photos: Path, form: l
     answer = zoo("predict", "first", photos, *form)
     assert answer.code == 0, "a folder may hold anything"
     warnings = answer.err.splitlines()
-    assert [line.split(" is left out: ")[0] for line in warnings] == ["warning: photos/2.png", "warning: photos/5.png"]
+    assert [line.split(" is skipped: ")[0] for line in warnings] == ["warning: photos/2.png", "warning: photos/5.png"]
     named = zoo("predict", "first", *sorted(photos.iterdir()), *form)
     assert named.code == 2 and named.err.splitlines()[:2] == warnings
     assert named.err.splitlines()[2:] == ["error: 2 of the files that were named cannot be read: photos/2.png, photos/5.png"]
@@ -93,7 +93,7 @@ def test_a_named_file_that_is_repeated_is_answered_again(zoo, photos: Path) -> N
         (["-o", "said.csv", "--json"], ["--output said.csv", "--json"]),
         (["-o", "photos/0.png/said.csv"], ["photos/0.png is not a folder"]),
         (["-o", "said.csv", "--top", "0"], ["--top 0"]),
-        (["-o", "said.csv", "--beams", "3"], ["--beams is not for classification"]),
+        (["-o", "said.csv", "--beams", "3"], ["--beams does not apply to classification"]),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(zoo, photos: Path, arguments: list[str], words: list[str]) -> None:

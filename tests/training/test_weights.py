@@ -128,11 +128,11 @@ def test_files_that_are_no_weights_are_refused_in_one_line(workplace: Path) -> N
     torch.save({"epoch": 3}, "nothing.pth")
     torch.save([torch.zeros(3)], "list.pth")
     for file, message in {
-        "pickle.pth": "pickle.pth is refused: it asks to run posix.mkdir, weights are plain data",
-        "cut.pth": "cut.pth is damaged, or no file of weights",
-        "cut.safetensors": "cut.safetensors is damaged, or no file of weights",
-        "text.pth": "text.pth is damaged, or no file of weights",
-        "empty.pth": "empty.pth is damaged, or no file of weights",
+        "pickle.pth": "pickle.pth is refused: it would run posix.mkdir, but weights are plain data",
+        "cut.pth": "cut.pth is damaged or not a weight file",
+        "cut.safetensors": "cut.safetensors is damaged or not a weight file",
+        "text.pth": "text.pth is damaged or not a weight file",
+        "empty.pth": "empty.pth is damaged or not a weight file",
         "nothing.pth": "nothing.pth contains no weights",
         "list.pth": "list.pth contains no weights",
         "absent.pth": "absent.pth cannot be read: no such file",

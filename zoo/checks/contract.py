@@ -32,7 +32,7 @@ def check_entry(registry: Registry, entry: Entry, settings: Sequence[dict[str, d
     try:
         checks = checks_of_model(registry, entry, settings) if entry.kind == "model" else checks_of_data(entry, settings)
     except Exception as error:
-        return [Result("can be made", False, f"{type(error).__name__}: {one_line(error)}")]
+        return [Result("can be built", False, f"{type(error).__name__}: {one_line(error)}")]
     return [_run(name, check) for name, check in checks.items()]
 
 

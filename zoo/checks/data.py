@@ -46,13 +46,13 @@ def _batches_fit(data: Any) -> None:
 def _order_follows(data: Any) -> None:
     loader = data.train_dataloader()
     first, *others = islice(loader, 2)
-    require(_are_equal(first, next(iter(data.train_dataloader()))), "one seed gave two orders")
+    require(_are_equal(first, next(iter(data.train_dataloader()))), "the same seed gave two orders")
     loader.position = lambda: (1, 0)
     require(not _are_equal(first, next(iter(loader))), "two epochs have the same order")
     for second in others:
         require(not _are_equal(first, second), "two steps have the same batch")
         loader.position = lambda: (0, 1)
-        require(_are_equal(second, next(iter(loader))), "an epoch that is resumed at its second step begins with another batch")
+        require(_are_equal(second, next(iter(loader))), "an epoch that is resumed at its second step starts with another batch")
 
 
 def _augments_each_apart(data: Any) -> None:
@@ -63,7 +63,7 @@ def _augments_each_apart(data: Any) -> None:
     same = {"images": batch["images"][:1].expand(n, -1, -1, -1).contiguous(), "labels": batch["labels"], "seed": batch["seed"]}
     images = data.on_after_batch_transfer(same, 0)["images"]
     different = len(torch.unique(images.flatten(1), dim=0))
-    require(different > 1, f"{n} copies of an image were all augmented alike")
+    require(different > 1, f"{n} copies of an image all got the same augmentation")
 
 
 def _evaluates_each_once(data: Any) -> None:
@@ -72,7 +72,7 @@ def _evaluates_each_once(data: Any) -> None:
         batches = list(loader)
         counted, expected = sum(map(data.count_samples, batches)), data.split_size(name)
         require(counted == expected, f"{name} has {expected} samples, {counted} were counted")
-        require(all(map(_are_equal, batches, loader)), f"{name} has other samples when it is read again")
+        require(all(map(_are_equal, batches, loader)), f"{name} has other samples when it is iterated again")
         firsts.append(batches[0])
     require(not _are_equal(*firsts), "val and test have the same samples")
 
@@ -80,6 +80,6 @@ def _evaluates_each_once(data: Any) -> None:
 DATA_CHECKS = {
     "batches fit the spec": _batches_fit,
     "order follows from seed, epoch and step": _order_follows,
-    "images of a batch are augmented apart": _augments_each_apart,
+    "images of a batch are augmented independently": _augments_each_apart,
     "evaluation counts each sample once": _evaluates_each_once,
 }

@@ -148,7 +148,7 @@ class Base:
     def __init__(self, loss: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> None:
         value = loss()
         if value.dtype != torch.float64:
-            raise UserError(f"the loss is {value.dtype} though all parameters are float64: something on its way is converted")
+            raise UserError(f"the loss is {value.dtype} though all parameters are float64: an intermediate result is converted")
         if not value.isfinite():
             raise UserError(f"the loss is {value.item()}: there is nothing to differentiate")
         gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)

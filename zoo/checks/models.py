@@ -82,14 +82,14 @@ def _outputs_fit(registry: Registry, subject: TinyRun) -> None:
     require(len(outputs) == SAMPLES, f"{SAMPLES} samples gave outputs of shape {shape}")
     if task.prediction_shape is not None:
         expected = (SAMPLES, *task.prediction_shape)
-        require(shape == expected, f"outputs have shape {shape}, for {SAMPLES} samples the spec says {expected}")
+        require(shape == expected, f"outputs have shape {shape}, for {SAMPLES} samples the spec expects {expected}")
     require(outputs.isfinite().all(), "outputs are not finite")
 
 
 def _same_seed_same_weights(registry: Registry, subject: TinyRun) -> None:
     first, second = subject.task(registry).state_dict(), subject.task(registry).state_dict()
     for name, value in first.items():
-        require(torch.equal(value, second[name]), f"{name} differs between two networks of one seed")
+        require(torch.equal(value, second[name]), f"{name} differs between two networks with the same seed")
 
 
 def _step_lowers_loss(registry: Registry, subject: TinyRun) -> None:
@@ -122,7 +122,7 @@ def _samples_do_not_mix(registry: Registry, subject: TinyRun) -> None:
         together = task.predict_step(batch)
         apart = torch.cat([task.predict_step(task.part(batch, slice(i, i + 1))) for i in range(SAMPLES)])
     difference = float((together - apart).abs().max())
-    require(torch.allclose(together, apart, rtol=1e-4, atol=1e-5), f"alone and in a batch differ by {difference:.2g}")
+    require(torch.allclose(together, apart, rtol=1e-4, atol=1e-5), f"outputs alone and in a batch differ by {difference:.2g}")
 
 
 def _every_parameter_learns(registry: Registry, subject: TinyRun) -> None:
@@ -150,7 +150,8 @@ def _saves_and_loads(registry: Registry, subject: TinyRun) -> None:
     with torch.no_grad():
         batch = task.example_batch(SAMPLES)
         require(
-            torch.equal(task.eval().predict_step(batch), other.eval().predict_step(batch)), "outputs differ after save and load"
+            torch.equal(task.eval().predict_step(batch), other.eval().predict_step(batch)),
+            "outputs differ after saving and loading",
         )
 
 
@@ -167,9 +168,9 @@ def _stages_cover_parameters(registry: Registry, subject: TinyRun) -> None:
 def _trains_and_tests(registry: Registry, subject: TinyRun) -> None:
     with temporary_runs():
         outcome = engine.train(registry, subject.run, "check")
-        require(outcome.test, "testing gave no figures")
+        require(outcome.test, "testing returned no metrics")
         for finding in outcome.findings:
-            require(finding.severity != "error", f"while it trains, {finding.one_line}")
+            require(finding.severity != "error", f"during training: {finding.one_line}")
         for file in (outcome.folder.best, outcome.folder.last):
             task, _ = building.load_task(registry, read_checkpoint(file), file)
         with torch.no_grad():
@@ -185,7 +186,7 @@ MODEL_CHECKS = {
     "every parameter gets a gradient": _every_parameter_learns,
     "saving and loading keep the outputs": _saves_and_loads,
     "stages cover all parameters, the head last": _stages_cover_parameters,
-    "trains by its recipe without an error that monitors see, and tests": _trains_and_tests,
+    "trains with its recipe without errors in the monitors, and tests": _trains_and_tests,
 }
 GRADIENT_CHECKS = (_step_lowers_loss, _every_parameter_learns)
 ONE_PASS_CHECKS = {name: check for name, check in MODEL_CHECKS.items() if check not in GRADIENT_CHECKS}

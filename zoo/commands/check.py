@@ -19,7 +19,7 @@ def check(
     settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Test a model or a data set against the contract of the zoo, as for a plugin of your own.
+    """Check that a model or a data set, such as that of your plugin, satisfies the contract of the zoo.
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
     [bold]zoo check folder --set data.root=photos[/bold]   data from files\n
@@ -30,7 +30,7 @@ def check(
         raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
     entry = registry.model(name) if name in registry.models else registry.data_set(name)
     if gradients and settings:
-        raise UserError("--set goes without --gradients")
+        raise UserError("--set and --gradients are mutually exclusive")
     if gradients:
         _check_gradients(registry, entry, json)
         return
@@ -82,6 +82,6 @@ def doctor(context: typer.Context, json: Json = False) -> None:
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{'    ' if finding.good else 'BAD '} {finding.name.ljust(width)}  {finding.text}")
+            print(f"{'    ' if finding.good else 'FAIL'} {finding.name.ljust(width)}  {finding.text}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)

@@ -59,7 +59,7 @@ def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> 
     for true, said, count in pairs[:SHOWN_PAIRS]:
         rows.append((names[true], names[said], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
     print(f"\nmost often confused, {len(rows)} of {len(pairs):,} pairs")
-    print_table(rows, ("true", "predicted", counted, "share"), numbers=(counted, "share"))
+    print_table(rows, ("true", "predicted", counted, "fraction"), numbers=(counted, "fraction"))
 
 
 def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:

@@ -20,7 +20,7 @@ def list_data(
     json: Json = False,
 ) -> None:
     """List the data sets."""
-    first = "" if pattern or task else "your own pictures: zoo train resnet20 --data folder --set data.root=FOLDER\n"
+    first = "" if pattern or task else "your own images: zoo train resnet20 --data folder --set data.root=FOLDER\n"
     print_list(open_registry(context), "data", pattern, task, json, f"{first}next: zoo data show NAME    zoo data preview NAME")
 
 
@@ -51,7 +51,9 @@ def show_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
     settings: SetData = [],  # noqa: B006
-    measure: Annotated[bool, typer.Option("--measure", help="Also read the data: split sizes, statistics, faults.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also load the data: split sizes, statistics, unreadable files.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""

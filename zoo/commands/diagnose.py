@@ -51,6 +51,6 @@ def diagnose(
         kept = [text for text in settings if text.partition("=")[0] not in {each.partition("=")[0] for each in fixes}]
         chosen = [word for text in [*kept, *dict.fromkeys(fixes)] for word in ("--set", text)]
         command = f"{zoo_command(context)} {shlex.join([*words, *chosen])}"
-        print(f"\nnext: {command}" if not findings else f"\nnext, with that fixed: {command}")
+        print(f"\nnext: {command}" if not findings else f"\nnext, with these fixes: {command}")
     if findings:
         sys.exit(1)

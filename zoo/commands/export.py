@@ -24,7 +24,7 @@ from zoo.registry.registry import Registry
 def export(
     context: typer.Context,
     run: RunOrFile,
-    to: Annotated[str, typer.Option(help="safetensors, onnx or torch-export.")],
+    to: Annotated[str, typer.Option(help="Format: safetensors, onnx or torch-export.")],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN with the suffix of the format.")
     ] = "",

@@ -146,7 +146,7 @@ def list_models(
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
         return
-    first = "" if pattern or task else "new here: zoo train mlp, then zoo report mlp-digits (a minute, no download)\n"
+    first = "" if pattern or task else "first steps: zoo train mlp, then zoo report mlp-digits (a minute, no download)\n"
     print_list(open_registry(context), "model", pattern, task, json, f"{first}next: zoo show NAME    zoo train NAME")
 
 
@@ -166,7 +166,7 @@ def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -
         )
         for entry in found
     ]
-    print_table(rows, (kind, "arguments", "what it is"))
+    print_table(rows, (kind, "arguments", "description"))
     print(f"\nnext: zoo train NAME --set {EXAMPLES[kind]}")
 
 
@@ -219,7 +219,7 @@ def show(
         _show_layers(registry, name, data, image, settings, json)
         return
     if data or image or settings:
-        raise UserError("--data, --input and --set go with --layers")
+        raise UserError("--data, --input and --set require --layers")
     if json:
         print_json(entry.to_dict())
         return

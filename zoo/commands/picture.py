@@ -22,7 +22,7 @@ def picture(
         str, typer.Option(help="Data set that replaces the run's; for regions, a toy data set instead of runs.")
     ] = "",
     settings: SetModelAndData = [],  # noqa: B006
-    checkpoint: Annotated[str, typer.Option(help="best (the default) or last.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to load: best (the default) or last.")] = "",
     layer: Annotated[str, typer.Option(metavar="N", help="attention: number of the layer, from 1; default the last.")] = "",
     text: Annotated[str, typer.Option(metavar="FILE", help="cells: text file; default the run's test text.")] = "",
     units: Annotated[
@@ -51,7 +51,7 @@ def picture(
         if json:
             print_json([{"name": k.name, "shows": k.shows, "usage": f"zoo picture {k.call}"} for k in KINDS.values()])
             return
-        print_table([(k.call, k.shows) for k in KINDS.values()], ("picture", "what it shows"))
+        print_table([(k.call, k.shows) for k in KINDS.values()], ("picture", "description"))
         print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}

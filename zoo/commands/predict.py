@@ -68,7 +68,7 @@ def predict(
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
     predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **asked)
     if output:
-        print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} answers")
+        print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
     else:
         print_answers(predictions, written_as)
     if (output or written_as == "table") and (explain := registry.model(former.model["name"]).load().explain_command):
@@ -178,7 +178,7 @@ def _lines() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    print("ask about the picture; quit or Ctrl-D ends", file=sys.stderr)
+    print("ask about the image; quit or Ctrl-D ends", file=sys.stderr)
     while True:
         try:
             yield input("> ")

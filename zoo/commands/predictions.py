@@ -38,7 +38,7 @@ def answer_format(as_json: bool, as_csv: bool, output: str) -> str:
     if ending not in FORMATS:
         raise UserError(f"--output {output}: its name must end in .csv or .json")
     if asked not in ("", ending):
-        raise UserError(f"--output {output}: its name says {ending}, and --{asked} was given: leave that out")
+        raise UserError(f"--output {output}: its name ends in .{ending}, but --{asked} was given: omit it")
     require_writable("--output", Path(output))
     return ending
 

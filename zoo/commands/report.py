@@ -22,7 +22,7 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Default report.html in the run's folder, for a comparison here.",
+            help="Output file; default report.html, in the run folder, or here for several runs.",
         ),
     ] = "",
     no_samples: Annotated[

@@ -37,7 +37,7 @@ Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of device
 Nodes = Annotated[str | None, typer.Option(metavar="N", help="Number of machines.")]
 Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: ddp, fsdp, ...")]
 Accelerator = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")]
-Precision = Annotated[str | None, typer.Option(metavar="P", help="32, bf16, 16 or 64.")]
+Precision = Annotated[str | None, typer.Option(metavar="P", help="Floating-point precision: 32, bf16, 16 or 64.")]
 NewName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run, a folder under runs/.")]
 Config = Annotated[str | None, typer.Option(metavar="FILE", help="YAML file of settings, such as the run.yaml of a run.")]
 Wandb = Annotated[str | None, typer.Option(metavar="MODE", help="Weights & Biases: online or offline.")]
@@ -87,7 +87,7 @@ def train(
     config: Config = None,
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue a run exactly where it was saved.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume a run exactly where it was saved.")] = None,
     json: Json = False,
 ) -> None:
     """Train a model, keep the best checkpoint, and test it.

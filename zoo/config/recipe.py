@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 
 class Recipe(Section):
-    """Hyper-parameters of a training, apart from those of the model and the data."""
+    """Hyper-parameters of training, apart from those of the model and the data."""
 
     epochs: int = Field(20, ge=1, description="passes over the training data")
     batch_size: int = Field(128, ge=1, description="samples per device and batch: images, or streams of text")
@@ -94,7 +94,9 @@ class TrainerSettings(Section):
     limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches, likewise")
     limit_test_batches: int | float = Field(1.0, gt=0, description="test batches, likewise")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
-    monitor_every_n_steps: int = Field(200, ge=0, description="steps between two records of activations and gradients; 0 is none")
+    monitor_every_n_steps: int = Field(
+        200, ge=0, description="steps between two records of activations and gradients; 0 turns monitors off"
+    )
 
 
 class WandbSettings(Section):
@@ -172,10 +174,10 @@ def resolve(
                 raise UserError(f"{section} must hold keys and values, not {values!r}")
     named = (config.get("model") or {}).get("name")
     if name and named and name != named:
-        raise UserError(f"the configuration is for {named!r}, not {name!r}: leave one of the two out")
+        raise UserError(f"the configuration is for {named!r}, not {name!r}: omit one of the two")
     name = name or named
     if not name:
-        raise UserError("which model? `zoo list` shows them all")
+        raise UserError("no model was given: `zoo list` shows all")
     entry = registry.model(name)
     layers = [config, *settings]
     data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
@@ -309,13 +311,13 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
     if not (equals and dot and name):
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
     if section in SECTIONS and section not in sections:
-        raise UserError(f"--set {text}: {section} does not matter here; what does: {', '.join(sections)}")
+        raise UserError(f"--set {text}: {section} settings do not apply here, only {', '.join(sections)}")
     if section not in sections:
         raise unknown("section", section, sections)
     try:
         return {section: {name: yaml.safe_load(value)}}
     except yaml.YAMLError:
-        raise UserError(f"--set {text}: {value!r} is not a value that YAML can read") from None
+        raise UserError(f"--set {text}: {value!r} is not valid YAML") from None
 
 
 def differences(old: Run, new: Run) -> list[str]:

@@ -214,7 +214,7 @@ def _reason(error: Exception) -> str:
         return f"HTTP {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if isinstance(cause, http.client.IncompleteRead):
         return "broke off"
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

@@ -183,7 +183,7 @@ def sinusoidal_positions(length: int, embed_dim: int) -> Tensor:
         UserError: embed_dim is odd.
     """
     if embed_dim % 2:
-        raise UserError(f"model.embed_dim={embed_dim}: sinusoidal positions need an even number, as {embed_dim + 1}")
+        raise UserError(f"model.embed_dim={embed_dim}: sinusoidal positions need an even number, such as {embed_dim + 1}")
     frequencies = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10_000.0) / embed_dim))
     angles = torch.arange(length)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)

@@ -39,7 +39,7 @@ class ConvNet(Classifier):
         activation: activation after each convolution and the hidden layer.
         norm: normalization between convolution and activation.
         init: initialization of all but the head: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: dropout probability in front of the head.
+        dropout: dropout probability before the head.
     """
 
     channels_last = True

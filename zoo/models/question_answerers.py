@@ -42,7 +42,7 @@ class EncoderQuestionAnswerer(EncodesImages, QuestionAnswerer):
         freeze_encoder: keep the encoder fixed and compute the features of each image only once.
         hidden_size: dimensions of the question encoding and of the hidden layers.
         embed_dim: dimensions of a word embedding.
-        dropout: dropout probability in front of the head.
+        dropout: dropout probability before the head.
     """
 
     def __init__(

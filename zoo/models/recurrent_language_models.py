@@ -29,7 +29,7 @@ class RecurrentLanguageModel(LanguageModel):
     Args:
         hidden_size: dimensions of the hidden state.
         num_layers: stacked recurrent layers.
-        dropout: dropout probability between layers and in front of the head.
+        dropout: dropout probability between layers and before the head.
         input: embedding, a learned vector for each character; or one-hot.
         tie_weights: share the weights of embedding and head (Press and Wolf 2016).
     """
@@ -82,7 +82,7 @@ class CharRNN(RecurrentLanguageModel):
     """Character-level RNN language model (Elman 1990): the vanilla recurrent network.
 
     Args:
-        nonlinearity: tanh or relu.
+        nonlinearity: activation function, tanh or relu.
     """
 
     cell = nn.RNN

@@ -71,12 +71,12 @@ class ResNet(Classifier):
     Args:
         depth: layers with weights, 6n + 2: n blocks of two convolutions a stage.
         width: channels of the first stage; they double at each later stage.
-        shortcuts: false gives the plain network of the paper.
+        shortcuts: residual connections; false gives the plain network of the paper.
         activation: activation after each convolution and each residual sum.
         norm: normalization between convolution and activation.
         init: initialization: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
         zero_init_residual: zero-initialize the last norm of each block, so that it starts as an identity (Goyal et al. 2017).
-        dropout: dropout probability in front of the head.
+        dropout: dropout probability before the head.
     """
 
     channels_last = True
@@ -96,7 +96,7 @@ class ResNet(Classifier):
     ) -> None:
         super().__init__(spec, recipe)
         if depth < 8 or (depth - 2) % 6:
-            raise UserError(f"model.depth={depth}: must be 6n + 2, as 8, 14, 20, 32, 44, 56 or 110")
+            raise UserError(f"model.depth={depth}: must be 6n + 2, such as 8, 14, 20, 32, 44, 56 or 110")
         require_positive(width=width)
         if zero_init_residual and (norm == "none" or not shortcuts):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero and a shortcut around it")

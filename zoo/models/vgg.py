@@ -43,7 +43,7 @@ class VGG(Classifier):
         activation: activation after each convolution.
         norm: normalization between convolution and activation.
         init: initialization: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
-        dropout: dropout probability in front of the head.
+        dropout: dropout probability before the head.
     """
 
     channels_last = True

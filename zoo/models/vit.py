@@ -123,7 +123,7 @@ def _sinusoidal_2d(grid: tuple[int, int], embed_dim: int, has_token: bool) -> Te
     if embed_dim % 4:
         nearest = max(4, 4 * round(embed_dim / 4))
         raise UserError(
-            f"model.embed_dim={embed_dim}: sinusoidal positions over rows and columns need a multiple of 4, as {nearest}"
+            f"model.embed_dim={embed_dim}: sinusoidal positions over rows and columns need a multiple of 4, such as {nearest}"
         )
     rows, columns = (sinusoidal_positions(length, embed_dim // 2) for length in grid)
     embeddings = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns.expand(grid[0], -1, -1)], 2).flatten(0, 1)

@@ -82,6 +82,6 @@ def draw_calibration(bins: Bins, confidence: float, accuracy: float, title: str)
     lower.bar(middles, bins.counts[there] / bins.counts.sum(), color="0.6", **common)
     for value, name, color, line in ((confidence, "mean confidence", COLORS[2], "-"), (accuracy, "accuracy", COLORS[0], "--")):
         lower.axvline(value, color=color, linestyle=line, linewidth=1.4, label=f"{name} {value:.1%}")
-    lower.set(xlabel="confidence (probability of the predicted class)", ylabel="share of samples", ylim=(0, None))
+    lower.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction of samples", ylim=(0, None))
     figure.legend(handles=[*upper.containers, *upper.lines, *lower.lines], loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -137,16 +137,14 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     found = [subject for subject in subjects if not isinstance(subject, Entry)]
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
-            raise UserError(
-                f"zoo picture {kind.name} needs the records of a training, and {folder.name} is an exported file: name a run"
-            )
+            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is an exported file")
         model = registry.model(folder.read_run().model["name"])
         if kind.tasks and model.task not in kind.tasks:
             raise UserError(
                 f"zoo picture {kind.name} is for {kind.tasks[0]}, and {folder.name} ({model.name}) is for {model.task}"
             )
     if "checkpoint" in given and not found:
-        raise UserError("--checkpoint goes with a run, and none was given")
+        raise UserError("--checkpoint needs a run")
     for folder in found if "checkpoint" in kind.flags else ():
         folder.checkpoint(given.get("checkpoint", "best"))
 

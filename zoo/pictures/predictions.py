@@ -134,7 +134,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Fi
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     picture = axes.imshow(shares, cmap=SEQUENTIAL, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.6, label="share of true class (square-root scale)")
+    figure.colorbar(picture, ax=axes, shrink=0.6, label="fraction of true class (square-root scale)")
     size = 9 if n <= MAX_NUMBERS else min(9.0, 0.6 * 72 * (side - 2) / n)
     if n <= MAX_NAMES:
         upright = max(map(len, classes)) > 2 and n > 4

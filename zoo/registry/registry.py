@@ -137,10 +137,10 @@ class Registry:
         for plugin in plugins:
             if Path(plugin).name not in given:
                 if not Path(plugin).is_file():
-                    raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE says where it is now")
+                    raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE gives its new path")
                 if plugin not in _trusted():
                     raise UserError(
-                        f"{run} needs the plugin {plugin}: if you trust that file, give it with zoo --plugin {plugin}"
+                        f"{run} needs the plugin {plugin}: if you trust that file, pass it with zoo --plugin {plugin}"
                     )
                 self.add_plugin(plugin)
 
@@ -148,16 +148,14 @@ class Registry:
         try:
             return [replace(entry, origin=origin) for entry in read_file(path, module)]
         except (SyntaxError, ValueError, OSError) as error:
-            self.warnings.append(f"{origin} is left out: {path.name}: {one_line(error)}")
+            self.warnings.append(f"{origin} is skipped: {path.name}: {one_line(error)}")
             return []
 
     def _add(self, entry: Entry) -> None:
         """Add an entry; a name with two owners is an error when it is used."""
         known = self._entries[entry.kind].setdefault(entry.name, entry)
         if known.path != entry.path:
-            clash = (
-                f"{entry.kind} {entry.name!r} is claimed by two owners, {known.origin} and {entry.origin}: remove or rename one"
-            )
+            clash = f"{entry.kind} {entry.name!r} is registered twice, by {known.origin} and {entry.origin}: remove or rename one"
             self.clashes[entry.kind, entry.name] = clash
             self.warnings.append(clash)
 
@@ -197,7 +195,7 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
             files = _module_files(point.value.partition(":")[0])
             if not files:
-                registry.warnings.append(f"{origin} is left out: its module {point.value!r} is not installed")
+                registry.warnings.append(f"{origin} is skipped: its module {point.value!r} is not installed")
             registry.add_files(files, origin)
     for plugin in plugins:
         registry.add_plugin(plugin)

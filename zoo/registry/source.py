@@ -134,7 +134,7 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
         if value is not UNREAD:
             keywords |= {keyword.arg: value} if keyword.arg else value
     if not isinstance(keywords.get("task", ""), str) or (kind in ("model", "data", "loss") and "task" not in keywords):
-        raise ValueError(f"line {call.lineno}: {name!r} names no task that can be read")
+        raise ValueError(f"line {call.lineno}: {name!r} has no literal task")
     parameters, docs, complete = _signature(node, source, read)
     doc = ast.get_docstring(node)
     entry = make_entry(kind, name, keywords, node.name, doc, parameters, docs, source.module, partial or not complete)

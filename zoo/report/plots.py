@@ -199,7 +199,7 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
     worst = sorted(((int(count), i, j) for count, i, j in zip(cells, true, predicted, strict=True) if i != j), reverse=True)[:20]
     rows = [(classes[i], classes[j], f"{count:,}", f"{count / counts[i].sum():.1%}") for count, i, j in worst]
     return _plot(
-        title, caption, plot, ("true", "predicted", "images", "share of the class"), rows or [("no mistakes", "", "", "")]
+        title, caption, plot, ("true", "predicted", "images", "fraction of the class"), rows or [("no mistakes", "", "", "")]
     )
 
 

@@ -67,7 +67,7 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         except Exception as error:  # a plugin's own fault
             notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are unknown.")
     elif name:
-        notes.append(f"There is no model {name!r} here, perhaps because a plugin is missing, so best values are unknown.")
+        notes.append(f"The model {name!r} is not registered, perhaps because a plugin is missing, so best values are unknown.")
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -85,7 +85,7 @@ def _read_settings(subject: Subject) -> None:
         subject.notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
     except ValidationError as error:
         wrong = some(f"{'.'.join(map(str, each['loc']))} ({each['msg'].lower()})" for each in error.errors())
-        subject.notes.append(f"run.yaml is damaged or from another version and shown as it is; invalid: {wrong}.")
+        subject.notes.append(f"run.yaml is damaged or from another version and shown unchanged; invalid: {wrong}.")
 
 
 def _note_what_is_missing(subject: Subject) -> None:

@@ -75,7 +75,7 @@ class Search:
         for key in {**former["space"], **own["space"]}:
             now, then = own["space"].get(key), former["space"].get(key)
             if now != then:
-                changed.append(f"--over {key}={now or '(none)'} (was {then or 'not there'})")
+                changed.append(f"--over {key}={now or '(none)'} (was {then or 'not given'})")
         for key in ("metric", "folds", "sampler", "seed"):
             if own[key] != former[key]:
                 changed.append(f"--{key} {own[key]} (was {former[key]})")

@@ -164,11 +164,11 @@ def _choices(text: str, rest: str) -> tuple[str, ...]:
         if not part:
             raise UserError(f"--over {text}: a choice is empty")
         if parts.count(part) > 1:
-            raise UserError(f"--over {text}: {part} is there twice")
+            raise UserError(f"--over {text}: {part} is given twice")
         try:
             yaml.safe_load(part)
         except yaml.YAMLError:
-            raise UserError(f"--over {text}: {part!r} is not a value that YAML can read") from None
+            raise UserError(f"--over {text}: {part!r} is not valid YAML") from None
     return tuple(parts)
 
 

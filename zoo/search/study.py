@@ -93,7 +93,7 @@ def _difference(search: Search, former: dict[str, Any]) -> str | None:
     try:
         return search.difference(former)
     except ValueError:
-        return "its settings are of another version of bestiary"
+        return "its settings are from another version of bestiary"
 
 
 def find(location: StudyLocation, registry: Registry) -> tuple[Search, optuna.Study]:
@@ -122,7 +122,7 @@ def reopen(location: StudyLocation) -> optuna.Study:
 
 def _identity(location: StudyLocation, study: optuna.Study) -> dict[str, Any]:
     if IDENTITY not in study.user_attrs:
-        raise UserError(f"{location}: the study {location.name!r} was not made by zoo search: choose another --name")
+        raise UserError(f"{location}: the study {location.name!r} was not created by zoo search: choose another --name")
     return study.user_attrs[IDENTITY]
 
 

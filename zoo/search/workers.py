@@ -129,7 +129,7 @@ def _run_processes(location: StudyLocation, search: Search, budget: Budget, prog
         raise
     progress.update()
     if len(finished_points(progress.study, budget.points)) < budget.points:
-        raise UserError("all workers were killed, out of memory perhaps: the same command continues, with fewer --workers")
+        raise UserError("all workers were killed, perhaps out of memory: the same command continues, with fewer --workers")
 
 
 def _check_worker(number: int, each: _Process, progress: SearchProgress) -> None:

@@ -32,7 +32,7 @@ class Captioner(Task):
 
     The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
     picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
-    and CIDEr; and ``truth``, the share of captions that are wholly true, where the data can tell.
+    and CIDEr; and ``truth``, the fraction of captions that are entirely true, where the data can decide.
 
     Args:
         beams: how many sentences are kept at a time in writing a caption when the network is tested, or asked; 1 is greedy. In
@@ -120,7 +120,7 @@ class Captioner(Task):
         """
         if samples is None and not temperature == seed == None:  # noqa: E711
             name = "seed" if temperature is None else "temperature"
-            raise UserError(f"--{name} goes with --samples, which are drawn at random")
+            raise UserError(f"--{name} requires --samples")
         if samples is not None and beams is not None:
             raise UserError("--beams and --samples are mutually exclusive")
         encoded = self.encode(images)

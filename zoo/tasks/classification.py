@@ -121,14 +121,12 @@ class Classifier(Task):
         """Put features in place of the images of the data if the backbone is frozen and they are the same in every epoch.
 
         Raises:
-            UserError: the data mixes labels, and the loss takes one label an image.
+            UserError: the data mixes labels, and the loss takes one label per image.
         """
         recipe = self.recipe
         mixing = getattr(getattr(data, "augmentation", None), "mixing", ())
         if mixing and recipe.loss and "soft-targets" not in current_registry().find("loss", recipe.loss).tags:
-            raise UserError(
-                f"data.augment={data.augment}: recipe.loss={recipe.loss} takes one label an image: leave out {mixing[0]}"
-            )
+            raise UserError(f"data.augment={data.augment}: recipe.loss={recipe.loss} takes one label per image: omit {mixing[0]}")
         if recipe.freeze != "backbone" or recipe.frozen_norms != "keep" or getattr(data, "augment", "") != "none":
             return
         was_training = self.training
@@ -292,9 +290,8 @@ class Classifier(Task):
         chosen, labels, probabilities = self.predict_split(data, "test", MOST_TESTED)
         confidence, predicted = probabilities.max(1)
         wrong = predicted != labels
-        about = (
-            f"The best checkpoint is right on {float((~wrong).double().mean()):.2%} of {part_of(len(chosen), len(split), kind)}."
-        )
+        accuracy = float((~wrong).double().mean())
+        about = f"The best checkpoint is correct on {accuracy:.2%} of {part_of(len(chosen), len(split), kind)}."
         pairs = labels * len(classes) + predicted
         confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
         samples = Samples(about, classes=classes, confusion=confusion)
@@ -321,7 +318,7 @@ class Classifier(Task):
         if not len(suspects):
             return f"Of {examined} none looks mislabeled.", []
         if len(suspects) > MOST_SUSPECTS * len(chosen):
-            return f"Of {examined}, {len(suspects):,} look mislabeled: the network has learned too little to judge labels.", []
+            return f"Of {examined}, {len(suspects):,} look mislabeled: the network is not accurate enough to judge labels.", []
         about = (
             f"Of {examined}, {len(suspects):,} look{'s' if len(suspects) == 1 else ''} mislabeled: another class is more "
             "probable than the label, and at least as probable as it is on average for images of that class. "
@@ -390,6 +387,6 @@ def require_classifier(task: Task, named: str, command: str) -> None:
         UserError: and what it does instead.
     """
     if not isinstance(task, Classifier):
-        raise UserError(f"{named} is for {task.task}: {command} is for networks that sort images into classes")
+        raise UserError(f"{named} is for {task.task}: {command} is for image classifiers")
     if task.spec.are_points:
-        raise UserError(f"{named} sorts points in the plane: {command} is for networks that sort images into classes")
+        raise UserError(f"{named} classifies points in the plane: {command} is for image classifiers")

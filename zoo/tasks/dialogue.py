@@ -116,8 +116,8 @@ class VisualDialogue(Task):
             turns = self._turns(batch, row, predicted[row], probability[row])
             scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", self._words(batch["captions"][row]), turns))
         about = (
-            f"{len(scenes)} dialogues from all over the test split. Each question follows the caption and the right answers to "
-            f"those before it; the prediction is the most probable of {batch['candidates'].shape[-1]:,} candidates."
+            f"{len(scenes)} dialogues, evenly spaced in the test split. Each question follows the caption and the correct "
+            f"answers to previous ones; the prediction is the most probable of {batch['candidates'].shape[-1]:,} candidates."
         )
         return Samples(about, scenes=scenes)
 

@@ -115,10 +115,10 @@ class QuestionAnswerer(Task):
             raise UserError('give a question about the images, as in --question "what color is the circle"')
         words = tokenize(question)
         if not words:
-            raise UserError(f"--question {question!r}: has no word in it")
+            raise UserError(f"--question {question!r}: has no words")
         if strange := [word for word in dict.fromkeys(words) if word not in spec.vocabulary[len(SPECIAL_WORDS) :]]:
             hint = did_you_mean(strange[0], spec.vocabulary)
-            raise UserError(f"--question {question!r}: the model does not know {some(map(repr, strange))}{hint}")
+            raise UserError(f"--question {question!r}: unknown words {some(map(repr, strange))}{hint}")
         if len(words) > spec.length:
             raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
         return F.pad(torch.tensor([[spec.encode(words)]]), (0, spec.length - len(words)), value=PAD)
@@ -144,7 +144,7 @@ class QuestionAnswerer(Task):
                     scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", turns=turns))
         part = part_of(len(chosen), len(split), "test images")
         accuracy = f"{correct / asked:.2%} of the {asked:,} questions" if asked else "no question"
-        about = f"The best checkpoint is right on {accuracy} about {part}."
+        about = f"The best checkpoint is correct on {accuracy} about {part}."
         return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)
 
     def _turns(

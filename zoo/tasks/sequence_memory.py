@@ -93,8 +93,8 @@ class SequenceMemory(Task):
             title = f"{'✓' if scores[row] == 1 else '✗'} test sequence {row}, {self._difference(predicted[row], targets[row])}"
             text = f"input      {read}\nexpected   {expected}\npredicted  {answer}"
             texts.append(Text(title, text, is_aligned=bool(self.spec.symbols)))
-        what = "of the symbols that are asked for" if self.spec.symbols else f"(off by less than {TOLERANCE})"
-        about = f"Of the first {len(inputs):,} test sequences the best checkpoint is right on {scores.mean():.2%} {what}."
+        what = "of the target symbols" if self.spec.symbols else f"(off by less than {TOLERANCE})"
+        about = f"Of the first {len(inputs):,} test sequences the best checkpoint is correct on {scores.mean():.2%} {what}."
         return Samples(about, texts=texts)
 
     def _difference(self, predicted: Tensor, target: Tensor) -> str:

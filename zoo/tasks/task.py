@@ -30,7 +30,7 @@ SAMPLES = 8  # test images in a report
 
 
 class Diverged(UserError):
-    """A training whose loss is no longer a finite number."""
+    """A non-finite training loss."""
 
 
 class RunningMeans:
@@ -164,7 +164,7 @@ class Task(L.LightningModule):
         predictions = self.predict_images(images.to(self.device))
         rows = zip(images, chosen.tolist(), predictions, strict=True)
         shown = [SampleImage(image, f"test image {index}", str(prediction)) for image, index, prediction in rows]
-        return Samples(f"Predictions for {len(shown)} images from all over the test split.", images=shown)
+        return Samples(f"Predictions for {len(shown)} images, evenly spaced in the test split.", images=shown)
 
     def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
         """Validation images, uint8 on the CPU, with labels, predictions and probabilities for an experiment tracker."""
@@ -349,7 +349,7 @@ class Task(L.LightningModule):
         self.send(values)
 
     def diverged(self, what: str) -> Diverged:
-        """Return the error that ends a training, with advice."""
+        """Return the error that ends training, with advice."""
         return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
 
     def send(self, values: dict[str, float]) -> None:

@@ -43,10 +43,10 @@ def _read_all(folder: Path, asked: str) -> str:
         except UnicodeDecodeError:
             strange.append(file)
     if strange and not texts:
-        raise UserError(f"{asked}: none of its files is UTF-8 text, as {strange[0].name} is not")
+        raise UserError(f"{asked}: none of its files is UTF-8 text, such as {strange[0].name}")
     if strange:
-        count = f"{len(strange):,} of {len(files):,} files, as {strange[0].name},"
-        rank_zero_print(f"warning: {asked}: {count} are left out: they are not UTF-8 text")
+        count = f"{len(strange):,} of {len(files):,} files, such as {strange[0].name},"
+        rank_zero_print(f"warning: {asked}: {count} are skipped: they are not UTF-8 text")
     return "\n".join(texts)
 
 

@@ -1,1 +1,1 @@
-"""Whole trainings: building, fitting, testing, predicting, and what they leave on disk."""
+"""Training runs: building, fitting, testing, predicting, and their files."""

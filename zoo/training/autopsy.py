@@ -56,7 +56,7 @@ def replay_step(open_task: Callable[[dict[str, Any], Path], tuple[Task, Any]], p
     """
     content = read_checkpoint(path)
     if "autopsy" not in content:
-        raise UserError(f"{path} is no autopsy: a run with a non-finite loss or gradient leaves one, {FILE}")
+        raise UserError(f"{path} is not an autopsy file: a run with a non-finite loss or gradient writes one, {FILE}")
     task, run = open_task(content, path)
     if isinstance(images := content["batch"].get("images"), torch.Tensor) and images.dim() == 2:
         task.prepare(_PrecomputedFeatures())

@@ -83,7 +83,7 @@ class PlainCheckpointIO(CheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch's writer reports a full disk as a RuntimeError that names neither the disk nor the file
             reason = error.strerror if isinstance(error, OSError) else "the disk is full or cannot be written"
-            raise UserError(f"{path} could not be written: {reason}; what was saved before is kept") from error
+            raise UserError(f"{path} could not be written: {reason}; the previous checkpoint is kept") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not a checkpoint: it is truncated, or of another format") from None
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is refused: it asks to run {refused_global(error) or 'code'}, a checkpoint of the zoo is plain data"
+            f"{path} is refused: it would run {refused_global(error) or 'code'}, but a checkpoint is plain data"
         ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None

@@ -34,7 +34,7 @@ class Conversation:
         self.task, _ = load_capable(registry, checkpoint_file, "generate_answer", "holds no dialogue")
         words = tokenize(caption)
         if unknown := self.unknown_words(words):
-            raise UserError(f"--caption has words that the model does not know: {some(map(repr, unknown))}")
+            raise UserError(f"--caption has unknown words: {some(map(repr, unknown))}")
         self.pixels = read_named(image, self.spec.image.shape)
         self.caption = [*self.spec.encode(words), END]
         self.rounds: list[tuple[list[int], list[int]]] = []
@@ -56,10 +56,10 @@ class Conversation:
         """
         words = tokenize(question)
         if not words:
-            raise Unanswered("ask me something about the picture")
+            raise Unanswered("ask a question about the image")
         if unknown := self.unknown_words(words):
             hint = did_you_mean(unknown[0], self.spec.vocabulary)
-            raise Unanswered(f"I do not know {some(map(repr, unknown))}{hint or ': please ask in other words'}")
+            raise Unanswered(f"unknown words {some(map(repr, unknown))}{hint or ': rephrase the question'}")
         asked = self.spec.encode(words)
         with torch.inference_mode():
             answer = self.task.generate_answer(self._batch([*self.rounds, (asked, [])]))

@@ -45,7 +45,7 @@ SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress bar, whe
 
 @dataclass
 class TrainResult:
-    """Result of a training: its folder, test metrics of the best checkpoint, and findings of the monitors; ``was_finished`` if it
+    """Result of training: its folder, test metrics of the best checkpoint, and findings of the monitors; ``was_finished`` if it
     was resumed without a step."""
 
     folder: RunFolder

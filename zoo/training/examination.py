@@ -76,21 +76,21 @@ def _first_steps(subject: Subject) -> list[Check]:
         limits,
         [*monitors, diagnosis, losses],
     )
-    guess = f", guessing costs ln({classes}) = {math.log(classes):.3g}" if classes else ""
+    guess = f", chance level ln({classes}) = {math.log(classes):.3g}" if classes else ""
     of_loss = [finding for finding in diagnosis.findings if finding.name == "initial-loss"]
     if not losses.values or not math.isfinite(losses.values[0]):
         of_loss = [Finding(
-            "not-finite", "error", "loss", "it is no finite number at the first step, before any rate could matter",
-            "a logarithm of 0, a division by 0, or a sample that holds nan", "train it: zoo autopsy then names the layer",
+            "not-finite", "error", "loss", "it is not finite at the first step, whatever the learning rate",
+            "a logarithm of 0, a division by 0, or a sample that holds nan", "zoo train, then zoo autopsy, which names the layer",
         )]  # fmt: skip
-    checks = [Check("first loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
+    checks = [Check("initial loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
     first = next((record for record in records if record["kind"] == "activations"), None)
     others = [finding for finding in diagnosis.findings if finding.name != "initial-loss"]
     return [*checks, Check("activations and gradients", _signals(first), others)]
 
 
 def _signals(record: Record | None) -> str:
-    """How far the outputs of layers differ between samples, in words."""
+    """Describe how much the outputs of layers vary between samples."""
     layers = [layer for layer in record["layers"].values() if layer["type"] in WEIGHTED] if record else []
     if not layers:
         return "no layer with weights"
@@ -118,7 +118,7 @@ def _overfit_batch(subject: Subject) -> Check:
         "cannot-overfit", "error", "one batch", f"its loss went from {values[0]:.3g} to {values[-1]:.3g} in {len(values)} steps",
         "it cannot memorize even one batch: a layer is detached, the learning rate is far too low or too high, or the loss does "
         "not depend on the labels",
-        "zoo tune for the learning rate; then look at the layers that get no gradient",
+        "zoo tune for the learning rate; then check for layers without a gradient",
     )  # fmt: skip
     return Check("overfit one batch", summary, [] if learned else [finding])
 
@@ -127,7 +127,7 @@ def _rate(subject: Subject) -> Check:
     test, rate = range_test(subject), subject.run.recipe.lr
     end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
     if test.suggestion is None:
-        summary = f"{rate:g} of the recipe; the loss fell at no learning rate in {len(test.rates)} steps"
+        summary = f"{rate:g} of the recipe; the loss did not fall at any learning rate in {len(test.rates)} steps"
         return Check("learning rate", summary, is_clear=False)
     summary = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
     findings = []

@@ -48,7 +48,7 @@ class ExportedFile:
             UserError: another one was asked for.
         """
         if which != "best":
-            raise UserError(f"--checkpoint {which}: {self.path} contains the weights of one checkpoint, leave it out")
+            raise UserError(f"--checkpoint {which}: {self.path} contains the weights of one checkpoint, omit it")
         return self.path
 
 

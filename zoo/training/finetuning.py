@@ -101,7 +101,7 @@ def _of_file(path: Path) -> Run:
     """
     if path.suffix not in WEIGHT_FILES:
         raise UserError(
-            f"{path}: is no file of weights ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
+            f"{path}: is not a weight file ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
         )
     if path.suffix == ".safetensors":
         from zoo.training.exported import run_of_exported, was_exported

@@ -16,12 +16,12 @@ from zoo.tasks.task import Task
 
 # finding -> what to try, where a command or key of the zoo helps
 REMEDIES = {
-    "constant-input": "look at a batch with zoo data preview",
+    "constant-input": "inspect a batch with zoo data preview",
     "exploding-gradients": "gradient clipping (--set recipe.gradient_clip_val=1), an LSTM, or a lower recipe.lr",
-    "frozen-parameters": "requires_grad_(True), or --set recipe.freeze=... if it is on purpose",
+    "frozen-parameters": "requires_grad_(True), or --set recipe.freeze=... if it is intended",
     "learning-rate-too-high": "a tenth of recipe.lr, or zoo tune",
     "learning-rate-too-low": "a hundred times recipe.lr, or zoo tune",
-    "memorized-labels": "look at samples with their labels with zoo data preview; were files and labels sorted alike?",
+    "memorized-labels": "inspect samples and labels with zoo data preview; are files and labels in the same order?",
     "not-learning": "zoo diagnose, which checks whether the network can overfit a single batch",
     "small-batch-norm": "a larger recipe.batch_size, --set trainer.sync_batchnorm=true, or group norm",
 }

@@ -47,7 +47,7 @@ def predict_files(
     known = list(inspect.signature(task.predict_images).parameters)[1:]
     if strange := [option for option in given if option not in known]:
         takes = ", ".join(f"--{option}" for option in known) or "none"
-        raise UserError(f"--{strange[0]} is not for {task.task}, which {name} does: it takes {takes}")
+        raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
     images = _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape, progress)
     return _predictions(task, images, given, inputs)
 
@@ -81,7 +81,7 @@ def _read_all(
             try:
                 found.append((str(file), read_image(str(file), *shape)))
             except UnreadableImage as error:
-                print(f"warning: {file} is left out: {error}", file=sys.stderr)
+                print(f"warning: {file} is skipped: {error}", file=sys.stderr)
                 refused.extend([file] if file in named else [])
         return found
 

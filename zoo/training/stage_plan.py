@@ -61,5 +61,5 @@ def describe_plan(plan: list[PlannedStage]) -> str:
         epochs = sorted({stage.first_epoch for stage in later})
         steps = f"from epoch {epochs[0]} on" if len(epochs) == 1 else f"stage by stage from epoch {epochs[0]} to {epochs[-1]}"
         return f"trained: the head alone at first, the rest {steps}; {rates}"
-    what = "everything" if len(trained) == len(plan) else f"{first.name} and all behind it, {count:,} of {total:,} parameters"
+    what = "everything" if len(trained) == len(plan) else f"{first.name} and all after it, {count:,} of {total:,} parameters"
     return f"trained: {what}; {rates}"

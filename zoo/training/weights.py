@@ -116,10 +116,10 @@ def read_weights(path: Path) -> Weights:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except pickle.UnpicklingError as error:
         if not (asked := refused_global(error)):
-            raise UserError(f"{path} is damaged, or no file of weights") from None
-        raise UserError(f"{path} is refused: it asks to run {asked}, weights are plain data") from None
+            raise UserError(f"{path} is damaged or not a weight file") from None
+        raise UserError(f"{path} is refused: it would run {asked}, but weights are plain data") from None
     except Exception as error:  # both readers raise whatever a damaged file leads them to
-        raise UserError(f"{path} is damaged, or no file of weights") from error
+        raise UserError(f"{path} is damaged or not a weight file") from error
     if isinstance(content, dict) and isinstance(content.get(KEY), dict):
         return _of_zoo(read_checkpoint(path), str(path))
     state = _unwrapped(content)
