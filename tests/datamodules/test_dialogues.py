@@ -189,7 +189,7 @@ def test_what_is_damaged_is_left_out_and_counted(root: Path, capfd) -> None:
     told = capfd.readouterr().err.strip()
     assert told == (
         "warning: visdial_1.0_train.json: 6 of 9 dialogues are skipped: 4 malformed, 1 without an image, 1 with an "
-        "image that cannot be read (COCO_train2014_000000000005.jpg); 2 rounds have no right candidate and are not ranked"
+        "image that cannot be read (COCO_train2014_000000000005.jpg); 2 rounds have no correct candidate and are not ranked"
     )
     labels = torch.cat([data.splits[name].labels for name in ("train", "val")])
     assert sorted(labels.tolist()) == sorted([[2, 2], [IGNORE, IGNORE], [2, IGNORE]])
