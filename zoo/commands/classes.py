@@ -13,7 +13,7 @@ from zoo.core.files import replace_file
 MOST_CLASSES = 30  # rows of the table; with more classes, the worst are shown
 MOST_COLUMNS = 12  # of the confusion matrix; with more classes, the most confused pairs are shown
 SHOWN_PAIRS = 10
-FIGURES = ("precision", "recall", "f1")
+METRICS = ("precision", "recall", "f1")
 
 Findings = dict[str, Any]  # as a classifier leaves them: "classes" and "confusion"
 
@@ -26,7 +26,7 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
         see_all: the command that writes all classes, for when only some are shown.
     """
     classes = findings["classes"]
-    tested = {name: figures for name, figures in classes.items() if figures["images"]}
+    tested = {name: metrics for name, metrics in classes.items() if metrics["images"]}
     shown = classes
     if len(classes) > MOST_CLASSES:
         worst = sorted(tested, key=lambda name: tested[name]["f1"])[:MOST_CLASSES]
@@ -36,8 +36,8 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
         print(f"\nthe {len(shown)} of {len(classes):,} classes with the lowest f1{missing}; all of them: {see_all}")
     else:
         print()
-    rows = [(name, f"{one['images']:,}", *(f"{one[figure]:.4f}" for figure in FIGURES)) for name, one in shown.items()]
-    print_table(rows, ("class", counted, *FIGURES), numbers=(counted, *FIGURES))
+    rows = [(name, f"{one['images']:,}", *(f"{one[metric]:.4f}" for metric in METRICS)) for name, one in shown.items()]
+    print_table(rows, ("class", counted, *METRICS), numbers=(counted, *METRICS))
     if len(classes) <= MOST_COLUMNS:
         _print_matrix(list(classes), findings["confusion"])
     else:
@@ -56,8 +56,8 @@ def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> 
         print("\nno class is confused with another")
         return
     rows = []
-    for true, said, count in pairs[:SHOWN_PAIRS]:
-        rows.append((names[true], names[said], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
+    for true, predicted, count in pairs[:SHOWN_PAIRS]:
+        rows.append((names[true], names[predicted], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
     print(f"\nmost often confused, {len(rows)} of {len(pairs):,} pairs")
     print_table(rows, ("true", "predicted", counted, "fraction"), numbers=(counted, "fraction"))
 
@@ -65,7 +65,10 @@ def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> 
 def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:
     """(true class, predicted class, count) of all misclassified pairs, the most frequent first, ties by class."""
     pairs = [
-        (true, said, count) for true, row in enumerate(confusion) for said, count in enumerate(row) if count and true != said
+        (true, predicted, count)
+        for true, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
     ]
     return sorted(pairs, key=lambda pair: -pair[2])
 
@@ -78,7 +81,7 @@ def write_classes(findings: Findings, path: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", "images", *FIGURES))
+    writer.writerow(("class", "images", *METRICS))
     for name, one in findings["classes"].items():
-        writer.writerow((name, one["images"], *(f"{one[figure]:.6f}" for figure in FIGURES)))
+        writer.writerow((name, one["images"], *(f"{one[metric]:.6f}" for metric in METRICS)))
     replace_file(path, text.getvalue().encode())

@@ -55,18 +55,18 @@ def predict(
     [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
     """
     numbers = {"--top": (top, 1), "--beams": (beams, 1), "--samples": (samples, 1), "--seed": (seed, 0)}
-    asked = {name[2:]: whole_number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
+    options = {name[2:]: whole_number(name, text, least) for name, (text, least) in numbers.items() if text is not None}
     if question is not None:
-        asked["question"] = question
+        options["question"] = question
     if temperature is not None:
-        asked["temperature"] = decimal_number("--temperature", temperature)
+        options["temperature"] = decimal_number("--temperature", temperature)
     written_as = answer_format(json, csv, output)
     registry = open_registry(context)
     file, former = checkpoint_file(run, checkpoint)
     from zoo.training.prediction import predict_files
 
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
-    predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **asked)
+    predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **options)
     if output:
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
     else:
@@ -165,11 +165,11 @@ def chat(
         if question.strip().lower() == "quit":
             break
         try:
-            said = {"answer": talk.ask(question)}
+            reply = {"answer": talk.ask(question)}
         except Unanswered as reason:
-            said = {"unanswered": str(reason)}
-        told = json_module.dumps({"question": question.strip(), **said}, ensure_ascii=False)
-        print(told if json else next(iter(said.values())), flush=True)
+            reply = {"unanswered": str(reason)}
+        record = json_module.dumps({"question": question.strip(), **reply}, ensure_ascii=False)
+        print(record if json else next(iter(reply.values())), flush=True)
 
 
 def _lines() -> Iterator[str]:

@@ -31,14 +31,14 @@ def answer_format(as_json: bool, as_csv: bool, output: str) -> str:
     """
     if as_json and as_csv:
         raise UserError("--json and --csv are mutually exclusive")
-    asked = "json" if as_json else "csv" if as_csv else ""
+    flag = "json" if as_json else "csv" if as_csv else ""
     if not output:
-        return asked or "table"
+        return flag or "table"
     ending = Path(output).suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise UserError(f"--output {output}: its name must end in .csv or .json")
-    if asked not in ("", ending):
-        raise UserError(f"--output {output}: its name ends in .{ending}, but --{asked} was given: omit it")
+    if flag not in ("", ending):
+        raise UserError(f"--output {output}: its name ends in .{ending}, but --{flag} was given: omit it")
     require_writable("--output", Path(output))
     return ending
 

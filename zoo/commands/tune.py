@@ -72,19 +72,19 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
     """Run the searches; return ``lr``, ``batch_size``, and the results of each."""
     from zoo.training.tuning import prepare_subject, range_test, search_batch, with_batch_size
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
     subject = prepare_subject(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
     if only == "batch" or (not only and subject.data.has_samples):
-        tell("batch size: training and validation steps of doubling size")
+        log("batch size: training and validation steps of doubling size")
         batch = search_batch(subject)
         found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch}
         subject = with_batch_size(subject, found["batch_size"])
     if only != "batch":
-        tell("learning rate: up to 100 steps of increasing learning rate")
+        log("learning rate: up to 100 steps of increasing learning rate")
         test = range_test(subject)
         found |= {"lr": test.suggestion or run.recipe.lr, "range_test": test}
         if output:

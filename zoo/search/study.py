@@ -193,8 +193,8 @@ def storage_errors_explained(location: StudyLocation) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        told = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
-        raise UserError(f"--storage {location}: {one_line(getattr(told, 'orig', None) or told, 200)}") from error
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
+        raise UserError(f"--storage {location}: {one_line(getattr(cause, 'orig', None) or cause, 200)}") from error
 
 
 @contextmanager

@@ -34,24 +34,24 @@ class Batches:
     async def run(self) -> None:
         """Serve the queue until canceled."""
         while True:
-            asked = [await self.queue.get()]
+            batch = [await self.queue.get()]
             if self.queue.qsize() + 1 < self.largest:
                 await asyncio.sleep(self.wait)
-            while len(asked) < self.largest and not self.queue.empty():
-                asked.append(self.queue.get_nowait())
-            await self._answer(asked)
+            while len(batch) < self.largest and not self.queue.empty():
+                batch.append(self.queue.get_nowait())
+            await self._answer(batch)
 
-    async def _answer(self, asked: list[tuple[Tensor, asyncio.Future[Tensor]]]) -> None:
-        asked = [(image, answer) for image, answer in asked if not answer.done()]  # skip canceled requests
-        if not asked:
+    async def _answer(self, batch: list[tuple[Tensor, asyncio.Future[Tensor]]]) -> None:
+        batch = [(image, answer) for image, answer in batch if not answer.done()]  # skip canceled requests
+        if not batch:
             return
         try:
-            rows = await asyncio.to_thread(self.network, torch.stack([image for image, _ in asked]))
+            rows = await asyncio.to_thread(self.network, torch.stack([image for image, _ in batch]))
         except Exception as error:  # goes to the requests of this batch; the queue continues
-            for _, answer in asked:
+            for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        for (_, answer), row in zip(asked, rows, strict=True):
+        for (_, answer), row in zip(batch, rows, strict=True):
             if not answer.done():
                 answer.set_result(row)

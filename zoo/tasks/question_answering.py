@@ -62,9 +62,9 @@ class QuestionAnswerer(Task):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, labels = self(batch["images"], batch["questions"]), batch["labels"]
         losses, known = self.losses(logits, labels)
-        right, asked = accuracies(logits.detach().argmax(-1), labels), was_asked(labels)
+        right, mask = accuracies(logits.detach().argmax(-1), labels), question_mask(labels)
         n = len(labels)
-        accuracy = (right * asked).sum() / asked.sum().clamp(min=1)
+        accuracy = (right * mask).sum() / mask.sum().clamp(min=1)
         return self.objective((losses * known).sum() / known.sum().clamp(min=1), n, accuracy=accuracy * n)
 
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,15 +82,15 @@ class QuestionAnswerer(Task):
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self(batch["images"], batch["questions"]).float(), batch["labels"]
-        right, asked = accuracies(logits.argmax(-1), labels), was_asked(labels)
+        right, mask = accuracies(logits.argmax(-1), labels), question_mask(labels)
         for name, metric in zip(self.directions, self.metrics[stage], strict=True):
             if name == "loss":
                 metric.update(*self.losses(logits, labels))
             elif name == "accuracy":
-                metric.update(right, asked)
+                metric.update(right, mask)
             else:
                 kind = self.spec.kinds.index(name.removeprefix("accuracy_"))
-                metric.update(right, asked & (batch["kinds"] == kind))
+                metric.update(right, mask & (batch["kinds"] == kind))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         return compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
@@ -129,35 +129,35 @@ class QuestionAnswerer(Task):
         require_some(split, "test images")
         chosen = evenly_spread(len(split), MOST_TESTED)
         shown = set(chosen[evenly_spread(len(chosen), SHOWN)].tolist())
-        scenes, correct, asked = [], 0.0, 0
+        scenes, correct, total = [], 0.0, 0
         for indices in chosen.split(data.batch_size):
             batch = split.batch(next(split.images.batches(iter([indices]))), indices)
             inputs = {name: batch[name].to(self.device) for name in ("images", "questions")}
             probability, predicted = self.predict_step(inputs).cpu().max(-1)
-            shares, there = accuracies(predicted, batch["labels"]), was_asked(batch["labels"])
-            correct, asked = correct + float((shares * there).sum()), asked + int(there.sum())
+            scores, mask = accuracies(predicted, batch["labels"]), question_mask(batch["labels"])
+            correct, total = correct + float((scores * mask).sum()), total + int(mask.sum())
             for row, index in enumerate(indices.tolist()):
                 if index in shown:
                     turns = self._turns(
-                        batch["questions"][row], batch["labels"][row], predicted[row], probability[row], shares[row]
+                        batch["questions"][row], batch["labels"][row], predicted[row], probability[row], scores[row]
                     )
                     scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", turns=turns))
         part = part_of(len(chosen), len(split), "test images")
-        accuracy = f"{correct / asked:.2%} of the {asked:,} questions" if asked else "no question"
+        accuracy = f"{correct / total:.2%} of the {total:,} questions" if total else "no question"
         about = f"The best checkpoint is correct on {accuracy} about {part}."
         return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)
 
     def _turns(
-        self, questions: Tensor, labels: Tensor, predicted: Tensor, probability: Tensor, shares: Tensor
+        self, questions: Tensor, labels: Tensor, predicted: Tensor, probability: Tensor, scores: Tensor
     ) -> tuple[Turn, ...]:
         """Some questions about one image."""
-        asked = was_asked(labels[None])[0].nonzero()[:, 0]
-        order = asked[shares[asked].argsort(stable=True)][:SHOWN_QUESTIONS]
+        positions = question_mask(labels[None])[0].nonzero()[:, 0]
+        order = positions[scores[positions].argsort(stable=True)][:SHOWN_QUESTIONS]
         return tuple(
             Turn(
                 f"{' '.join(self.spec.decode(questions[place].tolist()))}?",
                 self.spec.answers[int(predicted[place])],
-                bool(shares[place] >= 0.5),  # of ten people, at least two say the same
+                bool(scores[place] >= 0.5),  # of ten people, at least two say the same
                 expected_answers(self.spec, torch.atleast_1d(labels[place])),
                 float(probability[place]),
             )
@@ -190,7 +190,7 @@ def expected_answers(spec: QuestionSpec, labels: Tensor) -> str:
     return ", ".join(f"{names[label]} ({count})" for label, count in given.most_common())
 
 
-def was_asked(labels: Tensor) -> Tensor:
+def question_mask(labels: Tensor) -> Tensor:
     """Mask of the questions that there are, bool [N, Q]."""
     return labels != IGNORE if labels.dim() == 2 else (labels != IGNORE).any(-1)
 

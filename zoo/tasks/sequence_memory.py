@@ -59,9 +59,9 @@ class SequenceMemory(Task):
             errors = answers - targets
             return {"loss": errors.square(), self.score_name: (errors.detach().abs() < TOLERANCE).float()}
         losses = F.cross_entropy(answers.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
-        asked = targets > 0
-        right = (answers.detach().argmax(2) == targets) & asked
-        return {"loss": losses.mean(1), self.score_name: right.sum(1) / asked.sum(1)}
+        mask = targets > 0
+        right = (answers.detach().argmax(2) == targets) & mask
+        return {"loss": losses.mean(1), self.score_name: right.sum(1) / mask.sum(1)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         scored = self.score(self(batch["inputs"]), batch["targets"], self.recipe.label_smoothing)
@@ -101,8 +101,8 @@ class SequenceMemory(Task):
         """Expected and predicted symbols of one sequence; of numbers, their difference."""
         if not self.spec.symbols:
             return f"off by {float((predicted - target).abs()):.2f}"
-        asked = target > 0
-        expected, answer = ("".join(self.spec.symbols[place] for place in row[asked].tolist()) for row in (target, predicted))
+        mask = target > 0
+        expected, answer = ("".join(self.spec.symbols[place] for place in row[mask].tolist()) for row in (target, predicted))
         return f"expected {expected}, predicted {answer}"
 
     def example_batch(self, n: int, seed: int = 0) -> dict[str, Tensor]:

@@ -9,32 +9,32 @@ from zoo.core.errors import UserError
 from zoo.core.ranks import rank_zero_print
 
 
-def read_text(path: Path, asked: str) -> str:
+def read_text(path: Path, label: str) -> str:
     """Read a UTF-8 file, or all files below a folder in the order of their paths, joined by newlines.
 
     A byte order mark is removed. Files of a folder that are not UTF-8 are left out with a warning.
 
     Args:
-        asked: what messages call it, as in ``data.root=letters``.
+        label: its name in messages, as in ``data.root=letters``.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
     """
     if not path.exists():
-        raise UserError(f"{asked}: there is no such file or folder")
+        raise UserError(f"{label}: there is no such file or folder")
     if not path.is_dir():
         try:
             text = _read(path)
         except UnicodeDecodeError as error:
-            raise UserError(f"{asked}: is not UTF-8 text (byte {error.start:,})") from None
+            raise UserError(f"{label}: is not UTF-8 text (byte {error.start:,})") from None
     else:
-        text = _read_all(path, asked)
+        text = _read_all(path, label)
     if not text:
-        raise UserError(f"{asked}: is empty: there is no text in it")
+        raise UserError(f"{label}: is empty: there is no text in it")
     return text
 
 
-def _read_all(folder: Path, asked: str) -> str:
+def _read_all(folder: Path, label: str) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     texts, strange = [], []
     for file in files:
@@ -43,10 +43,10 @@ def _read_all(folder: Path, asked: str) -> str:
         except UnicodeDecodeError:
             strange.append(file)
     if strange and not texts:
-        raise UserError(f"{asked}: none of its files is UTF-8 text, such as {strange[0].name}")
+        raise UserError(f"{label}: none of its files is UTF-8 text, such as {strange[0].name}")
     if strange:
         count = f"{len(strange):,} of {len(files):,} files, such as {strange[0].name},"
-        rank_zero_print(f"warning: {asked}: {count} are skipped: they are not UTF-8 text")
+        rank_zero_print(f"warning: {label}: {count} are skipped: they are not UTF-8 text")
     return "\n".join(texts)
 
 
