@@ -196,7 +196,7 @@ def _remove(handles: list[RemovableHandle]) -> None:
 
 
 def _axis_of_units(module: nn.Module, output: Tensor) -> int:
-    """Where the channels or features of an output lie."""
+    """Dimension of the channels or features of an output."""
     if isinstance(module, BY_CHANNEL) and output.dim() > 1:
         return 1
     return 1 if output.dim() == 4 and not isinstance(module, (nn.Linear, nn.LayerNorm)) else -1

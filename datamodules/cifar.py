@@ -234,7 +234,7 @@ def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _PickledArr
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Decode bytes as Python 3 pickles them for Python 2."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("bytes in an unknown form")
     return text.encode("latin1")

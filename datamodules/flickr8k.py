@@ -98,7 +98,7 @@ def read_lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text in UTF-8") from None
+        raise UserError(f"{path}: is not UTF-8 text") from None
 
 
 def read_captions(path: str) -> Captions:

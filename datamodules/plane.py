@@ -61,7 +61,7 @@ class PointsInThePlane(ClassificationData):
 
     @abstractmethod
     def place(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Where points of these classes, int64 [n], lie without noise: [n, 2] in the square from -1 to 1, y upwards."""
+        """Noise-free coordinates of points of these classes, int64 [n]: [n, 2] in the square from -1 to 1, y upwards."""
 
     def build_spec(self) -> ImageSpec:
         return ImageSpec(2, 1, 1, classes=tuple(map(str, range(self.num_classes))))

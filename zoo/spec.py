@@ -1,4 +1,4 @@
-"""Specs: what a model must know of its data, which the data publishes and the model is built from."""
+"""Specs: shapes, classes and vocabularies, published by data sets, from which models are built."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from zoo.core.errors import UserError, one_line
 
 
 def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """What ``parse`` returns for the content of a JSON file, which may be gzipped.
+    """Read a JSON file, which may be gzipped, and return the result of ``parse`` for its content.
 
     Args:
         object_hook: as in ``json.load``.

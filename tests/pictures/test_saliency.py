@@ -107,7 +107,7 @@ def test_files_and_test_images_are_drawn_for_the_likeliest_class_or_another(zoo,
     assert zoo("picture", "saliency", "first", "--class", "7", "-o", "seven.png").code == 0
     assert Path("seven.png").is_file()
     for arguments, words in (
-        (["--class", "sven"], ["no class 'sven'", "known are 0, 1"]),
+        (["--class", "sven"], ["no class 'sven'", "choose from 0, 1"]),
         (["gray one.png", "--data", "digits"], ["--data is for test images"]),
         (["absent.png"], ["absent.png: no such file"]),
     ):

@@ -1,4 +1,4 @@
-"""What every data set keeps: batches fit the spec, follow from seed and position, and count each sample once in evaluation."""
+"""The contract of data sets: batches fit the spec, follow from seed and position, and count each sample once in evaluation."""
 
 from __future__ import annotations
 

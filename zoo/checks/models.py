@@ -1,4 +1,4 @@
-"""What every model keeps, whatever its task: tried on its tiny variant, with examples that it makes of the spec itself."""
+"""The contract of models of every task, checked on the tiny variant with its own example batches."""
 
 from __future__ import annotations
 

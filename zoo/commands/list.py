@@ -99,7 +99,7 @@ def _no_match(registry: Registry, entries: dict[str, Entry], pattern: str, task:
 
 
 def _settings_named(registry: Registry, word: str) -> list[str]:
-    """What has an option or a recipe key of this name, or is chosen by it, each with a command that sets it."""
+    """Describe the options, recipe keys and choices of this name, each with a command that sets it."""
     from zoo.config.recipe import Recipe
 
     places, key = [], word.replace("-", "_")

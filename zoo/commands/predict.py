@@ -173,7 +173,7 @@ def chat(
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, line by line, with a sign that it is awaited; or what comes through a pipe."""
+    """Yield lines from a prompt on a terminal, or from a pipe."""
     sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin

@@ -1,4 +1,4 @@
-"""How ``zoo predict`` writes predictions for many images: CSV and JSON as they come, a table when its columns are known."""
+"""Output of ``zoo predict``: CSV and JSON while images are read, a table once its columns are known."""
 
 from __future__ import annotations
 

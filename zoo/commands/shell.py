@@ -1,4 +1,4 @@
-"""What all commands share: lazy imports, text options, one-line errors, tables and JSON."""
+"""Shared parts of all commands: lazy imports, text options, one-line errors, tables and JSON."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class CommandGroup(TextParameters, TyperGroup):
         except UserError as error:
             _fail(str(error))
         except typer.TyperException as error:
-            if not error.format_message():  # the help was asked for by giving nothing
+            if not error.format_message():  # no arguments: the help was printed
                 sys.exit(2)
             context = getattr(error, "ctx", None)
             _fail(f"{error.format_message()} (see: {context.command_path if context else 'zoo'} --help)")
@@ -139,7 +139,7 @@ def announce(what: str) -> None:
 
 
 class AnnounceTorch:
-    """An import hook that says why nothing happens for seconds: torch is loading."""
+    """An import hook that announces the import of torch, which takes seconds."""
 
     def find_spec(self, name: str, *_: Any) -> None:
         if name == "torch":

@@ -1,3 +1,3 @@
-"""What everything else stands on; never imports torch."""
+"""Basics that all other packages use; never imports torch."""
 
 __version__ = "0.1.0"

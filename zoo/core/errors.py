@@ -71,14 +71,14 @@ def some(names: Iterable[object], shown: int = 5) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What to add to a message about a name that is not known, if one that is known is near."""
+    """A hint for a message about an unknown name, if a known one is similar."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def near_path(path: Path) -> str:
-    """What to add to a message about a path that does not exist, if what lies where it should has nearly its name."""
+    """A hint for a message about a missing path, if its folder has a similar name."""
     path = path.absolute()
     missing, place = next((each, each.parent) for each in (path, *path.parents) if each.parent.exists())
     try:
@@ -93,7 +93,7 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
 
     Args:
         what: the kind of thing, as it reads after "no" ("model", "recipe key").
-        name: what was asked for.
+        name: the unknown name.
         known: the names that exist.
         hint: what to do when no name is near; by default the known names are listed.
     """
@@ -104,4 +104,4 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:
         return UserError(f"no {what} {name!r}: there is none")
-    return UserError(f"no {what} {name!r}: {hint or 'known are ' + ', '.join(known)}")
+    return UserError(f"no {what} {name!r}: {hint or 'choose from ' + ', '.join(known)}")

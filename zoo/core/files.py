@@ -14,7 +14,7 @@ from zoo.core.errors import UserError, near_path
 
 
 def cache_folder() -> Path:
-    """Where downloads and what is computed from data are kept: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
+    """The folder of downloads and cached results: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
     home = os.environ.get("ZOO_HOME")
     if home:
         return Path(home).expanduser()
@@ -57,7 +57,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file that the user asked for, atomically.
+    """Write an output file of a command atomically.
 
     Raises:
         UserError: it cannot be written; an older file is kept.

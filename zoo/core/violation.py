@@ -1,4 +1,4 @@
-"""What a check says when a part of the contract does not hold."""
+"""The error of a check of the contract."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Violation(AssertionError):
-    """A part of the contract that does not hold; the text says which value is wrong."""
+    """A violated part of the contract; the message names the wrong value."""
 
 
 def require(holds: Any, text: str) -> None:

@@ -97,7 +97,7 @@ def _longest_common_subsequence(one: Words, other: Words) -> int:
 
 
 def _cider(candidates: Sequence[NGrams], given: Sequence[Sequence[NGrams]]) -> list[float]:
-    """What the reference calls CIDEr; the paper (Vedantam et al. 2015, 1411.5726, section 7) calls it CIDEr-D."""
+    """CIDEr as in the reference implementation, which the paper (Vedantam et al. 2015, 1411.5726, section 7) calls CIDEr-D."""
     images: Counter = Counter()  # document frequency of each n-gram
     for sentences in given:
         images.update({ngram for sentence in sentences for counts in sentence for ngram in counts})

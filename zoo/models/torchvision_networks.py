@@ -103,7 +103,7 @@ class ImageNetResNet(ImageNetClassifier):
     ) -> None:
         super().__init__(spec, recipe)
         if depth not in RESNETS:
-            raise UserError(f"model.depth={depth}: known are {', '.join(map(str, RESNETS))}")
+            raise UserError(f"model.depth={depth}: choose from {', '.join(map(str, RESNETS))}")
         spec.require_size(f"resnet{depth}", 64 if norm == "instance" else 32)  # instance norm needs more than one pixel
         if zero_init_residual and norm == "none":
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero")

@@ -123,7 +123,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     given = {flag: value for flag, value in flags.items() if value}
     if strange := [flag for flag in given if flag not in kind.flags]:
         takes = ", ".join(FLAGS[flag] for flag in kind.flags)
-        raise UserError(f"{kind.name} takes no {FLAGS[strange[0]]}: {f'it takes {takes}' if takes else 'leave it out'}")
+        raise UserError(f"{kind.name} takes no {FLAGS[strange[0]]}: {f'it takes {takes}' if takes else 'omit it'}")
     if kind.takes_images and len(names) > kind.most:
         given["images"] = names[kind.most :]
         names = names[: kind.most]

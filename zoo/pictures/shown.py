@@ -40,7 +40,7 @@ def select_images(
         UserError: too many or unreadable files, files together with data, or data that cannot be read or does not fit.
     """
     if files and (data or settings):
-        raise UserError(f"{'--data' if data else '--set'} is for test images: leave it out if image files are given")
+        raise UserError(f"{'--data' if data else '--set'} is for test images: omit it if image files are given")
     if len(files) > most:
         raise UserError(f"{len(files)} images were given, and at most {most} fit into a picture")
     if files:

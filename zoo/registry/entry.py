@@ -1,4 +1,4 @@
-"""What can be registered, an entry of the registry, and the decorators that make one."""
+"""Kinds of registered objects, entries of the registry, and the decorators that create them."""
 
 from __future__ import annotations
 

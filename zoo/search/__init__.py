@@ -1,1 +1,1 @@
-"""Hyperparameter search: many trainings that differ in a few keys, in one study that any number of processes share."""
+"""Hyperparameter search: many runs that differ in a few keys, in one study that any number of processes share."""

@@ -13,7 +13,7 @@ from zoo.search.space import Dimension, grid_points, nested, read_space
 SAMPLERS = ("random", "grid", "tpe")
 PRUNERS = ("none", "median", "asha")
 TRIALS = 20  # by default
-# where a training computes and where it is tracked, not its result
+# where a run computes and where it is tracked, not its result
 NOT_PART_OF_A_STUDY = ("trainer.accelerator=", "wandb.")
 
 

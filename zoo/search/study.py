@@ -31,7 +31,7 @@ CONNECT_SECONDS = 10
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """Where a study is stored: its folder, which also holds the runs of its trials, and a database if it is not in a file."""
+    """Location of a study: its folder, which also holds the runs of its trials, and a database if it is not in a file."""
 
     name: str
     storage: str = ""

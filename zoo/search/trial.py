@@ -1,4 +1,4 @@
-"""One trial: a training, or one for each fold, scored on the validation split and never on the test split."""
+"""One trial: a run, or one for each fold, scored on the validation split and never on the test split."""
 
 from __future__ import annotations
 

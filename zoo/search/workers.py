@@ -53,7 +53,7 @@ def run_search(registry: Registry, study: optuna.Study, location: StudyLocation,
     """Run trials until the search is finished.
 
     Raises:
-        Interrupted: asked to stop; finished trials are kept.
+        Interrupted: on SIGTERM or Ctrl-C; finished trials are kept.
         UserError: a fault that the user can fix; likewise.
     """
     with SearchProgress(study, search, budget.points) as progress, _stopped_by_signals():

@@ -30,13 +30,12 @@ class Captioner(Task):
     ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``image_id``, int64
     [N]. An image is encoded once for all its captions.
 
-    The loss is in nats a word, ``END`` counted as one, over all words of all captions. Evaluation has the network caption each
-    picture once, and judges the captions by the words of the data, the rare ones too, which the vocabulary lacks: BLEU, ROUGE-L
-    and CIDEr; and ``truth``, the fraction of captions that are entirely true, where the data can decide.
+    The loss is in nats per word, ``END`` included, averaged over all words of all captions. In evaluation each image is captioned
+    once, and captions are scored with BLEU, ROUGE-L and CIDEr, against references with their rare words; and with ``truth``, the
+    fraction of captions that are entirely true, where the data can decide.
 
     Args:
-        beams: how many sentences are kept at a time in writing a caption when the network is tested, or asked; 1 is greedy. In
-            validation, after each epoch, it is greedy.
+        beams: beam width of captions in testing and prediction; 1 is greedy. Validation is always greedy.
     """
 
     task = "captioning"

@@ -140,7 +140,7 @@ class Classifier(Task):
         self.train(was_training)
 
     def _features(self, images: Tensor) -> Tensor:
-        """What the head is given for images [N, C, H, W], in evaluation."""
+        """Input of the head for images [N, C, H, W], in evaluation."""
         *_, head = self.stages().values()
         given: list[Tensor] = []
         hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
@@ -310,7 +310,7 @@ class Classifier(Task):
         return samples
 
     def suspect_labels(self, data: Any) -> tuple[str, list[SampleImage]]:
-        """How many training labels look wrong, in a sentence, and the images of the most suspicious."""
+        """Summarize the training labels that look wrong, with the most suspicious images."""
         split, classes = data.splits["train"], self.spec.classes
         chosen, labels, probabilities = self.predict_split(data, "train", MOST_TESTED)
         suspects, predicted = label_suspects(labels, probabilities)
@@ -365,7 +365,7 @@ def in_color(images: Tensor) -> Tensor:
 
 
 def _normalization(spec: ImageSpec) -> dict[str, Tensor]:
-    """What pixels from 0 to 255 are multiplied by, and what is added then, [1, C, 1, 1] each."""
+    """Scale and offset, [1, C, 1, 1] each, that normalize pixels from 0 to 255."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     return {"input_scale": 1 / (255 * std), "input_shift": -mean / std}
 

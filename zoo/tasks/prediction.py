@@ -1,4 +1,4 @@
-"""What a task predicts for an image, as plain values that commands print, write and send."""
+"""Prediction for an image, as plain values that commands print, write and send."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Text:
 
 @dataclass
 class Samples:
-    """What a report shows of a model's predictions.
+    """Predictions of a model for a report.
 
     Attributes:
         about: what was predicted, in a sentence.

@@ -1,4 +1,4 @@
-"""The base of all models: what a training step needs around the network, done once.
+"""The base class of all models: training step, metrics, optimizer and schedule around a network.
 
 The hot loop stays bare: sums stay on the device and cross to the host only when a record is due.
 """
@@ -72,9 +72,7 @@ def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:
     unused = {"epochs": 1, **{key: field.default for key, field in Recipe.model_fields.items() if key != "epochs"}}
     for key in unused.keys() - USED_IN_ONE_PASS:
         if getattr(recipe, key) != unused[key]:
-            raise UserError(
-                f"recipe.{key}={getattr(recipe, key)}: this model learns in one pass, without an optimizer: leave it out"
-            )
+            raise UserError(f"recipe.{key}={getattr(recipe, key)}: this model trains in one pass without an optimizer: omit it")
 
 
 class Task(L.LightningModule):
@@ -150,11 +148,11 @@ class Task(L.LightningModule):
 
     @property
     def has_pretrained_parts(self) -> bool:
-        """Whether parts of the network may start from weights of another run, and be frozen on purpose."""
+        """Whether parts of the network may be initialized from another run and frozen by an option."""
         return type(self).load_pretrained is not Task.load_pretrained
 
     def report_samples(self, data: Any) -> Samples:
-        """What a report shows of predictions for the test split of ``data``: by default those for some of its images."""
+        """Predictions for the test split of ``data`` to show in a report; by default for some of its images."""
         if not hasattr(self, "predict_images"):
             return Samples(missing=f"No samples: {self.task} has none to show in a report.")
         split = data.splits["test"]
@@ -288,7 +286,7 @@ class Task(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         trainer = self.trainer
         # each record has an optimizer step of its own, or a resume would not know which it goes through again;
-        # 0 in a Trainer that is told to log nothing
+        # 0 in a Trainer without logging
         every = trainer.log_every_n_steps * trainer.accumulate_grad_batches
         if (every and (batch_idx + 1) % every == 0) or trainer.is_last_batch:
             self._record()

@@ -12,10 +12,10 @@ from zoo.core.ranks import rank_zero_print
 def read_text(path: Path, label: str) -> str:
     """Read a UTF-8 file, or all files below a folder in the order of their paths, joined by newlines.
 
-    A byte order mark is removed. Files of a folder that are not UTF-8 are left out with a warning.
+    A byte order mark is removed. Files of a folder that are not UTF-8 are skipped with a warning.
 
     Args:
-        label: its name in messages, as in ``data.root=letters``.
+        label: name of the file in messages, as in ``data.root=letters``.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.

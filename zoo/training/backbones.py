@@ -141,7 +141,7 @@ def _timm() -> Iterator[Backbone]:
 
 
 def _closing(source: str, start: int) -> int:
-    """Where the bracket ends that was opened before ``start``."""
+    """Position of the bracket that closes the one opened before ``start``."""
     depth = 1
     for mark in BRACKET.finditer(source, start):
         depth += 1 if mark[0] in "({" else -1

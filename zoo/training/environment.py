@@ -16,7 +16,7 @@ PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
 
 
 def describe_environment(network: nn.Module) -> dict[str, Any]:
-    """Collect what is needed, beside the Run, to reproduce a training, as plain data."""
+    """Collect versions, machine and commit, which reproduce a run together with its Run, as plain data."""
     return {
         "started": time.time(),
         "command": " ".join(["zoo", *sys.argv[1:]]),

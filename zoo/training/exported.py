@@ -45,7 +45,7 @@ class ExportedFile:
         """The file itself, which is of the checkpoint that was exported.
 
         Raises:
-            UserError: another one was asked for.
+            UserError: another checkpoint was requested.
         """
         if which != "best":
             raise UserError(f"--checkpoint {which}: {self.path} contains the weights of one checkpoint, omit it")
@@ -100,9 +100,9 @@ def _read(path: Path, weights: bool) -> dict[str, Any]:
 
 
 def _open(path: Path, read: Callable[[Any], T]) -> T:
-    """What ``read`` makes of an open file."""
+    """Open a file and return the result of ``read``."""
     if not path.is_file():
-        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
+        raise UserError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
         with safe_open(path, framework="pt") as file:
             return read(file)

@@ -55,7 +55,7 @@ def resolve_finetuning(
 def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The model section of a Run, and its initial weights."""
     if weights and not Path(weights).expanduser().is_file():
-        raise UserError(f"--weights {weights}: {'is no file' if Path(weights).exists() else 'no such file'}")
+        raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if library in LIBRARIES and ":" in backbone:
         if weights:

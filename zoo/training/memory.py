@@ -24,7 +24,7 @@ CONTAINER = (  # limit and use, in versions 2 and 1 of control groups
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of any library means that it is out of memory."""
+    """Whether an exception, of any library, is an out-of-memory error."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))

@@ -101,7 +101,7 @@ def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
         UserError: it is missing or cannot be read.
     """
     if not file.is_file():
-        raise UserError(f"{file}: {'is no file' if file.exists() else 'no such file'}")
+        raise UserError(f"{file}: {'is not a file' if file.exists() else 'no such file'}")
     try:
         return read_image(str(file), *shape)
     except UnreadableImage as error:

@@ -24,7 +24,7 @@ from zoo.registry.registry import current_registry
 
 RUNS = Path("runs")
 RUN_FILES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # any of which a run leaves behind
-FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # tells launched processes which folder rank zero has created
+FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # the folder that rank zero has created, for launched processes
 
 
 class RunFolder:
@@ -103,7 +103,7 @@ class RunFolder:
             if path.exists():
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")
         known = known_runs()
-        raise unknown("run", text, known, "known are " + ", ".join(known) if known else "there is none in runs/ yet")
+        raise unknown("run", text, known, "choose from " + ", ".join(known) if known else "there is none in runs/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.
@@ -199,7 +199,7 @@ def known_runs() -> list[str]:
 
 @contextmanager
 def temporary_runs() -> Iterator[None]:
-    """Create new runs in a temporary folder inside: for trainings of which only the result counts."""
+    """Create new runs in a temporary folder inside: for runs of which only the result counts."""
     global RUNS
     former = RUNS
     with tempfile.TemporaryDirectory() as folder:

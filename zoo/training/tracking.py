@@ -1,4 +1,4 @@
-"""Weights & Biases for a training: imported only if enabled, and always closed."""
+"""Weights & Biases for a run: imported only if enabled, and always closed."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
             spread[step] = {name: row["std"] for name, row in record["layers"].items()}
         elif kind == "gradients":
             last[kind] = record["parameters"]
-            # biases start at zero, of which no share can be told
+            # biases start at zero, so they have no ratio
             updates[step] = {
                 n: row["update_ratio"] for n, row in record["parameters"].items() if "bias" not in n.rpartition(".")[2]
             }

@@ -1,4 +1,4 @@
-"""Weights & Biases logger: opt-in, on rank zero, and it can neither block nor end a training."""
+"""Weights & Biases logger: opt-in, on rank zero, and it can neither block nor stop a run."""
 
 from __future__ import annotations
 
