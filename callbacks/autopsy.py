@@ -161,7 +161,7 @@ class NonFiniteAutopsy(L.Callback):
         else:
             try:
                 anomaly = self._replay(trainer, pl_module, step)
-            except Exception as error:  # whatever it is, the training has failed for another reason
+            except Exception as error:  # training has failed for another reason
                 reason = f"not located, as the replay failed: {type(error).__name__}: {error}"
         reporter = 0
         if self.shared:

@@ -40,7 +40,7 @@ class Diagnosis(L.Callback):
         classes: number of classes, from which the loss at chance level follows; None leaves out what needs it.
         metrics: the latest values, filled by a logger; train/accuracy and val/accuracy are used.
         write: called with every record that ``add_record`` gets and with each finding as a record; by default nothing is written.
-        frozen: whether parameters without ``requires_grad`` are frozen on purpose.
+        frozen: whether parameters without ``requires_grad`` are frozen by an option.
         remedies: finding name -> what to try, in place of the finding's own remedy.
 
     Attributes:

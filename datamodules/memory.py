@@ -1,4 +1,4 @@
-"""The adding problem and the copying problem: synthetic sequences that ask for nothing but memory."""
+"""The adding problem and the copying problem: synthetic sequences that require only memory."""
 
 from __future__ import annotations
 

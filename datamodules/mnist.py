@@ -25,7 +25,7 @@ SIDE = 28  # pixels
 CLASSES = 10
 MOST_BYTES = 2**30  # a header may announce anything; what is not believable is not read
 PARTS = {"train": "train", "test": "t10k"}  # as the files are named
-# the files of both are named alike, so one must not be taken for the other
+# the files of both are named alike, so they must not be confused
 FIRST_TEST_LABELS = {"MNIST": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9], "FashionMNIST": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]}
 
 

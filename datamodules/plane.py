@@ -2,7 +2,7 @@
 
 A point is stored as an image of two channels and one pixel. Its bytes are its coordinates x and y in steps of 1/256 of the unit
 square, so that everything made for images (splits, statistics, order, networks without convolutions) works for points unchanged,
-and the whole plane has no more than 256 x 256 possible inputs: a classifier can be asked about every one of them.
+and the whole plane has no more than 256 x 256 possible inputs: a classifier can be evaluated on all of them.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from zoo.datamodules.worlds.rooms import (
     WORDS,
     House,
     build_house,
+    describe_path,
     draw_plan,
     draw_walk,
     find_ways,
     render,
-    tell_way,
 )
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, SPECIAL_WORDS, ImageSpec, NavigationSpec
@@ -115,7 +115,7 @@ class Rooms(NavigationData):
             names = [ACTIONS[action] for action in done[: done.index(ACTIONS.index(STOP))]]
             draw = random.Random(derive_seed(self.seed, "words", house_index, poses[0], thing_index))
             way = self.houses[house_index], things[house_index][thing_index], poses[: len(names)]
-            instructions.append(tell_way(*way, names, draw))
+            instructions.append(describe_path(*way, names, draw))
         return instructions
 
     def summarize(self) -> dict[str, Any]:

@@ -133,14 +133,14 @@ class ShapesQuestions(ShapesData, QuestionData):
 
     def _draw(self, name: str) -> Split:
         scenes = self.draw_scenes(name)
-        asked = [
+        annotations = [
             [
                 Question(words.split(), [answer], kind)
                 for words, answer, kind in questions.ask_questions(things, key, self.questions_per_image)
             ]
             for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
         ]
-        return self.encode_split(self.render(scenes), asked)
+        return self.encode_split(self.render(scenes), annotations)
 
 
 @register_data("shapes-dialogues", task="dialogue", tags=["offline", "color"], tiny={"num_images": 100})
@@ -178,12 +178,12 @@ class ShapesDialogues(ShapesData, DialogueData):
             for things, key in zip(scenes.things(), scenes.key.tolist(), strict=True)
         ]
         row_of: dict[str, int] = {}
-        asked = [[row_of.setdefault(r.question, len(row_of)) for r in talk.rounds] for talk in talks]
+        question_rows = [[row_of.setdefault(r.question, len(row_of)) for r in talk.rounds] for talk in talks]
         answers = torch.tensor([[dialogues.ANSWERS.index(r.answer) for r in talk.rounds] for talk in talks])
         needs_history = torch.tensor([[r.needs_history for r in talk.rounds] for talk in talks])
         candidates = torch.arange(len(dialogues.ANSWERS)).expand(*answers.shape, -1)
         rows = Dialogues(
-            [talk.caption.split() for talk in talks], torch.tensor(asked), answers, candidates, answers,
+            [talk.caption.split() for talk in talks], torch.tensor(question_rows), answers, candidates, answers,
             {"needs_history": needs_history},
         )  # fmt: skip
         texts = [question.split() for question in row_of], [[answer] for answer in dialogues.ANSWERS]

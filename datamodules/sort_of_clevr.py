@@ -39,8 +39,8 @@ class SortOfCLEVR(QuestionData):
 
     def _draw(self, name: str) -> Split:
         scenes = sort_of_clevr.draw_scenes(0, name)  # seed 0: the same data for all runs
-        asked = sort_of_clevr.ask_questions(scenes, 0, name)
-        rows = zip(asked.words(), asked.answer.tolist(), asked.kind.tolist(), strict=True)
+        drawn = sort_of_clevr.ask_questions(scenes, 0, name)
+        rows = zip(drawn.words(), drawn.answer.tolist(), drawn.kind.tolist(), strict=True)
         questions = [
             [
                 Question(words.split(), [sort_of_clevr.ANSWERS[answer]], sort_of_clevr.KINDS[kind])

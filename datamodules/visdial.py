@@ -173,16 +173,16 @@ class VisDial(DialogueData):
         )
 
     def _report(self, talks: Talks, with_image: int, paths: Sequence[Path], readable: torch.Tensor) -> None:
-        """Print one line about what is left out of a file, and why."""
+        """Print one line about the skipped parts of a file, with the reasons."""
         unread = [paths[index].name for index in (~readable).nonzero()[:, 0].tolist()]
         parts = {
             "malformed": talks.damaged,
             "without an image": len(talks.image_ids) - with_image,
             f"with an image that cannot be read ({some(unread, 3)})": len(unread),
         }
-        told = [f"{count:,} {what}" for what, count in parts.items() if count]
+        reasons = [f"{count:,} {what}" for what, count in parts.items() if count]
         total = len(talks.image_ids) + talks.damaged
-        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are skipped: {', '.join(told)}"] if told else []
+        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are skipped: {', '.join(reasons)}"] if reasons else []
         if talks.unanswerable:
             texts.append(f"{talks.unanswerable:,} rounds have no correct candidate and are not ranked")
         if texts:

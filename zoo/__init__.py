@@ -1,6 +1,6 @@
 """bestiary: classic networks and their data under names, trained, resumed and looked into with one command.
 
-The public face. It is light: torch is imported when something is built, not when a name is asked for.
+The public face. It is light: torch is imported when something is built, not when names are listed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The base of all data modules: what commands and checks ask of a data set, whatever the kind of work."""
+"""The base class of all data modules: the interface of data sets to commands and checks, for every task."""
 
 from __future__ import annotations
 

@@ -89,13 +89,13 @@ class DialogueData(ImageTextData):
         """The caption of each of the first training images, and its questions with their answers."""
         columns = self.splits["train"].columns
         captions, questions, answers = (columns[name][:count].tolist() for name in ("captions", "questions", "answers"))
-        say = self.spec.decode
+        decode = self.spec.decode
         return [
             [
-                " ".join(say(caption)),
-                *(f"{' '.join(say(q))}? {' '.join(say(a))}" for q, a in zip(asked, said, strict=True) if a[0]),
+                " ".join(decode(caption)),
+                *(f"{' '.join(decode(q))}? {' '.join(decode(a))}" for q, a in zip(queries, replies, strict=True) if a[0]),
             ]
-            for caption, asked, said in zip(captions, questions, answers, strict=True)
+            for caption, queries, replies in zip(captions, questions, answers, strict=True)
         ]
 
     def summarize(self) -> dict[str, Any]:

@@ -34,19 +34,19 @@ class QuestionData(ImageTextData):
     def encode_split(self, images: Images, questions: Sequence[Sequence[Question]]) -> Split:
         """Encode the questions of each image."""
         spec = self.spec
-        most, people = max(map(len, questions)), max(len(question.answers) for asked in questions for question in asked)
+        most, people = max(map(len, questions)), max(len(question.answers) for group in questions for question in group)
         answers = {answer: place for place, answer in enumerate(spec.answers)}
         kinds = {kind: place for place, kind in enumerate(spec.kinds)}
         words = torch.zeros(len(questions), most, spec.length, dtype=torch.int64)
         labels = torch.full((len(questions), most, people), IGNORE)
         kind_column = torch.full((len(questions), most), IGNORE)
-        for row, asked in enumerate(questions):
-            if not asked:
+        for row, group in enumerate(questions):
+            if not group:
                 continue
-            words[row, : len(asked)] = padded([spec.encode(question.words) for question in asked], spec.length)
-            kind_column[row, : len(asked)] = torch.tensor([kinds.get(question.kind, IGNORE) for question in asked])
-            said = [[answers.get(answer, UNKNOWN_ANSWER) for answer in question.answers] for question in asked]
-            labels[row, : len(asked)] = torch.tensor([line + [IGNORE] * (people - len(line)) for line in said])
+            words[row, : len(group)] = padded([spec.encode(question.words) for question in group], spec.length)
+            kind_column[row, : len(group)] = torch.tensor([kinds.get(question.kind, IGNORE) for question in group])
+            indices = [[answers.get(answer, UNKNOWN_ANSWER) for answer in question.answers] for question in group]
+            labels[row, : len(group)] = torch.tensor([line + [IGNORE] * (people - len(line)) for line in indices])
         columns = {"questions": words, **({"kinds": kind_column} if kinds else {})}
         return Split(images, labels[..., 0] if people == 1 else labels, columns)
 
@@ -54,22 +54,22 @@ class QuestionData(ImageTextData):
         """The questions about each of the first training images, with their answers."""
         split = self.splits["train"]
         labels = split.labels if split.labels.dim() == 3 else split.labels[..., None]
-        told = []
+        texts = []
         for questions, answers in zip(split.columns["questions"][:count].tolist(), labels[:count].tolist(), strict=True):
-            asked = [(" ".join(self.spec.decode(words)), said) for words, said in zip(questions, answers, strict=True)]
-            told.append([f"{words}? {self._said(said)}" for words, said in asked if words])
-        return told
+            pairs = [(" ".join(self.spec.decode(words)), given) for words, given in zip(questions, answers, strict=True)]
+            texts.append([f"{words}? {self._join_answers(given)}" for words, given in pairs if words])
+        return texts
 
-    def _said(self, answers: list[int]) -> str:
+    def _join_answers(self, answers: list[int]) -> str:
         """The distinct answers of all annotators."""
         return "/".join(self.spec.answers[answer] for answer in dict.fromkeys(answers) if answer >= 0) or "-"
 
     def summarize(self) -> dict[str, Any]:
         """Answers, questions in each split, and how many have no answer in the spec (``outside``), once ``setup`` has run."""
-        asked, outside = {}, {}
+        counts, outside = {}, {}
         for name, split in self.splits.items():
             answers = split.labels.flatten(2) if split.labels.dim() == 3 else split.labels[..., None]
             there = (answers != IGNORE).any(-1)
-            asked[f"{name}_questions"] = int(there.sum())
+            counts[f"{name}_questions"] = int(there.sum())
             outside[f"{name}_outside"] = int((there & (answers < 0).all(-1)).sum())
-        return {"answers": len(self.spec.answers), **asked, **outside, **super().summarize()}
+        return {"answers": len(self.spec.answers), **counts, **outside, **super().summarize()}

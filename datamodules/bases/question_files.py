@@ -84,9 +84,9 @@ class QuestionFiles(QuestionData):
         found: dict[str, list[QuestionedImage]] = {}
         empty = 0
         for name, annotated in self.load_annotations().items():
-            with_words = [QuestionedImage(path, [question for question in asked if question.words]) for path, asked in annotated]
+            with_words = [QuestionedImage(path, [question for question in group if question.words]) for path, group in annotated]
             found[name] = [image for image in with_words if image.questions]
-            empty += sum(len(asked) for _, asked in annotated) - sum(len(asked) for _, asked in found[name])
+            empty += sum(len(group) for _, group in annotated) - sum(len(group) for _, group in found[name])
             if not found[name]:
                 raise UserError(f"{self.root}: has no questions for {name}")
         if empty:
@@ -101,8 +101,8 @@ class QuestionFiles(QuestionData):
         return found
 
     def build_spec(self) -> QuestionSpec:
-        questions = [question.words for annotated in self.annotations.values() for _, asked in annotated for question in asked]
-        train = [question.words for _, asked in self.annotations["train"] for question in asked]
+        questions = [question.words for annotated in self.annotations.values() for _, group in annotated for question in group]
+        train = [question.words for _, group in self.annotations["train"] for question in group]
         return QuestionSpec(
             ImageSpec(3, *self.shape, classes=()),
             build_vocabulary(train, self.min_count),
@@ -123,8 +123,8 @@ class QuestionFiles(QuestionData):
             if len(unreadable) == len(paths):
                 raise UserError(f"{self.root}: no image of {name} can be read, such as {paths[0]}")
             _warn(f"{len(unreadable):,} of {len(paths):,} images cannot be read and are skipped: {some(unreadable, NAMED)}")
-        kept = [asked for (_, asked), good in zip(annotated, readable.tolist(), strict=True) if good]
-        rows = [(place, start) for place, asked in enumerate(kept) for start in range(0, len(asked), self.questions_per_sample)]
+        kept = [group for (_, group), good in zip(annotated, readable.tolist(), strict=True) if good]
+        rows = [(place, start) for place, group in enumerate(kept) for start in range(0, len(group), self.questions_per_sample)]
         if len(rows) > len(kept):
             images = images.subset(torch.tensor([place for place, _ in rows]))
         return self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
@@ -139,7 +139,7 @@ def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of
     Raises:
         UserError: there is none.
     """
-    counts = Counter(answer_of(question) for _, asked in annotated for question in asked)
+    counts = Counter(answer_of(question) for _, group in annotated for question in group)
     kept = [answer for answer, count in counts.items() if count >= min_count]
     if not kept:
         raise UserError(
@@ -148,10 +148,10 @@ def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of
     return tuple(sorted(kept, key=lambda answer: (-counts[answer], answer)))
 
 
-def group_by_image(asked: Sequence[tuple[Path, Question]]) -> list[QuestionedImage]:
+def group_by_image(pairs: Sequence[tuple[Path, Question]]) -> list[QuestionedImage]:
     """Group questions by their image, in the order in which the images first occur."""
     gathered: dict[Path, list[Question]] = {}
-    for path, question in asked:
+    for path, question in pairs:
         gathered.setdefault(path, []).append(question)
     return [QuestionedImage(path, questions) for path, questions in gathered.items()]
 

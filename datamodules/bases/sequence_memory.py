@@ -1,4 +1,4 @@
-"""The base of synthetic sequences that need memory: drawn when a batch is asked for, never the same one twice in training.
+"""The base of synthetic sequences that need memory: drawn with each batch, and never repeated in training.
 
 A batch follows from (seed, epoch, step, rank), so any one can be made without those before it. The sequences for validation and
 test are the same in all runs.
@@ -30,7 +30,7 @@ class SequenceLoader(BatchLoader):
     """New training sequences in every step.
 
     Args:
-        draw: makes as many sequences as it is told, with a generator.
+        draw: generates a number of sequences with a generator.
         batch_size: of each process.
         num_sequences: for an epoch on all processes together; the last batch is filled up.
         seed: of the run.
@@ -119,8 +119,8 @@ class SequenceData(DataModule):
             UserError: another number of features, or other symbols.
         """
         if (spec.features, spec.symbols) != (self.spec.features, self.spec.symbols):
-            asked = "symbols" if self.spec.symbols else "numbers"
-            raise UserError(f"targets of {name} are {asked}, unlike those of the model: test it on its own data")
+            kind = "symbols" if self.spec.symbols else "numbers"
+            raise UserError(f"targets of {name} are {kind}, unlike those of the model: test it on its own data")
 
     def train_dataloader(self) -> SequenceLoader:
         place = placement(self.trainer, training=True)

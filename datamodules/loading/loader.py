@@ -25,7 +25,7 @@ class BatchLoader(Protocol):
     - *Length*: ``len(loader)`` batches an epoch, the same number in every process.
     - *Order*: a training batch is a function of (seed, epoch, step, rank). Evaluation sees every sample once on any number of
       processes; one that has no last batch repeats another in which nothing counts, since sharded networks need all in step.
-    - *Position*: iteration starts at ``position()``, (epoch, step), asked for when the first batch is.
+    - *Position*: iteration starts at ``position()``, (epoch, step), evaluated when the first batch is drawn.
     - *Resume*: hence no state is saved; a resumed run draws the batches that an uninterrupted one would have drawn.
 
     Args:
@@ -44,7 +44,7 @@ class BatchLoader(Protocol):
         """The batches of an epoch, from number ``first`` on; evaluation is the same in all epochs."""
 
     def __iter__(self) -> Iterator[Batch]:
-        # a generator: the position is asked for when the first batch is, not when the loop is being set up
+        # a generator: the position is evaluated when the first batch is drawn, not when the loop is set up
         yield from self.batches(*self.position())
 
 

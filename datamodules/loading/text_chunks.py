@@ -107,8 +107,8 @@ def describe_fitting(targets: int, seq_len: int, rows: int, world: int, spare: b
     most_rows = (targets - spare * seq_len) // (max(seq_len, 1) * world)
     longest_chunk = targets // (rows * world + spare) if seq_len else 0
     fitting = {"recipe.batch_size": most_rows, "data.seq_len": longest_chunk}
-    said = [f"{key}={value}" for key, value in fitting.items() if value > 0]
-    return f"at most {' or '.join(said)} fits" if said else "a longer text is needed"
+    settings = [f"{key}={value}" for key, value in fitting.items() if value > 0]
+    return f"at most {' or '.join(settings)} fits" if settings else "a longer text is needed"
 
 
 def _cut(text: Tensor, starts: Tensor, length: int) -> Batch:

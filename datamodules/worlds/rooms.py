@@ -351,7 +351,7 @@ ARRIVE = (("stop", "at"), ("halt", "at"), ("go", "to"), ("wait", "by"))
 JOIN = (("then",), ("and", "then"), ("and",))
 
 
-def tell_way(house: House, thing: Cell, poses: Sequence[int], actions: Sequence[str], draw: random.Random) -> list[str]:
+def describe_path(house: House, thing: Cell, poses: Sequence[int], actions: Sequence[str], draw: random.Random) -> list[str]:
     """A way in words, as in "turn left then go through the red door and halt at the blue ball".
 
     Every door on the way is named and, on the way to it and to the thing, where one first turns; wordings are drawn.

@@ -25,12 +25,12 @@ from zoo.datamodules.worlds.rooms import (
     WIDTH,
     House,
     build_house,
+    describe_path,
     draw_plan,
     find_ways,
     pose_places,
     rays,
     render,
-    tell_way,
 )
 from zoo.spec import IGNORE
 
@@ -204,7 +204,7 @@ def test_a_way_is_told_by_its_doors_its_turns_and_its_end() -> None:
     for action in actions:
         poses.append(pose)
         pose = moved(house, pose, ACTIONS.index(action))
-    told = {" ".join(tell_way(house, (0, 0), poses, actions, random.Random(seed))) for seed in range(300)}
+    told = {" ".join(describe_path(house, (0, 0), poses, actions, random.Random(seed))) for seed in range(300)}
     join = "(then|and|and then)"
     pattern = (
         f"turn (around|back) {join} (go through|walk through|take) the green door {join} (walk on|go straight|go ahead) {join} "

@@ -64,7 +64,7 @@ def search(
     where = (study or f"{name}-{data or entry.data}", storage)
     if show:
         if over or settings or trials or wandb_sweep:
-            raise UserError("--show shows a study as it is: omit the options that define a search")
+            raise UserError("--show only prints the results: omit the options that define a search")
         from zoo.search.study import StudyLocation, find
 
         location = StudyLocation(*where)

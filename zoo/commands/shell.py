@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class TextParameters:
-    """Parameters that are text and flags, which Typer is kept from converting.
+    """Parameters that are text and flags, without Typer's conversion.
 
-    Typer converts every value with pydantic, text as well, and the import of pydantic takes longer than all else that answers a
-    name. Numbers are checked with the recipe, where their bounds are known.
+    Typer converts every value, even text, with pydantic, whose import takes longer than everything else in listing
+    names. Numbers are checked with the recipe, where their bounds are known.
     """
 
     def get_params(self, context: Any) -> list[Any]:

@@ -153,7 +153,7 @@ def _check_worker(number: int, each: _Process, progress: SearchProgress) -> None
 
 def _stop(processes: list[_Process]) -> None:
     for each in processes:
-        each.process.terminate()  # stops a training at its next step
+        each.process.terminate()  # stops a run at its next step
     deadline = time.monotonic() + STOP_SECONDS
     try:
         for each in processes:

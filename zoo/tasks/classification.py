@@ -360,7 +360,7 @@ def _name(data: Any, index: int) -> str:
 
 
 def in_color(images: Tensor) -> Tensor:
-    """Gray images, [N, 1, H, W], as three equal channels, for networks that know nothing else; others as they are."""
+    """Gray images, [N, 1, H, W], as three equal channels, for networks with RGB inputs; other images unchanged."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 

@@ -138,7 +138,7 @@ def _beam_search(
     copies = (firsts // beams).expand(-1, beams).flatten()
     scores, state = scores[copies], select_rows(state, copies)
     total = torch.full((count, beams), -torch.inf, device=scores.device)
-    total[:, 0] = 0  # all beams are the same still: one of them is gone on with
+    total[:, 0] = 0  # all beams are still equal: continue with one of them
     texts = torch.full((count, beams, length), 0 if end is None else end, device=prompt.device)
     ended = torch.zeros(count, beams, dtype=torch.bool, device=prompt.device)
     for place in range(length):
