@@ -337,7 +337,7 @@ def test_failure_to_open_is_one_warning(tmp_path, monkeypatch, caplog):
     log.open()
     log.log_metrics({"train/loss": 2.0}, 1)
     log.close()
-    assert warnings_of(caplog) == ["W&B does not start: disk full"]
+    assert warnings_of(caplog) == ["W&B cannot be started: disk full"]
     assert log.run_id == "kept1234"
 
 

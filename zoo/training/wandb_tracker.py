@@ -99,7 +99,7 @@ class WandbTracker(Logger):
             return
         # Wandb would send crash reports even in offline mode.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        with self._failsafe("does not start"):
+        with self._failsafe("cannot be started"):
             import wandb
 
             # An existing service belongs to an outer program, which ends it itself.
@@ -119,7 +119,7 @@ class WandbTracker(Logger):
                 reason = _one_line(error)
                 self._start("offline", known.project)
             if reason:
-                self._warn(f"goes offline: {reason}")
+                self._warn(f"is offline: {reason}")
 
     def _start(self, mode: str, known_project: str | None) -> None:
         import wandb
@@ -231,7 +231,7 @@ class WandbTracker(Logger):
             _with_timeout(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
         except TimeoutError as error:
             self._takes_tables = False
-            self._warn(f"gets no more images and tables: {error}")
+            self._warn(f"no longer receives images and tables: {error}")
 
     @rank_zero_only
     def log_checkpoints(self, best: Path | None, last: Path | None) -> None:
@@ -257,7 +257,7 @@ class WandbTracker(Logger):
                 if online:
                     logged.wait()
 
-        with self._failsafe("does not have the checkpoints"):
+        with self._failsafe("has no checkpoints"):
             size = sum(path.stat().st_size for path in files.values())
             _with_timeout(FINISH_SECONDS + size / UPLOAD_BYTES_A_SECOND, upload)
 
@@ -274,7 +274,7 @@ class WandbTracker(Logger):
                 _with_timeout(FINISH_SECONDS + 2, lambda: run.finish(exit_code))
             except Exception as error:
                 if self._working:
-                    self._warn(f"did not get everything: {_one_line(error)}")
+                    self._warn(f"upload is incomplete: {_one_line(error)}")
         self._working = False
         if self._owns_service:
             import wandb
@@ -295,7 +295,9 @@ class WandbTracker(Logger):
             self._warn(f"{what}: {_one_line(error)}")
 
     def _warn(self, what: str) -> None:
-        kept = f"; records go to {self._records.parent}, later: wandb sync {self._records}" if self._records else ""
+        kept = (
+            f"; records are in {self._records.parent}, to upload them later: wandb sync {self._records}" if self._records else ""
+        )
         notices.warning("W&B %s%s", what, kept)
 
 
@@ -320,7 +322,7 @@ def _why_unreachable(server: str) -> str | None:
         try:
             urllib.request.urlopen(server, timeout=PROBE_SECONDS, context=unchecked).close()
         except urllib.error.HTTPError as error:
-            return f"{server} answers {error.code}" if error.code >= 500 else None
+            return f"{server} returned {error.code}" if error.code >= 500 else None
         return None
 
     try:
@@ -348,7 +350,7 @@ def _with_timeout(seconds: float, work: Callable[[], Any]) -> Any:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
+        raise TimeoutError(f"no response within {seconds:.0f} s")
     if "error" in outcome:
         error = outcome["error"]
         raise error if isinstance(error, Exception) else RuntimeError(str(error))
