@@ -259,7 +259,7 @@ class NavigationData(DataModule):
         """
         for what in ("vocabulary", "actions"):
             if getattr(spec, what) != getattr(self.spec, what):
-                raise UserError(f"the {what} of {name} differ from those of the model: test it on its own data")
+                raise UserError(f"{name} and the model differ in {what}: test it on its own data")
         if spec.image.shape != self.spec.image.shape:
             raise UserError(f"{name} has views of {self.spec.image.shape}, the model takes {spec.image.shape}")
 

@@ -315,7 +315,7 @@ def test_none_says_nothing_and_other_mistakes_are_one_line(zoo) -> None:
     assert silent.instruction("train", 0) == "" and silent.splits["train"].num_words.eq(1).all()
     assert zoo("data", "show", "rooms", "--measure", "--set", "data.num_houses=0").is_one_line_error("data.num_houses=0")
     assert zoo("train", "navigator", "--set", "data.instructions=shufled").is_one_line_error("shufled", "'shuffled'")
-    with pytest.raises(UserError, match="another vocabulary"):
+    with pytest.raises(UserError, match="differ in vocabulary"):
         from dataclasses import replace
 
         silent.require_compatible(replace(silent.spec, vocabulary=silent.spec.vocabulary[:-1]), "rooms")

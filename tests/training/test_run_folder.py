@@ -31,7 +31,9 @@ def test_a_missing_checkpoint_is_told_by_what_became_of_the_run(folder: RunFolde
     folder.metrics_file.write_text(json.dumps({"step": 3, "epoch": 1, "test/accuracy": 0.5}))
     assert "though it was finished, so the file is gone" in complaint(folder.checkpoint, "best")
     folder.autopsy_file.write_text("")
-    assert "as its loss or a gradient was not finite before one was saved: zoo autopsy mine" in complaint(folder.checkpoint, "best")
+    assert "as its loss or a gradient was not finite before one was saved: zoo autopsy mine" in complaint(
+        folder.checkpoint, "best"
+    )
 
 
 def test_settings_that_are_cut_off_are_told_by_their_file_and_line(folder: RunFolder) -> None:
