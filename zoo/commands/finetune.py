@@ -22,7 +22,7 @@ from zoo.commands.train import (
     Strategy,
     Wandb,
     flag_sections,
-    train_and_tell,
+    train_and_print,
 )
 from zoo.registry.registry import Registry
 
@@ -83,7 +83,7 @@ def finetune(
     if plan:
         _show_plan(registry, run, shlex.join(["zoo", *(word for word in sys.argv[1:] if word != "--plan")]), json)
         return
-    train_and_tell(registry, run, run_name, None, json, zoo_command(context), on_data=partial(_advise, run))
+    train_and_print(registry, run, run_name, None, json, zoo_command(context), on_data=partial(_advise, run))
 
 
 def resolve_either(

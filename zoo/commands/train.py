@@ -122,14 +122,14 @@ def train(
         if changed:
             instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
             raise UserError(f"--resume continues a run as it is, but {changed[0]}: to start a new run, {instead}")
-    train_and_tell(registry, run, run_name, folder, json, zoo_command(context))
+    train_and_print(registry, run, run_name, folder, json, zoo_command(context))
 
 
 # where a run computes and where it is tracked, not what it computes
 CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
 
 
-def train_and_tell(
+def train_and_print(
     registry: Registry, run: Run, run_name: str | None, resume: Any, json: bool, again: str, **watching: Any
 ) -> None:
     """Train, print the results and suggest the next command; ``again`` is ``zoo`` with the plugins that were given."""
