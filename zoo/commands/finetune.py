@@ -49,7 +49,9 @@ def finetune(
     weights: Weights = "",
     freeze: Freeze = None,
     epochs: Epochs = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show when each stage would train, and its learning rate.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show the epoch in which each stage is unfrozen, and its learning rate.")
+    ] = False,
     devices: Devices = None,
     nodes: Nodes = None,
     strategy: Strategy = None,

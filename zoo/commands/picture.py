@@ -1,4 +1,4 @@
-"""``zoo picture``: figures of weights, predictions, attention, learning curves and more, as PNG files."""
+"""``zoo picture``: pictures of weights, predictions, attention, learning curves and more, as PNG files."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of images.")],
     top: Annotated[str | None, typer.Option(metavar="N", help="Number of classes or answers for each image; default 3.")] = None,
     question: Annotated[str | None, typer.Option(help="Question to answer about each image.")] = None,
-    beams: Annotated[str | None, typer.Option(metavar="N", help="Captioning: beam size.")] = None,
+    beams: Annotated[str | None, typer.Option(metavar="N", help="Captioning: beam width.")] = None,
     samples: Annotated[str | None, typer.Option(metavar="N", help="Captioning: sample N captions for each image.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely words.")
@@ -78,7 +78,7 @@ def predict(
 def sample(
     context: typer.Context,
     run: RunName,
-    prompt: Annotated[str, typer.Option(help="Text to continue; default a new line.")] = "",
+    prompt: Annotated[str, typer.Option(help="Text to continue; the default is a new line.")] = "",
     length: Annotated[str, typer.Option(metavar="N", help="Number of characters to generate.")] = "500",
     temperature: Annotated[str, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely characters.")] = "1",
     top_k: Annotated[
@@ -90,7 +90,7 @@ def sample(
     seed: Annotated[str, typer.Option(metavar="N", help="Seed of the samples.")] = "0",
     samples: Annotated[str, typer.Option(metavar="N", help="Number of texts to generate.")] = "1",
     greedy: Annotated[bool, typer.Option("--greedy", help="Greedy decoding: always the most probable character.")] = False,
-    beams: Annotated[str, typer.Option(metavar="N", help="Beam search with this beam size.")] = "0",
+    beams: Annotated[str, typer.Option(metavar="N", help="Beam search with this beam width.")] = "0",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:

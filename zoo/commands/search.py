@@ -50,7 +50,7 @@ def search(
     wandb_sweep: Annotated[str, typer.Option(metavar="FILE", help="Only write the search as a W&B sweep configuration.")] = "",
     json: Json = False,
 ) -> None:
-    """Search hyperparameters by validation score. Run the same command again to continue a study.
+    """Search hyperparameters by a validation metric. Run the same command again to continue a study.
 
     [bold]zoo search mlp --over recipe.lr=log:1e-4..1e-1 --over model.dropout=uniform:0..0.5 --trials 30[/bold]\n
     [bold]zoo search mlp --over 'model.hidden_sizes=choice:\\[64],\\[256,128]' --sampler grid --folds 5[/bold]\n
