@@ -193,7 +193,7 @@ class CaptionSpec(ImageTextSpec):
 class QuestionSpec(ImageTextSpec):
     """Images with questions of at most ``length`` words, each with one of ``answers``.
 
-    ``kinds`` of questions, as in relational and non-relational, have an accuracy of their own; there may be none.
+    ``kinds`` of questions, as in relational and non-relational, have their own accuracy; there may be none.
     """
 
     answers: tuple[str, ...]

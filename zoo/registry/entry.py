@@ -50,7 +50,7 @@ DESCRIBING = ("task", "summary", "tiny", "recipe", "data", "data_options", "augm
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that can be set: a parameter of the class's ``__init__``, or of the function."""
+    """An option: a parameter of the class's ``__init__``, or of the function."""
 
     name: str
     type: str
@@ -177,8 +177,8 @@ def register_model(name: str, *, task: str, **keywords: Any) -> Decorator:
     """Register a Task class as the model ``name``. Name and task must be literals.
 
     Args:
-        name: what ``zoo train NAME`` takes.
-        task: the kind of work, as in ``classification``.
+        name: the name, as in ``zoo train NAME``.
+        task: the task, such as ``classification``.
         keywords: ``summary``, by default the docstring's first paragraph, ``tags``, ``tiny``, ``recipe``, ``data``,
             ``data_options``, ``augment`` and ``paper`` describe the entry (see ``Entry``); any other keyword is the default, for
             this name, of an option of the class.
@@ -203,7 +203,7 @@ def register_loss(name: str, *, task: str, **keywords: Any) -> Decorator:
     """Register a function ``(logits, targets, reduction, ...)`` as a training loss for ``recipe.loss``.
 
     ``reduction`` is ``mean`` or ``none``, as in ``torch.nn.functional``; other parameters are ``recipe.loss_args``. For
-    classification ``targets`` are labels, [N]; ``tags=["soft-targets"]`` says that probabilities, [N, classes], are taken too.
+    classification ``targets`` are labels, [N]; ``tags=["soft-targets"]`` means that probabilities, [N, classes], are accepted.
     """
     return _register("loss", name, {"task": task, **keywords})
 
@@ -211,7 +211,7 @@ def register_loss(name: str, *, task: str, **keywords: Any) -> Decorator:
 def register_augmentation(name: str, **keywords: Any) -> Decorator:
     """Register a function ``(batch, generator, strength)`` as an item of ``data.augment``, as in ``crop:4,hflip``.
 
-    It returns the batch with other ``images``, drawing all that is random from the CPU ``generator``. A strength is optional, and
+    It returns the batch with other ``images``, drawing random numbers from the CPU ``generator``. A strength is optional, and
     its default that of the parameter. A function that takes ``classes`` as well mixes labels (``targets``).
     """
     return _register("augmentation", name, keywords)

@@ -131,7 +131,7 @@ class Registry:
         """Read the plugin files of a run, except those whose name was given from another folder.
 
         Raises:
-            UserError: one is missing, or was never given with ``--plugin`` on this machine: a run of somebody else runs no code.
+            UserError: one is missing, or was never given with ``--plugin`` on this machine: runs of others execute no code.
         """
         given = {Path(file).name for file in self.plugin_files}
         for plugin in plugins:

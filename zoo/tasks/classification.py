@@ -42,7 +42,7 @@ class PretrainedWeights:
 
 
 class Classifier(Task):
-    """Images in, one score for each class out. A model writes ``__init__``, ``forward`` and ``stages``.
+    """Images in, one score for each class out. A model implements ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255; ``labels``, int64 [N]; and, when images were mixed,
     ``targets``, [N, classes]. Images are normalized here, with the statistics of the spec, so that a trained network
@@ -118,7 +118,7 @@ class Classifier(Task):
         return bool(self._after_features)
 
     def prepare(self, data: Any) -> None:
-        """Put features in place of the images of the data if the backbone is frozen and they are the same in every epoch.
+        """Replace images by features if the backbone is frozen and they are the same in every epoch.
 
         Raises:
             UserError: the data mixes labels, and the loss takes one label per image.
@@ -172,7 +172,7 @@ class Classifier(Task):
     # ------------------------------------------------------------------ the network
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the layout that the network likes."""
+        """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the memory format of the network."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         if images.is_floating_point():
             return (images * self.input_scale + self.input_shift).contiguous(
@@ -217,7 +217,7 @@ class Classifier(Task):
         return len(self.spec.classes) if is_cross_entropy else None
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss that is trained on; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
+        """The mean training loss; ``targets`` are labels, [N], or of mixed images probabilities, [N, classes]."""
         smoothing = {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
         return self.criterion(logits, targets, reduction="mean", **smoothing)
 
@@ -381,10 +381,10 @@ def _metrics(classes: int) -> nn.ModuleDict:
 
 
 def require_classifier(task: Task, named: str, command: str) -> None:
-    """Refuse what does not sort images into classes.
+    """Refuse tasks other than image classification.
 
     Raises:
-        UserError: and what it does instead.
+        UserError: it has another task.
     """
     if not isinstance(task, Classifier):
         raise UserError(f"{named} is for {task.task}: {command} is for image classifiers")

@@ -67,7 +67,7 @@ class NavigationAgent(Task):
     """Words and views in, scores for the next action out.
 
     A model implements ``encode_instruction``, ``extract_features``, ``forward`` and ``stages``. A batch is a dict in
-    which each of N samples brings a world of P poses along: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64
+    which each of N samples has a world of P poses: ``views``, uint8 [N, P, C, H, W], from each of them; ``moves``, int64
     [N, P, actions], the pose after each action; ``steps`` and ``expert``, int64 [N, P], the fewest actions to the goal (without
     the stop) and the one that an expert takes. ``start``, int64 [N], is where one stands at first, ``path`` and ``actions``, [N,
     T], are the expert's way from there, behind whose end actions are ``IGNORE``. ``words``, int64 [N, L], is the instruction up

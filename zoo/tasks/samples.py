@@ -14,7 +14,7 @@ from zoo.core.errors import UserError
 class SampleImage:
     """An image, uint8 [C, H, W], its label and the prediction.
 
-    ``is_correct`` and ``probability`` are None where they are not known; ``name`` tells the image from others.
+    ``is_correct`` and ``probability`` are None where they are not known; ``name`` identifies the image.
     """
 
     image: Tensor

@@ -78,8 +78,8 @@ def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:
 class Task(L.LightningModule):
     """A network with its loss, metrics, optimizer and schedule, and everything else that depends on the kind of work.
 
-    A task derives from it and writes ``training_step``, ``evaluation_step``, ``compute_metrics``, ``predict_step`` and
-    ``example_batch``. A model derives from a task and writes ``__init__``, ``forward`` and ``stages``.
+    A task derives from it and implements ``training_step``, ``evaluation_step``, ``compute_metrics``, ``predict_step`` and
+    ``example_batch``. A model derives from a task and implements ``__init__``, ``forward`` and ``stages``.
 
     A task whose inputs are single images also writes ``predict_images(images, **options)``, a list of ``Prediction`` of uint8
     images [n, C, H, W]: one for each, or the same number for each, in order. ``zoo predict`` calls it, with its flags as options.
@@ -200,7 +200,7 @@ class Task(L.LightningModule):
     # ------------------------------------------------------------------ freezing
 
     def freeze(self, epoch: int) -> None:
-        """Freeze and thaw stages as the recipe plans for an epoch, from 0. Frozen stages are in evaluation mode, unless the
+        """Freeze and unfreeze stages as the recipe plans for an epoch, from 0. Frozen stages are in evaluation mode, unless the
         recipe keeps updating their norms.
         """
         if self.recipe.freeze == "none":
@@ -228,7 +228,7 @@ class Task(L.LightningModule):
         global_batch = self.recipe.batch_size * self.recipe.accumulate_grad_batches * trainer.world_size
         lr = scaled_lr(self.recipe, global_batch)
         # all that can ever be trained is in it from the start, so that schedules and a resume find the same groups
-        # fused SGD takes no group in which some parameters have moved before and others, which thaw now, have not
+        # fused SGD takes no group in which some parameters have moved before and others, which are unfrozen now, have not
         by_stage = self.recipe.layer_decay < 1 or self.recipe.freezing.changes
         groups = stage_groups(self.stages(), self.recipe, lr) if by_stage else decay_groups(self.parameters(), self.recipe)
         optimizer = build_optimizer(groups, self.recipe, lr)
@@ -256,7 +256,7 @@ class Task(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Limit the norm of the gradient, and record the share of steps in which it was larger, as ``train/clipped``."""
+        """Limit the norm of the gradient, and record the fraction of clipped steps, as ``train/clipped``."""
         if gradient_clip_val and isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
             self.running.add(0, clipped=(norm > gradient_clip_val) * self._samples_of_step)
@@ -302,7 +302,7 @@ class Task(L.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
     def collect_details(self, metrics: bool = True) -> None:
-        """Have the tests to come compute ``details`` beside metrics, as plain data; they may take longer.
+        """Compute ``details`` beside metrics in the following tests, as plain data; they may take longer.
 
         Args:
             metrics: whether to add metrics, too.
