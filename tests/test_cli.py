@@ -202,8 +202,9 @@ def test_a_plugin_file_is_trained_without_packaging(zoo, tmp_path: Path) -> None
         "    def stages(self):\n        return {'head': self.linear}\n"
     )
     assert zoo("--plugin", path, "train", "mine").code == 0
-    assert zoo("test", "mine-digits").is_one_line_error("no model 'mine'")
-    assert zoo("--plugin", path, "test", "mine-digits").code == 0
+    assert zoo("test", "mine-digits").code == 0, "a run remembers its plugin"
+    path.rename(tmp_path / "moved.py")
+    assert zoo("test", "mine-digits").is_one_line_error("run mine-digits needs the plugin", "mine.py, which is missing")
 
 
 def test_doctor_finds_versions_and_faults(zoo) -> None:
@@ -385,12 +386,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, cwd=workplace)
     workplace.chmod(0o755)
     assert answer.returncode == 2 and len(answer.stderr.strip().splitlines()) == 1, answer.stderr
-    assert "cannot be made" in answer.stderr and not list(workplace.iterdir())
+    assert "cannot be created" in answer.stderr and not list(workplace.iterdir())
 
 
 def test_a_runs_folder_that_is_a_file_is_one_line(zoo) -> None:
     Path("runs").write_text("in the way")
-    assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "cannot be made", "not a directory")
+    assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "cannot be created", "not a directory")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(zoo) -> None:

@@ -670,7 +670,7 @@ def test_what_an_agent_runs_is_zoo_train_with_these_settings(zoo, tmp_path: Path
     assert words[:6] == ["train", "mlp", "--data", "digits", "--wandb", "online"]
     settings = [word.removeprefix("--set=") for word in words[6:] if word != "--set"]
     run = resolve(REGISTRY, "mlp", {}, [*map(parse_setting, settings)])
-    assert (run.recipe.epochs, run.recipe.lr, run.model["hidden"]) == (5, 1e-5, [512, 256])
+    assert (run.recipe.epochs, run.recipe.lr, run.model["hidden_sizes"]) == (5, 1e-5, [512, 256])
     assert run.data["augment"] == "crop:1,cutout:2"
 
 

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_told_exactly_and_nothing_is_taken_over() -> None:
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     state = models.resnet18().state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="w.pth holds non-finite values, nothing was loaded: network.conv1.weight"):
+    with pytest.raises(UserError, match="w.pth contains non-finite values, nothing was loaded: network.conv1.weight"):
         load_backbone(task, Weights("w.pth", state))
     with pytest.raises(UserError, match="does not fit this network, nothing was loaded: 100 missing"):
         load_backbone(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
