@@ -15,6 +15,7 @@ IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvi
 # names of sequential containers in torchvision and timm
 CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
 RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "gradient_clip_val": 1.0}
+COMMON = {"tags": ["cnn", "imagenet", "library"], "data": "digits", "data_options": {"size": 32}, "recipe": RECIPE}
 
 
 class LibraryNetwork(Classifier):
@@ -32,15 +33,7 @@ class LibraryNetwork(Classifier):
         return stages_of(self.network, self.head)
 
 
-@register_model(
-    "torchvision",
-    task="classification",
-    tags=["cnn", "imagenet", "library"],
-    data="digits",
-    data_options={"size": 32},
-    tiny={"network": "squeezenet1_1"},
-    recipe=RECIPE,
-)
+@register_model("torchvision", task="classification", tiny={"network": "squeezenet1_1"}, **COMMON)
 class TorchvisionNetwork(LibraryNetwork):
     """Any classification network of torchvision: with a new head for the classes of the data.
 
@@ -74,15 +67,7 @@ class TorchvisionNetwork(LibraryNetwork):
         reset_head(self.network.get_submodule(self.head))
 
 
-@register_model(
-    "timm",
-    task="classification",
-    tags=["cnn", "imagenet", "library"],
-    data="digits",
-    data_options={"size": 32},
-    tiny={"network": "test_efficientnet"},
-    recipe=RECIPE,
-)
+@register_model("timm", task="classification", tiny={"network": "test_efficientnet"}, **COMMON)
 class TimmNetwork(LibraryNetwork):
     """Any network of timm: with a new head for the classes of the data.
 

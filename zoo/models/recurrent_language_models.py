@@ -20,7 +20,7 @@ RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.01, "schedule": "one-cycle",
     "gradient_clip_val": 1.0,
 }  # fmt: skip
-STREAM = {"seq_len": 128}
+COMMON = {"tags": ["recurrent"], "data": "pydoc", "data_options": {"seq_len": 128}, "tiny": TINY}
 
 
 class RecurrentLanguageModel(LanguageModel):
@@ -76,8 +76,7 @@ class RecurrentLanguageModel(LanguageModel):
         return {**first, "recurrent": self.recurrent, "head": self.head}
 
 
-@register_model("char-rnn", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
-                recipe={**RECIPE, "lr": 1e-3})  # fmt: skip
+@register_model("char-rnn", task="language-modeling", recipe={**RECIPE, "lr": 1e-3}, **COMMON)
 class CharRNN(RecurrentLanguageModel):
     """Character-level RNN language model (Elman 1990): the vanilla recurrent network.
 
@@ -100,16 +99,14 @@ class CharRNN(RecurrentLanguageModel):
         self.recurrent = nn.RNN(*sizes, nonlinearity, batch_first=True, dropout=rnn.dropout)
 
 
-@register_model("char-gru", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
-                recipe=RECIPE, paper="1406.1078")  # fmt: skip
+@register_model("char-gru", task="language-modeling", recipe=RECIPE, paper="1406.1078", **COMMON)
 class CharGRU(RecurrentLanguageModel):
     """Character-level GRU language model: gated recurrent units (Cho et al. 2014)."""
 
     cell = nn.GRU
 
 
-@register_model("char-lstm", task="language-modeling", tags=["recurrent"], data="pydoc", data_options=STREAM, tiny=TINY,
-                recipe=RECIPE)  # fmt: skip
+@register_model("char-lstm", task="language-modeling", recipe=RECIPE, **COMMON)
 class CharLSTM(RecurrentLanguageModel):
     """Character-level LSTM language model: long short-term memory (Hochreiter and Schmidhuber 1997)."""
 

@@ -13,7 +13,7 @@ from zoo.registry.entry import register_model
 from zoo.spec import SequenceSpec
 from zoo.tasks.sequence_memory import SequenceMemory
 
-TINY = {"hidden_size": 8, "num_layers": 2}
+COMMON = {"tags": ["recurrent"], "data": "adding-problem", "tiny": {"hidden_size": 8, "num_layers": 2}}
 RECIPE = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "gradient_clip_val": 1.0}
 
 
@@ -69,17 +69,14 @@ class GatedNetwork(RecurrentNetwork):
                 other[self.input].zero_()
 
 
-@register_model(
-    "rnn", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe={**RECIPE, "lr": 1e-3}
-)
+@register_model("rnn", task="sequence-memory", recipe={**RECIPE, "lr": 1e-3}, **COMMON)
 class RNN(RecurrentNetwork):
     """Vanilla RNN (Elman 1990)."""
 
     cell = nn.RNN
 
 
-@register_model("gru", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE,
-                paper="1406.1078")  # fmt: skip
+@register_model("gru", task="sequence-memory", recipe=RECIPE, paper="1406.1078", **COMMON)
 class GRU(GatedNetwork):
     """GRU (Cho et al. 2014): gated recurrent units."""
 
@@ -87,7 +84,7 @@ class GRU(GatedNetwork):
     gates, forget, input = 3, 1, None
 
 
-@register_model("lstm", task="sequence-memory", tags=["recurrent"], data="adding-problem", tiny=TINY, recipe=RECIPE)
+@register_model("lstm", task="sequence-memory", recipe=RECIPE, **COMMON)
 class LSTM(GatedNetwork):
     """LSTM (Hochreiter and Schmidhuber 1997): long short-term memory."""
 

@@ -17,11 +17,11 @@ from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
 
-RESIDUAL = ["cnn", "residual"]
-PLAIN = ["cnn"]
-TINY = {"depth": 8, "width": 4}
 RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "schedule": "one-cycle"}
-PLAIN_RECIPE = {**RECIPE, "lr": 0.1, "weight_decay": 1e-4}
+PAPER = {"data": "digits", "tiny": {"depth": 8, "width": 4}, "paper": "1512.03385"}
+RESIDUAL = ["cnn", "residual"]
+SMALL = {**PAPER, "tags": RESIDUAL, "recipe": RECIPE}
+PLAIN = {**PAPER, "tags": ["cnn"], "recipe": {**RECIPE, "lr": 0.1, "weight_decay": 1e-4}, "shortcuts": False}
 
 
 class BasicBlock(nn.Module):
@@ -51,20 +51,13 @@ class BasicBlock(nn.Module):
         return self.activation(branch)
 
 
-@register_model("plain56", task="classification", summary="Plain 56-layer network: ResNet-56 without shortcuts", depth=56,
-                shortcuts=False, tags=PLAIN, data="digits", tiny=TINY, recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("plain20", task="classification", summary="Plain 20-layer network: ResNet-20 without shortcuts", depth=20,
-                shortcuts=False, tags=PLAIN, data="digits", tiny=TINY, recipe=PLAIN_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet110", task="classification", summary="ResNet-110 for small images (He et al. 2015)", depth=110,
-                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet56", task="classification", summary="ResNet-56 for small images (He et al. 2015)", depth=56,
-                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet44", task="classification", summary="ResNet-44 for small images (He et al. 2015)", depth=44,
-                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet32", task="classification", summary="ResNet-32 for small images (He et al. 2015)", depth=32,
-                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet20", task="classification", summary="ResNet-20 for small images (He et al. 2015)", depth=20,
-                tags=RESIDUAL, data="digits", tiny=TINY, recipe=RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("plain56", task="classification", summary="Plain 56-layer network: ResNet-56, no shortcuts", depth=56, **PLAIN)
+@register_model("plain20", task="classification", summary="Plain 20-layer network: ResNet-20, no shortcuts", depth=20, **PLAIN)
+@register_model("resnet110", task="classification", summary="ResNet-110 for small images (He et al. 2015)", depth=110, **SMALL)
+@register_model("resnet56", task="classification", summary="ResNet-56 for small images (He et al. 2015)", depth=56, **SMALL)
+@register_model("resnet44", task="classification", summary="ResNet-44 for small images (He et al. 2015)", depth=44, **SMALL)
+@register_model("resnet32", task="classification", summary="ResNet-32 for small images (He et al. 2015)", depth=32, **SMALL)
+@register_model("resnet20", task="classification", summary="ResNet-20 for small images (He et al. 2015)", depth=20, **SMALL)
 class ResNet(Classifier):
     """Residual network for small images: three stages of basic blocks (He et al. 2015, section 4.2).
 

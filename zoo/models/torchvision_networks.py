@@ -36,12 +36,6 @@ RESNETS = {
     152: (Bottleneck, [3, 8, 36, 3]),
 }
 VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the columns of the paper's table 1
-RESIDUAL = ["cnn", "residual", "imagenet"]
-CNN = ["cnn", "imagenet"]
-TRANSFORMER = ["transformer", "attention", "imagenet"]
-TINY_VGG = {"depth": 11, "hidden_size": 16}
-TINY_VIT = {"embed_dim": 16, "depth": 1, "num_heads": 2}
-DIGITS = {"size": 32}
 # torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
 RESNET_RECIPE = {
     "epochs": 90,
@@ -68,6 +62,20 @@ VIT_RECIPE = {
     "gradient_clip_val": 1.0,
 }
 
+DIGITS = {"data": "digits", "data_options": {"size": 32}}
+RESNET = {
+    **DIGITS,
+    "tags": ["cnn", "residual", "imagenet"],
+    "tiny": {"depth": 10},
+    "recipe": RESNET_RECIPE,
+    "paper": "1512.03385",
+}
+BOTTLENECK = {**RESNET, "tiny": {"depth": 14}}
+TINY_VGG = {"depth": 11, "hidden_size": 16}
+VGG = {**DIGITS, "tags": ["cnn", "imagenet"], "tiny": TINY_VGG, "recipe": VGG_RECIPE, "paper": "1409.1556"}
+TINY_VIT = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+VIT = {**DIGITS, "tags": ["transformer", "attention", "imagenet"], "tiny": TINY_VIT, "recipe": VIT_RECIPE, "paper": "2010.11929"}
+
 
 class ImageNetClassifier(Classifier):
     """Network for color images; gray ones are repeated over three channels."""
@@ -79,16 +87,11 @@ class ImageNetClassifier(Classifier):
         return self.network(in_color(images))
 
 
-@register_model("resnet152", task="classification", summary="ResNet-152 (He et al. 2015)", depth=152, tags=RESIDUAL,
-                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet101", task="classification", summary="ResNet-101 (He et al. 2015)", depth=101, tags=RESIDUAL,
-                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet50", task="classification", summary="ResNet-50 (He et al. 2015)", depth=50, tags=RESIDUAL,
-                data="digits", data_options=DIGITS, tiny={"depth": 14}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet34", task="classification", summary="ResNet-34 (He et al. 2015)", depth=34, tags=RESIDUAL,
-                data="digits", data_options=DIGITS, tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
-@register_model("resnet18", task="classification", summary="ResNet-18 (He et al. 2015)", depth=18, tags=RESIDUAL,
-                data="digits", data_options=DIGITS, tiny={"depth": 10}, recipe=RESNET_RECIPE, paper="1512.03385")  # fmt: skip
+@register_model("resnet152", task="classification", summary="ResNet-152 (He et al. 2015)", depth=152, **BOTTLENECK)
+@register_model("resnet101", task="classification", summary="ResNet-101 (He et al. 2015)", depth=101, **BOTTLENECK)
+@register_model("resnet50", task="classification", summary="ResNet-50 (He et al. 2015)", depth=50, **BOTTLENECK)
+@register_model("resnet34", task="classification", summary="ResNet-34 (He et al. 2015)", depth=34, **RESNET)
+@register_model("resnet18", task="classification", summary="ResNet-18 (He et al. 2015)", depth=18, **RESNET)
 class ImageNetResNet(ImageNetClassifier):
     """ResNet of torchvision.
 
@@ -122,22 +125,14 @@ class ImageNetResNet(ImageNetClassifier):
         return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
-@register_model("vgg19-bn-imagenet", task="classification", summary="VGG-19 with batch norm", depth=19, batch_norm=True, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16-bn-imagenet", task="classification", summary="VGG-16 with batch norm", depth=16, batch_norm=True, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13-bn-imagenet", task="classification", summary="VGG-13 with batch norm", depth=13, batch_norm=True, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11-bn-imagenet", task="classification", summary="VGG-11 with batch norm", depth=11, batch_norm=True, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg19-imagenet", task="classification", summary="VGG-19 (Simonyan and Zisserman 2014)", depth=19, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16-imagenet", task="classification", summary="VGG-16 (Simonyan and Zisserman 2014)", depth=16, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13-imagenet", task="classification", summary="VGG-13 (Simonyan and Zisserman 2014)", depth=13, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11-imagenet", task="classification", summary="VGG-11 (Simonyan and Zisserman 2014)", depth=11, tags=CNN,
-                data="digits", data_options=DIGITS, tiny=TINY_VGG, recipe=VGG_RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19-bn-imagenet", task="classification", summary="VGG-19 with batch norm", depth=19, batch_norm=True, **VGG)
+@register_model("vgg16-bn-imagenet", task="classification", summary="VGG-16 with batch norm", depth=16, batch_norm=True, **VGG)
+@register_model("vgg13-bn-imagenet", task="classification", summary="VGG-13 with batch norm", depth=13, batch_norm=True, **VGG)
+@register_model("vgg11-bn-imagenet", task="classification", summary="VGG-11 with batch norm", depth=11, batch_norm=True, **VGG)
+@register_model("vgg19-imagenet", task="classification", summary="VGG-19 (Simonyan and Zisserman 2014)", depth=19, **VGG)
+@register_model("vgg16-imagenet", task="classification", summary="VGG-16 (Simonyan and Zisserman 2014)", depth=16, **VGG)
+@register_model("vgg13-imagenet", task="classification", summary="VGG-13 (Simonyan and Zisserman 2014)", depth=13, **VGG)
+@register_model("vgg11-imagenet", task="classification", summary="VGG-11 (Simonyan and Zisserman 2014)", depth=11, **VGG)
 class ImageNetVGG(ImageNetClassifier):
     """VGG of torchvision, with its three fully connected layers.
 
@@ -181,10 +176,8 @@ class ImageNetVGG(ImageNetClassifier):
 
 
 @register_model("vit-l16-imagenet", task="classification", summary="ViT-L/16 (Dosovitskiy et al. 2020)", embed_dim=1024, depth=24,
-                num_heads=16, tags=TRANSFORMER, data="digits", data_options=DIGITS,
-                tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
-@register_model("vit-b16-imagenet", task="classification", summary="ViT-B/16 (Dosovitskiy et al. 2020)", tags=TRANSFORMER,
-                data="digits", data_options=DIGITS, tiny=TINY_VIT, recipe=VIT_RECIPE, paper="2010.11929")  # fmt: skip
+                num_heads=16, **VIT)  # fmt: skip
+@register_model("vit-b16-imagenet", task="classification", summary="ViT-B/16 (Dosovitskiy et al. 2020)", **VIT)
 class ImageNetVisionTransformer(ImageNetClassifier):
     """Vision transformer of torchvision, with a class token and learned position embeddings.
 

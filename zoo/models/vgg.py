@@ -18,22 +18,19 @@ from zoo.tasks.classification import Classifier
 
 # depth -> convolutions a block; the depth counts the paper's three fully connected layers, of which one is left
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-DIGITS = {"size": 32}
-TINY = {"width": 4}
 RECIPE = {
     "epochs": 40, "batch_size": 128, "optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "one-cycle",
     "label_smoothing": 0.1,
 }  # fmt: skip
+BASE = {
+    "tags": ["cnn"], "data": "digits", "data_options": {"size": 32}, "tiny": {"width": 4}, "recipe": RECIPE, "paper": "1409.1556",
+}  # fmt: skip
 
 
-@register_model("vgg19", task="classification", summary="VGG-19 for small images: batch norm, one linear layer", depth=19,
-                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg16", task="classification", summary="VGG-16 for small images: batch norm, one linear layer", depth=16,
-                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg13", task="classification", summary="VGG-13 for small images: batch norm, one linear layer", depth=13,
-                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
-@register_model("vgg11", task="classification", summary="VGG-11 for small images: batch norm, one linear layer", depth=11,
-                tags=["cnn"], data="digits", data_options=DIGITS, tiny=TINY, recipe=RECIPE, paper="1409.1556")  # fmt: skip
+@register_model("vgg19", task="classification", summary="VGG-19 for small images: batch norm, one linear layer", depth=19, **BASE)
+@register_model("vgg16", task="classification", summary="VGG-16 for small images: batch norm, one linear layer", depth=16, **BASE)
+@register_model("vgg13", task="classification", summary="VGG-13 for small images: batch norm, one linear layer", depth=13, **BASE)
+@register_model("vgg11", task="classification", summary="VGG-11 for small images: batch norm, one linear layer", depth=11, **BASE)
 class VGG(Classifier):
     """VGG for small images: five blocks of 3x3 convolutions and max-pooling, and a linear head.
 
