@@ -7,24 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FORMER_NAMES = {
-    "accumulate": "accumulate_grad_batches",
     "average": "ema_decay",
     "average_decay": "ema_decay",
     "beta1": "optimizer_args.betas",
     "beta2": "optimizer_args.betas",
     "block_size": "seq_len",
     "bptt": "seq_len",
-    "captions": "captions_per_image",
     "chunk": "seq_len",
     "clip": "gradient_clip_val",
-    "drop_rate": "dropout",
-    "embedding": "embed_dim",
-    "every_word": "repeat_image",
     "frozen": "freeze_encoder",
     "glances": "num_queries",
-    "hidden_dim": "hidden_size",
     "horizon": "chrono_t_max",
-    "houses": "num_houses",
     "image_size": "size",
     "join": "fusion",
     "learning_rate": "lr",
@@ -37,21 +30,12 @@ FORMER_NAMES = {
     "most": "max_objects",
     "n_neighbors": "k",
     "nesterov": "optimizer_args.nesterov",
-    "nodes": "num_nodes",
-    "patience": "early_stopping_patience",
     "pictures": "num_images",
     "positions": "pos_embed",
-    "questions": "questions_per_image",
-    "rounds": "num_rounds",
-    "samples": "num_samples",
     "scale_lr_to": "lr_base_batch_size",
-    "sequences": "num_sequences",
-    "starts": "num_starts",
     "together": "questions_per_sample",
-    "warmup": "warmup_epochs",
-    "weights": "encoder_weights",
     "width": "embed_dim",
-}  # earlier names and those of other libraries -> ours, for hints
+}  # earlier names and those of other libraries -> ours, for hints where the spelling is not near
 
 
 class UserError(Exception):

@@ -120,9 +120,27 @@ class ImageEncoder(nn.Module):
 
 
 class EncodesImages:
-    """Mixin of tasks whose ``encoder`` is an ``ImageEncoder``: loads its weights and caches its features."""
+    """Mixin of tasks with an ``ImageEncoder``: builds it, loads its weights and caches its features.
 
-    encoder: ImageEncoder
+    Args:
+        encoder: image network of the zoo, used without its head.
+        encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
+        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
+        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
+    """
+
+    def __init__(
+        self,
+        spec: Any,
+        recipe: Recipe,
+        encoder: str = "convnet",
+        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
+        encoder_weights: str = "",
+        freeze_encoder: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(spec, recipe, **options)
+        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
 
     def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
         self.encoder.load_pretrained(open_run)

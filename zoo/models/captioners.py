@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -22,34 +23,16 @@ from zoo.tasks.captioning import Captioner, State
 
 INITIAL_STD = 0.02  # of position and transformer embeddings (Radford et al. 2018, section 4.1)
 TINY_ENCODER = {"channels": [4, 8, 8], "norm": "batch"}
+RECIPE = {
+    "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
+    "gradient_clip_val": 1.0,
+}  # fmt: skip
 
 
 class EncoderDecoderCaptioner(EncodesImages, Captioner):
-    """Base of the captioners: an image network of the zoo as encoder.
-
-    Args:
-        encoder: image network of the zoo, used without its head.
-        encoder_options: options of the encoder, as in {"width": 32}.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
-        num_beams: beam width for captions in testing and prediction; 1 is greedy decoding.
-    """
+    """Base of the captioners: an image network of the zoo as encoder."""
 
     channels_last = True
-
-    def __init__(
-        self,
-        spec: CaptionSpec,
-        recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
-        num_beams: int = 1,
-    ) -> None:
-        super().__init__(spec, recipe, num_beams)
-        require_positive(num_beams=num_beams)
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
 
 
 @register_model(
@@ -60,12 +43,9 @@ class EncoderDecoderCaptioner(EncodesImages, Captioner):
     data="shapes-captions",
     data_options={"max_objects": 2},
     tiny={"encoder_options": TINY_ENCODER, "feature_dim": 8, "hidden_size": 8, "embed_dim": 8, "num_queries": 3},
-    recipe={
-        "epochs": 14, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-        "gradient_clip_val": 1.0,
-    },
+    recipe={**RECIPE, "epochs": 14},
     paper="1411.4555",
-)  # fmt: skip
+)
 class CNNLSTM(EncoderDecoderCaptioner):
     """Show and Tell (Vinyals et al. 2015): the image embedding is the first input of an LSTM decoder.
 
@@ -76,7 +56,6 @@ class CNNLSTM(EncoderDecoderCaptioner):
         hidden_size: dimensions of the LSTM's hidden state.
         embed_dim: dimensions of word and image embeddings.
         num_queries: learned queries of the attention pooling.
-        repeat_image: add the image embedding to every input word; in the paper, on photographs, feeding it once was better.
         dropout: dropout probability of the LSTM's inputs and outputs.
     """
 
@@ -88,13 +67,11 @@ class CNNLSTM(EncoderDecoderCaptioner):
         hidden_size: int = 256,
         embed_dim: int = 192,
         num_queries: int = 8,
-        repeat_image: bool = True,
         dropout: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(spec, recipe, **options)
         require_positive(hidden_size=hidden_size, embed_dim=embed_dim, num_queries=num_queries)
-        self.repeat_image = repeat_image
         self.locations = LocationFeatures(self.encoder, feature_dim)
         self.features = nn.Sequential(nn.Linear(feature_dim, 2 * hidden_size), nn.ReLU())
         self.queries = nn.Linear(2 * hidden_size, num_queries, bias=False)
@@ -135,9 +112,8 @@ class CNNLSTM(EncoderDecoderCaptioner):
         return self.head(outputs[:, -1]), (*(part.transpose(0, 1) for part in state), encoded)
 
     def _embed(self, tokens: Tensor, encoded: Tensor) -> Tensor:
-        """Inputs of the LSTM, [N, T, embed_dim]."""
-        words = self.embedding(tokens)
-        return words + encoded[:, None] if self.repeat_image else words
+        """Inputs of the LSTM, [N, T, embed_dim]: each word with the image; in the paper the image is fed once."""
+        return self.embedding(tokens) + encoded[:, None]
 
     def stages(self) -> dict[str, nn.Module]:
         image_embedding = nn.ModuleList([self.content, self.position, self.image_embedding])
@@ -153,12 +129,9 @@ class CNNLSTM(EncoderDecoderCaptioner):
     tags=["cnn", "recurrent", "attention"],
     data="shapes-captions",
     tiny={"encoder_options": TINY_ENCODER, "hidden_size": 12, "embed_dim": 8, "feature_dim": 10},
-    recipe={
-        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01, "schedule": "one-cycle",
-        "gradient_clip_val": 1.0,
-    },
+    recipe=RECIPE,
     paper="1502.03044",
-)  # fmt: skip
+)
 class CNNLSTMAttention(EncoderDecoderCaptioner):
     """Show, Attend and Tell (Xu et al. 2015): an LSTM decoder attends to the feature map before each word.
 
@@ -273,12 +246,9 @@ class CNNLSTMAttention(EncoderDecoderCaptioner):
     tags=["cnn", "attention"],
     data="shapes-captions",
     tiny={"encoder_options": TINY_ENCODER, "embed_dim": 8, "num_layers": 2, "num_heads": 2},
-    recipe={
-        "epochs": 10, "batch_size": 64, "optimizer": "adamw", "optimizer_args": {"betas": [0.9, 0.98]}, "lr": 1e-3,
-        "weight_decay": 0.01, "schedule": "one-cycle", "gradient_clip_val": 1.0,
-    },
+    recipe={**RECIPE, "optimizer_args": {"betas": [0.9, 0.98]}, "lr": 1e-3},
     paper="1706.03762",
-)  # fmt: skip
+)
 class CNNTransformer(EncoderDecoderCaptioner):
     """Transformer captioner (Vaswani et al. 2017): causal self-attention over words, cross-attention to the feature map.
 
@@ -327,15 +297,14 @@ class CNNTransformer(EncoderDecoderCaptioner):
         The weights are the mean over all heads and layers.
         """
         weights: list[Tensor] = []
-        hooks = [
-            block.cross_attention.register_forward_pre_hook(lambda layer, inputs: weights.append(layer.weights(*inputs)))
-            for block in self.blocks
-        ]
-        try:
+
+        def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            weights.append(layer.weights(*inputs))
+
+        with ExitStack() as hooks:
+            for block in self.blocks:
+                hooks.enter_context(block.cross_attention.register_forward_pre_hook(record))
             logits = self.decode(encoded, captions)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return logits, torch.stack(weights).mean((0, 2)).unflatten(1, captions.shape[1:])
 
     def initial_state(self, encoded: Tensor) -> State:

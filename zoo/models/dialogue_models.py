@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.image_encoder import EncodesImages, ImageEncoder
+from zoo.layers.image_encoder import EncodesImages
 from zoo.layers.spatial_attention import COORDINATES, SpatialAttention, flatten_with_coordinates
 from zoo.registry.entry import register_model
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, DialogueSpec
@@ -26,6 +26,7 @@ RECIPE = {
     "epochs": 12, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01, "schedule": "one-cycle",
     "gradient_clip_val": 1.0,
 }  # fmt: skip
+COMMON = {"tags": ["recurrent", "dialogue"], "data": "shapes-dialogues", "tiny": TINY, "recipe": RECIPE, "paper": "1611.08669"}
 
 
 class TextEncoder(nn.Module):
@@ -87,10 +88,6 @@ class LateFusion(EncodesImages, VisualDialogue):
     query the image.
 
     Args:
-        encoder: image network of the zoo, used without its head.
-        encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
         history: encode caption and previous rounds; false is the question alone.
         hidden_size: dimensions of hidden states and fused features.
         embed_dim: dimensions of a word embedding.
@@ -101,18 +98,14 @@ class LateFusion(EncodesImages, VisualDialogue):
         self,
         spec: DialogueSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
-        encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
         history: bool = True,
         hidden_size: int = 128,
         embed_dim: int = 64,
         dropout: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe)
+        super().__init__(spec, recipe, **options)
         require_positive(hidden_size=hidden_size, embed_dim=embed_dim)
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
         self.embedding = nn.Embedding(len(spec.vocabulary), embed_dim, padding_idx=PAD)
         self.question = TextEncoder(embed_dim, hidden_size)
         self.history = TextEncoder(embed_dim, hidden_size) if history else None
@@ -156,8 +149,7 @@ def history_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return text.gather(1, order), lengths.cumsum(1)
 
 
-@register_model("dialogue-discriminative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
-                recipe=RECIPE, paper="1611.08669")  # fmt: skip
+@register_model("dialogue-discriminative", task="dialogue", **COMMON)
 class DiscriminativeDialogue(LateFusion):
     """Late fusion, discriminative (Das et al. 2017): scores candidate answers by their dot product with the encoding."""
 
@@ -179,8 +171,7 @@ class DiscriminativeDialogue(LateFusion):
         return self.spec.answers[int(scores.argmax())].split()
 
 
-@register_model("dialogue-generative", task="dialogue", tags=["recurrent", "dialogue"], data="shapes-dialogues", tiny=TINY,
-                recipe=RECIPE, paper="1611.08669")  # fmt: skip
+@register_model("dialogue-generative", task="dialogue", **COMMON)
 class GenerativeDialogue(LateFusion):
     """Late fusion, generative (Das et al. 2017): an LSTM decoder; candidates are ranked by log-likelihood."""
 

@@ -14,7 +14,7 @@ from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
-from zoo.layers.image_encoder import EncodesImages, ImageEncoder
+from zoo.layers.image_encoder import EncodesImages
 from zoo.layers.norms import norm_1d
 from zoo.layers.sentence_encoder import SentenceEncoder
 from zoo.layers.spatial_attention import COORDINATES, flatten_with_coordinates
@@ -30,16 +30,14 @@ RECIPE = {
     "epochs": 12, "batch_size": 8, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-4, "schedule": "cosine",
     "warmup_epochs": 0.5, "gradient_clip_val": 5.0,
 }  # fmt: skip
+TINY = {"encoder_options": TINY_CNN, "hidden_size": 12, "embed_dim": 8}
+SHAPES = {"data": "shapes-questions", "tiny": TINY, "recipe": RECIPE}
 
 
 class EncoderQuestionAnswerer(EncodesImages, QuestionAnswerer):
     """Base of the VQA networks: an image encoder and an LSTM question encoder.
 
     Args:
-        encoder: image network of the zoo, used without its head.
-        encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
-        encoder_weights: initial weights: pretrained, or the name or path of a run; empty is random initialization.
-        freeze_encoder: keep the encoder fixed and compute the features of each image only once.
         hidden_size: dimensions of the question encoding and of the hidden layers.
         embed_dim: dimensions of a word embedding.
         dropout: dropout probability before the head.
@@ -49,17 +47,14 @@ class EncoderQuestionAnswerer(EncodesImages, QuestionAnswerer):
         self,
         spec: QuestionSpec,
         recipe: Recipe,
-        encoder: str = "convnet",
         encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
-        encoder_weights: str = "",
-        freeze_encoder: bool = False,
         hidden_size: int = 128,
         embed_dim: int = 32,
         dropout: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(spec, recipe)
+        super().__init__(spec, recipe, encoder_options=encoder_options, **options)
         self.hidden_size = hidden_size
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
         self.question = QuestionEncoder(len(spec.vocabulary), embed_dim, hidden_size)
         self.dropout = make_dropout(dropout)
 
@@ -95,9 +90,7 @@ class QuestionEncoder(nn.Module):
         return self.norm(sentences.flatten(0, 1)).view(sentences.shape)
 
 
-@register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], data="shapes-questions",
-                tiny={"encoder_options": TINY_CNN, "hidden_size": 12, "embed_dim": 8}, recipe=RECIPE,
-                paper="1505.00468")  # fmt: skip
+@register_model("vqa-lstm", task="question-answering", tags=["cnn", "recurrent"], paper="1505.00468", **SHAPES)
 class LSTMQuestionAnswerer(EncoderQuestionAnswerer):
     """CNN + LSTM for VQA (Antol et al. 2015): image and question encodings are multiplied, and an MLP classifies.
 
@@ -141,9 +134,7 @@ class LSTMQuestionAnswerer(EncoderQuestionAnswerer):
         return {"encoder": self.encoder, "question": self.question, "fusion": fusion, "hidden": self.hidden, "head": self.head}
 
 
-@register_model("vqa-attention", task="question-answering", tags=["cnn", "recurrent", "attention"], data="shapes-questions",
-                tiny={"encoder_options": TINY_CNN, "hidden_size": 12, "embed_dim": 8}, recipe=RECIPE,
-                paper="1511.02274")  # fmt: skip
+@register_model("vqa-attention", task="question-answering", tags=["cnn", "recurrent", "attention"], paper="1511.02274", **SHAPES)
 class StackedAttention(EncoderQuestionAnswerer):
     """Stacked attention network (Yang et al. 2016): the question attends to the feature map layer by layer.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.config.options import require_positive
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.metrics.captions import caption_scores
@@ -35,7 +36,7 @@ class Captioner(Task):
     fraction of captions that are entirely true, where the data can decide.
 
     Args:
-        beams: beam width of captions in testing and prediction; 1 is greedy. Validation is always greedy.
+        num_beams: beam width for captions in testing and prediction; 1 is greedy decoding, as in validation.
     """
 
     task = "captioning"
@@ -46,9 +47,10 @@ class Captioner(Task):
         "truth": "max",
     }  # fmt: skip
 
-    def __init__(self, spec: CaptionSpec, recipe: Recipe, beams: int) -> None:
+    def __init__(self, spec: CaptionSpec, recipe: Recipe, num_beams: int = 1) -> None:
         super().__init__(spec, recipe)
-        self.beams = beams
+        require_positive(num_beams=num_beams)
+        self.beams = num_beams
         self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
         self.generated = nn.ModuleDict({stage: GeneratedCaptions() for stage in ("val", "test")})
 
