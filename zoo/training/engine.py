@@ -122,8 +122,53 @@ def train(
         data = build_data(registry, run)
         task = _build_or_restore(registry, run, data, former if checkpoint else None)
         on_data(data)
-        settings = {"callbacks": callbacks, "test": test, "progress": progress, "monitor": monitor}
-        return _train(run, folder, data, task, checkpoint, former, is_new=is_new, started=started, **settings)
+        if not run.recipe.freezing.changes:
+            task.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients
+        if run.recipe.compile:
+            task.compile()
+        log, stop = MetricsLogger(folder.metrics_file), StopRequest()
+        environment = describe_environment(task)
+        tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
+
+        def about() -> dict[str, Any]:
+            described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec)}
+            return {**described, "wandb_id": tracker.run_id if tracker else None}
+
+        metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
+        saving = Checkpoints(folder, about, metric, direction, run.recipe.checkpoint_minutes, stop)
+        names = SHOWN + ((metric,) if metric not in SHOWN else ())
+        write = partial(append_json_line, folder.monitors_file, digits=MONITOR_DIGITS)
+        sinks = [write, tracker.log_record] if tracker else [write]
+        monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if monitor else ([], None)
+        shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
+        post_mortem = [build_autopsy(folder, task, about)] if monitor else []
+        all_callbacks = [*_recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, saving]
+        all_callbacks.sort(key=lambda each: isinstance(each, Throughput))  # which must be last
+        trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
+        configure_ddp(trainer.strategy, task)
+        task.to(trainer.strategy.root_device)
+        task.prepare(data)
+        if is_new and trainer.is_global_zero:
+            folder.describe(run, environment)
+        started()
+        log.rewind(former["global_step"])
+        filter_json_lines(folder.monitors_file, lambda record: record["step"] < former["global_step"])
+        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(folder):
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            # loaded here: Lightning would load the weights before averaging
+            task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+            classes = getattr(task.spec, "classes", ())
+            if test:
+                if tracker and len(classes) <= tracker.most_classes:
+                    task.collect_details(metrics=False)
+                trainer.test(task, datamodule=data, verbose=False)
+            if tracker and trainer.is_global_zero and (predictions := task.tracker_predictions(data)):
+                tracker.log_predictions(*predictions)
+            if tracker:
+                tracker.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
+        was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
+        findings = tuple(diagnosis.findings) if diagnosis else ()
+        return TrainResult(folder, trainer.is_global_zero, task, saving.best, _test_metrics(trainer), was_finished, findings)
 
 
 def _build_or_restore(registry: Registry, run: Run, data: Any, former: dict[str, Any] | None) -> Task:
@@ -140,71 +185,6 @@ def _build_or_restore(registry: Registry, run: Run, data: Any, former: dict[str,
         known = spec_from_primitives(former[KEY]["spec"])
         task.set_normalization(known.mean, known.std)
     return task
-
-
-def _train(
-    run: Run,
-    folder: RunFolder,
-    data: Any,
-    task: Task,
-    checkpoint: Path | None,
-    former: dict[str, Any],
-    *,
-    is_new: bool,
-    started: Callable[[], None],
-    callbacks: Sequence[L.Callback],
-    test: bool,
-    progress: bool,
-    monitor: bool,
-) -> TrainResult:
-    """Train the network on the data; ``former`` is the content of ``checkpoint``, ``started`` is called before the first step."""
-    if not run.recipe.freezing.changes:
-        task.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients
-    if run.recipe.compile:
-        task.compile()
-    log, stop = MetricsLogger(folder.metrics_file), StopRequest()
-    environment = describe_environment(task)
-    tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
-
-    def about() -> dict[str, Any]:
-        described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec)}
-        return {**described, "wandb_id": tracker.run_id if tracker else None}
-
-    metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
-    saving = Checkpoints(folder, about, metric, direction, run.recipe.checkpoint_minutes, stop)
-    names = SHOWN + ((metric,) if metric not in SHOWN else ())
-    write = partial(append_json_line, folder.monitors_file, digits=MONITOR_DIGITS)
-    sinks = [write, tracker.log_record] if tracker else [write]
-    monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if monitor else ([], None)
-    shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
-    post_mortem = [build_autopsy(folder, task, about)] if monitor else []
-    all_callbacks = [*_recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, saving]
-    all_callbacks.sort(key=lambda each: isinstance(each, Throughput))  # which must be last
-    trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
-    configure_ddp(trainer.strategy, task)
-    task.to(trainer.strategy.root_device)
-    task.prepare(data)
-    if is_new and trainer.is_global_zero:
-        folder.describe(run, environment)
-    started()
-    log.rewind(former["global_step"])
-    filter_json_lines(folder.monitors_file, lambda record: record["step"] < former["global_step"])
-    with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(folder):
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        # loaded here: Lightning would load the weights before averaging
-        task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
-        classes = getattr(task.spec, "classes", ())
-        if test:
-            if tracker and len(classes) <= tracker.most_classes:
-                task.collect_details(metrics=False)
-            trainer.test(task, datamodule=data, verbose=False)
-        if tracker and trainer.is_global_zero and (predictions := task.tracker_predictions(data)):
-            tracker.log_predictions(*predictions)
-        if tracker:
-            tracker.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
-    was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
-    findings = tuple(diagnosis.findings) if diagnosis else ()
-    return TrainResult(folder, trainer.is_global_zero, task, saving.best, _test_metrics(trainer), was_finished, findings)
 
 
 def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings) -> TestResult:

@@ -34,16 +34,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     _require_processes(settings)
     try:
         return L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
-            sync_batchnorm=settings.sync_batchnorm,
-            deterministic=settings.deterministic,
-            limit_train_batches=settings.limit_train_batches,
-            limit_val_batches=settings.limit_val_batches,
-            limit_test_batches=settings.limit_test_batches,
-            log_every_n_steps=settings.log_every_n_steps,
+            **settings.model_dump(exclude={"monitor_every_n_steps"}),
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             gradient_clip_val=recipe.gradient_clip_val,
