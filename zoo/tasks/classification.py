@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,12 +34,21 @@ MOST_SUSPECTS = 0.3  # of the images: where more look mislabeled, it is the netw
 
 
 @dataclass(frozen=True)
-class PretrainedWeights:
-    """Pretrained weights under the network's own names, and the statistics of images that they expect, [C]."""
+class Weights:
+    """A pretrained state dict.
 
+    Attributes:
+        origin: where it comes from, for messages.
+        state: weights by name.
+        mean, std: of the images it was trained on, per channel and scaled to [0, 1]; empty is unknown.
+        size: pixels a side of those images; 0 is unknown.
+    """
+
+    origin: str
     state: dict[str, Tensor]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: int = 0
 
 
 class Classifier(Task):
@@ -91,8 +101,8 @@ class Classifier(Task):
         own = {id(parameter) for parameter in head.parameters()}
         return {name for name, parameter in self.named_parameters(remove_duplicate=False) if id(parameter) in own}
 
-    def pretrained_weights(self) -> PretrainedWeights:
-        """The pretrained weights that come with this network.
+    def pretrained_weights(self) -> Weights:
+        """The pretrained weights that come with this network, under its own names.
 
         Raises:
             UserError: there are none.
@@ -111,11 +121,6 @@ class Classifier(Task):
         self.set_normalization(published.mean, published.std)
 
     # ------------------------------------------------------------------ features of a frozen backbone
-
-    @property
-    def sees_features(self) -> bool:
-        """Whether batches hold features in place of images."""
-        return bool(self._after_features)
 
     def prepare(self, data: Any) -> None:
         """Replace images by features if the backbone is frozen and they are the same in every epoch.
@@ -143,11 +148,8 @@ class Classifier(Task):
         """Input of the head for images [N, C, H, W], in evaluation."""
         *_, head = self.stages().values()
         given: list[Tensor] = []
-        hook = head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
-        try:
+        with head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0])):
             self(self.normalize(images.to(self.device)))
-        finally:
-            hook.remove()
         return given[0]
 
     @torch.no_grad()
@@ -155,13 +157,12 @@ class Classifier(Task):
         """The dropout in front of the head, and the head; nothing if the network does more than that with the features."""
         *_, head = self.stages().values()
         seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        watched = [module for module in self.modules() if isinstance(module, nn.Dropout) or module is head]
-        hooks = [module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)})) for module in watched]
-        try:
+        with ExitStack() as hooks:
+            for module in self.modules():
+                if isinstance(module, nn.Dropout) or module is head:
+                    hook = module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)}))
+                    hooks.enter_context(hook)
             logits = self(self.normalize(self.example_batch(2)["images"].to(self.device)))
-        finally:
-            for hook in hooks:
-                hook.remove()
         if head not in seen or not torch.equal(seen[head][1], logits):
             return ()
         features = seen[head][0]
@@ -335,7 +336,7 @@ class Classifier(Task):
         ]
 
     def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
-        if self.sees_features:
+        if self._after_features:  # batches hold features
             return None
         batch, classes = next(iter(data.val_dataloader())), self.spec.classes
         with torch.inference_mode():

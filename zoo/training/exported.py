@@ -70,13 +70,18 @@ def read_trained(path: Path) -> dict[str, Any]:
     return read_exported(path) if path.suffix == SUFFIX else read_checkpoint(path)
 
 
-def read_exported(path: Path) -> dict[str, Any]:
+def read_exported(path: Path, weights: bool = True) -> dict[str, Any]:
     """The ``state_dict`` of an exported network and, under ``KEY``, its format, run and spec, as ``read_checkpoint`` gives them.
 
     Raises:
         UserError: the file is missing, damaged, or was not exported by the zoo.
     """
-    return _read(path, weights=True)
+
+    def content(file: Any) -> dict[str, Any]:
+        about = json.loads((file.metadata() or {}).get(KEY, "null"))
+        return {KEY: about, "state_dict": {name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
+
+    return require_checkpoint(_open(path, content), path)
 
 
 def run_of_exported(path: Path) -> Run:
@@ -86,17 +91,9 @@ def run_of_exported(path: Path) -> Run:
         UserError: as ``read_exported`` does.
     """
     try:
-        return Run(**_read(path, weights=False)[KEY]["run"])
+        return Run(**read_exported(path, weights=False)[KEY]["run"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
-
-
-def _read(path: Path, weights: bool) -> dict[str, Any]:
-    def content(file: Any) -> dict[str, Any]:
-        about = json.loads((file.metadata() or {}).get(KEY, "null"))
-        return {KEY: about, "state_dict": {name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
-
-    return require_checkpoint(_open(path, content), path)
 
 
 def _open(path: Path, read: Callable[[Any], T]) -> T:

@@ -19,7 +19,7 @@ from zoo.core.errors import UserError, one_line, some
 from zoo.core.files import cache_folder
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec, spec_from_primitives
-from zoo.tasks.classification import Classifier
+from zoo.tasks.classification import Classifier, Weights
 from zoo.tasks.task import Task
 from zoo.training.backbones import find_backbone
 from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
@@ -32,24 +32,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights
 # that wrappers add to every name
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
 NAMED = 4  # mismatched weights in a message
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A pretrained state dict.
-
-    Attributes:
-        origin: where it comes from, for messages.
-        state: weights by name.
-        mean, std: of the images it was trained on, per channel and scaled to [0, 1]; empty is unknown.
-        size: pixels a side of those images; 0 is unknown.
-    """
-
-    origin: str
-    state: dict[str, Tensor]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,24 +172,21 @@ def load_backbone(task: Task, weights: Weights) -> LoadReport:
     """
     if not isinstance(task, Classifier):
         raise UserError(f"recipe.weights={weights.origin}: only image classifiers load pretrained weights")
-    origin, mean, std, state = weights.origin, weights.mean, weights.std, weights.state
-    if not state:  # pretrained
-        published = task.pretrained_weights()
-        state, mean, std = published.state, published.mean, published.std
+    if not weights.state:  # pretrained
+        weights = task.pretrained_weights()
     own = task.state_dict()
     head = task.head_names()
-    found = _renamed(state, own)
+    found = _renamed(weights.state, own)
     left_out = {name for name in found if name.removeprefix(_common_prefix(own)).startswith(task.left_out)}
     body = {name: value for name, value in found.items() if name not in head and name not in left_out}
-    _require_fit(body, {name: value for name, value in own.items() if name not in head}, origin)
+    _require_fit(body, {name: value for name, value in own.items() if name not in head}, weights.origin)
     own.update(body)  # with its metadata: the versions of the layers
     task.load_state_dict(own)
     _start_head(task)
-    mean, std = (mean, std) if mean else task.statistics_of_files or ((), ())
-    if mean:
-        task.set_normalization(mean, std)
+    if statistics := (weights.mean, weights.std) if weights.mean else task.statistics_of_files:
+        task.set_normalization(*statistics)
     values = sum(value.numel() for value in body.values() if value.is_floating_point())
-    return LoadReport(origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
+    return LoadReport(weights.origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
 
 
 def _start_head(task: Classifier) -> None:
