@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from zoo.callbacks.distribution import Distribution, named_statistics
 from zoo.callbacks.gates import RECURRENT, gates
@@ -99,8 +98,6 @@ class ActivationStatistics(Monitor):
         running: list[str] = []  # names of the running modules, the innermost last
         first: list[str] = []  # name of the layer that ran first
         itself: set[str] = set()  # names of the modules that are such a function, or whose gates are recorded
-        handles: list[RemovableHandle] = []
-        self._open.callback(_remove, handles)
         self._open.enter_context(uncompiled(root))
 
         def enter(name: str, is_layer: bool, *_: Any) -> None:
@@ -113,10 +110,11 @@ class ActivationStatistics(Monitor):
 
         for name, module in root.named_modules():
             is_layer = name != "" and (not list(module.children()) or bool(list(module.parameters(recurse=False))))
-            handles.append(module.register_forward_pre_hook(partial(enter, name, is_layer)))
+            self._open.enter_context(module.register_forward_pre_hook(partial(enter, name, is_layer)))
             if is_layer and self.is_selected(name):
-                handles.append(module.register_forward_hook(partial(self._record_module, name, first), with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
+                hook = partial(self._record_module, name, first)
+                self._open.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+            self._open.enter_context(module.register_forward_hook(leave))
             if isinstance(module, (*RECTIFIERS, *BOUNDED, *RECURRENT)):
                 itself.add(name)
         self._open.enter_context(_Functions(lambda function, out: self._record_function(running, itself, function, out)))
@@ -188,11 +186,6 @@ class ActivationStatistics(Monitor):
     def _reset(self) -> None:
         self._open.close()
         self._step, self._recorded = None, {}
-
-
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
 
 
 def _axis_of_units(module: nn.Module, output: Tensor) -> int:

@@ -7,9 +7,10 @@ anomaly detection sees nan in the backward pass alone, and names neither the mod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -224,28 +225,21 @@ class _Tracer(TorchDispatchMode):
     @contextmanager
     def tracing(self, module: nn.Module) -> Iterator[None]:
         """Intercept all operations inside and track the module that each belongs to."""
-        hooks = []
-        for name, each in module.named_modules():
-            if name:
-                hooks.append(each.register_forward_pre_hook(self._entering(name)))
-                hooks.append(each.register_forward_hook(self._leaving(name), always_call=True))
-        try:
-            with self:
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as stack:
+            for name, each in module.named_modules():
+                if name:
+                    stack.enter_context(each.register_forward_pre_hook(partial(self._enter, name)))
+                    stack.enter_context(each.register_forward_hook(partial(self._leave, name), always_call=True))
+            stack.enter_context(self)
+            yield
 
-    def _entering(self, name: str) -> Callable[..., None]:
-        return lambda *_: self.modules.append(name)
+    def _enter(self, name: str, module: nn.Module, inputs: Any) -> None:
+        self.modules.append(name)
 
-    def _leaving(self, name: str) -> Callable[..., None]:
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.modules.pop()
-            for value in tree_leaves(output):
-                self.label(value, name)
-
-        return leave
+    def _leave(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.modules.pop()
+        for value in tree_leaves(output):
+            self.label(value, name)
 
     def label(self, value: Any, name: str) -> None:
         """Label the nodes of the graph behind a value that have no label yet with a module."""
@@ -255,14 +249,11 @@ class _Tracer(TorchDispatchMode):
             if node in self.labels:
                 continue
             self.labels[node] = name
-            node.register_prehook(self._reaching(node))
+            node.register_prehook(partial(self._reach, node))
             waiting += [each for each, _ in node.next_functions if each is not None]
 
-    def _reaching(self, node: Any) -> Callable[..., None]:
-        def reach(gradients: Any) -> None:
-            self.node = node
-
-        return reach
+    def _reach(self, node: Any, gradients: Any) -> None:
+        self.node = node
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
