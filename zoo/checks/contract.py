@@ -39,8 +39,6 @@ def check_entry(registry: Registry, entry: Entry, settings: Sequence[dict[str, d
 def _run(name: str, check: Callable[[], None]) -> Result:
     try:
         check()
-    except Violation as violation:
-        return Result(name, False, str(violation))
     except Exception as error:
-        return Result(name, False, f"{type(error).__name__}: {one_line(error)}")
+        return Result(name, False, str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {one_line(error)}")
     return Result(name, True)

@@ -21,7 +21,7 @@ from zoo.config.recipe import Run
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, read_upload, read_uploads
 from zoo.tasks.classification import Classifier
-from zoo.tasks.prediction import Ranking
+from zoo.tasks.prediction import rank
 
 TOP = 3  # default of ?top=N, as in zoo predict
 LINGER = 2.0  # seconds for which the rest of a rejected upload is discarded
@@ -114,17 +114,12 @@ class Service:
         uploads = await read_uploads(request, self.limits)
         images = [await self._decoded(name, content) for name, content in uploads]
         rows = await asyncio.gather(*map(self.batches.ask, images))
-        count = min(int(top[:9]), len(self.spec.classes))
-        return JSONResponse([self._to_dict(name, row, count) for (name, _), row in zip(uploads, rows, strict=True)])
+        rankings = rank(torch.stack(rows), self.spec.classes, "class", int(top[:9]))
+        return JSONResponse([{"file": name, **each.to_dict()} for (name, _), each in zip(uploads, rankings, strict=True)])
 
     async def _decoded(self, name: str, content: bytes) -> Tensor:
         async with self.decoding:
             return await asyncio.to_thread(read_upload, name, content, self.spec.shape, self.limits)
-
-    def _to_dict(self, name: str, row: Tensor, count: int) -> dict[str, Any]:
-        values, places = row.topk(count)
-        names = [self.spec.classes[place] for place in places.tolist()]
-        return {"file": name, **Ranking(dict(zip(names, values.tolist(), strict=True)), "class").to_dict()}
 
 
 class Unread(JSONResponse):

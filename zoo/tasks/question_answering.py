@@ -45,10 +45,8 @@ class QuestionAnswerer(Task):
     def __init__(self, spec: QuestionSpec, recipe: Recipe) -> None:
         super().__init__(spec, recipe)
         self.directions = {**self.directions, **{f"accuracy_{kind}": "max" for kind in spec.kinds}}
-        self.metrics = nn.ModuleDict({stage: self._new_metrics() for stage in ("val", "test")})
-
-    def _new_metrics(self) -> nn.ModuleList:
-        return nn.ModuleList(MeanLoss() for _ in self.directions)  # in a list, since a kind may have any name
+        # in a list, since a kind may have any name
+        self.metrics = nn.ModuleDict({stage: nn.ModuleList(MeanLoss() for _ in self.directions) for stage in ("val", "test")})
 
     def forward(self, images: Tensor, questions: Tensor) -> Tensor:
         """Logits of the answers to each question, [N, Q, answers].

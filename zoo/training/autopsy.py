@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,18 +60,9 @@ def replay_step(open_task: Callable[[dict[str, Any], Path], tuple[Task, Any]], p
         raise UserError(f"{path} is not an autopsy file: a run with a non-finite loss or gradient writes one, {FILE}")
     task, run = open_task(content, path)
     if isinstance(images := content["batch"].get("images"), torch.Tensor) and images.dim() == 2:
-        task.prepare(_PrecomputedFeatures())
+        task.prepare(SimpleNamespace(augment="none", cache_features=lambda compute, key: None))  # data that has features already
     device = "cuda" if content["device"] == "cuda" and torch.cuda.is_available() else "cpu"
     again = replay_file(content, task.to(device))
     found = Anomaly(**content["anomaly"]) if content["anomaly"] else None
     place = (content["step"], content["epoch"] + 1, content["batch_idx"] + 1)
     return Replayed(run.network, run.data["name"], *place, content["device"], device, content["precision"], found, again)
-
-
-class _PrecomputedFeatures:
-    """Stands in for data that has features of a frozen backbone in place of images."""
-
-    augment = "none"
-
-    def cache_features(self, compute: Any, key: str) -> None:
-        pass

@@ -32,16 +32,13 @@ class Conversation:
 
     def __init__(self, registry: Registry, checkpoint_file: Path, image: Path, caption: str = "") -> None:
         self.task, _ = load_capable(registry, checkpoint_file, "generate_answer", "holds no dialogue")
+        self.spec: DialogueSpec = self.task.spec
         words = tokenize(caption)
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has unknown words: {some(map(repr, unknown))}")
         self.pixels = read_named(image, self.spec.image.shape)
         self.caption = [*self.spec.encode(words), END]
         self.rounds: list[tuple[list[int], list[int]]] = []
-
-    @property
-    def spec(self) -> DialogueSpec:
-        return self.task.spec
 
     def unknown_words(self, words: list[str]) -> list[str]:
         """The words outside the vocabulary, each once."""

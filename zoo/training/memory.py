@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.start()  # memory freed only now must not count as the base
-        self.base = self._now()
+        self.base = self._read(torch.cuda.memory_allocated, "VmRSS")
 
     def start(self) -> None:
         gc.collect()
@@ -74,18 +74,13 @@ class PeakMemory:
 
     def bytes(self) -> int | None:
         """The peak, or None where unknown."""
-        peak = self._peak()
+        peak = self._read(torch.cuda.max_memory_allocated, "VmHWM")
         return None if peak is None or self.base is None else max(0, peak - self.base)
 
-    def _now(self) -> int | None:
+    def _read(self, of_gpu: Callable[[torch.device], int], of_process: str) -> int | None:
         if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return _kilobytes("/proc/self/status", "VmRSS") if self.device.type == "cpu" else None
-
-    def _peak(self) -> int | None:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return _kilobytes("/proc/self/status", "VmHWM") if self.device.type == "cpu" else None
+            return of_gpu(self.device)
+        return _kilobytes("/proc/self/status", of_process) if self.device.type == "cpu" else None
 
 
 def _kilobytes(file: str, name: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from zoo.callbacks.sparkline import sparkline
@@ -20,19 +20,6 @@ SEVERITIES = ("warning", "error")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """The values of a metric over the run so far."""
-
-    name: str
-    values: list[float]
-
-    @property
-    def line(self) -> str:
-        curve = f"  {sparkline(self.values)}" if len(self.values) > 1 else ""
-        return f"{self.values[-1]:.4g}{curve}"
-
-
-@dataclass(frozen=True)
 class RunStatus:
     """Progress of a run.
 
@@ -44,6 +31,7 @@ class RunStatus:
         data_loading: fraction of the time spent waiting for data, lately; None if it was not recorded.
         idle_seconds: since the last record.
         is_non_finite: the loss or a gradient became non-finite after the last record.
+        metrics: the values of each so far.
         finding: the most severe one, and of equals the last.
     """
 
@@ -61,8 +49,8 @@ class RunStatus:
     is_finished: bool
     may_have_stopped: bool
     is_non_finite: bool
-    metrics: list[Metric] = field(default_factory=list)
-    finding: dict[str, Any] | None = None
+    metrics: dict[str, list[float]]
+    finding: dict[str, Any] | None
 
     @property
     def progress(self) -> float | None:
@@ -70,8 +58,7 @@ class RunStatus:
         return None if not self.steps else min(1.0, self.step / self.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        metrics = {each.name: each.values[-1] for each in self.metrics}
-        return {**asdict(self), "metrics": metrics}
+        return {**asdict(self), "metrics": {name: values[-1] for name, values in self.metrics.items()}}
 
     def lines(self) -> list[str]:
         """The status as plain text."""
@@ -84,8 +71,10 @@ class RunStatus:
             facts += [f"{format_duration(self.seconds_left)} left"] if self.seconds_left is not None else []
         if self.data_loading is not None:
             facts.append(f"data loading {self.data_loading:.0%}")
-        width = max((len(metric.name) for metric in self.metrics), default=0)
-        lines = ["  ".join(facts), *(f"{metric.name.ljust(width)}  {metric.line}" for metric in self.metrics)]
+        width, lines = max(map(len, self.metrics), default=0), ["  ".join(facts)]
+        for name, values in self.metrics.items():
+            curve = f"  {sparkline(values)}" if len(values) > 1 else ""
+            lines.append(f"{name.ljust(width)}  {values[-1]:.4g}{curve}")
         if self.finding:
             get = self.finding.get
             where = f" in {get('where')}" if get("where") else ""
@@ -170,13 +159,13 @@ def _throughput(records: Sequence[dict[str, Any]]) -> tuple[float | None, float]
     return (steps / seconds if seconds > 0 and steps > 0 else None), interval
 
 
-def _metrics(records: Sequence[dict[str, Any]]) -> list[Metric]:
+def _metrics(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """The training loss, the validation metrics with the loss last, and the test metrics of a finished run."""
     names = list(dict.fromkeys(key for record in records for key in record))
     of = {stage: [name for name in names if name.startswith(f"{stage}/")] for stage in ("val", "test")}
     shown = ["train/loss", *sorted(of["val"], key=lambda name: name == "val/loss"), *of["test"]]
     curves = {name: [float(record[name]) for record in records if isinstance(record.get(name), (int, float))] for name in shown}
-    return [Metric(name, values) for name, values in curves.items() if values]
+    return {name: values for name, values in curves.items() if values}
 
 
 def _most_severe(monitors: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
