@@ -17,7 +17,7 @@ from PIL import Image
 
 from zoo.config.recipe import Run, resolve
 from zoo.registry.registry import Registry, scan
-from zoo.serve.application import build_application, predictor
+from zoo.serve.application import Application, predictor
 from zoo.serve.batches import Batches
 from zoo.serve.server import listen
 from zoo.serve.uploads import Limits
@@ -87,7 +87,7 @@ def serve(trained: Trained):
     def start(limits: Limits = Limits(), **options: Any) -> Iterator[Server]:  # noqa: B008, it is frozen
         task = trained.classifier()
         batches = Batches(options.pop("network", predictor(task)), **options)
-        application = build_application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches)
+        application = Application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches)
         listener = listen("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(application, http="h11", ws="none", log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

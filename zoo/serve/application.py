@@ -36,28 +36,6 @@ HEADERS = {
 }
 
 
-def build_application(
-    task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches | None = None
-) -> Starlette:
-    """Build the application that serves a trained classifier.
-
-    Args:
-        name: shown to users.
-        metrics: test metrics.
-        batches: dynamic batching; by default with the default sizes.
-    """
-    service = Service(task, run, name, metrics, limits, batches or Batches(predictor(task)))
-    return Starlette(
-        routes=[
-            Route("/", service.page),
-            Route("/model", service.model),
-            Route("/predict", service.predict, methods=["POST"]),
-        ],
-        exception_handlers={HTTPException: _refusal, Exception: _fault},
-        lifespan=service.lifespan,
-    )
-
-
 def predictor(task: Classifier) -> Any:
     """A function from uint8 images, [n, C, H, W], to probabilities, [n, classes], both on the CPU."""
 
@@ -68,13 +46,28 @@ def predictor(task: Classifier) -> Any:
     return network
 
 
-class Service:
-    """Handlers of the routes."""
+class Application(Starlette):
+    """The application that serves a trained classifier.
+
+    Args:
+        name: shown to users.
+        metrics: test metrics.
+        batches: dynamic batching; by default with the default sizes.
+    """
 
     def __init__(
-        self, task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches
+        self, task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches | None = None
     ) -> None:
-        self.spec, self.limits, self.batches = task.spec, limits, batches
+        super().__init__(
+            routes=[
+                Route("/", self.page),
+                Route("/model", self.model),
+                Route("/predict", self.predict, methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: _refusal, Exception: _fault},
+            lifespan=self.run_queue,
+        )
+        self.spec, self.limits, self.batches = task.spec, limits, batches or Batches(predictor(task))
         channels, height, width = self.spec.shape
         self.about = {
             "name": name,
@@ -90,7 +83,7 @@ class Service:
         self.decoding = asyncio.Semaphore(DECODERS)
 
     @asynccontextmanager
-    async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
+    async def run_queue(self, application: Starlette) -> AsyncIterator[None]:
         """Run the queue for the lifetime of the application."""
         running = asyncio.create_task(self.batches.run())
         try:

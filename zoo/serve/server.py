@@ -20,7 +20,7 @@ try:
     import python_multipart  # noqa: F401, needed by Starlette for uploads
     import uvicorn
 
-    from zoo.serve.application import build_application
+    from zoo.serve.application import Application
     from zoo.serve.uploads import Limits
 except ImportError as error:
     raise UserError(f"zoo serve needs {error.name}, which is not installed: pip install 'bestiary[serve]'") from None
@@ -55,7 +55,7 @@ def serve(
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
         require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
         task.to("cuda" if torch.cuda.is_available() else "cpu")
-        application = build_application(task, run, name, metrics, limits)
+        application = Application(task, run, name, metrics, limits)
         config = uvicorn.Config(
             application, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
             limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=PATIENCE,
