@@ -37,8 +37,7 @@ class CLEVR(QuestionFiles):
     aspect = 1.5
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
-        train, val = (self._find(split) for split in ("train", "val"))
-        return {"train": train, "val": val}
+        return {split: self._find(split) for split in ("train", "val")}
 
     def _find(self, split: str) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:

@@ -39,7 +39,7 @@ class Digits(ClassificationData):
     def __init__(
         self, batch_size: int, seed: int, size: int = 0, augment: str = "standard", validation: float | str = 0.1
     ) -> None:
-        super().__init__(batch_size, seed, "", size, augment, validation)
+        super().__init__(batch_size, seed, size=size, augment=augment, validation=validation)
 
     def build_spec(self) -> ImageSpec:
         return ImageSpec(1, 8, 8, classes=tuple("0123456789"))

@@ -11,6 +11,7 @@ from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, group_by_image
 from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
+from zoo.text.files import read_text
 from zoo.text.tokenization import tokenize
 
 
@@ -44,12 +45,7 @@ class EasyVQA(QuestionFiles):
 
     def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
         file = self.root / "answers.txt"
-        try:
-            answers = tuple(dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()))
-        except OSError:
-            raise UserError(f"{file}: no such file") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: is not UTF-8 text") from None
+        answers = tuple(dict.fromkeys(line.strip() for line in read_text(file, str(file)).splitlines() if line.strip()))
         if not answers:
             raise UserError(f"{file}: is empty; expected one answer per line")
         return answers

@@ -7,15 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.loading.held_out import split_at_random
 from zoo.registry.entry import register_data
+from zoo.text.files import read_text
 
 TEST_SHARE = 0.1  # of the images, where the data brings no list of those for testing
 
@@ -36,7 +36,7 @@ class Flickr8k(CaptionFiles):
     LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
     def __init__(self, batch_size: int, seed: int, root: str, size: int = 0, validation: float = 0.1, **options: Any) -> None:
-        super().__init__(batch_size, seed, root, size, **options)
+        super().__init__(batch_size, seed, root, size=size, **options)
         require_fraction(validation=validation)
         self.validation = validation
 
@@ -66,13 +66,12 @@ class Flickr8k(CaptionFiles):
         """The split of each image, by the official lists, or at random without any."""
         listed = {split: texts[name] for split, name in self.LISTS.items() if name in texts}
         if not listed:
-            generator = torch.Generator().manual_seed(derive_seed(0, "test"))
-            order = torch.randperm(len(whole), generator=generator).tolist()
-            for_testing = set(order[: max(1, round(TEST_SHARE * len(whole)))])
+            for_testing = set(split_at_random(len(whole), TEST_SHARE, derive_seed(0, "test"))[0].tolist())
             return {name: "test" if index in for_testing else "train" for index, name in enumerate(whole)}
         if missing := [name for split, name in self.LISTS.items() if split not in listed and split != "val"]:
             raise UserError(f"data.root={self.root}: holds {os.path.basename(next(iter(listed.values())))}, but no {missing[0]}")
-        return {line.strip(): split for split, path in listed.items() for line in read_lines(path) if line.strip()}
+        lines = {split: map(str.strip, read_text(Path(path), path).splitlines()) for split, path in listed.items()}
+        return {line: split for split, stripped in lines.items() for line in stripped if line}
 
 
 def files_below(root: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -89,26 +88,14 @@ def files_below(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     return texts, {name: path for name, path in images.items() if not name.startswith(".")}
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text.
-
-    Raises:
-        UserError: it is not UTF-8.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
-
-
 def read_captions(path: str) -> Captions:
     """``captions.txt``: CSV of image,caption with a header; a caption may have commas without being quoted.
 
     Raises:
         UserError: another header, or a line without a caption.
     """
-    lines = read_lines(path)
-    if not lines or lines[0].strip().lower().replace(" ", "") not in ("image,caption", "image_name,comment"):
+    lines = read_text(Path(path), path).splitlines()
+    if lines[0].strip().lower().replace(" ", "") not in ("image,caption", "image_name,comment"):
         raise UserError(f"{path}: its first line must be image,caption")
     captions: Captions = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -127,7 +114,7 @@ def read_tokens(path: str) -> Captions:
         UserError: a line without a tab.
     """
     captions: Captions = {}
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_text(Path(path), path).splitlines(), start=1):
         if line.strip():
             name, tab, caption = line.partition("\t")
             if not tab:

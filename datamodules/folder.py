@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +18,15 @@ from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_fraction
-from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, kept_content
+from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, identity_of_files, kept_content
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
-from zoo.datamodules.loading.splits import ImageLoader, Images, ImagesInMemory, Split
+from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import ImageSpec
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NAMED = 3  # names in a message
-VERSION = 1  # of decoding; a cache of another version is not used
 
 
 @register_data("folder", task="classification", tags=["local-files", "color"])
@@ -57,7 +56,7 @@ class Folder(ClassificationData):
         memory_gb: float = 2.0,
         **options: Any,
     ) -> None:
-        super().__init__(batch_size, seed, root, **options)
+        super().__init__(batch_size, seed, root=root, **options)
         require_fraction(test=test)
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.unreadable: list[Path] = []
@@ -71,10 +70,10 @@ class Folder(ClassificationData):
         """
         return scan_tree(self.root)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with the files, with their content, and with the size."""
-        return self.tree.fingerprint(self.size)
+        return identity_of_files(self.tree.paths(), (self.size, self.size))
 
     def build_spec(self) -> ImageSpec:
         height, width = self._shape
@@ -86,35 +85,21 @@ class Folder(ClassificationData):
     def download(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
 
-    def val_dataloader(self) -> ImageLoader:
-        self._spread_if_a_part("val")
-        return super().val_dataloader()
-
-    def test_dataloader(self) -> ImageLoader:
-        self._spread_if_a_part("test")
-        return super().test_dataloader()
-
-    def _spread_if_a_part(self, name: str) -> None:
-        """Shuffle a split of which only some batches are evaluated, since its files come class by class."""
-        limit = getattr(self.trainer, f"limit_{name}_batches", 1.0)
-        if isinstance(limit, int) or limit < 1:
-            split, seed = self.splits[name], derive_seed(0, "part", name)
-            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-            self.splits[name] = split.subset(order)
+    def build_loader(self, split: str) -> ImageLoader:
+        limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
+        if split != "train" and (isinstance(limit, int) or limit < 1):  # shuffled, since files come class by class
+            generator = torch.Generator().manual_seed(derive_seed(0, "part", split))
+            self.splits[split] = self.splits[split].subset(torch.randperm(len(self.splits[split]), generator=generator))
+        return super().build_loader(split)
 
     def load_splits(self) -> dict[str, Split]:
-        content, start, first = self._content, 0, 0
+        (readable, pixels), first = self._content, 0
         splits = {}
-        for name, files in self.tree.files.items():
-            readable = content.readable[start : start + len(files)]
-            count = int(readable.sum())
-            paths = tuple(f"{self.root}{os.sep}{files[index].path}" for index in readable.nonzero()[:, 0].tolist())
-            if content.pixels is None:
-                images: Images = ImageFiles(paths, self._shape)
-            else:
-                images = ImagesInMemory(content.pixels[first : first + count])
-            splits[name] = Split(images, torch.tensor([file.label for file in files])[readable], files=paths)
-            start, first = start + len(files), first + count
+        for name, files in self.tree.readable(readable):
+            paths = tuple(file.path for file in files)
+            kept = ImageFiles(paths, self._shape) if pixels is None else ImagesInMemory(pixels[first : first + len(files)])
+            splits[name] = Split(kept, torch.tensor([file.label for file in files]), files=paths)
+            first += len(files)
         del self._content  # the splits hold what is needed of it
         return self._with_test(splits)
 
@@ -138,16 +123,6 @@ class Folder(ClassificationData):
                 "class are needed besides those for testing, and about twenty for a first result"
             )
         return splits
-
-    def split_files(self) -> dict[str, Split]:
-        """The splits, once ``setup`` has run, of files in place of decoded images."""
-        unreadable = set(map(str, self.unreadable))
-        splits = {}
-        for name, files in self.tree.files.items():
-            pairs = [(f"{self.root}{os.sep}{file.path}", file.label) for file in files]
-            paths, labels = zip(*(pair for pair in pairs if pair[0] not in unreadable), strict=True)
-            splits[name] = Split(ImageFiles(paths, self._shape), torch.tensor(labels))
-        return self.with_validation(self._with_test(splits))
 
     @cached_property
     def _shape(self) -> tuple[int, int]:
@@ -174,17 +149,14 @@ class Folder(ClassificationData):
         if self.unreadable and self.strict:
             count = f" ({len(self.unreadable):,} such files)" if len(self.unreadable) > 1 else ""
             raise UserError(f"{self.unreadable[0]}: is not a readable image{count}: remove it, or set data.strict=false")
-        start = 0
-        for name, files in self.tree.files.items():
-            good = readable[start : start + len(files)].tolist()
-            left = {file.label for file, is_good in zip(files, good, strict=True) if is_good}
+        for name, files in self.tree.readable(readable):
+            left = {file.label for file in files}
             for label, class_name in enumerate(self.tree.classes):
                 if label not in left:
                     raise UserError(
                         f"{self.root}: class {class_name!r} of {name} has no image that can be read: "
                         "put some into its folder, or remove that"
                     )
-            start += len(files)
         if self.unreadable:
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
@@ -195,32 +167,28 @@ class Folder(ClassificationData):
 
 
 class ImageFile(NamedTuple):
-    """One file: path below the root, class, size in bytes, and time of modification in nanoseconds."""
+    """One file: its path and its class."""
 
     path: str
     label: int
-    size: int
-    modified: int
 
 
 @dataclass(frozen=True)
 class Tree:
     """The image files below a folder, by split."""
 
-    root: Path
     classes: tuple[str, ...]
     files: dict[str, list[ImageFile]]
 
     def paths(self) -> list[str]:
         """The files of all splits, one split after the other."""
-        return [f"{self.root}{os.sep}{file.path}" for files in self.files.values() for file in files]
+        return [file.path for files in self.files.values() for file in files]
 
-    def fingerprint(self, size: int) -> str:
-        """Changes with any file and with the ``size`` that the images are scaled to."""
-        described = [f"{VERSION} {size} {self.root.resolve()}"]
-        for files in self.files.values():
-            described += [f"{file.path} {file.size} {file.modified}" for file in files]
-        return blake2b("\n".join(described).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    def readable(self, which: Tensor) -> Iterator[tuple[str, list[ImageFile]]]:
+        """Each split with its files that can be read, ``which`` being a bool for each of ``paths``."""
+        parts = which.split([len(files) for files in self.files.values()])
+        for (name, files), good in zip(self.files.items(), parts, strict=True):
+            yield name, [files[index] for index in good.nonzero()[:, 0].tolist()]
 
 
 def scan_tree(root: Path | None) -> Tree:
@@ -262,11 +230,8 @@ def _scan_tree(root: Path) -> Tree:
                 raise UserError(
                     f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"
                 )
-            files[name] += [
-                ImageFile(path.removeprefix(f"{root}{os.sep}"), label, stat.st_size, stat.st_mtime_ns)
-                for path, stat in sorted(found.items())
-            ]
-    return Tree(root, tuple(classes), files)
+            files[name] += [ImageFile(path, label) for path in found]
+    return Tree(tuple(classes), files)
 
 
 def _split_places(root: Path) -> dict[str, Path]:
@@ -322,9 +287,9 @@ def _identity(folder: Path | str) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def _image_files(folder: Path, seen: set[tuple[int, int]]) -> dict[str, os.stat_result]:
-    """All images below a folder. Links are followed, but no folder is entered twice, so a loop ends."""
-    files, waiting = {}, [folder]
+def _image_files(folder: Path, seen: set[tuple[int, int]]) -> list[str]:
+    """All images below a folder, sorted. Links are followed, but no folder is entered twice, so a loop ends."""
+    files, waiting = [], [folder]
     while waiting:
         place = waiting.pop()
         if (identity := _identity(place)) in seen:
@@ -334,5 +299,5 @@ def _image_files(folder: Path, seen: set[tuple[int, int]]) -> dict[str, os.stat_
             if entry.is_dir():
                 waiting.append(Path(entry.path))
             elif _is_image(entry):
-                files[entry.path] = entry.stat()
-    return files
+                files.append(entry.path)
+    return sorted(files)

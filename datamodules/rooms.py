@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.navigation import Environments, Episodes, NavigationData
+from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.worlds.rooms import (
     ACTIONS,
     HEIGHT,
@@ -60,8 +60,7 @@ class Rooms(NavigationData):
         instructions: Literal["own", "shuffled", "none"] = "own",
     ) -> None:
         super().__init__(batch_size, seed)
-        if min(num_houses, num_starts) < 1:
-            raise UserError(f"data.num_houses={num_houses}, data.num_starts={num_starts}: both must be at least 1")
+        require_at_least(1, num_houses=num_houses, num_starts=num_starts)
         self.num_starts, self.instructions = num_starts, instructions
         self.first_seen = sum(HELD_OUT_HOUSES.values())  # held-out houses are the same however many there are for training
         self.count = self.first_seen + num_houses

@@ -23,7 +23,7 @@ class SortOfCLEVR(QuestionData):
     """
 
     def __init__(self, batch_size: int, seed: int, size: int = 0, augment: str = "none", validation: float = 0.02) -> None:
-        super().__init__(batch_size, seed, "", size, augment, validation)
+        super().__init__(batch_size, seed, size=size, augment=augment, validation=validation)
 
     def build_spec(self) -> QuestionSpec:
         return QuestionSpec(

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.core.errors import UserError, some
-from zoo.core.files import require_folder
+from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
-from zoo.datamodules.bases.options import require_at_least
-from zoo.datamodules.files.image_files import image_files, read_images
+from zoo.datamodules.bases.image_text_files import ImageTextFiles
+from zoo.datamodules.bases.options import require_at_least, require_fraction
+from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.loading.held_out import split_at_random
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
@@ -63,7 +64,7 @@ class Talks:
 
 
 @register_data("visdial", task="dialogue", tags=["color"])
-class VisDial(DialogueData):
+class VisDial(ImageTextFiles, DialogueData):
     """VisDial 1.0, dialogues about photographs of COCO: 125,351 of ten rounds each (Das et al. 2017).
 
     Its files lie anywhere below the folder: visdial_1.0_train.json and visdial_1.0_val.json (or .json.gz),
@@ -72,15 +73,10 @@ class VisDial(DialogueData):
     are not public. Without a training file, a tenth of the validation dialogues is for testing and the rest for training.
 
     Args:
-        root: folder of the annotations and images.
-        size: pixels a side.
-        augment: none, light, standard, strong, or a list as in crop:4,jitter.
         validation: fraction of the training dialogues held out for validation.
-        min_count: occurrences in training dialogues that a word needs to be in the vocabulary.
         num_answers: most frequent answers to choose from where no candidates are given.
         max_length: tokens to which questions and answers are truncated.
         max_caption_length: tokens to which captions are truncated.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
     def __init__(
@@ -88,25 +84,22 @@ class VisDial(DialogueData):
         batch_size: int,
         seed: int,
         root: str,
-        size: int = 224,
-        augment: str = "none",
         validation: float = 0.05,
-        min_count: int = 5,
         num_answers: int = 1000,
         max_length: int = 20,
         max_caption_length: int = 40,
-        memory_gb: float = 2.0,
+        **options: Any,
     ) -> None:
-        super().__init__(batch_size, seed, root, size, augment, validation)
-        require_at_least(1, size=size, min_count=min_count, num_answers=num_answers)
+        super().__init__(batch_size, seed, root, **options)
+        require_fraction(validation=validation)
+        require_at_least(1, num_answers=num_answers)
         require_at_least(2, max_length=max_length, max_caption_length=max_caption_length)  # one word and the end
-        self.min_count, self.num_answers, self.memory_gb = min_count, num_answers, memory_gb
+        self.validation, self.num_answers = validation, num_answers
         self.max_length, self.max_caption_length = max_length, max_caption_length
 
     @cached_property
     def _files(self) -> dict[str, Path]:
         """``train`` if it is there, ``val``, and ``dense`` if it is there."""
-        require_folder(f"data.root={self.root}", self.root)
         found: dict[str, Path] = {}
         for path in sorted(self.root.rglob("visdial_*.json*")):
             match = WORDS_FILE.fullmatch(path.name)
@@ -129,23 +122,21 @@ class VisDial(DialogueData):
         rows = talks.dialogues.answers
         counts = Counter(" ".join(talks.answers[row]) for row in rows[rows != NO_ROUND].tolist())
         known = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.num_answers]
-        image = ImageSpec(3, self.size, self.size, classes=())
+        image = ImageSpec(3, *self.shape, classes=())
         length = max(self.max_length, self.max_caption_length)
         return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.dialogues.candidates.shape[2])
 
     def load_splits(self) -> dict[str, Split]:
-        files = image_files(self.root)
+        files = [path for path in sorted(self.root.rglob("*")) if path.name.lower().endswith(EXTENSIONS)]
         splits = {name: self._read(name, talks, files) for name, talks in self._talks.items()}
         del self._talks  # the splits hold what is needed of it
         if "train" in splits:
             return {"train": splits["train"], "test": splits["val"]}
         everything = splits["val"]
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "test"))
-        order = torch.randperm(len(everything), generator=generator)
-        count = max(1, round(TEST_SHARE * len(everything)))
         if len(everything) < 3:
             raise UserError(f"{self.root}: {len(everything)} dialogues are too few for training, validation and testing")
-        return {"train": everything.subset(order[count:].sort().values), "test": everything.subset(order[:count].sort().values)}
+        test, train = split_at_random(len(everything), TEST_SHARE, derive_seed(self.seed, "test"))
+        return {"train": everything.subset(train), "test": everything.subset(test)}
 
     def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
         if talks.dialogues.candidates.shape[2] != self.spec.candidates:
@@ -157,35 +148,24 @@ class VisDial(DialogueData):
             like = EXAMPLE[name].format(talks.image_ids[0])
             raise UserError(f"{self.root}: holds no image of {talks.path.name}: searched all folders for names such as {like}")
         paths = [path_of[talks.image_ids[number]] for number in there]
-        images, readable = read_images(paths, (self.size, self.size), self.memory_gb)
-        if not readable.any():
-            raise UserError(f"{self.root}: no image of {talks.path.name} can be read, such as {paths[0].name}")
+        images, readable = self.read_images(paths, talks.path.name)
         held = talks.dialogues
         if name == "val" and "dense" in self._files:
             held = replace(held, columns=read_relevance(self._files["dense"], talks))
-        self._report(talks, len(there), paths, readable)
+        self._report(talks, len(there))
         everything = self.encode_split(images, held, talks.questions, talks.answers)
         chosen = torch.tensor(there)[readable]
-        return replace(
-            everything,
-            labels=everything.labels[chosen],
-            columns={key: column[chosen] for key, column in everything.columns.items()},
-        )
+        columns = {key: column[chosen] for key, column in everything.columns.items()}
+        return replace(everything, labels=everything.labels[chosen], columns=columns)
 
-    def _report(self, talks: Talks, with_image: int, paths: Sequence[Path], readable: torch.Tensor) -> None:
+    def _report(self, talks: Talks, with_image: int) -> None:
         """Print one line about the skipped parts of a file, with the reasons."""
-        unread = [paths[index].name for index in (~readable).nonzero()[:, 0].tolist()]
         parts = {
-            "malformed": talks.damaged,
-            "without an image": len(talks.image_ids) - with_image,
-            f"with an image that cannot be read ({some(unread, 3)})": len(unread),
+            "malformed dialogues are skipped": talks.damaged,
+            "dialogues without an image are skipped": len(talks.image_ids) - with_image,
+            "rounds have no correct candidate and are not ranked": talks.unanswerable,
         }
-        reasons = [f"{count:,} {what}" for what, count in parts.items() if count]
-        total = len(talks.image_ids) + talks.damaged
-        texts = [f"{sum(parts.values()):,} of {total:,} dialogues are skipped: {', '.join(reasons)}"] if reasons else []
-        if talks.unanswerable:
-            texts.append(f"{talks.unanswerable:,} rounds have no correct candidate and are not ranked")
-        if texts:
+        if texts := [f"{count:,} {what}" for what, count in parts.items() if count]:
             rank_zero_print(f"warning: {talks.path.name}: {'; '.join(texts)}")
 
 

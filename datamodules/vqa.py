@@ -39,8 +39,7 @@ class VQA(QuestionFiles):
         self.min_answer_count = min_answer_count
 
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
-        train, val = (self._find(split) for split in SPLITS.values())
-        return {"train": train, "val": val}
+        return {name: self._find(split) for name, split in SPLITS.items()}
 
     def _find(self, split: str) -> list[QuestionedImage]:
         questions_file = self.root / f"v2_OpenEnded_mscoco_{split}_questions.json"

@@ -23,27 +23,16 @@ class ClassificationData(ImageData):
     A batch has ``images``, uint8 [N, C, H, W], and ``labels``, int64 [N]; mixup and cutmix add ``targets``, float [N, classes].
 
     Args:
-        root: the folder of the files, or to download to; default: bestiary's cache.
-        size: resize images to this many pixels a side; 0 keeps their size.
-        augment: none, light, standard, strong, or a list of transforms, as in crop:4,hflip.
         validation: fraction of the training images held out for validation, stratified by class, or one of k folds, as in 2/5.
     """
 
     task = "classification"
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "standard",
-        validation: float | str = 0.1,
-    ) -> None:
-        self.fold = parse_fold(validation)
-        if self.fold is None and not 0 <= float(validation) < 1:
-            raise UserError(f"data.validation={validation}: must be at least 0 and less than 1")
-        super().__init__(batch_size, seed, root, size, augment, validation)
+    def __init__(self, batch_size: int, seed: int, **options: Any) -> None:
+        super().__init__(batch_size, seed, **options)
+        self.fold = parse_fold(self.validation)
+        if self.fold is None and not 0 <= float(self.validation) < 1:
+            raise UserError(f"data.validation={self.validation}: must be at least 0 and less than 1")
 
     @property
     def class_count(self) -> int:

@@ -10,6 +10,7 @@ import lightning as L
 from torch import Tensor
 
 from zoo.core.errors import UserError
+from zoo.datamodules.loading.loader import BatchLoader
 from zoo.spec import Spec
 
 
@@ -33,7 +34,7 @@ class Preview:
 
 
 class DataModule(L.LightningDataModule):
-    """A data set with its splits. A subclass gives ``spec``, ``setup`` and the three dataloaders.
+    """A data set with its splits. A subclass gives ``spec``, ``setup`` and ``build_loader``, or the three dataloaders.
 
     Attributes:
         task: the task that it is for.
@@ -43,8 +44,31 @@ class DataModule(L.LightningDataModule):
 
     task: ClassVar[str]
     has_samples: ClassVar[bool] = True
-    splits: dict[str, Any]
     spec: Spec
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.splits: dict[str, Any] = {}
+
+    def build_loader(self, split: str) -> BatchLoader:
+        """The batches of a split: in training order for ``train``, and of every sample once for ``val`` and ``test``."""
+        raise NotImplementedError
+
+    def download(self) -> None:
+        """Fetch the files; by default there is nothing to fetch."""
+
+    def prepare_data(self) -> None:
+        if not self.splits:  # Lightning calls it again, when all is there
+            self.download()
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.build_loader("train")
+
+    def val_dataloader(self) -> BatchLoader:
+        return self.build_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.build_loader("test")
 
     def require_compatible(self, spec: Spec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.

@@ -24,8 +24,6 @@ class ImageTextData(ImageData):
     words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since words tell left from right.
 
     Args:
-        root: as in ``ImageData``.
-        size: as in ``ImageData``.
         augment: as in ``ImageData``; no augmentation may mix images.
         validation: fraction of the training images held out for validation, if the data has no validation split.
     """
@@ -34,17 +32,9 @@ class ImageTextData(ImageData):
     standard = "crop:4"
     strong = "crop:4,jitter"
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str = "",
-        size: int = 0,
-        augment: str = "none",
-        validation: float = 0.1,
-    ) -> None:
+    def __init__(self, batch_size: int, seed: int, augment: str = "none", validation: float = 0.1, **options: Any) -> None:
         require_fraction(validation=validation)
-        super().__init__(batch_size, seed, root, size, augment, validation)
+        super().__init__(batch_size, seed, augment=augment, validation=validation, **options)
         if mixing := Augmentation(self.augment, classes=1).mixing:
             raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: remove it")
 

@@ -21,6 +21,7 @@ from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.loading.augment import Augmentation
+from zoo.datamodules.loading.held_out import split_at_random
 from zoo.datamodules.loading.loader import Batch, placement
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
@@ -67,7 +68,6 @@ class ImageData(DataModule):
         self.root = Path(root).expanduser() if root else None
         self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
         Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
-        self.splits: dict[str, Split] = {}
         self._spec: Spec | None = None
 
     # ------------------------------------------------------------------ for subclasses to implement
@@ -83,15 +83,9 @@ class ImageData(DataModule):
         Validation samples are else held out of the training samples, and testing is else on the validation samples.
         """
 
-    def download(self) -> None:
-        """Fetch the files; by default there is nothing to fetch."""
-
     def hold_out(self, split: Sized) -> tuple[Tensor, Tensor]:
         """Indices of the training images held out for validation, and of the rest; by default a random fraction."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "val"))
-        order = torch.randperm(len(split), generator=generator)
-        count = max(1, round(float(self.validation) * len(split)))
-        return order[:count].sort().values, order[count:].sort().values
+        return split_at_random(len(split), float(self.validation), derive_seed(self.seed, "val"))
 
     # ------------------------------------------------------------------ for models, tasks and commands
 
@@ -107,10 +101,6 @@ class ImageData(DataModule):
     def image_spec(self) -> ImageSpec:
         """The part of the spec that is about images."""
         return image_spec(self.spec)
-
-    def prepare_data(self) -> None:
-        if not self.splits:  # Lightning calls it again, when all is there
-            self.download()
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -147,15 +137,13 @@ class ImageData(DataModule):
         for name, split in self.splits.items():
             self.splits[name] = replace(split, images=cached_features(split.images, encode, network))
 
-    def train_dataloader(self) -> ImageLoader:
+    def build_loader(self, split: str) -> ImageLoader:
         one_pass = self.trainer is not None and getattr(self.trainer.lightning_module, "one_pass", False)
-        return self._loader("train", None if one_pass else self.seed)
-
-    def val_dataloader(self) -> ImageLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> ImageLoader:
-        return self._loader("test")
+        seed = self.seed if split == "train" and not one_pass else None
+        chosen = self.splits[split]
+        if self.trainer is not None and isinstance(chosen.images, ImagesInMemory):
+            chosen = replace(chosen, images=chosen.images.on_device(self.trainer.strategy.root_device))
+        return ImageLoader(chosen, self.batch_size, seed, **placement(self.trainer, seed is not None))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         seed = batch.pop("seed", None)  # only training batches carry one
@@ -205,12 +193,6 @@ class ImageData(DataModule):
         require(tuple(images.shape[1:]) == shape, f"images are {tuple(images.shape[1:])}, the spec has {shape}")
         require(images.min() >= 0 and images.max() <= 255, "pixels must be from 0 to 255")
         require(len(batch["labels"]) == len(images), f"there are {len(images)} images and {len(batch['labels'])} labels")
-
-    def _loader(self, name: str, seed: int | None = None) -> ImageLoader:
-        split = self.splits[name]
-        if self.trainer is not None and isinstance(split.images, ImagesInMemory):
-            split = replace(split, images=split.images.on_device(self.trainer.strategy.root_device))
-        return ImageLoader(split, self.batch_size, seed, **placement(self.trainer, seed is not None))
 
     def _resized(self, split: Split) -> Split:
         if not isinstance(split.images, ImagesInMemory) or split.images.pixels.shape[-2:] == (self.size, self.size):

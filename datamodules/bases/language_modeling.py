@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from zoo.core.errors import UserError
 from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
-from zoo.datamodules.loading.loader import Batch, placement
+from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
 from zoo.datamodules.loading.text_chunks import HeldOutTextLoader, StreamLoader, WindowLoader, describe_fitting
 from zoo.spec import IGNORE, TextSpec
 
@@ -54,16 +53,12 @@ class TextData(DataModule):
         if order == "windows" and seq_len == 0:
             raise UserError("data.seq_len=0: windows need a length, such as 128; whole rows need data.order=stream")
         self.batch_size, self.seed, self.seq_len, self.order, self.held_out = batch_size, seed, seq_len, order, held_out
-        self.splits: dict[str, Tensor] = {}
         self._text: str | None = None
         self._spec: TextSpec | None = None
 
     @abstractmethod
     def load_text(self) -> str:
         """The whole text."""
-
-    def download(self) -> None:
-        """Fetch the text; by default there is nothing to fetch."""
 
     @property
     def spec(self) -> TextSpec:
@@ -76,10 +71,6 @@ class TextData(DataModule):
         if self._text is None:
             self._text = self.load_text()
         return self._text
-
-    def prepare_data(self) -> None:
-        if not self.splits:  # Lightning calls it again, when all is there
-            self.download()
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -106,10 +97,14 @@ class TextData(DataModule):
             self.splits = {split: places[text.long()] for split, text in self.splits.items()}
             self._spec = spec
 
-    def train_dataloader(self) -> StreamLoader:
+    def build_loader(self, split: str) -> BatchLoader:
+        if self.trainer is not None:
+            self.splits[split] = self.splits[split].to(self.trainer.strategy.root_device)
+        text = self.splits[split]
+        if split != "train":
+            return HeldOutTextLoader(text, self.seq_len, **placement(self.trainer))
         if self.held_out == 1:
             raise UserError("data.held_out=1: leaves no text to train on; it is for zoo test")
-        text = self._on_device("train")
         kind = WindowLoader if self.order == "windows" else StreamLoader
         loader = kind(text, self.batch_size, self.seq_len, self.seed, **placement(self.trainer, training=True))
         if not len(loader):
@@ -121,18 +116,6 @@ class TextData(DataModule):
                 f"{name}: {len(text):,} training characters are too few for {rows} rows of data.seq_len={self.seq_len}: {fitting}"
             )
         return loader
-
-    def val_dataloader(self) -> HeldOutTextLoader:
-        return HeldOutTextLoader(self._on_device("val"), self.seq_len, **placement(self.trainer))
-
-    def test_dataloader(self) -> HeldOutTextLoader:
-        return HeldOutTextLoader(self._on_device("test"), self.seq_len, **placement(self.trainer))
-
-    def _on_device(self, split: str) -> Tensor:
-        """The text of a split, moved to the device of the trainer."""
-        if self.trainer is not None:
-            self.splits[split] = self.splits[split].to(self.trainer.strategy.root_device)
-        return self.splits[split]
 
     def summarize(self) -> dict[str, Any]:
         """Characters in each split, size of the vocabulary, and the beginning, once ``setup`` has run."""

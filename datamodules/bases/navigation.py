@@ -15,7 +15,8 @@ from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.loading.loader import Batch, BatchLoader, placement
-from zoo.datamodules.loading.pixels import statistics_of_counts
+from zoo.datamodules.loading.pixels import channel_statistics
+from zoo.datamodules.loading.splits import ImagesInMemory
 from zoo.spec import END, IGNORE, PAD, ImageSpec, NavigationSpec
 
 FAR = 1000  # more steps than any path has: from where the goal cannot be reached
@@ -206,7 +207,6 @@ class NavigationData(DataModule):
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()
         self.batch_size, self.seed = batch_size, seed
-        self.splits: dict[str, Episodes] = {}
         self.spec = self.build_spec()
 
     # ------------------------------------------------------------------ what a subclass gives
@@ -272,25 +272,14 @@ class NavigationData(DataModule):
     def _with_statistics(self) -> ImageSpec:
         """Mean and standard deviation of the pixels of the first training environments, without black views."""
         views = self.environments.views[self.first_seen : self.first_seen + MEASURED].flatten(0, 1)
-        pixels = views[views.flatten(1).amax(1) > 0].transpose(0, 1).flatten(1)
-        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels])
-        mean, std = statistics_of_counts(counts)
+        mean, std = channel_statistics(ImagesInMemory(views[views.flatten(1).amax(1) > 0]))
         return replace(self.spec.image, mean=mean, std=std)
 
-    def train_dataloader(self) -> EpisodeLoader:
-        return self._loader("train", self.seed)
-
-    def val_dataloader(self) -> EpisodeLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> EpisodeLoader:
-        return self._loader("test")
-
-    def _loader(self, name: str, seed: int | None = None) -> EpisodeLoader:
+    def build_loader(self, split: str) -> EpisodeLoader:
         if self.trainer is not None:
             self.environments = self.environments.to(self.trainer.strategy.root_device)
-        place = placement(self.trainer, seed is not None)
-        return EpisodeLoader(self.environments, self.splits[name], self.first_seen, self.batch_size, seed, **place)
+        seed, place = self.seed if split == "train" else None, placement(self.trainer, split == "train")
+        return EpisodeLoader(self.environments, self.splits[split], self.first_seen, self.batch_size, seed, **place)
 
     def summarize(self) -> dict[str, Any]:
         """A summary of the data, once ``setup`` has run."""

@@ -7,21 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from zoo.core.errors import UserError, some
-from zoo.core.files import require_folder
 from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.bases.image_text_files import NAMED, ImageTextFiles
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.bases.question_answering import Question, QuestionData
-from zoo.datamodules.files.image_files import read_images
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.text.tokenization import build_vocabulary
-
-NAMED = 3  # files named in a message
 
 
 class QuestionedImage(NamedTuple):
@@ -31,40 +28,23 @@ class QuestionedImage(NamedTuple):
     questions: list[Question]
 
 
-class QuestionFiles(QuestionData):
+class QuestionFiles(ImageTextFiles, QuestionData):
     """Image files with questions. A subclass implements ``load_annotations`` and ``build_answers``.
 
-    The vocabulary is that of the training questions. Questions without a word and images that cannot be read are left out with a
-    warning.
+    The vocabulary is that of the training questions. Questions without words are skipped with a warning.
 
     Args:
-        root: the folder, laid out as it was published.
-        size: pixels a side; images are resized to cover it and center-cropped.
-        augment: none, light, standard, strong, or a list as in crop:4; none allows cached features of a frozen encoder.
-        min_count: occurrences in training questions that a word needs to be in the vocabulary.
         questions_per_sample: maximum number of questions per sample; an image with more becomes several samples.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
     """
 
     kinds: tuple[str, ...] = ()
-    aspect: float = 1  # width over height
 
     def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        root: str,
-        size: int = 224,
-        augment: str = "none",
-        min_count: int = 1,
-        questions_per_sample: int = 10,
-        memory_gb: float = 2.0,
+        self, batch_size: int, seed: int, root: str, min_count: int = 1, questions_per_sample: int = 10, **options: Any
     ) -> None:
-        super().__init__(batch_size, seed, root, augment=augment)
-        require_at_least(1, size=size, min_count=min_count, questions_per_sample=questions_per_sample)
-        require_folder(f"data.root={self.root}", self.root)
-        self.shape = size, int(size * self.aspect)
-        self.min_count, self.questions_per_sample, self.memory_gb = min_count, questions_per_sample, memory_gb
+        super().__init__(batch_size, seed, root, min_count=min_count, **options)
+        require_at_least(1, questions_per_sample=questions_per_sample)
+        self.questions_per_sample = questions_per_sample
 
     @abstractmethod
     def load_annotations(self) -> dict[str, list[QuestionedImage]]:
@@ -90,7 +70,7 @@ class QuestionFiles(QuestionData):
             if not found[name]:
                 raise UserError(f"{self.root}: has no questions for {name}")
         if empty:
-            _warn(f"{empty:,} questions without words are skipped")
+            rank_zero_print(f"warning: {self.root}: {empty:,} questions without words are skipped")
         if "val" not in found:  # here, since an image may become several samples
             train = found["train"]
             held_out, rest = self.hold_out(train)
@@ -118,11 +98,7 @@ class QuestionFiles(QuestionData):
         paths = [path for path, _ in annotated]
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such image")
-        images, readable = read_images(paths, self.shape, self.memory_gb)
-        if unreadable := [path for path, good in zip(paths, readable.tolist(), strict=True) if not good]:
-            if len(unreadable) == len(paths):
-                raise UserError(f"{self.root}: no image of {name} can be read, such as {paths[0]}")
-            _warn(f"{len(unreadable):,} of {len(paths):,} images cannot be read and are skipped: {some(unreadable, NAMED)}")
+        images, readable = self.read_images(paths, name)
         kept = [group for (_, group), good in zip(annotated, readable.tolist(), strict=True) if good]
         rows = [(place, start) for place, group in enumerate(kept) for start in range(0, len(group), self.questions_per_sample)]
         if len(rows) > len(kept):
@@ -154,7 +130,3 @@ def group_by_image(pairs: Sequence[tuple[Path, Question]]) -> list[QuestionedIma
     for path, question in pairs:
         gathered.setdefault(path, []).append(question)
     return [QuestionedImage(path, questions) for path, questions in gathered.items()]
-
-
-def _warn(text: str) -> None:
-    rank_zero_print(f"warning: {text}")

@@ -122,15 +122,11 @@ class SequenceData(DataModule):
             kind = "symbols" if self.spec.symbols else "numbers"
             raise UserError(f"targets of {name} are {kind}, unlike those of the model: test it on its own data")
 
-    def train_dataloader(self) -> SequenceLoader:
+    def build_loader(self, split: str) -> BatchLoader:
+        if split != "train":
+            return FixedSequenceLoader(self.draw, split, **placement(self.trainer))
         place = placement(self.trainer, training=True)
         return SequenceLoader(self.draw, self.batch_size, self.num_sequences, self.seed, **place)
-
-    def val_dataloader(self) -> FixedSequenceLoader:
-        return FixedSequenceLoader(self.draw, "val", **placement(self.trainer))
-
-    def test_dataloader(self) -> FixedSequenceLoader:
-        return FixedSequenceLoader(self.draw, "test", **placement(self.trainer))
 
     def summarize(self) -> dict[str, Any]:
         """Shape and number of the sequences, and the loss of the baseline."""

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +33,12 @@ from zoo.datamodules.files.images import decode, upright_size
 from zoo.datamodules.files.progress import shown
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
+VERSION = 1  # of decoding; a cache of another version is not used
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """The content of image files.
 
     Attributes:
@@ -163,7 +163,7 @@ class ImageFiles(Dataset):
 
 def identity_of_files(paths: Sequence[str], shape: tuple[int, int]) -> str:
     """Hex digits that change with the files, with their content, and with the shape."""
-    digest = blake2b(repr(shape).encode(), digest_size=16)
+    digest = blake2b(f"{VERSION} {shape}".encode(), digest_size=16)
     for path in paths:
         stat = os.stat(path)
         digest.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))

@@ -21,17 +21,8 @@ def shown(results: Iterable[Any], count: int, part: int, what: str) -> Iterator[
         yield from results
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
+    from rich.progress import Progress
 
-    class Rate(ProgressColumn):
-        def render(self, task):
-            return Text(f"{task.speed or 0:,.0f} images/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     # what is printed to standard output goes there, and not beside the bar: it may be a file
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
-        task = progress.add_task(f"{what} images", total=count)
-        for number, result in enumerate(results, start=1):
-            progress.update(task, completed=min(number * part, count))
-            yield result
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        yield from progress.track(results, -(-count // part), description=f"{what} {count:,} images")

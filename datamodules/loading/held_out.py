@@ -1,4 +1,4 @@
-"""Splits of labeled samples: a stratified fraction, or one of several stratified folds."""
+"""Splits of samples: a random or a stratified fraction, or one of several stratified folds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
+
+
+def split_at_random(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of a random fraction of ``count`` samples, one at least, and of the rest, both ascending."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return tuple(part.sort().values for part in order.tensor_split([max(1, round(share * count))]))
 
 
 def split_by_class(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,6 @@ def channel_statistics(images: Images, part: int = 1024) -> tuple[tuple[float, .
     for pixels in images.batches(iter(torch.arange(len(images)).split(part))):
         channels = pixels.transpose(0, 1).flatten(1)
         counts = counts + torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
-    return statistics_of_counts(counts)
-
-
-def statistics_of_counts(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel scaled to [0, 1], from counts of its values, [channels, 256]."""
     values = torch.arange(256, dtype=torch.float64) / 255
     total = counts.sum(1)
     mean = (counts * values).sum(1) / total

@@ -1,7 +1,7 @@
 """Sort-of-CLEVR: images of six colored squares and circles, with relational and non-relational questions, drawn from a seed.
 
 Santoro et al. 2017 (arXiv:1706.01427). What the paper leaves open is as in the public
-re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colors, the order of answers and of bits. There,
+re-implementation kimhc6028/relational-networks: radius 5, a white ground, the colors, the order of answers. There,
 corners may overlap and of equally close objects the first counts; here such images are drawn again.
 """
 
@@ -29,8 +29,7 @@ ANSWERS = ("yes", "no", "rectangle", "circle", *"123456")
 KINDS = ("non-relational", "relational")
 QUESTIONS_OF_A_KIND = 10
 DRAWN_AT_ONCE = 4096  # images, before those are left out that are not clear
-CODE_LENGTH = len(COLORS) + len(KINDS) + 3
-# what each kind asks of an object, in the order of the three bits of the subtype
+# what each kind asks of an object, in the order of the subtypes
 ASKED = {
     "non-relational": (
         "what is the shape of the {} object",
@@ -73,11 +72,6 @@ class Questions:
     subtype: Tensor
     color: Tensor
     answer: Tensor
-
-    def codes(self) -> Tensor:
-        """The questions as uint8 [N, 20, 11]: six bits for the color, two for the kind, three for the subtype."""
-        parts = ((self.color, len(COLORS)), (self.kind, len(KINDS)), (self.subtype, 3))
-        return torch.cat([torch.nn.functional.one_hot(part, number) for part, number in parts], -1).to(torch.uint8)
 
     def words(self) -> list[list[str]]:
         """The questions in words, without a mark at the end: a list of 20 for each image."""
@@ -129,8 +123,8 @@ def render(scenes: Scenes) -> Tensor:
 def ask_questions(scenes: Scenes, seed: int, split: str) -> Questions:
     """Ten questions of each kind on each image, drawn at random from the 18 that there are."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split, "questions"))
-    number, subtypes = len(scenes), CODE_LENGTH - len(COLORS) - len(KINDS)
-    chosen = torch.rand(number, len(KINDS), subtypes * len(COLORS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
+    number = len(scenes)
+    chosen = torch.rand(number, len(KINDS), 3 * len(COLORS), generator=generator).argsort(-1)[..., :QUESTIONS_OF_A_KIND]
     answers = _answers(scenes).flatten(2).gather(2, chosen)
     kind = torch.arange(len(KINDS))[:, None].expand_as(chosen)
     parts = (kind, chosen // len(COLORS), chosen % len(COLORS), answers)
@@ -138,7 +132,7 @@ def ask_questions(scenes: Scenes, seed: int, split: str) -> Questions:
 
 
 def _answers(scenes: Scenes) -> Tensor:
-    """To each question that can be asked, int64 [N, kinds, subtypes, colors]."""
+    """To each question that can be asked, int64 [N, kinds, 3, colors]."""
     x, y = scenes.centers.unbind(-1)
     shape_answer = ANSWERS.index("rectangle") + scenes.shapes
     distances = _squared_distances(scenes.centers)

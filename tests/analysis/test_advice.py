@@ -104,8 +104,8 @@ def test_copies_across_splits_that_are_drawn_are_found() -> None:
     data.setup()
     found = advise(data, "folder")
     where = defaultdict(set)
-    for split, files in data.split_files().items():
-        for path in files.images.paths:
+    for split, files in data.splits.items():
+        for path in files.files:
             where[Path(path).name[-7:] if "cat" in path else path].add(split)
     leaks = [splits for splits in where.values() if "test" in splits and len(splits) > 1]
     assert leaks, "a tenth of the pairs at least is torn apart"

@@ -125,11 +125,11 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     spec = data.spec
     if not getattr(spec, "classes", ()) or spec.are_points:
         raise UserError(f"{name} is not for image classification: see `zoo data list --task classification`")
-    listed = data.split_files() if hasattr(data, "split_files") else data.splits
+    listed = data.splits
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}
     images = {split: _by_class(found, spec.classes) for split, found in labels.items()}
-    files = {split: getattr(listed[split].images, "paths", None) for split in labels}
-    in_files = all(paths is not None for paths in files.values())
+    files = {split: listed[split].files for split in labels}
+    in_files = all(files.values())
     sizes = _sizes([path for paths in files.values() for path in paths], (spec.width, spec.height)) if in_files else None
     if in_files:
         root = f"{data.root}{os.sep}"

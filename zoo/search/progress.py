@@ -27,20 +27,16 @@ class SearchProgress:
     def __init__(self, study: optuna.Study, search: Search, points: int) -> None:
         self.study, self.search, self.points = study, search, points
         self.seen = {trial.number for trial in self._finished()}
-        self.bar: Progress | None = None
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+        self.bar = Progress("trials", *columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.bar.add_task("", total=points, completed=len(finished_points(study, points)), state="")
 
     def __enter__(self) -> SearchProgress:
-        if sys.stderr.isatty():
-            state = TextColumn("{task.fields[state]}")
-            columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), state)
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.add_task("", total=self.points, completed=len(finished_points(self.study, self.points)), state="")
-            self.bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
 
     def update(self) -> None:
         """Print the trials that finished since the last call."""
@@ -49,16 +45,12 @@ class SearchProgress:
         done = len(finished_points(self.study, self.points))
         state = self._state(done)
         for trial in fresh:
-            self.say(f"{self._line(trial)}   {state}" if self.bar is None else self._line(trial))
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=done, state=state)
+            self.say(f"{self._line(trial)}   {state}" if self.bar.disable else self._line(trial))
+        self.bar.update(self.bar.task_ids[0], completed=done, state=state)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self.bar is not None:
-            self.bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _finished(self) -> list[FrozenTrial]:
         return [trial for trial in planned_trials(self.study) if is_finished(trial)]
@@ -71,7 +63,7 @@ class SearchProgress:
 
     def _state(self, done: int) -> str:
         best = best_trial(self.study)
-        count = f"{done}/{self.points} done" if self.bar is None else ""
+        count = f"{done}/{self.points} done" if self.bar.disable else ""
         return ", ".join(filter(None, (count, best and f"best {best.value:.4f} (trial {best.number})")))
 
 

@@ -105,23 +105,19 @@ def write_picture(study: optuna.Study, location: StudyLocation, search: Search) 
 
     Color is the order of the trials; trials that were stopped early are crosses at their last value, and the best is a star.
     """
-    trials = [trial for trial in planned_trials(study) if trial.value is not None]
     if best_trial(study) is None:
         return None
-    panels = len(search.space) + 1
-    rows = -(-panels // COLUMNS)
-    columns = -(-panels // rows)
+    path = location.folder / "search.png"
     with style():
-        figure = _draw(study, location, search, trials, rows, columns)
-        path = location.folder / "search.png"
-        write_png(figure, path)
+        write_png(_draw(study, location, search), path)
     return path
 
 
-def _draw(
-    study: optuna.Study, location: StudyLocation, search: Search, trials: list[FrozenTrial], rows: int, columns: int
-) -> Figure:
+def _draw(study: optuna.Study, location: StudyLocation, search: Search) -> Figure:
+    trials = [trial for trial in planned_trials(study) if trial.value is not None]
     panels = len(search.space) + 1
+    rows = -(-panels // COLUMNS)
+    columns = -(-panels // rows)
     figure = Figure(figsize=(4.2 * columns + 0.8, 3.4 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis, dimension in zip(axes, search.space, strict=False):

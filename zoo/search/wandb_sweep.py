@@ -11,7 +11,7 @@ import yaml
 
 from zoo.config.recipe import SECTIONS, resolve
 from zoo.core.errors import UserError
-from zoo.core.files import replace_file
+from zoo.core.files import write_output
 from zoo.registry.registry import Registry
 from zoo.search.plan import Budget, Search
 from zoo.search.space import Dimension
@@ -26,11 +26,7 @@ def write_sweep(path: Path, registry: Registry, search: Search, budget: Budget) 
     Raises:
         UserError: a sweep cannot express the search, or the file cannot be written.
     """
-    text = yaml.safe_dump(sweep(registry, search, budget), sort_keys=False)
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise UserError(f"--wandb-sweep {path}: {error.strerror.lower()}") from None
+    write_output(path, yaml.safe_dump(sweep(registry, search, budget), sort_keys=False).encode())
 
 
 def sweep(registry: Registry, search: Search, budget: Budget) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def rewritten(path: str, content: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("break_it", "named"),
     [
-        (without("answers.txt"), "answers.txt: no such file"),
+        (without("answers.txt"), "answers.txt: there is no such file"),
         (rewritten("answers.txt", "\n"), "answers.txt: is empty"),
         (without("train/questions.json"), "train/questions.json: no such file"),
         (rewritten("train/questions.json", '[["what'), "train/questions.json: is not valid JSON"),

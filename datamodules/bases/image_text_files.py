@@ -1,0 +1,68 @@
+"""The base of image-text data in files: annotations, and folders of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.core.errors import UserError, some
+from zoo.core.files import require_folder
+from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.bases.image_text import ImageTextData
+from zoo.datamodules.bases.options import require_at_least
+from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
+from zoo.datamodules.loading.splits import Images, ImagesInMemory
+
+NAMED = 3  # files named in a message
+
+
+class ImageTextFiles(ImageTextData):
+    """Image files, each with text from annotations. Images that cannot be read are skipped with a warning.
+
+    Args:
+        root: the folder of images and annotations.
+        size: pixels a side; images are resized to cover it and center-cropped.
+        augment: none, light, standard, strong, or a list as in crop:4,jitter; none allows cached features of a frozen encoder.
+        min_count: occurrences in training texts that a word needs to be in the vocabulary.
+        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
+    """
+
+    smallest = 1  # size
+    aspect: float = 1  # width over height
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        size: int = 224,
+        augment: str = "none",
+        min_count: int = 5,
+        memory_gb: float = 2.0,
+    ) -> None:
+        super().__init__(batch_size, seed, root=root, augment=augment)
+        require_at_least(self.smallest, size=size)
+        require_at_least(1, min_count=min_count)
+        require_folder(f"data.root={self.root}", self.root)
+        self.shape = size, int(size * self.aspect)
+        self.min_count, self.memory_gb = min_count, memory_gb
+
+    def read_images(self, paths: Sequence[Path], what: str) -> tuple[Images, Tensor]:
+        """The images in these files that can be read, and which can, bool [files], with a warning about others.
+
+        Raises:
+            UserError: none can; ``what`` says whose images they are.
+        """
+        files, shape = list(map(str, paths)), self.image_spec.shape[1:]
+        content = kept_content(files, shape, self.memory_gb, identity_of_files(files, shape))
+        readable = content.readable.tolist()
+        if not any(readable):
+            raise UserError(f"{self.root}: no image of {what} can be read, such as {paths[0]}")
+        if unreadable := [path.name for path, good in zip(paths, readable, strict=True) if not good]:
+            count = f"{len(unreadable):,} of {len(paths):,} images"
+            rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {some(unreadable, NAMED)}")
+        if content.pixels is not None:
+            return ImagesInMemory(content.pixels), content.readable
+        return ImageFiles(tuple(file for file, good in zip(files, readable, strict=True) if good), shape), content.readable
