@@ -153,7 +153,8 @@ def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd
     (tmp_path / "c.txt").write_text("three")
     assert TextFiles(1, 0, str(tmp_path)).load_text() == "two\nthree"
     warning = capfd.readouterr().err.splitlines()
-    assert len(warning) == 1 and "2 of 4 files, as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
+    assert len(warning) == 1
+    assert "2 of 4 files, such as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
 
 
 def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
