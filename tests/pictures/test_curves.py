@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_chosen_metrics_make_one_panel_for_each_quantity(zoo, drawn, write_run):
     assert zoo("picture", "curves", "first", "--metric", "train/error, val/error,train/lr").code == 0
     assert [axes.get_ylabel() for axes in drawn[0].axes] == ["error", "lr"]
     assert [len(axes.lines) for axes in drawn[0].axes] == [2, 1] and Path("first-curves.png").is_file()
+
+
+def test_the_suggested_command_works_and_is_another(zoo, write_run):
+    write_run("first", RECORDS)
+    write_run("words", [{name: value for name, value in record.items() if "accuracy" not in name} for record in RECORDS])
+    errors = "zoo picture curves first --metric train/error,val/error"
+    assert json.loads(zoo("picture", "curves", "first", "--json").out)["next"] == errors
+    assert json.loads(zoo(*errors.split()[1:], "--json").out)["next"] == "zoo report first"
+    for runs in (["words"], ["first", "words"]):
+        assert json.loads(zoo("picture", "curves", *runs, "--json").out)["next"] == f"zoo report {' '.join(runs)}"
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(zoo, drawn, write_run, tmp_path):

@@ -89,9 +89,11 @@ def test_a_plugin_file_that_registers_nothing_is_an_error(tmp_path: Path, text: 
         scan([str(path)])
 
 
-def test_a_missing_plugin_file_is_named() -> None:
+def test_a_missing_plugin_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere.py: no such file"):
         scan(["nowhere.py"])
+    with pytest.raises(UserError, match="a folder: pass a file in it"):
+        scan([str(tmp_path)])
 
 
 def test_the_nearest_name_is_offered() -> None:
@@ -154,6 +156,7 @@ def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path,
     with pytest.raises(UserError, match=r"'resnet20' is registered twice, by bestiary .* and greedyzoo 3"):
         registry.model("resnet20")
     assert registry.model("resnet56").origin.startswith("bestiary")
+    assert len(registry.warnings) == 1
 
 
 def test_a_project_may_have_folders_of_the_same_names(tmp_path: Path) -> None:

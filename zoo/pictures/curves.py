@@ -28,11 +28,14 @@ def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Pictu
     records = [read_records(folder) for folder in runs]
     metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(records)
     lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(records, runs, strict=True)]
+    names = " ".join(folder.name for folder in runs)
+    errors = ["train/error", "val/error"]
+    has_errors = metrics != errors and all(set(errors) <= set(metrics_of(of_run)) for of_run in records)
     return Picture(
         draw_curves(lines, run_labels(runs)),
         "thin lines are training, bold ones validation: a high loss in both means underfitting, a widening gap overfitting, and "
         "a loss that jumps too high a learning rate",
-        f"zoo picture curves {' '.join(folder.name for folder in runs)} --metric train/error,val/error",
+        f"zoo picture curves {names} --metric {','.join(errors)}" if has_errors else f"zoo report {names}",
     )
 
 

@@ -113,7 +113,7 @@ class Registry:
         """
         path = Path(plugin).expanduser().resolve()
         if not path.is_file():
-            raise UserError(f"--plugin {plugin}: no such file")
+            raise UserError(f"--plugin {plugin}: {'a folder: pass a file in it' if path.is_dir() else 'no such file'}")
         if str(path) in self.plugin_files:
             return
         before = len(self.warnings)
@@ -137,7 +137,9 @@ class Registry:
         for plugin in plugins:
             if Path(plugin).name not in given:
                 if not Path(plugin).is_file():
-                    raise UserError(f"{run} needs the plugin {plugin}, which is missing: zoo --plugin FILE gives its new path")
+                    raise UserError(
+                        f"{run} needs the plugin {plugin}, which is missing: zoo --plugin NEW/{Path(plugin).name} loads it"
+                    )
                 if plugin not in _trusted():
                     raise UserError(
                         f"{run} needs the plugin {plugin}: if you trust that file, pass it with zoo --plugin {plugin}"
@@ -157,7 +159,8 @@ class Registry:
         if known.path != entry.path:
             clash = f"{entry.kind} {entry.name!r} is registered twice, by {known.origin} and {entry.origin}: remove or rename one"
             self.clashes[entry.kind, entry.name] = clash
-            self.warnings.append(clash)
+            if clash not in self.warnings:
+                self.warnings.append(clash)
 
 
 def _trusted() -> list[str]:
