@@ -122,7 +122,12 @@ def test_another_or_a_damaged_file_is_refused_in_one_line(zoo, content: bytes) -
     assert zoo("export", "x.safetensors", "--to", "onnx").is_one_line_error("x.safetensors")
 
 
-@pytest.mark.parametrize("name", sorted(CLASSIFIERS.values()))
+SMALL = {"softmax", "mlp", "convnet", "resnet20", "vit", "knn"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in sorted(CLASSIFIERS.values())]
+)
 def test_every_classifier_exports_or_says_why_not(tmp_path: Path, name: str) -> None:
     """ONNX Runtime and torch alone say what the network says, for one image and for several."""
     import onnxruntime
