@@ -102,7 +102,7 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
     [
         (["recipe.lrr=1"], ["no recipe key 'lrr'", "'lr'"]),
         (["recipe.clip=1"], ["no recipe key 'clip': did you mean 'gradient_clip_val'?"]),
-        (["trainer.nodes=2"], ["did you mean 'num_nodes'?"]),
+        (["trainer.nodes=2"], ["did you mean 'num_nodes'"]),
         (["recipe.lr=fast"], ["recipe.lr=fast", "number"]),
         (["recipe.lr=-1"], ["recipe.lr=-1", "greater than 0"]),
         (["recipe.lr=.nan"], ["recipe.lr=nan"]),

@@ -77,12 +77,12 @@ def test_labels_are_smoothed_only_where_there_are_any() -> None:
 def test_a_network_can_be_tested_on_longer_sequences_but_not_on_another_task(zoo) -> None:
     quick = ("--epochs", "1", "--set", "data.length=6", "--set", "data.num_sequences=64", "--set", "model.hidden_size=4")
     trained = zoo("train", "gru", "--name", "adder", *quick)
-    assert trained.code == 0 and "test/solved" in trained.out and "zoo data preview adding-problem" in trained.out
+    assert trained.code == 0 and "test/solved" in trained.out and "zoo report adder" in trained.out
     assert zoo("test", "adder", "--set", "data.length=30").code == 0
     assert zoo("test", "adder", "--data", "copy-memory").is_one_line_error("copy-memory", "symbols")
     assert zoo("train", "gru", "--data", "digits").is_one_line_error("sequence-memory", "adding-problem")
     Path("x.png").touch()
-    assert zoo("predict", "adder", "x.png").is_one_line_error("sequences of numbers", "zoo test")
+    assert zoo("predict", "adder", "x.png").is_one_line_error("takes no image files", "zoo test")
 
 
 def test_an_lstm_learns_short_sequences_where_a_vanilla_network_has_not(zoo) -> None:

@@ -191,7 +191,10 @@ def test_a_run_of_a_plugin_that_is_missing_is_shown(report, write_run, metrics) 
     folder.run_file.write_text(folder.run_file.read_text().replace("name: softmax", "name: squeezenet"))
     page = report("foreign")
     assert_sound(page)
-    assert "no model 'squeezenet'" in page.text and "Learning curves" in page.text
+    assert (
+        "The model 'squeezenet' is not registered, perhaps because a plugin is missing" in page.text
+        and "Learning curves" in page.text
+    )
 
 
 def test_a_curve_with_a_peak_is_logarithmic(report, write_run, metrics) -> None:

@@ -185,7 +185,7 @@ def test_points_are_drawn_in_their_plane(train) -> None:
     samples = take_samples(scan(), folder)
     (scene,) = samples.scenes
     assert samples.confusion is not None and not samples.images and not samples.about_labels
-    assert "test points" in scene.alt and min(pixels(scene_address(scene.image)).shape[:2]) > 300
+    assert "Decision regions: test accuracy" in scene.alt and min(pixels(scene_address(scene.image)).shape[:2]) > 300
 
 
 # ------------------------------------------------------------------ labels

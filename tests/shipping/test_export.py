@@ -113,7 +113,9 @@ def test_pictures_are_drawn_of_an_exported_file_as_of_its_run(zoo, trained) -> N
         told, told_of_run = (answer.out.splitlines()[0].partition(": ")[2] for answer in answers)
         assert told == told_of_run
     assert zoo("picture", "confusion", "one.safetensors", "--checkpoint", "last").is_one_line_error("--checkpoint last")
-    assert zoo("picture", "curves", "one.safetensors").is_one_line_error("zoo picture curves", "records", "name a run")
+    assert zoo("picture", "curves", "one.safetensors").is_one_line_error(
+        "zoo picture curves", "records of a run", "exported file"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"not one", b"\xff" * 64, (2).to_bytes(8, "little") + b"{}"])

@@ -89,8 +89,8 @@ def test_a_dropped_picture_is_shown_with_a_bar_for_each_class(page: Any, trained
 
 def test_what_is_no_picture_is_refused_and_the_page_goes_on(page: Any, trained) -> None:
     drop(page, "<b>notes</b>.txt", "text/plain", b"not an image")
-    wait(lambda: found(page, ".refused"))
-    assert "not an image" in text(page, ".refused h2") and "<b>notes</b>.txt" in text(page, ".refused")  # as text, not as HTML
+    wait(lambda: found(page, ".error"))
+    assert "not an image" in text(page, ".error h2") and "<b>notes</b>.txt" in text(page, ".error")  # as text, not as HTML
     drop(page, "sun.png", "image/png", png(trained.picture("yellow", 1)))
     wait(lambda: found(page, ".bars"))
     assert len(found(page, "#results > li")) == 2
@@ -113,8 +113,8 @@ def test_the_button_is_reached_and_pressed_by_keyboard(page: Any, trained) -> No
 def test_a_large_file_is_refused_before_it_is_sent(page: Any) -> None:
     page.execute_script("about.limits.bytes = 10; window.fetch = () => { throw new Error('sent'); };")
     drop(page, "large.png", "image/png", b"0" * 11)
-    wait(lambda: found(page, ".refused"))
-    assert "too large" in text(page, ".refused h2")
+    wait(lambda: found(page, ".error"))
+    assert "too large" in text(page, ".error h2")
 
 
 @pytest.mark.parametrize("width", [390, 1100])

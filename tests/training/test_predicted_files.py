@@ -53,7 +53,7 @@ def test_csv_json_and_table_say_the_same(zoo, photos: Path) -> None:
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_a_file_holds_what_is_printed(zoo, photos: Path, ending: str) -> None:
     answer = zoo("predict", "first", photos, "-o", f"said/of.{ending}")
-    assert answer.code == 0 and answer.out.splitlines()[0] == f"said/of.{ending}: 7 answers"
+    assert answer.code == 0 and answer.out.splitlines()[0] == f"said/of.{ending}: 7 predictions"
     assert Path(f"said/of.{ending}").read_text() == zoo("predict", "first", photos, f"--{ending}").out
     assert [path.name for path in Path("said").iterdir()] == [f"of.{ending}"]
 
