@@ -148,7 +148,7 @@ def test_a_terminal_gets_the_worst_finding_under_the_bar_in_its_color(terminal: 
     fit(progress, max_epochs=2, callbacks=[finds, diagnosis, progress])
     told = capfd.readouterr().err
     yellow, red = (re.findall(rf"\x1b\[{code}m([^\x1b]*)", told) for code in (33, 31))
-    assert set(yellow) == {"warning: dead-units in network.stage2: 62% of its …"}
+    assert set(yellow) == {"warning: dead-units in network.stage2: 62% of its…"}
     assert set(red) == {"error: exploding-gradients in all parameters: the…"} and told.index(yellow[0]) < told.index(red[0])
     assert max(map(len, (*yellow, *red))) == terminal
     shown = screen(told)

@@ -41,7 +41,7 @@ def test_figures_of_classes_equal_scikit_learns() -> None:
     figures = ClassMetrics(5, IGNORE)
     for part in range(0, 400, 90):
         figures.update(logits[part : part + 90], labels[part : part + 90])
-    error, findings = figures.take(NAMES)
+    error, findings = figures.compute_and_reset(NAMES)
     said = logits.argmax(1).numpy()
     assert findings["confusion"] == confusion_matrix(labels, said, labels=range(5)).tolist()
     expected = np.array(precision_recall_fscore_support(labels, said, labels=range(5), zero_division=0))
@@ -59,7 +59,7 @@ def test_rows_to_ignore_do_not_count_even_where_they_fill_a_batch() -> None:
     ignoring.update(torch.cat([logits[:100], logits[:50]]), torch.cat([labels[:100], repeated]))
     ignoring.update(logits[:50], repeated)
     ignoring.update(logits[100:], labels[100:])
-    (error, found), (other_error, other) = plain.take(NAMES), ignoring.take(NAMES)
+    (error, found), (other_error, other) = plain.compute_and_reset(NAMES), ignoring.compute_and_reset(NAMES)
     assert found == other and error == pytest.approx(other_error, abs=1e-6)
 
 
@@ -67,16 +67,16 @@ def test_after_it_was_read_all_starts_anew() -> None:
     logits, labels = samples()
     figures = ClassMetrics(5, IGNORE)
     figures.update(logits, labels)
-    first = figures.take(NAMES)
+    first = figures.compute_and_reset(NAMES)
     figures.update(logits[:80], labels[:80])
-    _, second = figures.take(NAMES)
+    _, second = figures.compute_and_reset(NAMES)
     assert sum(map(sum, second["confusion"])) == 80
     figures.update(logits, labels)
-    assert figures.take(NAMES) == first
+    assert figures.compute_and_reset(NAMES) == first
 
 
 def test_scores_that_look_like_probabilities_are_not_taken_for_some() -> None:
     logits, labels = torch.tensor([[0.9, 0.1], [0.2, 0.6]]), torch.tensor([0, 1])
     figures = ClassMetrics(2, IGNORE)
     figures.update(logits, labels)
-    assert figures.take(NAMES[:2])[0] == pytest.approx(calibration_error(logits, labels), abs=1e-6)
+    assert figures.compute_and_reset(NAMES[:2])[0] == pytest.approx(calibration_error(logits, labels), abs=1e-6)

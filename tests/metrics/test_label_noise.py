@@ -76,7 +76,7 @@ def changed(labels: Tensor, classes: int, share: float) -> tuple[Tensor, Tensor]
 
 def test_most_suspects_are_labels_that_were_changed(zoo, monkeypatch) -> None:
     planted = {}
-    read = Digits.read
+    read = Digits.load_splits
 
     def read_with_wrong_labels(self: Digits) -> dict[str, Split]:
         splits = read(self)
@@ -85,7 +85,7 @@ def test_most_suspects_are_labels_that_were_changed(zoo, monkeypatch) -> None:
         planted.update({picture.numpy().tobytes(): bool(w) for picture, w in zip(_pixels(splits["train"]), wrong, strict=True)})
         return {**splits, "train": Split(splits["train"].images, labels)}
 
-    monkeypatch.setattr(Digits, "read", read_with_wrong_labels)
+    monkeypatch.setattr(Digits, "load_splits", read_with_wrong_labels)
     assert zoo("train", "mlp", "--epochs", "6", "--name", "noisy").code == 0
     registry = scan()
     task, run = load_trained(registry, RunFolder.find("noisy"), "best")
