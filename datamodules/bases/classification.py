@@ -21,9 +21,7 @@ class ClassificationData(ImageData):
     """Images with one class each. A subclass implements ``build_spec`` and ``load_splits``.
 
     A batch has ``images``, uint8 [N, C, H, W], and ``labels``, int64 [N]; mixup and cutmix add ``targets``, float [N, classes].
-
-    Args:
-        validation: fraction of the training images held out for validation, stratified by class, or one of k folds, as in 2/5.
+    The validation images are stratified by class.
     """
 
     task = "classification"
