@@ -111,7 +111,8 @@ def test_mistakes_among_photographs_are_told_by_their_files(zoo, workplace, monk
 
     monkeypatch.setattr(predictions, "draw_tiles", noted)
     for memory in ("2", "0"):
-        assert zoo("train", "softmax", *settings, "--set", f"data.memory_gb={memory}", "--name", f"held-{memory}").code == 0
+        kept = f"data.memory_gb={memory}"
+        assert zoo("train", "softmax", *settings, "--epochs", "20", "--set", kept, "--name", f"held-{memory}").code == 0
         answer = zoo("picture", "mistakes", f"held-{memory}")
         assert answer.code == 0 and f"; the most confident is {Path('shades/test/0/0-2.png')}\n" in answer.out, answer
     assert [title.splitlines()[0] for title in titles] == ["true 0", "true 0"]

@@ -236,6 +236,7 @@ def test_two_processes_remember_what_one_does(folder: Path, figures: dict[str, l
     assert all(torch.equal(value, shared[name]) for name, value in alone.items())
 
 
+@pytest.mark.slow
 def test_the_process_whose_batch_breaks_the_numbers_is_heard() -> None:
     Path("odd.py").write_text(ODD)
     Path("zoo_command.py").write_text(PROGRAM)
@@ -248,4 +249,4 @@ def test_the_process_whose_batch_breaks_the_numbers_is_heard() -> None:
     content = torch.load("runs/odd/autopsy.pt", weights_only=True)
     assert content["batch"]["labels"][0] == 7
     again = subprocess.run([*start, "autopsy", "odd"], capture_output=True, text=True)
-    assert again.returncode == 1 and again.stdout.endswith("in the same way\n"), again.stderr
+    assert again.returncode == 1 and again.stdout.endswith("repeated: the same fault occurs\n"), again.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -158,8 +160,10 @@ class ImageNetVGG(ImageNetClassifier):
         require_positive(hidden_size=hidden_size)
         spec.require_size(f"vgg{depth}-imagenet", 32)
         features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
-        self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
-        if hidden_size != 4096:
+        is_published_size = hidden_size == 4096
+        with nullcontext() if is_published_size else torch.device("meta"):  # layers of 120 million weights to be replaced
+            self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
+        if not is_published_size:
             classifier = self.network.classifier
             classifier[0] = nn.Linear(classifier[0].in_features, hidden_size)
             classifier[3] = nn.Linear(hidden_size, hidden_size)
