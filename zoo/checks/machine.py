@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoo.core.files import cache_folder
 from zoo.registry.registry import Registry
-from zoo.training.run_folder import RUNS
+from zoo.training.run_folder import runs_folder
 
 PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "typer", "pydantic")
 LEAST_FREE_GB = 2
@@ -32,7 +32,7 @@ def check_machine(registry: Registry) -> list[Finding]:
     findings = [Finding("python", f"{platform.python_version()} on {platform.platform()}")]
     findings += [_package(name) for name in PACKAGES]
     findings += _devices()
-    findings += [_folder("runs", RUNS), _folder("cache", cache_folder())]
+    findings += [_folder("runs", runs_folder()), _folder("cache", cache_folder())]
     everything = [*registry.models.values(), *registry.data.values()]
     plugins = sorted({entry.origin for entry in everything if not entry.origin.startswith("bestiary ")})
     findings.append(Finding("registry", f"{len(registry.models)} models, {len(registry.data)} data sets"))

@@ -75,7 +75,7 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The same, of a run or an exported file."""
-    from zoo.training.run_folder import RUNS, RunFolder
+    from zoo.training.run_folder import RunFolder, known_runs
 
     path = Path(backbone).expanduser()
     if path.is_file():
@@ -85,8 +85,7 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
     except UserError as error:
         if path.suffix in WEIGHT_FILES or path.exists():
             raise
-        runs = [folder.name for folder in RUNS.iterdir()] if RUNS.is_dir() else []
-        names = [*registry.models, *runs, *(f"{library}:" for library in LIBRARIES)]
+        names = [*registry.models, *known_runs(), *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` lists them"
         raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error

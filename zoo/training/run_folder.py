@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,31 @@ from zoo.core.json_lines import read_json_lines
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
 
-RUNS = Path("runs")
+RUNS = Path("runs")  # where new runs go by default
+RUNS_VARIABLE = "ZOO_RUNS"
+_chosen: ContextVar[Path | None] = ContextVar("runs", default=None)
 RUN_FILES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # any of which a run leaves behind
 FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # the folder that rank zero has created, for launched processes
+
+
+def default_runs() -> Path:
+    """The folder of runs: that of ``ZOO_RUNS``, or ``runs`` in the current folder."""
+    return Path(os.environ.get(RUNS_VARIABLE) or RUNS)
+
+
+def runs_folder() -> Path:
+    """The folder in which new runs are created and runs are found by name."""
+    return _chosen.get() or default_runs()
+
+
+@contextmanager
+def runs_in(folder: str | Path | None) -> Iterator[None]:
+    """Create and find runs in another folder inside; None keeps the present one."""
+    token = _chosen.set(Path(folder).expanduser() if folder else _chosen.get())
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 class RunFolder:
@@ -42,8 +65,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name on the command line: the folder's name if it is under ``runs/``, else its path, quoted for a shell."""
-        return shlex.quote(self.path.name if self.path.parent == RUNS else str(self.path))
+        """The run's name on the command line: the folder's name if commands find it so, else its path, quoted for a shell."""
+        return shlex.quote(self.path.name if self.path.parent == default_runs() else str(self.path))
 
     @classmethod
     def claim(cls, name: str | None, run: Run) -> RunFolder:
@@ -55,14 +78,14 @@ class RunFolder:
         if is_follower():
             if name is None and FOLDER_VARIABLE not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
-            return cls(Path(os.environ.get(FOLDER_VARIABLE) or RUNS / name))
+            return cls(Path(os.environ.get(FOLDER_VARIABLE) or runs_folder() / name))
         if name is not None and (Path(name).name != name or name.startswith(".") or not name):
             raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
         if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
         stem = name or f"{run.network}-{run.data['name']}"
         for number in itertools.count(1):
-            path = RUNS / (stem if number == 1 else f"{stem}-{number}")
+            path = runs_folder() / (stem if number == 1 else f"{stem}-{number}")
             try:
                 path.mkdir(parents=True)
                 return cls(path)
@@ -78,8 +101,9 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the folder again, before anything was trained."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # other runs are in it
-            RUNS.rmdir()
+        if self.path.parent == runs_folder():
+            with suppress(OSError):  # other runs are in it
+                self.path.parent.rmdir()
 
     @classmethod
     def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",)) -> RunFolder:
@@ -91,7 +115,8 @@ class RunFolder:
         Raises:
             UserError: there is none, or a plugin file is missing.
         """
-        for path in (RUNS / text, Path(text)):
+        places = (runs_folder() / text, Path(text).expanduser())
+        for path in places:
             if any((path / proof).is_file() for proof in proofs):
                 found = cls(path)
                 plugins: Sequence[str] = ()
@@ -99,11 +124,11 @@ class RunFolder:
                     plugins = read_config(found.run_file).get("plugins") or ()
                 current_registry().add_plugins_of(f"run {found.name}", plugins)
                 return found
-        for path in (RUNS / text, Path(text)):
+        for path in places:
             if path.exists():
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")
         known = known_runs()
-        raise unknown("run", text, known, "choose from " + ", ".join(known) if known else "there is none in runs/ yet")
+        raise unknown("run", text, known, "choose from " + ", ".join(known) if known else f"there is none in {runs_folder()}/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.
@@ -193,18 +218,12 @@ class RunFolder:
 
 
 def known_runs() -> list[str]:
-    """The names of the runs under ``runs/``."""
-    return sorted(path.parent.name for path in RUNS.glob("*/run.yaml"))
+    """The names of the runs in ``runs_folder()``."""
+    return sorted(path.parent.name for path in runs_folder().glob("*/run.yaml"))
 
 
 @contextmanager
 def temporary_runs() -> Iterator[None]:
     """Create new runs in a temporary folder inside: for runs of which only the result counts."""
-    global RUNS
-    former = RUNS
-    with tempfile.TemporaryDirectory() as folder:
-        RUNS = Path(folder)
-        try:
-            yield
-        finally:
-            RUNS = former
+    with tempfile.TemporaryDirectory() as folder, runs_in(folder):
+        yield
