@@ -32,8 +32,8 @@ LIGHT = [
     "zoo/training/finetuning.py",
     "zoo/training/run_folder.py",
     "zoo/training/watching.py",
-    "zoo/search/plan.py",
-    "zoo/search/space.py",
+    "zoo/studies/plan.py",
+    "zoo/studies/space.py",
 ]
 BASE = {"zoo.core", "zoo.registry", "zoo.spec", "zoo.text"}
 SETTINGS = BASE | {"zoo.config"}
@@ -59,7 +59,7 @@ FLOORS = {
     "zoo/pictures": TRAINING | {"zoo.analysis"},
     "zoo/export": TRAINING,
     "zoo/serve": TRAINING | {"zoo.datamodules.files"},
-    "zoo/search": TRAINING | {"zoo.pictures.figure"},
+    "zoo/studies": TRAINING | {"zoo.pictures.figure"},
     "zoo/report": TRAINING | {"zoo.callbacks", "zoo.pictures"},
     "zoo/__init__.py": SETTINGS,
     "zoo/__main__.py": {"zoo.cli"},

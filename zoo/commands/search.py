@@ -65,13 +65,13 @@ def search(
     if show:
         if over or settings or trials or wandb_sweep:
             raise UserError("--show only prints the results: omit the options that define a search")
-        from zoo.search.study import StudyLocation, find
+        from zoo.studies.study import StudyLocation, find
 
         location = StudyLocation(*where)
         _print_search(registry, location, *find(location, registry), json, zoo_command(context))
         return
     from zoo.config.recipe import parse_setting
-    from zoo.search.plan import plan_budget, plan_search
+    from zoo.studies.plan import plan_budget, plan_search
 
     flags = {"data": {"name": data} if data else {}, "recipe": {"epochs": epochs} if epochs is not None else {}}
     numbers = (whole_number("--folds", folds), whole_number("--seed", seed, 0))
@@ -79,7 +79,7 @@ def search(
     plan = plan_search(registry, name, [*map(parse_setting, settings), flags], over, sampler, metric, *numbers)
     budget = plan_budget(plan, *limits, context.obj or [])
     if wandb_sweep:
-        from zoo.search.wandb_sweep import write_sweep
+        from zoo.studies.wandb_sweep import write_sweep
 
         write_sweep(Path(wandb_sweep), registry, plan, budget)
         print(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
@@ -88,9 +88,9 @@ def search(
 
 
 def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, json: bool, zoo: str) -> None:
-    from zoo.search.points import finished_points
-    from zoo.search.study import StudyLocation, hide_password, open_or_create
-    from zoo.search.workers import check_data_and_model, run_search
+    from zoo.studies.points import finished_points
+    from zoo.studies.study import StudyLocation, hide_password, open_or_create
+    from zoo.studies.workers import check_data_and_model, run_search
     from zoo.training.checkpoints import Interrupted
 
     location = StudyLocation(*where)
@@ -113,7 +113,7 @@ def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, 
 
 
 def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
-    from zoo.search.report import records, table, write_best, write_picture
+    from zoo.studies.report import records, table, write_best, write_picture
 
     best, picture = write_best(study, location, plan, registry), write_picture(study, location, plan)
     if json:

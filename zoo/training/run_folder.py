@@ -128,7 +128,9 @@ class RunFolder:
             if path.exists():
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")
         known = known_runs()
-        raise unknown("run", text, known, "choose from " + ", ".join(known) if known else f"there is none in {runs_folder()}/ yet")
+        raise unknown(
+            "run", text, known, "choose from " + ", ".join(known) if known else f"there is none in {runs_folder()}/ yet"
+        )
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.

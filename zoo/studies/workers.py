@@ -19,11 +19,11 @@ import torch
 
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry, scan
-from zoo.search.plan import Budget, Search
-from zoo.search.points import Worker, build_pruner, finished_points
-from zoo.search.progress import SearchProgress
-from zoo.search.study import StudyLocation, reopen, storage_errors_explained
-from zoo.search.trial import TrainingObjective, remove_checkpoints
+from zoo.studies.plan import Budget, Search
+from zoo.studies.points import Worker, build_pruner, finished_points
+from zoo.studies.progress import SearchProgress
+from zoo.studies.study import StudyLocation, reopen, storage_errors_explained
+from zoo.studies.trial import TrainingObjective, remove_checkpoints
 from zoo.training import building
 from zoo.training.checkpoints import Interrupted
 

@@ -13,8 +13,8 @@ from zoo.config.recipe import SECTIONS, resolve
 from zoo.core.errors import UserError
 from zoo.core.files import write_output
 from zoo.registry.registry import Registry
-from zoo.search.plan import Budget, Search
-from zoo.search.space import Dimension
+from zoo.studies.plan import Budget, Search
+from zoo.studies.space import Dimension
 
 METHODS = {"random": "random", "grid": "grid", "tpe": "bayes"}
 QUARTER = 4  # the factor of successive halving, as Optuna's default

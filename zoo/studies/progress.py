@@ -10,9 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zoo.search.plan import Search
-from zoo.search.points import finished_points, planned_trials
-from zoo.search.study import REASON, best_trial, is_finished
+from zoo.studies.plan import Search
+from zoo.studies.points import finished_points, planned_trials
+from zoo.studies.study import REASON, best_trial, is_finished
 
 WORDS = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped early"}
 

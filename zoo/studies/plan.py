@@ -8,7 +8,7 @@ from typing import Any
 from zoo.config.recipe import Run, differences, resolve
 from zoo.core.errors import UserError, unknown
 from zoo.registry.registry import Registry
-from zoo.search.space import Dimension, grid_points, nested, read_space
+from zoo.studies.space import Dimension, grid_points, nested, read_space
 
 SAMPLERS = ("random", "grid", "tpe")
 PRUNERS = ("none", "median", "asha")

@@ -21,12 +21,12 @@ from zoo.core.errors import one_line
 from zoo.core.files import replace_file
 from zoo.pictures.figure import style, write_png
 from zoo.registry.registry import Registry
-from zoo.search.plan import Search
-from zoo.search.points import planned_trials
-from zoo.search.progress import format_value
-from zoo.search.space import Dimension
-from zoo.search.study import DUPLICATE, REASON, StudyLocation, best_trial, is_finished
-from zoo.search.trial import FOLDS, SECONDS
+from zoo.studies.plan import Search
+from zoo.studies.points import planned_trials
+from zoo.studies.progress import format_value
+from zoo.studies.space import Dimension
+from zoo.studies.study import DUPLICATE, REASON, StudyLocation, best_trial, is_finished
+from zoo.studies.trial import FOLDS, SECONDS
 
 ORDER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
 COLUMNS = 3  # panels per row of the picture

@@ -25,13 +25,13 @@ from zoo.config.recipe import parse_setting, read_config, resolve
 from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
-from zoo.search import study as studies
-from zoo.search.plan import Budget, Search
-from zoo.search.points import POINT, TrialFailed, Worker, build_pruner, finished_points
-from zoo.search.space import grid_points, nested, read_space
-from zoo.search.study import StudyLocation, find, is_finished, open_or_create
-from zoo.search.trial import MetricRecorder
-from zoo.search.wandb_sweep import sweep
+from zoo.studies import study as studies
+from zoo.studies.plan import Budget, Search
+from zoo.studies.points import POINT, TrialFailed, Worker, build_pruner, finished_points
+from zoo.studies.space import grid_points, nested, read_space
+from zoo.studies.study import StudyLocation, find, is_finished, open_or_create
+from zoo.studies.trial import MetricRecorder
+from zoo.studies.wandb_sweep import sweep
 
 REGISTRY = scan()
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -162,8 +162,8 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 from zoo.registry.registry import scan
-from zoo.search.points import Worker
-from zoo.search.study import StudyLocation, find
+from zoo.studies.points import Worker
+from zoo.studies.study import StudyLocation, find
 
 def objective(trial, values):
     trial.set_user_attr("pid", os.getpid())
@@ -466,7 +466,7 @@ def test_several_workers_share_one_study(zoo) -> None:
 def test_several_gpus_are_shared_out_by_name_and_one_is_left_alone(monkeypatch) -> None:
     import torch
 
-    from zoo.search.workers import visible_devices
+    from zoo.studies.workers import visible_devices
 
     for named, count, expected in (
         (None, 3, ["0", "1", "2"]),

@@ -21,10 +21,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from zoo.core.randomness import derive_seed
-from zoo.search import study as studies
-from zoo.search.plan import Search
-from zoo.search.space import grid_points
-from zoo.search.study import DUPLICATE, REASON, StudyLocation, is_finished
+from zoo.studies import study as studies
+from zoo.studies.plan import Search
+from zoo.studies.space import grid_points
+from zoo.studies.study import DUPLICATE, REASON, StudyLocation, is_finished
 
 POINT = "point"  # attribute of a trial: its point
 WORKER = "worker"  # attribute of a trial: the process that runs it

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.registry.registry import Registry
-from zoo.search.plan import Search
+from zoo.studies.plan import Search
 
 SEARCHES = Path("searches")
 IDENTITY = "zoo"  # attribute of a study: the identity of its search

@@ -15,9 +15,9 @@ import optuna
 from zoo.config.recipe import Run, resolve
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry
-from zoo.search.plan import Search
-from zoo.search.points import TrialFailed
-from zoo.search.study import StudyLocation, best_trial
+from zoo.studies.plan import Search
+from zoo.studies.points import TrialFailed
+from zoo.studies.study import StudyLocation, best_trial
 from zoo.tasks.task import Diverged
 from zoo.training import engine
 from zoo.training.memory import is_out_of_memory
