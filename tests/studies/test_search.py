@@ -565,7 +565,7 @@ def test_a_study_of_something_else_is_not_gone_on_with(zoo) -> None:
     others = {
         "recipe.batch_size=7 (was 128)": ["--set", "recipe.batch_size=7", *OVER],
         "--over recipe.lr=log:1e-5..1e-1 (was log:1e-4..1e-1)": ["--over", "recipe.lr=log:1e-5..1e-1"],
-        "--over recipe.gamma=uniform:0.1..1 (was not there)": [*OVER, "--over", "recipe.gamma=uniform:0.1..1"],
+        "--over recipe.gamma=uniform:0.1..1 (was not given)": [*OVER, "--over", "recipe.gamma=uniform:0.1..1"],
         "--metric loss (was accuracy)": [*OVER, "--metric", "loss"],
         "--folds 2 (was 1)": [*OVER, "--folds", "2"],
         "--sampler tpe (was random)": [*OVER, "--sampler", "tpe"],
