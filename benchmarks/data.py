@@ -64,7 +64,7 @@ def main(rounds: int = 5, count: int = 50_000, workers: int = 2) -> None:
     settings = [{"data": {"name": "random-images", "count": count}}]
     run = resolve(registry, "mlp", {}, settings)
     data = building.build_data(registry, run)
-    normalize = zoo.create("mlp", data.spec, Recipe()).normalize  # images as torchvision gives them, [N, C, H, W] in memory
+    normalize = zoo.create_model("mlp", data.spec, Recipe()).normalize  # images as torchvision gives them, [N, C, H, W] in memory
     split = data.splits["train"]
     reference = DataLoader(
         PilImages(split.images.pixels[:20_000], split.labels), 128, shuffle=True, num_workers=workers, drop_last=True

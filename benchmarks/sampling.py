@@ -21,7 +21,7 @@ from zoo.tasks.decoding import Sampling, sample
 def main(length: int = 500, context: int = 512, rounds: int = 3) -> None:
     """Write in turns, compare the texts, and print the ratio."""
     torch.manual_seed(0)
-    task = zoo.create("char-transformer", zoo.TextSpec(tuple(map(chr, range(32, 97)))), context_length=context).eval()
+    task = zoo.create_model("char-transformer", zoo.TextSpec(tuple(map(chr, range(32, 97)))), context_length=context).eval()
     ways = {"with cache": task.decode, "without": partial(task.decode, cached=False)}
     times: dict[str, list[float]] = {name: [] for name in ways}
     texts = {}

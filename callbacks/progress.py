@@ -55,7 +55,7 @@ class TrainingProgress(L.Callback):
     Args:
         metrics: the latest values, filled by a logger.
         show: the metrics to show, in order, if they have a value.
-        terminal: draw a bar; by default where standard error is a terminal.
+        terminal: draw a bar; by default on a terminal and in a notebook.
         trend: a metric of which the bar shows a sparkline over the epochs, too.
         diagnosis: whose findings are shown; it must precede this callback.
     """
@@ -70,7 +70,8 @@ class TrainingProgress(L.Callback):
     ) -> None:
         self.metrics, self.show, self.trend = metrics, show, trend
         self.history: list[float] = []  # of the trend
-        self.terminal = sys.stderr.isatty() if terminal is None else terminal
+        console = Console(stderr=True)
+        self.terminal = (sys.stderr.isatty() or console.is_jupyter) if terminal is None else terminal
         self.diagnosis = diagnosis
         self.printed = 0  # findings
         self.bar: _Bar | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,19 @@ def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The third-party package, importable for one test."""
     monkeypatch.syspath_prepend(str(plugin_folder))
-    return plugin_folder
+    yield plugin_folder
+    forget_modules("squeezenet_zoo")
+
+
+def forget_modules(prefix: str) -> None:
+    """Undo imports of modules that register something, which the registry would find in this process from then on."""
+    from zoo.registry import entry
+
+    for module in [name for name in sys.modules if name.startswith(prefix)]:
+        del sys.modules[module]
+    for known in (entry._classes, entry._runtime_entries):
+        for key in [key for key in known if key[0].startswith(prefix)]:
+            del known[key]

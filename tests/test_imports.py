@@ -19,7 +19,7 @@ LIGHT = [
     "zoo/spec.py",
     *(
         str(path.relative_to(ROOT))
-        for folder in ("core", "config", "registry", "text", "commands")
+        for folder in ("core", "config", "registry", "text", "commands", "api")
         for path in sorted((ROOT / "zoo" / folder).glob("*.py"))
     ),
     "zoo/callbacks/sparkline.py",
@@ -31,6 +31,7 @@ LIGHT = [
     "zoo/training/backbones.py",
     "zoo/training/finetuning.py",
     "zoo/training/run_folder.py",
+    "zoo/training/sources.py",
     "zoo/training/watching.py",
     "zoo/studies/plan.py",
     "zoo/studies/space.py",
@@ -61,7 +62,8 @@ FLOORS = {
     "zoo/serve": TRAINING | {"zoo.datamodules.files"},
     "zoo/studies": TRAINING | {"zoo.pictures.figure"},
     "zoo/report": TRAINING | {"zoo.callbacks", "zoo.pictures"},
-    "zoo/__init__.py": SETTINGS,
+    "zoo/api": TRAINING | {"zoo.callbacks", "zoo.datamodules", "zoo.analysis", "zoo.export", "zoo.report", "zoo.studies"},
+    "zoo/__init__.py": SETTINGS | {"zoo.api"},
     "zoo/__main__.py": {"zoo.cli"},
     "zoo/commands": {"zoo"},
     "zoo/cli.py": {"zoo"},

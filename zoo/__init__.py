@@ -5,10 +5,12 @@ The public face. It is light: torch is imported when something is built, not whe
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from zoo.api.names import describe, list_data, list_models
 from zoo.core import __version__
-from zoo.core.errors import UserError
+from zoo.core.errors import Interrupted, UserError
 from zoo.registry.entry import (
     Entry,
     register_augmentation,
@@ -18,53 +20,58 @@ from zoo.registry.entry import (
     register_optimizer,
 )
 from zoo.registry.registry import Registry, scan
-from zoo.spec import ImageSpec, Spec, TextSpec
+from zoo.spec import ImageSpec, TextSpec
+
+if TYPE_CHECKING:
+    from zoo.api.build import create_data, create_model
+    from zoo.api.search import SearchResult, search
+    from zoo.api.trained import TrainedRun, load
+    from zoo.api.training import finetune, train
+    from zoo.config.recipe import Recipe
 
 __all__ = [
     "Entry",
     "ImageSpec",
+    "Interrupted",
     "Recipe",
     "Registry",
+    "SearchResult",
     "TextSpec",
+    "TrainedRun",
     "UserError",
     "__version__",
-    "create",
+    "create_data",
+    "create_model",
+    "describe",
+    "finetune",
+    "list_data",
+    "list_models",
+    "load",
     "register_augmentation",
     "register_data",
     "register_loss",
     "register_model",
     "register_optimizer",
     "scan",
+    "search",
+    "train",
 ]
 
-
-def create(name: str, spec: Spec, recipe: Any = None, **options: Any) -> Any:
-    """Build a model of the zoo for data of the given spec.
-
-    Args:
-        name: a name that ``zoo list`` shows.
-        spec: what the network must fit, as in ``ImageSpec(3, 32, 32, classes=("cat", "dog"))``.
-        recipe: how it would be trained; by default the model's own recipe.
-        options: the model's own options, as in ``depth=32``.
-
-    Returns:
-        The LightningModule, with freshly initialized weights.
-
-    Raises:
-        UserError: an unknown name or option, a value of the wrong type, or a spec that the model cannot take.
-    """
-    from zoo.config.options import check_options
-    from zoo.config.recipe import Recipe
-
-    entry = scan().model(name)
-    recipe = recipe or Recipe(**entry.recipe)
-    return entry.load()(spec, recipe, **check_options(entry, options))
+# name -> module, imported when the name is used: a listing need not pay for pydantic, which takes a fifth of a second
+_LAZY = {
+    "Recipe": "zoo.config.recipe",
+    "SearchResult": "zoo.api.search",
+    "TrainedRun": "zoo.api.trained",
+    "create_data": "zoo.api.build",
+    "create_model": "zoo.api.build",
+    "finetune": "zoo.api.training",
+    "load": "zoo.api.trained",
+    "search": "zoo.api.search",
+    "train": "zoo.api.training",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # pydantic takes a fifth of a second to import, which a listing need not pay
-    if name == "Recipe":
-        from zoo.config.recipe import Recipe
-
-        return Recipe
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")

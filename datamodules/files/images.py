@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from zoo.core.errors import one_line
+from zoo.core.errors import UserError, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
@@ -21,8 +21,8 @@ class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
 
 
-def read_image(path: str | BinaryIO, channels: int, height: int, width: int) -> Tensor:
-    """Decode a file, by path or open, that may be anything, to uint8 [channels, height, width].
+def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, width: int) -> Tensor:
+    """Decode a file, by path or open, that may be anything, or an image, to uint8 [channels, height, width].
 
     Args:
         channels: 3 gives color, 1 gray.
@@ -47,9 +47,35 @@ def _reason(error: Exception) -> str:
     return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
 
 
-def open_image(path: str | BinaryIO) -> Image.Image:
-    """Open an image of the admitted formats, lazily."""
-    return Image.open(path, formats=FORMATS)
+def open_image(path: str | BinaryIO | Image.Image) -> Image.Image:
+    """Open an image of the admitted formats, lazily; one that is open already is copied."""
+    return path.copy() if isinstance(path, Image.Image) else Image.open(path, formats=FORMATS)
+
+
+def array_to_image(array: np.ndarray) -> Image.Image:
+    """Convert an array to an image.
+
+    Args:
+        array: [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels; uint8, or floats from 0 to 1.
+
+    Raises:
+        UserError: another shape, type or range.
+    """
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[-1] not in channels and array.shape[0] in channels:
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in channels)):
+        expected = "[H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
+        raise UserError(f"an array of shape {array.shape} is not an image: expected {expected}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise UserError(f"floating-point pixels from {array.min():.3g} to {array.max():.3g}: expected 0 to 1, or uint8")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"pixels of type {array.dtype}: expected uint8, or floats from 0 to 1")
+    return Image.fromarray(array)
 
 
 def orientation(image: Image.Image) -> int:
@@ -73,7 +99,7 @@ def upright_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def decode(path: str | BinaryIO, shape: tuple[int, int]) -> np.ndarray:
+def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int]) -> np.ndarray:
     """RGB pixels, uint8 [height, width, 3], turned upright, scaled to cover ``shape`` and cut out of the middle.
 
     Raises:

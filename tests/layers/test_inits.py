@@ -72,7 +72,7 @@ def spread(init: str, name: str) -> list[torch.Tensor]:
     """What comes out of each of ten hidden layers, each 4,000 wide, for normal inputs."""
     spec = zoo.ImageSpec(1, 40, 100, classes=("a", "b"))
     torch.manual_seed(0)
-    task = zoo.create("mlp", spec, hidden_sizes=[4000] * 10, activation=name, init=init)
+    task = zoo.create_model("mlp", spec, hidden_sizes=[4000] * 10, activation=name, init=init)
     outputs: list[torch.Tensor] = []
     for layer in task.hidden:
         layer.register_forward_hook(lambda module, given, output: outputs.append(output.detach()))

@@ -76,7 +76,7 @@ def tiny(name: str, **options):
     entry = REGISTRY.model(name)
     size = 64 if "imagenet" in entry.tags else 32
     torch.manual_seed(0)
-    return zoo.create(name, zoo.ImageSpec(3, size, size, classes=("a", "b", "c")), Recipe(), **{**entry.tiny, **options})
+    return zoo.create_model(name, zoo.ImageSpec(3, size, size, classes=("a", "b", "c")), Recipe(), **{**entry.tiny, **options})
 
 
 def trains_a_step(task) -> None:

@@ -21,7 +21,7 @@ LOOKING = NAMES[1:]
 def model(name: str, **options):
     torch.manual_seed(3)
     entry = scan().model(name)
-    return zoo.create(name, SPEC, **{**entry.tiny, **options}).eval()
+    return zoo.create_model(name, SPEC, **{**entry.tiny, **options}).eval()
 
 
 def trained(name: str):
@@ -170,7 +170,7 @@ def test_features_of_a_frozen_encoder_stand_for_pictures(name: str) -> None:
 
 def test_the_weights_of_a_run_are_taken_over() -> None:
     torch.manual_seed(7)
-    network = zoo.create("convnet", ImageSpec(3, 32, 32, classes=("a", "b"), mean=(0.1, 0.2, 0.3)), channels=[4, 8, 8])
+    network = zoo.create_model("convnet", ImageSpec(3, 32, 32, classes=("a", "b"), mean=(0.1, 0.2, 0.3)), channels=[4, 8, 8])
     task = model("captioner", encoder_weights="some-run", encoder_options={"channels": [4, 8, 8]})
     task.load_pretrained(lambda name: {"some-run": network}[name])
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -181,7 +181,7 @@ def test_the_weights_of_a_run_are_taken_over() -> None:
 @pytest.mark.parametrize("options", [{"hidden_size": 0}, {"num_beams": 0}, {"encoder": "convnett"}, {"embed_dim": -1}])
 def test_a_wrong_option_is_one_line(options: dict) -> None:
     with pytest.raises(UserError, match=f"model.{next(iter(options))}"):
-        zoo.create("captioner", SPEC, **options)
+        zoo.create_model("captioner", SPEC, **options)
 
 
 def reference_attention_cell(task, word: Tensor, hidden: Tensor, cell: Tensor, encoded: Tensor) -> Tensor:

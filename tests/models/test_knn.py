@@ -19,7 +19,7 @@ SPEC = zoo.ImageSpec(1, 4, 4, classes=("a", "b", "c"))
 
 def knn(images: torch.Tensor, labels: torch.Tensor, **options):
     """A model that remembers these images, [N, 1, 4, 4]."""
-    task = zoo.create("knn", SPEC, Recipe(epochs=1, batch_size=len(labels)), **options)
+    task = zoo.create_model("knn", SPEC, Recipe(epochs=1, batch_size=len(labels)), **options)
     task.stored.clear(len(labels), SPEC.shape)
     task.store(images, labels, 0)
     return task.eval()
@@ -94,7 +94,7 @@ def test_what_the_model_cannot_do_is_one_line(zoo) -> None:
 
 
 def test_without_memory_all_classes_are_alike() -> None:
-    task = zoo.create("knn", SPEC)
+    task = zoo.create_model("knn", SPEC)
     torch.testing.assert_close(task.predict_step({"images": random_images(2, 0)}), torch.full((2, 3), 1 / 3))
     with pytest.raises(UserError):
-        zoo.create("knn", SPEC, k=-1)
+        zoo.create_model("knn", SPEC, k=-1)

@@ -26,7 +26,7 @@ TORCHVISION = {
 def create(name: str, spec: ImageSpec = SMALL, **options):
     """A network for evaluation whose norms and biases are not at their neutral values."""
     torch.manual_seed(0)
-    task = zoo.create(name, spec, **options).eval()
+    task = zoo.create_model(name, spec, **options).eval()
     scramble(task)
     return task
 
@@ -69,11 +69,11 @@ def assert_same_logits(task: nn.Module, given: torch.Tensor, expected: torch.Ten
 
 @pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)])
 def test_residual_networks_have_the_published_number_of_parameters(depth, count):
-    assert parameters(on_meta(zoo.create, f"resnet{depth}", SMALL)) == count
+    assert parameters(on_meta(zoo.create_model, f"resnet{depth}", SMALL)) == count
     # a shortcut without parameters is what makes the plain twin as large
-    assert parameters(on_meta(zoo.create, f"resnet{depth}", SMALL, shortcuts=False)) == count
+    assert parameters(on_meta(zoo.create_model, f"resnet{depth}", SMALL, shortcuts=False)) == count
     if depth in (20, 56):
-        assert parameters(on_meta(zoo.create, f"plain{depth}", SMALL)) == count
+        assert parameters(on_meta(zoo.create_model, f"plain{depth}", SMALL)) == count
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_small_vgg_has_the_convolutions_of_the_paper_and_one_linear_layer(depth,
     # 3x3 weights and a bias, then scale and shift of the norm
     convolutions = sum(9 * before * after + after + 2 * after for before, after in zip([channels, *stages], stages, strict=False))
     spec = ImageSpec(channels, 32, 32, classes=tuple("0123456789"))
-    assert parameters(on_meta(zoo.create, f"vgg{depth}", spec)) == convolutions + 512 * 10 + 10
+    assert parameters(on_meta(zoo.create_model, f"vgg{depth}", spec)) == convolutions + 512 * 10 + 10
 
 
 @pytest.mark.parametrize(("name", "reference"), TORCHVISION.items())
 def test_imagenet_networks_have_the_published_number_of_parameters_and_torchvisions_names(name, reference):
-    task = on_meta(zoo.create, name, IMAGENET)
+    task = on_meta(zoo.create_model, name, IMAGENET)
     published = {weights.meta["num_params"] for weights in torchvision.models.get_model_weights(reference)}
     assert {parameters(task)} == published
     expected = on_meta(torchvision.models.get_model, reference, weights=None).state_dict()
@@ -109,7 +109,7 @@ def test_imagenet_networks_have_the_published_number_of_parameters_and_torchvisi
      ("convnet", {"channels": [5, 6], "hidden_size": 7}, 27 * 5 + 5 + 45 * 6 + 6 + 8 * 8 * 6 * 7 + 7 + 7 * 10 + 10)],
 )  # fmt: skip
 def test_small_networks_have_as_many_parameters_as_their_layers(name, options, count):
-    assert parameters(on_meta(zoo.create, name, SMALL, **options)) == count
+    assert parameters(on_meta(zoo.create_model, name, SMALL, **options)) == count
 
 
 # ------------------------------------------------------------------ what they compute
@@ -195,7 +195,7 @@ def test_convolutional_network_equals_the_formula(spec):
 
 
 def test_softmax_regression_starts_at_the_loss_of_guessing_and_is_linear():
-    task = zoo.create("softmax", SMALL)
+    task = zoo.create_model("softmax", SMALL)
     loss = F.cross_entropy(task(images(SMALL)), torch.tensor([0, 4, 9]))
     assert float(loss) == pytest.approx(math.log(10))
     nn.init.normal_(task.linear.weight)
@@ -216,7 +216,7 @@ def test_imagenet_networks_take_torchvisions_weights_and_give_its_logits(name):
         for key, buffer in reference.named_buffers():
             buffer.fill_(1) if "mean" not in key else buffer.fill_(0.1)
         expected = reference(images(spec, 2))
-    task = on_meta(zoo.create, name, spec).eval()
+    task = on_meta(zoo.create_model, name, spec).eval()
     task.network.load_state_dict(reference.state_dict(), strict=True, assign=True)
     assert_same_logits(task, images(spec, 2), expected)
 
@@ -238,7 +238,7 @@ def test_imagenet_networks_see_gray_as_three_equal_colors(name, options):
 @pytest.mark.parametrize("name", ["resnet20", "vgg11"])
 def test_convolutions_begin_with_the_deviation_of_he_initialization(name):
     torch.manual_seed(0)
-    for layer in zoo.create(name, SMALL).modules():
+    for layer in zoo.create_model(name, SMALL).modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 20_000:
             expected = math.sqrt(2 / (9 * layer.out_channels))  # He et al. 2015b, equation 14
             assert float(layer.weight.std()) == pytest.approx(expected, rel=0.03)
@@ -282,7 +282,7 @@ def test_dropout_silences_hidden_units_in_training_alone(name):
 )
 def test_a_wrong_option_is_one_line(name, options, word):
     with pytest.raises(UserError, match=word) as error:
-        zoo.create(name, SMALL, **options)
+        zoo.create_model(name, SMALL, **options)
     assert "\n" not in str(error.value)
 
 
@@ -293,10 +293,10 @@ def test_a_wrong_option_is_one_line(name, options, word):
 )  # fmt: skip
 def test_images_that_are_too_small_are_refused_in_one_line_that_says_what_to_do(name, spec, smallest):
     with pytest.raises(UserError, match=f"data.size={smallest}") as error:
-        zoo.create(name, ImageSpec(*spec, classes=("a", "b")))
+        zoo.create_model(name, ImageSpec(*spec, classes=("a", "b")))
     assert "\n" not in str(error.value)
     enough = ImageSpec(spec[0], smallest, smallest, classes=("a", "b"))
-    assert parameters(on_meta(zoo.create, name, enough)) > 0
+    assert parameters(on_meta(zoo.create_model, name, enough)) > 0
 
 
 # ------------------------------------------------------------------ the hinge loss of the linear classifier
@@ -305,7 +305,7 @@ def test_images_that_are_too_small_are_refused_in_one_line_that_says_what_to_do(
 def test_the_hinge_loss_is_the_sum_over_wrong_classes():
     scores = torch.tensor([[3.0, 1.0, 2.5], [0.0, 0.0, 0.0], [-1.0, 4.0, 0.5]], dtype=torch.float64)
     labels = torch.tensor([0, 2, 1])
-    task = zoo.create("svm", ImageSpec(1, 2, 2, classes=("a", "b", "c")))
+    task = zoo.create_model("svm", ImageSpec(1, 2, 2, classes=("a", "b", "c")))
     by_hand = [0.0 + 0.5, 1 + 1, 0.0]  # max(0, 1 - 3 + 1) + max(0, 2.5 - 3 + 1), ...
     torch.testing.assert_close(task.test_losses(scores, labels), torch.tensor(by_hand, dtype=torch.float64))
     torch.testing.assert_close(task.loss(scores, labels), torch.tensor(2.5 / 3, dtype=torch.float64))
@@ -314,7 +314,7 @@ def test_the_hinge_loss_is_the_sum_over_wrong_classes():
 @pytest.mark.slow
 def test_a_support_vector_machine_finds_the_widest_margin():
     """Two classes on a line; with a weak penalty the boundary is half-way between the nearest of each."""
-    task = zoo.create("svm", ImageSpec(1, 1, 1, classes=("low", "high"))).double()
+    task = zoo.create_model("svm", ImageSpec(1, 1, 1, classes=("low", "high"))).double()
     values = torch.tensor([0.1, 0.2, 0.4, 0.8, 0.9, 0.95], dtype=torch.float64).view(-1, 1, 1, 1)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     optimizer = torch.optim.SGD(task.parameters(), 0.05)

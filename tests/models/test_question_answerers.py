@@ -22,7 +22,7 @@ SMALL = {"encoder_options": {"channels": [4, 4, 4], "norm": "batch", "downsampli
 
 def create(name: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    return zoo.create(name, SPEC, Recipe(), **{**SMALL, **options}).eval()
+    return zoo.create_model(name, SPEC, Recipe(), **{**SMALL, **options}).eval()
 
 
 def test_relations_are_a_sum_over_pairs_of_one_network() -> None:

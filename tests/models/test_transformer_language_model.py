@@ -14,7 +14,7 @@ SPEC = zoo.TextSpec(tuple("abcdefgh"))
 
 def model(**options):
     torch.manual_seed(0)
-    task = zoo.create(
+    task = zoo.create_model(
         "char-transformer", SPEC, **{"num_layers": 2, "num_heads": 2, "embed_dim": 16, "context_length": 24, **options}
     ).eval()
     with torch.no_grad():
@@ -68,13 +68,13 @@ def test_beams_keep_their_own_past() -> None:
 def test_the_size_is_that_of_the_reference() -> None:
     """nanoGPT's smallest for this text: 4 layers of 128, context 64, 65 characters; it ties the head and leaves out biases."""
     shakespeare = zoo.TextSpec(tuple(map(chr, range(65))))
-    task = zoo.create("char-transformer", shakespeare, num_layers=4, num_heads=4, embed_dim=128, context_length=64)
+    task = zoo.create_model("char-transformer", shakespeare, num_layers=4, num_heads=4, embed_dim=128, context_length=64)
     weights = sum(p.numel() for p in task.parameters() if p.ndim > 1)
     assert weights == 4 * 12 * 128**2 + (65 + 64 + 65) * 128
 
 
 def test_it_starts_at_the_loss_of_guessing() -> None:
-    task = zoo.create("char-transformer", SPEC, dropout=0.0)
+    task = zoo.create_model("char-transformer", SPEC, dropout=0.0)
     loss = task.training_step(task.example_batch(16), 0)
     assert float(loss.detach()) == pytest.approx(torch.tensor(8.0).log().item(), abs=0.1)
 

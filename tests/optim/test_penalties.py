@@ -56,7 +56,7 @@ def test_frozen_weights_are_left_out() -> None:
 def after_steps(steps: int = 5, **recipe) -> torch.Tensor:
     """The weights of a linear model after some steps of its own training."""
     recipe = Recipe(lr=0.05, schedule="constant", **recipe)
-    task = zoo.create("softmax", SPEC, recipe).double()
+    task = zoo.create_model("softmax", SPEC, recipe).double()
     nn.init.normal_(task.linear.weight, generator=torch.Generator().manual_seed(0))
     optimizer = build_optimizer(decay_groups(task.parameters(), recipe), recipe, recipe.lr)
     for step in range(steps):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.api.trained import TrainedRun
 from zoo.datamodules.worlds import dialogues, questions, shapes
 from zoo.metrics.label_noise import label_suspects
 from zoo.pictures.predictions import load_trained
@@ -26,7 +27,6 @@ from zoo.spec import END, IGNORE, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageSpec, Ques
 from zoo.tasks.question_answering import expected_answers
 from zoo.tasks.samples import SampleImage, Samples, Scene, Text, Turn, evenly_spread, part_of
 from zoo.training.building import build_data
-from zoo.training.conversation import Conversation
 from zoo.training.run_folder import RunFolder
 
 LIMITS = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -122,7 +122,7 @@ def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
         assert scene.title == held.caption
         assert [(turn.question, turn.expected) for turn in scene.turns] == [(f"{r.question}?", r.answer) for r in held.rounds]
         Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).save("picture.png")
-        talk = Conversation(scan(), folder.checkpoint("best"), Path("picture.png"), held.caption)
+        talk = TrainedRun(folder).chat(Path("picture.png"), held.caption)
         for place, turn in enumerate(scene.turns):
             assert talk.ask(turn.question) == turn.answer and turn.is_correct == (turn.answer == turn.expected)
             # what was said is replaced by what is right

@@ -30,7 +30,7 @@ def spec_with(classes: int, height: int = 6, width: int = 5) -> ImageSpec:
 def make_task(classes: int = 4, **recipe):
     """Softmax regression with random weights, small enough to be worked by hand."""
     torch.manual_seed(0)
-    task = zoo.create("softmax", spec_with(classes), Recipe(**{"epochs": 1, "batch_size": 4, **recipe}))
+    task = zoo.create_model("softmax", spec_with(classes), Recipe(**{"epochs": 1, "batch_size": 4, **recipe}))
     nn.init.normal_(task.linear.weight, std=0.2)
     nn.init.normal_(task.linear.bias)
     return task
@@ -81,7 +81,7 @@ def loader(batches: list[dict[str, torch.Tensor]]) -> DataLoader:
 @pytest.mark.parametrize("floating", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_pixels_are_normalized_as_by_torchvision_and_left_as_they_are(name, floating, layout):
-    task = zoo.create(name, spec_with(4, 8, 8))
+    task = zoo.create_model(name, spec_with(4, 8, 8))
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8).contiguous(memory_format=layout)
     images = images + 0.25 if floating else images
     before = images.clone()
@@ -97,7 +97,7 @@ def test_statistics_are_not_in_the_state_dict():
 
 
 def test_without_statistics_pixels_are_scaled_to_one():
-    task = zoo.create("softmax", ImageSpec(1, 2, 2, classes=("a", "b")))
+    task = zoo.create_model("softmax", ImageSpec(1, 2, 2, classes=("a", "b")))
     images = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     torch.testing.assert_close(task.normalize(images).flatten(), torch.tensor([0.0, 0.2, 0.4, 1.0]))
 
@@ -110,7 +110,7 @@ def test_outputs_are_probabilities():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 40)])
 def test_an_example_fits_the_spec_and_follows_from_its_seed(shape):
-    task = zoo.create("softmax", ImageSpec(*shape, classes=tuple("abc")))
+    task = zoo.create_model("softmax", ImageSpec(*shape, classes=tuple("abc")))
     batch = task.example_batch(64)
     assert batch["images"].shape == (64, *shape) and batch["images"].dtype == torch.uint8
     assert batch["labels"].dtype == torch.int64 and batch["labels"].unique().tolist() == [0, 1, 2]
@@ -217,7 +217,7 @@ def test_records_come_at_every_so_many_steps_and_cover_each_sample_once():
 def test_dropout_follows_from_the_position_and_not_from_what_was_drawn_before():
     def trained(history: int):
         torch.manual_seed(0)
-        task = zoo.create("mlp", spec_with(4), Recipe(epochs=1, batch_size=4, seed=5), hidden_sizes=[30], dropout=0.5)
+        task = zoo.create_model("mlp", spec_with(4), Recipe(epochs=1, batch_size=4, seed=5), hidden_sizes=[30], dropout=0.5)
         torch.manual_seed(history)
         make_trainer(max_epochs=1).fit(task, train_dataloaders=loader([make_batch(4, seed=seed) for seed in range(3)]))
         return task.head.weight.detach()

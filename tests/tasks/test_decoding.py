@@ -17,7 +17,7 @@ SPEC = zoo.TextSpec(tuple("abcd"))
 
 def model(name: str = "char-lstm"):
     torch.manual_seed(2)
-    task = zoo.create(name, SPEC, hidden_size=8, num_layers=2).eval()
+    task = zoo.create_model(name, SPEC, hidden_size=8, num_layers=2).eval()
     with torch.no_grad():
         task.head.weight.mul_(8)  # so that it has preferences
     return task

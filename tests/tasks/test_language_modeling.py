@@ -24,7 +24,7 @@ TINY = ("--set", "model.hidden_size=16", "--set", "recipe.batch_size=8", "--set"
 
 def create(name: str, **options):
     torch.manual_seed(0)
-    return zoo.create(name, SPEC, Recipe(), **{"hidden_size": 12, "num_layers": 2, **options}).double().eval()
+    return zoo.create_model(name, SPEC, Recipe(), **{"hidden_size": 12, "num_layers": 2, **options}).double().eval()
 
 
 def random_text(length: int) -> torch.Tensor:

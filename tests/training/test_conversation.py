@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.api.trained import load
 from zoo.core.errors import UserError
 from zoo.datamodules.worlds import shapes
-from zoo.registry.registry import scan
 from zoo.spec import END
-from zoo.training.conversation import Conversation, Unanswered
-from zoo.training.run_folder import RunFolder
+from zoo.training.conversation import Unanswered
 
 SMALL = [
     "data.num_images=16",
@@ -38,11 +37,10 @@ def picture() -> Path:
 
 @pytest.fixture
 def train(zoo):
-    def call(model: str) -> Path:
+    def call(model: str) -> None:
         settings = [part for text in [*SMALL, "recipe.batch_size=8"] for part in ("--set", text)]
         answer = zoo("train", model, "--epochs", "1", "--name", "talk", *settings)
         assert answer.code == 0 and "zoo chat talk IMAGE" in answer.out, answer.err
-        return RunFolder.find("talk").checkpoint("best")
 
     return call
 
@@ -84,7 +82,8 @@ def test_what_cannot_be_answered_is_said_and_forgotten(train, chat, picture: Pat
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_answer_is_the_models_in_the_light_of_all_before(train, picture: Path, model: str) -> None:
-    talk = Conversation(scan(), train(model), picture, "there is a small circle")
+    train(model)
+    talk = load("talk").chat(picture, "there is a small circle")
     spec, captions = talk.spec, torch.tensor([[*talk.spec.encode(["there", "is", "a", "small", "circle"]), END]])
     questions, answers = torch.zeros(1, 3, 4, dtype=torch.int64), torch.zeros(1, 3, 12, dtype=torch.int64)
     for number, question in enumerate(["what color is it", "and its size", "what shape is it"]):
@@ -100,11 +99,11 @@ def test_each_answer_is_the_models_in_the_light_of_all_before(train, picture: Pa
 
 
 def test_what_a_talk_cannot_begin_with_is_one_line(train, zoo, picture: Path) -> None:
-    checkpoint = train("dialogue-generative")
+    train("dialogue-generative")
     assert zoo("chat", "talk", "nothing.png").is_one_line_error("nothing.png", "no such file")
     assert zoo("chat", "talk", "picture.png", "--caption", "a green elephant").is_one_line_error("--caption", "'elephant'")
     assert zoo("chat", "nobody", "picture.png").is_one_line_error("nobody")
     assert zoo("train", "softmax", "--epochs", "1", "--name", "digits").code == 0
     assert zoo("chat", "digits", "picture.png").is_one_line_error("softmax is for classification", "zoo predict RUN IMAGE...")
     with pytest.raises(UserError):
-        Conversation(scan(), checkpoint, Path("."))
+        load("talk").chat(Path("."))

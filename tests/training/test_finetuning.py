@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
+from zoo.api.trained import load
 from zoo.config.recipe import Run, parse_setting, resolve
 from zoo.registry.registry import scan
 from zoo.tasks.task import Diverged
@@ -123,8 +124,8 @@ def test_a_head_learns_the_same_from_kept_features_as_from_images(monkeypatch: p
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
     assert outcomes["kept"].test == pytest.approx(outcomes["seen"].test, rel=1e-4)
     # what was trained on features is a whole network
-    tested = engine.test(scan(), RunFolder.find("kept").best, finetuned(*settings).data, finetuned().trainer)
-    assert {name: tested.metrics[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
+    tested = load("kept").test()
+    assert {name: tested[name] for name in outcomes["kept"].test} == pytest.approx(outcomes["kept"].test, rel=1e-4)
 
 
 def test_images_are_looked_at_once_where_nothing_in_front_of_the_head_changes(monkeypatch: pytest.MonkeyPatch) -> None:

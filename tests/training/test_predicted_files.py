@@ -12,13 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.api.trained import load
 from zoo.commands.predictions import print_answers
 from zoo.core.errors import UserError
-from zoo.registry.registry import scan
 from zoo.tasks.prediction import Ranking
 from zoo.training import prediction
-from zoo.training.prediction import predict_files
-from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
 
@@ -122,11 +120,10 @@ def test_a_fault_in_the_middle_keeps_the_old_file(zoo, photos: Path, monkeypatch
 
 
 def test_answers_come_before_later_images_are_read(photos: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prediction, "BATCH", 2)
     read = []
     former = prediction.read_image
     monkeypatch.setattr(prediction, "read_image", lambda path, *shape: read.append(path) or former(path, *shape))
-    answers = predict_files(scan(), RunFolder.find("first").best, ["photos"])
+    answers = load("first").stream(["photos"], batch_size=2)
     assert read == []
     next(answers)
     assert len(read) == 2 and not torch.is_inference_mode_enabled()

@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from zoo.config.recipe import parse_setting, resolve
-from zoo.core.errors import UserError
+from zoo.core.errors import Interrupted, UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.training import building, engine
-from zoo.training.checkpoints import Interrupted
 from zoo.training.run_folder import RunFolder
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from zoo.api.trained import load
 from zoo.commands.shell import (
     Checkpoint,
     Json,
     RunOrFile,
     announce,
-    checkpoint_file,
     open_registry,
     print_json,
     whole_number,
 )
 from zoo.core.errors import UserError
-from zoo.registry.registry import Registry
 
 
 def export(
@@ -38,22 +36,15 @@ def export(
     [bold]zoo export flowers --to torch-export[/bold]   for torch without bestiary\n
     [bold]zoo export flowers --to safetensors[/bold]   for bestiary: zoo predict flowers.safetensors photo.jpg
     """
-    from zoo.export.formats import find_format, output_file
-
-    format = find_format(to)
-    registry = open_registry(context)
-    file, metrics, name = _classifier_file(registry, run, checkpoint, "zoo export")
-    path = output_file(format, output, name)
-    from zoo.export import export as exporting
-
+    open_registry(context)
     announce("exporting and verifying")
-    done = exporting.export(registry, file, format, path, name, metrics, license or "not stated")
-    agreement = done.agreement
+    done = load(run, checkpoint=checkpoint).export(to, output, license=license)
+    agreement, loads = done.agreement, done.format.loads
     if json:
         checked = {"images": agreement.images, "largest_difference": agreement.difference}
         print_json({"file": str(done.file), "card": str(done.card), "bytes": done.bytes, **checked})
         return
-    print(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {format.loads}")
+    print(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {loads}")
     print(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
     if done.without:
         print(f"its own test images are not available: {done.without}")
@@ -77,29 +68,13 @@ def serve(
     if number > 65535:
         raise UserError(f"--port {port}: must be at most 65535")
     registry = open_registry(context)
-    file, metrics, name = _classifier_file(registry, run, checkpoint, "zoo serve")
+    trained = load(run, checkpoint=checkpoint)
+    trained.require_classifier("serve")
     from zoo.serve import server
 
     def on_ready(address: str) -> None:
-        print(f"{name} is served at {address}\ntry: curl -F images=@photo.jpg {address}predict\nCtrl-C stops it", flush=True)
+        print(f"{trained.name} is served at {address}")
+        print(f"try: curl -F images=@photo.jpg {address}predict\nCtrl-C stops it", flush=True)
 
-    server.serve(registry, file, name, metrics, host, number, server.Limits(bytes=megabytes * 10**6), on_ready)
-
-
-def _classifier_file(registry: Registry, run: str, checkpoint: str, command: str) -> tuple[Path, dict[str, float], str]:
-    """The file with the weights of a classifier, its test metrics and its name, without importing torch.
-
-    Raises:
-        UserError: the model is for another task.
-    """
-    from zoo.training.run_folder import RunFolder
-
-    file, trained = checkpoint_file(run, checkpoint)
-    model = registry.model(trained.model["name"])
-    if model.task != "classification":
-        raise UserError(f"{command} is for classification, and {run} ({model.name}) is for {model.task}")
-    if file == Path(run):
-        return file, {}, file.stem
-    folder = RunFolder.find(run)
-    metrics = folder.test_metrics() if checkpoint == "best" else {}  # only the best checkpoint was tested
-    return file, metrics, folder.path.resolve().name
+    limits = server.Limits(bytes=megabytes * 10**6)
+    server.serve(registry, trained.file, trained.name, trained.metrics, host, number, limits, on_ready)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
+from zoo.api import training as api
+from zoo.commands.shell import Json, Set, open_registry, print_json, print_table
 from zoo.commands.train import (
     Accelerator,
     Config,
@@ -19,10 +19,10 @@ from zoo.commands.train import (
     NewName,
     Nodes,
     Precision,
+    RunsDir,
     Strategy,
     Wandb,
-    flag_sections,
-    train_and_print,
+    print_trained,
 )
 from zoo.registry.registry import Registry
 
@@ -58,6 +58,7 @@ def finetune(
     accelerator: Accelerator = None,
     precision: Precision = None,
     run_name: NewName = None,
+    runs_dir: RunsDir = "",
     config: Config = None,
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
@@ -65,27 +66,23 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network: keep its weights and replace its head.
 
-    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos --freeze backbone[/bold]   train only the head\n
-    [bold]zoo finetune efficientnet-lite0 --data folder --set data.root=photos[/bold]   train all layers, the first ones slowly\n
-    [bold]zoo finetune torchvision:resnet50 --data folder --set data.root=photos --freeze epochs:3+1[/bold]   unfreeze gradually\n
+    [bold]zoo finetune efficientnet-lite0 --data photos/ --freeze backbone[/bold]   train only the head\n
+    [bold]zoo finetune efficientnet-lite0 --data photos/[/bold]   train all layers, the first ones slowly\n
+    [bold]zoo finetune torchvision:resnet50 --data photos/ --freeze epochs:3+1[/bold]   unfreeze gradually\n
     [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   show the plan\n
-    [bold]zoo finetune resnet20-cifar10 --data folder --set data.root=photos[/bold]   from one of your runs
+    [bold]zoo finetune resnet20-cifar10 --data photos/[/bold]   from one of your runs
 
     Pretrained networks: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
     """
     registry = open_registry(context)
-    if data:
-        registry.data_set(data)
-    from zoo.config.recipe import parse_setting, read_config
-    from zoo.training.finetuning import resolve_finetuning
-
-    flags = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
-    layers = [read_config(config) if config else {}, *map(parse_setting, settings), flags]
-    run = resolve_finetuning(registry, backbone, weights, layers[0], layers[1:])
+    flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
+    chosen = {"epochs": epochs, "precision": precision, "freeze": freeze, **flags}
     if plan:
+        run = api.finetuning_run(backbone, weights, config or "", settings, api.flag_sections(data, **chosen))
         _show_plan(registry, run, shlex.join(["zoo", *(word for word in sys.argv[1:] if word != "--plan")]), json)
         return
-    train_and_print(registry, run, run_name, None, json, zoo_command(context), on_data=partial(_advise, run))
+    options = {"config": config or "", "settings": settings, "name": run_name, "runs": runs_dir}
+    print_trained(context, json, lambda: api.finetune(backbone, data, weights=weights, **chosen, **options))
 
 
 def resolve_either(
@@ -95,27 +92,15 @@ def resolve_either(
 
     A model is trained from scratch unless weights or a freezing plan are given; any other backbone is fine-tuned.
     """
-    if data:
-        registry.data_set(data)
-    from zoo.config.recipe import parse_setting, resolve
+    from zoo.config.recipe import parse_settings, resolve
     from zoo.training.finetuning import resolve_finetuning
 
     finetunes = bool(weights or freeze) or name not in registry.models
-    layers = [*map(parse_setting, settings), flag_sections(data, freeze=freeze)]
+    layers = [*parse_settings(settings), api.flag_sections(data, freeze=freeze)]
     run = resolve_finetuning(registry, name, weights, {}, layers) if finetunes else resolve(registry, name, {}, layers)
     given = {"--weights": weights, "--data": data, "--freeze": freeze}
     flags = [word for flag, value in given.items() if value for word in (flag, value)]
     return run, ["finetune" if finetunes else "train", name, *flags]
-
-
-def _advise(run: Run, data: Any) -> None:
-    """Warn of problems in the images before training."""
-    from zoo.analysis.advice import advise
-    from zoo.core.ranks import rank_zero_print
-
-    if not data.spec.are_points:
-        for line in advise(data, run.data["name"]).brief():
-            rank_zero_print(line)
 
 
 def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,6 +21,7 @@ from zoo.commands.shell import (
 )
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.entry import KINDS, REQUIRED, Entry
+from zoo.registry.listing import by_task, matching
 from zoo.registry.registry import Registry
 
 
@@ -35,16 +35,8 @@ def print_list(registry: Registry, kind: str, pattern: str, task: str, json: boo
     Raises:
         UserError: nothing matches.
     """
-    from fnmatch import fnmatch
-
     entries = registry.models if kind == "model" else registry.data
-
-    def matches(entry: Entry) -> bool:
-        names = (entry.name, *entry.tags)
-        wanted = any(fnmatch(name, pattern) or pattern in name for name in names) if pattern else True
-        return wanted and task in ("", entry.task)
-
-    found = _by_task(filter(matches, entries.values()))
+    found = matching(entries.values(), pattern, task)
     if json:
         print_json([entry.to_dict() for entry in found])
     elif not found:
@@ -52,19 +44,6 @@ def print_list(registry: Registry, kind: str, pattern: str, task: str, json: boo
     else:
         _print_groups(found)
         print(f"\n{next_steps}")
-
-
-def _by_task(entries: Iterable[Entry]) -> list[Entry]:
-    """The largest task first, and within each resnet20 before resnet110."""
-    import re
-    from collections import Counter
-
-    def natural(name: str) -> list[Any]:
-        return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
-
-    entries = list(entries)
-    counts = Counter(entry.task for entry in entries)
-    return sorted(entries, key=lambda entry: (-counts[entry.task], entry.task, natural(entry.name)))
 
 
 def _print_groups(entries: list[Entry]) -> None:
@@ -109,7 +88,7 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
         choose = f"zoo train mlp --set {'data.augment' if kind == 'augmentation' else f'recipe.{kind}'}="
         if kind not in ("model", "data") and word in entries:
             places.append(f"{'a' if kind == 'loss' else 'an'} {about.title}: {choose}{word}")
-        having = [entry for entry in _by_task(entries.values()) if entry.defaults.get(key) is not None]
+        having = [entry for entry in by_task(entries.values()) if entry.defaults.get(key) is not None]
         if having and kind != "augmentation":  # which takes its arguments with its name
             # one that needs no download and sets something, as an example
             shown = max(having, key=lambda entry: ("offline" in entry.tags, bool(entry.defaults[key])))
@@ -178,14 +157,11 @@ EXAMPLES = {
 
 
 def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:
-    from fnmatch import fnmatch
-
-    from zoo.training.backbones import PRETRAINED_TAG, Backbone, library_backbones
+    from zoo.training.backbones import find_backbones
 
     if task not in ("", "classification"):
         raise UserError(f"--task {task}: pretrained networks are for classification")
-    own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
-    found = [each for each in (*own, *library_backbones()) if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
+    found = find_backbones(registry, pattern)
     if json:
         print_json(found)
     elif not found:

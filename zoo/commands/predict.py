@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
+from zoo.api.trained import load
 from zoo.commands.predictions import answer_format, print_answers, write_answers
 from zoo.commands.shell import (
     Checkpoint,
     Json,
     RunName,
     RunOrFile,
-    checkpoint_file,
     decimal_number,
     open_registry,
     print_json,
@@ -61,17 +61,15 @@ def predict(
     if temperature is not None:
         options["temperature"] = decimal_number("--temperature", temperature)
     written_as = answer_format(json, csv, output)
-    registry = open_registry(context)
-    file, former = checkpoint_file(run, checkpoint)
-    from zoo.training.prediction import predict_files
-
+    open_registry(context)
+    trained = load(run, checkpoint=checkpoint)
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
-    predictions = predict_files(registry, file, inputs, progress=not comes_at_once, **options)
+    predictions = trained.stream(inputs, progress=not comes_at_once, **options)
     if output:
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
     else:
         print_answers(predictions, written_as)
-    if (output or written_as == "table") and (explain := registry.model(former.model["name"]).load().explain_command):
+    if (output or written_as == "table") and (explain := trained.model.explain_command):
         print(f"next: {zoo_command(context)} {explain.format(run=shlex.quote(run))}")
 
 
@@ -110,24 +108,19 @@ def sample(
     of_drawing = {"--temperature": temperature != "1", "--top-k": top_k != "0", "--top-p": top_p != "1", "--seed": seed != "0"}
     if (greedy or width) and (given := [name for name, is_given in of_drawing.items() if is_given]):
         raise UserError(f"{'--greedy' if greedy else '--beams'} does not sample: omit {' and '.join(given)}")
-    registry = open_registry(context)
-    file, _ = checkpoint_file(run, checkpoint)
-    from zoo.tasks.decoding import Sampling
-    from zoo.training.building import load_capable
-
-    sampling = Sampling(
-        decimal_number("--temperature", temperature), whole_number("--top-k", top_k, 0), decimal_number("--top-p", top_p)
-    )
-    number = whole_number("--seed", seed, 0) % 2**63
-    task, _ = load_capable(registry, file, "generate_by_beam_search", "generates no text")
-    if width:
-        texts = [text for text, _ in task.generate_by_beam_search(prompt, count, width)]
-    else:
-        stream = task.generate(prompt, count, several, None if greedy else sampling, number)
-        if several == 1 and not json:
-            _stream(prompt, stream)
-            return
-        texts = ["".join(characters) for characters in zip(*stream, strict=True)]
+    open_registry(context)
+    trained = load(run, checkpoint=checkpoint)
+    settings = {
+        "temperature": decimal_number("--temperature", temperature),
+        "top_k": whole_number("--top-k", top_k, 0),
+        "top_p": decimal_number("--top-p", top_p),
+        "seed": whole_number("--seed", seed, 0) % 2**63,
+        "greedy": greedy,
+    }
+    if several == 1 and not json and not width:
+        _stream(prompt, trained.stream_text(prompt, count, **settings))
+        return
+    texts = trained.sample(prompt, count, samples=several, beams=width, **settings)
     if json:
         print_json([{"prompt": prompt, "text": text} for text in texts])
         return
@@ -156,11 +149,10 @@ def chat(
     [bold]zoo chat dialogue-generative-shapes-dialogues photo.png --caption 'there is a small circle'[/bold]\n
     [bold]printf 'what color is it\\nand its size\\n' | zoo chat RUN photo.png[/bold]   from a file or another program
     """
-    registry = open_registry(context)
-    file, _ = checkpoint_file(run, checkpoint)
-    from zoo.training.conversation import Conversation, Unanswered
+    open_registry(context)
+    talk = load(run, checkpoint=checkpoint).chat(image, caption)
+    from zoo.training.conversation import Unanswered
 
-    talk = Conversation(registry, file, Path(image), caption)
     for question in _lines():
         if question.strip().lower() == "quit":
             break

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo.api.search import plan_search, run_plan
 from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
-from zoo.core.errors import UserError
+from zoo.core.errors import Interrupted, UserError
 from zoo.registry.registry import Registry
 
 
@@ -58,10 +59,10 @@ def search(
     [bold]zoo search mlp --show[/bold]   results so far
     """
     registry = open_registry(context)
-    entry = registry.model(name)
-    if data:
-        registry.data_set(data)
-    where = (study or f"{name}-{data or entry.data}", storage)
+    from zoo.config.recipe import data_section
+
+    data_name = data_section(registry, data)["name"] if data else registry.model(name).data
+    where = (study or f"{name}-{data_name}", storage)
     if show:
         if over or settings or trials or wandb_sweep:
             raise UserError("--show only prints the results: omit the options that define a search")
@@ -70,46 +71,32 @@ def search(
         location = StudyLocation(*where)
         _print_search(registry, location, *find(location, registry), json, zoo_command(context))
         return
-    from zoo.config.recipe import parse_setting
-    from zoo.studies.plan import plan_budget, plan_search
-
-    flags = {"data": {"name": data} if data else {}, "recipe": {"epochs": epochs} if epochs is not None else {}}
-    numbers = (whole_number("--folds", folds), whole_number("--seed", seed, 0))
-    limits = (None if trials is None else whole_number("--trials", trials), pruner, whole_number("--workers", workers))
-    plan = plan_search(registry, name, [*map(parse_setting, settings), flags], over, sampler, metric, *numbers)
-    budget = plan_budget(plan, *limits, context.obj or [])
+    numbers = {
+        "folds": whole_number("--folds", folds),
+        "seed": whole_number("--seed", seed, 0),
+        "workers": whole_number("--workers", workers),
+        "trials": None if trials is None else whole_number("--trials", trials),
+    }
+    plan, budget = plan_search(
+        name, over, data, epochs=epochs, settings=settings, sampler=sampler, pruner=pruner, metric=metric, plugins=context.obj,
+        **numbers,
+    )  # fmt: skip
     if wandb_sweep:
         from zoo.studies.wandb_sweep import write_sweep
 
         write_sweep(Path(wandb_sweep), registry, plan, budget)
         print(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
         return
-    _search(registry, where, plan, budget, json, zoo_command(context))
+    from zoo.studies.study import hide_password
 
-
-def _search(registry: Registry, where: tuple[str, str], plan: Any, budget: Any, json: bool, zoo: str) -> None:
-    from zoo.studies.points import finished_points
-    from zoo.studies.study import StudyLocation, hide_password, open_or_create
-    from zoo.studies.workers import check_data_and_model, run_search
-    from zoo.training.checkpoints import Interrupted
-
-    location = StudyLocation(*where)
-    check_data_and_model(registry, plan)
-    study = open_or_create(location, plan)
-    if done := len(finished_points(study, budget.points)):
-        print(f"continuing study {location.name}: {done} of {budget.points} trials are finished", file=sys.stderr)
     try:
-        run_search(registry, study, location, plan, budget)
-    except Interrupted:
+        found = run_plan(plan, budget, *where)
+    except Interrupted as stopped:
         again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
-        kept = len(finished_points(study, budget.points))
-        print(f"interrupted; {kept} finished trials are kept. To continue: {again}", file=sys.stderr)
+        print(f"{stopped}. To continue: {again}", file=sys.stderr)
         sys.exit(130)
-    _print_search(registry, location, plan, study, json, zoo)
-    if not any(trial.value is not None for trial in study.trials):
-        raise UserError(
-            f"all trials of study {location.name!r} failed, for the reasons in the table; to try another range, --name NEW"
-        )
+    _print_search(registry, found.location, plan, found.study, json, zoo_command(context))
+    found.require_a_result()
 
 
 def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 import typer.main
@@ -19,9 +18,6 @@ from typer.core import TyperCommand, TyperGroup
 from zoo.core.errors import UserError, one_line
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry, scan
-
-if TYPE_CHECKING:
-    from zoo.config.recipe import Run
 
 
 class TextParameters:
@@ -118,10 +114,8 @@ SetModelAndData = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a model or data setting, as in model.depth=32, data.size=64."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run under runs/, or the path of one.")]
-RunOrFile = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run under runs/, the path of one, or an exported .safetensors file.")
-]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")]
+RunOrFile = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path, or an exported .safetensors file.")]
 Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]
 
 
@@ -165,19 +159,6 @@ def decimal_number(option: str, text: str) -> float:
 def zoo_command(context: typer.Context) -> str:
     """The start of a command to suggest: ``zoo`` with the plugins that were given."""
     return " ".join(["zoo", *(f"--plugin {shlex.quote(file)}" for file in context.obj or ())])
-
-
-def checkpoint_file(run: str, checkpoint: str) -> tuple[Path, Run]:
-    """The checkpoint of a run or an exported file, and the Run it was trained with."""
-    if run.endswith(".safetensors") and Path(run).is_file():
-        from zoo.training.exported import ExportedFile
-
-        folder = ExportedFile(Path(run))
-    else:
-        from zoo.training.run_folder import RunFolder
-
-        folder = RunFolder.find(run)
-    return folder.checkpoint(checkpoint), folder.read_run()
 
 
 def setting(key: str, value: Any) -> str:

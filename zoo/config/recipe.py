@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -179,7 +180,7 @@ def resolve(
     if not name:
         raise UserError("no model was given: `zoo list` shows all")
     entry = registry.model(name)
-    layers = [config, *settings]
+    config, *settings = layers = [_with_folder(registry, layer) for layer in (config, *settings)]
     data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
     if not data_name:
         raise UserError(f"{entry.name} has no default data: --data takes {', '.join(registry.data_for(entry.task, entry.tags))}")
@@ -221,6 +222,18 @@ def resolve(
     )
 
 
+def data_section(registry: Registry, name: str | Path) -> dict[str, Any]:
+    """The data section of a Run for the name of a data set, or for the path of a folder of images."""
+    text = str(name)
+    is_path = isinstance(name, Path) or any(mark in text for mark in "/\\~.") or Path(text).is_dir()
+    return {"name": "folder", "root": text} if is_path and text not in registry.data else {"name": text}
+
+
+def _with_folder(registry: Registry, layer: dict[str, Any]) -> dict[str, Any]:
+    data = layer.get("data") or {}
+    return {**layer, "data": {**data, **data_section(registry, data["name"])}} if data.get("name") else layer
+
+
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
     """Set values; a dotted key, as in ``optimizer_args.momentum``, sets one item of a dictionary."""
     for key, value in values.items():
@@ -260,7 +273,7 @@ def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
 
 
 def resolve_test(
-    registry: Registry, run: Run, data_name: str | None, settings: list[dict[str, dict[str, Any]]]
+    registry: Registry, run: Run, data: str | Path | None, settings: list[dict[str, dict[str, Any]]]
 ) -> tuple[dict[str, Any], TrainerSettings]:
     """Merge and validate the data section and the trainer settings for testing a finished run, on its own data or other.
 
@@ -268,11 +281,12 @@ def resolve_test(
         UserError: as ``resolve`` does.
     """
     trainer: dict[str, Any] = {}
-    options = run.options("data") if data_name in (None, run.data["name"]) else {}
+    named = data_section(registry, data) if data else {"name": run.data["name"]}
+    options = run.options("data") if named == {"name": run.data["name"]} else {k: v for k, v in named.items() if k != "name"}
     for layer in settings:
         options = {**options, **(layer.get("data") or {})}
         trainer.update(layer.get("trainer") or {})
-    entry = registry.data_set(data_name or run.data["name"])
+    entry = registry.data_set(named["name"])
     task = registry.model(run.model["name"]).task
     if entry.task != task:
         raise UserError(f"{entry.name} is for {entry.task}, the model for {task}: {', '.join(registry.data_for(task))} fit")
@@ -307,17 +321,41 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
         UserError: not of that form, or an unknown section.
     """
     key, equals, value = text.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
+    if not equals:
+        raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    section, name = _section_and_name(key.strip(), text, sections)
+    try:
+        return {section: {name: yaml.safe_load(value)}}
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: {value!r} is not valid YAML") from None
+
+
+def parse_settings(
+    settings: Mapping[str, object] | Sequence[str], sections: tuple[str, ...] = SECTIONS
+) -> list[dict[str, dict[str, Any]]]:
+    """Parse settings, as ``{"recipe.lr": 0.1}`` or ``["recipe.lr=0.1"]``, into section -> key -> value each.
+
+    Raises:
+        UserError: as ``parse_setting``.
+    """
+    if not isinstance(settings, Mapping):
+        return [parse_setting(text, sections) for text in settings]
+    parsed = []
+    for key, value in settings.items():
+        section, name = _section_and_name(key, key, sections)
+        parsed.append({section: {name: value}})
+    return parsed
+
+
+def _section_and_name(key: str, text: str, sections: tuple[str, ...]) -> tuple[str, str]:
+    section, dot, name = key.partition(".")
+    if not (dot and name):
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
     if section in SECTIONS and section not in sections:
         raise UserError(f"--set {text}: {section} settings do not apply here, only {', '.join(sections)}")
     if section not in sections:
         raise unknown("section", section, sections)
-    try:
-        return {section: {name: yaml.safe_load(value)}}
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: {value!r} is not valid YAML") from None
+    return section, name
 
 
 def differences(old: Run, new: Run) -> list[str]:

@@ -42,6 +42,20 @@ class UserError(Exception):
     """Something the user can put right. The command prints its text as one line and exits with code 2."""
 
 
+class Interrupted(Exception):
+    """Work was stopped by a signal where it can be continued exactly, or restarted, if nothing was saved yet.
+
+    Args:
+        text: what was kept.
+        run: name of the run, once known.
+        is_saved: whether it has a checkpoint.
+    """
+
+    def __init__(self, text: str = "interrupted", run: str = "", is_saved: bool = True) -> None:
+        super().__init__(text)
+        self.run, self.is_saved = run, is_saved
+
+
 def one_line(error: object, longest: int | None = None) -> str:
     """The text of an error, which may hold line breaks, as one line of at most ``longest`` characters."""
     return " ".join(str(error).split())[:longest]

@@ -23,6 +23,7 @@ from zoo.training.exported import read_trained
 class Exported:
     """Result of an export; ``without`` is the reason why no test images were available."""
 
+    format: Format
     file: Path
     card: Path
     bytes: int
@@ -64,7 +65,7 @@ def export(
                 os.replace(each, path.with_name(each.name))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
-    return Exported(path, card_file(path), size, agreement, data if isinstance(data, str) else "")
+    return Exported(format, path, card_file(path), size, agreement, data if isinstance(data, str) else "")
 
 
 def _checked(task: Classifier, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:

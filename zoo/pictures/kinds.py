@@ -160,14 +160,11 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
 
 def _find(registry: Registry, kind: Kind, name: str) -> Subject:
     """The run of that name or path, the exported file, or else the model."""
-    from zoo.training.run_folder import RunFolder, known_runs
+    from zoo.training.run_folder import known_runs
+    from zoo.training.sources import find_trained
 
-    if name.endswith(".safetensors") and Path(name).is_file():
-        from zoo.training.exported import ExportedFile
-
-        return ExportedFile(Path(name))
     try:
-        return RunFolder.find(name)
+        return find_trained(name)
     except UserError:
         if not kind.takes_models:
             raise

@@ -222,6 +222,13 @@ def runtime_entry(entry: Entry) -> Entry:
     return _runtime_entries[entry.module, entry.kind, entry.name]
 
 
+def live_entries(kind: str) -> list[Entry]:
+    """The entries of classes and functions that a program registers itself, in a script or notebook that imports the zoo."""
+    read = ("zoo", PLUGIN_FILE)  # the registry reads their source
+    own = [entry for (module, of_kind, _), entry in _runtime_entries.items() if of_kind == kind and not module.startswith(read)]
+    return [replace(entry, origin=entry.module) for entry in own]
+
+
 def make_entry(
     kind: str,
     name: str,

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry
+from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry, live_entries
 from zoo.registry.source import module_file, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ class Registry:
         self._entries: dict[str, dict[str, Entry]] = {}
 
     def entries(self, kind: str) -> dict[str, Entry]:
-        """All entries of a kind, by name."""
+        """All entries of a kind, by name, with those that the running program has registered itself."""
         if kind not in self._entries:
             self._entries[kind] = {}
             home = PACKAGE / KINDS[kind].home
@@ -54,6 +54,12 @@ class Registry:
             for entry in self._of_plugins:
                 if entry.kind == kind:
                     self._add(entry)
+        for entry in live_entries(kind):
+            known = self._entries[kind].get(entry.name)
+            if known and not known.path and known.module == entry.module:  # a cell of a notebook was run again
+                self._entries[kind][entry.name] = entry
+            elif not known or known.module != entry.module:
+                self._add(entry)
         return self._entries[kind]
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import torch
 
-from zoo.core.errors import UserError, one_line
+from zoo.core.errors import Interrupted, UserError, one_line
 from zoo.registry.registry import Registry, scan
 from zoo.studies.plan import Budget, Search
 from zoo.studies.points import Worker, build_pruner, finished_points
@@ -25,7 +25,6 @@ from zoo.studies.progress import SearchProgress
 from zoo.studies.study import StudyLocation, reopen, storage_errors_explained
 from zoo.studies.trial import TrainingObjective, remove_checkpoints
 from zoo.training import building
-from zoo.training.checkpoints import Interrupted
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5

@@ -151,6 +151,10 @@ class Task(L.LightningModule):
         """Whether parts of the network may be initialized from another run and frozen by an option."""
         return type(self).load_pretrained is not Task.load_pretrained
 
+    def cannot(self, name: str, lacking: str) -> str:
+        """The message that a model, by its name, is for another kind of work: what it lacks, and what to use it with."""
+        return f"{name} is for {self.task} and {lacking}: use it with zoo {self.use_command.format(run='RUN')}"
+
     def report_samples(self, data: Any) -> Samples:
         """Predictions for the test split of ``data`` to show in a report; by default for some of its images."""
         if not hasattr(self, "predict_images"):

@@ -10,10 +10,12 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from zoo.config.recipe import LIBRARIES
 from zoo.core.errors import UserError, unknown
+from zoo.registry.registry import Registry
 
 PRETRAINED_TAG = "pretrained"  # of models of the zoo that come with weights
 INSTALL_TIMM = "pip install 'bestiary[timm]'"
@@ -53,9 +55,15 @@ class Backbone:
         return self.name, str(self.size or ""), f"{self.accuracy:.1f}" if self.accuracy else ""
 
 
-def library_backbones() -> list[Backbone]:
-    """List all backbones of torchvision, and of timm if it is installed."""
-    return [*_torchvision(), *_timm()]
+def find_backbones(registry: Registry, pattern: str = "") -> list[Backbone]:
+    """List the pretrained networks of the zoo, of torchvision and, if it is installed, of timm.
+
+    Args:
+        pattern: part of a name, or a glob; empty for all.
+    """
+    own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
+    every = (*own, *_torchvision(), *_timm())
+    return [each for each in every if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
 
 
 def find_backbone(name: str) -> Backbone:

@@ -16,7 +16,6 @@ from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, read_checkpoint
-from zoo.training.exported import read_trained
 from zoo.training.run_folder import RunFolder
 
 
@@ -88,22 +87,6 @@ def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tup
         reason = one_line(error).partition(": ")[2][:150]
         raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
     return task.eval(), run
-
-
-def load_capable(registry: Registry, checkpoint_file: Path, method: str, lacking: str) -> tuple[Task, Run]:
-    """The model of a checkpoint or an exported file, on its device, for a command that calls a method which few tasks have.
-
-    Args:
-        lacking: what a task without it cannot do, for the message.
-
-    Raises:
-        UserError: the task has no such method, or what ``load_task`` raises.
-    """
-    task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
-    if not hasattr(task, method):
-        instead = task.use_command.format(run="RUN")
-        raise UserError(f"{run.model['name']} is for {task.task} and {lacking}: use it with zoo {instead}")
-    return task.to("cuda" if torch.cuda.is_available() else "cpu"), run
 
 
 def open_run(registry: Registry, name: str) -> Task:

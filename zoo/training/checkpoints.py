@@ -20,25 +20,12 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from zoo.core.errors import UserError, one_line
+from zoo.core.errors import Interrupted, UserError, one_line
 from zoo.core.files import replacing
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
 KEY = "bestiary"  # of the zoo's metadata in a checkpoint: format, run, spec
-
-
-class Interrupted(Exception):
-    """A run was stopped by a signal where it can be resumed exactly, or restarted, if nothing was saved yet.
-
-    Args:
-        run: its name, once known.
-        is_saved: whether it has a checkpoint.
-    """
-
-    def __init__(self, run: str = "", is_saved: bool = True) -> None:
-        super().__init__(run)
-        self.is_saved = is_saved
 
 
 class StopRequest:

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.registry.registry import Registry
 from zoo.spec import END, UNKNOWN, DialogueSpec
+from zoo.tasks.dialogue import VisualDialogue
 from zoo.text.tokenization import tokenize
-from zoo.training.building import load_capable
 from zoo.training.prediction import read_named
 
 
@@ -22,16 +21,16 @@ class Conversation:
     """An image with the rounds of a dialogue about it.
 
     Args:
-        checkpoint_file: of a model for dialogue.
+        task: a model for dialogue.
         image: the file.
         caption: opens the dialogue; may be empty.
 
     Raises:
-        UserError: the model is for another task, the image cannot be read, or the caption has unknown words.
+        UserError: the image cannot be read, or the caption has unknown words.
     """
 
-    def __init__(self, registry: Registry, checkpoint_file: Path, image: Path, caption: str = "") -> None:
-        self.task, _ = load_capable(registry, checkpoint_file, "generate_answer", "holds no dialogue")
+    def __init__(self, task: VisualDialogue, image: Path, caption: str = "") -> None:
+        self.task = task
         self.spec: DialogueSpec = self.task.spec
         words = tokenize(caption)
         if unknown := self.unknown_words(words):

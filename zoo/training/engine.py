@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,17 +19,16 @@ from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run, TrainerSettings
-from zoo.core.errors import UserError
+from zoo.core.errors import Interrupted, UserError
 from zoo.core.json_lines import append_json_line, filter_json_lines
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.autopsy import build_autopsy
-from zoo.training.building import build_data, build_task, build_test_data, load_task, open_run
-from zoo.training.checkpoints import KEY, Checkpoints, Interrupted, StopRequest, read_checkpoint
+from zoo.training.building import build_data, build_task, build_test_data, open_run
+from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
-from zoo.training.exported import read_trained
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
 from zoo.training.run_folder import RunFolder
@@ -57,13 +55,17 @@ class TrainResult:
     findings: tuple[Finding, ...] = ()
 
 
-@dataclass(frozen=True)
-class TestResult:
-    """Result of a test: metrics, as in ``test/accuracy``, and the task's further details as plain data."""
+class TestResult(dict[str, float]):
+    """Result of a test: metrics by name, as in ``test/accuracy``.
 
-    metrics: dict[str, float]
-    details: dict[str, Any]
-    is_rank_zero: bool
+    Attributes:
+        details: of the task, as plain data, such as a classifier's confusion matrix.
+        is_rank_zero: whether this process is the one to report it.
+    """
+
+    def __init__(self, metrics: dict[str, float], details: dict[str, Any], is_rank_zero: bool = True) -> None:
+        super().__init__(metrics)
+        self.details, self.is_rank_zero = details, is_rank_zero
 
 
 def load_initial_weights(registry: Registry, task: Task, run: Run) -> None:
@@ -187,11 +189,11 @@ def _build_or_restore(registry: Registry, run: Run, data: Any, former: dict[str,
     return task
 
 
-def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settings: TrainerSettings) -> TestResult:
-    """Test a checkpoint, with the same metrics on any number of processes.
+def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], settings: TrainerSettings) -> TestResult:
+    """Test a trained network, with the same metrics on any number of processes.
 
     Args:
-        checkpoint_file: checkpoint or exported file.
+        task, run: the network and the Run of its training.
         data: the data section of a Run: ``name`` and options.
         settings: devices and so on.
 
@@ -199,14 +201,12 @@ def test(registry: Registry, checkpoint_file: Path, data: dict[str, Any], settin
         UserError: the classes differ from those of the training, or files are missing.
     """
     silence_lightning()
-    checkpoint = read_trained(checkpoint_file)
-    task, run = load_task(registry, checkpoint, checkpoint_file)
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
     task.collect_details()
     trainer.test(task, datamodule=module, verbose=False)
-    return TestResult(_test_metrics(trainer), task.details, trainer.is_global_zero)
+    return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
 
 
 class Patience(EarlyStopping):
@@ -237,7 +237,9 @@ def _hint_to_resume(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        raise Interrupted(folder.name, folder.last.exists()) from None
+        is_saved = folder.last.exists()
+        state = f"and saved: zoo.load({folder.name!r}).resume() continues" if is_saved else "before the first checkpoint"
+        raise Interrupted(f"interrupted, {state}", folder.name, is_saved) from None
     except UserError as error:
         raise UserError(f"{error}. {_command_to_resume(folder)}") from error
     except Exception as error:

@@ -41,6 +41,10 @@ class ExportedFile:
             )
         return run
 
+    def test_metrics(self) -> dict[str, float]:
+        """None: metrics are in the records of a run."""
+        return {}
+
     def checkpoint(self, which: str) -> Path:
         """The file itself, which is of the checkpoint that was exported.
 

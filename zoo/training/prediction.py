@@ -1,36 +1,53 @@
-"""Predictions of a trained model for image files: needs the run folder and nothing else."""
+"""Predictions of a trained model for images: files, folders, Pillow images, arrays and tensors."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from zoo.core.errors import UserError, some
-from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, read_image
+from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, read_image
 from zoo.datamodules.files.progress import shown
-from zoo.registry.registry import Registry
 from zoo.spec import image_spec
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.task import Task
-from zoo.training.building import load_capable
 
 BATCH = 64
+ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
-def predict_files(
-    registry: Registry, checkpoint_file: Path, inputs: list[str], *, progress: bool = True, **options: Any
+@dataclass(frozen=True)
+class Source:
+    """An image to predict for; ``is_named`` if the user named it, and not a folder that it is in."""
+
+    name: str
+    content: Path | Image.Image
+    is_named: bool = True
+
+    def read(self, shape: tuple[int, int, int]) -> torch.Tensor:
+        """uint8 [channels, height, width]; raises UnreadableImage."""
+        return read_image(str(self.content) if isinstance(self.content, Path) else self.content, *shape)
+
+
+def predict(
+    task: Task, name: str, inputs: Sequence[ImageInput], *, batch_size: int = BATCH, progress: bool = True, **options: Any
 ) -> Iterator[tuple[str, Prediction]]:
-    """Predict for image files and for all images in folders, in order: (file, prediction) pairs, a batch at a time.
+    """Predict for images and for all images in folders, in order: (file, prediction) pairs, a batch at a time.
 
-    Classes, vocabulary and statistics come from the checkpoint, whatever today's code says. A file that cannot be read is left
-    out with a warning; one that was named is an error, once the others are done.
+    Classes, vocabulary and statistics are those of the task's spec. A file that cannot be read is left out with a warning; one
+    that was named is an error, once the others are done.
 
     Args:
+        name: of the model, for messages.
+        inputs: image files, folders, Pillow images, and arrays or tensors as ``array_to_image`` takes them, or batches of them.
         progress: whether to show a progress bar.
         options: of the task's ``predict_images``, as in ``top=5``; None counts as not given.
 
@@ -38,22 +55,22 @@ def predict_files(
         UserError: a named file is missing or not an image, a folder holds none that can be read, an option is of another task, or
             the model takes no images.
     """
-    files = [file for text in inputs for file in _files(text)]
-    task, run = load_capable(registry, checkpoint_file, "predict_images", "takes no image files")
-    name = run.model["name"]
+    sources = [source for each in inputs for source in _sources(each)]
+    if not hasattr(task, "predict_images"):
+        raise UserError(task.cannot(name, "takes no image files"))
     if image_spec(task.spec).are_points:
-        raise UserError(f"this {name} was trained on points in the plane ({run.data['name']}), not on images")
+        raise UserError(f"this {name} was trained on points in the plane, not on images")
     given = {option: value for option, value in options.items() if value is not None}
     known = list(inspect.signature(task.predict_images).parameters)[1:]
     if strange := [option for option in given if option not in known]:
         takes = ", ".join(f"--{option}" for option in known) or "none"
         raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
-    images = _read_all(files, {Path(text) for text in inputs}, image_spec(task.spec).shape, progress)
-    return _predictions(task, images, given, inputs)
+    images = _read_all(sources, image_spec(task.spec).shape, batch_size, progress)
+    return _predictions(task, images, given, [source.name for source in sources])
 
 
 def _predictions(
-    task: Task, images: Iterable[tuple[list[str], torch.Tensor]], options: dict[str, Any], inputs: list[str]
+    task: Task, images: Iterable[tuple[list[str], torch.Tensor]], options: dict[str, Any], names: list[str]
 ) -> Iterator[tuple[str, Prediction]]:
     is_empty = True
     for files, pixels in images:
@@ -64,29 +81,32 @@ def _predictions(
             is_empty = False
             yield files[place // of_each], prediction
     if is_empty:
-        raise UserError(f"{some(inputs)}: no image can be read")
+        raise UserError(f"{some(names)}: no image can be read")
 
 
 def _read_all(
-    files: list[Path], named: set[Path], shape: tuple[int, int, int], progress: bool
+    sources: list[Source], shape: tuple[int, int, int], batch_size: int, progress: bool
 ) -> Iterator[tuple[list[str], torch.Tensor]]:
-    if len(files) == 1 and files[0] in named:
-        yield [str(files[0])], read_named(files[0], shape)[None]
+    if len(sources) == 1 and sources[0].is_named:
+        only = sources[0].content
+        yield [sources[0].name], (read_named(only, shape) if isinstance(only, Path) else sources[0].read(shape))[None]
         return
     refused = []
 
-    def read(part: list[Path]) -> list[tuple[str, torch.Tensor]]:
+    def read(part: list[Source]) -> list[tuple[str, torch.Tensor]]:
         found = []
-        for file in part:
+        for source in part:
             try:
-                found.append((str(file), read_image(str(file), *shape)))
+                found.append((source.name, source.read(shape)))
             except UnreadableImage as error:
-                print(f"warning: {file} is skipped: {error}", file=sys.stderr)
-                refused.extend([file] if file in named else [])
+                print(f"warning: {source.name} is skipped: {error}", file=sys.stderr)
+                refused.extend([source.name] if source.is_named else [])
         return found
 
-    parts: Iterable[list[tuple[str, torch.Tensor]]] = (read(files[i : i + BATCH]) for i in range(0, len(files), BATCH))
-    for found in shown(parts, len(files), BATCH, "predicting") if progress else parts:
+    parts: Iterable[list[tuple[str, torch.Tensor]]] = (
+        read(sources[i : i + batch_size]) for i in range(0, len(sources), batch_size)
+    )
+    for found in shown(parts, len(sources), batch_size, "predicting") if progress else parts:
         if found:
             names, images = zip(*found, strict=True)
             yield list(names), torch.stack(images)
@@ -108,13 +128,20 @@ def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
         raise UserError(f"{file}: {error}") from None
 
 
-def _files(text: str) -> list[Path]:
-    path = Path(text)
+def _sources(given: ImageInput) -> list[Source]:
+    if isinstance(given, Image.Image):
+        return [Source("image", given)]
+    if isinstance(given, (np.ndarray, torch.Tensor)):
+        array = given.numpy(force=True) if isinstance(given, torch.Tensor) else given
+        return [Source("image", array_to_image(each)) for each in (array if array.ndim == 4 else [array])]
+    if not isinstance(given, (str, Path)):
+        raise UserError(f"{type(given).__name__} is not an image: give paths, Pillow images, arrays or tensors")
+    path = Path(given).expanduser()
     if not path.exists():
-        raise UserError(f"{text}: no such file or folder")
+        raise UserError(f"{given}: no such file or folder")
     if not path.is_dir():
-        return [path]
+        return [Source(str(path), path)]
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
     if not found:
-        raise UserError(f"{text}: holds no images ({', '.join(EXTENSIONS)})")
-    return found
+        raise UserError(f"{given}: holds no images ({', '.join(EXTENSIONS)})")
+    return [Source(str(file), file, is_named=False) for file in found]

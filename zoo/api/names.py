@@ -1,0 +1,50 @@
+"""Names and descriptions of models and data sets, without torch."""
+
+from __future__ import annotations
+
+from zoo.registry.entry import Entry
+from zoo.registry.listing import matching
+from zoo.registry.registry import current_registry
+
+
+def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) -> list[str]:
+    """List the names of models.
+
+    Args:
+        pattern: part of a name or tag, or a glob such as ``resnet*``; empty for all.
+        task: such as ``classification``; empty for all.
+        pretrained: list weights that come with the zoo, torchvision and timm, for ``finetune`` and ``load``.
+
+    Example::
+
+        zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
+    """
+    if not pretrained:
+        return [entry.name for entry in matching(current_registry().models.values(), pattern, task)]
+    from zoo.training.backbones import find_backbones
+
+    return [backbone.name for backbone in find_backbones(current_registry(), pattern)] if task in ("", "classification") else []
+
+
+def list_data(pattern: str = "", *, task: str = "") -> list[str]:
+    """List the names of data sets; the arguments are those of ``list_models``.
+
+    Example::
+
+        zoo.list_data(task="captioning")  # ["shapes-captions", ...]
+    """
+    return [entry.name for entry in matching(current_registry().data.values(), pattern, task)]
+
+
+def describe(name: str) -> Entry:
+    """Describe a model or a data set: its options, recipe, default data, tags and paper.
+
+    Raises:
+        UserError: there is none of that name.
+
+    Example::
+
+        zoo.describe("resnet20").recipe  # {"epochs": 15, ...}
+    """
+    registry = current_registry()
+    return registry.data_set(name) if name in registry.data and name not in registry.models else registry.model(name)

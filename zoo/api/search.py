@@ -1,0 +1,174 @@
+"""Hyperparameter search with one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.api.trained import Settings, TrainedRun
+from zoo.core.errors import Interrupted, UserError
+from zoo.registry.registry import current_registry
+
+if TYPE_CHECKING:
+    import optuna
+
+    from zoo.studies.plan import Budget, Search
+    from zoo.studies.study import StudyLocation
+
+Ranges = Mapping[str, str] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Result of a search.
+
+    Attributes:
+        plan: what was searched, with the ``metric`` and its ``direction``.
+        study: of Optuna, with all trials.
+        location: its folder, with the runs of the trials.
+    """
+
+    plan: Search
+    study: optuna.Study
+    location: StudyLocation
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials, best first: ``trial``, ``state``, the metric by its name, ``parameters``, ``seconds``."""
+        from zoo.studies.report import records
+
+        return records(self.study, self.plan)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The settings of the best trial, as in ``{"recipe.lr": 0.02}``.
+
+        Raises:
+            UserError: no trial is complete.
+        """
+        from zoo.studies.study import best_trial
+
+        self.require_a_result()
+        found = best_trial(self.study)
+        return self.plan.values(found.params) if found else {}
+
+    def train(self, **options: Any) -> TrainedRun:
+        """Train with the best settings, and test; ``options`` are those of ``zoo.train``, such as ``name``."""
+        from zoo.api.training import train
+        from zoo.studies.report import write_best
+
+        self.require_a_result()
+        config = write_best(self.study, self.location, self.plan, current_registry())
+        return train(config=config or "", **options)
+
+    def require_a_result(self) -> None:
+        """Check that a trial has succeeded.
+
+        Raises:
+            UserError: all have failed.
+        """
+        if not any(trial.value is not None for trial in self.study.trials):
+            raise UserError(
+                f"all trials of study {self.location.name!r} failed, for the reasons in the table; "
+                "to try another range, --name NEW"
+            )
+
+
+def search(
+    model: str,
+    over: Ranges,
+    data: str | Path = "",
+    *,
+    epochs: int | None = None,
+    trials: int | None = None,
+    sampler: str = "random",
+    pruner: str = "none",
+    metric: str = "",
+    folds: int = 1,
+    workers: int = 1,
+    seed: int = 0,
+    settings: Settings = (),
+    name: str = "",
+    storage: str = "",
+) -> SearchResult:
+    """Search hyperparameters by a validation metric. The same call again continues the study.
+
+    Args:
+        model: as ``list_models`` shows it.
+        over: key -> range: ``log:LOW..HIGH``, ``uniform:LOW..HIGH`` or ``choice:A,B``; for a grid, ``LOW..HIGH:POINTS``.
+        data: as ``list_data`` shows it, or a folder of images; by default the model's own.
+        epochs: of each trial.
+        trials: their number; by default 20, or the whole grid.
+        sampler: ``random``, ``grid`` or ``tpe``.
+        pruner: early stopping of bad trials: ``none``, ``median`` or ``asha``.
+        metric: of validation, such as ``loss``; by default the model's own.
+        folds: of cross-validation of each trial.
+        workers: processes, each with a GPU of its own if there are several.
+        seed: of the sampler; training has its own, ``recipe.seed``.
+        settings: of all trials, as in ``train``.
+        name: of the study; by default made from model and data.
+        storage: URL of a database to share the study between machines.
+
+    Raises:
+        UserError: an unknown name or key, a range that cannot be read, or a study of another search.
+        Interrupted: by Ctrl-C; finished trials are kept.
+
+    Example::
+
+        found = zoo.search("mlp", {"recipe.lr": "log:1e-4..1e-1"}, trials=10, epochs=2)
+        run = found.train(name="best")
+    """
+    plan, budget = plan_search(
+        model, over, data, epochs=epochs, settings=settings, sampler=sampler, pruner=pruner, metric=metric, folds=folds,
+        seed=seed, workers=workers, trials=trials,
+    )  # fmt: skip
+    return run_plan(plan, budget, name or f"{model}-{plan.base['data']['name']}", storage)
+
+
+def plan_search(
+    model: str,
+    over: Ranges,
+    data: str | Path,
+    *,
+    epochs: Any,
+    settings: Settings,
+    sampler: str,
+    pruner: str,
+    metric: str,
+    folds: int,
+    seed: int,
+    workers: int,
+    trials: int | None,
+    plugins: Sequence[str] = (),
+) -> tuple[Search, Budget]:
+    """Resolve a search and its budget; ``plugins`` are the files that its processes read."""
+    from zoo.api.training import flag_sections
+    from zoo.config.recipe import parse_settings
+    from zoo.studies import plan
+
+    registry = current_registry()
+    texts = [f"{key}={values}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
+    layers = [*parse_settings(settings), flag_sections(data, epochs)]
+    planned = plan.plan_search(registry, model, layers, texts, sampler, metric, folds, seed)
+    return planned, plan.plan_budget(planned, trials, pruner, workers, list(plugins or registry.plugin_files))
+
+
+def run_plan(plan: Search, budget: Budget, name: str, storage: str = "") -> SearchResult:
+    """Run the trials of a search that are not finished yet."""
+    from zoo.studies.points import finished_points
+    from zoo.studies.study import StudyLocation, open_or_create
+    from zoo.studies.workers import check_data_and_model, run_search
+
+    registry, location = current_registry(), StudyLocation(name, storage)
+    check_data_and_model(registry, plan)
+    study = open_or_create(location, plan)
+    if done := len(finished_points(study, budget.points)):
+        print(f"continuing study {location.name}: {done} of {budget.points} trials are finished", file=sys.stderr)
+    try:
+        run_search(registry, study, location, plan, budget)
+    except Interrupted:
+        raise Interrupted(f"interrupted; {len(finished_points(study, budget.points))} finished trials are kept") from None
+    return SearchResult(plan, study, location)

@@ -1,0 +1,352 @@
+"""A trained model with what it can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zoo.core.errors import UserError
+from zoo.registry.registry import current_registry
+
+if TYPE_CHECKING:
+    from zoo.callbacks.findings import Finding
+    from zoo.config.recipe import Run
+    from zoo.export.export import Exported
+    from zoo.tasks.language_modeling import LanguageModel
+    from zoo.tasks.navigation import Episode
+    from zoo.tasks.prediction import Prediction
+    from zoo.tasks.task import Task
+    from zoo.training.conversation import Conversation
+    from zoo.training.engine import TestResult, TrainResult
+    from zoo.training.exported import ExportedFile
+    from zoo.training.prediction import ImageInput
+    from zoo.training.run_folder import RunFolder
+
+Kind = TypeVar("Kind")
+Settings = Mapping[str, object] | Sequence[str]
+
+
+def load(name: str | Path, *, checkpoint: str = "best", runs: str | Path | None = None) -> TrainedRun:
+    """Load a trained model.
+
+    Args:
+        name: of a run, its path, or a file that ``export("safetensors")`` wrote.
+        checkpoint: ``best`` or ``last``.
+        runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
+
+    Raises:
+        UserError: there is none.
+
+    Example::
+
+        run = zoo.load("mlp-digits")
+        run.predict(["a.jpg", "b.jpg"])
+    """
+    from zoo.training.run_folder import runs_in
+    from zoo.training.sources import find_trained
+
+    with runs_in(runs):
+        return TrainedRun(find_trained(name), checkpoint)
+
+
+class TrainedRun:
+    """A trained model: what ``zoo.train``, ``zoo.finetune`` and ``zoo.load`` return. In a notebook it shows itself.
+
+    Attributes:
+        name: of the run, or the file.
+        path: of the run's folder, or of the file.
+        config: its settings, resolved.
+        entry: its model in the registry.
+        outcome: of training in this process.
+    """
+
+    def __init__(self, source: RunFolder | ExportedFile, checkpoint: str = "best", outcome: TrainResult | None = None) -> None:
+        self.source, self.checkpoint, self.outcome = source, checkpoint, outcome
+        self.registry = current_registry()
+        self.config: Run = source.read_run()
+        self.entry = self.registry.model(self.config.model["name"])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the monitors found during training in this process; ``report`` has those of earlier ones."""
+        return self.outcome.findings if self.outcome else ()
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name.removesuffix(".safetensors")
+
+    @property
+    def file(self) -> Path:
+        """The file that holds the weights.
+
+        Raises:
+            UserError: the run has none yet.
+        """
+        return self.source.checkpoint(self.checkpoint)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Test metrics that were recorded at the end of training, as in ``test/accuracy``; none for an exported file."""
+        # only the best checkpoint was tested
+        return self.source.test_metrics() if self.checkpoint == "best" else {}
+
+    @cached_property
+    def model(self) -> Task:
+        """The network with its trained weights, in evaluation mode, on the GPU if there is one: a LightningModule.
+
+        Raises:
+            UserError: the file is damaged, or does not fit the network.
+        """
+        file = self.file  # before torch is imported
+        import torch
+
+        from zoo.training.building import load_task
+        from zoo.training.exported import read_trained
+
+        task, _ = load_task(self.registry, read_trained(file), file)
+        return task.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    # ------------------------------------------------------------------ use
+
+    def test(self, data: str | Path | None = None, *, settings: Settings = ()) -> TestResult:
+        """Evaluate on a test split.
+
+        Args:
+            data: a data set with the same classes, or a folder of images; by default that of the training.
+            settings: of data and trainer, as in ``{"trainer.devices": 2}``.
+
+        Returns:
+            Metrics by name, as in ``test/accuracy``, the same on any number of devices; ``details`` has the confusion matrix and
+            metrics of each class.
+
+        Raises:
+            UserError: the data has other classes, or cannot be read.
+        """
+        from zoo.config.recipe import parse_settings, resolve_test
+
+        layers = parse_settings(settings, ("data", "trainer"))
+        section, trainer = resolve_test(self.registry, self.config, data, layers)
+        file = self.file
+        from zoo.training import engine
+        from zoo.training.building import load_task
+        from zoo.training.exported import read_trained
+
+        # a network of its own: testing changes its metrics and its device
+        task, _ = load_task(self.registry, read_trained(file), file)
+        return engine.test(self.registry, task, self.config, section, trainer)
+
+    def predict(
+        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: Any
+    ) -> list[Prediction]:
+        """Predict for images: classes, captions or answers, one prediction for each image, in order.
+
+        Args:
+            inputs: one or several of: image files, folders of images, Pillow images, arrays or tensors ([H, W], [H, W, C] or
+                [C, H, W], uint8 or floats from 0 to 1), or batches of them.
+            batch_size: images that are predicted at once.
+            progress: whether to show a progress bar.
+            options: of the task: ``top`` classes or answers; ``question`` about each image; ``beams``, ``samples``,
+                ``temperature`` and ``seed`` for captions.
+
+        Raises:
+            UserError: an image is missing or cannot be read, or an option is of another task.
+
+        Example::
+
+            for prediction in run.predict(["a.jpg", "b.jpg"], top=5):
+                print(prediction.name, prediction.probability)
+        """
+        several = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        found = self.stream(several, batch_size=batch_size, progress=progress, **options)
+        return [prediction for _, prediction in found]
+
+    def stream(
+        self, inputs: Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: Any
+    ) -> Iterator[tuple[str, Prediction]]:
+        """Predict as ``predict`` does: pairs of a file and its prediction, while the next images are read."""
+        model = self.model
+        from zoo.training.prediction import predict
+
+        return predict(model, self.entry.name, inputs, batch_size=batch_size, progress=progress, **options)
+
+    def sample(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        *,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        greedy: bool = False,
+        beams: int = 0,
+    ) -> list[str]:
+        """Generate texts that continue ``prompt``, with a language model.
+
+        Args:
+            length: number of characters.
+            samples: number of texts.
+            temperature, top_k, top_p: see ``zoo.tasks.decoding.Sampling``.
+            greedy: always take the most probable character.
+            beams: beam search with this beam width, the most probable text first; 0 for none.
+
+        Raises:
+            UserError: the model is for another task, or the prompt has characters that it does not know.
+        """
+        if beams:
+            return [text for text, _ in self._language_model().generate_by_beam_search(prompt, length, beams)]
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "greedy": greedy}
+        stream = self.stream_text(prompt, length, samples=samples, **given)
+        return ["".join(characters) for characters in zip(*stream, strict=True)]
+
+    def stream_text(
+        self,
+        prompt: str = "",
+        length: int = 500,
+        *,
+        samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        greedy: bool = False,
+    ) -> Iterator[list[str]]:
+        """Generate texts as ``sample`` does: the next character of each, one after the other."""
+        from zoo.tasks.decoding import Sampling
+
+        sampling = Sampling(temperature, top_k, top_p)
+        return self._language_model().generate(prompt, length, samples, None if greedy else sampling, seed)
+
+    def _language_model(self) -> LanguageModel:
+        from zoo.tasks.language_modeling import LanguageModel
+
+        return self._model_of(LanguageModel, "generates no text")
+
+    def _model_of(self, kind: type[Kind], lacking: str) -> Kind:
+        """The network, if it is for that kind of work; ``lacking`` is what others cannot do."""
+        if not isinstance(self.model, kind):
+            raise UserError(self.model.cannot(self.entry.name, lacking))
+        return self.model
+
+    def chat(self, image: str | Path, caption: str = "") -> Conversation:
+        """Begin a dialogue about an image: ``ask(question)`` of the result answers in the context of the previous questions.
+
+        Raises:
+            UserError: the model is for another task, or the image cannot be read.
+        """
+        from zoo.tasks.dialogue import VisualDialogue
+        from zoo.training.conversation import Conversation
+
+        return Conversation(self._model_of(VisualDialogue, "holds no dialogue"), Path(image), caption)
+
+    def episodes(self) -> tuple[list[Episode], list[Episode]]:
+        """Let a navigation agent follow the instructions of test episodes in unseen worlds: those it failed, and the others.
+
+        Raises:
+            UserError: the model is for another task.
+        """
+        from zoo.tasks.navigation import NavigationAgent
+        from zoo.training.building import build_test_data
+
+        agent = self._model_of(NavigationAgent, "does not navigate")
+        return agent.walk_unseen(build_test_data(self.registry, self.config, agent.spec))
+
+    # ------------------------------------------------------------------ records
+
+    def history(self) -> list[dict[str, float]]:
+        """The recorded metrics in order, each with ``step`` and ``epoch``: ``train/loss``, ``val/accuracy`` and so on.
+
+        Raises:
+            UserError: it is an exported file, which has no records.
+        """
+        from zoo.report.history import read_history
+
+        return read_history(self._folder("history").path).metrics
+
+    def report(self, file: str | Path | None = None, *, samples: bool = True) -> Path:
+        """Write an HTML report of the run: metrics, findings, curves, predictions, activations and gradients.
+
+        Args:
+            file: by default ``report.html`` in the run's folder.
+            samples: include predictions, which need the checkpoint and the data.
+
+        Returns:
+            The file.
+        """
+        from zoo.report.page import write_report
+
+        folder = self._folder("report")
+        path = Path(file) if file else folder.path / "report.html"
+        write_report(self.registry, [folder], path, samples)
+        return path
+
+    def export(self, to: str = "safetensors", file: str | Path = "", *, license: str = "") -> Exported:
+        """Write the network of an image classifier to one file, verified against the original, with a model card.
+
+        Args:
+            to: ``safetensors``, ``onnx`` or ``torch-export``.
+            file: by default the name of the run with the suffix of the format, in the current folder.
+            license: for the model card.
+
+        Returns:
+            The ``file``, its ``card``, and how far its predictions agree with the original.
+
+        Raises:
+            UserError: the model is for another task, or the format does not support it.
+        """
+        from zoo.export.formats import find_format, output_file
+
+        format = find_format(to)
+        self.require_classifier("export")
+        path = output_file(format, str(file), self.name)
+        from zoo.export.export import export
+
+        return export(self.registry, self.file, format, path, self.name, self.metrics, license or "not stated")
+
+    def require_classifier(self, command: str) -> None:
+        """Check the task without importing torch.
+
+        Raises:
+            UserError: the model is for another one.
+        """
+        if self.entry.task != "classification":
+            raise UserError(f"zoo {command} is for classification, and {self.name} ({self.entry.name}) is for {self.entry.task}")
+
+    def resume(self, *, settings: Settings = (), progress: bool = True) -> TrainedRun:
+        """Continue an interrupted training exactly where it was saved.
+
+        Args:
+            settings: of devices and trackers, which do not change what is computed, as in ``{"trainer.accelerator": "cpu"}``.
+
+        Raises:
+            UserError: it is an exported file, or another setting would change.
+        """
+        from zoo.api.training import resume
+        from zoo.config.recipe import parse_settings
+
+        return resume(self._folder("resume"), parse_settings(settings), progress=progress)
+
+    def _folder(self, method: str) -> RunFolder:
+        from zoo.training.run_folder import RunFolder
+
+        if not isinstance(self.source, RunFolder):
+            raise UserError(f"{self.path} is an exported file: {method} needs the records of a run")
+        return self.source
+
+    # ------------------------------------------------------------------ display
+
+    def __repr__(self) -> str:
+        metrics = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        return f"<run {self.name}: {self.config.network} on {self.config.data['name']}{metrics}>"
+
+    def _repr_html_(self) -> str:
+        from zoo.report.notebook import render
+
+        return render(self.source, self.config, self.metrics)

@@ -1,0 +1,203 @@
+"""Training, fine-tuning and hyperparameter search with one call each."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.api.trained import Settings, TrainedRun
+from zoo.core.errors import UserError
+from zoo.registry.registry import current_registry
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from zoo.config.recipe import Run
+    from zoo.training.run_folder import RunFolder
+
+# where a run computes and where it is tracked, not what it computes
+CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
+
+
+def train(
+    model: str = "",
+    data: str | Path = "",
+    *,
+    epochs: int | None = None,
+    devices: int | str | None = None,
+    nodes: int | None = None,
+    strategy: str | None = None,
+    accelerator: str | None = None,
+    precision: str | None = None,
+    wandb: str | None = None,
+    settings: Settings = (),
+    config: str | Path = "",
+    name: str | None = None,
+    runs: str | Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    progress: bool = True,
+) -> TrainedRun:
+    """Train a model, keep the best checkpoint, and test it.
+
+    Args:
+        model: as ``list_models`` shows it; may be omitted if ``config`` names one.
+        data: as ``list_data`` shows it, or a folder of images, one folder per class; by default the model's own.
+        epochs: number of training epochs; by default the recipe's.
+        devices, nodes, strategy, accelerator, precision: as in Lightning's Trainer, precision as "32", "bf16", "16" or "64".
+        wandb: ``online`` or ``offline``.
+        settings: any others by their keys, as in ``{"model.hidden_sizes": [64], "recipe.lr": 1e-3}``.
+        config: YAML file of settings, such as the ``run.yaml`` of a run.
+        name: of the run; by default made from model and data.
+        runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
+        callbacks: of Lightning, in addition to those of the zoo.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UserError: an unknown name or key, a value of the wrong type, or data that cannot be read; nothing is left behind.
+        Interrupted: by Ctrl-C, after the state was saved; ``zoo.load(name).resume()`` continues.
+
+    Example::
+
+        run = zoo.train("mlp", data="digits", epochs=5, settings={"model.hidden_sizes": [64]})
+    """
+    registry = current_registry()
+    # names first: they are answered before anything heavier is imported
+    if model:
+        registry.model(model)
+    from zoo.config.recipe import data_section, parse_settings, read_config, resolve
+
+    if data:
+        registry.data_set(data_section(registry, data)["name"])
+    given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
+    run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
+    return start(run, name, runs, callbacks=callbacks, progress=progress)
+
+
+def finetune(
+    backbone: str | Path,
+    data: str | Path = "",
+    *,
+    weights: str | Path = "",
+    freeze: str | None = None,
+    epochs: int | None = None,
+    devices: int | str | None = None,
+    nodes: int | None = None,
+    strategy: str | None = None,
+    accelerator: str | None = None,
+    precision: str | None = None,
+    wandb: str | None = None,
+    settings: Settings = (),
+    config: str | Path = "",
+    name: str | None = None,
+    runs: str | Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    progress: bool = True,
+) -> TrainedRun:
+    """Fine-tune a pretrained network: keep its weights and replace its head. Other arguments are those of ``train``.
+
+    Args:
+        backbone: ``torchvision:NAME``, ``timm:NAME``, a model with pretrained weights, a run, or an exported file.
+        weights: load these weights, a safetensors or .pth file, instead of the backbone's own.
+        freeze: layers to freeze: ``none``, ``backbone``, ``until:STAGE``, ``epochs:N`` or ``epochs:N+M``.
+
+    Raises:
+        UserError: as ``train``, or there are no such weights.
+
+    Example::
+
+        run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
+    """
+    given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
+    run = finetuning_run(backbone, weights, config, settings, given)
+    return start(run, name, runs, callbacks=callbacks, progress=progress, on_data=advise_on(run))
+
+
+def finetuning_run(
+    backbone: str | Path, weights: str | Path, config: str | Path, settings: Settings, given: dict[str, dict[str, Any]]
+) -> Run:
+    """Resolve the Run of a fine-tuning."""
+    registry = current_registry()
+    from zoo.config.recipe import parse_settings, read_config
+    from zoo.training.finetuning import resolve_finetuning
+
+    layers = [*parse_settings(settings), given]
+    return resolve_finetuning(registry, str(backbone), str(weights), read_config(config) if config else {}, layers)
+
+
+def advise_on(run: Run) -> Callable[[Any], None]:
+    """A function that warns of problems in the images of a Run, once they are read."""
+
+    def warn(data: Any) -> None:
+        from zoo.analysis.advice import advise
+        from zoo.core.ranks import rank_zero_print
+
+        if not data.spec.are_points:
+            for line in advise(data, run.data["name"]).brief():
+                rank_zero_print(line)
+
+    return warn
+
+
+def start(run: Run, name: str | None = None, runs: str | Path | None = None, **options: Any) -> TrainedRun:
+    """Train a resolved Run in a new folder; ``options`` are those of ``zoo.training.engine.train``."""
+    from zoo.training import engine
+    from zoo.training.run_folder import runs_in
+
+    with runs_in(runs):
+        outcome = engine.train(current_registry(), run, name, **options)
+        return TrainedRun(outcome.folder, outcome=outcome)
+
+
+def resume(folder: RunFolder, settings: list[dict[str, dict[str, Any]]], model: str = "", **options: Any) -> TrainedRun:
+    """Continue an interrupted run exactly where it was saved.
+
+    Args:
+        settings: section -> key -> value, in order.
+        model: if given, it must be that of the run.
+        options: of ``zoo.training.engine.train``.
+
+    Raises:
+        UserError: a setting would change what is computed.
+    """
+    from zoo.config.recipe import differences, resolve
+
+    former = folder.read_run()
+    run = resolve(current_registry(), model or None, former.model_dump(mode="json"), settings)
+    changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
+    if changed:
+        instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
+        raise UserError(f"--resume continues a run as it is, but {changed[0]}: to start a new run, {instead}")
+    from zoo.training import engine
+
+    outcome = engine.train(current_registry(), run, resume=folder, **options)
+    return TrainedRun(outcome.folder, outcome=outcome)
+
+
+def flag_sections(
+    data: str | Path = "",
+    epochs: int | str | None = None,
+    precision: str | None = None,
+    freeze: str | None = None,
+    devices: int | str | None = None,
+    nodes: int | str | None = None,
+    strategy: str | None = None,
+    accelerator: str | None = None,
+    wandb: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What was given as settings of a Run: section -> key -> value."""
+    return without_empty(
+        {
+            "data": {"name": data or None},
+            "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
+            "trainer": {"devices": devices, "num_nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "wandb": {"mode": wandb},
+        }
+    )
+
+
+def without_empty(sections: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Drop what was not given."""
+    given = {name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()}
+    return {name: section for name, section in given.items() if section}

@@ -1,0 +1,44 @@
+"""A run as notebooks show it: metrics, learning curves and findings, as HTML without scripts."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+
+from zoo.config.recipe import Run
+from zoo.core.errors import UserError
+from zoo.registry.registry import current_registry
+from zoo.report.history import read_history
+from zoo.training.exported import ExportedFile
+from zoo.training.run_folder import RunFolder
+
+MOST_FINDINGS = 5
+
+
+def render(source: RunFolder | ExportedFile, run: Run, metrics: dict[str, float]) -> str:
+    """HTML of a run or an exported file; ``metrics`` are those of the test."""
+    heading = f"{source.path.name}: {run.network} on {run.data['name']}"
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in metrics.items())
+    parts = [f"<h4>{escape(heading)}</h4>", f"<table>{rows}</table>" if rows else ""]
+    if isinstance(source, RunFolder):
+        parts += [_curves(source), _findings(source)]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _curves(folder: RunFolder) -> str:
+    from zoo.pictures.curves import curves
+    from zoo.pictures.figure import style
+
+    image = io.StringIO()
+    try:
+        with style():
+            curves(current_registry(), [folder]).figure.savefig(image, format="svg")
+    except UserError:  # nothing was recorded yet
+        return ""
+    return image.getvalue().partition("?>")[2] or image.getvalue()
+
+
+def _findings(folder: RunFolder) -> str:
+    found = read_history(folder.path).findings[:MOST_FINDINGS]
+    texts = (f"{f.fields['severity']}: {f.fields['name']} in {f.fields['where']}: {f.fields['evidence']}" for f in found)
+    return "".join(["<ul>", *(f"<li>{escape(text)}</li>" for text in texts), "</ul>"]) if found else ""
