@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from zoo.registry import entry
+
 HERE = Path(__file__).parent
 # networks in tests are tiny: threads cost more than they give, above all on a machine that does other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +28,17 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_registered() -> Iterator[None]:
+    """Forget what a test registered: the registry would find it in this process from then on."""
+    before = set(entry._runtime_entries)
+    yield
+    for key in [key for key in entry._runtime_entries if key not in before and not key[0].startswith("zoo.")]:
+        sys.modules.pop(key[0], None)
+        for known in (entry._classes, entry._runtime_entries):
+            known.pop(key, None)
 
 
 @dataclass(frozen=True)
@@ -81,19 +94,7 @@ def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The third-party package, importable for one test."""
     monkeypatch.syspath_prepend(str(plugin_folder))
-    yield plugin_folder
-    forget_modules("squeezenet_zoo")
-
-
-def forget_modules(prefix: str) -> None:
-    """Undo imports of modules that register something, which the registry would find in this process from then on."""
-    from zoo.registry import entry
-
-    for module in [name for name in sys.modules if name.startswith(prefix)]:
-        del sys.modules[module]
-    for known in (entry._classes, entry._runtime_entries):
-        for key in [key for key in known if key[0].startswith(prefix)]:
-            del known[key]
+    return plugin_folder

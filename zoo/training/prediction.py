@@ -66,7 +66,7 @@ def predict(
         takes = ", ".join(f"--{option}" for option in known) or "none"
         raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
     images = _read_all(sources, image_spec(task.spec).shape, batch_size, progress)
-    return _predictions(task, images, given, [source.name for source in sources])
+    return _predictions(task, images, given, [str(each) if isinstance(each, (str, Path)) else "image" for each in inputs])
 
 
 def _predictions(
