@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zoo.callbacks.findings import Finding
     from zoo.callbacks.gradient_monitor import GradientMonitor
     from zoo.callbacks.progress import TrainingProgress
+    from zoo.callbacks.recording import Monitor, RecordListener
     from zoo.callbacks.throughput import Throughput
 
 __all__ = [
@@ -20,13 +21,15 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "GradientMonitor",
+    "Monitor",
     "NonFinite",
     "NonFiniteAutopsy",
+    "RecordListener",
     "Throughput",
     "TrainingProgress",
     "replay_file",
 ]
-MODULES = ("activation_statistics", "autopsy", "diagnosis", "findings", "gradient_monitor", "progress", "throughput")
+MODULES = ("activation_statistics", "autopsy", "diagnosis", "findings", "gradient_monitor", "progress", "recording", "throughput")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.callbacks.distribution import Distribution, named_statistics
 from zoo.callbacks.gates import RECURRENT, gates
-from zoo.callbacks.recording import Monitor, Record, all_reduce, uncompiled
+from zoo.callbacks.recording import Monitor, all_reduce, uncompiled
 
 WINDOW = 5  # records
 MAX_FEATURES = 512  # of a layer's input, for its covariance
@@ -64,8 +64,8 @@ class ActivationStatistics(Monitor):
 
     kind = "activations"
 
-    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
-        super().__init__(every, layers, write)
+    def start(self) -> None:
+        super().start()
         self._step: int | None = None  # being recorded
         self._recorded: dict[str, _Layer] = {}
         self._active: dict[str, deque[Tensor]] = {}

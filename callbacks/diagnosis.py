@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -22,26 +23,25 @@ from zoo.callbacks.findings import (
     check_losses,
     check_throughput,
 )
-from zoo.callbacks.recording import Record, optimized_parameters
+from zoo.callbacks.recording import Monitor, Record, RecordListener, callbacks_of, optimized_parameters
 
 MIN_NORM_VALUES = 16  # of a channel in one batch, for batch norm
 
 
-class Diagnosis(L.Callback):
-    """Checks the records of monitors during training and reports each finding once.
+class Diagnosis(RecordListener):
+    """Checks the records of the monitors of the same ``Trainer`` during training and reports each finding once::
 
-    Pass its ``add_record`` to the monitors as ``write``::
+        Trainer(callbacks=[ActivationStatistics(), GradientMonitor(), Diagnosis(classes=10)])
 
-        diagnosis = Diagnosis(classes=10)
-        monitors = [kind(write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
-        Trainer(callbacks=[*monitors, diagnosis])
+    Of what the module logs it reads ``train/accuracy``, ``val/accuracy`` and ``val/loss``, or ``train_accuracy`` or ``train_acc``
+    and so on.
 
     Args:
         classes: number of classes, from which the loss at chance level follows; None leaves out what needs it.
-        metrics: the latest values, filled by a logger; train/accuracy and val/accuracy are used.
-        write: called with every record that ``add_record`` gets and with each finding as a record; by default nothing is written.
+        write: called with each finding as a record; by default it goes to the Trainer's loggers, as text where they take text.
         frozen: whether parameters without ``requires_grad`` are frozen by an option.
         remedies: finding name -> what to try, in place of the finding's own remedy.
+        verbose: print each finding when it is found, unless a ``TrainingProgress`` shows it.
 
     Attributes:
         findings: all so far.
@@ -51,12 +51,16 @@ class Diagnosis(L.Callback):
     def __init__(
         self,
         classes: int | None = None,
-        metrics: Mapping[str, float] = MappingProxyType({}),
-        write: Callable[[Record], None] = lambda record: None,
+        write: Callable[[Record], None] | None = None,
         frozen: bool = False,
-        remedies: Mapping[str, str] = MappingProxyType({}),
+        remedies: Mapping[str, str] | None = None,
+        verbose: bool = True,
     ) -> None:
-        self.classes, self.metrics, self.write, self.frozen, self.remedies = classes, metrics, write, frozen, remedies
+        self.classes, self.write, self.frozen, self.remedies, self.verbose = classes, write, frozen, remedies or {}, verbose
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything about a previous training."""
         self.findings: list[Finding] = []
         self.steps: list[int] = []
         self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "throughput": []}
@@ -74,9 +78,17 @@ class Diagnosis(L.Callback):
     def most_severe(self) -> Finding | None:
         return min(self.findings, key=lambda finding: finding.severity, default=None)  # "error" is before "warning"
 
-    def add_record(self, record: Record) -> None:
-        """Check a new record of a monitor."""
-        self.write(record)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self.start()
+        if trainer.is_global_zero and not any(isinstance(callback, Monitor) for callback in callbacks_of(trainer)):
+            warnings.warn(
+                "Diagnosis has no monitors to listen to: add ActivationStatistics() and GradientMonitor() beside it",
+                stacklevel=1,
+            )
+
+    def on_record(self, trainer: L.Trainer, record: Record) -> None:
         kind = record["kind"]
         if kind not in self._history:
             return
@@ -86,17 +98,32 @@ class Diagnosis(L.Callback):
         del history[:-AGREEING]
         if kind == "gradients":
             self._rates.append(self._rate)
-            self._report(check_gradients(history, self._rates))
+            self._report(trainer, check_gradients(history, self._rates))
         else:
-            self._report({"activations": check_activations, "throughput": check_throughput}[kind](history))
+            self._report(trainer, {"activations": check_activations, "throughput": check_throughput}[kind](history))
 
-    def _report(self, findings: Iterable[Finding]) -> None:
+    def _report(self, trainer: L.Trainer, findings: Iterable[Finding]) -> None:
         for finding in findings:
             if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
                 finding = replace(finding, remedy=self.remedies.get(finding.name, finding.remedy))
                 self.findings.append(finding)
                 self.steps.append(self._step)
-                self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
+                self._show(trainer, finding)
+
+    def _show(self, trainer: L.Trainer, finding: Finding) -> None:
+        """Write a finding, or log it, and print it."""
+        if self.write is not None:
+            self.write({"step": self._step, "epoch": self._epoch, "kind": "finding", **finding.to_dict()})
+        else:
+            for logger in trainer.loggers:
+                logger.log_metrics({"findings": len(self.findings)}, step=self._step)
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_text(f"findings/{finding.name}", str(finding), self._step)
+                elif isinstance(logger, WandbLogger):
+                    rows = [[str(step), str(each)] for step, each in zip(self.steps, self.findings, strict=True)]
+                    logger.log_text("findings/text", columns=["step", "finding"], data=rows, step=self._step)
+        if self.verbose and not any(getattr(callback, "diagnosis", None) is self for callback in callbacks_of(trainer)):
+            trainer.lightning_module.print(f"step {self._step}  {finding.one_line}")  # above a progress bar
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self._losses, "val_losses": self._val_losses, "val_accuracies": self._val_accuracies}
@@ -109,14 +136,14 @@ class Diagnosis(L.Callback):
         self._optimized = optimized_parameters(*trainer.optimizers)
         idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._optimized]
         if idle and self._optimized and trainer.is_global_zero:
-            self._report([Finding(
+            self._report(trainer, [Finding(
                 "not-optimized", "warning", idle[0], f"{len(idle)} parameters that require gradients are in no optimizer",
                 "configure_optimizers got only a part of the network", "all of self.parameters(), or requires_grad_(False)",
             )])  # fmt: skip
         learn = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         still = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
         if learn and still and not self.frozen and trainer.is_global_zero:
-            self._report([Finding(
+            self._report(trainer, [Finding(
                 "frozen-parameters", "warning", still[0], f"{len(still)} of {len(still) + len(learn)} parameters are frozen",
                 "requires_grad was set to False and not restored", "requires_grad_(True)",
             )])  # fmt: skip
@@ -125,9 +152,9 @@ class Diagnosis(L.Callback):
         if trainer.optimizers and trainer.optimizers[0].param_groups:
             self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
         if batch_idx == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
-            self._check_norms(pl_module)
+            self._check_norms(trainer, pl_module)
 
-    def _check_norms(self, module: nn.Module) -> None:
+    def _check_norms(self, trainer: L.Trainer, module: nn.Module) -> None:
         """Count the values of a channel that batch norm gets in the first batch."""
 
         def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -135,7 +162,7 @@ class Diagnosis(L.Callback):
                 return
             values = inputs[0].numel() // inputs[0].shape[1]
             if norm.training and values < MIN_NORM_VALUES:
-                self._report([Finding(
+                self._report(trainer, [Finding(
                     "small-batch-norm", "warning", name, f"its statistics come from {values} values of a channel in a batch",
                     "a tiny batch: the statistics are mostly noise, and differ from those of evaluation",
                     "a larger batch, synchronized batch norm, or group norm",
@@ -162,7 +189,7 @@ class Diagnosis(L.Callback):
             ]
             left = next((name for name, gradient in moved if gradient.count_nonzero()), None)
             if left is not None:
-                self._report([Finding(
+                self._report(trainer, [Finding(
                     "gradients-not-zeroed", "error", left, "it still has the gradient of the last step when the next is computed",
                     "zero_grad is missing, so that gradients of all steps add up", "optimizer.zero_grad() before each backward",
                 )])  # fmt: skip
@@ -176,7 +203,7 @@ class Diagnosis(L.Callback):
             return
         loss = loss.detach()
         if self._sum is None and trainer.current_epoch == 0 and batch_idx == 0 and self.classes and trainer.is_global_zero:
-            self._report(check_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
+            self._report(trainer, check_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
 
@@ -186,11 +213,16 @@ class Diagnosis(L.Callback):
         self._step, self._epoch = trainer.global_step - 1, trainer.current_epoch
         self._losses.append(float(self._sum) / self._steps * trainer.accumulate_grad_batches)
         self._sum, self._steps = torch.zeros_like(self._sum), 0
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        if "val/loss" in values:
-            self._val_losses.append(values["val/loss"])
-        if "val/accuracy" in values:
-            self._val_accuracies.append(values["val/accuracy"])
-        train, recent = self.metrics.get("train/accuracy"), self._val_accuracies[-PATIENCE:]
+        if (loss := _logged(trainer, "val", "loss")) is not None:
+            self._val_losses.append(loss)
+        if (accuracy := _logged(trainer, "val", "accuracy", "acc")) is not None:
+            self._val_accuracies.append(accuracy)
+        train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies[-PATIENCE:]
         gap = train - max(recent) if train is not None and recent else None
-        self._report(check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step))
+        self._report(trainer, check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step))
+
+
+def _logged(trainer: L.Trainer, stage: str, *names: str) -> float | None:
+    """The latest value of a metric that the module logs under one of these names, as in ``val/loss`` or ``val_loss``."""
+    keys = (f"{stage}{separator}{name}" for name in names for separator in "/_")
+    return next((float(trainer.callback_metrics[key]) for key in keys if key in trainer.callback_metrics), None)

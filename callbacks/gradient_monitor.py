@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.callbacks.distribution import histogram
-from zoo.callbacks.recording import Monitor, Record, all_reduce, is_sharded, optimized_parameters
+from zoo.callbacks.recording import Monitor, all_reduce, is_sharded, optimized_parameters
 
 DECAY = 0.9  # of the two running means in the noise scale
 PRODUCTS = ("gradient", "weight", "update", "with_previous", "previous", "with_next")
@@ -49,8 +48,8 @@ class GradientMonitor(Monitor):
 
     kind = "gradients"
 
-    def __init__(self, every: int = 200, layers: tuple[str, ...] = ("*",), write: Callable[[Record], None] | None = None) -> None:
-        super().__init__(every, layers, write)
+    def start(self) -> None:
+        super().start()
         self._kept: dict[str, Tensor] = {}  # gradients of the last record
         self._pending: _Pending | None = None  # a record that waits for the gradient of the next step
         self._samples = 0

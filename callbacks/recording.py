@@ -20,6 +20,14 @@ MAX_RECORDS = 500  # of a run
 POWERS = {2**n for n in range(20)}
 
 
+class RecordListener(L.Callback):
+    """Base class of callbacks that are called with each record of every monitor of the same ``Trainer``, in any order of them."""
+
+    def on_record(self, trainer: L.Trainer, record: Record) -> None:
+        """Called on rank zero."""
+        raise NotImplementedError(f"{type(self).__name__} does not take records")
+
+
 class Monitor(L.Callback):
     """Base class of callbacks that record some training steps and leave all others alone.
 
@@ -29,7 +37,8 @@ class Monitor(L.Callback):
     Args:
         every: steps between records; more in a run that would have over 500 records.
         layers: globs of names; what matches none is left out.
-        write: called with each record on rank zero, a dict of plain numbers; by default they go to the Trainer's loggers.
+        write: called with each record on rank zero, a dict of plain numbers; by default they go to the Trainer's loggers. A
+            ``RecordListener`` such as ``Diagnosis`` gets them in any case.
 
     Attributes:
         seconds: total cost of recording so far, on this process.
@@ -41,19 +50,28 @@ class Monitor(L.Callback):
         if every < 1:
             raise ValueError(f"every={every}: must be at least 1")
         self.every, self.layers, self.write = every, layers, write
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything about a previous training."""
         self.seconds = 0.0
+        self._interval = self.every  # longer in a long training
         self._last = -1  # step of the training, if that is known
         self._recent = 0.0  # seconds since the last record
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.start()
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         if steps < float("inf"):
-            self.every, self._last = max(self.every, math.ceil(steps / MAX_RECORDS)), int(steps) - 1
+            self._interval, self._last = max(self.every, math.ceil(steps / MAX_RECORDS)), int(steps) - 1
 
     def is_due(self, step: int) -> bool:
         """Whether a step, counted from 0, is recorded."""
-        return step % self.every == 0 or step == self._last or (step < self.every and step in POWERS)
+        return step % self._interval == 0 or step == self._last or (step < self._interval and step in POWERS)
 
     def is_selected(self, name: str) -> bool:
         """Whether a name matches one of ``layers``."""
@@ -83,15 +101,24 @@ class Monitor(L.Callback):
             return
         if self.write is not None:
             self.write(record)
-            return
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars(record), step=step)
+        else:
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars(record), step=step)
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, RecordListener):
+                callback.on_record(trainer, record)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
+
+
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """All callbacks of a trainer, an attribute that it does not declare."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def scalars(record: Record) -> dict[str, float]:

@@ -24,8 +24,8 @@ class Throughput(Monitor):
 
     kind = "throughput"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def start(self) -> None:
+        super().start()
         self._started = self._waited = self._ended = self._paused = 0.0
         self._step = -1  # of the last record
 

@@ -66,7 +66,7 @@ def examine(
     batches = DataLoader(TensorDataset(inputs, labels), options.pop("batch_size", 32))
     val = DataLoader(TensorDataset(*samples(256, 1)), 64)
     diagnosis = Diagnosis(classes=4)
-    monitors = [kind(every=5, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
+    monitors = [kind(every=5) for kind in (ActivationStatistics, GradientMonitor)]
     options = {"max_epochs": 4, "num_sanity_val_steps": 0, **options}
     trainer(*monitors, diagnosis, **options).fit(module, batches, val)
     return diagnosis.findings
@@ -231,10 +231,10 @@ def test_a_warmup_and_the_end_of_a_schedule_say_nothing_of_the_rate() -> None:
 
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
     records: list[dict[str, Any]] = []
-    diagnosis = Diagnosis(classes=4, write=records.append)
+    diagnosis = Diagnosis(classes=4, write=records.append, verbose=False)
     layer = {"type": "ReLU", "mean": 1.0, "std": 1.0, "zero": 0.95, "dead": 0.9, "saturated": None}
     for step in range(6):
-        diagnosis.add_record({"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
+        diagnosis.on_record(trainer(), {"kind": "activations", "step": step, "epoch": 0, "layers": {"relu": layer}})
     (finding,) = diagnosis.findings
     assert diagnosis.most_severe is finding and "90%" in str(finding) and "Try: " in str(finding)
     (told,) = [record for record in records if record["kind"] == "finding"]
@@ -326,9 +326,7 @@ def test_a_record_that_waits_is_told_when_the_training_breaks() -> None:
 
     diagnosis = Diagnosis(classes=4)
     with pytest.raises(ValueError, match="no"):
-        trainer(GradientMonitor(write=diagnosis.add_record), diagnosis).fit(
-            Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32)
-        )
+        trainer(GradientMonitor(), diagnosis).fit(Breaks(mlp()), DataLoader(TensorDataset(*samples()), 32))
     assert "exploding-gradients" in names(diagnosis.findings)
 
 

@@ -141,7 +141,7 @@ def train(
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
         write = partial(append_json_line, folder.monitors_file, digits=MONITOR_DIGITS)
         sinks = [write, tracker.log_record] if tracker else [write]
-        monitors, diagnosis = build_monitors(run, task, log.latest, sinks) if monitor else ([], None)
+        monitors, diagnosis = build_monitors(run, task, sinks) if monitor else ([], None)
         shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
         post_mortem = [build_autopsy(folder, task, about)] if monitor else []
         all_callbacks = [*_recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, saving]

@@ -65,8 +65,8 @@ def examine(registry: Registry, run: Run) -> list[Check]:
 def _first_steps(subject: Subject) -> list[Check]:
     classes = subject.task.chance_classes
     records: list[Record] = []
-    diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES)
-    monitors = [kind(every=1, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor)]
+    diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES, verbose=False)
+    monitors = [kind(every=1, write=records.append) for kind in (ActivationStatistics, GradientMonitor)]
     losses = _Losses()
     limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}
     fit(

@@ -19,7 +19,10 @@ class MetricsLogger(Logger):
 
     Attributes:
         latest: the latest value of every metric, for progress bars.
+        is_exact: asks tasks to log their metrics as they are, which Lightning would round.
     """
+
+    is_exact = True
 
     def __init__(self, path: Path) -> None:
         super().__init__()

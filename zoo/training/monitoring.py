@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -28,12 +28,11 @@ REMEDIES = {
 
 
 def build_monitors(
-    run: Run, task: Task, latest: Mapping[str, float], sinks: Sequence[Callable[[dict[str, Any]], None]]
+    run: Run, task: Task, sinks: Sequence[Callable[[dict[str, Any]], None]]
 ) -> tuple[list[L.Callback], Diagnosis | None]:
     """Build the monitors of a Run, and the diagnosis of their records.
 
     Args:
-        latest: the latest metrics.
         sinks: called with every record and finding.
     """
 
@@ -45,6 +44,6 @@ def build_monitors(
     if not every or task.one_pass:
         return [], None
     frozen = run.recipe.freeze != "none" or task.has_pretrained_parts
-    diagnosis = Diagnosis(task.chance_classes, latest, write, frozen, REMEDIES)
-    monitors = [kind(every=every, write=diagnosis.add_record) for kind in (ActivationStatistics, GradientMonitor, Throughput)]
+    diagnosis = Diagnosis(task.chance_classes, write, frozen, REMEDIES, verbose=False)
+    monitors = [kind(every=every, write=write) for kind in (ActivationStatistics, GradientMonitor, Throughput)]
     return [*monitors, diagnosis], diagnosis
