@@ -43,7 +43,7 @@ class ImageEncoder(nn.Module):
         self,
         name: str,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         options: dict[str, Any] | None = None,
         weights: str = "",
         frozen: bool = False,
@@ -132,7 +132,7 @@ class EncodesImages:
     def __init__(
         self,
         spec: Any,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         encoder: str = "convnet",
         encoder_options: dict[str, Any] = {"channels": [16, 32, 64], "norm": "batch"},  # noqa: B006
         encoder_weights: str = "",
@@ -140,7 +140,7 @@ class EncodesImages:
         **options: Any,
     ) -> None:
         super().__init__(spec, recipe, **options)
-        self.encoder = ImageEncoder(encoder, spec.image, recipe, encoder_options, encoder_weights, freeze_encoder)
+        self.encoder = ImageEncoder(encoder, spec.image, self.recipe, encoder_options, encoder_weights, freeze_encoder)
 
     def load_pretrained(self, open_run: Callable[[str], nn.Module]) -> None:
         self.encoder.load_pretrained(open_run)

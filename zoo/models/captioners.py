@@ -62,7 +62,7 @@ class CNNLSTM(EncoderDecoderCaptioner):
     def __init__(
         self,
         spec: CaptionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         feature_dim: int = 96,
         hidden_size: int = 256,
         embed_dim: int = 192,
@@ -149,7 +149,7 @@ class CNNLSTMAttention(EncoderDecoderCaptioner):
     def __init__(
         self,
         spec: CaptionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         feature_dim: int = 96,
         hidden_size: int = 128,
         embed_dim: int = 64,
@@ -262,7 +262,7 @@ class CNNTransformer(EncoderDecoderCaptioner):
     def __init__(
         self,
         spec: CaptionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         num_layers: int = 2,
         num_heads: int = 4,
         embed_dim: int = 128,

@@ -47,7 +47,7 @@ class ConvNet(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         channels: list[int] = [32, 64, 128],  # noqa: B006
         downsampling: Literal["pool", "stride"] = "pool",
         hidden_size: int = 128,

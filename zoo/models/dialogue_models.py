@@ -97,7 +97,7 @@ class LateFusion(EncodesImages, VisualDialogue):
     def __init__(
         self,
         spec: DialogueSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         history: bool = True,
         hidden_size: int = 128,
         embed_dim: int = 64,

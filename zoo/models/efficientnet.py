@@ -52,7 +52,7 @@ class EfficientNetLite0(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         network: Literal["tf_efficientnet_lite0", "test_efficientnet"] = "tf_efficientnet_lite0",
         dropout: float = 0.2,
     ) -> None:

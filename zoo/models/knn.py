@@ -45,7 +45,7 @@ class KNearestNeighbors(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         k: int = 1,
         metric: Literal["L1", "L2"] = "L2",
         vote: Literal["majority", "distance"] = "majority",

@@ -44,7 +44,7 @@ class TorchvisionNetwork(LibraryNetwork):
     statistics_of_files = IMAGENET_STATISTICS
     left_out = ("aux1.", "aux2.", "AuxLogits.")  # auxiliary classifiers
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None, network: str = "resnet18") -> None:
         super().__init__(spec, recipe)
         from torchvision import models
 
@@ -75,7 +75,7 @@ class TimmNetwork(LibraryNetwork):
         network: name in timm, with or without a pretrained tag, as in resnet50 or vit_base_patch16_224.augreg_in1k.
     """
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe, network: str = "resnet18") -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None, network: str = "resnet18") -> None:
         super().__init__(spec, recipe)
         try:
             import timm

@@ -43,7 +43,7 @@ class MLP(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         hidden_sizes: list[int] = [512, 256],  # noqa: B006
         activation: Activation = "relu",
         norm: Literal["none", "batch", "layer", "group"] = "none",

@@ -55,7 +55,7 @@ class Navigator(NavigationAgent):
     def __init__(
         self,
         spec: NavigationSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         hidden_size: int = 128,
         embed_dim: int = 32,
         channels: list[int] = [16, 32, 32],  # noqa: B006

@@ -46,7 +46,7 @@ class EncoderQuestionAnswerer(EncodesImages, QuestionAnswerer):
     def __init__(
         self,
         spec: QuestionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         encoder_options: dict[str, Any] = SMALL_CNN,  # noqa: B006
         hidden_size: int = 128,
         embed_dim: int = 32,
@@ -104,7 +104,7 @@ class LSTMQuestionAnswerer(EncoderQuestionAnswerer):
     def __init__(
         self,
         spec: QuestionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         pool: Literal["flatten", "avg"] = "flatten",
         fusion: Literal["product", "mlp"] = "product",
         **options: Any,
@@ -142,7 +142,7 @@ class StackedAttention(EncoderQuestionAnswerer):
         num_layers: number of attention layers.
     """
 
-    def __init__(self, spec: QuestionSpec, recipe: Recipe, num_layers: int = 2, **options: Any) -> None:
+    def __init__(self, spec: QuestionSpec, recipe: Recipe | None = None, num_layers: int = 2, **options: Any) -> None:
         super().__init__(spec, recipe, **options)
         hidden_size = self.hidden_size
         require_positive(num_layers=num_layers)
@@ -207,7 +207,7 @@ class RelationNetwork(EncoderQuestionAnswerer):
     def __init__(
         self,
         spec: QuestionSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         film_dim: int = 256,
         relation_dims: list[int] = [64, 64],  # noqa: B006
         answer_dims: list[int] = [128, 128],  # noqa: B006

@@ -39,7 +39,7 @@ class RecurrentLanguageModel(LanguageModel):
     def __init__(
         self,
         spec: TextSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         hidden_size: int = 256,
         num_layers: int = 2,
         dropout: float = 0.0,
@@ -89,7 +89,7 @@ class CharRNN(RecurrentLanguageModel):
     def __init__(
         self,
         spec: TextSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
         **options: Any,
     ) -> None:

@@ -27,7 +27,7 @@ class RecurrentNetwork(SequenceMemory):
 
     cell: ClassVar[type[nn.RNNBase]]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, hidden_size: int = 64, num_layers: int = 1) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe | None = None, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(spec, recipe)
         require_positive(hidden_size=hidden_size, num_layers=num_layers)
         self.recurrent = self.cell(spec.features, hidden_size, num_layers, batch_first=True)
@@ -55,7 +55,7 @@ class GatedNetwork(RecurrentNetwork):
     forget: ClassVar[int]  # index of the forget gate; the update gate of a GRU
     input: ClassVar[int | None]
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe, chrono_t_max: int = 100, **options: Any) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe | None = None, chrono_t_max: int = 100, **options: Any) -> None:
         super().__init__(spec, recipe, **options)
         require_positive(chrono_t_max=chrono_t_max)
         for layer in range(self.recurrent.num_layers):

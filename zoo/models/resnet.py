@@ -77,7 +77,7 @@ class ResNet(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         depth: int = 20,
         width: int = 16,
         shortcuts: bool = True,

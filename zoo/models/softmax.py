@@ -20,7 +20,7 @@ RECIPE = {"epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 1e-2, "we
 class Linear(Classifier):
     """Linear classifier of pixels; each row of weights is a template of its class."""
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         channels, height, width = spec.shape
         self.linear = nn.Linear(channels * height * width, len(spec.classes))

@@ -104,7 +104,12 @@ class ImageNetResNet(ImageNetClassifier):
     """
 
     def __init__(
-        self, spec: ImageSpec, recipe: Recipe, depth: int = 18, norm: Norm = "batch", zero_init_residual: bool = False
+        self,
+        spec: ImageSpec,
+        recipe: Recipe | None = None,
+        depth: int = 18,
+        norm: Norm = "batch",
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__(spec, recipe)
         if depth not in RESNETS:
@@ -148,7 +153,7 @@ class ImageNetVGG(ImageNetClassifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         depth: int = 16,
         batch_norm: bool = False,
         hidden_size: int = 4096,
@@ -198,7 +203,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         patch_size: int = 16,
         embed_dim: int = 768,
         depth: int = 12,

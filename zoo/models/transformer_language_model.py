@@ -48,7 +48,7 @@ class CharTransformer(LanguageModel):
     def __init__(
         self,
         spec: TextSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         num_layers: int = 4,
         num_heads: int = 4,
         embed_dim: int = 128,

@@ -48,7 +48,7 @@ class VGG(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         depth: int = 16,
         width: int = 64,
         activation: Activation = "relu",

@@ -48,7 +48,7 @@ class VisionTransformer(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         patch_size: int = 4,
         embed_dim: int = 128,
         depth: int = 4,

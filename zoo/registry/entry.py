@@ -229,6 +229,16 @@ def live_entries(kind: str) -> list[Entry]:
     return [replace(entry, origin=entry.module) for entry in own]
 
 
+def registered_recipe(target: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with which a class, or else the nearest of its bases, is registered: under several names, that with these
+    options, or else the last one in the file."""
+    for owner in target.__mro__:
+        if entries := [entry for key, entry in _runtime_entries.items() if _classes[key] is owner]:
+            same = (entry for entry in entries if all(entry.defaults.get(key) == options[key] for key in options))
+            return next(same, entries[0]).recipe
+    return {}
+
+
 def make_entry(
     kind: str,
     name: str,

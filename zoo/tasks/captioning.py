@@ -29,7 +29,8 @@ class Captioner(Task):
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, or their features from a frozen encoder;
     ``labels``, int64 [N, R, T], R captions of each, as ``START``, words, ``END`` and then ``PAD``; and ``image_id``, int64
-    [N]. An image is encoded once for all its captions.
+    [N]. An image is encoded once for all its captions. It may also be a tuple ``(images, captions)``, captions int64 [N, T] or
+    [N, R, T]; then evaluation measures the loss alone.
 
     The loss is in nats per word, ``END`` included, averaged over all words of all captions. In evaluation each image is captioned
     once, and captions are scored with BLEU, ROUGE-L and CIDEr, against references with their rare words; and with ``truth``, the
@@ -47,7 +48,7 @@ class Captioner(Task):
         "truth": "max",
     }  # fmt: skip
 
-    def __init__(self, spec: CaptionSpec, recipe: Recipe, num_beams: int = 1) -> None:
+    def __init__(self, spec: CaptionSpec, recipe: Recipe | None = None, num_beams: int = 1) -> None:
         super().__init__(spec, recipe)
         require_positive(num_beams=num_beams)
         self.beams = num_beams
@@ -140,6 +141,9 @@ class Captioner(Task):
 
     # ------------------------------------------------------------------ steps
 
+    def batch_from_tuple(self, images: Tensor, captions: Tensor) -> dict[str, Tensor]:
+        return {"images": images, "labels": captions.view(len(images), -1, captions.shape[-1])}
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         captions = batch["labels"]
         logits = self(batch["images"], captions[:, :, :-1])
@@ -157,19 +161,23 @@ class Captioner(Task):
         logits, targets = self.decode(encoded, captions[:, :, :-1]).flatten(0, 2).float(), captions[:, :, 1:].flatten()
         losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=PAD)
         self.losses[stage].update(losses, targets != PAD)
+        if "image_id" not in batch:  # which references belong to it is unknown
+            return
         written = self.generate(encoded, self.beams if stage == "test" else 1)
         self.generated[stage].update(batch["image_id"], written, labels[:, 0, 0] != IGNORE)
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        data = self.trainer.datamodule
+        data, loss = self.trainer.datamodule, float(self.losses[stage].compute())
+        self.losses[stage].reset()
+        if not hasattr(data, "references"):
+            return {"loss": loss}
         pictures, places = self.generated[stage].compute()
         captions = [self.spec.decode(row) for row in places.tolist()]
-        values = {"loss": float(self.losses[stage].compute()), **caption_scores(captions, data.references(pictures))}
+        values = {"loss": loss, **caption_scores(captions, data.references(pictures))}
         if hasattr(data, "true_captions"):
             truths = data.true_captions(pictures, captions)
             values["truth"] = sum(truths) / len(truths)
-        for metric in (self.losses[stage], self.generated[stage]):
-            metric.reset()
+        self.generated[stage].reset()
         return values
 
     # ------------------------------------------------------------------ checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -59,6 +60,9 @@ class Classifier(Task):
     carries its own preprocessing with it. Where the backbone is frozen and images are the same in every epoch, ``images`` are
     the features in front of the head, [N, features], which were computed once.
 
+    In any ``Trainer`` a batch may be a tuple ``(images, labels)``: images are uint8, or floating-point and scaled to [0, 1], as
+    torchvision's ``ToTensor`` gives them; labels are int64 [N], or probabilities [N, classes].
+
     Attributes:
         statistics_of_files: mean and std of the images, per channel and scaled to [0, 1], that files with weights of this
             network expect by custom; None is unknown.
@@ -74,16 +78,17 @@ class Classifier(Task):
     size_of_files: int = 0
     left_out: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
         for name, value in _normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
-        self.criterion = build_loss(recipe, "cross-entropy")
+        self.criterion = build_loss(self.recipe, "cross-entropy")
         self.metrics = nn.ModuleDict({stage: _metrics(len(spec.classes)) for stage in ("val", "test")})
         self.class_metrics: ClassMetrics | None = None
         self.adds_metrics = False
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
+        self._checked_stages: set[bool] = set()  # whether it was training, where a batch of others has been checked
 
     # ------------------------------------------------------------------ weights that were learned before
 
@@ -172,6 +177,17 @@ class Classifier(Task):
 
     # ------------------------------------------------------------------ the network
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except RuntimeError as error:
+            if any(isinstance(each, Tensor) and each.dtype == torch.uint8 for each in (*args, *kwargs.values())):
+                raise UserError(
+                    f"{type(self).__name__} takes normalized images, and these are uint8: "
+                    "model(model.normalize(images)) gives their logits, model.predict_images(images) their classes"
+                ) from error
+            raise
+
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the memory format of the network."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
@@ -205,6 +221,43 @@ class Classifier(Task):
         for module in self._after_features:
             values = module(values)
         return values
+
+    def batch_from_tuple(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        if self.training not in self._checked_stages:
+            self._check(images, labels)
+            self._checked_stages.add(self.training)
+        batch = {"images": images * 255 if images.is_floating_point() else images}
+        if labels is None:
+            return batch
+        if labels.is_floating_point():
+            return {**batch, "labels": labels.argmax(1), "targets": labels}
+        return {**batch, "labels": labels.long().view(len(labels))}
+
+    def _check(self, images: Tensor, labels: Tensor | None) -> None:
+        """Check the first batch that is not of a data set of the zoo, and warn of pixels in another range.
+
+        Raises:
+            UserError: the shape of the images or the labels do not fit the spec.
+        """
+        channels, classes = self.spec.channels, len(self.spec.classes)
+        if images.dim() != 4 or images.shape[1] != channels:
+            shape = ", ".join(map(str, images.shape))
+            raise UserError(f"{type(self).__name__} takes images [N, {channels}, H, W], and these are [{shape}]")
+        if labels is not None and labels.is_floating_point() and labels.shape[1:] != (classes,):
+            raise UserError(f"floating-point labels are probabilities [N, {classes}], and these have shape {list(labels.shape)}")
+        if labels is not None and not labels.is_floating_point():
+            strange = labels[(labels != IGNORE) & ((labels < 0) | (labels >= classes))]
+            if len(strange):
+                raise UserError(f"{type(self).__name__} has the classes 0 to {classes - 1}, and a label is {int(strange[0])}")
+        if images.is_floating_point():
+            low, high = (float(value) for value in images.aminmax())
+            if low < 0 or high > 1:
+                remedy = "leave out the normalization" if low < 0 else "divide by 255 or pass uint8"
+                warnings.warn(
+                    f"images have values from {low:.3g} to {high:.3g}, and {type(self).__name__} takes pixels scaled to [0, 1] "
+                    f"(or uint8), which it normalizes itself: {remedy}",
+                    stacklevel=1,
+                )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, labels = self.logits(batch), batch["labels"]

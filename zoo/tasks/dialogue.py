@@ -46,7 +46,7 @@ class VisualDialogue(Task):
         "r1_history": "max", "mrr_history": "max",
     }  # fmt: skip
 
-    def __init__(self, spec: DialogueSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: DialogueSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         stages = ("val", "test")
         self.losses = nn.ModuleDict({stage: MeanLoss() for stage in stages})

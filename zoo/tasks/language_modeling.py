@@ -28,7 +28,8 @@ class LanguageModel(Task):
 
     A batch is a dict: ``tokens`` and ``targets``, int64 [N, T], a text and the same text one character later; and ``fresh``, bool
     [N], which rows begin here. The state of the others is carried over from the batch before and cut from its graph: truncated
-    back-propagation through time (Williams and Peng 1990). It is kept in checkpoints, so that a run resumes within a row.
+    back-propagation through time (Williams and Peng 1990). It is kept in checkpoints, so that a run resumes within a row. A batch
+    may also be a tuple ``(tokens, targets)``, whose rows all begin here.
 
     The loss is in nats per character.
     """
@@ -38,7 +39,7 @@ class LanguageModel(Task):
     monitor = "loss"
     directions = {"loss": "min", "bits_per_character": "min", "perplexity": "min"}
 
-    def __init__(self, spec: TextSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: TextSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         self.losses = nn.ModuleDict({stage: MeanLoss() for stage in ("val", "test")})
         self.stream_state: State = None
@@ -96,22 +97,25 @@ class LanguageModel(Task):
 
     # ------------------------------------------------------------------ steps
 
+    def batch_from_tuple(self, tokens: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        return {"tokens": tokens} if targets is None else {"tokens": tokens, "targets": targets}
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits, state = self(batch["tokens"], self._reset_fresh_rows(self.stream_state, batch["fresh"]))
+        logits, state = self(batch["tokens"], self._reset_fresh_rows(self.stream_state, batch.get("fresh")))
         self.stream_state = map_state(Tensor.detach, state)
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), label_smoothing=self.recipe.label_smoothing)
         return self.objective(loss, batch["targets"].numel())
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
-        logits, self.evaluation_state = self(batch["tokens"], self._reset_fresh_rows(self.evaluation_state, batch["fresh"]))
+        logits, self.evaluation_state = self(batch["tokens"], self._reset_fresh_rows(self.evaluation_state, batch.get("fresh")))
         targets = batch["targets"].flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none", ignore_index=IGNORE)
         self.losses[stage].update(losses, targets != IGNORE)
 
     @staticmethod
-    def _reset_fresh_rows(state: State, fresh: Tensor) -> State:
-        """The state with zeros for rows that begin, without a device sync."""
-        return map_state(lambda part: part.masked_fill(fresh[:, None], 0), state)
+    def _reset_fresh_rows(state: State, fresh: Tensor | None) -> State:
+        """The state with zeros for rows that begin, without a device sync; none if all do."""
+        return None if fresh is None else map_state(lambda part: part.masked_fill(fresh[:, None], 0), state)
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation_state = None
@@ -132,6 +136,7 @@ class LanguageModel(Task):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         # every process has rows of its own: all their states are kept, in the order of the processes
         checkpoint[KEPT] = map_state(lambda part: self.all_gather(part).cpu(), self.stream_state)
 

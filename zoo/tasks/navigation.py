@@ -90,7 +90,9 @@ class NavigationAgent(Task):
         "success_seen": "max", "spl_seen": "max", "error_seen": "min", "length_seen": "min", "loss": "min",
     }  # fmt: skip
 
-    def __init__(self, spec: NavigationSpec, recipe: Recipe, forcing: Literal["teacher", "student"] = "teacher") -> None:
+    def __init__(
+        self, spec: NavigationSpec, recipe: Recipe | None = None, forcing: Literal["teacher", "student"] = "teacher"
+    ) -> None:
         super().__init__(spec, recipe)
         self.forcing = forcing
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.image.mean, spec.image.std))

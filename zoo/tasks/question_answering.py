@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -31,7 +32,8 @@ class QuestionAnswerer(Task):
     A batch is a dict of images with their questions, so that an image is encoded once: ``images``, [N, C, H, W] with values
     from 0 to 255; ``questions``, int64 [N, Q, L], padded with ``PAD``; ``labels``, int64 [N, Q], or [N, Q, people] where several
     people answered, with ``IGNORE`` where there is no question or no person and ``UNKNOWN_ANSWER`` for an answer that is not in
-    the list; and ``kinds``, int64 [N, Q], if the spec has kinds.
+    the list; and ``kinds``, int64 [N, Q], if the spec has kinds. It may also be a tuple ``(images, questions, labels)`` of one
+    question each, int64 [N, L] and [N], or of several.
 
     The loss of a question is the cross-entropy averaged over the people whose answer is in the list (Kazemi and Elqursh 2017,
     equation 4). Its accuracy is that of ``accuracies``.
@@ -42,7 +44,7 @@ class QuestionAnswerer(Task):
     monitor = "accuracy"
     directions = {"accuracy": "max", "loss": "min"}
 
-    def __init__(self, spec: QuestionSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: QuestionSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         self.directions = {**self.directions, **{f"accuracy_{kind}": "max" for kind in spec.kinds}}
         # in a list, since a kind may have any name
@@ -56,6 +58,10 @@ class QuestionAnswerer(Task):
             questions: int64 [N, Q, L].
         """
         raise NotImplementedError
+
+    def batch_from_tuple(self, images: Tensor, questions: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        batch = {"images": images, "questions": questions.view(len(images), -1, questions.shape[-1])}
+        return batch if labels is None else {**batch, "labels": labels.view(len(images), -1)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, labels = self(batch["images"], batch["questions"]), batch["labels"]
@@ -86,12 +92,13 @@ class QuestionAnswerer(Task):
                 metric.update(*self.losses(logits, labels))
             elif name == "accuracy":
                 metric.update(right, mask)
-            else:
+            elif "kinds" in batch:
                 kind = self.spec.kinds.index(name.removeprefix("accuracy_"))
                 metric.update(right, mask & (batch["kinds"] == kind))
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
-        return compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
+        values = compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
+        return {name: value for name, value in values.items() if name in ("accuracy", "loss") or not math.isnan(value)}
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """Probabilities of the answers to each question, [N, Q, answers]."""

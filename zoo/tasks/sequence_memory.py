@@ -23,7 +23,7 @@ class SequenceMemory(Task):
     """Sequences in, logits of symbols at each step or one number out. A model implements ``forward`` and ``stages``.
 
     A batch is a dict: ``inputs``, float [N, T, features]; ``targets``, int64 [N, T] where the spec has symbols, and else float
-    [N]; and in evaluation ``counted``, bool [N], which sequences count.
+    [N]; and in evaluation ``counted``, bool [N], which sequences count. It may also be a tuple of inputs and targets.
 
     The loss of symbols is the cross-entropy in nats per step; ``accuracy`` is that of steps whose target is not the first symbol.
     The loss of a number is its squared error, and ``solved`` is the fraction of sequences with an error below 0.04.
@@ -34,11 +34,11 @@ class SequenceMemory(Task):
     monitor = "loss"
     directions = {"loss": "min", "accuracy": "max", "solved": "max"}
 
-    def __init__(self, spec: SequenceSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: SequenceSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
-        if recipe.label_smoothing and not spec.symbols:
+        if self.recipe.label_smoothing and not spec.symbols:
             raise UserError(
-                f"recipe.label_smoothing={recipe.label_smoothing}: needs symbols, and the targets of this data are numbers"
+                f"recipe.label_smoothing={self.recipe.label_smoothing}: needs symbols, and the targets of this data are numbers"
             )
         self.score_name = "accuracy" if spec.symbols else "solved"
         self.metrics = nn.ModuleDict(
@@ -62,6 +62,11 @@ class SequenceMemory(Task):
         mask = targets > 0
         right = (answers.detach().argmax(2) == targets) & mask
         return {"loss": losses.mean(1), self.score_name: right.sum(1) / mask.sum(1)}
+
+    def batch_from_tuple(self, inputs: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        if targets is None:
+            return {"inputs": inputs}
+        return {"inputs": inputs, "targets": targets, "counted": torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         scored = self.score(self(batch["inputs"]), batch["targets"], self.recipe.label_smoothing)

@@ -5,10 +5,13 @@ The hot loop stays bare: sums stay on the device and cross to the host only when
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
@@ -23,7 +26,8 @@ from zoo.metrics.mean_loss import MeanLoss
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
-from zoo.spec import Spec
+from zoo.registry.entry import registered_recipe
+from zoo.spec import Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread, require_some
 
 SAMPLES = 8  # test images in a report
@@ -81,12 +85,14 @@ class Task(L.LightningModule):
     A task derives from it and implements ``training_step``, ``evaluation_step``, ``compute_metrics``, ``predict_step`` and
     ``example_batch``. A model derives from a task and implements ``__init__``, ``forward`` and ``stages``.
 
+    In any ``Trainer`` a batch may also be a tuple, as of a ``TensorDataset``, where a task implements ``batch_from_tuple``.
+
     A task whose inputs are single images also writes ``predict_images(images, **options)``, a list of ``Prediction`` of uint8
     images [n, C, H, W]: one for each, or the same number for each, in order. ``zoo predict`` calls it, with its flags as options.
 
     Args:
         spec: what the data is.
-        recipe: how it is trained.
+        recipe: how it is trained; by default as the class is registered.
 
     Attributes:
         task: its name, as in ``register_model(..., task="classification")``.
@@ -108,14 +114,30 @@ class Task(L.LightningModule):
     review_command: str = "report {run}"
     explain_command: ClassVar[str] = ""
 
-    def __init__(self, spec: Spec, recipe: Recipe) -> None:
+    _options: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Note the options with which a model is built, so that ``load_from_checkpoint`` can build it again."""
+        task = super().__new__(cls)
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+        given = dict(zip((each.name for each in parameters), args, strict=False))
+        task._options = {**defaults, **given, **options}
+        for name in ("spec", "recipe"):
+            task._options.pop(name, None)
+        return task
+
+    def __init__(self, spec: Spec, recipe: Recipe | None = None) -> None:
         super().__init__()
+        recipe = recipe or Recipe(**registered_recipe(type(self), self._options))
+        self.save_hyperparameters({**self._options, "recipe": recipe.model_dump(mode="json")})
         if self.one_pass:
             _refuse_what_one_pass_does_not_use(recipe)
             self.automatic_optimization = False  # there is nothing to optimize
         self.spec = spec
         self.recipe = recipe
         self.running = RunningMeans()
+        self._sums_of_epoch: Counter[str] = Counter()
         self._samples_of_step = 0
         self._recorded_at = 0.0
         self.details: dict[str, Any] = {}  # of the last test, after ``collect_details``
@@ -179,6 +201,52 @@ class Task(L.LightningModule):
             UserError: this model cannot take such data.
         """
 
+    # ------------------------------------------------------------------ any Trainer, any loader
+
+    def batch_from_tuple(self, *parts: Tensor) -> dict[str, Tensor]:
+        """A batch as this task takes it, of the parts of a tuple such as images and labels; in prediction, of the inputs alone.
+
+        Raises:
+            UserError: this task takes dicts only, or the parts do not fit.
+        """
+        names = ", ".join(self.example_batch(1))
+        raise UserError(f"{type(self).__name__} takes batches as dicts of {names}, not as tuples")
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        # not in one of the three hooks that this calls: a data module that has such a hook too would replace it
+        batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        if isinstance(batch, dict):
+            return batch
+        return self.batch_from_tuple(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["spec"] = spec_to_primitives(self.spec)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: str | Path, map_location: Any = None, *, strict: bool = True, **options: Any
+    ) -> Self:
+        """Load a model from a checkpoint, of a run or of any ``Trainer``.
+
+        Args:
+            map_location: the device of the weights, as in ``torch.load``; by default where they were.
+            strict: whether the names of all weights must match.
+            options: in place of those in the checkpoint.
+
+        Raises:
+            UserError: the checkpoint is not of a model of the zoo.
+        """
+        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if not {"spec", "recipe"} <= saved.keys():
+            raise UserError(f"{checkpoint_path} has no spec and recipe: it is not a checkpoint of {cls.__name__}")
+        saved = {**saved, "spec": spec_from_primitives(saved["spec"]), "recipe": Recipe(**saved["recipe"]), **options}
+        task = cls(**saved)
+        task.load_state_dict(checkpoint["state_dict"], strict=strict)
+        return task.to(map_location) if isinstance(map_location, (str, torch.device)) else task
+
     def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
         """Select samples of a batch; what they share is kept as it is."""
         return {name: value[samples] for name, value in batch.items()}
@@ -236,7 +304,9 @@ class Task(L.LightningModule):
         by_stage = self.recipe.layer_decay < 1 or self.recipe.freezing.changes
         groups = stage_groups(self.stages(), self.recipe, lr) if by_stage else decay_groups(self.parameters(), self.recipe)
         optimizer = build_optimizer(groups, self.recipe, lr)
-        factor = lr_factor(self.recipe, int(trainer.estimated_stepping_batches))
+        total = trainer.estimated_stepping_batches
+        # a training without an end has no schedule
+        factor = lr_factor(self.recipe, int(total)) if math.isfinite(total) else lambda step: 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -260,7 +330,11 @@ class Task(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Limit the norm of the gradient, and record the fraction of clipped steps, as ``train/clipped``."""
+        """Limit the norm of the gradient, and record the fraction of clipped steps, as ``train/clipped``.
+
+        Without a limit of the ``Trainer`` that of the recipe holds.
+        """
+        gradient_clip_val = gradient_clip_val or self.recipe.gradient_clip_val
         if gradient_clip_val and isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
             self.running.add(0, clipped=(norm > gradient_clip_val) * self._samples_of_step)
@@ -273,6 +347,7 @@ class Task(L.LightningModule):
         self._follow_freezing_plan()  # an epoch that is resumed in its middle does not start again
 
     def on_train_epoch_start(self) -> None:
+        self._sums_of_epoch.clear()
         self._follow_freezing_plan()
 
     def _follow_freezing_plan(self) -> None:
@@ -292,7 +367,8 @@ class Task(L.LightningModule):
         # each record has an optimizer step of its own, or a resume would not know which it goes through again;
         # 0 in a Trainer without logging
         every = trainer.log_every_n_steps * trainer.accumulate_grad_batches
-        if (every and (batch_idx + 1) % every == 0) or trainer.is_last_batch:
+        is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if (every and (batch_idx + 1) % every == 0) or is_last:
             self._record()
 
     # ------------------------------------------------------------------ evaluation
@@ -317,6 +393,8 @@ class Task(L.LightningModule):
             for module in self.modules():
                 if isinstance(module, MeanLoss):
                     module.set_dtype(torch.float64)
+        if stage == "fit" and not self.recipe.freezing.changes:
+            self.freeze(epoch=0)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.evaluation_step("val", batch)
@@ -332,9 +410,10 @@ class Task(L.LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.compute_metrics(stage).items()}
-        # callbacks read them from Lightning; loggers get them from us, under the right step
-        self.log_dict(values, logger=False)
-        self.send(values)
+        is_exact = self._is_exact
+        self.log_dict(values, logger=False if is_exact else None, prog_bar=not is_exact, sync_dist=not is_exact)
+        if is_exact and not self.trainer.sanity_checking:
+            self.send(values)
 
     # ------------------------------------------------------------------ records
 
@@ -343,6 +422,11 @@ class Task(L.LightningModule):
         means, samples = self.running.take(self)
         now = time.monotonic()
         values = {f"train/{name}": value for name, value in means.items()}
+        self._sums_of_epoch.update({name: mean * samples for name, mean in values.items()}, samples=samples)
+        averages = {name: self._sums_of_epoch[name] / self._sums_of_epoch["samples"] for name in values}
+        # not by self.log, after which Lightning goes through what was logged at every step
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in averages.items()})
+        self.trainer.progress_bar_metrics.update(averages)
         values["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]  # the last group is of the head
         values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
         self._recorded_at = now
@@ -354,10 +438,18 @@ class Task(L.LightningModule):
         """Return the error that ends training, with advice."""
         return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
 
+    @property
+    def _is_exact(self) -> bool:
+        """Whether metrics are logged as they are, under the number of optimizer steps, and not in Lightning's way."""
+        return any(getattr(logger, "is_exact", False) for logger in self.trainer.loggers)
+
     def send(self, values: dict[str, float]) -> None:
-        """Log values under the number of optimizer steps; all processes must call it alike."""
+        """Log values under the number of optimizer steps, or, as Lightning does, that of the last step, counted from 0; all
+        processes must call it alike.
+        """
+        step = self.trainer.global_step if self._is_exact else max(0, self.trainer.global_step - 1)
         for logger in self.trainer.loggers:
-            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=self.trainer.global_step)
+            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
 
     def on_validation_end(self) -> None:
         self._recorded_at = time.monotonic()  # validation is not part of the training rate
