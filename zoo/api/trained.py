@@ -32,7 +32,7 @@ def load(name: str | Path, *, checkpoint: str = "best", runs: str | Path | None 
     """Load a trained model.
 
     Args:
-        name: of a run, its path, or a file that ``export("safetensors")`` wrote.
+        name: of a run, its path, or what ``export`` wrote as ``safetensors`` or ``hub``.
         checkpoint: ``best`` or ``last``.
         runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
 
@@ -288,11 +288,11 @@ class TrainedRun:
         return path
 
     def export(self, to: str = "safetensors", file: str | Path = "", *, license: str = "") -> Exported:
-        """Write the network of an image classifier to one file, verified against the original, with a model card.
+        """Write the network of an image classifier, verified against the original, with a model card.
 
         Args:
-            to: ``safetensors``, ``onnx`` or ``torch-export``.
-            file: by default the name of the run with the suffix of the format, in the current folder.
+            to: ``safetensors``, ``hub``, ``onnx`` or ``torch-export``.
+            file: or folder, for ``hub``; by default the name of the run with the suffix of the format, in the current folder.
             license: for the model card.
 
         Returns:
@@ -308,7 +308,7 @@ class TrainedRun:
         path = output_file(format, str(file), self.name)
         from zoo.export.export import export
 
-        return export(self.registry, self.file, format, path, self.name, self.metrics, license or "not stated")
+        return export(self.registry, self.file, format, path, self.name, self.metrics, license)
 
     def require_classifier(self, command: str) -> None:
         """Check the task without importing torch.

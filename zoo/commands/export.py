@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -22,19 +23,23 @@ from zoo.core.errors import UserError
 def export(
     context: typer.Context,
     run: RunOrFile,
-    to: Annotated[str, typer.Option(help="Format: safetensors, onnx or torch-export.")],
+    to: Annotated[str, typer.Option(help="Format: safetensors, hub, onnx or torch-export.")],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN with the suffix of the format.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Output file or, for hub, folder; default RUN with the format's suffix."
+        ),
     ] = "",
     checkpoint: Checkpoint = "best",
     license: Annotated[str, typer.Option(metavar="TEXT", help="License for the model card.")] = "",
     json: Json = False,
 ) -> None:
-    """Export a trained classifier to a single file, verified against the original, with a model card.
+    """Export a trained classifier, verified against the original, with a model card.
 
     [bold]zoo export flowers --to onnx[/bold]   for ONNX Runtime; normalization is part of the graph\n
     [bold]zoo export flowers --to torch-export[/bold]   for torch without bestiary\n
-    [bold]zoo export flowers --to safetensors[/bold]   for bestiary: zoo predict flowers.safetensors photo.jpg
+    [bold]zoo export flowers --to safetensors[/bold]   for bestiary: zoo predict flowers.safetensors photo.jpg\n
+    [bold]zoo export flowers --to hub -o flowers-hub[/bold]   a folder to upload to a model hub
     """
     open_registry(context)
     announce("exporting and verifying")
@@ -42,13 +47,20 @@ def export(
     agreement, loads = done.agreement, done.format.loads
     if json:
         checked = {"images": agreement.images, "largest_difference": agreement.difference}
-        print_json({"file": str(done.file), "card": str(done.card), "bytes": done.bytes, **checked})
+        loading = {"python": done.loading} if done.loading else {}
+        print_json({"file": str(done.file), "card": str(done.card), "bytes": done.bytes, **checked, **loading})
         return
     print(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {loads}")
+    if done.loading:
+        print(f"in Python, without bestiary: {done.loading}")
     print(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
     if done.without:
         print(f"its own test images are not available: {done.without}")
-    print(f"next: read {done.card} for preprocessing and a program that runs it")
+    if done.format.suffix:
+        print(f"next: read {done.card} for preprocessing and a program that runs it")
+    else:
+        upload = f"hf upload OWNER/{shlex.quote(done.file.resolve().name)} {shlex.quote(str(done.file))}"
+        print(f"next: read {done.card}, then {upload}")
 
 
 def serve(

@@ -115,7 +115,9 @@ SetModelAndData = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a model or data setting, as in model.depth=32, data.size=64."),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")]
-RunOrFile = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path, or an exported .safetensors file.")]
+RunOrFile = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run, by name or path, or an exported .safetensors file or hub folder.")
+]
 Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]
 
 

@@ -11,6 +11,7 @@ from zoo.config.recipe import Run
 from zoo.core.download import nothing_downloaded
 from zoo.core.errors import UserError, one_line
 from zoo.export.files import Opened
+from zoo.registry.entry import REQUIRED
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
@@ -39,6 +40,9 @@ class OwnData:
 
 def own_test_data(registry: Registry, run: Run, spec: ImageSpec) -> OwnData | str:
     """Open a run's test data without downloading; otherwise return the reason why it is not available."""
+    required = [option.name for option in registry.data_set(run.data["name"]).options if option.default == REQUIRED]
+    if missing := [f"data.{name}" for name in required if name not in run.data]:
+        return f"an exported file does not name {' and '.join(missing)}"
     try:
         with nothing_downloaded():
             data = build_test_data(registry, run, spec)

@@ -5,27 +5,37 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from zoo.config.recipe import Run
 from zoo.core import __version__
-from zoo.export.agreement import Agreement
+from zoo.export.agreement import Agreement, OwnData
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
 from zoo.tasks.classification import Classifier
+from zoo.tasks.library import LibraryModel
+from zoo.training.exported import portable
 
 
 @dataclass(frozen=True)
 class Card:
-    """The contents of a model card."""
+    """The contents of a model card.
+
+    Attributes:
+        file: its name.
+        library: how a library builds the network; None if the zoo alone does.
+        data: the run's own test data, or the reason why it is not available.
+    """
 
     name: str
     format: Format
-    path: Path
+    file: str
     run: Run
     task: Classifier
-    counts: dict[str, int]
+    library: LibraryModel | None
+    data: OwnData | str
     metrics: dict[str, float]
     license: str
     agreement: Agreement
@@ -37,21 +47,26 @@ class Card:
 
     def _what(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.task.parameters())
+        libraries = f" With {self.library.library} alone: `{self._loading()}`." if self.library else ""
         return (
             f"# {self.name}\n\n"
-            f"`{self.path.name}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
+            f"`{self.file}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
             f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
-            f"{__version__}; the file is loaded by {self.format.loads}.\n\n"
-            f"License: {self.license}"
+            f"{__version__}; the file is loaded by {self.format.loads}.{libraries}\n\n"
+            f"License: {self.license or NOT_STATED}"
         )
+
+    def _loading(self) -> str:
+        return self.library.loading(len(self.task.spec.classes), self.file) if self.library else ""
 
     def _data(self) -> str:
         data = self.run.data["name"]
         if root := self.run.data.get("root"):
             data = f"{data} ({Path(root).name})"
-        counts = [f"{self.counts[name]:,} {use}" for name, use in USES.items() if name in self.counts]
+        known = {} if isinstance(self.data, str) else self.data.counts
+        counts = [f"{known[name]:,} {use}" for name, use in USES.items() if name in known]
         trained = f"Trained on {data}: {', '.join(counts)} images." if counts else f"Trained on {data}."
-        weights = self.run.recipe.weights
+        weights = self._settings()["recipe"]["weights"]
         source = "" if weights == "pretrained" else f" from {weights}"
         pretrained = f" Initialized with pretrained weights{source}." if weights else ""
         return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, whatever it shows."
@@ -78,7 +93,16 @@ class Card:
             "Preprocessing: EXIF orientation is applied, transparency becomes white, the largest center crop with aspect ratio "
             f"{width}:{height} is resized to {width}x{height} pixels (bilinear, Pillow){gray}.\n"
             "\n"
-            f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
+            f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below.{self._alone()}"
+        )
+
+    def _alone(self) -> str:
+        if not self.library:
+            return ""
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.task.spec.mean, self.task.spec.std))
+        return (
+            f" Alone, the network of {self.library.library} takes pixels divided by 255, less the mean ({mean}), divided by the "
+            f"standard deviation ({std}), and returns logits."
         )
 
     def _use(self) -> str:
@@ -88,18 +112,27 @@ class Card:
         """A program that classifies photo.jpg."""
         channels, height, width = self.task.spec.shape
         gray = '.convert("L")' if channels == 1 else ""
-        names = {"file": json.dumps(self.path.name), "classes": CLASSES, "input": INPUT}
-        return SNIPPETS[self.format.name].format(**names, width=width, height=height, gray=gray)
+        names = {"file": json.dumps(self.file), "classes": CLASSES, "input": INPUT}
+        names |= {"width": width, "height": height, "gray": gray}
+        if self.library:
+            load, code = self._loading().replace("; ", "\n"), SNIPPETS["library"]
+            names |= {"load": load, "library": self.library.library, "mean": self.task.spec.mean, "std": self.task.spec.std}
+            return code.format(**names, repeated=".expand(-1, 3, -1, -1)" if channels == 1 else "")
+        return SNIPPETS[self.format.name if self.format.suffix else "safetensors"].format(**names)
 
     def _classes(self) -> str:
         names = "\n".join(f"{place}. {name}" for place, name in enumerate(self.task.spec.classes))
         return f"## Classes\n\n{names}"
 
     def _recipe(self) -> str:
-        settings = {"model": self.run.model, "recipe": self.run.recipe.model_dump(mode="json")}
-        return f"## Training\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```"
+        return f"## Training\n\n```yaml\n{yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)}```"
+
+    def _settings(self) -> dict[str, Any]:
+        run = portable(self.run.model_dump(mode="json"))
+        return {key: run[key] for key in ("model", "recipe")}
 
 
+NOT_STATED = "not stated"
 USES = {"train": "training", "val": "validation", "test": "test"}
 
 PREPARED = """\
@@ -109,6 +142,27 @@ image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR){gray
 """
 
 SNIPPETS = {
+    "library": f"""\
+import json
+
+import numpy as np
+import safetensors.torch
+import torch
+import {{library}}
+from PIL import Image, ImageOps
+
+{PREPARED}\
+{{load}}
+network.eval()
+with safetensors.safe_open({{file}}, framework="pt") as weights:
+    classes = json.loads(weights.metadata()["{{classes}}"])
+pixels = torch.from_numpy(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None] / np.float32(255))
+mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in ({{mean}}, {{std}}))
+with torch.inference_mode():
+    probabilities = network(((pixels - mean) / std){{repeated}}).softmax(1)[0]
+for name, probability in zip(classes, probabilities.tolist()):
+    print(f"{{{{name}}}}: {{{{probability:.4f}}}}")
+""",
     "safetensors": """\
 from pathlib import Path
 

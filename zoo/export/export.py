@@ -10,18 +10,27 @@ from pathlib import Path
 
 from zoo.core.errors import UserError, one_line
 from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
-from zoo.export.card import Card
-from zoo.export.files import CLASSES, open_file, require_packages, write_file
+from zoo.export.card import NOT_STATED, Card
+from zoo.export.files import CLASSES, library_model, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
+from zoo.export.hub import front_matter
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
+from zoo.training.sources import HUB_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Result of an export; ``without`` is the reason why no test images were available."""
+    """Result of an export.
+
+    Attributes:
+        file: or folder.
+        bytes: of the file, or of the weights in the folder.
+        without: the reason why no test images were available.
+        loading: the line of Python with which a library loads the file; empty for networks of the zoo.
+    """
 
     format: Format
     file: Path
@@ -29,18 +38,19 @@ class Exported:
     bytes: int
     agreement: Agreement
     without: str
+    loading: str
 
 
 def export(
     registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, metrics: dict[str, float], license: str
 ) -> Exported:
-    """Write a trained classifier to ``path``, and a model card beside it, atomically and only if its predictions agree.
+    """Write a trained classifier to ``path``, with a model card, atomically and only if its predictions agree.
 
     Args:
         checkpoint_file: of a run, or an exported file.
         name: of the network, for the card.
         metrics: test metrics; empty for an exported file.
-        license: for the card.
+        license: for the card; empty is not stated.
 
     Raises:
         UserError: not an image classifier, not supported by the format, predictions differ, or the file cannot be written.
@@ -50,22 +60,28 @@ def export(
     task, run = load_task(registry, checkpoint, checkpoint_file)
     require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
     data = own_test_data(registry, run, task.spec)
-    counts = {} if isinstance(data, str) else data.counts
-    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "license": license}
+    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "license": license or NOT_STATED}
+    loaded = path.name if format.suffix else HUB_WEIGHTS
+    library = library_model(task) if format.name in ("safetensors", "hub") else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             beside = Path(folder) / path.name
             write_file(format, task, checkpoint, about, beside)
             agreement = _checked(task, format, beside, registry, data)
-            size = beside.stat().st_size
-            card = Card(name, format, path, run, task, counts, metrics, license, agreement)
-            card_file(beside).write_text(card.text(), encoding="utf-8")
-            for each in (beside, card_file(beside)):
+            size = (beside if format.suffix else beside / HUB_WEIGHTS).stat().st_size
+            card = Card(name, format, loaded, run, task, library, data, metrics, license, agreement).text()
+            if not format.suffix:
+                card = front_matter(task, run, registry, name, metrics, license) + card
+            card_file(beside, format).write_text(card, encoding="utf-8")
+            for each in (beside, card_file(beside, format)) if format.suffix else (beside,):
                 os.replace(each, path.with_name(each.name))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
-    return Exported(format, path, card_file(path), size, agreement, data if isinstance(data, str) else "")
+    without = data if isinstance(data, str) else ""
+    file = path if format.suffix else path / HUB_WEIGHTS
+    loading = library.loading(len(task.spec.classes), str(file)) if library else ""
+    return Exported(format, path, card_file(path, format), size, agreement, without, loading)
 
 
 def _checked(task: Classifier, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.errors import UserError, one_line
-from zoo.export.formats import Format
+from zoo.export.formats import FORMATS, Format
+from zoo.export.hub import write_config
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier
+from zoo.tasks.library import MODULE, LibraryModel
 from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported
+from zoo.training.sources import HUB_WEIGHTS
 
 INPUT, OUTPUT = "images", "probabilities"
 CLASSES = "classes"  # metadata key of the class names, as JSON
@@ -60,13 +63,19 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
 
     Args:
         checkpoint: that the network was loaded from.
-        about: metadata, except for safetensors, which has that of the checkpoint.
+        about: metadata.
 
     Raises:
         UserError: the format does not support the network.
     """
     if format.name == "safetensors":
-        write_exported(checkpoint, path)
+        prefix = f"{MODULE}." if library_model(task) else ""
+        write_exported(checkpoint, path, prefix, **{CLASSES: about[CLASSES]})
+        return
+    if format.name == "hub":
+        path.mkdir()
+        write_file(FORMATS["safetensors"], task, checkpoint, about, path / HUB_WEIGHTS)
+        write_config(task, checkpoint, path / "config.json")
         return
     if task.one_pass:
         raise UserError(f"nearest neighbors have no graph for {format.name}: use --to safetensors")
@@ -76,10 +85,19 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
 
 def open_file(format: Format, path: Path, registry: Registry) -> Opened:
     """Open an exported file for inference on the CPU."""
+    if format.name == "hub":
+        return open_file(FORMATS["safetensors"], path / HUB_WEIGHTS, registry)
     if format.name == "safetensors":
         task, _ = load_task(registry, read_exported(path), path)
+        if library := library_model(task):
+            setattr(task, MODULE, library.load(len(task.spec.classes), path))
         return torch.inference_mode()(Deployed(task))
     return {"onnx": _open_onnx, "torch-export": _open_torch_export}[format.name](path)
+
+
+def library_model(task: Classifier) -> LibraryModel | None:
+    """How a library builds the network, if it holds all weights."""
+    return task.library_model if all(name.startswith(f"{MODULE}.") for name in task.state_dict()) else None
 
 
 # ---------------------------------------------------------------------------------------------- torch.export
@@ -96,17 +114,21 @@ def _open_torch_export(path: Path) -> Opened:
 
 
 def _graph(network: Deployed, images: Tensor, name: str) -> torch.export.ExportedProgram:
-    """Trace the network with a dynamic batch size.
+    """Trace the network with a dynamic batch size, without the source lines, which name folders of this machine.
 
     Raises:
         UserError: its control flow depends on data.
     """
     with _quiet(), torch.no_grad():
         try:
-            return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:  # of many types and long
             reason = one_line(error, 200)
             raise UserError(f"{type(network.task).__name__} cannot be exported to {name}: {reason}") from error
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 # ---------------------------------------------------------------------------------------------- ONNX

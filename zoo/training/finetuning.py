@@ -76,8 +76,10 @@ def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[di
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The same, of a run or an exported file."""
     from zoo.training.run_folder import RunFolder, known_runs
+    from zoo.training.sources import exported_file
 
     path = Path(backbone).expanduser()
+    path = exported_file(path) or path
     if path.is_file():
         return _of_file(path).model, weights or str(path)
     try:
