@@ -38,7 +38,15 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("index", 1), ("recurrence", 3), ("autopsy", 1), ("inside", 1), ("api/callbacks", 1)]
+    ("page", "least"),
+    [
+        ("index", 1),
+        ("recurrence", 3),
+        ("autopsy", 1),
+        ("inside", 1),
+        ("api/callbacks", 1),
+        pytest.param("shipping", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_the_python_of_a_page_runs(page: str, least: int) -> None:
     blocks = [text for language, _, text in FENCE.findall((ROOT / "docs" / f"{page}.md").read_text()) if language == "python"]
