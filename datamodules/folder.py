@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.entry import register_data
-from zoo.spec import ImageSpec
+from zoo.spec import Crop, ImageSpec
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 NAMED = 3  # names in a message
@@ -34,8 +34,8 @@ class Folder(ClassificationData):
     """Your own images, one folder per class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
     With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; missing splits are drawn from
-    the training images. All images become RGB, transparent parts white; those of another size are resized, the shorter side to
-    ``size``, and center-cropped. Files that cannot be read are skipped with a warning and listed in ``unreadable``.
+    the training images. All images become RGB, transparent parts white; those of another size are resized and cropped.
+    Files that cannot be read are skipped with a warning and listed in ``unreadable``.
 
     Args:
         root: folder of the class folders.
@@ -44,6 +44,10 @@ class Folder(ClassificationData):
         test: fraction of the images held out for testing without a test folder.
         strict: fail if an image cannot be read, instead of skipping it.
         memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
+        crop: fit resizes the largest center crop; center resizes the shorter side to size / crop_pct and crops the center; squash
+            resizes both sides so.
+        crop_pct: share of the resized side that center and squash keep.
+        interpolation: of resizing.
     """
 
     def __init__(
@@ -54,11 +58,17 @@ class Folder(ClassificationData):
         test: float = 0.1,
         strict: bool = False,
         memory_gb: float = 2.0,
+        crop: Literal["fit", "center", "squash"] = "fit",
+        crop_pct: float = 1.0,
+        interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear",
         **options: Any,
     ) -> None:
         super().__init__(batch_size, seed, root=root, **options)
         require_fraction(test=test)
+        if not 0 < crop_pct <= 1:
+            raise UserError(f"data.crop_pct={crop_pct}: must be more than 0 and at most 1")
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
+        self.crop = Crop(crop, crop_pct, interpolation)
         self.unreadable: list[Path] = []
 
     @cached_property
@@ -72,12 +82,12 @@ class Folder(ClassificationData):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the files, with their content, and with the size."""
-        return identity_of_files(self.tree.paths(), (self.size, self.size))
+        """Changes with the files, with their content, with size and crop."""
+        return identity_of_files(self.tree.paths(), (self.size, self.size), self.crop)
 
     def build_spec(self) -> ImageSpec:
         height, width = self._shape
-        return ImageSpec(3, height, width, classes=self.tree.classes)
+        return ImageSpec(3, height, width, classes=self.tree.classes, crop=self.crop)
 
     def summarize(self) -> dict[str, Any]:
         return {**super().summarize(), "unreadable": [str(path) for path in self.unreadable]}
@@ -97,7 +107,11 @@ class Folder(ClassificationData):
         splits = {}
         for name, files in self.tree.readable(readable):
             paths = tuple(file.path for file in files)
-            kept = ImageFiles(paths, self._shape) if pixels is None else ImagesInMemory(pixels[first : first + len(files)])
+            kept = (
+                ImageFiles(paths, self._shape, self.crop)
+                if pixels is None
+                else ImagesInMemory(pixels[first : first + len(files)])
+            )
             splits[name] = Split(kept, torch.tensor([file.label for file in files]), files=paths)
             first += len(files)
         del self._content  # the splits hold what is needed of it
@@ -135,7 +149,7 @@ class Folder(ClassificationData):
     def _content(self) -> Content:
         """The decoded images, if they fit in memory, and which files can be read."""
         paths, shape = self.tree.paths(), self._shape
-        content = kept_content(paths, shape, self.memory_gb, self.fingerprint)
+        content = kept_content(paths, shape, self.memory_gb, self.fingerprint, self.crop)
         self._report(paths, content.readable)
         return content
 

@@ -16,10 +16,37 @@ UNKNOWN_ANSWER = -1  # label of an answer that is not in the spec: ignored in tr
 
 
 @dataclass(frozen=True)
+class Crop:
+    """How an image of another size is resized and cropped to that of the spec.
+
+    Attributes:
+        mode: ``fit`` resizes the largest center crop; ``center`` resizes the shorter side to ``size / pct`` and crops the
+            center, as torchvision and timm do; ``squash`` resizes both sides so, whatever the aspect ratio.
+        pct: share of the resized side that is kept, in (0, 1]; unused by ``fit``.
+        interpolation: bilinear, bicubic, nearest or lanczos, always with antialiasing.
+    """
+
+    mode: str = "fit"
+    pct: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.mode not in CROP_MODES or self.interpolation not in INTERPOLATIONS or not 0 < self.pct <= 1:
+            raise ValueError(
+                f"{self}: the mode is {', '.join(CROP_MODES)}, pct in (0, 1], interpolation {', '.join(INTERPOLATIONS)}"
+            )
+
+
+CROP_MODES = ("fit", "center", "squash")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+
+
+@dataclass(frozen=True)
 class ImageSpec:
     """Images of one size, each with one class.
 
-    Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. Images of other
+    sizes are resized and cropped as ``crop`` says.
     """
 
     channels: int
@@ -28,8 +55,11 @@ class ImageSpec:
     classes: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    crop: Crop = Crop()
 
     def __post_init__(self) -> None:
+        crop = Crop(**self.crop) if isinstance(self.crop, dict) else self.crop  # a checkpoint has plain data
+        object.__setattr__(self, "crop", crop)
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "mean", tuple(self.mean) or (0.0,) * self.channels)
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)

@@ -29,8 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder, replacing_path
-from zoo.datamodules.files.images import decode, upright_size
+from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.progress import shown
+from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 VERSION = 1  # of decoding; a cache of another version is not used
@@ -60,7 +61,7 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
     return sizes.pop() if sizes else None
 
 
-def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fingerprint: str) -> Content:
+def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fingerprint: str, crop: Crop = FIT) -> Content:
     """Decode these files, or load them from the cache: one process decodes, the others wait.
 
     Args:
@@ -75,12 +76,12 @@ def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fin
     with cache.locked():
         content = cache.load(len(paths), shape, in_memory)
         if content is None:
-            content = decode_all(paths, shape, in_memory)
+            content = decode_all(paths, shape, in_memory, crop)
             cache.save(content, shape)
         return content
 
 
-def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Content:
+def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT) -> Content:
     """Decode every file once, to keep the pixels or only to find out which files can be read."""
     readable = np.zeros(len(paths), bool)
     pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
@@ -88,7 +89,7 @@ def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool) -> Con
     def work(chunk: slice) -> None:
         for index in range(len(paths))[chunk]:
             try:
-                image = decode(paths[index], shape)
+                image = decode(paths[index], shape, crop)
             except Exception:  # a damaged file raises almost any
                 continue
             readable[index] = True
@@ -121,11 +122,13 @@ class ImageFiles(Dataset):
 
     Args:
         paths: the files.
-        shape: (height, width) that they are resized and center-cropped to.
+        shape: (height, width) that they are resized and cropped to.
+        crop: how.
     """
 
     paths: tuple[str, ...]
     shape: tuple[int, int]
+    crop: Crop = FIT
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -135,7 +138,7 @@ class ImageFiles(Dataset):
         pixels = np.empty((len(indices), 3, *self.shape), np.uint8)
         for position, index in enumerate(indices):
             try:
-                pixels[position] = decode(self.paths[index], self.shape).transpose(2, 0, 1)
+                pixels[position] = decode(self.paths[index], self.shape, self.crop).transpose(2, 0, 1)
             except Exception as error:  # a damaged file raises almost any
                 return f"{self.paths[index]}: can no longer be read: {one_line(error)}"
         return torch.from_numpy(pixels)
@@ -155,15 +158,15 @@ class ImageFiles(Dataset):
             yield batch
 
     def subset(self, indices: Tensor) -> ImageFiles:
-        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape)
+        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape, self.crop)
 
     def identity(self) -> str:
-        return identity_of_files(self.paths, self.shape)
+        return identity_of_files(self.paths, self.shape, self.crop)
 
 
-def identity_of_files(paths: Sequence[str], shape: tuple[int, int]) -> str:
-    """Hex digits that change with the files, with their content, and with the shape."""
-    digest = blake2b(f"{VERSION} {shape}".encode(), digest_size=16)
+def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT) -> str:
+    """Hex digits that change with the files, with their content, with the shape and the crop."""
+    digest = blake2b(f"{VERSION} {shape} {crop}".encode(), digest_size=16)
     for path in paths:
         stat = os.stat(path)
         digest.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))

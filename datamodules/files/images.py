@@ -11,9 +11,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line
+from zoo.spec import Crop
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
+FIT = Crop()
 ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
 
 
@@ -21,7 +23,7 @@ class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
 
 
-def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, width: int) -> Tensor:
+def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, width: int, crop: Crop = FIT) -> Tensor:
     """Decode a file, by path or open, that may be anything, or an image, to uint8 [channels, height, width].
 
     Args:
@@ -33,7 +35,7 @@ def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, w
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
-            pixels = decode(path, (height, width))
+            pixels = decode(path, (height, width), crop)
     except Exception as error:  # a damaged file raises almost any
         raise UnreadableImage(_reason(error)) from error
     if channels == 1:
@@ -99,19 +101,19 @@ def upright_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int]) -> np.ndarray:
-    """RGB pixels, uint8 [height, width, 3], turned upright, scaled to cover ``shape`` and cut out of the middle.
+def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int], crop: Crop = FIT) -> np.ndarray:
+    """RGB pixels, uint8 [height, width, 3], turned upright, resized and cropped to ``shape``.
 
     Raises:
         Exception: the file cannot be read; a damaged one raises almost any.
     """
     height, width = shape
     with open_image(path) as image:
-        if image.size != (width, height):
+        if crop.mode == "fit" and image.size != (width, height):  # the other modes are those of published weights, to the pixel
             # JPEG decodes at 1/2, 1/4 or 1/8 for much less work; twice the final size leaves the scaling to the filter
             image.draft("RGB", (2 * max(shape),) * 2)
         turned = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
-        return np.asarray(fit(to_rgb(turned), shape))
+        return np.asarray(resize_and_crop(to_rgb(turned), shape, crop))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -127,11 +129,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+def resize_and_crop(image: Image.Image, shape: tuple[int, int], crop: Crop = FIT) -> Image.Image:
+    """An image of ``shape`` (height, width); ``center`` and ``squash`` give the pixels of torchvision's and timm's transforms."""
+    if crop.mode == "fit":
+        return fit(image, shape, crop.interpolation)
+    from torchvision.transforms import InterpolationMode, functional  # slow to import, and seldom used
+
+    sides = [round(side / crop.pct) for side in shape]
+    resized = functional.resize(image, sides if crop.mode == "squash" else min(sides), InterpolationMode(crop.interpolation))
+    return functional.center_crop(resized, shape)
+
+
+def fit(image: Image.Image, shape: tuple[int, int], interpolation: str = FIT.interpolation) -> Image.Image:
     """The largest box in the middle that has the proportions of ``shape`` (height, width), scaled to it."""
     height, width = shape
     if image.size == (width, height):
         return image
     scale = min(image.width / width, image.height / height)  # pixels there for one here
     left, top = max(0.0, (image.width - scale * width) / 2), max(0.0, (image.height - scale * height) / 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR, (left, top, image.width - left, image.height - top))
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((width, height), Image.Resampling[interpolation.upper()], box)

@@ -419,7 +419,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(root, tmp_path):
 def test_processes_that_start_together_decode_once(root, monkeypatch):
     decoded = []
 
-    def slowly(paths, shape, in_memory):
+    def slowly(paths, shape, in_memory, crop):
         decoded.append(len(paths))
         time.sleep(0.3)  # long enough for the other to arrive
         return decode_all(paths, shape, in_memory)

@@ -164,7 +164,7 @@ def test_the_layer_that_is_asked_for_is_drawn_with_the_rollout_of_all(zoo):
     Image.radial_gradient("L").save("disc.png")
     folder = RunFolder.find("first")
     task, _ = load_task(scan(), read_checkpoint(folder.best), folder.best)
-    _, weights = attention_weights(task, read_named(Path("disc.png"), task.spec.shape)[None])
+    _, weights = attention_weights(task, read_named(Path("disc.png"), task.spec)[None])
     assert not torch.allclose(weights[0], weights[1])
     for layer, expected in (("1", weights[0]), ("2", weights[1]), ("", weights[1])):
         figure = attention(scan(), [folder], ["disc.png"], layer=layer).figure

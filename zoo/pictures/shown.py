@@ -44,7 +44,7 @@ def select_images(
     if len(files) > most:
         raise UserError(f"{len(files)} images were given, and at most {most} fit into a picture")
     if files:
-        images = torch.stack([read_named(Path(file), image_spec(spec).shape) for file in files])
+        images = torch.stack([read_named(Path(file), image_spec(spec)) for file in files])
         return SelectedImages(images, [Path(file).name for file in files])
     split = open_test_data(registry, run, spec, data, settings).splits["test"]
     chosen = torch.linspace(0, len(split) - 1, min(number, len(split))).round().long()

@@ -112,7 +112,7 @@ class Application(Starlette):
 
     async def _decoded(self, name: str, content: bytes) -> Tensor:
         async with self.decoding:
-            return await asyncio.to_thread(read_upload, name, content, self.spec.shape, self.limits)
+            return await asyncio.to_thread(read_upload, name, content, self.spec, self.limits)
 
 
 class Unread(JSONResponse):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.core.errors import one_line
 from zoo.datamodules.files.images import UnreadableImage, open_image, read_image
+from zoo.spec import ImageSpec
 
 FIELD = "images"
 BODY = "body"  # name of an image without a file name
@@ -103,7 +104,7 @@ async def _files_of_form(request: Request, body: bytes, limits: Limits) -> list[
     return files
 
 
-def read_upload(name: str, content: bytes, shape: tuple[int, int, int], limits: Limits) -> Tensor:
+def read_upload(name: str, content: bytes, spec: ImageSpec, limits: Limits) -> Tensor:
     """Decode an uploaded file to uint8 [channels, height, width].
 
     Raises:
@@ -118,6 +119,6 @@ def read_upload(name: str, content: bytes, shape: tuple[int, int, int], limits: 
         most = f"{limits.pixels / 1e6:g} million"
         raise HTTPException(413, f"{name}: {width}x{height} pixels, at most {most} are allowed")
     try:
-        return read_image(BytesIO(content), *shape)
+        return read_image(BytesIO(content), *spec.shape, spec.crop)
     except UnreadableImage as error:
         raise HTTPException(400, f"{name}: {one_line(error, 200)}") from None

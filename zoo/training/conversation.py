@@ -35,7 +35,7 @@ class Conversation:
         words = tokenize(caption)
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has unknown words: {some(map(repr, unknown))}")
-        self.pixels = read_named(image, self.spec.image.shape)
+        self.pixels = read_named(image, self.spec.image)
         self.caption = [*self.spec.encode(words), END]
         self.rounds: list[tuple[list[int], list[int]]] = []
 

@@ -16,7 +16,7 @@ from PIL import Image
 from zoo.core.errors import UserError, some
 from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, read_image
 from zoo.datamodules.files.progress import shown
-from zoo.spec import image_spec
+from zoo.spec import ImageSpec, image_spec
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.task import Task
 
@@ -32,9 +32,10 @@ class Source:
     content: Path | Image.Image
     is_named: bool = True
 
-    def read(self, shape: tuple[int, int, int]) -> torch.Tensor:
+    def read(self, spec: ImageSpec) -> torch.Tensor:
         """uint8 [channels, height, width]; raises UnreadableImage."""
-        return read_image(str(self.content) if isinstance(self.content, Path) else self.content, *shape)
+        content = str(self.content) if isinstance(self.content, Path) else self.content
+        return read_image(content, *spec.shape, spec.crop)
 
 
 def predict(
@@ -65,7 +66,7 @@ def predict(
     if strange := [option for option in given if option not in known]:
         takes = ", ".join(f"--{option}" for option in known) or "none"
         raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
-    images = _read_all(sources, image_spec(task.spec).shape, batch_size, progress)
+    images = _read_all(sources, image_spec(task.spec), batch_size, progress)
     return _predictions(task, images, given, [str(each) if isinstance(each, (str, Path)) else "image" for each in inputs])
 
 
@@ -85,11 +86,11 @@ def _predictions(
 
 
 def _read_all(
-    sources: list[Source], shape: tuple[int, int, int], batch_size: int, progress: bool
+    sources: list[Source], spec: ImageSpec, batch_size: int, progress: bool
 ) -> Iterator[tuple[list[str], torch.Tensor]]:
     if len(sources) == 1 and sources[0].is_named:
         only = sources[0].content
-        yield [sources[0].name], (read_named(only, shape) if isinstance(only, Path) else sources[0].read(shape))[None]
+        yield [sources[0].name], (read_named(only, spec) if isinstance(only, Path) else sources[0].read(spec))[None]
         return
     refused = []
 
@@ -97,7 +98,7 @@ def _read_all(
         found = []
         for source in part:
             try:
-                found.append((source.name, source.read(shape)))
+                found.append((source.name, source.read(spec)))
             except UnreadableImage as error:
                 print(f"warning: {source.name} is skipped: {error}", file=sys.stderr)
                 refused.extend([source.name] if source.is_named else [])
@@ -114,7 +115,7 @@ def _read_all(
         raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
 
 
-def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+def read_named(file: Path, spec: ImageSpec) -> torch.Tensor:
     """uint8 [channels, height, width] of an image file that somebody named.
 
     Raises:
@@ -123,7 +124,7 @@ def read_named(file: Path, shape: tuple[int, int, int]) -> torch.Tensor:
     if not file.is_file():
         raise UserError(f"{file}: {'is not a file' if file.exists() else 'no such file'}")
     try:
-        return read_image(str(file), *shape)
+        return read_image(str(file), *spec.shape, spec.crop)
     except UnreadableImage as error:
         raise UserError(f"{file}: {error}") from None
 
