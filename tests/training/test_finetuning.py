@@ -149,9 +149,10 @@ def test_dropout_in_front_of_a_head_goes_on_behind_kept_features() -> None:
     with torch.no_grad():
         after = task._what_follows_the_features()
     assert [type(module) for module in after] == [nn.Dropout, nn.Linear]
-    # a convolution with a pool behind it is no head that features could be kept for
-    what = resolve(scan(), "torchvision", {}, [{"model": {"network": "squeezenet1_1"}}])
-    assert building.build_task(scan(), what, building.open_data(scan(), what).spec).eval()._what_follows_the_features() == ()
+    # a convolutional head has layers behind it
+    what = resolve(scan(), "torchvision", {}, [{"model": {"network": "squeezenet1_1"}, "recipe": {"freeze": "backbone"}}])
+    after = building.build_task(scan(), what, building.open_data(scan(), what).spec).eval()._what_follows_the_features()
+    assert [type(module) for module in after] == [nn.Dropout, nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Flatten]
 
 
 # ---------------------------------------------------------------------------------------------- the command

@@ -47,6 +47,9 @@ def finetune(
     ],
     data: DataName = "",
     weights: Weights = "",
+    keep_head: Annotated[
+        bool, typer.Option("--keep-head", help="Keep the pretrained head too, which must be for the classes of the data.")
+    ] = False,
     freeze: Freeze = None,
     epochs: Epochs = None,
     plan: Annotated[
@@ -75,6 +78,7 @@ def finetune(
     Pretrained networks: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
     """
     registry = open_registry(context)
+    settings = [*settings, *(["recipe.keep_head=true"] if keep_head else [])]
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
     chosen = {"epochs": epochs, "precision": precision, "freeze": freeze, **flags}
     if plan:

@@ -20,6 +20,7 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
     Raises:
         UserError: an unknown option, a missing one, or a value of the wrong type.
     """
+    given = _with_network_args(entry, given)
     fields: dict[str, Any] = {
         option.name: (parse_annotation(option.type), ... if option.default == REQUIRED else option.default)
         for option in entry.options
@@ -28,6 +29,16 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
     config = ConfigDict(extra="forbid", protected_namespaces=())
     schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
     return validate(schema, given, section, f"option of {entry.name}").model_dump(mode="json" if as_json else "python")
+
+
+def _with_network_args(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
+    """Move unknown options into ``network_args`` if the entry has it: they are for the library that builds the network."""
+    known = {option.name for option in entry.options}
+    others = {name: value for name, value in given.items() if name not in known}
+    if "network_args" not in known or not others:
+        return given
+    own = {name: value for name, value in given.items() if name in known}
+    return {**own, "network_args": {**(own.get("network_args") or {}), **others}}
 
 
 def validate(schema: type[Schema], given: dict[str, Any], section: str, what: str) -> Schema:

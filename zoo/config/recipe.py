@@ -61,6 +61,15 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
     weights: str = Field("", description="initial weights: pretrained, a run, or a file; empty is random initialization")
+    weights_key: str = Field(
+        "", description="key of the weights in a file with several, as in model_ema; empty takes averages first"
+    )
+    weights_by_order: bool = Field(False, description="match the tensors of a file by order and shape instead of name")
+    weights_mean: tuple[float, ...] = Field(
+        (), description="mean of images that the weights expect, per channel, of pixels in [0, 1]"
+    )
+    weights_std: tuple[float, ...] = Field((), description="standard deviation likewise")
+    keep_head: bool = Field(False, description="keep the pretrained head too, which must be for as many classes")
     freeze: str = Field("none", description="frozen stages: none, backbone, until:STAGE, epochs:N or epochs:N+M")
     frozen_norms: Literal["keep", "update"] = Field("keep", description="running statistics of batch norms in frozen stages")
     layer_decay: float = Field(

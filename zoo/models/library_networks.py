@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
-from zoo.core.errors import UserError, did_you_mean, one_line
+from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
@@ -13,6 +19,10 @@ from zoo.tasks.classification import Classifier, in_color
 from zoo.tasks.library import LibraryModel
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
+# of the functions that build networks: what follows from the data, and what loads weights
+NOT_ARGUMENTS = {
+    "num_classes", "in_chans", "img_size", "image_size", "input_size", "weights", "progress", "features_only", "aux_logits",
+}  # fmt: skip
 # names of sequential containers in torchvision and timm
 CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
 RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "gradient_clip_val": 1.0}
@@ -33,6 +43,34 @@ class LibraryNetwork(Classifier):
     def stages(self) -> dict[str, nn.Module]:
         return stages_of(self.network, self.head)
 
+    def _what_follows_the_features(self) -> tuple[nn.Module, ...]:
+        after = super()._what_follows_the_features()
+        is_dropped = any(isinstance(module, nn.Dropout) for module in after)
+        # some of timm's networks drop features by a function, which no hook can see
+        return () if getattr(self.network, "drop_rate", 0) and not is_dropped else after
+
+    def _build(self, title: str, create: Callable[..., nn.Module], arguments: dict[str, Any], **derived: Any) -> nn.Module:
+        """Build the network with the user's arguments and those that follow from the data.
+
+        Raises:
+            UserError: the network has no such argument, or the library refuses its value.
+        """
+        factory = NOT_ARGUMENTS | set(inspect.signature(create).parameters)
+        if refused := [name for name in arguments if name in factory and name != "kwargs"]:
+            raise UserError(f"model.{refused[0]}: is not an argument that {title} takes from its user: omit it")
+        try:
+            return create(**arguments, **derived)
+        except TypeError as error:
+            known = inspect.signature(type(create(**derived)).__init__).parameters
+            taken = [name for name, each in known.items() if name not in factory | {"self"} and each.kind is not each.VAR_KEYWORD]
+            for name in arguments:
+                if name not in taken:
+                    raise unknown(f"argument of {title}", name, [*taken, "network"]) from None
+            raise UserError(f"{title} with {arguments}: {one_line(error, 200)}") from None
+        except (AssertionError, ValueError, RuntimeError) as error:
+            size = f"{self.spec.height}x{self.spec.width}"
+            raise UserError(f"model.network={title.partition(' ')[2]} for images of {size}: {one_line(error, 200)}") from None
+
 
 @register_model("torchvision", task="classification", tiny={"network": "squeezenet1_1"}, **COMMON)
 class TorchvisionNetwork(LibraryNetwork):
@@ -40,12 +78,19 @@ class TorchvisionNetwork(LibraryNetwork):
 
     Args:
         network: name in torchvision, as in resnet50, convnext_tiny or swin_t.
+        network_args: its arguments there, as in {"stochastic_depth_prob": 0.2}; model.stochastic_depth_prob=0.2 sets one.
     """
 
     statistics_of_files = IMAGENET_STATISTICS
     left_out = ("aux1.", "aux2.", "AuxLogits.")  # auxiliary classifiers
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None, network: str = "resnet18") -> None:
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe | None = None,
+        network: str = "resnet18",
+        network_args: dict[str, Any] = {},  # noqa: B006
+    ) -> None:
         super().__init__(spec, recipe)
         from torchvision import models
 
@@ -60,13 +105,20 @@ class TorchvisionNetwork(LibraryNetwork):
             options = {"image_size": _square_side(spec, network)}
         if network.startswith("maxvit"):
             options = {"input_size": (spec.height, spec.width)}
-        try:
-            self.network = models.get_model(network, weights=None, num_classes=len(spec.classes), **options)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
-        self.library_model = LibraryModel("torchvision", network, options | dict.fromkeys({"init_weights"} & set(options), False))
+        create = models.get_model_builder(network)
+        options = {name: value for name, value in options.items() if name not in network_args}
+        self.network = self._build(f"torchvision's {network}", create, network_args, num_classes=len(spec.classes), **options)
+        constructed = options | dict.fromkeys({"init_weights"} & set(options), False)
+        self.library_model = LibraryModel("torchvision", network, {**constructed, **network_args})
         self.head = _last_layer(self.network, len(spec.classes))
         reset_head(self.network.get_submodule(self.head))
+
+    def converted_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        if not self.library_model.name.startswith("vit_") or "encoder.pos_embedding" not in state:
+            return None
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        return dict(interpolate_embeddings(self.network.image_size, self.network.patch_size, OrderedDict(state)))
 
 
 @register_model("timm", task="classification", tiny={"network": "test_efficientnet"}, **COMMON)
@@ -75,9 +127,16 @@ class TimmNetwork(LibraryNetwork):
 
     Args:
         network: name in timm, with or without a pretrained tag, as in resnet50 or vit_base_patch16_224.augreg_in1k.
+        network_args: its arguments there, as in {"drop_path_rate": 0.1}; model.drop_path_rate=0.1 sets one.
     """
 
-    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None, network: str = "resnet18") -> None:
+    def __init__(
+        self,
+        spec: ImageSpec,
+        recipe: Recipe | None = None,
+        network: str = "resnet18",
+        network_args: dict[str, Any] = {},  # noqa: B006
+    ) -> None:
         super().__init__(spec, recipe)
         try:
             import timm
@@ -89,19 +148,35 @@ class TimmNetwork(LibraryNetwork):
         spec.require_size(f"timm's {network}", 32)
         config = timm.get_pretrained_cfg(network, allow_unregistered=True)
         size = {"img_size": _square_side(spec, network)} if config and config.fixed_input_size else {}
-        try:
-            self.network = timm.create_model(name, pretrained=False, num_classes=len(spec.classes), **size)
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise UserError(f"model.network={network} for images of {spec.height}x{spec.width}: {one_line(error, 200)}") from None
-        self.library_model = LibraryModel("timm", name, size)
+        create = partial(timm.create_model, name)
+        self.network = self._build(f"timm's {network}", create, network_args, num_classes=len(spec.classes), **size)
+        self.library_model = LibraryModel("timm", name, {**size, **network_args})
         head = self.network.get_classifier() if hasattr(self.network, "get_classifier") else None
         names = [name for name, module in self.network.named_modules() if module is head]
         if not isinstance(head, (nn.Linear, nn.Conv2d)) or not names:
             raise UserError(f"model.network={network}: its head is not a single layer")
         self.head = names[0]
         reset_head(head)
+        self.pretrained_cfg = config
         if config and len(config.mean) == 3:
             self.statistics_of_files = tuple(config.mean), tuple(config.std)
+
+    def converted_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        import timm
+
+        head = state.get(f"{self.head}.weight")
+        classes = 0 if head is None else len(head)
+        offset = (
+            self.pretrained_cfg.label_offset or 0 if self.pretrained_cfg else 0
+        )  # of weights with a background class in front
+        offset = offset if offset and classes == self.pretrained_cfg.num_classes + offset else 0
+        published = {"state_dict": state, "num_classes": classes - offset, "label_offset": offset}
+        options = {**self.library_model.arguments, "num_classes": classes - offset}
+        try:
+            name = self.library_model.name
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=published, **options).state_dict()
+        except Exception:  # weights of another network raise almost any, and are refused by name
+            return None
 
 
 def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:

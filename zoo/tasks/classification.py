@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
+from zoo.core.ranks import rank_zero_print
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.label_noise import label_suspects
 from zoo.metrics.mean_loss import MeanLoss
@@ -42,15 +43,16 @@ class Weights:
     Attributes:
         origin: where it comes from, for messages.
         state: weights by name.
-        mean, std: of the images it was trained on, per channel and scaled to [0, 1]; empty is unknown.
-        size: pixels a side of those images; 0 is unknown.
+        spec: of the images it was trained on, with their classes; None is unknown.
+        objects: names under which the file holds something other than a tensor, with the type of that.
+        note: which of several state dicts in a file this is, for the report.
     """
 
     origin: str
     state: dict[str, Tensor]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    size: int = 0
+    spec: ImageSpec | None = None
+    objects: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 class Classifier(Task):
@@ -117,6 +119,13 @@ class Classifier(Task):
         """
         raise UserError(f"{type(self).__name__} has no pretrained weights: name a run that trained it")
 
+    def converted_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """A state dict as the network's library itself would load it: old names renamed, positions resampled to the image size.
+
+        None if the library does not convert such weights.
+        """
+        return None
+
     def load_pretrained_weights(self) -> None:
         """Load the pretrained weights and their normalization statistics; the head stays as it is.
 
@@ -126,7 +135,7 @@ class Classifier(Task):
         published, head = self.pretrained_weights(), self.head_names()
         body = {name: value for name, value in published.state.items() if name not in head}
         self.load_state_dict({**body, **{name: value for name, value in self.state_dict().items() if name in head}})
-        self.set_normalization(published.mean, published.std)
+        self.set_normalization(published.spec.mean, published.spec.std)
 
     # ------------------------------------------------------------------ features of a frozen backbone
 
@@ -149,6 +158,11 @@ class Classifier(Task):
             body = {name: value for name, value in self.state_dict().items() if name not in self.head_names()}
             body |= {"input_scale": self.input_scale, "input_shift": self.input_shift}
             data.cache_features(self._features, fingerprint(self, body))
+        else:
+            rank_zero_print(
+                "features of the frozen backbone are not cached, and each epoch computes them again: this network does more with "
+                "them than its last layers"
+            )
         self._after_features = after
         self.train(was_training)
 
@@ -162,21 +176,33 @@ class Classifier(Task):
 
     @torch.no_grad()
     def _what_follows_the_features(self) -> tuple[nn.Module, ...]:
-        """The dropout in front of the head, and the head; nothing if the network does more than that with the features."""
+        """The dropout in front of the head, the head, and the layers behind it, such as the pool of a convolutional head.
+
+        Nothing if they do not give the same as the network, which then does more than that with the features.
+        """
         *_, head = self.stages().values()
         seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            if module is head or head in seen or isinstance(module, nn.Dropout):
+                seen[module] = inputs[0], out
+
         with ExitStack() as hooks:
             for module in self.modules():
-                if isinstance(module, nn.Dropout) or module is head:
-                    hook = module.register_forward_hook(lambda m, inputs, out: seen.update({m: (inputs[0], out)}))
-                    hooks.enter_context(hook)
+                if module is head or next(module.children(), None) is None:
+                    hooks.enter_context(module.register_forward_hook(note))
             logits = self(self.normalize(self.example_batch(2)["images"].to(self.device)))
-        if head not in seen or not torch.equal(seen[head][1], logits):
+        if head not in seen:
             return ()
-        features = seen[head][0]
+        features, order = seen[head][0], [*seen]
+        place = order.index(head)
         # in evaluation dropout hands on what it is given
-        silencing = [module for module, (_, out) in seen.items() if module is not head and out.data_ptr() == features.data_ptr()]
-        return (*silencing, head)
+        silencing = [module for module in order[:place] if seen[module][1].data_ptr() == features.data_ptr()]
+        flatten = [nn.Flatten()] if seen[order[-1]][1].ndim > 2 else []
+        values, after = features, (*silencing, *order[place:], *flatten)
+        for module in after:
+            values = module(values)
+        return after if torch.equal(values, logits) else ()
 
     # ------------------------------------------------------------------ the network
 

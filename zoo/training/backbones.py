@@ -17,6 +17,7 @@ from zoo.config.recipe import LIBRARIES
 from zoo.core.errors import UserError, unknown
 from zoo.registry.registry import Registry
 
+HUB = "hf-hub"  # timm's name for repositories on the Hugging Face hub, as in timm:hf-hub:timm/resnet18.a1_in1k
 PRETRAINED_TAG = "pretrained"  # of models of the zoo that come with weights
 INSTALL_TIMM = "pip install 'bestiary[timm]'"
 FIGURE = re.compile(r"'acc@1': ([\d.]+)")
@@ -73,6 +74,8 @@ def find_backbone(name: str) -> Backbone:
         UserError: no such weights, or the library is not installed.
     """
     library, _, rest = name.partition(":")
+    if HUB in (library, rest.partition(":")[0]):
+        return _on_hub(name.removeprefix("timm:"))
     if library not in LIBRARIES:
         raise UserError(f"{name}: name weights as in {LIBRARIES[0]}:resnet50")
     known = {backbone.name: backbone for backbone in (_torchvision() if library == "torchvision" else _timm())}
@@ -89,6 +92,21 @@ def find_backbone(name: str) -> Backbone:
         raise unknown(f"weights of {library}'s {network}", version, [each.name.rpartition(".")[2] for each in versions])
     networks = {backbone.network.partition(".")[0] for backbone in known.values()}
     raise unknown(f"network of {library} with weights", network, networks, "`zoo list --pretrained` shows them all")
+
+
+def is_published(registry: Registry, name: str) -> bool:
+    """Whether a name is that of a network with published weights, as far as its form tells."""
+    is_own = name in registry.models and PRETRAINED_TAG in registry.models[name].tags
+    return is_own or (name.partition(":")[0] in (*LIBRARIES, HUB) and ":" in name)
+
+
+def _on_hub(name: str) -> Backbone:
+    """A repository on the Hugging Face hub, as in ``hf-hub:timm/resnet18.a1_in1k``."""
+    if not re.fullmatch(rf"{HUB}:[\w.-]+/[\w.-]+(@[\w.-]+)?", name):
+        raise UserError(f"{name}: name a repository as in {HUB}:timm/resnet18.a1_in1k")
+    if not _source_files("timm"):
+        raise UserError(f"{name} needs timm, which is not installed: {INSTALL_TIMM}")
+    return Backbone(f"timm:{name}")
 
 
 def _source_files(library: str) -> list[Path]:

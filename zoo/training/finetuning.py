@@ -9,7 +9,7 @@ from typing import Any
 from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.training.backbones import PRETRAINED_TAG, find_backbone
+from zoo.training.backbones import HUB, PRETRAINED_TAG, find_backbone
 
 # A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
@@ -34,7 +34,7 @@ def resolve_finetuning(
     Raises:
         UserError: no such backbone, no weights for it, or what ``resolve`` raises.
     """
-    model, source = _starting_point(registry, backbone, weights)
+    model, source = starting_point(registry, backbone, weights)
     entry = registry.model(model["name"])
     if entry.task != "classification":
         raise UserError(f"{backbone} is for {entry.task}: fine-tuning is for image classifiers")
@@ -52,11 +52,17 @@ def resolve_finetuning(
     return match_image_size(registry, run)
 
 
-def _starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
+def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The model section of a Run, and its initial weights."""
     if weights and not Path(weights).expanduser().is_file():
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
+    if HUB in (library, network.partition(":")[0]):
+        from zoo.training.weights import hub_network
+
+        found = find_backbone(backbone)
+        architecture, arguments = hub_network(found.name)
+        return {"name": "timm", "network": architecture, "network_args": arguments}, weights or found.name
     if library in LIBRARIES and ":" in backbone:
         if weights:
             return {"name": library, "network": network.partition(".")[0] if library == "torchvision" else network}, weights

@@ -1,53 +1,65 @@
-"""Pretrained weights: read without running anything, and loaded completely or not at all."""
+"""Pretrained weights: found by name or file, and loaded completely or not at all."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.config.recipe import LIBRARIES, Run
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line, some
-from zoo.core.files import cache_folder
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec, spec_from_primitives
+from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, Weights
+from zoo.tasks.library_images import timm_spec, torchvision_spec
 from zoo.tasks.task import Task
-from zoo.training.backbones import find_backbone
-from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
-from zoo.training.exported import SUFFIX, read_exported, was_exported
+from zoo.training.backbones import HUB, find_backbone
+from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
+from zoo.training.weight_files import read_weights, weights_of_zoo
 
 PRETRAINED = "pretrained"  # the weights that come with a model
-# keys under which training scripts save the weights, the likelier first
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
-# that wrappers add to every name
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them, the safer first
+LIBRARY_PREFIX = "network."  # of the names of a library's network inside a model of the zoo
+HASH_REGEX = re.compile(r"-([0-9a-f]{8,64})\.")
+HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules beside a backbone
+COUNTER = "num_batches_tracked"
+LEVELS = 4  # of modules around a network that a file may name
 NAMED = 4  # mismatched weights in a message
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Summary of loaded weights, and of those that were skipped."""
+    """Summary of loaded weights, and of those that were skipped; the names are those in the file.
+
+    Attributes:
+        head: ``kept``, ``replaced``, or ``new`` where the file has none.
+        left_out: of parts that are only for training, or of other networks.
+    """
 
     origin: str
     tensors: int
     values: int
-    head: tuple[str, ...]  # of the file, skipped: the head is new
-    left_out: tuple[str, ...]  # of parts that are only for training
+    head: str
+    left_out: tuple[str, ...] = ()
+    by_order: bool = False
 
     def __str__(self) -> str:
         left = f"; skipped: {some(self.left_out, NAMED)}" if self.left_out else ""
-        head = "its head was replaced" if self.head else "the head is new"
-        return f"{self.values:,} weights in {self.tensors} tensors from {self.origin}; {head}{left}"
+        head = {"kept": "its head was kept", "replaced": "its head was replaced", "new": "the head is new"}[self.head]
+        order = ", matched by order and shape" if self.by_order else ""
+        return f"{self.values:,} weights in {self.tensors} tensors from {self.origin}{order}; {head}{left}"
+
+
+# ---------------------------------------------------------------------------------------------- where they come from
 
 
 def open_weights(registry: Registry, run: Run) -> Weights:
@@ -57,14 +69,14 @@ def open_weights(registry: Registry, run: Run) -> Weights:
         UserError: there are none of that name, they cannot be read, or they contain code.
     """
     source = run.recipe.weights
-    if source.partition(":")[0] in LIBRARIES:
-        return _of_library(source, run)
+    if source.partition(":")[0] in (*LIBRARIES, HUB):
+        return _of_library(source)
     if source == PRETRAINED:
         return Weights(f"{run.model['name']} as pretrained", {})
     path = Path(source).expanduser()
     if path.is_file():
-        return read_weights(path)
-    return _of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
+        return read_weights(path, run.recipe.weights_key)
+    return weights_of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
 
 
 def match_image_size(registry: Registry, run: Run) -> Run:
@@ -73,99 +85,125 @@ def match_image_size(registry: Registry, run: Run) -> Run:
     Raises:
         UserError: as ``open_weights`` does.
     """
-    size = open_weights(registry, run).size or registry.model(run.model["name"]).load().size_of_files
+    source = run.recipe.weights
+    is_library = source.partition(":")[0] in (*LIBRARIES, HUB)
+    spec = library_spec(source) if is_library else open_weights(registry, run).spec
+    size = spec.height if spec else registry.model(run.model["name"]).load().size_of_files
     return run.model_copy(update={"data": {**run.data, "size": size}}) if size else run
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a file of weights: safetensors, a checkpoint of the zoo, or a state dict saved by torch, alone or wrapped.
+def library_spec(name: str) -> ImageSpec:
+    """The images and classes of a library's weights, by the name of a backbone, without reading the weights.
 
     Raises:
-        UserError: it cannot be read, contains no weights, or contains more than plain data.
+        UserError: no such backbone, or its configuration is on the hub and cannot be reached.
     """
-    try:
-        if path.suffix == SUFFIX:
-            state: Any = load_file(path)
-            if not state:
-                raise UserError(f"{path} contains no weights")
-            return _of_zoo(read_exported(path), str(path)) if was_exported(path) else Weights(str(path), state)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about how the file was written
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
-    except pickle.UnpicklingError as error:
-        if not (asked := refused_global(error)):
-            raise UserError(f"{path} is damaged or not a weight file") from None
-        raise UserError(f"{path} is refused: it would run {asked}, but weights are plain data") from None
-    except Exception as error:  # both readers raise whatever a damaged file leads them to
-        raise UserError(f"{path} is damaged or not a weight file") from error
-    if isinstance(content, dict) and isinstance(content.get(KEY), dict):
-        return _of_zoo(read_checkpoint(path), str(path))
-    state = _unwrapped(content)
-    if not state:
-        raise UserError(f"{path} contains no weights: expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}")
-    return Weights(str(path), state)
-
-
-def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """The state dict in the checkpoint of a training script: names to tensors."""
-    if not isinstance(content, dict):
-        return {}
-    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    if any(isinstance(inner.get(key), dict) for key in WRAPPERS):
-        return _unwrapped(inner)
-    return {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-def _of_zoo(checkpoint: dict[str, Any], origin: str) -> Weights:
-    try:
-        spec = spec_from_primitives(checkpoint[KEY]["spec"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{origin} is damaged: {one_line(error, 150)}") from None
-    if not isinstance(spec, ImageSpec):
-        return Weights(origin, checkpoint["state_dict"])
-    return Weights(origin, checkpoint["state_dict"], spec.mean, spec.std, spec.height)
-
-
-def _of_library(name: str, run: Run) -> Weights:
     backbone = find_backbone(name)
     if backbone.library == "torchvision":
-        file = backbone.source.rpartition("/")[2]
+        return torchvision_spec(_torchvision_weights(backbone.name))
+    return timm_spec(_timm_config(backbone.network))
+
+
+def _of_library(name: str) -> Weights:
+    backbone = find_backbone(name)
+    if backbone.library == "torchvision":
+        listed = _torchvision_weights(backbone.name)
+        file = listed.url.rpartition("/")[2]
         digits = file.rpartition(".")[0].rpartition("-")[2]  # the publisher puts the first of its SHA-256 into its name
-        path = fetch(file, f"{backbone.source}#sha256={digits}")
-        return Weights(name, read_weights(path).state, size=backbone.size)
-    return _of_timm(backbone.network)
+        path = fetch(file, f"{listed.url}#sha256={digits}", folder=Path(torch.hub.get_dir(), "checkpoints"))
+        return replace(read_weights(path), origin=name, spec=torchvision_spec(listed))
+    config = _timm_config(backbone.network)
+    return replace(_timm_weights(backbone.name, config), origin=backbone.name, spec=timm_spec(config))
 
 
-def _of_timm(network: str) -> Weights:
-    """From the Hugging Face hub, verified by its hash; a cached file needs no network."""
+def _torchvision_weights(name: str) -> Any:
+    from torchvision.models import get_model_weights
+
+    network, _, version = name.partition(":")[2].partition(".")
+    return get_model_weights(network)[version]
+
+
+def _timm_config(network: str) -> Any:
     import timm
+    from timm.models import PretrainedCfg, load_model_config_from_hf
 
-    config = timm.get_pretrained_cfg(network)
-    about = {"mean": tuple(config.mean), "std": tuple(config.std), "size": config.input_size[1]}
-    path = cache_folder() / "downloads" / f"timm-{config.architecture}.{config.tag}{SUFFIX}"
-    if not path.exists():
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    if not network.startswith(f"{HUB}:"):
+        return timm.get_pretrained_cfg(network)
+    return _reached(network, lambda: PretrainedCfg(**load_model_config_from_hf(network.removeprefix(f"{HUB}:"))[0]))
 
-        address = hf_hub_url(config.hf_hub_id or f"timm/{network}", config.hf_hub_filename or "model.safetensors")
+
+def hub_network(name: str) -> tuple[str, dict[str, Any]]:
+    """timm's name of the network of a repository on the Hugging Face hub, and its arguments.
+
+    Raises:
+        UserError: the repository cannot be reached, or is not one of timm.
+    """
+    from timm.models import load_model_config_from_hf
+
+    repository = name.removeprefix("timm:").removeprefix(f"{HUB}:")
+    _, architecture, arguments = _reached(f"{HUB}:{repository}", load_model_config_from_hf, repository)
+    return architecture, {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "img_size")}
+
+
+def _timm_weights(name: str, config: Any) -> Weights:
+    """From the hub or its cache in ``HF_HOME``, else from the publisher or torch's cache in ``TORCH_HOME``."""
+    if config.hf_hub_id:
+        repository, _, revision = config.hf_hub_id.partition("@")
+        names = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+        return read_weights(_reached(name, _file_of_hub, repository, names, revision or None))
+    if not (digits := HASH_REGEX.search(config.url)):
+        raise UserError(f"{name}: its publisher gives no hash to verify: fetch {config.url} and name it with --weights FILE")
+    file = config.url.rpartition("/")[2]
+    return read_weights(fetch(file, f"{config.url}#sha256={digits[1]}", folder=Path(torch.hub.get_dir(), "checkpoints")))
+
+
+def _file_of_hub(repository: str, names: Iterable[str], revision: str | None) -> Path:
+    """The first file of these names in a repository, verified by the SHA-256 under which the hub stores large files."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    missing = None
+    for name in names:
         try:
-            digest = str(get_hf_file_metadata(address).etag)
-        except Exception as error:  # whatever the network raises
-            raise UserError(
-                f"timm:{network} could not be fetched ({type(error).__name__}): put {address} at {path} by hand"
-            ) from None
-        fetch(path.name, f"{address}#sha256={digest}")
-    return Weights(f"timm:{network}", read_weights(path).state, **about)
+            path = Path(hf_hub_download(repository, name, revision=revision))
+        except EntryNotFoundError as error:
+            missing = missing or error
+            continue
+        if re.fullmatch("[0-9a-f]{64}", digest := path.resolve().name):
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise UserError(f"{path} is damaged: its SHA-256 is not {digest[:12]}...: remove it")
+        return path
+    raise missing or FileNotFoundError(repository)
+
+
+def _reached(name: str, load: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that needs the hub or its cache.
+
+    Raises:
+        UserError: it fails.
+    """
+    try:
+        return load(*arguments)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the network and the hub raise
+        reason = one_line(error, 120).partition(". ")[0]
+        raise UserError(
+            f"{name} could not be fetched ({type(error).__name__}: {reason}): set HF_HOME to a cache that has it, "
+            "or name a file of weights with --weights FILE"
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------- into the network
 
 
 def load_backbone(task: Task, weights: Weights) -> LoadReport:
-    """Load pretrained weights into a network, except for the head, and set the normalization that they expect.
+    """Load pretrained weights into a network, and set the normalization that they expect.
 
-    Names may differ by a prefix of all of them. A linear head is initialized to zero: no class is preferred, and the first
-    gradients leave the backbone unchanged (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs).
+    Names may differ by a prefix. A new linear head is initialized to zero: no class is preferred, and the first gradients leave
+    the backbone unchanged (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs). The recipe of the task says
+    whether tensors are matched by order and whether the head is kept.
 
     Raises:
         UserError: a tensor is missing, unexpected or of another shape; nothing was loaded.
@@ -174,19 +212,27 @@ def load_backbone(task: Task, weights: Weights) -> LoadReport:
         raise UserError(f"recipe.weights={weights.origin}: only image classifiers load pretrained weights")
     if not weights.state:  # pretrained
         weights = task.pretrained_weights()
-    own = task.state_dict()
-    head = task.head_names()
-    found = _renamed(weights.state, own)
-    left_out = {name for name in found if name.removeprefix(_common_prefix(own)).startswith(task.left_out)}
-    body = {name: value for name, value in found.items() if name not in head and name not in left_out}
-    _require_fit(body, {name: value for name, value in own.items() if name not in head}, weights.origin)
-    own.update(body)  # with its metadata: the versions of the layers
+    recipe, head = task.recipe, task.head_names()
+    match = match_weights(task, weights)
+    kept = {name for name in task.state_dict() if recipe.keep_head or name not in head}
+    if recipe.keep_head:
+        _require_head(match, task, weights)
+    _require_fit(match, kept, task, weights)
+    own = task.state_dict()  # with its metadata: the versions of the layers
+    own.update({name: match.values[name] for name in kept if name in match.values})
     task.load_state_dict(own)
-    _start_head(task)
-    if statistics := (weights.mean, weights.std) if weights.mean else task.statistics_of_files:
+    if not recipe.keep_head:
+        _start_head(task)
+    if recipe.weights_mean or recipe.weights_std:
+        task.set_normalization(recipe.weights_mean or (0.0,), recipe.weights_std or (1.0,))
+    elif statistics := (weights.spec.mean, weights.spec.std) if weights.spec else task.statistics_of_files:
         task.set_normalization(*statistics)
-    values = sum(value.numel() for value in body.values() if value.is_floating_point())
-    return LoadReport(weights.origin, len(body), values, tuple(sorted(head & set(found))), tuple(sorted(left_out)))
+    loaded = [match.values[name] for name in kept if name in match.values]
+    values = sum(value.numel() for value in loaded if value.is_floating_point())
+    state_of_head = "kept" if recipe.keep_head else "replaced" if head & set(match.values) else "new"
+    return LoadReport(
+        f"{weights.origin}{weights.note}", len(loaded), values, state_of_head, tuple(match.left_out), recipe.weights_by_order
+    )
 
 
 def _start_head(task: Classifier) -> None:
@@ -196,44 +242,157 @@ def _start_head(task: Classifier) -> None:
             nn.init.zeros_(parameter)
 
 
-def _common_prefix(names: Iterable[str]) -> str:
-    """The one of ``PREFIXES`` that all names begin with, or an empty string."""
-    names = list(names)
-    return next((prefix for prefix in PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
+@dataclass
+class Match:
+    """The tensors of a file by the names of a network.
+
+    Attributes:
+        values: own name -> tensor.
+        names: own name -> name in the file.
+        prefix: of the names in the file.
+        unexpected: names in the file without a place in the network.
+        left_out: those that belong to something else.
+    """
+
+    values: dict[str, Tensor]
+    names: dict[str, str]
+    prefix: str
+    unexpected: list[str]
+    left_out: list[str]
 
 
-def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict to the names of this network, if they differ by a prefix."""
-    if not set(state) & set(own):
-        while prefix := _common_prefix(state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-        prefix = _common_prefix(own)
-        state = {f"{prefix}{name}": value for name, value in state.items()}
-    return state
+def _own_prefix(task: Classifier) -> str:
+    return LIBRARY_PREFIX if all(name.startswith(LIBRARY_PREFIX) for name in task.state_dict()) else ""
 
 
-def _require_fit(found: dict[str, Tensor], own: dict[str, Tensor], origin: str) -> None:
+def match_weights(task: Classifier, weights: Weights) -> Match:
+    """Find the place of each tensor, by name, or by order if the recipe of the task says so.
+
+    Raises:
+        UserError: they do not match by order.
+    """
+    return _match_by_order(task, weights) if task.recipe.weights_by_order else _match_by_name(task, weights)
+
+
+def _match_by_name(task: Classifier, weights: Weights) -> Match:
+    """Match by name, after the library's own conversion if there is one."""
+    own, state = _own_prefix(task), weights.state
+    bare = {name.removeprefix(own): name for name in task.state_dict()}
+    prefix = _prefix_in_file(state, bare)
+    inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+    values = {name: state[of_file] for name, of_file in inside.items()}
+    if converted := task.converted_weights(values):
+        values, inside = converted, {name: inside.get(name, name) for name in converted}
+    left_out = [of_file for name, of_file in inside.items() if name.startswith(task.left_out)]
+    left_out += [name for name in state if not name.startswith(prefix)]
+    head = {name.removeprefix(own) for name in task.head_names()}
+    # a head beside the backbone, as in backbone.conv1.weight and head.fc.weight
+    for name in head - set(inside):
+        beside = [each for each in left_out if each.rpartition(".")[2] == name.rpartition(".")[2] and HEADS.match(each)]
+        if len(beside) == 1:
+            inside[name], values[name] = beside[0], state[beside[0]]
+    names = {bare[name]: of_file for name, of_file in inside.items() if name in bare}
+    unexpected = [of_file for name, of_file in inside.items() if name not in bare and of_file not in left_out]
+    return Match({bare[name]: value for name, value in values.items() if name in bare}, names, prefix, unexpected, left_out)
+
+
+def _prefix_in_file(found: Iterable[str], bare: Iterable[str]) -> str:
+    """What the names in a file begin with where the network's begin: that with which most of them agree, or nothing."""
+    known, counts = set(bare), Counter[str]()
+    for name in found:
+        parts = name.split(".")
+        for level in range(min(LEVELS + 1, len(parts))):
+            if ".".join(parts[level:]) in known:
+                counts["".join(f"{part}." for part in parts[:level])] += 1
+    return counts.most_common(1)[0][0] if counts else ""  # of equals, the one that the file has first
+
+
+def _match_by_order(task: Classifier, weights: Weights) -> Match:
+    """Match by order.
+
+    Raises:
+        UserError: a shape differs, or the number of tensors.
+    """
+    names = _in_order(task, weights)
+    if names is None:
+        own = [value for name, value in task.state_dict().items() if not name.endswith(COUNTER)]
+        tensors = [value for name, value in weights.state.items() if not name.endswith(COUNTER)]
+        place = next((i for i, (a, b) in enumerate(zip(own, tensors, strict=False)) if a.shape != b.shape), None)
+        which = "" if place is None else f"; the first of another shape is number {place + 1}"
+        raise UserError(
+            f"{weights.origin} does not match this network in order and shape: it has {len(tensors)} tensors, the network "
+            f"{len(own)}{which}: omit recipe.weights_by_order"
+        )
+    return Match({name: weights.state[of_file] for name, of_file in names.items()}, names, "", [], [])
+
+
+def _in_order(task: Classifier, weights: Weights) -> dict[str, str] | None:
+    """Own names -> names in the file, if the tensors agree in order and shape; the head may have another number of classes."""
+    own, head, found = task.state_dict(), task.head_names(), weights.state
+    if len(found) != len(own):  # old files lack the counters of batch norms
+        own = {name: value for name, value in own.items() if not name.endswith(COUNTER)}
+        found = {name: value for name, value in found.items() if not name.endswith(COUNTER)}
+    if len(found) != len(own):
+        return None
+    pairs = dict(zip(own, found, strict=True))
+    for name, of_file in pairs.items():
+        ours, theirs = own[name].shape, found[of_file].shape
+        if ours[1:] != theirs[1:] or (ours != theirs and name not in head):
+            return None
+    return pairs
+
+
+def _require_head(match: Match, task: Classifier, weights: Weights) -> None:
+    """Refuse to keep a head for other classes.
+
+    Raises:
+        UserError: it is missing, or the classes differ in number or name.
+    """
+    head, own = task.head_names(), task.state_dict()
+    omit = "omit --keep-head (recipe.keep_head)"
+    if head - set(match.values):
+        raise UserError(f"{weights.origin} has no head: {omit}")
+    for name in head:
+        theirs, ours = len(match.values[name]), len(own[name])
+        if theirs != ours:
+            raise UserError(f"{weights.origin} has a head for {theirs:,} classes, and the data has {ours:,}: {omit}")
+    if weights.spec and weights.spec.classes != task.spec.classes:
+        theirs, ours = some(weights.spec.classes), some(task.spec.classes)
+        raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {omit}")
+
+
+def _require_fit(match: Match, needed: set[str], task: Classifier, weights: Weights) -> None:
     """Compare names and shapes.
 
     Raises:
-        UserError: every kind of difference, counted, with the first of each.
+        UserError: every kind of difference, counted, with the first of each, by their names in the file.
     """
+    own, prefix = task.state_dict(), _own_prefix(task)
     # old files lack the counters that batch norms have had since torch 0.4.1
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(found) - counters)
-    unexpected = sorted(set(found) - set(own))
+    counters = {name for name in own if name.endswith(COUNTER)}
+    missing = {f"{match.prefix}{name.removeprefix(prefix)}" for name in needed - set(match.values) - counters}
+    objects = sorted(missing & set(weights.objects))
     shapes = [
-        f"{name} {_shape(found[name])} instead of {_shape(own[name])}"
+        f"{match.names[name]} {_shape(match.values[name])} instead of {_shape(own[name])}"
         for name in own
-        if name in found and found[name].shape != own[name].shape
+        if name in needed and name in match.values and match.values[name].shape != own[name].shape
     ]
-    parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    parts = {
+        "not a tensor": [f"{name}, a {weights.objects[name]}" for name in objects],
+        "missing": sorted(missing - set(objects)),
+        "unexpected": sorted(match.unexpected),
+        "of another shape": shapes,
+    }
     if differences := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
-        raise UserError(f"{origin} does not fit this network, nothing was loaded: {'; '.join(differences)}")
-    if broken := [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise UserError(f"{origin} contains non-finite values, nothing was loaded: {some(broken, NAMED)}")
-    for name in counters - set(found):
-        found[name] = own[name]
+        if not task.recipe.weights_by_order and _in_order(task, weights):
+            raise UserError(
+                f"{weights.origin} has other names than this network, but its {len(weights.state)} tensors match in order and "
+                "shape: load them so with --set recipe.weights_by_order=true"
+            )
+        raise UserError(f"{weights.origin} does not fit this network, nothing was loaded: {'; '.join(differences)}")
+    kept = {name: value for name, value in match.values.items() if name in needed}
+    if broken := [match.names[n] for n, value in kept.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"{weights.origin} contains non-finite values, nothing was loaded: {some(broken, NAMED)}")
 
 
 def _shape(value: Tensor) -> str:

@@ -1,0 +1,167 @@
+"""Files of weights as training scripts write them, read without running anything in them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from zoo.core.errors import UserError, one_line, some, unknown
+from zoo.spec import ImageSpec, spec_from_primitives
+from zoo.tasks.classification import Weights
+from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
+from zoo.training.exported import SUFFIX, read_exported, was_exported
+
+# keys under which training scripts save the weights, the likelier first
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
+MOST_OBJECTS = 100  # kinds of objects beside the weights
+FILLED_BY_KEYS = re.compile(r"Can only SETITEMS? for .* but got <class 'zoo\.training\.weight_files\.([^']+)'>")
+
+
+def read_weights(path: Path, key: str = "") -> Weights:
+    """Read a file of weights: safetensors, a checkpoint of the zoo, or a state dict saved by torch, alone or wrapped.
+
+    Objects beside the weights, such as ``argparse.Namespace``, are left out; none of their code runs or is imported.
+
+    Args:
+        key: the key of the state dict in the file, or what its names begin with; empty takes averaged weights, if there are any.
+
+    Raises:
+        UserError: it cannot be read, contains no weights, or nothing under the key.
+    """
+    try:
+        if path.suffix == SUFFIX:
+            content: Any = load_file(path)
+            if was_exported(path):
+                return weights_of_zoo(read_exported(path), str(path))
+        else:
+            content = _load(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
+    except pickle.UnpicklingError as error:
+        called = re.search(r"reduce for unrecognized function (\S+)", str(error))
+        if not (asked := refused_global(error) or (called and f"what {called[1]} returns")):
+            raise UserError(f"{path} is damaged or not a weight file") from None
+        raise UserError(f"{path} is refused: it would run {asked}, but weights are plain data") from None
+    except Exception as error:  # both readers raise whatever a damaged file leads them to
+        raise UserError(f"{path} is damaged or not a weight file") from error
+    if isinstance(content, dict) and isinstance(content.get(KEY), dict):
+        return weights_of_zoo(read_checkpoint(path), str(path))
+    return _choose(content, path, key)
+
+
+def weights_of_zoo(checkpoint: dict[str, Any], origin: str) -> Weights:
+    """The weights of a checkpoint or an exported file of the zoo."""
+    try:
+        spec = spec_from_primitives(checkpoint[KEY]["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{origin} is damaged: {one_line(error, 150)}") from None
+    return Weights(origin, checkpoint["state_dict"], spec if isinstance(spec, ImageSpec) else None)
+
+
+# ---------------------------------------------------------------------------------------------- objects beside the weights
+
+
+class StandIn(list):
+    """Stands in for an object of any other library: takes what its pickle holds and does nothing with it."""
+
+    origin = ""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return self.origin
+
+
+def _load(path: Path) -> Any:
+    """``torch.load`` with ``weights_only=True``, where globals that torch does not know give stand-ins instead of an error."""
+    inert: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about how the file was written
+        while True:
+            try:
+                with torch.serialization.safe_globals([(inert[name], name) for name in inert]):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                name = refused_global(error)
+                is_known = "was not an allowed global" in str(error)  # else torch refuses it whoever allows it
+                if is_known and name and len(inert) < MOST_OBJECTS:
+                    name = name if "." in name else f"builtins.{name}"
+                    inert[name] = type(name, (StandIn,), {"origin": name})
+                elif (filled := FILLED_BY_KEYS.search(str(error))) and inert.get(filled[1], StandInMapping) is not StandInMapping:
+                    inert[filled[1]] = StandInMapping
+                else:
+                    raise
+
+
+class StandInMapping:
+    """The same, for an object whose pickle fills it by keys: torch fills plain dictionaries alone."""
+
+    def __new__(cls, *_: Any, **__: Any) -> OrderedDict[Any, Any]:
+        return OrderedDict()
+
+
+# ---------------------------------------------------------------------------------------------- which of its state dicts
+
+
+def _choose(content: Any, path: Path, key: str) -> Weights:
+    """The state dict under ``key``, or the one that is meant: averaged weights first."""
+    found = dict(_state_dicts(content))
+    state = found.get(key) if key else next(iter(found.values()), None)
+    if state is None and key and found:
+        state = _with_prefix(found, f"{key.rstrip('.')}.")
+        if not state:
+            prefixes = {name.partition(".")[0] for each in found.values() for name in each if "." in name}
+            raise unknown(f"weights in {path} under", key, [name for name in found if name] or prefixes)
+    if not state:
+        raise UserError(f"{path} contains no weights: {_instead(content)}")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    others = {name: _kind(value) for name, value in state.items() if isinstance(name, str) and name not in tensors}
+    chosen = key or next(iter(found))
+    rest = [name for name in found if name != chosen]
+    note = f" under {chosen!r} (--set recipe.weights_key={rest[0]} loads the others)" if chosen and rest else ""
+    return Weights(str(path), tensors, objects=others, note=note)
+
+
+def _state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every state dict of a file, alone or under the usual keys, with its dotted key; averaged weights come first."""
+    if not isinstance(content, dict):
+        return
+    inner = [key for key in (*AVERAGES, *WRAPPERS) if isinstance(content.get(key), dict)]
+    below = [item for key in inner for item in _state_dicts(content[key], f"{path}.{key}" if path else key)]
+    yield from below
+    if not below and any(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        yield path, content
+
+
+def _with_prefix(found: dict[str, dict[str, Any]], prefix: str) -> dict[str, Any]:
+    """The values of the first state dict with names that begin so, without the prefix."""
+    parts = ({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)} for state in found.values())
+    return next(filter(None, parts), {})
+
+
+def _instead(content: Any) -> str:
+    """What a file without weights holds."""
+    values = content.values() if isinstance(content, dict) else [content]
+    if objects := [value for value in values if isinstance(value, StandIn)]:
+        return f"in their place is a pickled {_kind(objects[0])}, of which nothing was run: save its state_dict() instead"
+    return f"expected a state dict, or one under {some(map(repr, WRAPPERS[:3]))}"
+
+
+def _kind(value: Any) -> str:
+    return value.origin if isinstance(value, StandIn) else type(value).__name__
