@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.core.errors import UserError, some
+from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
 from zoo.datamodules.bases.images import PREVIEWED, ImageData
+from zoo.datamodules.loading.class_names import match_classes
 from zoo.datamodules.loading.held_out import fold_by_class, parse_fold, split_by_class
 from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Split
@@ -37,12 +39,15 @@ class ClassificationData(ImageData):
         return len(self.spec.classes)
 
     def require_compatible(self, spec: ImageSpec, name: str) -> None:
-        if self.spec.classes != spec.classes:
-            raise UserError(
-                f"{name} has the classes {some(self.spec.classes)}, "
-                f"the model was trained on {some(spec.classes)}: test it on data with the same classes"
-            )
         super().require_compatible(spec, name)
+        if self.spec.classes != spec.classes:
+            self._relabel(spec.classes, name)
+
+    def _relabel(self, classes: tuple[str, ...], name: str) -> None:
+        """Give each image the label that its class has among those of a network, which may have more of them."""
+        places = torch.tensor(match_classes(classes, self.spec.classes, name))
+        self.splits = {split: replace(each, labels=places[each.labels]) for split, each in self.splits.items()}
+        self._spec = replace(self.spec, classes=classes)
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
         if self.fold and "val" in splits:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import models
 
 from zoo.config.recipe import Recipe, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
-from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.spec import Crop, ImageSpec
+from zoo.tasks.classification import Classifier, Weights
 from zoo.training import engine
 from zoo.training.exported import write_exported
+from zoo.training.published import open_published
 from zoo.training.run_folder import RunFolder
-from zoo.training.weights import Weights, load_backbone, open_weights, read_weights
+from zoo.training.weight_files import read_weights
+from zoo.training.weights import load_backbone, open_weights
 
 # the smallest of each of torchvision's families, and of those with side exits both
 NETWORKS = [
@@ -51,7 +56,7 @@ def test_torchvisions_state_dicts_fit_and_give_the_same_in_front_of_the_head(nam
     theirs = models.get_model(name, weights=None, **sideways).eval()
     task = new(network=name)
     told = load_backbone(task, Weights("the file", theirs.state_dict()))
-    assert len(told.head) == 2 and all(each.startswith(("network.aux", "network.AuxLogits")) for each in told.left_out)
+    assert told.head == "replaced" and all(each.startswith(("aux", "AuxLogits")) for each in told.left_out)
     assert told.tensors == len(task.state_dict()) - 2
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     of_ours, of_theirs = in_front_of(list(task.stages().values())[-1], task, images), None
@@ -96,14 +101,14 @@ def test_what_does_not_fit_is_told_exactly_and_nothing_is_taken_over() -> None:
     with pytest.raises(UserError) as refused:
         load_backbone(task, Weights("w.pth", state))
     assert str(refused.value) == (
-        "w.pth does not fit this network, nothing was loaded: 1 missing: network.layer2.0.bn1.bias; "
-        "1 unexpected: network.layer9.weight; "
-        "1 of another shape: network.layer1.0.conv1.weight 64x64x1x1 instead of 64x64x3x3"
+        "w.pth does not fit this network, nothing was loaded: 1 missing: layer2.0.bn1.bias; "
+        "1 unexpected: layer9.weight; "
+        "1 of another shape: layer1.0.conv1.weight 64x64x1x1 instead of 64x64x3x3"
     )
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     state = models.resnet18().state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="w.pth contains non-finite values, nothing was loaded: network.conv1.weight"):
+    with pytest.raises(UserError, match="w.pth contains non-finite values, nothing was loaded: conv1.weight"):
         load_backbone(task, Weights("w.pth", state))
     with pytest.raises(UserError, match="does not fit this network, nothing was loaded: 100 missing"):
         load_backbone(task, Weights("w.pth", models.squeezenet1_1().state_dict()))
@@ -156,11 +161,11 @@ def test_a_run_its_checkpoint_and_its_export_begin_alike(workplace: Path) -> Non
     states = []
     for source in ("base", str(best), "base.safetensors"):
         weights = open_weights(scan(), run({"recipe": {"weights": source}}))
-        assert (weights.size, weights.mean) == (8, tuple(checkpoint["bestiary"]["spec"]["mean"]))
+        assert (weights.spec.height, weights.spec.mean) == (8, tuple(checkpoint["bestiary"]["spec"]["mean"]))
         task = new("resnet20", ImageSpec(1, 8, 8, ("odd", "even")), width=4)
         load_backbone(task, weights)
-        assert task.spec.mean == weights.mean and torch.allclose(
-            task.input_shift.flatten()[0], -torch.tensor(weights.mean[0] / weights.std[0])
+        assert task.spec.mean == weights.spec.mean and torch.allclose(
+            task.input_shift.flatten()[0], -torch.tensor(weights.spec.mean[0] / weights.spec.std[0])
         )
         states.append(task.state_dict())
     for name, value in states[0].items():
@@ -174,30 +179,91 @@ def test_gray_images_take_the_mean_of_the_colors() -> None:
     assert task.spec.mean == pytest.approx((0.449,)) and task.spec.std == pytest.approx((0.226,))
 
 
-def test_without_network_it_is_said_which_file_belongs_where(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that puts files into a cache of the Hugging Face hub, which is used without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(workplace / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(repository: str, **contents: bytes) -> Path:
+        folder = workplace / "hub" / f"models--{repository.replace('/', '--')}"
+        for name, content in contents.items():
+            name = name.replace("_safetensors", ".safetensors").replace("_json", ".json")
+            digest = hashlib.sha256(content).hexdigest()
+            for path in ("blobs", "refs", "snapshots/abc"):
+                (folder / path).mkdir(parents=True, exist_ok=True)
+            (folder / "blobs" / digest).write_bytes(content)
+            (folder / "refs" / "main").write_text("abc")
+            (folder / "snapshots/abc" / name).symlink_to(folder / "blobs" / digest)
+        return folder
+
+    return put
+
+
+def test_without_network_it_is_said_which_file_belongs_where(hub, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(workplace / "torch"))
     of_torchvision = resolve(scan(), "torchvision", {}, [{"recipe": {"weights": "torchvision:resnet18.IMAGENET1K_V1"}}])
     with pytest.raises(UserError, match=r"resnet18-f37072fd.pth could not be fetched.*put it at .*begins with f37072fd"):
         open_weights(scan(), of_torchvision)
     of_timm = resolve(scan(), "timm", {}, [{"model": {"network": "resnet18"}, "recipe": {"weights": "timm:resnet18"}}])
     with pytest.raises(
-        UserError, match=r"timm:resnet18 could not be fetched.*put https://huggingface.co/timm/resnet18.* at .* by hand"
+        UserError, match=r"timm:resnet18 could not be fetched.*: set HF_HOME .* or name a file of weights with --weights FILE"
     ):
         open_weights(scan(), of_timm)
 
 
-def test_timms_weights_bring_their_statistics(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timms_weights_come_from_the_cache_of_the_hub_with_their_statistics(hub) -> None:
     import timm
 
-    monkeypatch.setenv("ZOO_HOME", str(workplace))
     config = timm.get_pretrained_cfg("test_vit")
     theirs = timm.create_model("test_vit", num_classes=1000).eval()
-    (workplace / "downloads").mkdir()
-    save_file(theirs.state_dict(), workplace / "downloads" / f"timm-test_vit.{config.tag}.safetensors")
+    folder = hub(config.hf_hub_id, model_safetensors=save(theirs.state_dict()))
     weights = open_weights(scan(), resolve(scan(), "timm", {}, [{"recipe": {"weights": "timm:test_vit"}}]))
     size = config.input_size[1]
+    assert (weights.spec.height, weights.spec.crop.interpolation) == (size, config.interpolation)
     task = new("timm", ImageSpec(3, size, size, ("cat", "dog")), network="test_vit")
     load_backbone(task, weights)
-    assert task.spec.mean == config.mean and weights.size == size
+    assert task.spec.mean == config.mean
     images = torch.randn(2, 3, size, size)
     ours, of_theirs = in_front_of(task.network.head, task, images), in_front_of(theirs.head, theirs, images)
     assert torch.equal(ours, of_theirs)
+    [blob] = (folder / "blobs").iterdir()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(UserError, match="model.safetensors is damaged: its SHA-256 is not"):
+        open_weights(scan(), resolve(scan(), "timm", {}, [{"recipe": {"weights": "timm:test_vit"}}]))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/tiny", "timm:hf-hub:someone/tiny"])
+def test_a_repository_of_the_hub_brings_its_network_arguments_and_classes(hub, name: str) -> None:
+    import timm
+
+    theirs = timm.create_model("test_vit", num_classes=3, class_token=False, global_pool="avg").eval()
+    config = {
+        "architecture": "test_vit", "num_classes": 3, "label_names": ["ant", "bee", "fly"],
+        "model_args": {"class_token": False, "global_pool": "avg"},
+        "pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0.1] * 3, "std": [0.2] * 3, "classifier": "head"},
+    }  # fmt: skip
+    hub("someone/tiny", config_json=json.dumps(config).encode(), model_safetensors=save(theirs.state_dict()))
+    task, run = open_published(scan(), name)
+    assert task.spec.classes == ("ant", "bee", "fly") and task.spec.mean == (0.1,) * 3 and task.spec.shape == (3, 160, 160)
+    assert run.model == {"name": "timm", "network": "test_vit", "network_args": config["model_args"]}
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(task(images), theirs(images))
+
+
+def test_torchs_own_cache_is_looked_into(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(workplace))
+    theirs = models.squeezenet1_1()
+    torch.save(theirs.state_dict(), "content")
+    digits = hashlib.sha256(Path("content").read_bytes()).hexdigest()[:8]
+    listed = models.SqueezeNet1_1_Weights.DEFAULT
+    of_this_file = replace(listed.value, url=f"https://download.pytorch.org/models/squeezenet1_1-{digits}.pth")
+    monkeypatch.setattr(listed, "_value_", of_this_file)
+    Path("hub/checkpoints").mkdir(parents=True)
+    Path("content").rename(f"hub/checkpoints/squeezenet1_1-{digits}.pth")
+    task, _ = open_published(scan(), "torchvision:squeezenet1_1")
+    assert all(torch.equal(task.state_dict()[f"network.{name}"], value) for name, value in theirs.state_dict().items())
+    assert task.spec.classes == tuple(listed.meta["categories"]) and task.spec.crop == Crop("center", 224 / 256, "bilinear")

@@ -22,18 +22,29 @@ if TYPE_CHECKING:
     from zoo.training.engine import TestResult, TrainResult
     from zoo.training.exported import ExportedFile
     from zoo.training.prediction import ImageInput
+    from zoo.training.published import PublishedNetwork
     from zoo.training.run_folder import RunFolder
 
 Kind = TypeVar("Kind")
 Settings = Mapping[str, object] | Sequence[str]
 
 
-def load(name: str | Path, *, checkpoint: str = "best", runs: str | Path | None = None) -> TrainedRun:
+def load(
+    name: str | Path,
+    *,
+    checkpoint: str = "best",
+    weights: str | Path = "",
+    settings: Settings = (),
+    runs: str | Path | None = None,
+) -> TrainedRun:
     """Load a trained model.
 
     Args:
-        name: of a run, its path, or what ``export`` wrote as ``safetensors`` or ``hub``.
+    name: of a run, its path, what ``export`` wrote as ``safetensors`` or ``hub``, or a network with published weights and
+        classes, as in ``efficientnet-lite0``, ``torchvision:resnet50``, ``timm:resnet18.a1_in1k`` or ``hf-hub:OWNER/NAME``.
         checkpoint: ``best`` or ``last``.
+        weights: of a published network, a file in place of its own.
+        settings: of a published network, as in ``{"recipe.weights_key": "model_ema"}``.
         runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
 
     Raises:
@@ -44,11 +55,12 @@ def load(name: str | Path, *, checkpoint: str = "best", runs: str | Path | None 
         run = zoo.load("mlp-digits")
         run.predict(["a.jpg", "b.jpg"])
     """
+    from zoo.config.recipe import parse_settings
     from zoo.training.run_folder import runs_in
     from zoo.training.sources import find_trained
 
     with runs_in(runs):
-        return TrainedRun(find_trained(name), checkpoint)
+        return TrainedRun(find_trained(name, weights, parse_settings(settings, ("model", "recipe"))), checkpoint)
 
 
 class TrainedRun:
@@ -62,7 +74,9 @@ class TrainedRun:
         outcome: of training in this process.
     """
 
-    def __init__(self, source: RunFolder | ExportedFile, checkpoint: str = "best", outcome: TrainResult | None = None) -> None:
+    def __init__(
+        self, source: RunFolder | ExportedFile | PublishedNetwork, checkpoint: str = "best", outcome: TrainResult | None = None
+    ) -> None:
         self.source, self.checkpoint, self.outcome = source, checkpoint, outcome
         self.registry = current_registry()
         self.config: Run = source.read_run()
@@ -103,14 +117,26 @@ class TrainedRun:
         Raises:
             UserError: the file is damaged, or does not fit the network.
         """
-        file = self.file  # before torch is imported
+        task = self._open()
         import torch
 
+        return task.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a network with published weights, and no run or file of yours."""
+        from zoo.training.published import PublishedNetwork
+
+        return isinstance(self.source, PublishedNetwork)
+
+    def _open(self) -> Task:
+        if self.is_published:
+            return self.source.open()
+        file = self.file  # before torch is imported
         from zoo.training.building import load_task
         from zoo.training.exported import read_trained
 
-        task, _ = load_task(self.registry, read_trained(file), file)
-        return task.to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_task(self.registry, read_trained(file), file)[0]
 
     # ------------------------------------------------------------------ use
 
@@ -131,14 +157,14 @@ class TrainedRun:
         from zoo.config.recipe import parse_settings, resolve_test
 
         layers = parse_settings(settings, ("data", "trainer"))
+        if self.is_published and not data:
+            raise UserError(f"{self.source.path} was not trained here: name data with its classes, as in --data photos/")
         section, trainer = resolve_test(self.registry, self.config, data, layers)
-        file = self.file
+        task = self._open()  # a network of its own: testing changes its metrics and its device
+        if self.is_published:
+            section = self.source.data_options(task.spec, section)
         from zoo.training import engine
-        from zoo.training.building import load_task
-        from zoo.training.exported import read_trained
 
-        # a network of its own: testing changes its metrics and its device
-        task, _ = load_task(self.registry, read_trained(file), file)
         return engine.test(self.registry, task, self.config, section, trainer)
 
     def predict(

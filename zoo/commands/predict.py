@@ -16,8 +16,10 @@ from zoo.commands.predictions import answer_format, print_answers, write_answers
 from zoo.commands.shell import (
     Checkpoint,
     Json,
+    PublishedWeights,
     RunName,
-    RunOrFile,
+    RunOrNetwork,
+    SetPublished,
     decimal_number,
     open_registry,
     print_json,
@@ -29,7 +31,7 @@ from zoo.core.errors import UserError
 
 def predict(
     context: typer.Context,
-    run: RunOrFile,
+    run: RunOrNetwork,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of images.")],
     top: Annotated[str | None, typer.Option(metavar="N", help="Number of classes or answers for each image; default 3.")] = None,
     question: Annotated[str | None, typer.Option(help="Question to answer about each image.")] = None,
@@ -41,6 +43,8 @@ def predict(
     seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the samples.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE.csv or FILE.json.")] = "",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per image, as results come in.")] = False,
+    weights: PublishedWeights = "",
+    settings: SetPublished = [],  # noqa: B006
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
@@ -50,6 +54,7 @@ def predict(
 
     [bold]zoo predict flowers photo.jpg holiday/ --top 5[/bold]   the five most probable classes\n
     [bold]zoo predict flowers.safetensors holiday/ -o holiday.csv[/bold]   with an exported file; one line per image\n
+    [bold]zoo predict efficientnet-lite0 photo.jpg[/bold]   the classes of ImageNet, with published weights\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --beams 3[/bold]   a caption\n
     [bold]zoo predict captioner-shapes-captions photo.jpg --samples 5 --temperature 0.7[/bold]   five sampled captions\n
     [bold]zoo predict vqa-relation-sort-of-clevr photo.png --question "how many objects have the shape of the red object"[/bold]
@@ -62,14 +67,14 @@ def predict(
         options["temperature"] = decimal_number("--temperature", temperature)
     written_as = answer_format(json, csv, output)
     open_registry(context)
-    trained = load(run, checkpoint=checkpoint)
+    trained = load(run, checkpoint=checkpoint, weights=weights, settings=settings)
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
     predictions = trained.stream(inputs, progress=not comes_at_once, **options)
     if output:
         print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
     else:
         print_answers(predictions, written_as)
-    if (output or written_as == "table") and (explain := trained.model.explain_command):
+    if (output or written_as == "table") and not trained.is_published and (explain := trained.model.explain_command):
         print(f"next: {zoo_command(context)} {explain.format(run=shlex.quote(run))}")
 
 

@@ -118,6 +118,20 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or p
 RunOrFile = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, by name or path, or an exported .safetensors file or hub folder.")
 ]
+RunOrNetwork = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run, by name or path, an exported file, or a network with published weights, as in torchvision:resnet50.",
+    ),
+]
+PublishedWeights = Annotated[
+    str, typer.Option("--weights", metavar="FILE", help="Published network: load this file instead of its own weights.")
+]
+SetPublished = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Published network: a setting, as in recipe.weights_key=model_ema."),
+]
 Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]
 
 

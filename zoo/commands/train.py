@@ -16,7 +16,8 @@ from zoo.commands.classes import print_classes, write_classes
 from zoo.commands.shell import (
     Checkpoint,
     Json,
-    RunOrFile,
+    PublishedWeights,
+    RunOrNetwork,
     Set,
     SetData,
     metrics_line,
@@ -116,10 +117,11 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
 
 def test(
     context: typer.Context,
-    run: RunOrFile,
+    run: RunOrNetwork,
     data: Annotated[str, typer.Option(help="Evaluate on another data set with the same classes.")] = "",
     devices: Annotated[str | None, typer.Option(metavar="N", help="Number of devices; the metrics do not depend on it.")] = None,
     accelerator: Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")] = None,
+    weights: PublishedWeights = "",
     settings: SetData = [],  # noqa: B006
     csv: Annotated[str, typer.Option(metavar="FILE", help="Write precision, recall and F1 of every class to this file.")] = "",
     checkpoint: Checkpoint = "best",
@@ -130,10 +132,12 @@ def test(
     [bold]zoo test resnet20-digits[/bold]\n
     [bold]zoo test resnet20-digits --json[/bold]   metrics, classes and confusion matrix as one object\n
     [bold]zoo test resnet20-digits --csv classes.csv[/bold]   per-class metrics as a file\n
-    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file on other images
+    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file on other images\n
+    [bold]zoo test torchvision:resnet50 --data photos/[/bold]   published weights, on folders named after ImageNet's classes
     """
     registry = open_registry(context)
-    trained = load(run, checkpoint=checkpoint)
+    of_network = [text for text in settings if text.startswith(("model.", "recipe."))]
+    trained = load(run, checkpoint=checkpoint, weights=weights, settings=of_network)
     if csv:
         if trained.entry.task != "classification":
             named = trained.entry.name
@@ -141,7 +145,7 @@ def test(
         require_writable("--csv", Path(csv))
     flags = {"devices": devices, "accelerator": accelerator}
     given = [f"trainer.{key}={value}" for key, value in flags.items() if value is not None]
-    tested = trained.test(data or None, settings=[*settings, *given])
+    tested = trained.test(data or None, settings=[*(text for text in settings if text not in of_network), *given])
     if not tested.is_rank_zero:
         return
     if csv:
@@ -158,4 +162,6 @@ def test(
         counted = "points" if "points" in registry.data_set(tested_on).tags else "images"
         print_classes(tested.details, counted, f"{again} test {name} --csv FILE")
         look = "regions" if counted == "points" else "mistakes"
+        if trained.is_published:
+            return
         print(f"\nnext: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")
