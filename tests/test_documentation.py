@@ -44,6 +44,7 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
         ("recurrence", 3),
         ("autopsy", 1),
         ("inside", 1),
+        ("lightning", 3),
         ("api/callbacks", 1),
         pytest.param("shipping", 3, marks=pytest.mark.slow),
     ],
