@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import lightning as L
@@ -55,7 +56,7 @@ class TrainingProgress(L.Callback):
     Args:
         metrics: the latest values, filled by a logger.
         show: the metrics to show, in order, if they have a value.
-        terminal: draw a bar; by default on a terminal and in a notebook.
+        terminal: draw a bar; by default on a terminal, and in a notebook where ipywidgets are installed, which rich draws with.
         trend: a metric of which the bar shows a sparkline over the epochs, too.
         diagnosis: whose findings are shown; it must precede this callback.
     """
@@ -70,8 +71,7 @@ class TrainingProgress(L.Callback):
     ) -> None:
         self.metrics, self.show, self.trend = metrics, show, trend
         self.history: list[float] = []  # of the trend
-        console = Console(stderr=True)
-        self.terminal = (sys.stderr.isatty() or console.is_jupyter) if terminal is None else terminal
+        self.terminal = _can_draw() if terminal is None else terminal
         self.diagnosis = diagnosis
         self.printed = 0  # findings
         self.bar: _Bar | None = None
@@ -157,6 +157,10 @@ class TrainingProgress(L.Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _can_draw() -> bool:
+    return sys.stderr.isatty() or (Console().is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _clock(seconds: float) -> str:

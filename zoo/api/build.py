@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
@@ -23,7 +23,7 @@ def create_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     in_channels: int = 3,
-    **options: Any,
+    **options: object,
 ) -> Task:
     """Build a model with freshly initialized weights: a LightningModule for any Trainer.
 
@@ -62,7 +62,7 @@ def create_model(
     return model
 
 
-def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **options: Any) -> DataModule:
+def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **options: object) -> DataModule:
     """Build a LightningDataModule. Nothing is downloaded or read until a Trainer, or you, call ``prepare_data`` and ``setup``.
 
     Args:

@@ -36,14 +36,14 @@ class SearchResult:
     location: StudyLocation
 
     @property
-    def trials(self) -> list[dict[str, Any]]:
+    def trials(self) -> list[dict[str, object]]:
         """All trials, best first: ``trial``, ``state``, the metric by its name, ``parameters``, ``seconds``."""
         from zoo.studies.report import records
 
         return records(self.study, self.plan)
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best(self) -> dict[str, object]:
         """The settings of the best trial, as in ``{"recipe.lr": 0.02}``.
 
         Raises:
@@ -55,7 +55,7 @@ class SearchResult:
         found = best_trial(self.study)
         return self.plan.values(found.params) if found else {}
 
-    def train(self, **options: Any) -> TrainedRun:
+    def train(self, **options: object) -> TrainedRun:
         """Train with the best settings, and test; ``options`` are those of ``zoo.train``, such as ``name``."""
         from zoo.api.training import train
         from zoo.studies.report import write_best

@@ -168,7 +168,7 @@ class TrainedRun:
         return engine.test(self.registry, task, self.config, section, trainer)
 
     def predict(
-        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: Any
+        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object
     ) -> list[Prediction]:
         """Predict for images: classes, captions or answers, one prediction for each image, in order.
 
@@ -193,7 +193,7 @@ class TrainedRun:
         return [prediction for _, prediction in found]
 
     def stream(
-        self, inputs: Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: Any
+        self, inputs: Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object
     ) -> Iterator[tuple[str, Prediction]]:
         """Predict as ``predict`` does: pairs of a file and its prediction, while the next images are read."""
         model = self.model
@@ -219,7 +219,10 @@ class TrainedRun:
         Args:
             length: number of characters.
             samples: number of texts.
-            temperature, top_k, top_p: see ``zoo.tasks.decoding.Sampling``.
+            temperature: divides the logits: below 1, probable characters become more probable.
+            top_k: sample from the k most probable characters; 0 from all.
+            top_p: sample from the most probable characters that together have this probability.
+            seed: of the samples.
             greedy: always take the most probable character.
             beams: beam search with this beam width, the most probable text first; 0 for none.
 
@@ -295,6 +298,20 @@ class TrainedRun:
         from zoo.report.history import read_history
 
         return read_history(self._folder("history").path).metrics
+
+    def monitor_records(self, kind: str = "activations") -> list[dict[str, Any]]:
+        """The records of a monitor in order, with ``step``, ``epoch`` and the statistics of each layer, parameter or step.
+
+        Args:
+            kind: ``activations`` (see ``zoo.callbacks.ActivationStatistics``), ``gradients``, ``throughput`` or ``finding``.
+
+        Raises:
+            UserError: it is an exported file, which has no records.
+        """
+        from zoo.core.json_lines import read_json_lines
+
+        records = read_json_lines(self._folder("monitor_records").monitors_file)
+        return [record for record in records if record.get("kind") == kind]
 
     def report(self, file: str | Path | None = None, *, samples: bool = True) -> Path:
         """Write an HTML report of the run: metrics, findings, curves, predictions, activations and gradients.

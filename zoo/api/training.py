@@ -45,7 +45,11 @@ def train(
         model: as ``list_models`` shows it; may be omitted if ``config`` names one.
         data: as ``list_data`` shows it, or a folder of images, one folder per class; by default the model's own.
         epochs: number of training epochs; by default the recipe's.
-        devices, nodes, strategy, accelerator, precision: as in Lightning's Trainer, precision as "32", "bf16", "16" or "64".
+        devices: number of devices, or ``auto``.
+        nodes: number of machines.
+        strategy: of Lightning's Trainer: ``ddp``, ``fsdp``, ...
+        accelerator: of Lightning's Trainer: ``cpu``, ``gpu``, ``mps``, ...
+        precision: ``32``, ``bf16``, ``16`` or ``64``.
         wandb: ``online`` or ``offline``.
         settings: any others by their keys, as in ``{"model.hidden_sizes": [64], "recipe.lr": 1e-3}``.
         config: YAML file of settings, such as the ``run.yaml`` of a run.

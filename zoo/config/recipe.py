@@ -291,7 +291,8 @@ def resolve_test(
     """
     trainer: dict[str, Any] = {}
     named = data_section(registry, data) if data else {"name": run.data["name"]}
-    options = run.options("data") if named == {"name": run.data["name"]} else {k: v for k, v in named.items() if k != "name"}
+    options = run.options("data") if named["name"] == run.data["name"] else {}
+    options |= {key: value for key, value in named.items() if key != "name"}
     for layer in settings:
         options = {**options, **(layer.get("data") or {})}
         trainer.update(layer.get("trainer") or {})

@@ -27,6 +27,17 @@ class Prediction:
         """Columns of a table."""
         return {name.replace("_", "-"): _cell(value) for name, value in self.values.items()}
 
+    @property
+    def name(self) -> str:
+        """The prediction itself: the class, the caption, the answer."""
+        return str(next(iter(self.values.values())))
+
+    @property
+    def probability(self) -> float | None:
+        """Its probability, where there is one."""
+        value = self.values.get("probability")
+        return None if value is None else float(value)
+
     def __str__(self) -> str:
         return next(iter(self.to_row().values()))
 

@@ -64,7 +64,11 @@ def find_backbones(registry: Registry, pattern: str = "") -> list[Backbone]:
     """
     own = [Backbone(entry.name) for entry in registry.models.values() if PRETRAINED_TAG in entry.tags]
     every = (*own, *_torchvision(), *_timm())
-    return [each for each in every if not pattern or pattern in each.name or fnmatch(each.name, pattern)]
+
+    def matches(name: str) -> bool:
+        return pattern in name or fnmatch(name, pattern) or fnmatch(name.partition(":")[2], pattern)
+
+    return [each for each in every if not pattern or matches(each.name)]
 
 
 def find_backbone(name: str) -> Backbone:

@@ -1,0 +1,206 @@
+"""The functions of ``import zoo`` do what the commands do, and give back what the annotations say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo as face
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"trainer.accelerator": "cpu", "model.hidden_sizes": [16], "trainer.limit_train_batches": 3}
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def run() -> face.TrainedRun:
+    return face.train("mlp", epochs=1, settings=QUICK, name="first", progress=False)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+
+
+def test_names_are_those_of_the_commands(zoo) -> None:
+    assert face.list_models() == [entry["name"] for entry in json.loads(zoo("list", "--json").out)]
+    assert face.list_models("residual") == [entry["name"] for entry in json.loads(zoo("list", "residual", "--json").out)]
+    assert face.list_data(task="captioning") == ["coco-captions", "flickr8k", "shapes-captions"]
+    assert face.list_models("no such") == []
+    assert "torchvision:resnet18.IMAGENET1K_V1" in face.list_models("resnet*", task="classification", pretrained=True)
+    assert face.describe("resnet20").task == face.describe("digits").task == "classification"
+    with pytest.raises(face.UserError, match="did you mean .*'resnet20'"):
+        face.describe("resnet2")
+
+
+def test_a_model_is_built_for_a_spec_for_numbers_or_for_its_default_data() -> None:
+    model = face.create_model("resnet20", num_classes=7, image_size=(24, 32), width=4)
+    assert model.spec == face.ImageSpec(3, 24, 32, classes=tuple("0123456")) and model(torch.zeros(2, 3, 24, 32)).shape == (2, 7)
+    assert face.create_model("mlp").spec.classes == face.create_data("digits").spec.classes
+    for given in ({"num_classes": 3}, {"image_size": 3}, {"num_classes": 3, "image_size": 8, "spec": model.spec}):
+        with pytest.raises(face.UserError, match="num_classes and image_size"):
+            face.create_model("mlp", **given)
+
+
+def test_a_path_is_a_folder_of_images(tmp_path: Path, pixels: np.ndarray) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(np.roll(pixels, number)).save(tmp_path / "photos" / name / f"{number}.png")
+    data = face.create_data(tmp_path / "photos", size=8, batch_size=4)
+    data.setup("fit")
+    assert data.spec.classes == ("cat", "dog") and data.spec.height == 8
+    settings = {**QUICK, "data.size": 8, "recipe.batch_size": 4}
+    run = face.train("mlp", f"{tmp_path}/photos", epochs=1, settings=settings, progress=False)
+    assert run.name == "mlp-folder" and set(run.test(f"{tmp_path}/photos/")) >= {"test/accuracy", "test/loss"}
+
+
+def test_a_run_says_what_its_commands_say(zoo, run: face.TrainedRun, pixels: np.ndarray) -> None:
+    assert run.metrics == face.load("first").metrics == face.load("runs/first").metrics
+    said = json.loads(zoo("test", "first", "--json").out)
+    tested = run.test()
+    assert tested == {name: value for name, value in said.items() if "/" in name}
+    assert tested.details["confusion"] == said["confusion"]
+    Image.fromarray(pixels).save("a.png")
+    said = json.loads(zoo("predict", "first", "a.png", "--json", "--top", "2").out)
+    (prediction,) = run.predict("a.png", top=2)
+    assert (prediction.name, prediction.probability) == (said[0]["class"], said[0]["probability"])
+    records = [json.loads(line) for line in Path("runs/first/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in run.history()] == [record["step"] for record in records]
+
+
+def test_images_are_the_same_in_every_form(run: face.TrainedRun, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save("a.png")
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    forms = ["a.png", Path("a.png"), Image.open("a.png"), pixels, tensor, tensor / 255, pixels.transpose(2, 0, 1), tensor[None]]
+    predictions = run.predict(forms, batch_size=3)
+    assert len(predictions) == len(forms) and all(each.values == predictions[0].values for each in predictions)
+    assert run.predict(torch.stack([tensor, tensor]))[1].values == predictions[0].values
+    Path("folder").mkdir()
+    Image.fromarray(pixels).save("folder/b.png")
+    assert [each.values for each in run.predict("folder")] == [predictions[0].values]
+    gray = run.predict([pixels[..., 0], pixels[..., :1]])
+    assert gray[0].values == gray[1].values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.zeros((2, 3), dtype=np.int64), "pixels of type int64"),
+        (np.full((2, 3), 1.5), "from 1.5 to 1.5: expected 0 to 1"),
+        (np.full((2, 3), np.nan), "expected 0 to 1"),
+        (np.zeros((2, 3, 5), dtype=np.uint8), r"shape \(2, 3, 5\)"),
+        (np.zeros((0, 3), dtype=np.uint8), "is not an image"),
+        (7, "int is not an image"),
+        ("nothing.png", "no such file"),
+    ],
+)
+def test_what_is_not_an_image_is_refused(run: face.TrainedRun, wrong: object, said: str) -> None:
+    with pytest.raises(face.UserError, match=said):
+        run.predict(wrong)
+
+
+def test_runs_go_where_they_are_told(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = face.train("mlp", epochs=1, settings=QUICK, runs="elsewhere", progress=False)
+    assert given.path == Path("elsewhere/mlp-digits") and not Path("runs").exists()
+    assert face.load("mlp-digits", runs="elsewhere").metrics == face.load("elsewhere/mlp-digits").metrics == given.metrics
+    flags = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+    answer = zoo("train", "mlp", "--epochs", "1", *flags, "--runs-dir", "third")
+    assert Path("third/mlp-digits/run.yaml").exists()
+    shown = answer.out.splitlines()[-1].split("    ")[1].split()  # a command that finds it
+    assert shown[:2] == ["zoo", "test"] and zoo(*shown[1:]).code == 0
+    monkeypatch.setenv("ZOO_RUNS", "elsewhere")
+    assert zoo("test", "mlp-digits").code == 0 and face.load("mlp-digits").path == given.path
+    assert "no run 'mlp-digit'" in zoo("test", "mlp-digit").err and "mlp-digits" in zoo("test", "mlp-digit").err
+
+
+def test_an_interrupted_run_goes_on_in_python(run: face.TrainedRun) -> None:
+    assert run.resume(progress=False).outcome.was_finished
+    with pytest.raises(face.UserError, match="--resume continues a run as it is"):
+        run.resume(settings={"recipe.lr": 1.0})
+
+
+def test_an_exported_file_has_no_records(run: face.TrainedRun, pixels: np.ndarray) -> None:
+    exported = run.export("safetensors", "mine.safetensors", license="MIT")
+    file = face.load(exported.file)
+    assert file.predict(pixels)[0].values == run.predict(pixels)[0].values and file.metrics == {}
+    for method in (file.history, file.report, file.resume):
+        with pytest.raises(face.UserError, match="mine.safetensors is an exported file"):
+            method()
+    assert "mine.safetensors" in file._repr_html_()
+
+
+def test_a_run_shows_itself(run: face.TrainedRun) -> None:
+    html = run._repr_html_()
+    assert "first: mlp on digits" in html and "test/accuracy" in html and "<svg" in html and "<script" not in html
+    assert repr(run).startswith("<run first: mlp on digits, test/accuracy 0.")
+
+
+def test_what_other_tasks_are_asked_is_refused_with_the_right_command(run: face.TrainedRun) -> None:
+    for ask in (run.sample, run.episodes, lambda: run.chat("a.png")):
+        with pytest.raises(face.UserError, match="mlp is for classification and .*: use it with zoo predict RUN IMAGE"):
+            ask()
+
+
+def test_a_language_model_continues_text() -> None:
+    sizes = {"model.hidden_size": 8, "data.seq_len": 16, "recipe.batch_size": 8, "trainer.limit_train_batches": 2}
+    run = face.train("char-rnn", epochs=1, settings=sizes, progress=False)
+    texts = run.sample("The ", 5, samples=2, seed=3)
+    assert [len(text) for text in texts] == [5, 5] and texts == run.sample("The ", 5, samples=2, seed=3)
+    assert len(run.sample("The ", 5, greedy=True)) == 1 and len(run.sample("The ", 5, beams=2)) == 2
+
+
+def test_a_search_ends_with_its_best_run() -> None:
+    found = face.search("mlp", {"recipe.lr": "choice:0.001,0.01"}, trials=2, sampler="grid", epochs=1, settings=QUICK)
+    assert sorted(trial["parameters"]["recipe.lr"] for trial in found.trials) == [0.001, 0.01]
+    best = found.train(name="best", progress=False)
+    assert best.config.recipe.lr == found.best["recipe.lr"]
+
+
+def test_what_a_program_registers_itself_has_a_name(pixels: np.ndarray) -> None:
+    from zoo.models.mlp import MLP
+
+    @face.register_model("own", task="classification", data="digits", hidden_sizes=[8])
+    class Own(MLP):
+        """An MLP of this program."""
+
+    assert "own" in face.list_models("ow") and face.describe("own").summary == "An MLP of this program."
+    run = face.train("own", epochs=1, settings={"trainer.limit_train_batches": 2}, progress=False)
+    assert isinstance(face.load("own-digits").model, Own) and run.predict(pixels)
+
+    @face.register_model("own", task="classification", data="digits", hidden_sizes=[9])
+    class Own(MLP):  # as when a cell of a notebook runs again
+        """Another one."""
+
+    assert face.describe("own").defaults["hidden_sizes"] == [9]
+    with pytest.raises(face.UserError, match="registered twice"):
+
+        @face.register_model("own", task="classification")
+        class Third(MLP):
+            """Has the same name."""
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
+    blocks = PYTHON.findall((ROOT / "docs" / "python.md").read_text())
+    revealed = (
+        "zoo.list_models()", "zoo.describe('mlp')", "run", "run.metrics", "run.history()", "run.findings", "report", "metrics",
+        "exported", "run.predict(picture)", "run.predict(picture)[0].name", "run.model", "run.sample()", "run.chat('a.png')",
+        "run.episodes()", "run.config", "data", "model", "found", "found.best", "found.trials", "best",
+    )  # fmt: skip
+    program = "\n".join([*blocks, *(f"reveal_type({expression})" for expression in revealed)])
+    (tmp_path / "snippets.py").write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "snippets.py"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)})
+    types = re.findall(r'Revealed type is "(.*)"', answer.stdout)
+    assert answer.returncode == 0 and len(types) == len(revealed), answer.stdout
+    assert not [kind for kind in types if "Any" in kind], types
