@@ -100,9 +100,10 @@ class Card:
         if not self.library:
             return ""
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.task.spec.mean, self.task.spec.std))
+        repeated = ", repeated over three channels" if self.task.spec.channels == 1 else ""
         return (
             f" Alone, the network of {self.library.library} takes pixels divided by 255, less the mean ({mean}), divided by the "
-            f"standard deviation ({std}), and returns logits."
+            f"standard deviation ({std}){repeated}, and returns logits."
         )
 
     def _use(self) -> str:

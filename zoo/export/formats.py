@@ -32,7 +32,7 @@ FORMATS = {
     format.name: format
     for format in (
         Format("safetensors", ".safetensors", (), "bestiary, to predict, test, serve and fine-tune"),
-        Format("hub", "", ("huggingface_hub",), "what a model hub takes: bestiary, and timm for its networks"),
+        Format("hub", "", ("huggingface_hub",), "bestiary, and timm if the network is its own"),
         Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "ONNX Runtime and others, without torch or bestiary"),
         Format("torch-export", ".pt2", (), "torch alone, without bestiary"),
     )

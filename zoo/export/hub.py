@@ -22,7 +22,7 @@ LICENSES = {
     "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-3.0", "cc-by-sa-3.0", "gpl-2.0",
     "gpl-3.0", "isc", "lgpl-3.0", "mit", "mpl-2.0", "openrail", "pddl", "unlicense", "wtfpl", "zlib",
 }  # fmt: skip
-STRUCTURE = ("classifier", "first_conv", "fixed_input_size", "pool_size")  # what timm replaces a head or a stem by
+STRUCTURE = ("classifier", "first_conv", "fixed_input_size")  # what timm replaces a head or a stem by
 
 
 def preprocessing(spec: ImageSpec) -> dict[str, Any]:
