@@ -19,10 +19,11 @@ from PIL import Image
 
 import zoo as package
 from zoo.config.recipe import resolve
+from zoo.datamodules.files.images import read_image
 from zoo.export import export
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan
-from zoo.spec import ImageSpec, spec_to_primitives
+from zoo.spec import Crop, ImageSpec, spec_to_primitives
 from zoo.training import building
 from zoo.training.checkpoints import FORMAT, KEY
 
@@ -86,8 +87,8 @@ def test_the_card_has_front_matter_that_the_hub_reads(zoo, trained) -> None:
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("network", ["test_vit", "test_efficientnet"])
 def test_timm_loads_the_folder_of_its_own_networks(workplace: Path, network: str, channels: int) -> None:
-    statistics = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-    spec = ImageSpec(channels, 96, 96, ("cat", "dog", "owl"), *(values[:channels] for values in statistics))
+    statistics, crop = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)), Crop("center", 0.9, "bicubic")
+    spec = ImageSpec(channels, 96, 96, ("cat", "dog", "owl"), *(values[:channels] for values in statistics), crop)
     settings = {"recipe": {"weights": f"timm:{network}.r160_in1k"}}
     checkpoint = checkpoint_of("timm", spec, settings, network=network)
     exported(checkpoint, "hub", "hub", **{"test/accuracy": 0.75})
@@ -95,12 +96,13 @@ def test_timm_loads_the_folder_of_its_own_networks(workplace: Path, network: str
     config = timm.data.resolve_model_data_config(theirs)
     assert [*config["mean"], *config["std"]] == [value for values in statistics for value in values[:channels] * (3 // channels)]
     assert list(config["input_size"]) == [3, 96, 96] and theirs.pretrained_cfg["label_names"] == ["cat", "dog", "owl"]
-    image = Image.effect_noise((96, 96), 80).convert("RGB")  # three equal channels
+    image = Image.effect_noise((140, 120), 80).convert("RGB")  # three equal channels
+    image.save("photo.png")
     with torch.inference_mode():
         expected = theirs(timm.data.create_transform(**config)(image)[None]).softmax(1)
         task, _ = building.load_task(REGISTRY, torch.load(checkpoint, weights_only=True), checkpoint)
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(96, 96, 3).permute(2, 0, 1)[None]
-        assert torch.allclose(task.predict_step({"images": pixels[:, :channels]}), expected, atol=1e-5)
+        pixels = read_image("photo.png", *spec.shape, spec.crop)[None]
+        assert torch.allclose(task.predict_step({"images": pixels}), expected, atol=1e-5)
     fresh = timm.create_model("local-dir:hub", pretrained=True, num_classes=5)  # a new head on the same backbone
     body = {name for name in theirs.state_dict() if not name.startswith(theirs.pretrained_cfg["classifier"])}
     assert all(torch.equal(fresh.state_dict()[name], theirs.state_dict()[name]) for name in body)

@@ -21,7 +21,7 @@ from zoo.config.recipe import resolve
 from zoo.export import export
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan
-from zoo.spec import ImageSpec, spec_to_primitives
+from zoo.spec import Crop, ImageSpec, spec_to_primitives
 from zoo.tasks.classification import Classifier
 from zoo.training import building
 from zoo.training.checkpoints import FORMAT, KEY
@@ -163,9 +163,11 @@ def test_files_written_with_the_names_of_the_module_still_load(workplace: Path) 
 
 
 @pytest.mark.parametrize(("library", "network"), [("torchvision", "squeezenet1_1"), ("timm", "test_efficientnet")])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_program_on_the_card_needs_the_library_alone(zoo, workplace: Path, library: str, network: str, channels: int) -> None:
-    spec = ImageSpec(channels, 64, 64, ("cat", "dog", "owl"), (0.4,) * channels, (0.3,) * channels)
+@pytest.mark.parametrize(("channels", "mode"), [(1, "fit"), (3, "center"), (3, "squash")])
+def test_the_program_on_the_card_needs_the_library_alone(
+    zoo, workplace: Path, library: str, network: str, channels: int, mode: str
+) -> None:
+    spec = ImageSpec(channels, 64, 64, ("cat", "dog", "owl"), (0.4,) * channels, (0.3,) * channels, Crop(mode, 0.8, "bicubic"))
     _, checkpoint = trained(library, spec, network=network)
     torch.save(checkpoint, "best.ckpt")
     done = export.export(REGISTRY, Path("best.ckpt"), FORMATS["safetensors"], Path("net.safetensors"), "net", {}, "")

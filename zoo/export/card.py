@@ -90,11 +90,23 @@ class Card:
             f"## Input and output\n\n"
             f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], {order} from 0 to 255, with any batch size N. "
             "Normalization is part of the network.\n"
-            "Preprocessing: EXIF orientation is applied, transparency becomes white, the largest center crop with aspect ratio "
-            f"{width}:{height} is resized to {width}x{height} pixels (bilinear, Pillow){gray}.\n"
+            f"Preprocessing: EXIF orientation is applied, transparency becomes white, {self._cropped()} "
+            f"({self.task.spec.crop.interpolation}, Pillow){gray}.\n"
             "\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below.{self._alone()}"
         )
+
+    def _cropped(self) -> str:
+        crop, (_, height, width) = self.task.spec.crop, self.task.spec.shape
+        if crop.mode == "fit":
+            return f"the largest center crop with aspect ratio {width}:{height} is resized to {width}x{height} pixels"
+        sides = [round(side / crop.pct) for side in (width, height)]
+        resized = (
+            f"the shorter side is resized to {min(sides)}"
+            if crop.mode == "center"
+            else f"the image is resized to {sides[0]}x{sides[1]}"
+        )
+        return f"{resized} and the center of {width}x{height} pixels is cropped"
 
     def _alone(self) -> str:
         if not self.library:
@@ -114,7 +126,10 @@ class Card:
         channels, height, width = self.task.spec.shape
         gray = '.convert("L")' if channels == 1 else ""
         names = {"file": json.dumps(self.file), "classes": CLASSES, "input": INPUT}
-        names |= {"width": width, "height": height, "gray": gray}
+        crop = self.task.spec.crop
+        sides = [round(side / crop.pct) for side in (width, height)]
+        names |= {"width": width, "height": height, "gray": gray, "filter": crop.interpolation.upper()}
+        names["cropped"] = CROPS[crop.mode].format(**names, sides=tuple(sides), side=min(sides))
         if self.library:
             load, code = self._loading().replace("; ", "\n"), SNIPPETS["library"]
             names |= {"load": load, "library": self.library.library, "mean": self.task.spec.mean, "std": self.task.spec.std}
@@ -139,8 +154,17 @@ USES = {"train": "training", "val": "validation", "test": "test"}
 PREPARED = """\
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR){gray}
+{cropped}{gray}
 """
+CENTERED = """
+left, top = (round((side - kept) / 2) for side, kept in zip(image.size, ({width}, {height})))
+image = image.crop((left, top, left + {width}, top + {height}))"""
+CROPS = {
+    "fit": "image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.{filter})",
+    "center": "sides = [{side} * side // min(image.size) for side in image.size]\n"
+    "image = image.resize(sides, Image.Resampling.{filter})" + CENTERED,
+    "squash": "image = image.resize({sides}, Image.Resampling.{filter})" + CENTERED,
+}
 
 SNIPPETS = {
     "library": f"""\

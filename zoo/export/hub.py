@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from zoo.config.recipe import Run
 from zoo.core import __version__
 from zoo.registry.entry import REQUIRED
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec
+from zoo.spec import Crop, ImageSpec
 from zoo.tasks.classification import Classifier
 from zoo.training.checkpoints import KEY
 from zoo.training.exported import portable
@@ -27,13 +29,17 @@ STRUCTURE = ("classifier", "first_conv", "fixed_input_size")  # what timm replac
 
 def preprocessing(spec: ImageSpec) -> dict[str, Any]:
     """How images are prepared, under the names that timm has."""
+    crop = Crop("center", 1.0, spec.crop.interpolation) if spec.crop.mode == "fit" else spec.crop  # the same but for rounding
+    resized = round(spec.height / crop.pct)
+    if math.floor(spec.height / crop.pct) != resized:  # as timm rounds
+        crop = replace(crop, pct=spec.height / (resized + 0.5))
     return {
         "input_size": list(spec.shape),
         "mean": list(spec.mean),
         "std": list(spec.std),
-        "interpolation": "bilinear",
-        "crop_pct": 1.0,
-        "crop_mode": "center",
+        "interpolation": crop.interpolation,
+        "crop_pct": crop.pct,
+        "crop_mode": crop.mode,
     }
 
 
@@ -79,13 +85,14 @@ def front_matter(task: Classifier, run: Run, registry: Registry, name: str, metr
         for metric, value in metrics.items()
     ]
     library = task.library_model.library if task.library_model else ""
+    source = run.recipe.weights.removeprefix("timm:").removeprefix("hf-hub:") if library == "timm" else ""
     card = ModelCardData(
         **known,
         library_name="timm" if library == "timm" else "bestiary",
         pipeline_tag=PIPELINE,
         tags=[PIPELINE, "pytorch", "bestiary", *registry.model(run.model["name"]).tags],
         datasets=None if is_own else [data.name],
-        base_model=run.recipe.weights.replace(":", "/") if run.recipe.weights.startswith("timm:") else None,
+        base_model=(source if "/" in source else f"timm/{source}") if run.recipe.weights.startswith("timm:") else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=name,
         eval_results=results or None,
