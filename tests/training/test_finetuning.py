@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -252,6 +253,21 @@ def test_one_image_a_class_is_said_before_anything_is_trained(zoo, workplace: Pa
     root = photographs(workplace / "photos", count=1)
     answer = zoo("finetune", "resnet20", "--weights", "base.pth", "--data", "folder", "--set", f"data.root={root}")
     assert answer.is_one_line_error("each class has only one")
+
+
+def test_a_head_is_kept_on_the_command_line(zoo) -> None:
+    settings = ("--weights", "base.pth", "--set", "model.width=4", "--plan")
+    kept = zoo("finetune", "resnet20", *settings, "--keep-head")
+    assert kept.code == 0 and "its head was kept" in kept.out
+
+
+def test_a_network_whose_features_are_not_cached_says_so(zoo) -> None:
+    torch.save(timm.create_model("test_efficientnet").state_dict(), "w.pth")
+    quick = [word for text in (*QUICK, "data.size=32") for word in ("--set", text)]
+    command = ("finetune", "timm:test_efficientnet", "--weights", "w.pth", "--freeze", "backbone", "--epochs", "1", *quick)
+    assert "not cached" not in zoo(*command).err
+    answer = zoo(*command, "--set", "model.drop_rate=0.5")
+    assert answer.code == 0 and "features of the frozen backbone are not cached" in answer.err
 
 
 def test_weights_are_listed_without_importing_their_libraries(zoo) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from zoo.core.errors import UserError, one_line, some
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier, Weights
+from zoo.tasks.library import MODULE
 from zoo.tasks.library_images import timm_spec, torchvision_spec
 from zoo.tasks.task import Task
 from zoo.training.backbones import HUB, find_backbone
@@ -28,8 +30,8 @@ from zoo.training.weight_files import read_weights, weights_of_zoo
 
 PRETRAINED = "pretrained"  # the weights that come with a model
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them, the safer first
-LIBRARY_PREFIX = "network."  # of the names of a library's network inside a model of the zoo
-HASH_REGEX = re.compile(r"-([0-9a-f]{8,64})\.")
+LIBRARY_PREFIX = f"{MODULE}."  # of the names of a library's network inside a model of the zoo
+DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of a SHA-256, in the name of a file
 HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules beside a backbone
 COUNTER = "num_batches_tracked"
 LEVELS = 4  # of modules around a network that a file may name
@@ -108,12 +110,10 @@ def _of_library(name: str) -> Weights:
     backbone = find_backbone(name)
     if backbone.library == "torchvision":
         listed = _torchvision_weights(backbone.name)
-        file = listed.url.rpartition("/")[2]
-        digits = file.rpartition(".")[0].rpartition("-")[2]  # the publisher puts the first of its SHA-256 into its name
-        path = fetch(file, f"{listed.url}#sha256={digits}", folder=Path(torch.hub.get_dir(), "checkpoints"))
-        return replace(read_weights(path), origin=name, spec=torchvision_spec(listed))
+        return replace(read_weights(_file_of_publisher(name, listed.url)), origin=name, spec=torchvision_spec(listed))
     config = _timm_config(backbone.network)
-    return replace(_timm_weights(backbone.name, config), origin=backbone.name, spec=timm_spec(config))
+    file = _file_of_hub(name, config) if config.hf_hub_id else _file_of_publisher(name, config.url)
+    return replace(read_weights(file), origin=backbone.name, spec=timm_spec(config))
 
 
 def _torchvision_weights(name: str) -> Any:
@@ -145,36 +145,34 @@ def hub_network(name: str) -> tuple[str, dict[str, Any]]:
     return architecture, {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "img_size")}
 
 
-def _timm_weights(name: str, config: Any) -> Weights:
-    """From the hub or its cache in ``HF_HOME``, else from the publisher or torch's cache in ``TORCH_HOME``."""
-    if config.hf_hub_id:
-        repository, _, revision = config.hf_hub_id.partition("@")
-        names = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
-        return read_weights(_reached(name, _file_of_hub, repository, names, revision or None))
-    if not (digits := HASH_REGEX.search(config.url)):
-        raise UserError(f"{name}: its publisher gives no hash to verify: fetch {config.url} and name it with --weights FILE")
-    file = config.url.rpartition("/")[2]
-    return read_weights(fetch(file, f"{config.url}#sha256={digits[1]}", folder=Path(torch.hub.get_dir(), "checkpoints")))
+def _file_of_publisher(name: str, url: str) -> Path:
+    """Download a file to torch's cache in ``TORCH_HOME``, or find it there; the first digits of its SHA-256 are in its name."""
+    file = url.rpartition("/")[2]
+    if not (digits := DIGITS.search(file)):
+        raise UserError(f"{name}: its publisher gives no hash to verify: fetch {url} and name it with --weights FILE")
+    return fetch(file, f"{url}#sha256={digits[1]}", folder=Path(torch.hub.get_dir(), "checkpoints"))
 
 
-def _file_of_hub(repository: str, names: Iterable[str], revision: str | None) -> Path:
-    """The first file of these names in a repository, verified by the SHA-256 under which the hub stores large files."""
+def _file_of_hub(name: str, config: Any) -> Path:
+    """Download from the hub, or find in its cache in ``HF_HOME``, verified by the SHA-256 under which large files are stored."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    missing = None
-    for name in names:
-        try:
-            path = Path(hf_hub_download(repository, name, revision=revision))
-        except EntryNotFoundError as error:
-            missing = missing or error
-            continue
-        if re.fullmatch("[0-9a-f]{64}", digest := path.resolve().name):
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    raise UserError(f"{path} is damaged: its SHA-256 is not {digest[:12]}...: remove it")
-        return path
-    raise missing or FileNotFoundError(repository)
+    repository, _, revision = config.hf_hub_id.partition("@")
+
+    def download() -> Path:
+        *others, last = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+        for file in others:
+            with suppress(EntryNotFoundError):
+                return Path(hf_hub_download(repository, file, revision=revision or None))
+        return Path(hf_hub_download(repository, last, revision=revision or None))
+
+    path = _reached(name, download)
+    if re.fullmatch("[0-9a-f]{64}", digest := path.resolve().name):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise UserError(f"{path} is damaged: its SHA-256 is not {digest[:12]}...: remove it")
+    return path
 
 
 def _reached(name: str, load: Callable[..., Any], *arguments: Any) -> Any:
@@ -185,8 +183,6 @@ def _reached(name: str, load: Callable[..., Any], *arguments: Any) -> Any:
     """
     try:
         return load(*arguments)
-    except UserError:
-        raise
     except Exception as error:  # whatever the network and the hub raise
         reason = one_line(error, 120).partition(". ")[0]
         raise UserError(
@@ -281,7 +277,7 @@ def _match_by_name(task: Classifier, weights: Weights) -> Match:
     prefix = _prefix_in_file(state, bare)
     inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     values = {name: state[of_file] for name, of_file in inside.items()}
-    if converted := task.converted_weights(values):
+    if _needs_conversion(task, values, bare) and (converted := task.converted_weights(values)):
         values, inside = converted, {name: inside.get(name, name) for name in converted}
     left_out = [of_file for name, of_file in inside.items() if name.startswith(task.left_out)]
     left_out += [name for name in state if not name.startswith(prefix)]
@@ -294,6 +290,15 @@ def _match_by_name(task: Classifier, weights: Weights) -> Match:
     names = {bare[name]: of_file for name, of_file in inside.items() if name in bare}
     unexpected = [of_file for name, of_file in inside.items() if name not in bare and of_file not in left_out]
     return Match({bare[name]: value for name, value in values.items() if name in bare}, names, prefix, unexpected, left_out)
+
+
+def _needs_conversion(task: Classifier, values: dict[str, Tensor], bare: dict[str, str]) -> bool:
+    """Whether the file has a name that the network has not, or a tensor of another shape, apart from a head that is replaced."""
+    own, replaced = task.state_dict(), set() if task.recipe.keep_head else task.head_names()
+    return any(
+        name not in bare or (bare[name] not in replaced and value.shape != own[bare[name]].shape)
+        for name, value in values.items()
+    )
 
 
 def _prefix_in_file(found: Iterable[str], bare: Iterable[str]) -> str:
