@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 from zoo.config.recipe import parse_setting, resolve
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
-from zoo.spec import ImageSpec, spec_from_primitives, spec_to_primitives
+from zoo.spec import Crop, ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import engine
 from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
 from zoo.training.metrics_logger import MetricsLogger
@@ -128,5 +129,8 @@ def test_records_after_the_resumed_step_and_a_broken_last_line_are_dropped(tmp_p
 
 
 def test_a_spec_survives_its_primitives() -> None:
-    spec = ImageSpec(3, 32, 24, classes=("a", "b"), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    crop = Crop("center", 0.875, "bicubic")
+    spec = ImageSpec(3, 32, 24, classes=("a", "b"), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), crop=crop)
     assert spec_from_primitives(spec_to_primitives(spec)) == spec
+    older = {key: value for key, value in spec_to_primitives(spec).items() if key != "crop"}
+    assert spec_from_primitives(older) == replace(spec, crop=Crop())

