@@ -24,7 +24,7 @@ from zoo.models.recurrent_language_models import CharGRU
 from zoo.models.resnet import ResNet
 from zoo.models.softmax import Linear
 from zoo.registry.registry import scan
-from zoo.spec import DialogueSpec, ImageSpec, TextSpec
+from zoo.spec import CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec, SequenceSpec, Spec, TextSpec
 from zoo.tasks.dialogue import VisualDialogue
 
 SPEC = ImageSpec(3, 8, 8, classes=("ant", "bee", "cat"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -162,6 +162,32 @@ def test_a_language_model_learns_from_tokens_and_targets() -> None:
     fit.fit(model, batches, batches)
     assert fit.callback_metrics["val/loss"] < 0.2 < fit.validate(CharGRU(model.spec), batches)[0]["val/loss"]
     assert torch.cat(trainer().predict(model, DataLoader(tokens, 3))).shape == (3, 60, 3)
+
+
+WORDS = ("<pad>", "<start>", "<end>", "<unknown>", "a", "red", "cat")
+PICTURES = ImageSpec(1, 16, 16, classes=())
+TUPLES: dict[str, tuple[str, Spec, tuple[str, ...], str]] = {
+    "captions": ("captioner", CaptionSpec(PICTURES, WORDS, 5), ("images", "labels"), "val/loss"),
+    "questions": ("vqa-lstm", QuestionSpec(PICTURES, WORDS, ("yes", "no"), 4), ("images", "questions", "labels"), "val/accuracy"),
+    "sequences": ("gru", SequenceSpec(6, 2, ("_", "x", "y")), ("inputs", "targets"), "val/accuracy"),
+    "text": ("char-gru", TextSpec(tuple("abc")), ("tokens", "targets"), "val/perplexity"),
+}
+
+
+@pytest.mark.parametrize(("name", "spec", "parts", "metric"), TUPLES.values(), ids=TUPLES)
+def test_tuples_of_other_tasks_train_as_their_dicts(name: str, spec: Spec, parts: tuple[str, ...], metric: str) -> None:
+    entry = scan().model(name)
+    weights = []
+    for as_dict in (True, False):
+        torch.manual_seed(0)
+        model = entry.load()(spec, Recipe(epochs=1, lr=0.01, schedule="constant"), **entry.tiny)
+        batch = model.example_batch(8)
+        batches = DataLoader([batch if as_dict else tuple(batch[part] for part in parts)], batch_size=None)
+        fit = trainer(num_sanity_val_steps=0)
+        fit.fit(model, batches, None if as_dict else batches)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(*weights)
+    assert fit.callback_metrics.keys() >= {"train/loss", "val/loss", metric}
 
 
 # ------------------------------------------------------------------ metrics

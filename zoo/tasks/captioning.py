@@ -18,7 +18,7 @@ from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.decoding import Decode, Sampling, beam_search, greedy, sample, until
 from zoo.tasks.language_modeling import map_state
 from zoo.tasks.prediction import Prediction
-from zoo.tasks.task import Task
+from zoo.tasks.task import Task, to_pixels
 
 State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
 NEVER_WRITTEN = [PAD, START, UNKNOWN]
@@ -142,7 +142,7 @@ class Captioner(Task):
     # ------------------------------------------------------------------ steps
 
     def batch_from_tuple(self, images: Tensor, captions: Tensor) -> dict[str, Tensor]:
-        return {"images": images, "labels": captions.view(len(images), -1, captions.shape[-1])}
+        return {"images": to_pixels(images), "labels": captions.view(len(images), -1, captions.shape[-1])}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         captions = batch["labels"]

@@ -27,7 +27,7 @@ from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread, part_of, require_some
-from zoo.tasks.task import Task, compute_and_reset
+from zoo.tasks.task import Task, compute_and_reset, to_pixels
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 # in a report: test or training images that are classified, and those of them that are shown
@@ -255,7 +255,7 @@ class Classifier(Task):
         if self.training not in self._checked_stages:
             self._check(images, labels)
             self._checked_stages.add(self.training)
-        batch = {"images": images * 255 if images.is_floating_point() else images}
+        batch = {"images": to_pixels(images)}
         if labels is None:
             return batch
         if labels.is_floating_point():

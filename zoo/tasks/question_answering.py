@@ -16,7 +16,7 @@ from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, part_of, require_some
-from zoo.tasks.task import Task, compute_and_reset
+from zoo.tasks.task import Task, compute_and_reset, to_pixels
 from zoo.text.tokenization import tokenize
 
 AGREEING = 3  # people whose answer makes it entirely right
@@ -60,7 +60,7 @@ class QuestionAnswerer(Task):
         raise NotImplementedError
 
     def batch_from_tuple(self, images: Tensor, questions: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        batch = {"images": images, "questions": questions.view(len(images), -1, questions.shape[-1])}
+        batch = {"images": to_pixels(images), "questions": questions.view(len(images), -1, questions.shape[-1])}
         return batch if labels is None else {**batch, "labels": labels.view(len(images), -1)}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -61,6 +61,11 @@ class RunningMeans:
         return {name: value / count for name, value in zip(names, sums, strict=True)}, int(count)
 
 
+def to_pixels(images: Tensor) -> Tensor:
+    """Images of somebody else, uint8 or floating-point and scaled to [0, 1], as values from 0 to 255."""
+    return images * 255 if images.is_floating_point() else images
+
+
 def compute_and_reset(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Compute metrics over all processes, each from its own sums and counts, and reset them."""
     values = {name: float(metric.compute()) for name, metric in metrics.items()}
@@ -209,8 +214,7 @@ class Task(L.LightningModule):
         Raises:
             UserError: this task takes dicts only, or the parts do not fit.
         """
-        names = ", ".join(self.example_batch(1))
-        raise UserError(f"{type(self).__name__} takes batches as dicts of {names}, not as tuples")
+        raise UserError(f"{type(self).__name__} takes batches as dicts of {', '.join(self.example_batch(1))}, not as tuples")
 
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
