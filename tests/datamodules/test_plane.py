@@ -133,7 +133,7 @@ def test_every_model_trains_on_points_or_refuses_them(name):
     with pytest.raises(UserError, match=f"{name} needs images, and blobs is points in the plane: data that fits:.* digits"):
         resolve(REGISTRY, name, {}, [settings])
     with pytest.raises(UserError, match="needs images, and this data is points in the plane"):
-        bestiary.create(name, ready("blobs").spec, **entry.tiny)
+        bestiary.create_model(name, ready("blobs").spec, **entry.tiny)
 
 
 def test_the_command_trains_on_points_and_refuses_to_predict_files(zoo):

@@ -42,7 +42,7 @@ def torchvisions_name(name: str) -> str:
 def create(name: str = "vit", spec: ImageSpec = SMALL, **options) -> nn.Module:
     """In evaluation and in float64, with no weight at a neutral value."""
     torch.manual_seed(0)
-    task = bestiary.create(name, spec, **options).double().eval()
+    task = bestiary.create_model(name, spec, **options).double().eval()
     with torch.no_grad():
         for parameter in task.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -139,7 +139,7 @@ def test_positions_tell_patches_apart():
 def test_published_weights_fit_the_imagenet_networks(name, reference):
     spec = ImageSpec(3, 224, 224, classes=tuple(map(str, range(1000))))
     with torch.device("meta"):
-        task = bestiary.create(name, spec)
+        task = bestiary.create_model(name, spec)
         expected = torchvision.models.get_model(reference, weights=None).state_dict()
     task.network.load_state_dict(expected, strict=True)
     published = torchvision.models.get_model_weights(reference).IMAGENET1K_V1
@@ -158,7 +158,7 @@ def test_the_imagenet_network_computes_what_torchvisions_does_on_color_and_gray(
 
 def test_dropout_is_where_the_paper_has_it():
     """Appendix B.1: after every layer but the projections to queries, keys and values, and after the positions."""
-    task = bestiary.create("vit", SMALL, dropout=0.25, **SIZES)
+    task = bestiary.create_model("vit", SMALL, dropout=0.25, **SIZES)
     dropping = {name for name, module in task.named_modules() if isinstance(module, nn.Dropout) and module.p == 0.25}
     blocks = {f"blocks.{number}.{name}" for number in range(3) for name in ("dropout", "mlp.2", "mlp.4")}
     assert dropping == {"embedding.dropout", *blocks}
@@ -176,7 +176,7 @@ def test_dropout_is_where_the_paper_has_it():
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_one_line_with_the_nearest_that_do(name, options, words):
     with pytest.raises(UserError) as error:
-        bestiary.create(name, SMALL, **{"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, **options})
+        bestiary.create_model(name, SMALL, **{"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, **options})
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
@@ -190,7 +190,7 @@ def test_sizes_that_do_not_fit_are_one_line_with_the_nearest_that_do(name, optio
 )  # fmt: skip
 def test_data_and_options_that_do_not_fit_are_told(name, spec, options, words):
     with pytest.raises(UserError) as error:
-        bestiary.create(name, spec, **options)
+        bestiary.create_model(name, spec, **options)
     assert all(word in str(error.value) for word in words)
 
 

@@ -31,7 +31,7 @@ def images(spec: ImageSpec, n: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_the_weights_are_those_of_each_layer_in_order(pool):
-    task = bestiary.create("vit", WIDE, global_pool=pool, **TINY).eval()
+    task = bestiary.create_model("vit", WIDE, global_pool=pool, **TINY).eval()
     given = images(WIDE)
     probabilities, weights = attention_weights(task, given)
     with torch.no_grad():
@@ -48,8 +48,8 @@ def test_the_weights_are_those_of_each_layer_in_order(pool):
 def test_torchvisions_network_is_watched_alike():
     """Its weights, put into a network of our own, give the same maps."""
     spec = ImageSpec(3, 32, 32, classes=("a", "b"))
-    theirs = bestiary.create("vit-b16-imagenet", spec, **TINY).double().eval()
-    ours = bestiary.create("vit", spec, global_pool="token", pos_embed="learned", mlp_ratio=4.0, **TINY).double().eval()
+    theirs = bestiary.create_model("vit-b16-imagenet", spec, **TINY).double().eval()
+    ours = bestiary.create_model("vit", spec, global_pool="token", pos_embed="learned", mlp_ratio=4.0, **TINY).double().eval()
     values = dict(theirs.network.named_parameters())
     first = ["class_token", "encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"]  # the others have our order
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_the_rollout_is_the_papers_product():
 
 def test_a_head_that_looks_for_light_is_bright_where_the_light_is():
     """A network made by hand: channel 0 is the brightness of a patch, and the first head asks for it."""
-    task = bestiary.create("vit", WIDE, pos_embed="learned", **{**TINY, "depth": 1}).eval()
+    task = bestiary.create_model("vit", WIDE, pos_embed="learned", **{**TINY, "depth": 1}).eval()
     block = task.blocks[0]
     with torch.no_grad():
         for parameter in (task.embedding.patches.weight, task.embedding.patches.bias, task.embedding.positions,
@@ -205,7 +205,7 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace):
 
 
 def test_watching_leaves_a_network_as_it_was_even_when_it_fails():
-    task = bestiary.create("vit", WIDE, **TINY)
+    task = bestiary.create_model("vit", WIDE, **TINY)
     with pytest.raises(RuntimeError):
         attention_weights(task, torch.zeros(1, 3, 16, 32))
     assert not any(module._forward_pre_hooks for module in task.modules())

@@ -22,7 +22,7 @@ SPEC = bestiary.TextSpec(tuple(sorted(set(TEXT))))
 @pytest.mark.parametrize("options", [{}, {"input": "one-hot"}], ids=str)
 def test_activations_are_what_torchs_network_has_after_each_character(name: str, options: dict) -> None:
     torch.manual_seed(0)
-    task = bestiary.create(name, SPEC, hidden_size=5, num_layers=2, **options).eval()
+    task = bestiary.create_model(name, SPEC, hidden_size=5, num_layers=2, **options).eval()
     found = cell_activations(task, TEXT)
     assert found.shape == (len(TEXT), 5 if name == "char-gru" else 10)
     state = None
@@ -64,7 +64,7 @@ def test_the_cell_that_follows_a_feature_is_found_and_none_where_none_does() -> 
     ],
 )
 def test_a_unit_is_named_with_its_layer(name: str, layers: int, unit: int, expected: str) -> None:
-    task = bestiary.create(name, SPEC, hidden_size=9, num_layers=layers).eval()
+    task = bestiary.create_model(name, SPEC, hidden_size=9, num_layers=layers).eval()
     assert unit_name(unit, task.recurrent, cell_activations(task, TEXT).shape[1]) == expected
 
 

@@ -27,7 +27,7 @@ def data_set(name: str, **options):
 
 
 def linear(weights: list, bias: list, spec: ImageSpec = TWO):
-    task = bestiary.create("softmax", spec).eval()
+    task = bestiary.create_model("softmax", spec).eval()
     with torch.no_grad():
         task.linear.weight.copy_(torch.tensor(weights))
         task.linear.bias.copy_(torch.tensor(bias))

@@ -28,7 +28,7 @@ def images(n: int = 3) -> Tensor:
 
 def linear() -> Classifier:
     torch.manual_seed(0)
-    task = zoo_package.create("softmax", SPEC, Recipe())
+    task = zoo_package.create_model("softmax", SPEC, Recipe())
     nn.init.normal_(task.linear.weight)
     return task.eval()
 
@@ -76,7 +76,7 @@ def test_a_map_holds_the_largest_magnitude_of_the_channels() -> None:
 
 def test_samples_of_a_batch_do_not_mix_and_weights_get_no_gradient() -> None:
     torch.manual_seed(0)
-    task = zoo_package.create("resnet20", ImageSpec(3, 16, 16, classes=("cat", "dog")), Recipe(), depth=8, width=4).eval()
+    task = zoo_package.create_model("resnet20", ImageSpec(3, 16, 16, classes=("cat", "dog")), Recipe(), depth=8, width=4).eval()
     task.requires_grad_(False)
     pixels = torch.rand(4, 3, 16, 16) * 255
     classes = torch.tensor([0, 1, 1, 0])

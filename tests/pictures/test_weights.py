@@ -22,7 +22,7 @@ QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=3", "--set", "tr
 
 
 def test_templates_are_rows_of_the_weights_in_the_shape_of_an_image():
-    task = bestiary.create("softmax", ImageSpec(3, 4, 5, classes=("a", "b")))
+    task = bestiary.create_model("softmax", ImageSpec(3, 4, 5, classes=("a", "b")))
     torch.nn.init.normal_(task.linear.weight)
     templates = class_templates(task)
     for row in range(2):
@@ -34,7 +34,7 @@ def test_templates_are_rows_of_the_weights_in_the_shape_of_an_image():
 
 @pytest.mark.parametrize("name", ["mlp", "convnet"])
 def test_other_networks_have_no_templates(name):
-    assert class_templates(bestiary.create(name, SMALL)) is None
+    assert class_templates(bestiary.create_model(name, SMALL)) is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_other_networks_have_no_templates(name):
 )  # fmt: skip
 def test_filters_are_the_weights_of_the_first_convolution(name, key):
     options = {"hidden_size": 8} if name == "vgg11-imagenet" else {}
-    task = bestiary.create(name, SMALL, **options)
+    task = bestiary.create_model(name, SMALL, **options)
     assert torch.equal(first_filters(task), task.state_dict()[key])
 
 
@@ -52,7 +52,7 @@ def test_every_convolutional_network_of_the_zoo_has_filters_that_see_the_image()
     registry = scan()
     for name in [name for name, entry in registry.models.items() if "cnn" in entry.tags and entry.task == "classification"]:
         with torch.device("meta"):
-            weights = first_filters(bestiary.create(name, SMALL))
+            weights = first_filters(bestiary.create_model(name, SMALL))
         assert weights.shape[1] == 3, name
 
 
