@@ -97,7 +97,8 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     """
     known = sorted(known)
     former = FORMER_NAMES.get(name, "")
-    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    cutoff = 0.8 if former else 0.5  # a name with a known meaning is hardly a misspelling of one that looks a little like it
+    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:

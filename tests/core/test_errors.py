@@ -1,0 +1,21 @@
+"""Hints of messages about unknown names."""
+
+from __future__ import annotations
+
+import pytest
+
+from zoo.core.errors import unknown
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("least", ["min_count", "test"], "did you mean 'min_count'?"),
+        ("least", ["root", "test"], "choose from root, test"),  # min_count is not an option here, and test is another thing
+        ("width", ["widths"], "did you mean 'widths'?"),
+        ("tset", ["root", "test"], "did you mean 'test'?"),
+        ("zzz", [], "there is none"),
+    ],
+)
+def test_a_hint_is_the_present_name_or_one_of_similar_spelling(name: str, known: list[str], hint: str) -> None:
+    assert str(unknown("option of folder", name, known)) == f"no option of folder {name!r}: {hint}"
