@@ -19,7 +19,7 @@ from zoo.optim.optimizers import build_optimizer
 from zoo.registry.registry import scan
 from zoo.training import memory, tuning
 from zoo.training.allocator import keep_freed_memory
-from zoo.training.tuning import Subject, prepare_subject, range_test, read_range_test, search_batch, smooth
+from zoo.training.tuning import Setup, build_setup, range_test, read_range_test, search_batch, smooth
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,9 @@ def on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def subject(model: str = "softmax", *settings: str) -> Subject:
+def make_setup(model: str = "softmax", *settings: str) -> Setup:
     registry = scan()
-    return prepare_subject(registry, resolve(registry, model, {}, [*map(parse_setting, settings)]))
+    return build_setup(registry, resolve(registry, model, {}, [*map(parse_setting, settings)]))
 
 
 def weights(task: nn.Module) -> dict[str, torch.Tensor]:
@@ -41,7 +41,7 @@ def weights(task: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_losses_are_those_of_a_plain_loop(optimizer: str) -> None:
-    tried = subject("softmax", f"recipe.optimizer={optimizer}", "recipe.weight_decay=0.1", "recipe.schedule=one-cycle")
+    tried = make_setup("softmax", f"recipe.optimizer={optimizer}", "recipe.weight_decay=0.1", "recipe.schedule=one-cycle")
     found = range_test(tried, 1e-4, 1e-1, steps=8)  # eight of the ten steps of the first epoch
     spec, data = tried.data.spec, tried.data
     data.trainer = None  # which would say that eight batches are done
@@ -77,26 +77,26 @@ def test_groups_keep_their_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("zoo.tasks.task.build_optimizer", watched)
     layer_wise = ("recipe.lr_base_batch_size=64", "recipe.layer_decay=0.25", "model.hidden_sizes=[8]")
-    range_test(subject("mlp", *layer_wise), 1e-3, 1e-1, steps=3)
+    range_test(make_setup("mlp", *layer_wise), 1e-3, 1e-1, steps=3)
     # batches of 128 for a rate that is meant for 64
     assert np.array(seen) == pytest.approx(np.array([[0.0005, 0.002], [0.005, 0.02], [0.05, 0.2]]))
 
 
 def test_accumulated_batches_are_one_step() -> None:
-    found = range_test(subject("softmax", "recipe.accumulate_grad_batches=2", "recipe.batch_size=64"), 1e-9, 1e-8, steps=4)
+    found = range_test(make_setup("softmax", "recipe.accumulate_grad_batches=2", "recipe.batch_size=64"), 1e-9, 1e-8, steps=4)
     assert len(found.losses) == 4
     assert found.losses == pytest.approx([math.log(10)] * 4, abs=1e-4)
 
 
 def test_a_loss_that_explodes_ends_the_test_and_a_rate_below_is_suggested() -> None:
-    found = range_test(subject("mlp"))
+    found = range_test(make_setup("mlp"))
     assert found.diverged and len(found.losses) < tuning.STEPS and found.rates[-1] < tuning.HIGHEST
     assert all(map(math.isfinite, found.losses))
     assert 1e-4 < found.suggestion < found.rates[-1] / 2
 
 
 def test_a_loss_that_is_not_a_number_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = subject("softmax", "trainer.log_every_n_steps=1")
+    tried = make_setup("softmax", "trainer.log_every_n_steps=1")
     loss, calls = Linear.loss, []
 
     def breaks_off(task, logits, targets):
@@ -151,7 +151,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, train: int, val: int, error: type[E
 
 
 def test_all_training_images_are_the_most() -> None:
-    found = search_batch(subject())
+    found = search_batch(make_setup())
     assert (found.largest, found.limit) == (1295, "data")
     assert [trial.batch_size for trial in found.trials] == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1295]
     assert found.available > 0 and all(trial.seconds > 0 for trial in found.trials)
@@ -160,7 +160,7 @@ def test_all_training_images_are_the_most() -> None:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 @pytest.mark.parametrize(("train", "val", "most"), [(300, 999, 300), (999, 100, 100)])
 def test_the_largest_that_fits_in_training_and_validation(monkeypatch, train: int, val: int, most: int, error) -> None:
-    tried = subject()
+    tried = make_setup()
     limited(monkeypatch, train, val, error)
     found = search_batch(tried)
     assert most * 15 / 16 - 1 <= found.largest <= most and found.limit == "memory"
@@ -168,21 +168,21 @@ def test_the_largest_that_fits_in_training_and_validation(monkeypatch, train: in
 
 
 def test_other_faults_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = subject()
+    tried = make_setup()
     monkeypatch.setattr(Linear, "forward", lambda task, images: images @ images)
     with pytest.raises(RuntimeError):
         search_batch(tried)
 
 
 def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = subject()
+    tried = make_setup()
     limited(monkeypatch, 1, 1)
     with pytest.raises(UserError, match="not even a batch of 2 fits"):
         search_batch(tried)
 
 
 def test_on_a_processor_what_would_not_fit_is_never_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = subject("softmax")
+    tried = make_setup("softmax")
     tried_sizes = []
     steps = tuning._Search._steps
     monkeypatch.setattr(tuning._Search, "_steps", lambda search, size: tried_sizes.append(size) or steps(search, size))
@@ -195,7 +195,7 @@ def test_on_a_processor_what_would_not_fit_is_never_tried(monkeypatch: pytest.Mo
 
 
 def test_steps_that_take_too_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = subject()
+    tried = make_setup()
     monkeypatch.setattr(tuning._StepTimer, "seconds", property(lambda clock: 3.0, lambda clock, value: None), raising=False)
     found = search_batch(tried)
     assert (found.largest, found.limit) == (2 * 2, "time") or found.limit == "data"
@@ -230,7 +230,7 @@ def test_what_a_container_may_take_is_the_limit(tmp_path: Path, monkeypatch: pyt
 
 
 def test_weights_and_batch_stay_and_nothing_is_written() -> None:
-    tried = subject("mlp", "model.hidden_sizes=[16]")
+    tried = make_setup("mlp", "model.hidden_sizes=[16]")
     before = weights(tried.task)
     range_test(tried)
     search_batch(tried)

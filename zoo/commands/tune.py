@@ -70,22 +70,22 @@ def tune(
 
 def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[str, Any]:
     """Run the searches; return ``lr``, ``batch_size``, and the results of each."""
-    from zoo.training.tuning import prepare_subject, range_test, search_batch, with_batch_size
+    from zoo.training.tuning import build_setup, range_test, search_batch, with_batch_size
 
     def log(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    subject = prepare_subject(registry, run)
+    setup = build_setup(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
-    if only == "batch" or (not only and subject.data.has_samples):
+    if only == "batch" or (not only and setup.data.has_samples):
         log("batch size: training and validation steps of doubling size")
-        batch = search_batch(subject)
+        batch = search_batch(setup)
         found |= {"batch_size": min(run.recipe.batch_size, batch.largest), "batch_search": batch}
-        subject = with_batch_size(subject, found["batch_size"])
+        setup = with_batch_size(setup, found["batch_size"])
     if only != "batch":
         log("learning rate: up to 100 steps of increasing learning rate")
-        test = range_test(subject)
+        test = range_test(setup)
         found |= {"lr": test.suggestion or run.recipe.lr, "range_test": test}
         if output:
             from zoo.pictures.figure import style, write_png

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.training.exported import ExportedFile
     from zoo.training.run_folder import RunFolder
 
-    Subject = RunFolder | ExportedFile | Entry
+    Source = RunFolder | ExportedFile | Entry
 
 FLAGS = {
     "checkpoint": "--checkpoint", "data": "--data", "settings": "--set", "metric": "--metric", "layer": "--layer",
@@ -57,10 +57,10 @@ class Kind:
     tasks: tuple[str, ...] = ("classification",)
     takes_images: bool = False
 
-    def draw(self, registry: Registry, subjects: list[Subject], **flags: Any) -> Picture:
+    def draw(self, registry: Registry, sources: list[Source], **flags: Any) -> Picture:
         """Import the function, and draw."""
         function = getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
-        return function(registry, subjects, **flags)
+        return function(registry, sources, **flags)
 
     @property
     def call(self) -> str:
@@ -131,10 +131,10 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
         raise UserError(f"write it as zoo picture {kind.call}: {len(names) or 'no'} runs were given")
     if "data" in given:
         registry.data_set(given["data"])
-    subjects = [_find(registry, kind, name) for name in names]
+    sources = [_find(registry, kind, name) for name in names]
     from zoo.training.run_folder import RunFolder
 
-    found = [subject for subject in subjects if not isinstance(subject, Entry)]
+    found = [source for source in sources if not isinstance(source, Entry)]
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
             raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is an exported file")
@@ -150,15 +150,15 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
 
     from zoo.pictures.figure import check_output, style, write_png
 
-    path = Path(output or _default_file(kind, subjects, given))
+    path = Path(output or _default_file(kind, sources, given))
     check_output(path)
     with style():
-        picture = kind.draw(registry, subjects, **given)
+        picture = kind.draw(registry, sources, **given)
         write_png(picture.figure, path)
     return path, picture
 
 
-def _find(registry: Registry, kind: Kind, name: str) -> Subject:
+def _find(registry: Registry, kind: Kind, name: str) -> Source:
     """The run of that name or path, the exported file, or else the model."""
     from zoo.training.run_folder import known_runs
     from zoo.training.sources import find_trained
@@ -173,9 +173,9 @@ def _find(registry: Registry, kind: Kind, name: str) -> Subject:
         raise unknown("run or model", name, [*known_runs(), *registry.models], "`zoo list` shows the models") from None
 
 
-def _default_file(kind: Kind, subjects: list[Subject], given: dict[str, Any]) -> str:
-    if len(subjects) == 1:
-        only = subjects[0]
+def _default_file(kind: Kind, sources: list[Source], given: dict[str, Any]) -> str:
+    if len(sources) == 1:
+        only = sources[0]
         name = only.name if isinstance(only, Entry) else only.path.resolve().name.removesuffix(".safetensors")
         return f"{name}-{kind.name}.png"
-    return f"{kind.name}.png" if subjects or "data" not in given else f"{given['data']}-{kind.name}.png"
+    return f"{kind.name}.png" if sources or "data" not in given else f"{given['data']}-{kind.name}.png"

@@ -54,22 +54,22 @@ def class_templates(task: Task) -> Tensor | None:
 
 def filters(
     registry: Registry,
-    subjects: list[RunFolder | Entry],
+    sources: list[RunFolder | Entry],
     checkpoint: str = "best",
     data: str = "",
     settings: Sequence[str] = (),
 ) -> Picture:
     """Draw the filters of the first convolution of a run, or of a model at initialization."""
-    subject = subjects[0]
-    if isinstance(subject, Entry):
-        task, run = _untrained(registry, subject, data, settings)
-        title, name = f"{subject.name}, untrained", subject.name
-        following = f"zoo train {subject.name}"
+    source = sources[0]
+    if isinstance(source, Entry):
+        task, run = _untrained(registry, source, data, settings)
+        title, name = f"{source.name}, untrained", source.name
+        following = f"zoo train {source.name}"
     else:
         if data or settings:
-            raise UserError(f"{'--data' if data else '--set'} is for untrained models, and {subject.name} is a run")
-        task, run = load_trained(registry, subject, checkpoint)
-        title, name = subject.path.name, subject.name
+            raise UserError(f"{'--data' if data else '--set'} is for untrained models, and {source.name} is a run")
+        task, run = load_trained(registry, source, checkpoint)
+        title, name = source.path.name, source.name
         following = f"zoo picture filters {run.model['name']}"
     weights = first_filters(task)
     if weights is None:

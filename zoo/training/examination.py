@@ -18,7 +18,7 @@ from zoo.callbacks.recording import Record
 from zoo.config.recipe import Run
 from zoo.registry.registry import Registry
 from zoo.training.monitoring import REMEDIES
-from zoo.training.tuning import Subject, fit, prepare_subject, range_test
+from zoo.training.tuning import Setup, build_setup, fit, range_test
 
 STEPS = 12  # recorded
 OVERFIT_STEPS = 100  # in which one batch must be learned
@@ -50,29 +50,29 @@ def examine(registry: Registry, run: Run) -> list[Check]:
     """Check a Run before it is trained; no weights change, and nothing is written.
 
     Raises:
-        UserError: as ``zoo.training.tuning.prepare_subject`` does.
+        UserError: as ``zoo.training.tuning.build_setup`` does.
     """
-    subject = prepare_subject(registry, run)
-    checks = _first_steps(subject)
+    setup = build_setup(registry, run)
+    checks = _first_steps(setup)
     if checks[0].findings and checks[0].findings[0].name == "not-finite":
         return checks  # the rest would fail too
-    if subject.data.has_samples:
-        checks.append(_overfit_batch(subject))
-    checks.append(_rate(subject))
+    if setup.data.has_samples:
+        checks.append(_overfit_batch(setup))
+    checks.append(_rate(setup))
     return checks
 
 
-def _first_steps(subject: Subject) -> list[Check]:
-    classes = subject.task.chance_classes
+def _first_steps(setup: Setup) -> list[Check]:
+    classes = setup.task.chance_classes
     records: list[Record] = []
     diagnosis = Diagnosis(classes, write=records.append, frozen=True, remedies=REMEDIES, verbose=False)
     monitors = [kind(every=1, write=records.append) for kind in (ActivationStatistics, GradientMonitor)]
     losses = _Losses()
     limits = {"limit_train_batches": STEPS, "limit_val_batches": 0}
     fit(
-        subject.run.model_copy(update={"recipe": _constant(subject)}),
-        subject.data,
-        _copy(subject),
+        setup.run.model_copy(update={"recipe": _constant(setup)}),
+        setup.data,
+        _copy(setup),
         limits,
         [*monitors, diagnosis, losses],
     )
@@ -99,16 +99,16 @@ def _signals(record: Record | None) -> str:
     return f"the outputs of {counted} with weights differ between samples by {least}" + (f" to {most}" if most != least else "")
 
 
-def _overfit_batch(subject: Subject) -> Check:
+def _overfit_batch(setup: Setup) -> Check:
     """Train on one batch, without augmentation, until it is memorized."""
-    data, recipe = copy(subject.data), _constant(subject)
+    data, recipe = copy(setup.data), _constant(setup)
     split = data.splits["train"]
     count = min(SAMPLES, len(split))
     data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
     recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1})
     losses = _Losses(share=LEARNED / 4)
-    fit(subject.run.model_copy(update={"recipe": recipe}), data, _copy(subject, recipe), {"limit_val_batches": 0}, [losses])
+    fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, [losses])
     values = losses.values
     if not values:
         values = [math.nan]
@@ -123,8 +123,8 @@ def _overfit_batch(subject: Subject) -> Check:
     return Check("overfit one batch", summary, [] if learned else [finding])
 
 
-def _rate(subject: Subject) -> Check:
-    test, rate = range_test(subject), subject.run.recipe.lr
+def _rate(setup: Setup) -> Check:
+    test, rate = range_test(setup), setup.run.recipe.lr
     end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
     if test.suggestion is None:
         summary = f"{rate:g} of the recipe; the loss did not fall at any learning rate in {len(test.rates)} steps"
@@ -146,14 +146,14 @@ def _rate(subject: Subject) -> Check:
     return Check("learning rate", summary, findings)
 
 
-def _constant(subject: Subject) -> Any:
+def _constant(setup: Setup) -> Any:
     """The recipe with a constant learning rate."""
-    return subject.run.recipe.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1})
+    return setup.run.recipe.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0, "epochs": 1})
 
 
-def _copy(subject: Subject, recipe: Any = None) -> Any:
-    task = deepcopy(subject.task)
-    task.recipe = recipe or _constant(subject)
+def _copy(setup: Setup, recipe: Any = None) -> Any:
+    task = deepcopy(setup.task)
+    task.recipe = recipe or _constant(setup)
     return task
 
 

@@ -36,7 +36,7 @@ SLOW = 10.0  # seconds of a training step: larger batches are not tried
 
 
 @dataclass(frozen=True)
-class Subject:
+class Setup:
     """A task with its initial weights, and data that is set up."""
 
     run: Run
@@ -44,7 +44,7 @@ class Subject:
     task: Task
 
 
-def prepare_subject(registry: Registry, run: Run) -> Subject:
+def build_setup(registry: Registry, run: Run) -> Setup:
     """Build task and data of a Run, on one device.
 
     Raises:
@@ -68,15 +68,15 @@ def prepare_subject(registry: Registry, run: Run) -> Subject:
         task.recipe = run.recipe
     task.freeze(epoch=0)
     task.prepare(data)
-    return Subject(run, data, task)
+    return Setup(run, data, task)
 
 
-def with_batch_size(subject: Subject, batch_size: int) -> Subject:
+def with_batch_size(setup: Setup, batch_size: int) -> Setup:
     """Set the batch size."""
-    subject.data.batch_size = batch_size
-    recipe = subject.run.recipe.model_copy(update={"batch_size": batch_size})
-    subject.task.recipe = recipe
-    return replace(subject, run=subject.run.model_copy(update={"recipe": recipe}))
+    setup.data.batch_size = batch_size
+    recipe = setup.run.recipe.model_copy(update={"batch_size": batch_size})
+    setup.task.recipe = recipe
+    return replace(setup, run=setup.run.model_copy(update={"recipe": recipe}))
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,17 @@ class RangeTest:
     suggestion: float | None
 
 
-def range_test(subject: Subject, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> RangeTest:
+def range_test(setup: Setup, lowest: float = LOWEST, highest: float = HIGHEST, steps: int = STEPS) -> RangeTest:
     """Train while the learning rate of every parameter group rises from ``lowest`` to ``highest``, until the loss diverges.
 
     Raises:
         Diverged: the first loss is not finite, whatever the learning rate.
     """
-    run, task = subject.run, deepcopy(subject.task)
+    run, task = setup.run, deepcopy(setup.task)
     constant = {"schedule": "constant", "warmup_epochs": 0.0, "epochs": steps * run.recipe.accumulate_grad_batches + 1}
     task.recipe = run.recipe.model_copy(update=constant)
     rising = _RangeTest(run.recipe.lr, lowest, highest, steps)
-    fit(run.model_copy(update={"recipe": task.recipe}), subject.data, task, {"limit_val_batches": 0}, [rising])
+    fit(run.model_copy(update={"recipe": task.recipe}), setup.data, task, {"limit_val_batches": 0}, [rising])
     if not rising.losses:
         raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before the learning rate matters")
     return read_range_test(rising.rates[: len(rising.losses)], rising.losses, rising.diverged)
@@ -195,7 +195,7 @@ class BatchSearch:
     trials: list[BatchTrial]
 
 
-def search_batch(subject: Subject) -> BatchSearch:
+def search_batch(setup: Setup) -> BatchSearch:
     """Double the batch until it does not fit, then halve the interval, with real steps of training and of validation.
 
     On a GPU, what does not fit raises an exception. On a CPU the process would be killed, so a batch is tried only if the memory
@@ -204,16 +204,16 @@ def search_batch(subject: Subject) -> BatchSearch:
     Raises:
         UserError: not even the smallest batch fits, or batches are not images.
     """
-    if not subject.data.has_samples:
-        raise UserError(f"batches of {subject.run.data['name']} are not images: use --only lr")
+    if not setup.data.has_samples:
+        raise UserError(f"batches of {setup.run.data['name']} are not images: use --only lr")
     with frozen_garbage():
-        return _Search(subject, len(subject.data.splits["train"])).result()
+        return _Search(setup, len(setup.data.splits["train"])).result()
 
 
 class _Search:
-    def __init__(self, subject: Subject, images: int) -> None:
-        self.subject, self.images = subject, images
-        self.device = build_trainer(subject.run.trainer, subject.run, logger=False, callbacks=[]).strategy.root_device
+    def __init__(self, setup: Setup, images: int) -> None:
+        self.setup, self.images = setup, images
+        self.device = build_trainer(setup.run.trainer, setup.run, logger=False, callbacks=[]).strategy.root_device
         self.peak = PeakMemory(self.device)
         self.available = available_memory(self.device)
         self.trials: list[BatchTrial] = []
@@ -267,13 +267,13 @@ class _Search:
 
     def _steps(self, size: int) -> float:
         """Seconds of a training step, after a warmup step; a batch of validation follows."""
-        run, data = self.subject.run, self.subject.data
+        run, data = self.setup.run, self.setup.data
         recipe = run.recipe.model_copy(
             update={"batch_size": size, "accumulate_grad_batches": 1, "epochs": 2 if 2 * size > self.images else 1}
         )
         former, data.batch_size = data.batch_size, size
         timer = _StepTimer(self.device)
-        task = deepcopy(self.subject.task)
+        task = deepcopy(self.setup.task)
         try:
             limits = {"limit_train_batches": 2, "limit_val_batches": 1}
             fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [timer])
