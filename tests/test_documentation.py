@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from zoo import __version__
 from zoo.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +88,7 @@ def test_every_page_is_linked_and_has_its_place_in_the_navigation() -> None:
     assert set(linked) == {page for page in pages if not page.startswith("api/")} - {"index.md"}
     placed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(placed) == sorted(pages)
+
+
+def test_the_citation_names_this_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
