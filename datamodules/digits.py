@@ -27,7 +27,7 @@ class Digits(ClassificationData):
     The data comes without splits: a fifth of each class is the test set, drawn with a fixed seed, so that all runs share it.
 
     Args:
-        size: resize images to this many pixels a side; 0 keeps 8x8.
+        size: height and width in pixels to which images are resized; 0 keeps 8x8.
         augment: none, light, standard, strong, or a list of transforms, as in crop:1,cutout:2.
         validation: fraction of the training images held out for validation, or one of k folds, as in 2/5.
     """

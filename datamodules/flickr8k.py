@@ -29,7 +29,7 @@ class Flickr8k(CaptionFiles):
     ``Flickr_8k.testImages.txt``; and the images. Without lists, a tenth of the images is for testing.
 
     Args:
-        size: pixels a side; 0 keeps the images' size if all have the same, and is 224 otherwise.
+        size: height and width in pixels; 0 keeps the size of the images if all have the same, and is 224 otherwise.
         validation: fraction of the training images held out for validation, without a list of validation images.
     """
 

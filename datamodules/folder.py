@@ -38,16 +38,16 @@ class Folder(ClassificationData):
     Files that cannot be read are skipped with a warning and listed in ``unreadable``.
 
     Args:
-        root: folder of the class folders.
-        size: pixels a side; 0 keeps the images' size if all have the same, and is 224 otherwise.
-        validation: fraction of the training images held out without a validation folder, or one of k folds, as in 2/5.
-        test: fraction of the images held out for testing without a test folder.
+        root: folder that contains one folder per class.
+        size: height and width in pixels; 0 keeps the size of the images if all have the same, and is 224 otherwise.
+        validation: fraction of the training images held out if there is no validation folder, or one of k folds, as in 2/5.
+        test: fraction of the images held out for testing if there is no test folder.
         strict: fail if an image cannot be read, instead of skipping it.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
-        crop: fit resizes the largest center crop; center resizes the shorter side to size / crop_pct and crops the center; squash
-            resizes both sides so.
-        crop_pct: share of the resized side that center and squash keep.
-        interpolation: of resizing.
+        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are decoded in every epoch.
+        crop: fit resizes the largest center crop; center resizes the shorter side to size / crop_pct, squash both sides, and both
+            then crop the center.
+        crop_pct: fraction of the resized image that is kept, with center and squash.
+        interpolation: interpolation of resizing.
     """
 
     def __init__(

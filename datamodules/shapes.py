@@ -32,7 +32,7 @@ class ShapesData(ImageTextData):
 
     Args:
         num_images: training images.
-        size: pixels a side.
+        size: height and width in pixels.
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
     """
 

@@ -17,7 +17,7 @@ class SortOfCLEVR(QuestionData):
     Questions are in words.
 
     Args:
-        size: resize images to this many pixels a side; 0 keeps 75.
+        size: height and width in pixels to which images are resized; 0 keeps 75.
         augment: none, light, standard, strong, or a list as in crop:2.
         validation: fraction of the training images held out for validation.
     """

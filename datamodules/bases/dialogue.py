@@ -41,7 +41,7 @@ class Dialogues:
         captions: tokenized.
         questions, answers: int64 [N, R], ``NO_ROUND`` where there is none.
         candidates: of each round, indices of answers, [N, R, K].
-        right: index of the correct candidate, int64 [N, R], ``IGNORE`` without a round or a correct candidate.
+        labels: index of the correct candidate, int64 [N, R], ``IGNORE`` without a round or a correct candidate.
         columns: further columns of a batch by name, [N, ...].
     """
 
@@ -49,7 +49,7 @@ class Dialogues:
     questions: Tensor
     answers: Tensor
     candidates: Tensor
-    right: Tensor
+    labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -77,7 +77,7 @@ class DialogueData(ImageTextData):
             "questions": self._tokens(questions, self.max_length, ended=False)[dialogues.questions],
             "answers": texts[dialogues.answers],
         }
-        return DialogueSplit(images, dialogues.right, {**words, "candidates": dialogues.candidates, **dialogues.columns}, texts)
+        return DialogueSplit(images, dialogues.labels, {**words, "candidates": dialogues.candidates, **dialogues.columns}, texts)
 
     def _tokens(self, sentences: Sequence[Sentence], max_length: int, ended: bool) -> Tensor:
         """Each sentence as token indices, and a row of ``PAD`` at the end, which ``NO_ROUND`` selects."""

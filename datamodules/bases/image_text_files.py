@@ -23,10 +23,10 @@ class ImageTextFiles(ImageTextData):
 
     Args:
         root: the folder of images and annotations.
-        size: pixels a side; images are resized to cover it and center-cropped.
+        size: height and width in pixels; images are resized to cover it and center-cropped.
         augment: none, light, standard, strong, or a list as in crop:4,jitter; none allows cached features of a frozen encoder.
         min_count: occurrences in training texts that a word needs to be in the vocabulary.
-        memory_gb: decoded images up to this many gigabytes are held in memory; more are decoded again in every epoch.
+        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are decoded in every epoch.
     """
 
     smallest = 1  # size

@@ -39,7 +39,7 @@ class ImageData(DataModule):
         batch_size: samples a batch on each device.
         seed: of splits, order and augmentation.
         root: the folder of the files, or to download to; default: bestiary's cache.
-        size: resize images to this many pixels a side; 0 keeps their size.
+        size: height and width in pixels to which images are resized; 0 keeps their size.
         augment: none, light, standard, strong, or a list of transforms, as in crop:4,hflip.
         validation: fraction of the training images held out for validation, if the data has no validation split; of classified
             images also one of k folds, as in 2/5.

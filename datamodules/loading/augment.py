@@ -46,13 +46,13 @@ def padded_crop(batch: Batch, generator: torch.Generator, padding: int = 4) -> B
 
 @register_augmentation("hflip")
 def flip_left_right(batch: Batch, generator: torch.Generator) -> Batch:
-    """Mirror each image left to right with probability one half."""
+    """Flip each image left to right with probability 0.5."""
     return _flip(batch, generator, -1)
 
 
 @register_augmentation("vflip")
 def flip_upside_down(batch: Batch, generator: torch.Generator) -> Batch:
-    """Turn each image upside down with probability one half."""
+    """Flip each image upside down with probability 0.5."""
     return _flip(batch, generator, -2)
 
 
@@ -66,18 +66,18 @@ def _flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
 
 
 @register_augmentation("resized-crop")
-def resized_crop(batch: Batch, generator: torch.Generator, smallest: Fraction = 0.35) -> Batch:
-    """Cut a box and scale it back (Szegedy et al. 2015).
+def resized_crop(batch: Batch, generator: torch.Generator, min_scale: Fraction = 0.35) -> Batch:
+    """Crop a random box and resize it to the image size (Szegedy et al. 2015).
 
-    Its share of the area is in [smallest, 1], its aspect ratio in [3/4, 4/3] of the image's own.
+    Its area is a fraction in [min_scale, 1] of the image's, its aspect ratio in [3/4, 4/3] of the image's own.
     """
     images = batch["images"]
     n, _, height, width = images.shape
-    area = torch.rand(n, generator=generator) * (1 - smallest) + smallest
+    area = torch.rand(n, generator=generator) * (1 - min_scale) + min_scale
     # a box of nearly the whole area fits in the image only if it has nearly its shape
     widest = torch.clamp(-area.log(), max=math.log(4 / 3))
     ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * widest)
-    across, down = torch.sqrt(area * ratio), torch.sqrt(area / ratio)  # shares of width and height
+    across, down = torch.sqrt(area * ratio), torch.sqrt(area / ratio)  # fractions of width and height
     x = (torch.rand(n, generator=generator) * 2 - 1) * (1 - across)  # center, in [-1, 1] coordinates
     y = (torch.rand(n, generator=generator) * 2 - 1) * (1 - down)
     zero = torch.zeros(n)
@@ -89,7 +89,7 @@ def resized_crop(batch: Batch, generator: torch.Generator, smallest: Fraction = 
 
 @register_augmentation("jitter")
 def jitter(batch: Batch, generator: torch.Generator, strength: float = 0.4) -> Batch:
-    """Change brightness, contrast and (of color images) saturation, each by a factor in [1 - strength, 1 + strength]."""
+    """Change brightness, contrast and, in color, saturation, each by a random factor in [1 - strength, 1 + strength]."""
     images = batch["images"].float()
     n, channels = images.shape[:2]
     factors = 1 + strength * (torch.rand(3, n, 1, 1, 1, generator=generator) * 2 - 1)
@@ -109,13 +109,13 @@ def _gray(images: Tensor) -> Tensor:
 
 
 @register_augmentation("cutout")
-def cutout(batch: Batch, generator: torch.Generator, side: int = 8) -> Batch:
-    """Blank a square whose center is anywhere in the image, so that it may stick out (DeVries and Taylor 2017)."""
+def cutout(batch: Batch, generator: torch.Generator, size: int = 8) -> Batch:
+    """Zero out a square of size pixels a side, centered anywhere in the image and cut at its border (DeVries and Taylor 2017)."""
     images = batch["images"]
     n, _, height, width = images.shape
-    top = torch.randint(0, height, (n, 1), generator=generator) - side // 2
-    left = torch.randint(0, width, (n, 1), generator=generator) - side // 2
-    hole = _box(top, left, top + side, left + side, height, width).to(images.device)
+    top = torch.randint(0, height, (n, 1), generator=generator) - size // 2
+    left = torch.randint(0, width, (n, 1), generator=generator) - size // 2
+    hole = _box(top, left, top + size, left + size, height, width).to(images.device)
     return {**batch, "images": images.masked_fill(hole, 0)}
 
 
@@ -129,10 +129,10 @@ def _box(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, 
 def mixup(batch: Batch, generator: torch.Generator, classes: int, alpha: float = 0.2) -> Batch:
     """Average each image and its label with those of another one (Zhang et al. 2017, eq. 1). Images become float."""
     n = len(batch["images"])
-    share, partner = _beta(alpha, n, generator), torch.randperm(n, generator=generator)
+    weight, partner = _beta(alpha, n, generator), torch.randperm(n, generator=generator)
     images = batch["images"].float()
     partner = partner.to(images.device)
-    own = share.to(images.device)
+    own = weight.to(images.device)
     mixed = torch.lerp(images.index_select(0, partner), images, own.view(n, 1, 1, 1))
     return {**batch, "images": mixed, **_mixed_targets(batch, partner, own, classes)}
 
@@ -155,7 +155,7 @@ def cutmix(batch: Batch, generator: torch.Generator, classes: int, alpha: float 
 
 
 def _beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
-    """n draws of Beta(alpha, alpha), as a share of two Gamma draws; torch.distributions takes no generator."""
+    """n draws of Beta(alpha, alpha), as the fraction of one of two Gamma draws; torch.distributions takes no generator."""
     first, second = torch._standard_gamma(torch.full((2, n), alpha, dtype=torch.float64), generator=generator)
     return (first / (first + second).clamp(min=1e-300)).float()
 
