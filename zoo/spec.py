@@ -21,8 +21,8 @@ class Crop:
 
     Attributes:
         mode: ``fit`` resizes the largest center crop; ``center`` resizes the shorter side to ``size / pct`` and crops the
-            center, as torchvision and timm do; ``squash`` resizes both sides so, whatever the aspect ratio.
-        pct: share of the resized side that is kept, in (0, 1]; unused by ``fit``.
+            center, as torchvision and timm do; ``squash`` does so with both sides resized.
+        pct: fraction of the resized side that is kept, in (0, 1]; unused by ``fit``.
         interpolation: bilinear, bicubic, nearest or lanczos, always with antialiasing.
     """
 

@@ -30,7 +30,7 @@ class Recipe(Section):
     """Hyper-parameters of training, apart from those of the model and the data."""
 
     epochs: int = Field(20, ge=1, description="passes over the training data")
-    batch_size: int = Field(128, ge=1, description="samples per device and batch: images, or streams of text")
+    batch_size: int = Field(128, ge=1, description="samples per batch and device: images, or streams of text")
     accumulate_grad_batches: int = Field(1, ge=1, description="batches whose gradients are averaged for one optimizer step")
     optimizer: str = Field("adamw", description="optimizer; zoo list --optimizers shows all")
     optimizer_args: dict[str, Any] = Field({}, description="its arguments, as in optimizer_args.betas=[0.9,0.95]")
@@ -45,35 +45,42 @@ class Recipe(Section):
     milestones: tuple[Fraction, ...] = Field(
         (0.5, 0.75), description="multistep: when the learning rate drops, as fractions of training"
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="multistep: factor of each drop")
+    gamma: float = Field(0.1, gt=0, le=1, description="multistep: factor by which the learning rate drops")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warmup; one-cycle has its own (30%)")
-    lr_base_batch_size: int | None = Field(None, ge=1, description="global batch size that lr is for: lr is scaled linearly")
-    gradient_clip_val: float | None = Field(None, gt=0, description="maximum norm of the gradient")
-    loss: str | None = Field(None, description="training loss; None is the task's own; zoo list --losses shows all")
+    lr_base_batch_size: int | None = Field(
+        None, ge=1, description="global batch size for which lr is given; lr is scaled linearly"
+    )
+    gradient_clip_val: float | None = Field(None, gt=0, description="maximum gradient norm")
+    loss: str | None = Field(None, description="training loss; None is the default of the task; zoo list --losses shows all")
     loss_args: dict[str, Any] = Field({}, description="its arguments, as in loss_args.margin=0.5")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread evenly over all classes")
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
     )
-    early_stopping_patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
-    precision: Literal["32", "bf16", "16", "64"] = Field("32", description="32 and 64 are full precision, bf16 and 16 mixed")
+    early_stopping_patience: int | None = Field(None, ge=1, description="epochs without improvement after which training stops")
+    precision: Literal["32", "bf16", "16", "64"] = Field("32", description="32, 64, or mixed precision with bf16 or 16")
     compile: bool = Field(False, description="compile the model with torch.compile")
     seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
     weights: str = Field("", description="initial weights: pretrained, a run, or a file; empty is random initialization")
     weights_key: str = Field(
-        "", description="key of the weights in a file with several, as in model_ema; empty takes averages first"
+        "", description="key of the weights in a file that holds several, as in model_ema; empty prefers averages"
     )
-    weights_by_order: bool = Field(False, description="match the tensors of a file by order and shape instead of name")
+    weights_by_order: bool = Field(False, description="match the tensors of a file by order and shape instead of by name")
     weights_mean: tuple[float, ...] = Field(
-        (), description="mean of images that the weights expect, per channel, of pixels in [0, 1]"
+        (), description="per-channel mean of the images that the weights expect, for pixels in [0, 1]"
     )
-    weights_std: tuple[float, ...] = Field((), description="standard deviation likewise")
-    keep_head: bool = Field(False, description="keep the pretrained head too, which must be for as many classes")
+    weights_std: tuple[float, ...] = Field((), description="per-channel standard deviation, likewise")
+    keep_head: bool = Field(False, description="keep the pretrained head; the data must have as many classes")
     freeze: str = Field("none", description="frozen stages: none, backbone, until:STAGE, epochs:N or epochs:N+M")
-    frozen_norms: Literal["keep", "update"] = Field("keep", description="running statistics of batch norms in frozen stages")
+    frozen_norms: Literal["keep", "update"] = Field(
+        "keep", description="running statistics of batch norms in frozen stages: keep or update"
+    )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="layer-wise lr decay: factor from each stage to the one before it; the head has lr"
+        1.0,
+        gt=0,
+        le=1,
+        description="layer-wise learning-rate decay: factor from each stage to the one before it; the head has lr",
     )
 
     @field_validator("freeze")
@@ -94,15 +101,15 @@ class TrainerSettings(Section):
         1, description="number of devices, a list of indices, or auto"
     )
     num_nodes: int = Field(1, ge=1, description="number of machines")
-    strategy: str = Field("auto", description="Lightning's name: auto, ddp, fsdp, ...")
-    accelerator: str = Field("auto", description="Lightning's name: auto, cpu, gpu, mps, ...")
+    strategy: str = Field("auto", description="Lightning strategy: auto, ddp, fsdp, ...")
+    accelerator: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps, ...")
     sync_batchnorm: bool = Field(False, description="synchronize batch norm across devices")
     deterministic: bool = Field(False, description="deterministic kernels only; needed for exact resume on a GPU")
     limit_train_batches: int | float = Field(
         1.0, gt=0, description="training batches per epoch: number (int) or fraction (float)"
     )
-    limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches, likewise")
-    limit_test_batches: int | float = Field(1.0, gt=0, description="test batches, likewise")
+    limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches: number or fraction")
+    limit_test_batches: int | float = Field(1.0, gt=0, description="test batches: number or fraction")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
     monitor_every_n_steps: int = Field(
         200, ge=0, description="steps between two records of activations and gradients; 0 turns monitors off"
@@ -112,11 +119,11 @@ class TrainerSettings(Section):
 class WandbSettings(Section):
     """Settings of Weights & Biases. Environment variables (WANDB_PROJECT, ...) are the defaults."""
 
-    mode: Literal["off", "online", "offline"] = Field("off", description="off does not import wandb")
+    mode: Literal["off", "online", "offline"] = Field("off", description="off, online or offline; off does not import wandb")
     project: str | None = Field(None, description="default: WANDB_PROJECT or bestiary")
     entity: str | None = Field(None, description="user or team")
     group: str | None = Field(None, description="group of runs")
-    job_type: str | None = Field(None, description="as in train or sweep")
+    job_type: str | None = Field(None, description="type of run, as in train or sweep")
     tags: tuple[str, ...] = Field((), description="labels to filter by")
     artifacts: bool = Field(False, description="upload the best and the last checkpoint")
 
@@ -129,7 +136,7 @@ class WandbSettings(Section):
 class Run(Section):
     """The configuration of a training run: model, data, recipe, trainer and tracker.
 
-    ``model`` and ``data`` hold ``name`` beside the options; ``plugins`` are the plugin files that were given.
+    ``model`` and ``data`` hold ``name`` and the options; ``plugins`` are the plugin files of the command.
     """
 
     model: dict[str, Any]

@@ -62,7 +62,7 @@ class ResNet(Classifier):
     """Residual network for small images: three stages of basic blocks (He et al. 2015, section 4.2).
 
     Args:
-        depth: layers with weights, 6n + 2: n blocks of two convolutions a stage.
+        depth: number of weight layers, 6n + 2, with n blocks per stage.
         width: channels of the first stage; they double at each later stage.
         shortcuts: residual connections; false gives the plain network of the paper.
         activation: activation after each convolution and each residual sum.
