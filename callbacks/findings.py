@@ -29,7 +29,7 @@ PATIENCE = 6  # epochs
 AGREEING = 3  # records that must agree before something is reported
 DATA_LOADING = 0.4  # fraction of the time
 GAP = 0.2  # between accuracy in training and in validation
-CHANCE = 0.9  # of the loss at chance level: a loss that is not lower knows nothing
+CHANCE = 0.9  # of the loss at chance level: a loss that is not lower is no better than chance
 FALLEN = 0.98  # of a loss three epochs ago: one that is lower is learning
 
 
@@ -92,7 +92,7 @@ def check_activations(history: list[Record]) -> Iterator[Finding]:
         if is_early and layer["type"] != "gate" and all((each["saturated"] or 0) >= SATURATED for each in recent):
             yield Finding(
                 "saturated-activations", "warning", name,
-                f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the slope is nearly zero",
+                f"{layer['saturated']:.0%} of its outputs are at an end of their range, where the derivative is nearly zero",
                 "its inputs are too large: initial weights too large, or inputs that are not normalized",
                 "Xavier initialization, a normalization layer before it, or ReLU in its place",
             )  # fmt: skip
@@ -112,7 +112,7 @@ def _check_signal(layers: dict[str, Any]) -> Iterator[Finding]:
         name, last = lost[-1]
         yield Finding(
             "vanishing-activations", "error", name,
-            f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
+            f"the standard deviation of its outputs over samples is {last:.2g}, that of {first_name} {first:.2g}",
             "each layer shrinks its input: initial weights too small, or saturating functions in a row",
             "He initialization for ReLU, Xavier for tanh, or normalization layers",
         )  # fmt: skip
@@ -120,7 +120,7 @@ def _check_signal(layers: dict[str, Any]) -> Iterator[Finding]:
     if last > SPREAD * first:
         yield Finding(
             "exploding-activations", "error", name,
-            f"its outputs differ between samples by {last:.2g}, those of {first_name} by {first:.2g}",
+            f"the standard deviation of its outputs over samples is {last:.2g}, that of {first_name} {first:.2g}",
             "each layer enlarges its input: initial weights too large, or enlarged by a high learning rate",
             "He or Xavier initialization, normalization layers, or a lower learning rate",
         )  # fmt: skip
@@ -134,7 +134,7 @@ def _check_input(layers: dict[str, Any]) -> Iterator[Finding]:
     if spread == 0:
         yield Finding(
             "constant-input", "error", name, "every sample of the batch is the same",
-            "a loader or a transform that returns the same sample again and again, or only zeros",
+            "a data loader or transform that always returns the same sample, or zeros",
             "inspect a batch",
         )  # fmt: skip
     elif "Norm" not in first[1]["type"] and (std > 10 or abs(mean) > 5 * std):
@@ -153,7 +153,7 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     if norm > EXPLODING * weights:
         yield Finding(
             "exploding-gradients", "error", "all parameters", f"the gradient norm is {norm:.3g} at step {newest['step']}",
-            "a product of factors above one, as in a recurrent network over a long sequence, or far too high a learning rate",
+            "repeated multiplication by factors above one, as in recurrent networks, or far too high a learning rate",
             "gradient clipping at norm 1, an LSTM, or a lower learning rate",
         )  # fmt: skip
     if len(recent) < AGREEING:
@@ -165,13 +165,13 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     if len(ratios) == AGREEING and min(ratios) > high:
         yield Finding(
             "learning-rate-too-high", "error", "all parameters", f"the median update-to-weight ratio is {ratios[-1]:.2g}",
-            "the learning rate is too high: ratios of about 1e-3 are usual", "a tenth of the learning rate",
+            "the learning rate is too high: ratios of about 1e-3 are usual", "a ten times lower learning rate",
         )  # fmt: skip
     is_steady = 0.5 * max(rates) <= rates[-1] <= 1.5 * rates[-AGREEING]  # neither a warmup nor the end of a schedule
     if len(ratios) == AGREEING and is_steady and max(ratios) < UPDATE_LOW:
         yield Finding(
             "learning-rate-too-low", "warning", "all parameters", f"the median update-to-weight ratio is {ratios[-1]:.2g}",
-            "the learning rate is too low: ratios of about 1e-3 are usual", "a hundred times the learning rate",
+            "the learning rate is too low: ratios of about 1e-3 are usual", "a hundred times higher learning rate",
         )  # fmt: skip
     yield from _check_vanishing(recent)
 
@@ -219,13 +219,13 @@ def _check_vanishing(recent: list[Record]) -> Iterator[Finding]:
         yield Finding(
             "vanishing-gradients", "error", small[0],
             f"its gradient is {shares[-1][small[0]]:.1g} of the largest, per weight",
-            "the gradient is multiplied again and again by small slopes (sigmoid, tanh) or by small weights",
+            "the gradient is repeatedly multiplied by small derivatives (sigmoid, tanh) or small weights",
             "ReLU, normalization layers, residual connections, or another initialization",
         )  # fmt: skip
 
 
 def check_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
-    """Compare the loss of the first batch with that of guessing, ln(classes)."""
+    """Compare the loss of the first batch with chance level, ln(classes)."""
     guess = math.log(classes)
     if not math.isfinite(loss) or loss > 2 * guess + 1:
         yield Finding(
@@ -266,8 +266,8 @@ def check_losses(
     if min(recent) > 0.8 * guess and val_losses[-1] > guess and losses[-1] < 0.5 * guess:
         yield Finding(
             "memorized-labels", "error", "labels",
-            f"the training loss is {losses[-1]:.3g}, validation is no better than guessing ({val_losses[-1]:.3g})",
-            "labels that do not match their samples: they can be memorized, but not generalized",
+            f"the training loss is {losses[-1]:.3g}, the validation loss no better than chance ({val_losses[-1]:.3g})",
+            "labels that do not match their samples: the network memorizes them, but cannot generalize",
             "inspect samples with their labels; are files and labels in the same order?",
         )  # fmt: skip
     elif gap is not None and gap > GAP:

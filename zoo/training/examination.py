@@ -81,7 +81,7 @@ def _first_steps(setup: Setup) -> list[Check]:
     if not losses.values or not math.isfinite(losses.values[0]):
         of_loss = [Finding(
             "not-finite", "error", "loss", "it is not finite at the first step, whatever the learning rate",
-            "a logarithm of 0, a division by 0, or a sample that holds nan", "zoo train, then zoo autopsy, which names the layer",
+            "a logarithm of 0, a division by 0, or a nan in the inputs", "zoo train, then zoo autopsy, which names the layer",
         )]  # fmt: skip
     checks = [Check("initial loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
     first = next((record for record in records if record["kind"] == "activations"), None)
@@ -96,7 +96,11 @@ def _signals(record: Record | None) -> str:
         return "no layer with weights"
     least, most = (f"{choose(layer['signal'] for layer in layers):.2g}" for choose in (min, max))
     counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
-    return f"the outputs of {counted} with weights differ between samples by {least}" + (f" to {most}" if most != least else "")
+    return (
+        f"standard deviation of outputs over samples {least}"
+        + (f" to {most}" if most != least else "")
+        + f", {counted} with weights"
+    )
 
 
 def _overfit_batch(setup: Setup) -> Check:
@@ -127,9 +131,9 @@ def _rate(setup: Setup) -> Check:
     test, rate = range_test(setup), setup.run.recipe.lr
     end = f"it diverged above {test.rates[-1]:.2g}" if test.diverged else f"it was finite up to {test.rates[-1]:.2g}"
     if test.suggestion is None:
-        summary = f"{rate:g} of the recipe; the loss did not fall at any learning rate in {len(test.rates)} steps"
+        summary = f"recipe.lr={rate:g}; the loss did not fall at any learning rate in {len(test.rates)} steps"
         return Check("learning rate", summary, is_clear=False)
-    summary = f"{rate:g} of the recipe; the loss was lowest at {test.suggestion:g}, and {end}"
+    summary = f"recipe.lr={rate:g}; the loss was lowest at {test.suggestion:g}, and {end}"
     findings = []
     if test.diverged and rate > 10 * test.rates[-1]:
         findings.append(Finding(
