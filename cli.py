@@ -72,7 +72,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def main(
     context: typer.Context,
-    plugin: Annotated[list[str], typer.Option(metavar="FILE", help="A Python file that registers models or data sets.")] = [],  # noqa: B006
+    plugin: Annotated[
+        list[str],
+        typer.Option(metavar="FILE", help="Python file of a plugin: models, data sets, losses, ..."),
+    ] = [],  # noqa: B006
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     context.obj = plugin

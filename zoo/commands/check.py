@@ -14,15 +14,17 @@ from zoo.registry.registry import Registry
 
 def check(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Model or data set, of the zoo or of a plugin.")],
-    gradients: Annotated[bool, typer.Option("--gradients", help="Compare a model's gradients with finite differences.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Model or data set, also of a plugin.")],
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Compare the gradients of a model with finite differences.")
+    ] = False,
     settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Check that a model or a data set, such as that of your plugin, satisfies the contract of the zoo.
+    """Check that a model or data set, for example from a plugin, satisfies the contract of the zoo.
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
-    [bold]zoo check folder --set data.root=photos[/bold]   data from files\n
+    [bold]zoo check folder --set data.root=photos[/bold]   a data set in files\n
     [bold]zoo check resnet20 --gradients[/bold]   analytic gradients against central differences
     """
     registry = open_registry(context)

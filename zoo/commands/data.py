@@ -95,7 +95,7 @@ def preview_data(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
     settings: SetData = [],  # noqa: B006
-    output: Annotated[str, typer.Option("--output", "-o", help="Output file; default NAME.png.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default NAME.png.")] = "",
 ) -> None:
     """Draw samples with augmented versions below: [bold]zoo data preview digits --set data.augment=strong[/bold].
 

@@ -23,7 +23,7 @@ from zoo.core.errors import UserError
 def export(
     context: typer.Context,
     run: RunOrFile,
-    to: Annotated[str, typer.Option(help="Format: safetensors, hub, onnx or torch-export.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="Format: safetensors, hub, onnx or torch-export.")],
     output: Annotated[
         str,
         typer.Option(
@@ -66,7 +66,9 @@ def export(
 def serve(
     context: typer.Context,
     run: RunOrFile,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines.")
+    ] = "127.0.0.1",
     port: Annotated[str, typer.Option(metavar="N", help="Port to listen on; 0 picks a free one.")] = "8000",
     max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Maximum size of an upload in megabytes.")] = "20",
     checkpoint: Checkpoint = "best",

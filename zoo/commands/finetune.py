@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zoo.config.recipe import Run
 
 
-Weights = Annotated[str, typer.Option(metavar="FILE", help="Load these weights: safetensors or .pth.")]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Load weights from a safetensors or .pth file.")]
 Freeze = Annotated[
     str | None,
     typer.Option(metavar="PLAN", help="Layers to freeze: none (default), backbone, until:STAGE, epochs:N or epochs:N+M."),
@@ -48,7 +48,7 @@ def finetune(
     data: DataName = "",
     weights: Weights = "",
     keep_head: Annotated[
-        bool, typer.Option("--keep-head", help="Keep the pretrained head too, which must be for the classes of the data.")
+        bool, typer.Option("--keep-head", help="Keep the pretrained head; the data must have the same classes.")
     ] = False,
     freeze: Freeze = None,
     epochs: Epochs = None,
@@ -70,9 +70,9 @@ def finetune(
     """Fine-tune a pretrained network: keep its weights and replace its head.
 
     [bold]zoo finetune efficientnet-lite0 --data photos/ --freeze backbone[/bold]   train only the head\n
-    [bold]zoo finetune efficientnet-lite0 --data photos/[/bold]   train all layers, the first ones slowly\n
-    [bold]zoo finetune torchvision:resnet50 --data photos/ --freeze epochs:3+1[/bold]   unfreeze gradually\n
-    [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   show the plan\n
+    [bold]zoo finetune efficientnet-lite0 --data photos/[/bold]   train all layers, early ones with lower learning rates\n
+    [bold]zoo finetune torchvision:resnet50 --data photos/ --freeze epochs:3+1[/bold]   gradual unfreezing\n
+    [bold]zoo finetune torchvision:resnet18 --weights mine.pth --freeze until:layer2 --plan[/bold]   print the freezing plan\n
     [bold]zoo finetune resnet20-cifar10 --data photos/[/bold]   from one of your runs
 
     Pretrained networks: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].

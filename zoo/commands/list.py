@@ -108,7 +108,7 @@ def list_models(
         str, typer.Argument(metavar="PATTERN", help="Part of a name or tag, or a pattern such as 'resnet*'.")
     ] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only models for this task, such as classification.")] = "",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="List pretrained networks to fine-tune.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="List pretrained networks, for zoo finetune.")] = False,
     optimizers: Annotated[bool, typer.Option("--optimizers", help="List optimizers for recipe.optimizer.")] = False,
     losses: Annotated[bool, typer.Option("--losses", help="List losses for recipe.loss.")] = False,
     augmentations: Annotated[bool, typer.Option("--augmentations", help="List augmentations for data.augment.")] = False,
@@ -176,7 +176,7 @@ def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="MODEL", help="Model, such as resnet20.")],
     layers: Annotated[bool, typer.Option("--layers", help="Show a table of the layers.")] = False,
-    data: Annotated[str, typer.Option(help="With --layers: data set that gives the input shape.")] = "",
+    data: Annotated[str, typer.Option(metavar="DATA", help="With --layers: data set that gives the input shape.")] = "",
     image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: input shape.")] = "",
     settings: SetModelAndData = [],  # noqa: B006
     json: Json = False,

@@ -11,7 +11,7 @@ from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json,
 
 def picture(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="The kind of picture; omit it to list the kinds.")] = "",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of picture; omit it to list the kinds.")] = "",
     runs: Annotated[
         list[str],
         typer.Argument(metavar="RUN...", help="Runs by name or path; for attention and saliency, followed by image files."),
@@ -19,16 +19,16 @@ def picture(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN-KIND.png.")] = "",
     metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: metrics to plot, as in train/loss,val/loss.")] = "",
     data: Annotated[
-        str, typer.Option(help="Data set that replaces the run's; for regions, a toy data set instead of runs.")
+        str, typer.Option(metavar="DATA", help="Data set, instead of the run's; for regions, a toy data set instead of runs.")
     ] = "",
     settings: SetModelAndData = [],  # noqa: B006
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint to load: best (the default) or last.")] = "",
+    checkpoint: Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best (the default) or last.")] = "",
     layer: Annotated[str, typer.Option(metavar="N", help="attention: number of the layer, from 1; default the last.")] = "",
     text: Annotated[str, typer.Option(metavar="FILE", help="cells: text file; default the run's test text.")] = "",
     units: Annotated[
         str, typer.Option(metavar="N,N", help="cells: units to draw; default those that correlate best with the text.")
     ] = "",
-    class_name: Annotated[str, typer.Option("--class", help="saliency: class; default the predicted one.")] = "",
+    class_name: Annotated[str, typer.Option("--class", metavar="NAME", help="saliency: class; default the predicted one.")] = "",
     json: Json = False,
 ) -> None:
     """Draw weights, predictions, attention maps, learning curves and more, as PNG files.

@@ -34,13 +34,13 @@ def predict(
     run: RunOrNetwork,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images or folders of images.")],
     top: Annotated[str | None, typer.Option(metavar="N", help="Number of classes or answers for each image; default 3.")] = None,
-    question: Annotated[str | None, typer.Option(help="Question to answer about each image.")] = None,
+    question: Annotated[str | None, typer.Option(metavar="TEXT", help="Question to answer about each image.")] = None,
     beams: Annotated[str | None, typer.Option(metavar="N", help="Captioning: beam width.")] = None,
     samples: Annotated[str | None, typer.Option(metavar="N", help="Captioning: sample N captions for each image.")] = None,
     temperature: Annotated[
         str | None, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely words.")
     ] = None,
-    seed: Annotated[str | None, typer.Option(metavar="N", help="Seed of the samples.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Random seed of sampling.")] = None,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE.csv or FILE.json.")] = "",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per image, as results come in.")] = False,
     weights: PublishedWeights = "",
@@ -81,7 +81,7 @@ def predict(
 def sample(
     context: typer.Context,
     run: RunName,
-    prompt: Annotated[str, typer.Option(help="Text to continue; the default is a new line.")] = "",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; the default is a line break.")] = "",
     length: Annotated[str, typer.Option(metavar="N", help="Number of characters to generate.")] = "500",
     temperature: Annotated[str, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely characters.")] = "1",
     top_k: Annotated[
@@ -90,7 +90,7 @@ def sample(
     top_p: Annotated[
         str, typer.Option("--top-p", metavar="P", help="Nucleus sampling: the smallest set of characters with probability P.")
     ] = "1",
-    seed: Annotated[str, typer.Option(metavar="N", help="Seed of the samples.")] = "0",
+    seed: Annotated[str, typer.Option(metavar="N", help="Random seed of sampling.")] = "0",
     samples: Annotated[str, typer.Option(metavar="N", help="Number of texts to generate.")] = "1",
     greedy: Annotated[bool, typer.Option("--greedy", help="Greedy decoding: always the most probable character.")] = False,
     beams: Annotated[str, typer.Option(metavar="N", help="Beam search with this beam width.")] = "0",
@@ -144,8 +144,8 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
 def chat(
     context: typer.Context,
     run: RunName,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image to talk about.")],
-    caption: Annotated[str, typer.Option(help="Caption of the image, as context.")] = "",
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file.")],
+    caption: Annotated[str, typer.Option(metavar="TEXT", help="Caption of the image, as context.")] = "",
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:

@@ -26,14 +26,15 @@ def search(
         ),
     ] = [],  # noqa: B006
     data: Annotated[
-        str, typer.Option(metavar="NAME", help="Data set; the default is the model's own and needs no download.")
+        str,
+        typer.Option(metavar="DATA", help="Data set, or a folder of images; the default is the model's own."),
     ] = "",
     epochs: Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs of each trial.")] = None,
     settings: Set = [],  # noqa: B006
     trials: Annotated[
         str | None, typer.Option(metavar="N", help="Total number of trials; default 20, or the whole grid.")
     ] = None,
-    sampler: Annotated[str, typer.Option(metavar="NAME", help="random, grid or tpe (samples near good trials).")] = "random",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="random, grid or tpe (tree-structured Parzen).")] = "random",
     pruner: Annotated[str, typer.Option(metavar="NAME", help="Early stopping of bad trials: none, median or asha.")] = "none",
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="Validation metric to optimize, such as loss; the default is the model's own.")

@@ -38,7 +38,7 @@ Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of device
 Nodes = Annotated[str | None, typer.Option(metavar="N", help="Number of machines.")]
 Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: ddp, fsdp, ...")]
 Accelerator = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")]
-Precision = Annotated[str | None, typer.Option(metavar="P", help="Floating-point precision: 32, bf16, 16 or 64.")]
+Precision = Annotated[str | None, typer.Option(metavar="P", help="Precision: 32, 64, or bf16 or 16 for mixed precision.")]
 NewName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run and its folder.")]
 RunsDir = Annotated[
     str, typer.Option("--runs-dir", metavar="FOLDER", help="Folder for the run; the default is ZOO_RUNS, or runs.")
@@ -118,7 +118,7 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
 def test(
     context: typer.Context,
     run: RunOrNetwork,
-    data: Annotated[str, typer.Option(help="Evaluate on another data set with the same classes.")] = "",
+    data: Annotated[str, typer.Option(metavar="DATA", help="Evaluate on another data set with the same classes.")] = "",
     devices: Annotated[str | None, typer.Option(metavar="N", help="Number of devices; the metrics do not depend on it.")] = None,
     accelerator: Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")] = None,
     weights: PublishedWeights = "",
@@ -132,7 +132,7 @@ def test(
     [bold]zoo test resnet20-digits[/bold]\n
     [bold]zoo test resnet20-digits --json[/bold]   metrics, classes and confusion matrix as one object\n
     [bold]zoo test resnet20-digits --csv classes.csv[/bold]   per-class metrics as a file\n
-    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file on other images\n
+    [bold]zoo test flowers.safetensors --data folder --set data.root=more[/bold]   an exported file, on other images\n
     [bold]zoo test torchvision:resnet50 --data photos/[/bold]   published weights, on folders named after ImageNet's classes
     """
     registry = open_registry(context)
