@@ -118,7 +118,7 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipe.loss_args.margin=2"], ["recipe.loss_args: name the loss, too"]),
         (["recipe.loss=hinge", "recipe.loss_args.margn=2"], ["no option of hinge 'margn': did you mean 'margin'?"]),
         (["data.augment=crop:4,hflp"], ["no augmentation 'hflp': did you mean", "'hflip'"]),
-        (["data.augment=crop:0"], ["augmentation 'crop:0': the strength must be a positive int, as in crop:4"]),
+        (["data.augment=crop:0"], ["augmentation 'crop:0': the argument must be a positive int, as in crop:4"]),
         (["model.dept=3"], ["no option of resnet20 'dept'", "'depth'"]),
         (["model.depth=deep"], ["model.depth=deep", "integer"]),
         (["data.augmnt=x"], ["no option of digits 'augmnt'", "'augment'"]),

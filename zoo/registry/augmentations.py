@@ -9,14 +9,14 @@ from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 
 PRESETS = ("none", "light", "standard", "strong")  # defined by each data set
-Fraction = float  # a strength of at most 1
+Fraction = float  # an argument of at most 1
 
 
 def parse_augmentation(registry: Registry, description: str) -> list[tuple[Entry, float | None]]:
-    """Parse a comma-separated description into transforms with their strengths, None where a transform takes none.
+    """Parse a comma-separated description into transforms with their arguments, None where a transform takes none.
 
     Raises:
-        UserError: an unknown transform, or a strength that is not a positive number.
+        UserError: an unknown transform, or an argument that is not a positive number.
     """
     if description in PRESETS:
         return []
@@ -32,7 +32,7 @@ def _parse(registry: Registry, item: str) -> tuple[Entry, float | None]:
     entry = registry.find("augmentation", name)
     if not entry.options:
         if colon:
-            raise UserError(f"augmentation {name!r} takes no strength")
+            raise UserError(f"augmentation {name!r} takes no argument")
         return entry, None
     option = entry.options[0]
     kind = int if option.type == "int" else float
@@ -41,5 +41,5 @@ def _parse(registry: Registry, item: str) -> tuple[Entry, float | None]:
     except ValueError:
         strength = -1
     if not 0 < strength < math.inf or (option.type == "Fraction" and strength > 1):
-        raise UserError(f"augmentation {item!r}: the strength must be a positive {kind.__name__}, as in {name}:{option.default}")
+        raise UserError(f"augmentation {item!r}: the argument must be a positive {kind.__name__}, as in {name}:{option.default}")
     return entry, strength
