@@ -222,7 +222,7 @@ class _Layer:
         self.saturated: Tensor | None = None  # how many outputs
         self.by_unit: Tensor | None = None  # [4, units]: number, sum, number x mean^2, squares around the mean of each part
         self.input: Tensor | None = None  # its mean, standard deviation and difference between samples
-        self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one beside them
+        self.moments: Tensor | None = None  # [F + 1, F + 1] of the inputs with a one appended
 
     @property
     def units(self) -> int | None:
@@ -292,7 +292,7 @@ def _signal(number: Tensor, total: Tensor, squared_means: Tensor, around: Tensor
 
 
 def _participation(moments: Tensor) -> Tensor:
-    """tr(C)^2 / tr(C^2) of the covariance C, from sums of products of the features with a one beside them."""
+    """tr(C)^2 / tr(C^2) of the covariance C, from sums of products of the features with a one appended."""
     number = moments[-1, -1]
     mean = moments[-1, :-1] / number
     covariance = moments[:-1, :-1] / number - torch.outer(mean, mean)

@@ -84,7 +84,7 @@ class Diagnosis(RecordListener):
         self.start()
         if trainer.is_global_zero and not any(isinstance(callback, Monitor) for callback in callbacks_of(trainer)):
             warnings.warn(
-                "Diagnosis has no monitors to listen to: add ActivationStatistics() and GradientMonitor() beside it",
+                "Diagnosis has no monitors to listen to: add ActivationStatistics() and GradientMonitor() to the callbacks",
                 stacklevel=1,
             )
 

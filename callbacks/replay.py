@@ -27,7 +27,7 @@ MAX_SAMPLES = 5
 
 @dataclass
 class Step:
-    """Everything that a call of ``training_step`` depends on beside the module.
+    """Everything that a call of ``training_step`` depends on besides the module.
 
     Attributes:
         number: of the optimizer step it belongs to, from 1.

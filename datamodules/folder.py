@@ -33,7 +33,7 @@ NAMED = 3  # names in a message
 class Folder(ClassificationData):
     """Your own images, one folder per class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
-    With a ``train`` folder, ``test`` and ``val`` (or ``valid``, ``validation``) beside it are used; missing splits are drawn from
+    With a ``train`` folder, also ``test`` and ``val`` (or ``valid``, ``validation``) are used; missing splits are drawn from
     the training images. All images become RGB, transparent parts white; those of another size are resized and cropped.
     Files that cannot be read are skipped with a warning and listed in ``unreadable``.
 
@@ -258,7 +258,7 @@ def _split_places(root: Path) -> dict[str, Path]:
     if not splits:
         return {"train": root}
     if "train" not in splits:
-        raise UserError(f"{root}: has a folder {splits[0]!r} but no folder 'train' with class folders beside it")
+        raise UserError(f"{root}: has a folder {splits[0]!r} but no folder 'train' with class folders next to it")
     if len(found["val"]) > 1:
         raise UserError(f"{root}: {' and '.join(found['val'])} both exist: keep one folder for validation")
     return {split: root / names[0] for split, names in found.items() if names and names[0] in splits}

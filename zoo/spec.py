@@ -188,7 +188,7 @@ class ImageTextSpec:
 
     @property
     def columns(self) -> dict[str, int]:
-        """The columns of a batch beside its images, at least, with the number of values that each may take, from 0.
+        """The columns of a batch besides its images, at least, with the number of values that each may take, from 0.
 
         A column is int64, [N, ...]; ``IGNORE`` or, among words, ``PAD`` stands for what is missing.
         """

@@ -210,7 +210,7 @@ def _render(houses: Sequence[House]) -> Tensor:
     return views.permute(0, 1, 3, 4, 2).contiguous()
 
 
-# what a cell can hold beside walls, as a number: nothing, each kind of thing in each color, and doors, for each color one in a
+# what a cell can hold besides walls, as a number: nothing, each kind of thing in each color, and doors, for each color one in a
 # wall from west to east and one in a wall from north to south
 FIRST_DOOR = 1 + len(KINDS) * len(COLORS)
 PAINT = torch.tensor(

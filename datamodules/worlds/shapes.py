@@ -206,7 +206,7 @@ def _ground(keys: Tensor, size: int) -> Tensor:
 def _inks(size: int) -> Tensor:
     """How each kind of object covers a square around it: [2, shapes, sizes, textures, side, side], each value in [0, 1].
 
-    The first is the share of a pixel that the object covers, the second that times how bright its paint is there.
+    The first is the fraction of a pixel that the object covers, the second that times how bright its paint is there.
     """
     scale = size / SIDE
     half = int(max(SIZES.values()) * scale) + 1
@@ -224,7 +224,7 @@ def _inks(size: int) -> Tensor:
 
 
 def _covered(distance: Tensor) -> Tensor:
-    """The share of a pixel that lies inside, from the signed distance of its center to the edge, in pixels."""
+    """The fraction of a pixel that lies inside, from the signed distance of its center to the edge, in pixels."""
     return (0.5 - distance).clamp(0, 1)
 
 

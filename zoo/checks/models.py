@@ -138,7 +138,7 @@ def _every_parameter_learns(registry: Registry, subject: TinyRun) -> None:
 def _saves_and_loads(registry: Registry, subject: TinyRun) -> None:
     task = subject.task(registry).train()
     if not task.one_pass:
-        _loss(task, task.example_batch(16))  # moves what a network keeps beside parameters
+        _loss(task, task.example_batch(16))  # moves what a network keeps besides parameters
     buffer = io.BytesIO()
     torch.save(task.state_dict(), buffer)
     buffer.seek(0)

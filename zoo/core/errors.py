@@ -39,7 +39,7 @@ FORMER_NAMES = {
 
 
 class UserError(Exception):
-    """Something the user can put right. The command prints its text as one line and exits with code 2."""
+    """An error that the user can fix. The command prints its text as one line and exits with code 2."""
 
 
 class Interrupted(Exception):

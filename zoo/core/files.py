@@ -23,10 +23,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def replacing_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file at, which takes its name at the end: readers see the old file or the new one.
+    """Yield a path next to ``path`` to write a file at, which takes its name at the end: readers see the old file or the new one.
 
     Args:
-        exclusive: no other process writes this file, so what a killed one left beside it is overwritten.
+        exclusive: no other process writes this file, so what a killed one left next to it is overwritten.
 
     Raises:
         OSError: nothing was changed, as after any exception inside.

@@ -71,5 +71,5 @@ def output_file(format: Format, output: str, stem: str) -> Path:
 
 
 def card_file(path: Path, format: Format) -> Path:
-    """The model card beside an exported file, or in a folder."""
+    """The model card next to an exported file, or in a folder."""
     return path.with_name(path.name + CARD_SUFFIX) if format.suffix else path / "README.md"

@@ -1,4 +1,4 @@
-"""The files beside the weights in a folder for a model hub: a configuration that timm reads too, and a card's front matter."""
+"""The files besides the weights in a folder for a model hub: a configuration that timm reads too, and a card's front matter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def preprocessing(spec: ImageSpec) -> dict[str, Any]:
 
 
 def write_config(task: Classifier, checkpoint: dict[str, Any], path: Path) -> None:
-    """Write ``config.json`` in timm's layout, so that timm loads its own networks, with the zoo's description beside it.
+    """Write ``config.json`` in timm's layout, so that timm loads its own networks, with the zoo's description next to it.
 
     Raises:
         OSError: the file cannot be written.

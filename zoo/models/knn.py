@@ -96,7 +96,7 @@ class KNearestNeighbors(Classifier):
         return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
 
     def forward(self, images: Tensor) -> Tensor:
-        """Log of each class's share of the votes, float32 [n, classes]; uniform before training."""
+        """Log of each class's fraction of the votes, float32 [n, classes]; uniform before training."""
         classes = len(self.spec.classes)
         if not len(self.stored.labels):
             return torch.full((len(images), classes), 1 / classes, device=images.device).log()
@@ -109,7 +109,7 @@ class KNearestNeighbors(Classifier):
         return votes.clamp_min(MIN_SHARE).log().float()
 
     def votes(self, distances: Tensor, labels: Tensor) -> Tensor:
-        """Each class's share of the votes of k neighbors.
+        """Each class's fraction of the votes of k neighbors.
 
         Args:
             distances: float64 [n, k], ascending.

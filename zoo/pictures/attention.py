@@ -153,7 +153,7 @@ def draw_attention(
     Args:
         images: RGB in [0, 1], [n, H, W, 3].
         maps: attention weights, [n, maps, rows, columns]; drawn relative to uniform attention, with the maximum below each.
-        row_titles: beside each image; map_titles: above the first row.
+        row_titles: to the left of each image; map_titles: above the first row.
     """
     multiples = maps * math.prod(maps.shape[2:])
     limit = max(float(np.percentile(multiples, PERCENTILE)), 2.0)  # a single patch must not dominate the scale

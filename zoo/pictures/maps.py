@@ -1,4 +1,4 @@
-"""Images beside maps of the same size, such as saliency or attention maps."""
+"""Images next to maps of the same size, such as saliency or attention maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_maps(
         images: RGB in [0, 1], [n, H, W, 3].
         maps: at least 0, [n, maps, rows, columns].
         limits: ends of the color scales, [n, maps].
-        row_titles: beside each image; map_titles: above the first row.
+        row_titles: to the left of each image; map_titles: above the first row.
         tile: inches per side.
 
     Returns:

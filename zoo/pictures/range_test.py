@@ -10,7 +10,7 @@ from zoo.training.tuning import RangeTest
 
 
 def draw_range_test(test: RangeTest, recipe_lr: float, title: str) -> Figure:
-    """Draw losses as points, smoothed losses as a line, and the suggested learning rate beside that of the recipe."""
+    """Draw losses as points, smoothed losses as a line, and the suggested learning rate next to that of the recipe."""
     figure = Figure((5.8, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.scatter(test.rates, test.losses, s=9, color="gray", alpha=0.6, label="loss per step")

@@ -103,12 +103,12 @@ def saliency_map(gradients: Tensor) -> Tensor:
 
 
 def draw_saliency(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], heading: str) -> Figure:
-    """Draw each image beside its two maps, each map on its own scale.
+    """Draw each image next to its two maps, each map on its own scale.
 
     Args:
         images: RGB in [0, 1], [n, H, W, 3].
         maps: gradient and SmoothGrad, [n, 2, H, W].
-        titles: beside each image.
+        titles: to the left of each image.
     """
     limits = np.percentile(maps, PERCENTILE, axis=(2, 3))
     heading = f"{heading}\neach map is scaled to its own maximum"

@@ -386,7 +386,7 @@ class Task(L.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
     def collect_details(self, metrics: bool = True) -> None:
-        """Compute ``details`` beside metrics in the following tests, as plain data; they may take longer.
+        """Compute ``details`` in addition to metrics in the following tests, as plain data; they may take longer.
 
         Args:
             metrics: whether to add metrics, too.

@@ -110,7 +110,7 @@ def train(
         on_data: called with the data before training begins.
 
     Raises:
-        UserError: something the user can put right, before the first step or when the disk fills up.
+        UserError: an error that the user can fix, before the first step or when the disk fills up.
         Interrupted: by a signal; ``last.ckpt`` is where it resumes.
     """
     silence_lightning()

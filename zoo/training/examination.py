@@ -111,7 +111,7 @@ def _overfit_batch(setup: Setup) -> Check:
     data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
     recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1})
-    losses = _Losses(share=LEARNED / 4)
+    losses = _Losses(fraction=LEARNED / 4)
     fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, [losses])
     values = losses.values
     if not values:
@@ -162,15 +162,15 @@ def _copy(setup: Setup, recipe: Any = None) -> Any:
 
 
 class _Losses(L.Callback):
-    """The loss of each step; with a share, training stops where the loss falls below that part of the first."""
+    """The loss of each step; training stops where the loss falls below the given fraction of the first."""
 
-    def __init__(self, share: float | None = None) -> None:
-        self.share, self.values, self.floor = share, [], 0.0
+    def __init__(self, fraction: float | None = None) -> None:
+        self.fraction, self.values, self.floor = fraction, [], 0.0
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, *_: Any) -> None:
         self.values.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
         if len(self.values) == 1 and (smoothing := task.recipe.label_smoothing) and (classes := task.chance_classes):
             right, wrong = 1 - smoothing + smoothing / classes, smoothing / classes
             self.floor = -right * math.log(right) - (classes - 1) * wrong * math.log(wrong)
-        if self.share is not None and self.values[-1] - self.floor < self.share * (self.values[0] - self.floor):
+        if self.fraction is not None and self.values[-1] - self.floor < self.fraction * (self.values[0] - self.floor):
             trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""The Lightning logger that writes ``metrics.jsonl``, whatever the tracker."""
+"""The Lightning logger that writes ``metrics.jsonl`` with any tracker, or none."""
 
 from __future__ import annotations
 

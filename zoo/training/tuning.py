@@ -31,7 +31,7 @@ STEPS = 100
 SMOOTHED = 2.0  # steps: standard deviation of the Gaussian that smooths the losses
 DIVERGED = 3.0  # times the lowest loss
 FALL = 0.02  # fraction of the first loss by which it must fall for its minimum to mean anything
-SHARE_OF_MEMORY = 0.8  # of the available memory of a CPU; the rest is for other processes
+MEMORY_FRACTION = 0.8  # of the available memory of a CPU; the rest is for other processes
 SLOW = 10.0  # seconds of a training step: larger batches are not tried
 
 
@@ -199,7 +199,7 @@ def search_batch(setup: Setup) -> BatchSearch:
     """Double the batch until it does not fit, then halve the interval, with real steps of training and of validation.
 
     On a GPU, what does not fit raises an exception. On a CPU the process would be killed, so a batch is tried only if the memory
-    of the smaller ones, extrapolated linearly, stays within ``SHARE_OF_MEMORY`` of what is available.
+    of the smaller ones, extrapolated linearly, stays within ``MEMORY_FRACTION`` of what is available.
 
     Raises:
         UserError: not even the smallest batch fits, or batches are not images.
@@ -263,7 +263,7 @@ class _Search:
             return False
         (first, least), (last, most) = known[0], known[-1]
         an_image = (most - least) / (last - first) if last > first else most / last
-        return most + max(0.0, an_image) * (size - last) > SHARE_OF_MEMORY * self.available
+        return most + max(0.0, an_image) * (size - last) > MEMORY_FRACTION * self.available
 
     def _steps(self, size: int) -> float:
         """Seconds of a training step, after a warmup step; a batch of validation follows."""

@@ -23,14 +23,14 @@ from zoo.training.exported import SUFFIX, read_exported, was_exported
 # keys under which training scripts save the weights, the likelier first
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
-MOST_OBJECTS = 100  # kinds of objects beside the weights
+MOST_OBJECTS = 100  # kinds of objects besides the weights
 FILLED_BY_KEYS = re.compile(r"Can only SETITEMS? for .* but got <class 'zoo\.training\.weight_files\.([^']+)'>")
 
 
 def read_weights(path: Path, key: str = "") -> Weights:
     """Read a file of weights: safetensors, a checkpoint of the zoo, or a state dict saved by torch, alone or wrapped.
 
-    Objects beside the weights, such as ``argparse.Namespace``, are left out; none of their code runs or is imported.
+    Objects besides the weights, such as ``argparse.Namespace``, are left out; none of their code runs or is imported.
 
     Args:
         key: the key of the state dict in the file, or what its names begin with; empty takes averaged weights, if there are any.

@@ -32,7 +32,7 @@ PRETRAINED = "pretrained"  # the weights that come with a model
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them, the safer first
 LIBRARY_PREFIX = f"{MODULE}."  # of the names of a library's network inside a model of the zoo
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of a SHA-256, in the name of a file
-HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules beside a backbone
+HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules besides a backbone
 COUNTER = "num_batches_tracked"
 LEVELS = 4  # of modules around a network that a file may name
 NAMED = 4  # mismatched weights in a message
@@ -282,7 +282,7 @@ def _match_by_name(task: Classifier, weights: Weights) -> Match:
     left_out = [of_file for name, of_file in inside.items() if name.startswith(task.left_out)]
     left_out += [name for name in state if not name.startswith(prefix)]
     head = {name.removeprefix(own) for name in task.head_names()}
-    # a head beside the backbone, as in backbone.conv1.weight and head.fc.weight
+    # a head next to the backbone, as in backbone.conv1.weight and head.fc.weight
     for name in head - set(inside):
         beside = [each for each in left_out if each.rpartition(".")[2] == name.rpartition(".")[2] and HEADS.match(each)]
         if len(beside) == 1:
