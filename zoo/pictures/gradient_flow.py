@@ -42,7 +42,7 @@ def gradient_flow(registry: Registry, runs: list[RunFolder]) -> Picture:
         draw_gradient_flow({"vanilla RNN (tanh), untrained": measure(vanilla), "LSTM, untrained": measure(lstm)}),
         "straight lines are exponential: the recurrent weights of a vanilla RNN scale the gradient at each step, so that it "
         "vanishes or explodes unless their spectral radius is close to 1; in the cell of an LSTM the forget gate scales it, "
-        "which a bias opens from the start and training where needed",
+        "which its bias opens at initialization, and training where needed",
         "zoo train char-lstm",
     )
 

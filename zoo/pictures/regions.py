@@ -87,7 +87,7 @@ def regions(
         panels = _standard_panels(registry, data, settings)
         columns = max(2, len(panels) // 2)  # L1 above L2
         look_for = f"{LOOK_FOR}; {NEIGHBORS_LOOK}"
-        following = f"zoo train mlp --data {data} --name bent    zoo picture regions bent"
+        following = f"zoo train mlp --data {data} --name nonlinear    zoo picture regions nonlinear"
     return Picture(draw_regions(panels, columns), look_for, following)
 
 

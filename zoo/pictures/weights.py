@@ -76,8 +76,8 @@ def filters(
         raise UserError(f"{name} has no convolution ({run.model['name']}): `zoo list cnn` lists models with convolutions")
     return Picture(
         _draw(weights, (), f"{title}:", f"filters of {'x'.join(map(str, weights.shape[-2:]))}", side=60),
-        "look for edges in all directions and for pairs of opposite colors: filters that look like noise have learned nothing, "
-        "and equal ones are redundant",
+        "look for edges in all directions and for pairs of opposite colors: filters that look like noise are hardly trained, "
+        "and identical ones are redundant",
         following,
     )
 

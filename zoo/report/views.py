@@ -120,10 +120,15 @@ def activations(history: History, most: int) -> Part | None:
     if table is None:
         return None
     kinds = (
-        ("std", "Activation standard deviation", "Should be of the same order in all layers and over time.", "log"),
-        ("signal", "Variation between samples", "Fading with depth: little of the input is left.", "log"),
+        ("std", "Activation standard deviation", "Should be of the same order of magnitude in all layers and over time.", "log"),
+        ("signal", "Variation between samples", "Decreasing with depth: information about the input is lost.", "log"),
         ("dead", "Dead units", "Fraction of units that are zero for all recent samples.", "share"),
-        ("saturated", "Saturated units", "Fraction of outputs in the flat ends of a sigmoid or tanh, without gradient.", "share"),
+        (
+            "saturated",
+            "Saturated units",
+            "Fraction of outputs near the limits of a sigmoid or tanh, where its derivative is almost zero.",
+            "share",
+        ),
         ("rank", "Input rank", "Effective rank of the inputs of a layer: 1 is a line.", "log"),
         ("mean", "Activation mean", "Far from zero relative to the deviation: it dominates the next layer.", "signed"),
     )
@@ -145,7 +150,7 @@ def gradients(history: History, most: int) -> Part | None:
     plots = [
         line_plot(title, caption, [Line(*history.series[name], title)], "step", log=log, most=most)
         for name, title, caption, log in (
-            ("norm", "Global gradient norm", "Before clipping. Spikes: steps that endanger the run.", True),
+            ("norm", "Global gradient norm", "Before clipping. Spikes: unstable steps.", True),
             ("clipped", "Clipped gradients", "Fraction of the records so far with a norm above recipe.gradient_clip_val.", False),
             ("noise_scale", "Gradient noise scale", "In samples: batch size above which larger batches gain little.", True),
         )
