@@ -69,7 +69,7 @@ class Card:
         weights = self._settings()["recipe"]["weights"]
         source = "" if weights == "pretrained" else f" from {weights}"
         pretrained = f" Initialized with pretrained weights{source}." if weights else ""
-        return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, whatever it shows."
+        return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, even if it shows none of them."
 
     def _metrics(self) -> str:
         if self.metrics:
