@@ -11,7 +11,7 @@ from zoo.datamodules.files.json_files import read_json
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
 
-# the last function of a question's program tells what is asked (Johnson et al. 2016, figure 5)
+# the last function of a question's program gives its type (Johnson et al. 2016, figure 5)
 KIND_OF_FUNCTION = {
     "count": "count",
     "exist": "exist",

@@ -99,6 +99,6 @@ class DialogueData(ImageTextData):
         ]
 
     def summarize(self) -> dict[str, Any]:
-        """Answers, candidates a round, rounds in each split, and what ``ImageTextData`` tells, once ``setup`` has run."""
+        """Answers, candidates per round, rounds per split, and the summary of ``ImageTextData``, after ``setup``."""
         rounds = {f"{name} rounds": int((split.labels != IGNORE).sum()) for name, split in self.splits.items()}
         return {"answers": len(self.spec.answers), "candidates": self.spec.candidates, **rounds, **super().summarize()}

@@ -21,7 +21,7 @@ class ImageTextData(ImageData):
     """Images, each with text.
 
     A subclass implements ``build_spec``, which may read texts for the vocabulary but no image, and ``load_splits``, which encodes
-    words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since words tell left from right.
+    words as indices into ``self.spec.vocabulary``. No preset of ``augment`` flips images, since texts name left and right.
 
     Args:
         augment: as in ``ImageData``; no augmentation may mix images.
@@ -61,7 +61,7 @@ class ImageTextData(ImageData):
             require(there.min() >= 0 and there.max() < values, f"{name} has values that are not from 0 to {values - 1}")
 
     def summarize(self) -> dict[str, Any]:
-        """Size of the vocabulary, and what ``ImageData`` tells, once ``setup`` has run."""
+        """Size of the vocabulary, and the summary of ``ImageData``, after ``setup``."""
         return {"vocabulary": len(self.spec.vocabulary), **super().summarize()}
 
 

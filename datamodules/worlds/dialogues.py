@@ -26,7 +26,7 @@ class Round(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """A caption, which says of one thing what tells it from all others, and the rounds that follow."""
+    """A caption, which describes one object uniquely, and the rounds that follow."""
 
     caption: str
     rounds: tuple[Round, ...]
@@ -84,7 +84,7 @@ def hold_dialogue(scene: Sequence[Thing], seed: int, rounds: int = 8) -> Dialogu
 
 
 def _subject(scene: Sequence[Thing], random: Random) -> tuple[Thing | None, list[str]]:
-    """What the caption is about and the attributes that it tells; no thing where each has one that looks the same."""
+    """The object that the caption describes and the attributes that it names; None if every object has a duplicate."""
     options = [
         (thing, list(told)) for thing in scene for told in unique_descriptions(thing, scene) if len(told) < len(ATTRIBUTES)
     ]

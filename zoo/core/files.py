@@ -80,7 +80,7 @@ def require_writable(option: str, path: Path) -> None:
     if not place.is_dir():
         raise UserError(f"{option} {path}: {place} is not a folder")
     try:
-        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not show it
             pass
     except OSError:
         raise UserError(f"{option} {path}: {place} cannot be written to") from None

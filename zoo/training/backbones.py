@@ -99,7 +99,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def is_published(registry: Registry, name: str) -> bool:
-    """Whether a name is that of a network with published weights, as far as its form tells."""
+    """Whether a name is that of a network with published weights, judging by its form."""
     is_own = name in registry.models and PRETRAINED_TAG in registry.models[name].tags
     return is_own or (name.partition(":")[0] in (*LIBRARIES, HUB) and ":" in name)
 
