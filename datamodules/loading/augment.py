@@ -89,7 +89,7 @@ def resized_crop(batch: Batch, generator: torch.Generator, min_scale: Fraction =
 
 @register_augmentation("jitter")
 def jitter(batch: Batch, generator: torch.Generator, strength: float = 0.4) -> Batch:
-    """Change brightness, contrast and, in color, saturation, each by a random factor in [1 - strength, 1 + strength]."""
+    """Change brightness, contrast and, in color, saturation by random factors in [1 - strength, 1 + strength]."""
     images = batch["images"].float()
     n, channels = images.shape[:2]
     factors = 1 + strength * (torch.rand(3, n, 1, 1, 1, generator=generator) * 2 - 1)
@@ -110,7 +110,7 @@ def _gray(images: Tensor) -> Tensor:
 
 @register_augmentation("cutout")
 def cutout(batch: Batch, generator: torch.Generator, size: int = 8) -> Batch:
-    """Zero out a square of size pixels a side, centered anywhere in the image and cut at its border (DeVries and Taylor 2017)."""
+    """Zero out a square of size x size pixels, centered anywhere in the image and cut at its border (DeVries and Taylor 2017)."""
     images = batch["images"]
     n, _, height, width = images.shape
     top = torch.randint(0, height, (n, 1), generator=generator) - size // 2
