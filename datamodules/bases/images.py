@@ -161,8 +161,13 @@ class ImageData(DataModule):
         }
 
     def require_compatible(self, spec: Spec, name: str) -> None:
-        if self.image_spec.shape != image_spec(spec).shape:
-            raise UserError(f"{name} has images of {self.image_spec.shape}, the model takes {image_spec(spec).shape}")
+        own, wanted = self.image_spec, image_spec(spec)
+        if own.shape != wanted.shape:
+            given, taken = (
+                "points in the plane" if each.are_points else f"images of {'x'.join(map(str, each.shape))}"
+                for each in (own, wanted)
+            )
+            raise UserError(f"{name} has {given}, the model takes {taken}")
 
     def preview_texts(self, count: int) -> list[list[str]]:
         """The texts of each of the first ``count`` training images, as sentences."""

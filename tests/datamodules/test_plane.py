@@ -139,6 +139,6 @@ def test_every_model_trains_on_points_or_refuses_them(name):
 def test_the_command_trains_on_points_and_refuses_to_predict_files(zoo):
     answer = zoo("train", "softmax", "--data", "blobs", "--epochs", "1", "--name", "first")
     assert answer.code == 0 and "picture regions first" in answer.out and "predict" not in answer.out
-    assert zoo("predict", "first", "runs/first/run.yaml").is_one_line_error("points in the plane", "blobs")
+    assert zoo("predict", "first", "runs/first/run.yaml").is_one_line_error("points in the plane")
     assert zoo("train", "resnet20", "--data", "blobs").is_one_line_error("resnet20 needs images", "data that fits", "digits")
     assert "blobs" not in zoo("show", "resnet20").out and "blobs" in zoo("show", "mlp").out

@@ -58,9 +58,9 @@ def test_mistakes_are_wrong_and_the_surest_come_first(trained):
 def test_the_last_checkpoint_and_other_data_can_be_asked(zoo, trained):
     assert zoo("picture", "confusion", "first", "--checkpoint", "last", "-o", "last.png").code == 0
     assert zoo("picture", "confusion", "first", "--data", "digits", "-o", "same.png").code == 0
-    assert zoo("picture", "confusion", "first", "--data", "blobs").is_one_line_error("classes")
+    assert zoo("picture", "confusion", "first", "--data", "blobs").is_one_line_error("points in the plane", "1x8x8")
     assert zoo("picture", "confusion", "first", "--set", "data.siz=8").is_one_line_error("'size'")
-    assert zoo("picture", "confusion", "first", "--set", "data.size=9").is_one_line_error("(1, 9, 9)")
+    assert zoo("picture", "confusion", "first", "--set", "data.size=9").is_one_line_error("1x9x9")
 
 
 def test_the_command_says_accuracy_and_the_commonest_confusion(zoo, trained):

@@ -32,7 +32,7 @@ def test_a_checkpoint_is_plain_data_that_says_what_it_is() -> None:
     about = checkpoint[KEY]
     assert about["run"]["model"] == {"name": "softmax"} and about["run"]["data"]["name"] == "digits"
     assert spec_from_primitives(about["spec"]).classes == tuple("0123456789")
-    assert "hyper_parameters" not in checkpoint
+    assert checkpoint["hyper_parameters"]["recipe"] == about["run"]["recipe"]
 
 
 def test_best_is_the_epoch_with_the_best_validation_metric() -> None:
