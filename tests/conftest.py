@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -98,3 +99,26 @@ def plugin(plugin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The third-party package, importable for one test."""
     monkeypatch.syspath_prepend(str(plugin_folder))
     return plugin_folder
+
+
+@pytest.fixture
+def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that puts files into a cache of the Hugging Face hub, which is used without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(workplace / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(repository: str, **contents: bytes) -> Path:
+        folder = workplace / "hub" / f"models--{repository.replace('/', '--')}"
+        for name, content in contents.items():
+            name = name.replace("_safetensors", ".safetensors").replace("_json", ".json")
+            digest = hashlib.sha256(content).hexdigest()
+            for path in ("blobs", "refs", "snapshots/abc"):
+                (folder / path).mkdir(parents=True, exist_ok=True)
+            (folder / "blobs" / digest).write_bytes(content)
+            (folder / "refs" / "main").write_text("abc")
+            (folder / "snapshots/abc" / name).symlink_to(folder / "blobs" / digest)
+        return folder
+
+    return put

@@ -189,6 +189,37 @@ def test_what_a_program_registers_itself_has_a_name(pixels: np.ndarray) -> None:
             """Has the same name."""
 
 
+LINES = """
+import lightning as L
+import zoo
+
+zoo.list_models("resnet*", task="classification", pretrained=True)
+model = zoo.create_model("resnet20", num_classes=10, image_size=32)
+data = zoo.create_data("digits", batch_size=64)
+run = zoo.train("mlp", data="digits", epochs=5, settings={"model.hidden_sizes": [64]}, callbacks=[L.pytorch.callbacks.Timer()])
+tuned = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
+run = zoo.load("runs/mlp-digits")
+run.test(); run.predict(["a.jpg", array]); run.history(); run.model; run.report(); run.export("onnx")
+"""
+
+
+@pytest.mark.slow
+def test_the_lines_that_a_newcomer_writes_run_as_written(hub, pixels: np.ndarray) -> None:
+    import timm
+    from safetensors.torch import save
+
+    hub("timm/resnet18.a1_in1k", model_safetensors=save(timm.create_model("resnet18").state_dict()))
+    Image.fromarray(pixels).save("a.jpg")
+    for name in ("cat", "dog"):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(np.roll(pixels, number)).save(Path("photos", name, f"{number}.png"))
+    names = {"array": pixels}
+    exec(LINES, names)
+    assert Path("mlp-digits.onnx").exists() and Path("runs/mlp-digits/report.html").exists()
+    assert names["tuned"].config.data["root"] == "photos/" and names["tuned"].metrics.keys() >= {"test/accuracy"}
+
+
 @pytest.mark.slow
 def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     blocks = PYTHON.findall((ROOT / "docs" / "python.md").read_text())

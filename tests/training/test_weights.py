@@ -179,29 +179,6 @@ def test_gray_images_take_the_mean_of_the_colors() -> None:
     assert task.spec.mean == pytest.approx((0.449,)) and task.spec.std == pytest.approx((0.226,))
 
 
-@pytest.fixture
-def hub(workplace: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that puts files into a cache of the Hugging Face hub, which is used without a network."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(workplace / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    def put(repository: str, **contents: bytes) -> Path:
-        folder = workplace / "hub" / f"models--{repository.replace('/', '--')}"
-        for name, content in contents.items():
-            name = name.replace("_safetensors", ".safetensors").replace("_json", ".json")
-            digest = hashlib.sha256(content).hexdigest()
-            for path in ("blobs", "refs", "snapshots/abc"):
-                (folder / path).mkdir(parents=True, exist_ok=True)
-            (folder / "blobs" / digest).write_bytes(content)
-            (folder / "refs" / "main").write_text("abc")
-            (folder / "snapshots/abc" / name).symlink_to(folder / "blobs" / digest)
-        return folder
-
-    return put
-
-
 def test_without_network_it_is_said_which_file_belongs_where(hub, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(workplace / "torch"))
     of_torchvision = resolve(scan(), "torchvision", {}, [{"recipe": {"weights": "torchvision:resnet18.IMAGENET1K_V1"}}])

@@ -415,7 +415,8 @@ class Task(L.LightningModule):
     def _log_metrics(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.compute_metrics(stage).items()}
         is_exact = self._is_exact
-        self.log_dict(values, logger=False if is_exact else None, prog_bar=not is_exact, sync_dist=not is_exact)
+        # without sync_dist: they are of all processes already, and another mean would round them
+        self.log_dict(values, logger=False if is_exact else None, prog_bar=not is_exact)
         if is_exact and not self.trainer.sanity_checking:
             self.send(values)
 
