@@ -225,7 +225,7 @@ def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     blocks = PYTHON.findall((ROOT / "docs" / "python.md").read_text())
     revealed = (
         "zoo.list_models()", "zoo.describe('mlp')", "run", "run.metrics", "run.history()", "run.findings", "report", "metrics",
-        "exported", "run.predict(picture)", "run.predict(picture)[0].name", "run.model", "run.sample()", "run.chat('a.png')",
+        "exported", "run.predict(image)", "run.predict(image)[0].name", "run.model", "run.sample()", "run.chat('a.png')",
         "run.episodes()", "run.config", "data", "model", "found", "found.best", "found.trials", "best",
     )  # fmt: skip
     program = "\n".join([*blocks, *(f"reveal_type({expression})" for expression in revealed)])
