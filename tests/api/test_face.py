@@ -226,7 +226,7 @@ def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     revealed = (
         "zoo.list_models()", "zoo.describe('mlp')", "run", "run.metrics", "run.history()", "run.findings", "report", "metrics",
         "exported", "run.predict(image)", "run.predict(image)[0].name", "run.model", "run.sample()", "run.chat('a.png')",
-        "run.episodes()", "run.config", "data", "model", "found", "found.best", "found.trials", "best",
+        "run.episodes()", "run.config", "data", "model", "study", "study.best", "study.trials", "best",
     )  # fmt: skip
     program = "\n".join([*blocks, *(f"reveal_type({expression})" for expression in revealed)])
     (tmp_path / "snippets.py").write_text(program)
