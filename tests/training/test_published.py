@@ -91,6 +91,33 @@ def test_timms_predictions(name: str, photos: list[Path]) -> None:
     torch.testing.assert_close(ours(task, photos), theirs(network, transform, photos), rtol=0, atol=1e-5)
 
 
+WRONG = {
+    "of another network": (lambda: models.squeezenet1_1(), dict, "does not fit this network, nothing was loaded: 102 missing: "),
+    "renamed": (
+        lambda: models.resnet18(),
+        lambda state: {f"layer.{place}": value for place, value in enumerate(state.values())},
+        "match in order and shape: load them so with --set recipe.weights_by_order=true$",
+    ),
+    "without a head": (
+        lambda: models.resnet18(),
+        lambda state: {name: value for name, value in state.items() if not name.startswith("fc.")},
+        "has no head: fine-tune it with zoo finetune torchvision:resnet18 --weights 'my w.pth' --data DATA$",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_files_that_do_not_fit_a_published_network_are_refused_with_their_difference(kind: str, workplace: Path) -> None:
+    build, change, says = WRONG[kind]
+    torch.save(change(build().state_dict()), "my w.pth")
+    with pytest.raises(UserError, match=f"^my w.pth .*{says}") as refused:
+        open_published(scan(), "torchvision:resnet18", "my w.pth")
+    assert "keep-head" not in str(refused.value)
+    if kind == "renamed":  # the advice works
+        task, _ = open_published(scan(), "torchvision:resnet18", "my w.pth", [{"recipe": {"weights_by_order": True}}])
+        assert torch.equal(task.network.fc.bias, read_weights(Path("my w.pth")).state["layer.121"])
+
+
 def test_a_squashed_image_is_that_of_timm(photos: list[Path]) -> None:
     transform = create_transform((3, 64, 64), crop_pct=0.9, crop_mode="squash", interpolation="bicubic", normalize=False)
     for file in photos:

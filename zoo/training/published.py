@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def open_published(
     if found.spec is None and (count := _classes_in(task, found)) != len(spec.classes):
         spec = replace(spec, classes=numbered(count))
         task = build_task(registry, run, spec)
-    report = load_backbone(task, replace(found, spec=spec))
+    file = f" --weights {shlex.quote(weights)}" if weights else ""
+    report = load_backbone(task, replace(found, spec=spec), f"fine-tune it with zoo finetune {name}{file} --data DATA")
     if weights:
         rank_zero_print(str(report))
     return task.eval(), run

@@ -36,6 +36,7 @@ HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules besides a backbone
 COUNTER = "num_batches_tracked"
 LEVELS = 4  # of modules around a network that a file may name
 NAMED = 4  # mismatched weights in a message
+OMIT = "omit --keep-head (recipe.keep_head)"
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,15 @@ def _reached(name: str, load: Callable[..., Any], *arguments: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- into the network
 
 
-def load_backbone(task: Task, weights: Weights) -> LoadReport:
+def load_backbone(task: Task, weights: Weights, advice: str = OMIT) -> LoadReport:
     """Load pretrained weights into a network, and set the normalization that they expect.
 
     Names may differ by a prefix. A new linear head is initialized to zero: no class is preferred, and the first gradients leave
     the backbone unchanged (as Kolesnikov et al. 2020, arXiv:1912.11370, section 3.3, start theirs). The recipe of the task says
     whether tensors are matched by order and whether the head is kept.
+
+    Args:
+        advice: what to do about a head that cannot be kept.
 
     Raises:
         UserError: a tensor is missing, unexpected or of another shape; nothing was loaded.
@@ -211,8 +215,8 @@ def load_backbone(task: Task, weights: Weights) -> LoadReport:
     recipe, head = task.recipe, task.head_names()
     match = match_weights(task, weights)
     kept = {name for name in task.state_dict() if recipe.keep_head or name not in head}
-    if recipe.keep_head:
-        _require_head(match, task, weights)
+    if recipe.keep_head and not _differences(match, kept - head, task, weights):  # at most the head differs
+        _require_head(match, task, weights, advice)
     _require_fit(match, kept, task, weights)
     own = task.state_dict()  # with its metadata: the versions of the layers
     own.update({name: match.values[name] for name in kept if name in match.values})
@@ -347,31 +351,44 @@ def _in_order(task: Classifier, weights: Weights) -> dict[str, str] | None:
     return pairs
 
 
-def _require_head(match: Match, task: Classifier, weights: Weights) -> None:
+def _require_head(match: Match, task: Classifier, weights: Weights, advice: str) -> None:
     """Refuse to keep a head for other classes.
 
     Raises:
         UserError: it is missing, or the classes differ in number or name.
     """
     head, own = task.head_names(), task.state_dict()
-    omit = "omit --keep-head (recipe.keep_head)"
     if head - set(match.values):
-        raise UserError(f"{weights.origin} has no head: {omit}")
+        raise UserError(f"{weights.origin} has no head: {advice}")
     for name in head:
         theirs, ours = len(match.values[name]), len(own[name])
         if theirs != ours:
-            raise UserError(f"{weights.origin} has a head for {theirs:,} classes, and the data has {ours:,}: {omit}")
+            raise UserError(f"{weights.origin} has a head for {theirs:,} classes, and the data has {ours:,}: {advice}")
     if weights.spec and weights.spec.classes != task.spec.classes:
         theirs, ours = some(weights.spec.classes), some(task.spec.classes)
-        raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {omit}")
+        raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {advice}")
 
 
 def _require_fit(match: Match, needed: set[str], task: Classifier, weights: Weights) -> None:
-    """Compare names and shapes.
+    """Refuse weights of another network, and those that are not finite.
 
     Raises:
-        UserError: every kind of difference, counted, with the first of each, by their names in the file.
+        UserError: they differ, or a value is not finite; nothing was loaded.
     """
+    if differences := _differences(match, needed, task, weights):
+        if not task.recipe.weights_by_order and _in_order(task, weights):
+            raise UserError(
+                f"{weights.origin} has other names than this network, but its {len(weights.state)} tensors match in order and "
+                "shape: load them so with --set recipe.weights_by_order=true"
+            )
+        raise UserError(f"{weights.origin} does not fit this network, nothing was loaded: {'; '.join(differences)}")
+    kept = {name: value for name, value in match.values.items() if name in needed}
+    if broken := [match.names[n] for n, value in kept.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(f"{weights.origin} contains non-finite values, nothing was loaded: {some(broken, NAMED)}")
+
+
+def _differences(match: Match, needed: set[str], task: Classifier, weights: Weights) -> list[str]:
+    """Every kind of difference in names and shapes, counted, with the first of each, by their names in the file."""
     own, prefix = task.state_dict(), _own_prefix(task)
     # old files lack the counters that batch norms have had since torch 0.4.1
     counters = {name for name in own if name.endswith(COUNTER)}
@@ -388,16 +405,7 @@ def _require_fit(match: Match, needed: set[str], task: Classifier, weights: Weig
         "unexpected": sorted(match.unexpected),
         "of another shape": shapes,
     }
-    if differences := [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]:
-        if not task.recipe.weights_by_order and _in_order(task, weights):
-            raise UserError(
-                f"{weights.origin} has other names than this network, but its {len(weights.state)} tensors match in order and "
-                "shape: load them so with --set recipe.weights_by_order=true"
-            )
-        raise UserError(f"{weights.origin} does not fit this network, nothing was loaded: {'; '.join(differences)}")
-    kept = {name: value for name, value in match.values.items() if name in needed}
-    if broken := [match.names[n] for n, value in kept.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise UserError(f"{weights.origin} contains non-finite values, nothing was loaded: {some(broken, NAMED)}")
+    return [f"{len(names)} {what}: {some(names, NAMED)}" for what, names in parts.items() if names]
 
 
 def _shape(value: Tensor) -> str:
