@@ -171,7 +171,8 @@ def test_the_file_says_what_it_holds_to_other_libraries(workplace: Path) -> None
     with safetensors.safe_open("net.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert metadata["format"] == "pt" and json.loads(metadata["classes"]) == ["cat", "dog"]
-    assert done.loading == "network = timm.create_model('test_efficientnet', num_classes=2, checkpoint_path='net.safetensors')"
+    built = "timm.create_model('test_efficientnet', num_classes=2, checkpoint_path='net.safetensors')"
+    assert done.loading == f"import timm; network = {built}"
     assert done.loading in done.card.read_text()
     settings = yaml.safe_load(done.card.read_text().partition("```yaml\n")[2].partition("```")[0])
     assert settings["model"]["network"] == "test_efficientnet"

@@ -108,7 +108,7 @@ def test_weights_saved_here_load_there_and_back_with_equal_logits(workplace: Pat
     state._metadata = theirs.state_dict()._metadata if "mnasnet" in name else None  # it asks for versions of layers
     theirs.load_state_dict(state)  # strict
     assert torch.equal(logits(theirs, spec), expected)
-    names = {"torchvision": torchvision, "timm": timm, "safetensors": safetensors}
+    names: dict[str, object] = {}
     exec(done.loading, names)  # the line that the command prints
     assert torch.equal(logits(names["network"], spec), logits(theirs, spec))
     again = read_exported(Path("net.safetensors"))["state_dict"]
@@ -139,7 +139,7 @@ def test_networks_under_names_of_the_zoo_go_to_their_library_too(workplace: Path
     theirs = OWN[name]()
     theirs.load_state_dict(safetensors.torch.load_file("net.safetensors"))
     assert torch.equal(logits(theirs, spec), logits(task, spec))
-    names = {"torchvision": torchvision, "timm": timm, "safetensors": safetensors}
+    names: dict[str, object] = {}
     exec(done.loading, names)
     assert torch.equal(logits(names["network"], spec), logits(theirs, spec))
 

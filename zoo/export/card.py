@@ -131,8 +131,13 @@ class Card:
         names |= {"width": width, "height": height, "gray": gray, "filter": crop.interpolation.upper()}
         names["cropped"] = CROPS[crop.mode].format(**names, sides=tuple(sides), side=min(sides))
         if self.library:
-            load, code = self._loading().replace("; ", "\n"), SNIPPETS["library"]
-            names |= {"load": load, "library": self.library.library, "mean": self.task.spec.mean, "std": self.task.spec.std}
+            load, code = self.library.statements(len(self.task.spec.classes), self.file), SNIPPETS["library"]
+            names |= {
+                "load": "\n".join(load),
+                "library": self.library.library,
+                "mean": self.task.spec.mean,
+                "std": self.task.spec.std,
+            }
             return code.format(**names, repeated=".expand(-1, 3, -1, -1)" if channels == 1 else "")
         return SNIPPETS[self.format.name if self.format.suffix else "safetensors"].format(**names)
 

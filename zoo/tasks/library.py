@@ -50,9 +50,14 @@ class LibraryModel:
 
     def loading(self, num_classes: int, file: str) -> str:
         """A line of Python that builds ``network`` and loads its weights from a safetensors file with ``strict=True``."""
+        imports = "import timm" if self.library == "timm" else f"import {self.library}, safetensors.torch"
+        return "; ".join([imports, *self.statements(num_classes, file)])
+
+    def statements(self, num_classes: int, file: str) -> list[str]:
+        """The statements of ``loading`` after its imports."""
         if self.library == "timm":
-            return f"network = {self.call(num_classes, checkpoint_path=file)}"
+            return [f"network = {self.call(num_classes, checkpoint_path=file)}"]
         build, weights = f"network = {self.call(num_classes)}", f"safetensors.torch.load_file({file!r})"
         if self.name.startswith("mnasnet"):  # its layers ask for their version, which such a file does not hold
-            return f"{build}; state = network.state_dict(); state.update({weights}); network.load_state_dict(state)"
-        return f"{build}; network.load_state_dict({weights})"
+            return [build, "state = network.state_dict()", f"state.update({weights})", "network.load_state_dict(state)"]
+        return [build, f"network.load_state_dict({weights})"]
