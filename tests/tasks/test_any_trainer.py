@@ -62,8 +62,11 @@ def test_tuples_of_bytes_or_floats_train_as_the_dicts_of_the_zoo() -> None:
         "dict": DataLoader(dicts, batch_size=None),
         "bytes": loader(images, labels),
         "floats": loader(images / 255, labels),
+        "doubles": loader(images.double() / 255, labels),
+        "double dicts": DataLoader([{**batch, "images": batch["images"].double()} for batch in dicts], batch_size=None),
+        "halves": loader((images / 255).half(), labels),
         "column": loader(images, labels.int()[:, None]),
-        "probabilities": loader(images, F.one_hot(labels).float()),
+        "probabilities": loader(images, F.one_hot(labels).double()),
     }
     weights = {}
     for name, batches in loaders.items():
@@ -71,8 +74,10 @@ def test_tuples_of_bytes_or_floats_train_as_the_dicts_of_the_zoo() -> None:
         trainer().fit(model, batches)
         weights[name] = model.linear.weight.detach()
     assert torch.equal(weights["dict"], weights["bytes"]) and torch.equal(weights["dict"], weights["column"])
-    for other in ("floats", "probabilities"):
+    for other in ("floats", "doubles", "double dicts", "probabilities"):
         torch.testing.assert_close(weights["dict"], weights[other], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights["dict"], weights["halves"], rtol=1e-2, atol=1e-3)
+    assert {each.dtype for each in weights.values()} == {torch.float32}
 
 
 def test_a_data_module_with_transfer_hooks_of_its_own_is_converted_after_them() -> None:

@@ -221,9 +221,8 @@ class Classifier(Task):
         """Pixels from 0 to 255 to zero mean and unit deviation, [N, C, H, W], in the memory format of the network."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         if images.is_floating_point():
-            return (images * self.input_scale + self.input_shift).contiguous(
-                memory_format=torch.channels_last if self.channels_last else torch.contiguous_format
-            )
+            normalized = (images * self.input_scale + self.input_shift).to(self.input_scale.dtype)
+            return normalized.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
 
     def feature_extractor(self) -> nn.Module:

@@ -221,9 +221,12 @@ class Task(L.LightningModule):
     ) -> dict[str, Tensor]:
         # not in one of the three hooks that this calls: a data module that has such a hook too would replace it
         batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        if isinstance(batch, dict):
-            return batch
-        return self.batch_from_tuple(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        if not isinstance(batch, dict):
+            batch = self.batch_from_tuple(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        return {name: self._in_own_dtype(value) for name, value in batch.items()}
+
+    def _in_own_dtype(self, value: Any) -> Any:
+        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["spec"] = spec_to_primitives(self.spec)
