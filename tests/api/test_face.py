@@ -51,6 +51,49 @@ def test_a_model_is_built_for_a_spec_for_numbers_or_for_its_default_data() -> No
             face.create_model("mlp", **given)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("mlp", {"spec": "digits"}, r"spec='digits': a spec describes what the data is, as in zoo.create_data\('digits'\).spec"),
+        ("mlp", {"spec": 10}, "spec=10: a spec describes"),
+        ("mlp", {"num_classes": -1, "image_size": 8}, "num_classes=-1: must be a whole number, at least 1"),
+        ("mlp", {"num_classes": "10", "image_size": 8}, "num_classes='10'"),
+        ("mlp", {"num_classes": 10.0, "image_size": 8}, r"num_classes=10\.0"),
+        ("mlp", {"num_classes": 10, "image_size": (8, 8, 3)}, r"image_size=\(8, 8, 3\): must be a number of pixels, or height"),
+        ("mlp", {"num_classes": 10, "image_size": 8.5}, r"image_size=8\.5"),
+        ("mlp", {"num_classes": 10, "image_size": 8, "in_channels": 0}, "in_channels=0"),
+        ("mlp", {"recipe": {"learning_rate": 0.1}}, "no recipe key 'learning_rate': did you mean 'lr'"),
+        ("mlp", {"recipe": {"lr": "fast"}}, "recipe.lr=fast"),
+        ("mlp", {"recipe": "sgd"}, "recipe='sgd': must be a Recipe or a dict"),
+        ("vqa-attention", {"num_classes": 3, "image_size": 32}, r"vqa-attention needs a QuestionSpec, as in zoo.create_data\('"),
+        ("vqa-attention", {"spec": face.create_data("digits")}, "needs a QuestionSpec.*, not this ImageSpec"),
+        ("resnet20", {"spec": face.create_data("copy-memory")}, "resnet20 needs an ImageSpec"),
+        ("char-gru", {"num_classes": 3, "image_size": 32}, "char-gru needs a TextSpec"),
+    ],
+)
+def test_a_model_of_wrong_values_is_refused_in_words(name: str, given: dict[str, object], says: str) -> None:
+    with pytest.raises(face.UserError, match=says):
+        face.create_model(name, **given)
+
+
+def test_a_model_takes_the_data_itself_any_integer_and_changes_of_its_recipe() -> None:
+    data = face.create_data("digits")
+    assert face.create_model("mlp", data).spec == data.spec
+    assert face.create_model("mlp", num_classes=np.int64(3), image_size=np.int64(8)).spec.shape == (3, 8, 8)
+    own = face.create_model("mlp").recipe
+    assert face.create_model("mlp", recipe={"lr": 0.5}).recipe == own.model_copy(update={"lr": 0.5})
+    changed = face.create_model("resnet20", recipe={"optimizer": "adamw", "optimizer_args.eps": 1e-6}).recipe
+    assert changed.optimizer == "adamw" and changed.optimizer_args == {"eps": 1e-6}
+
+
+def test_data_of_wrong_values_is_refused_and_a_root_may_be_a_path(tmp_path: Path) -> None:
+    for batch_size in (0, None, "8"):
+        with pytest.raises(face.UserError, match=f"batch_size={batch_size!r}: must be a whole number, at least 1"):
+            face.create_data("digits", batch_size=batch_size)
+    (tmp_path / "cat").mkdir()
+    assert face.create_data("folder", root=tmp_path).root == tmp_path
+
+
 def test_a_path_is_a_folder_of_images(tmp_path: Path, pixels: np.ndarray) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

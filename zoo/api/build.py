@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
-from zoo.spec import ImageSpec, Spec
+from zoo.spec import KINDS, ImageSpec, Spec
 
 if TYPE_CHECKING:
     from zoo.config.recipe import Recipe
     from zoo.datamodules.bases.data_module import DataModule
+    from zoo.registry.entry import Entry
     from zoo.tasks.task import Task
 
 
 def create_model(
     name: str,
-    spec: Spec | None = None,
-    recipe: Recipe | None = None,
+    spec: Spec | DataModule | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     *,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -29,10 +33,10 @@ def create_model(
 
     Args:
         name: as ``list_models`` shows it.
-        spec: of the data, as in ``create_data("digits").spec``; by default that of the model's default data.
+        spec: of the data, as in ``create_data("digits").spec``, or the data itself; by default that of the model's default data.
         num_classes: of image classification, in place of a spec, with ``image_size``, in pixels (a number, or height and width),
             and ``in_channels``.
-        recipe: optimizer, learning rate and so on; by default the model's own.
+        recipe: optimizer, learning rate and so on; a dict changes the model's own, which is the default.
         options: of the model, as in ``depth=32``.
 
     Raises:
@@ -43,7 +47,7 @@ def create_model(
         model = zoo.create_model("resnet20", num_classes=10, image_size=32)
     """
     from zoo.config.options import check_options
-    from zoo.config.recipe import Recipe
+    from zoo.config.recipe import Recipe, recipe_with
 
     entry = current_registry().model(name)
     if spec is not None and not (num_classes is None and image_size is None):
@@ -51,15 +55,50 @@ def create_model(
     if num_classes is not None or image_size is not None:
         if num_classes is None or image_size is None:
             raise UserError(f"{name}: give num_classes and image_size, or a spec")
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        spec = ImageSpec(in_channels, height, width, classes=tuple(map(str, range(num_classes))))
+        sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        if len(sides) != 2:
+            raise UserError(f"image_size={image_size}: must be a number of pixels, or height and width")
+        height, width = (_positive("image_size", side) for side in sides)
+        classes = tuple(map(str, range(_positive("num_classes", num_classes))))
+        spec = ImageSpec(_positive("in_channels", in_channels), height, width, classes)
     if spec is None:
         if not entry.data:
             raise UserError(f"{name} has no default data: give a spec, as in zoo.create_data(...).spec")
         spec = create_data(entry.data, **entry.data_options).spec
+    if recipe is not None and not isinstance(recipe, (Recipe, Mapping)):
+        raise UserError(f"recipe={recipe!r}: must be a Recipe or a dict, as in recipe={{'lr': 0.01}}")
+    if not isinstance(recipe, Recipe):
+        recipe = recipe_with(entry, dict(recipe or {}))
     chosen = check_options(entry, options)
-    model: Task = entry.load()(spec, recipe or Recipe(**entry.recipe), **chosen)
+    model_class = entry.load()
+    model: Task = model_class(_fitting_spec(entry, model_class, spec), recipe, **chosen)
     return model
+
+
+def _positive(name: str, value: object) -> int:
+    """A whole number of any integer type, at least 1."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise UserError(f"{name}={value!r}: must be a whole number, at least 1")
+    return number
+
+
+def _fitting_spec(entry: Entry, model_class: type[Task], given: Any) -> Spec:
+    """The given spec, or that of the given data, if it is of the kind that the model is built from."""
+    spec = getattr(given, "spec", given)
+    example = f"zoo.create_data({entry.data!r}).spec" if entry.data else "zoo.create_data(...).spec"
+    if not isinstance(spec, Spec):
+        raise UserError(f"spec={given!r}: a spec describes what the data is, as in {example}")
+    parameter = inspect.signature(model_class.__init__).parameters.get("spec")
+    annotation = parameter and parameter.annotation
+    needed = next((kind for kind in KINDS.values() if annotation in (kind, kind.__name__)), None)
+    if needed and not isinstance(spec, needed):
+        article = "an" if needed is ImageSpec else "a"
+        raise UserError(f"{entry.name} needs {article} {needed.__name__}, as in {example}, not this {type(spec).__name__}")
+    return spec
 
 
 def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **options: object) -> DataModule:
@@ -84,5 +123,5 @@ def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **opt
     section = data_section(current_registry(), name)
     entry = current_registry().data_set(section.pop("name"))
     chosen = check_options(entry, {**section, **options})
-    data: DataModule = entry.load()(batch_size, seed, **chosen)
+    data: DataModule = entry.load()(_positive("batch_size", batch_size), seed, **chosen)
     return data

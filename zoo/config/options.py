@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -20,6 +21,7 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
     Raises:
         UserError: an unknown option, a missing one, or a value of the wrong type.
     """
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     given = _with_network_args(entry, given)
     fields: dict[str, Any] = {
         option.name: (parse_annotation(option.type), ... if option.default == REQUIRED else option.default)

@@ -238,6 +238,18 @@ def resolve(
     )
 
 
+def recipe_with(model: Entry, changes: dict[str, Any]) -> Recipe:
+    """A model's own recipe with changes; a dotted key sets one item of a dictionary.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    for layer in (*_without_foreign_arguments([model.recipe], [changes]), changes):
+        _merge(merged, layer)
+    return validate(Recipe, merged, "recipe", "recipe key")
+
+
 def data_section(registry: Registry, name: str | Path) -> dict[str, Any]:
     """The data section of a Run for the name of a data set, or for the path of a folder of images."""
     text = str(name)
