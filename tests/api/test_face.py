@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -278,3 +279,73 @@ def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     types = re.findall(r'Revealed type is "(.*)"', answer.stdout)
     assert answer.returncode == 0 and len(types) == len(revealed), answer.stdout
     assert not [kind for kind in types if "Any" in kind], types
+
+
+SCRIPT = '''
+import sys
+import zoo
+from zoo.models.mlp import MLP
+
+@zoo.register_model("scripted", task="classification", data="digits", hidden_sizes=[8])
+class Scripted(MLP):
+    """An MLP of a script."""
+
+if __name__ == "__main__":
+    zoo.train("scripted", epochs=1, settings={"trainer.limit_train_batches": 2}, progress=False)
+'''
+
+
+@pytest.mark.slow
+def test_the_model_of_a_script_is_found_through_the_script(zoo) -> None:
+    Path("mine.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, "mine.py"], check=True, capture_output=True)
+    assert zoo("test", "scripted-digits").is_one_line_error("needs the plugin", "mine.py", "--plugin")
+    assert zoo("--plugin", "mine.py", "test", "scripted-digits").code == 0
+
+
+def test_callbacks_are_asked_for_again_when_a_run_goes_on(capfd: pytest.CaptureFixture) -> None:
+    class Quarter(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            trainer.optimizers[0].param_groups[0]["lr"] = 0.25
+
+    run = face.train("mlp", epochs=1, settings=QUICK, name="first", callbacks=Quarter(), progress=False)
+    run.resume(progress=False)
+    assert "warning: first was trained with callbacks that are missing now:" in capfd.readouterr().err
+    run.resume(callbacks=[Quarter()], progress=False)
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_an_interrupt_passes_except_exception() -> None:
+    assert issubclass(face.Interrupted, KeyboardInterrupt) and not issubclass(face.Interrupted, Exception)
+
+
+def test_slips_are_refused_in_words(run: face.TrainedRun, pixels: np.ndarray) -> None:
+    wrong = {
+        "no task 'clasification': did you mean 'classification'": lambda: face.list_models(task="clasification"),
+        "no checkpoint 'bset': did you mean 'best'": lambda: face.load("first", checkpoint="bset"),
+        "no kind of record 'activation': did you mean 'activations'": lambda: run.monitor_records("activation"),
+        "callbacks: 'x' is not a Lightning callback": lambda: face.train("mlp", callbacks=["x"]),
+        "ModelCheckpoint: a run saves": lambda: face.train("mlp", callbacks=[L.pytorch.callbacks.ModelCheckpoint()]),
+        "there is nothing to predict for": lambda: run.predict([]),
+        "no such file": lambda: run.predict(""),
+        "--top 0: must be at least 1": lambda: run.predict(pixels, top=0),
+        "name what to search over": lambda: face.search("mlp", {}),
+        "zoo train --resume elsewhere/first": lambda: [face.train("mlp", epochs=1, settings=QUICK, name="first", runs="elsewhere", progress=False) for _ in range(2)],
+    }  # fmt: skip
+    for said, call in wrong.items():
+        with pytest.raises(face.UserError, match=re.escape(said)):
+            call()
+    assert not Path("runs/mlp-digits").exists()
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    predictions = run.predict(each for each in (pixels, (tensor / 255).bfloat16()))
+    assert len(predictions) == 2
+
+
+def test_values_to_search_over_are_a_list() -> None:
+    for values in ([0.001, 0.01], np.array([0.001, 0.01]), (0.001, 0.01)):
+        found = face.search("mlp", {"recipe.lr": values}, trials=2, sampler="grid", epochs=1, settings=QUICK)
+        assert sorted(trial["parameters"]["recipe.lr"] for trial in found.trials) == [0.001, 0.01]
+    sizes = {key: value for key, value in QUICK.items() if not key.startswith("model")}
+    over = {"model.hidden_sizes": [[8], [8, 8]]}
+    found = face.search("mlp", over, sampler="grid", epochs=1, settings=sizes, name="sizes")
+    assert found.best["model.hidden_sizes"] in ([8], [8, 8]) and repr(found) == "<search sizes: 2 trials by val/accuracy>"

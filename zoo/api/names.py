@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.core.errors import unknown
 from zoo.registry.entry import Entry
 from zoo.registry.listing import matching
 from zoo.registry.registry import current_registry
@@ -15,10 +16,14 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
         task: such as ``classification``; empty for all.
         pretrained: list weights that come with the zoo, torchvision and timm, for ``finetune`` and ``load``.
 
+    Raises:
+        UserError: there is no such task.
+
     Example::
 
         zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
     """
+    _require_task(task)
     if not pretrained:
         return [entry.name for entry in matching(current_registry().models.values(), pattern, task)]
     from zoo.training.backbones import find_backbones
@@ -33,7 +38,14 @@ def list_data(pattern: str = "", *, task: str = "") -> list[str]:
 
         zoo.list_data(task="captioning")  # ["shapes-captions", ...]
     """
+    _require_task(task)
     return [entry.name for entry in matching(current_registry().data.values(), pattern, task)]
+
+
+def _require_task(task: str) -> None:
+    known = {entry.task for entry in current_registry().models.values()}
+    if task and task not in known:
+        raise unknown("task", task, known)
 
 
 def describe(name: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from zoo.studies.plan import Budget, Search
     from zoo.studies.study import StudyLocation
 
-Ranges = Mapping[str, str] | Sequence[str]
+Ranges = Mapping[str, str | Sequence[object]] | Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """Result of a search.
 
@@ -34,6 +35,9 @@ class SearchResult:
     plan: Search
     study: optuna.Study
     location: StudyLocation
+
+    def __repr__(self) -> str:
+        return f"<search {self.location.name}: {len(self.study.trials)} trials by val/{self.plan.metric}>"
 
     @property
     def trials(self) -> list[dict[str, object]]:
@@ -98,7 +102,8 @@ def search(
 
     Args:
         model: as ``list_models`` shows it.
-        over: key -> range: ``log:LOW..HIGH``, ``uniform:LOW..HIGH`` or ``choice:A,B``; for a grid, ``LOW..HIGH:POINTS``.
+        over: key -> a list of values, or a range: ``log:LOW..HIGH``, ``uniform:LOW..HIGH`` or ``choice:A,B``; for a grid,
+            ``LOW..HIGH:POINTS``.
         data: as ``list_data`` shows it, or a folder of images; by default the model's own.
         epochs: of each trial.
         trials: their number; by default 20, or the whole grid.
@@ -150,10 +155,22 @@ def plan_search(
     from zoo.studies import plan
 
     registry = current_registry()
-    texts = [f"{key}={values}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
+    if not over:
+        raise UserError(
+            f"name what to search over, as in {{'recipe.lr': 'log:1e-4..1e-1'}}: {model} has options (zoo show {model})"
+        )
+    texts = [f"{key}={_range(values)}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
     layers = [*parse_settings(settings), flag_sections(data, epochs)]
     planned = plan.plan_search(registry, model, layers, texts, sampler, metric, folds, seed)
     return planned, plan.plan_budget(planned, trials, pruner, workers, list(plugins or registry.plugin_files))
+
+
+def _range(values: Any) -> str:
+    """A range as text; several values are choices."""
+    if isinstance(values, str):
+        return values
+    several = values.tolist() if hasattr(values, "tolist") else list(values)
+    return "choice:" + ",".join(json.dumps(value) for value in several)
 
 
 def run_plan(plan: Search, budget: Budget, name: str, storage: str = "") -> SearchResult:

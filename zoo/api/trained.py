@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, unknown
 from zoo.registry.registry import current_registry
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from zoo.callbacks.findings import Finding
     from zoo.config.recipe import Run
     from zoo.export.export import Exported
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from zoo.training.published import PublishedNetwork
     from zoo.training.run_folder import RunFolder
 
+CHECKPOINTS = ("best", "last")
+RECORDS = ("activations", "finding", "gradients", "throughput")
 Kind = TypeVar("Kind")
 Settings = Mapping[str, object] | Sequence[str]
 
@@ -77,10 +81,18 @@ class TrainedRun:
     def __init__(
         self, source: RunFolder | ExportedFile | PublishedNetwork, checkpoint: str = "best", outcome: TrainResult | None = None
     ) -> None:
+        if checkpoint not in CHECKPOINTS:
+            raise unknown("checkpoint", checkpoint, CHECKPOINTS)
         self.source, self.checkpoint, self.outcome = source, checkpoint, outcome
         self.registry = current_registry()
         self.config: Run = source.read_run()
-        self.entry = self.registry.model(self.config.model["name"])
+        name = self.config.model["name"]
+        if name not in self.registry.models:
+            raise UserError(
+                f"{self.path} needs the model {name!r}, which a program or notebook registered: run its definition first, or "
+                "give its file to the command with --plugin FILE"
+            )
+        self.entry = self.registry.model(name)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -168,7 +180,7 @@ class TrainedRun:
         return engine.test(self.registry, task, self.config, section, trainer)
 
     def predict(
-        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object
+        self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object
     ) -> list[Prediction]:
         """Predict for images: classes, captions or answers, one prediction for each image, in order.
 
@@ -188,7 +200,9 @@ class TrainedRun:
             for prediction in run.predict(["a.jpg", "b.jpg"], top=5):
                 print(prediction.name, prediction.probability)
         """
-        several = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        # arrays, tensors and Pillow images are iterable, too
+        is_one = isinstance(inputs, (str, Path)) or hasattr(inputs, "shape") or hasattr(inputs, "convert")
+        several = [inputs] if is_one or not isinstance(inputs, Iterable) else list(inputs)
         found = self.stream(several, batch_size=batch_size, progress=progress, **options)
         return [prediction for _, prediction in found]
 
@@ -248,10 +262,12 @@ class TrainedRun:
         greedy: bool = False,
     ) -> Iterator[list[str]]:
         """Generate texts as ``sample`` does: the next character of each, one after the other."""
+        if not isinstance(prompt, str) or length < 1 or samples < 1:
+            raise UserError(f"sample takes a text, and numbers from 1: not {prompt!r}, length={length}, samples={samples}")
         from zoo.tasks.decoding import Sampling
 
         sampling = Sampling(temperature, top_k, top_p)
-        return self._language_model().generate(prompt, length, samples, None if greedy else sampling, seed)
+        return self._language_model().generate(prompt, length, samples, None if greedy else sampling, int(seed))
 
     def _language_model(self) -> LanguageModel:
         from zoo.tasks.language_modeling import LanguageModel
@@ -264,7 +280,7 @@ class TrainedRun:
             raise UserError(self.model.cannot(self.entry.name, lacking))
         return self.model
 
-    def chat(self, image: str | Path, caption: str = "") -> Conversation:
+    def chat(self, image: ImageInput, caption: str = "") -> Conversation:
         """Begin a dialogue about an image: ``ask(question)`` of the result answers in the context of the previous questions.
 
         Raises:
@@ -273,7 +289,7 @@ class TrainedRun:
         from zoo.tasks.dialogue import VisualDialogue
         from zoo.training.conversation import Conversation
 
-        return Conversation(self._model_of(VisualDialogue, "holds no dialogue"), Path(image), caption)
+        return Conversation(self._model_of(VisualDialogue, "holds no dialogue"), image, caption)
 
     def episodes(self) -> tuple[list[Episode], list[Episode]]:
         """Let a navigation agent follow the instructions of test episodes in unseen worlds: those it failed, and the others.
@@ -308,6 +324,8 @@ class TrainedRun:
         Raises:
             UserError: it is an exported file, which has no records.
         """
+        if kind not in RECORDS:
+            raise unknown("kind of record", kind, RECORDS)
         from zoo.core.json_lines import read_json_lines
 
         records = read_json_lines(self._folder("monitor_records").monitors_file)
@@ -362,19 +380,21 @@ class TrainedRun:
         if self.entry.task != "classification":
             raise UserError(f"zoo {command} is for classification, and {self.name} ({self.entry.name}) is for {self.entry.task}")
 
-    def resume(self, *, settings: Settings = (), progress: bool = True) -> TrainedRun:
+    def resume(self, *, settings: Settings = (), callbacks: Sequence[L.Callback] = (), progress: bool = True) -> TrainedRun:
         """Continue an interrupted training exactly where it was saved.
 
         Args:
+            callbacks: of your own, those that it was started with.
             settings: of devices and trackers, which do not change what is computed, as in ``{"trainer.accelerator": "cpu"}``.
 
         Raises:
             UserError: it is an exported file, or another setting would change.
         """
-        from zoo.api.training import resume
+        from zoo.api.training import require_callbacks, resume
         from zoo.config.recipe import parse_settings
 
-        return resume(self._folder("resume"), parse_settings(settings), progress=progress)
+        layers = parse_settings(settings or ())
+        return resume(self._folder("resume"), layers, callbacks=require_callbacks(callbacks), progress=progress)
 
     def _folder(self, method: str) -> RunFolder:
         from zoo.training.run_folder import RunFolder

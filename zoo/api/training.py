@@ -85,6 +85,7 @@ def finetune(
     *,
     weights: str | Path = "",
     freeze: str | None = None,
+    keep_head: bool = False,
     epochs: int | None = None,
     devices: int | str | None = None,
     nodes: int | None = None,
@@ -104,6 +105,7 @@ def finetune(
     Args:
         backbone: ``torchvision:NAME``, ``timm:NAME``, a model with pretrained weights, a run, or an exported file.
         weights: load these weights, a safetensors or .pth file, instead of the backbone's own.
+        keep_head: keep the head of the weights; the data must have as many classes.
         freeze: layers to freeze: ``none``, ``backbone``, ``until:STAGE``, ``epochs:N`` or ``epochs:N+M``.
 
     Raises:
@@ -114,6 +116,8 @@ def finetune(
         run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
     """
     given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
+    if keep_head:
+        given["recipe"] = {**given.get("recipe", {}), "keep_head": True}
     run = finetuning_run(backbone, weights, config, settings, given)
     return start(run, name, runs, callbacks=callbacks, progress=progress, on_data=advise_on(run))
 
@@ -144,13 +148,31 @@ def advise_on(run: Run) -> Callable[[Any], None]:
     return warn
 
 
-def start(run: Run, name: str | None = None, runs: str | Path | None = None, **options: Any) -> TrainedRun:
+def require_callbacks(callbacks: Any) -> list[L.Callback]:
+    """The callbacks of an argument that may be None or a single one.
+
+    Raises:
+        UserError: something else is among them.
+    """
+    import lightning as L
+
+    several = [] if callbacks is None else [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks)
+    for each in several:
+        if not isinstance(each, L.Callback):
+            raise UserError(f"callbacks: {each!r} is not a Lightning callback")
+    return several
+
+
+def start(
+    run: Run, name: str | None = None, runs: str | Path | None = None, callbacks: Sequence[L.Callback] = (), **options: Any
+) -> TrainedRun:
     """Train a resolved Run in a new folder; ``options`` are those of ``zoo.training.engine.train``."""
+    chosen = require_callbacks(callbacks)
     from zoo.training import engine
     from zoo.training.run_folder import runs_in
 
     with runs_in(runs):
-        outcome = engine.train(current_registry(), run, name, **options)
+        outcome = engine.train(current_registry(), run, None if name is None else str(name), callbacks=chosen, **options)
         return TrainedRun(outcome.folder, outcome=outcome)
 
 

@@ -80,13 +80,15 @@ def train(
         options = {"config": config or "", "settings": settings, "name": run_name, "runs": runs_dir}
         print_trained(context, json, lambda: api.train(name, data, epochs=epochs, precision=precision, **flags, **options))
         return
-    if given := [flag for flag, value in {"--config": config, "--name": run_name, "--runs-dir": runs_dir}.items() if value]:
-        raise UserError(f"--resume continues a run as it is: omit {given[0]}")
+    if config or run_name:
+        raise UserError(f"--resume continues a run as it is: omit {'--config' if config else '--name'}")
     from zoo.config.recipe import parse_settings
-    from zoo.training.run_folder import RunFolder
+    from zoo.training.run_folder import RunFolder, runs_in
 
     layers = [*parse_settings(settings), api.flag_sections(data, epochs, precision, **flags)]
-    print_trained(context, json, lambda: api.resume(RunFolder.find(resume), layers, name))
+    with runs_in(runs_dir):
+        folder = RunFolder.find(resume)
+    print_trained(context, json, lambda: api.resume(folder, layers, name))
 
 
 def print_trained(context: typer.Context, json: bool, training: Callable[[], TrainedRun]) -> None:

@@ -234,7 +234,7 @@ def resolve(
         recipe=_with_arguments(registry, entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
         trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
-        plugins=tuple(registry.plugin_files),
+        plugins=(*registry.plugin_files, *(file for file in registry.live_files() if file not in registry.plugin_files)),
     )
 
 
@@ -360,7 +360,7 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
 
 
 def parse_settings(
-    settings: Mapping[str, object] | Sequence[str], sections: tuple[str, ...] = SECTIONS
+    settings: Mapping[str, object] | Sequence[str] | None, sections: tuple[str, ...] = SECTIONS
 ) -> list[dict[str, dict[str, Any]]]:
     """Parse settings, as ``{"recipe.lr": 0.1}`` or ``["recipe.lr=0.1"]``, into section -> key -> value each.
 
@@ -368,7 +368,7 @@ def parse_settings(
         UserError: as ``parse_setting``.
     """
     if not isinstance(settings, Mapping):
-        return [parse_setting(text, sections) for text in settings]
+        return [parse_setting(text, sections) for text in settings or ()]
     parsed = []
     for key, value in settings.items():
         section, name = _section_and_name(key, key, sections)

@@ -42,8 +42,10 @@ class UserError(Exception):
     """An error that the user can fix. The command prints its text as one line and exits with code 2."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Work was stopped by a signal where it can be continued exactly, or restarted, if nothing was saved yet.
+
+    As any KeyboardInterrupt it passes ``except Exception``: Ctrl-C ends a program of many trainings, too.
 
     Args:
         text: what was kept.

@@ -229,6 +229,12 @@ def live_entries(kind: str) -> list[Entry]:
     return [replace(entry, origin=entry.module) for entry in own]
 
 
+def file_of(entry: Entry) -> str:
+    """The script or module that registered a live entry, as an absolute path; empty in a notebook."""
+    file = getattr(sys.modules.get(entry.module), "__file__", None)
+    return str(Path(file).resolve()) if file else ""
+
+
 def registered_recipe(target: type, options: dict[str, Any]) -> dict[str, Any]:
     """The recipe with which a class, or else the nearest of its bases, is registered: under several names, that with these
     options, or else the last one in the file."""

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry, live_entries
+from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry, file_of, live_entries
 from zoo.registry.source import module_file, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -133,13 +133,19 @@ class Registry:
         self.plugin_files.append(str(path))
         _trust(str(path))
 
+    def live_files(self) -> list[str]:
+        """The files of what the running program has registered itself, as absolute paths."""
+        return sorted(
+            {file for kind in KINDS for entry in self.entries(kind).values() if not entry.path and (file := file_of(entry))}
+        )
+
     def add_plugins_of(self, run: str, plugins: Sequence[str]) -> None:
         """Read the plugin files of a run, except those whose name was given from another folder.
 
         Raises:
             UserError: one is missing, or was never given with ``--plugin`` on this machine: runs of others execute no code.
         """
-        given = {Path(file).name for file in self.plugin_files}
+        given = {Path(file).name for file in (*self.plugin_files, *self.live_files())}
         for plugin in plugins:
             if Path(plugin).name not in given:
                 if not Path(plugin).is_file():

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -84,6 +86,8 @@ class Ranking(Prediction):
 
 def rank(probabilities: Tensor, names: Sequence[str], kind: str, top: int) -> list[Prediction]:
     """The ``top`` most probable names of each row of probabilities, [N, names]."""
+    if top < 1:
+        raise UserError(f"--top {top}: must be at least 1")
     best = probabilities.topk(min(top, len(names)))
     rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [Ranking({names[i]: value for value, i in zip(values, indices, strict=True)}, kind) for values, indices in rows]

@@ -20,12 +20,16 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from zoo.core.errors import Interrupted, UserError, one_line
+from zoo.core.errors import UserError, one_line
 from zoo.core.files import replacing
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
 KEY = "bestiary"  # of the zoo's metadata in a checkpoint: format, run, spec
+
+
+class Stopped(Exception):
+    """A request to stop was met, inside of Lightning, which ends the process itself at a KeyboardInterrupt."""
 
 
 class StopRequest:
@@ -183,7 +187,7 @@ class Checkpoints(L.Callback):
         if (stop or due) and not pl_module.one_pass:  # a pass is short, and not the same from its middle on
             self.save(trainer)
         if stop:
-            raise Interrupted
+            raise Stopped
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
@@ -196,7 +200,7 @@ class Checkpoints(L.Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
-            raise Interrupted
+            raise Stopped
 
     def _is_at_least_as_good(self, score: float) -> bool:
         """Whether a score is at least as good as the best so far; nan is worse than any number."""
@@ -209,7 +213,7 @@ class Checkpoints(L.Callback):
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
         between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
         whole = trainer.training and trainer.world_size == 1 and between_steps
-        if whole and trainer.global_step and not isinstance(exception, (Interrupted, UserError)):
+        if whole and trainer.global_step and not isinstance(exception, (Stopped, UserError)):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer, best: bool = False) -> None:

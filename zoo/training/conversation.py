@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.spec import END, UNKNOWN, DialogueSpec
 from zoo.tasks.dialogue import VisualDialogue
 from zoo.text.tokenization import tokenize
-from zoo.training.prediction import read_named
+from zoo.training.prediction import ImageInput, read_one
 
 
-class Unanswered(Exception):
+class Unanswered(UserError):
     """A question that cannot be answered, with the reason; the dialogue can go on."""
 
 
@@ -22,20 +20,20 @@ class Conversation:
 
     Args:
         task: a model for dialogue.
-        image: the file.
+        image: as ``predict`` takes one.
         caption: opens the dialogue; may be empty.
 
     Raises:
         UserError: the image cannot be read, or the caption has unknown words.
     """
 
-    def __init__(self, task: VisualDialogue, image: Path, caption: str = "") -> None:
+    def __init__(self, task: VisualDialogue, image: ImageInput, caption: str = "") -> None:
         self.task = task
         self.spec: DialogueSpec = self.task.spec
         words = tokenize(caption)
         if unknown := self.unknown_words(words):
             raise UserError(f"--caption has unknown words: {some(map(repr, unknown))}")
-        self.pixels = read_named(image, self.spec.image)
+        self.pixels = read_one(image, self.spec.image)
         self.caption = [*self.spec.encode(words), END]
         self.rounds: list[tuple[list[int], list[int]]] = []
 

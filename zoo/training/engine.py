@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run, TrainerSettings
-from zoo.core.errors import Interrupted, UserError
+from zoo.core.errors import Interrupted, UserError, some
 from zoo.core.json_lines import append_json_line, filter_json_lines
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
@@ -27,7 +27,7 @@ from zoo.spec import spec_from_primitives, spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, open_run
-from zoo.training.checkpoints import KEY, Checkpoints, StopRequest, read_checkpoint
+from zoo.training.checkpoints import KEY, Checkpoints, Stopped, StopRequest, read_checkpoint
 from zoo.training.environment import describe_environment
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
@@ -114,6 +114,8 @@ def train(
         Interrupted: by a signal; ``last.ckpt`` is where it resumes.
     """
     silence_lightning()
+    if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        raise UserError("ModelCheckpoint: a run saves its best and its last checkpoint itself: omit it")
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
     with folder.removed_unless_started(is_new) as started, folder.locked():
@@ -132,8 +134,13 @@ def train(
         environment = describe_environment(task)
         tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
+        own = [type(callback).__qualname__ for callback in callbacks]
+        if missing := [name for name in former[KEY].get("callbacks", ()) if name not in own]:
+            rank_zero_print(f"warning: {folder.name} was trained with callbacks that are missing now: {some(missing)}; in Python, "
+                            f"zoo.load({folder.name!r}).resume(callbacks=[...])")  # fmt: skip
+
         def about() -> dict[str, Any]:
-            described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec)}
+            described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec), "callbacks": own}
             return {**described, "wandb_id": tracker.run_id if tracker else None}
 
         metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
@@ -236,7 +243,7 @@ def _hint_to_resume(folder: RunFolder) -> Iterator[None]:
     """Add the command that resumes the run to every exception."""
     try:
         yield
-    except Interrupted:
+    except Stopped:
         is_saved = folder.last.exists()
         state = f"and saved: zoo.load({folder.name!r}).resume() continues" if is_saved else "before the first checkpoint"
         raise Interrupted(f"interrupted, {state}", folder.name, is_saved) from None

@@ -56,6 +56,8 @@ def predict(
         UserError: a named file is missing or not an image, a folder holds none that can be read, an option is of another task, or
             the model takes no images.
     """
+    if not inputs:
+        raise UserError("there is nothing to predict for: give images")
     sources = [source for each in inputs for source in _sources(each)]
     if not hasattr(task, "predict_images"):
         raise UserError(task.cannot(name, "takes no image files"))
@@ -115,6 +117,19 @@ def _read_all(
         raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
 
 
+def read_one(given: ImageInput, spec: ImageSpec) -> torch.Tensor:
+    """uint8 [channels, height, width] of one image.
+
+    Raises:
+        UserError: it is missing or cannot be read, or these are several.
+    """
+    sources = _sources(given)
+    if len(sources) != 1 or not sources[0].is_named:
+        raise UserError(f"{given if isinstance(given, (str, Path)) else 'a batch'}: give one image")
+    content = sources[0].content
+    return read_named(content, spec) if isinstance(content, Path) else sources[0].read(spec)
+
+
 def read_named(file: Path, spec: ImageSpec) -> torch.Tensor:
     """uint8 [channels, height, width] of an image file that somebody named.
 
@@ -133,12 +148,14 @@ def _sources(given: ImageInput) -> list[Source]:
     if isinstance(given, Image.Image):
         return [Source("image", given)]
     if isinstance(given, (np.ndarray, torch.Tensor)):
+        if isinstance(given, torch.Tensor):
+            given = given.float() if given.is_floating_point() else given  # NumPy has no bfloat16
         array = given.numpy(force=True) if isinstance(given, torch.Tensor) else given
         return [Source("image", array_to_image(each)) for each in (array if array.ndim == 4 else [array])]
     if not isinstance(given, (str, Path)):
         raise UserError(f"{type(given).__name__} is not an image: give paths, Pillow images, arrays or tensors")
     path = Path(given).expanduser()
-    if not path.exists():
+    if not str(given) or not path.exists():
         raise UserError(f"{given}: no such file or folder")
     if not path.is_dir():
         return [Source(str(path), path)]

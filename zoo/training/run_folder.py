@@ -92,7 +92,7 @@ class RunFolder:
             except FileExistsError:
                 if name is not None:
                     raise UserError(
-                        f"run {name!r} exists: resume it with `zoo train --resume {name}`, or choose another --name"
+                        f"run {name!r} exists: resume it with `zoo train --resume {cls(path).name}`, or choose another --name"
                     ) from None
             except OSError as error:
                 cls(path).remove()
