@@ -320,6 +320,9 @@ def test_an_interrupt_passes_except_exception() -> None:
 
 
 def test_slips_are_refused_in_words(run: face.TrainedRun, pixels: np.ndarray) -> None:
+    def in_elsewhere() -> None:
+        face.train("mlp", epochs=1, settings=QUICK, name="first", runs="elsewhere", progress=False)
+
     wrong = {
         "no task 'clasification': did you mean 'classification'": lambda: face.list_models(task="clasification"),
         "no checkpoint 'bset': did you mean 'best'": lambda: face.load("first", checkpoint="bset"),
@@ -330,7 +333,7 @@ def test_slips_are_refused_in_words(run: face.TrainedRun, pixels: np.ndarray) ->
         "no such file": lambda: run.predict(""),
         "--top 0: must be at least 1": lambda: run.predict(pixels, top=0),
         "name what to search over": lambda: face.search("mlp", {}),
-        "zoo train --resume elsewhere/first": lambda: [face.train("mlp", epochs=1, settings=QUICK, name="first", runs="elsewhere", progress=False) for _ in range(2)],
+        "zoo train --resume elsewhere/first": lambda: [in_elsewhere(), in_elsewhere()],
     }  # fmt: skip
     for said, call in wrong.items():
         with pytest.raises(face.UserError, match=re.escape(said)):

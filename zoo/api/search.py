@@ -155,10 +155,8 @@ def plan_search(
     from zoo.studies import plan
 
     registry = current_registry()
-    if not over:
-        raise UserError(
-            f"name what to search over, as in {{'recipe.lr': 'log:1e-4..1e-1'}}: {model} has options (zoo show {model})"
-        )
+    if over is None or over == {}:
+        raise UserError("name what to search over, as in {'recipe.lr': 'log:1e-4..1e-1'}")
     texts = [f"{key}={_range(values)}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
     layers = [*parse_settings(settings), flag_sections(data, epochs)]
     planned = plan.plan_search(registry, model, layers, texts, sampler, metric, folds, seed)

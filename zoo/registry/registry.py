@@ -135,9 +135,8 @@ class Registry:
 
     def live_files(self) -> list[str]:
         """The files of what the running program has registered itself, as absolute paths."""
-        return sorted(
-            {file for kind in KINDS for entry in self.entries(kind).values() if not entry.path and (file := file_of(entry))}
-        )
+        own = [entry for kind in KINDS for entry in self.entries(kind).values() if not entry.path]
+        return sorted({file for entry in own if (file := file_of(entry))})
 
     def add_plugins_of(self, run: str, plugins: Sequence[str]) -> None:
         """Read the plugin files of a run, except those whose name was given from another folder.

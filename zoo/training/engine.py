@@ -136,8 +136,10 @@ def train(
 
         own = [type(callback).__qualname__ for callback in callbacks]
         if missing := [name for name in former[KEY].get("callbacks", ()) if name not in own]:
-            rank_zero_print(f"warning: {folder.name} was trained with callbacks that are missing now: {some(missing)}; in Python, "
-                            f"zoo.load({folder.name!r}).resume(callbacks=[...])")  # fmt: skip
+            again = f"zoo.load({folder.name!r}).resume(callbacks=[...])"
+            rank_zero_print(
+                f"warning: {folder.name} was trained with callbacks that are missing now: {some(missing)}; in Python: {again}"
+            )
 
         def about() -> dict[str, Any]:
             described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec), "callbacks": own}
