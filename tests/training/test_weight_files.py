@@ -7,7 +7,10 @@ import collections
 import copy
 import functools
 import pathlib
+import pickle
+import re
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,72 @@ def test_averages_or_raw_weights_are_chosen(workplace: Path) -> None:
     assert has(load(both, weights_key="ema_net")[0], 0) and has(load(both, weights_key="net")[0], 1)
     with pytest.raises(UserError, match=r"no weights in w.pth under 'model_emma': did you mean 'model_ema'"):
         load(content, weights_key="model_emma")
+
+
+NESTED = {
+    "nested": (lambda: {"net": {"enc": named(), "head": {"a": torch.ones(1)}}}, "net.enc"),
+    "nested under no usual key": (lambda: {"student": {"enc": named()}}, "student.enc"),
+    "a key with dots": (lambda: {"net.enc": named(), "net": {"head": {"a": torch.ones(1)}}}, "net.enc"),
+    "dots on both levels": (lambda: {"a.b": {"c.d": named()}}, "a.b.c.d"),
+    "a wrapper below the key": (lambda: {"student": {"state_dict": named()}}, "student"),
+    "names inside a wrapper": (lambda: {"state_dict": {**named("net.enc."), **named("net.ema.", seed=1)}}, "net.enc"),
+    "the wrapper named too": (lambda: {"state_dict": {**named("net.enc."), **named("net.ema.", seed=1)}}, "state_dict.net.enc"),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_a_key_may_be_nested_or_have_dots(kind: str, workplace: Path) -> None:
+    content, key = NESTED[kind]
+    assert has(load(content(), weights_key=key)[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "says"),
+    [
+        ({"net": {"enc": {"a": torch.ones(1)}}}, "net.encc", "no weights in w.pth under 'net.encc': did you mean 'net.enc'"),
+        ({"net": {"enc": {"a": torch.ones(1)}}}, "x", "no weights in w.pth under 'x': choose from net.enc$"),
+        ({"body.a": torch.ones(1), "head.a": torch.ones(1)}, "heads", "under 'heads': did you mean 'head'"),
+        ({"state_dict": {"body.a": torch.ones(1)}}, "boddy", "under 'boddy': did you mean 'body'"),
+        ({"a": torch.ones(1)}, "net", "no weights in w.pth under 'net': omit recipe.weights_key$"),
+        ({"net": {"enc": {"a": torch.ones(1)}}}, "", "under 'net.enc': load them with --set recipe.weights_key=net.enc$"),
+    ],
+)
+def test_a_key_that_is_not_there_is_told_with_those_of_the_file(content: dict, key: str, says: str, workplace: Path) -> None:
+    torch.save(content, "w.pth")
+    with pytest.raises(UserError, match=says):
+        read_weights(Path("w.pth"), key)
+
+
+def test_files_of_another_kind_are_named(workplace: Path) -> None:
+    layer = nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(layer, torch.zeros(1, 2)).save("script.pt")
+    torch.export.save(torch.export.export(layer, (torch.zeros(1, 2),)), "program.pt2")
+    np.savez("arrays.npz", w=np.zeros(2))
+    np.save("array.npy", np.zeros(2))
+    Path("plain.pkl").write_bytes(pickle.dumps({"lr": 0.1}))
+    Path("tensors.pkl").write_bytes(pickle.dumps(layer.state_dict()))
+    Path("page.pth").write_text("<!DOCTYPE html>")
+    Path("pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    for file, says in {
+        "script.pt": "a TorchScript program: save torch.jit.load(file).state_dict() with torch.save",
+        "program.pt2": "a program of torch.export: save torch.export.load(file).state_dict with torch.save",
+        "arrays.npz": "an archive of NumPy arrays",
+        "array.npy": "a NumPy array",
+        "plain.pkl": "a pickle that torch.save did not write",
+        "tensors.pkl": "a pickle that torch.save did not write",
+        "page.pth": "a web page",
+        "pointer.pth": "a pointer of Git LFS",
+    }.items():
+        with pytest.raises(UserError, match=f"^{re.escape(f'{file} is {says}')}"):
+            read_weights(Path(file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(torch.jit.load("script.pt").state_dict(), "script.pth")
+    torch.save(torch.export.load("program.pt2").state_dict, "program.pth")
+    for file in ("script.pth", "program.pth"):  # the advice works
+        assert torch.equal(read_weights(Path(file)).state["weight"], layer.weight)
 
 
 REFUSED = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ from zoo.training.exported import SUFFIX, read_exported, was_exported
 # keys under which training scripts save the weights, the likelier first
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
+KEYS_SHOWN = 8
+LEVELS = 6  # of nested dictionaries
+SAVE = "save the state dict with torch.save or safetensors"
+# what other files begin with, and what archives contain
+BEGINNINGS = {
+    b"\x93NUMPY": f"a NumPy array: {SAVE}",
+    b"\x89HDF": f"an HDF5 file: {SAVE}",
+    b"<!": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file with git lfs pull",
+}
+MEMBERS = {
+    "constants.pkl": "a TorchScript program: save torch.jit.load(file).state_dict() with torch.save",
+    "archive_format": "a program of torch.export: save torch.export.load(file).state_dict with torch.save",
+    ".npy": f"an archive of NumPy arrays: {SAVE}",
+}
+PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+PICKLES_OF_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the first bytes of torch.save before version 1.6
 MOST_OBJECTS = 100  # kinds of objects besides the weights
 FILLED_BY_KEYS = re.compile(r"Can only SETITEMS? for .* but got <class 'zoo\.training\.weight_files\.([^']+)'>")
 
@@ -50,15 +70,34 @@ def read_weights(path: Path, key: str = "") -> Weights:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except pickle.UnpicklingError as error:
+        _refuse_other_kinds(path)
         called = re.search(r"reduce for unrecognized function (\S+)", str(error))
         if not (asked := refused_global(error) or (called and f"what {called[1]} returns")):
             raise UserError(f"{path} is damaged or not a weight file") from None
         raise UserError(f"{path} is refused: it would run {asked}, but weights are plain data") from None
     except Exception as error:  # both readers raise whatever a damaged file leads them to
+        _refuse_other_kinds(path)
         raise UserError(f"{path} is damaged or not a weight file") from error
     if isinstance(content, dict) and isinstance(content.get(KEY), dict):
         return weights_of_zoo(read_checkpoint(path), str(path))
     return _choose(content, path, key)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse files that are something else than weights, by their first bytes or the members of an archive.
+
+    Raises:
+        UserError: saying what the file is.
+    """
+    with path.open("rb") as file:
+        start = file.read(32)
+    kinds = [kind for beginning, kind in BEGINNINGS.items() if start.lower().startswith(beginning.lower())]
+    if start.startswith(PICKLES) and not start.startswith(PICKLES_OF_TORCH):
+        kinds.append(f"a pickle that torch.save did not write: {SAVE}")
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        kinds += [kind for end, kind in MEMBERS.items() if any(name.endswith(end) for name in archive.namelist())]
+    if kinds:
+        raise UserError(f"{path} is {kinds[0]}")
 
 
 def weights_of_zoo(checkpoint: dict[str, Any], origin: str) -> Weights:
@@ -122,12 +161,16 @@ class StandInMapping:
 def _choose(content: Any, path: Path, key: str) -> Weights:
     """The state dict under ``key``, or the one that is meant: averaged weights first."""
     found = dict(_state_dicts(content))
-    state = found.get(key) if key else next(iter(found.values()), None)
-    if state is None and key and found:
-        state = _with_prefix(found, f"{key.rstrip('.')}.")
-        if not state:
-            prefixes = {name.partition(".")[0] for each in found.values() for name in each if "." in name}
-            raise unknown(f"weights in {path} under", key, [name for name in found if name] or prefixes)
+    state = next(iter(found.values()), None)
+    if key:
+        key = key.rstrip(".")
+        within = [content, *found.values()]  # names may begin with the key inside the usual wrappers
+        states = (state for each in within for state in dict(_state_dicts(_under(each, key))).values())
+        state = next(states, None)
+        if not state and found | (nested := dict.fromkeys(_keys(content))):
+            keys = [*nested, *dict.fromkeys(name.partition(".")[0] for each in found.values() for name in each if "." in name)]
+            hint = f"choose from {some(keys, KEYS_SHOWN)}" if keys else "omit recipe.weights_key"
+            raise unknown(f"weights in {path} under", key, keys, hint)
     if not state:
         raise UserError(f"{path} contains no weights: {_instead(content)}")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -149,14 +192,30 @@ def _state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, 
         yield path, content
 
 
-def _with_prefix(found: dict[str, dict[str, Any]], prefix: str) -> dict[str, Any]:
-    """The values of the first state dict with names that begin so, without the prefix."""
-    parts = ({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)} for state in found.values())
-    return next(filter(None, parts), {})
+def _under(content: Any, key: str) -> Any:
+    """What is under a dotted key: of nested dictionaries, whose own keys may have dots, or of names that begin with it."""
+    if not key or not isinstance(content, dict):
+        return None if key else content
+    names = [name for name in content if isinstance(name, str)]
+    below = (_under(content[name], key[len(name) + 1 :]) for name in names if f"{key}.".startswith(f"{name}."))
+    inside = {name.removeprefix(f"{key}."): content[name] for name in names if name.startswith(f"{key}.")}
+    return next((each for each in below if isinstance(each, dict)), inside)
+
+
+def _keys(content: Any, path: str = "", levels: int = LEVELS) -> Iterator[str]:
+    """The dotted keys of nested dictionaries with tensors."""
+    if isinstance(content, dict) and levels:
+        if path and any(isinstance(value, Tensor) for value in content.values()):
+            yield path
+        for name, value in content.items():
+            if isinstance(name, str):
+                yield from _keys(value, f"{path}.{name}" if path else name, levels - 1)
 
 
 def _instead(content: Any) -> str:
     """What a file without weights holds."""
+    if keys := list(_keys(content)):
+        return f"they are under {some(map(repr, keys), KEYS_SHOWN)}: load them with --set recipe.weights_key={keys[0]}"
     values = content.values() if isinstance(content, dict) else [content]
     if objects := [value for value in values if isinstance(value, StandIn)]:
         return f"in their place is a pickled {_kind(objects[0])}, of which nothing was run: save its state_dict() instead"
