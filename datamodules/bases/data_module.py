@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 from torch import Tensor
@@ -33,6 +33,13 @@ class Preview:
     shows: str = "samples"
 
 
+class UnreadSplits(dict[str, Any]):
+    """The splits before ``setup``: there are none, and whoever asks for one learns what to do."""
+
+    def __missing__(self, split: str) -> NoReturn:
+        raise UserError(f"the split {split!r} has not been read: call prepare_data() and setup() first, or give it to a Trainer")
+
+
 class DataModule(L.LightningDataModule):
     """A data set with its splits. A subclass gives ``spec``, ``setup`` and ``build_loader``, or the three dataloaders.
 
@@ -48,7 +55,7 @@ class DataModule(L.LightningDataModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.splits: dict[str, Any] = {}
+        self.splits: dict[str, Any] = UnreadSplits()
 
     def build_loader(self, split: str) -> BatchLoader:
         """The batches of a split: in training order for ``train``, and of every sample once for ``val`` and ``test``."""
@@ -69,6 +76,9 @@ class DataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self.build_loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        return self.test_dataloader()
 
     def require_compatible(self, spec: Spec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.

@@ -276,10 +276,11 @@ class NavigationData(DataModule):
         return replace(self.spec.image, mean=mean, std=std)
 
     def build_loader(self, split: str) -> EpisodeLoader:
+        episodes = self.splits[split]
         if self.trainer is not None:
             self.environments = self.environments.to(self.trainer.strategy.root_device)
         seed, place = self.seed if split == "train" else None, placement(self.trainer, split == "train")
-        return EpisodeLoader(self.environments, self.splits[split], self.first_seen, self.batch_size, seed, **place)
+        return EpisodeLoader(self.environments, episodes, self.first_seen, self.batch_size, seed, **place)
 
     def summarize(self) -> dict[str, Any]:
         """A summary of the data, once ``setup`` has run."""

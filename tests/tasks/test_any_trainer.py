@@ -353,6 +353,24 @@ class Foreign(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
+def test_prediction_for_data_of_the_zoo_is_for_its_test_split() -> None:
+    import zoo
+
+    data, model = zoo.create_data("digits"), zoo.create_model("mlp")
+    predicted = torch.cat(trainer().predict(model, datamodule=data))
+    assert torch.equal(predicted, model.predict_step({"images": data.splits["test"].images.pixels}))
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes-questions", "pydoc", "rooms"])
+def test_data_that_has_not_been_read_says_what_to_call(name: str) -> None:
+    import zoo
+
+    data = zoo.create_data(name)
+    for build in (data.train_dataloader, data.val_dataloader, data.test_dataloader, data.predict_dataloader):
+        with pytest.raises(UserError, match=r"call prepare_data\(\) and setup\(\) first, or give it to a Trainer"):
+            build()
+
+
 def test_data_of_the_zoo_trains_somebody_elses_module() -> None:
     import zoo
 
