@@ -122,6 +122,33 @@ def test_a_run_says_what_its_commands_say(zoo, run: face.TrainedRun, pixels: np.
     assert [record["step"] for record in run.history()] == [record["step"] for record in records]
 
 
+def test_a_checkpoint_names_its_run(zoo, run: face.TrainedRun) -> None:
+    Path("first").write_text("")  # a file of that name hides no run
+    assert face.load("first").path == run.path
+    says = "is a checkpoint of a run: load the run, first"
+    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says}$"):
+        face.load("runs/first/checkpoints/best.ckpt")
+    assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(f"{says} with the checkpoint 'last'")
+
+
+def test_files_of_other_runtimes_and_weights_alone_are_refused(zoo) -> None:
+    for name in ("m.onnx", "m.pt2", "m.pth"):
+        Path(name).write_bytes(b"")
+    writes = "zoo export --to safetensors writes what zoo loads"
+    with pytest.raises(face.UserError, match=f"^m.onnx is for ONNX Runtime: {writes}$"):
+        face.load("m.onnx")
+    assert zoo("predict", "m.pt2", "a.png").is_one_line_error(f"m.pt2 is for torch.export: {writes}")
+    assert zoo("predict", "m.pth", "a.png").is_one_line_error("name one, as in zoo predict torchvision:resnet50 --weights m.pth")
+
+
+def test_a_published_network_says_that_it_is_one() -> None:
+    network = face.load("efficientnet-lite0")
+    assert repr(network) == "<published network efficientnet-lite0>"
+    assert network._repr_html_() == "<div><h4>efficientnet-lite0: a published network</h4></div>"
+    with pytest.raises(face.UserError, match="^efficientnet-lite0 is a published network: history needs the records of a run$"):
+        network.history()
+
+
 def test_images_are_the_same_in_every_form(run: face.TrainedRun, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save("a.png")
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())

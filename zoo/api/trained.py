@@ -400,13 +400,15 @@ class TrainedRun:
         from zoo.training.run_folder import RunFolder
 
         if not isinstance(self.source, RunFolder):
-            raise UserError(f"{self.path} is an exported file: {method} needs the records of a run")
+            raise UserError(f"{self.path} is {self.source.kind}: {method} needs the records of a run")
         return self.source
 
     # ------------------------------------------------------------------ display
 
     def __repr__(self) -> str:
         metrics = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        if self.is_published:
+            return f"<published network {self.path}>"
         return f"<run {self.name}: {self.config.network} on {self.config.data['name']}{metrics}>"
 
     def _repr_html_(self) -> str:

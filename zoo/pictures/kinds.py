@@ -137,7 +137,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     found = [source for source in sources if not isinstance(source, Entry)]
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
-            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is an exported file")
+            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is {folder.kind}")
         model = registry.model(folder.read_run().model["name"])
         if kind.tasks and model.task not in kind.tasks:
             raise UserError(

@@ -10,13 +10,16 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
 from zoo.report.history import read_history
 from zoo.training.exported import ExportedFile
+from zoo.training.published import PublishedNetwork
 from zoo.training.run_folder import RunFolder
 
 MOST_FINDINGS = 5
 
 
-def render(source: RunFolder | ExportedFile, run: Run, metrics: dict[str, float]) -> str:
-    """HTML of a run or an exported file; ``metrics`` are those of the test."""
+def render(source: RunFolder | ExportedFile | PublishedNetwork, run: Run, metrics: dict[str, float]) -> str:
+    """HTML of a run, an exported file or a published network; ``metrics`` are those of the test."""
+    if isinstance(source, PublishedNetwork):
+        return f"<div><h4>{escape(source.name)}: {source.kind}</h4></div>"
     heading = f"{source.path.name}: {run.network} on {run.data['name']}"
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in metrics.items())
     parts = [f"<h4>{escape(heading)}</h4>", f"<table>{rows}</table>" if rows else ""]

@@ -29,6 +29,8 @@ T = TypeVar("T")
 class ExportedFile:
     """Stands in for a run where only its weights are needed, not the records of its training; a file, or a hub folder."""
 
+    kind = "an exported file"
+
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, exported_file(path) or path
         self.name = shlex.quote(str(path))

@@ -10,6 +10,7 @@ from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 from zoo.training.backbones import HUB, PRETRAINED_TAG, find_backbone
+from zoo.training.sources import WEIGHT_FILES, exported_file
 
 # A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
@@ -18,7 +19,6 @@ EVERYTHING = {
 }  # fmt: skip
 # A linear classifier on fixed features: strong weight decay in place of augmentation
 HEAD = {"epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.3, "schedule": "cosine"}
-WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 def resolve_finetuning(
@@ -82,7 +82,6 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The same, of a run or an exported file."""
     from zoo.training.run_folder import RunFolder, known_runs
-    from zoo.training.sources import exported_file
 
     path = Path(backbone).expanduser()
     path = exported_file(path) or path

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
@@ -30,6 +30,7 @@ class PublishedNetwork:
         settings: of model and recipe, as ``resolve`` takes them.
     """
 
+    kind: ClassVar[str] = "a published network"
     name: str
     weights: str = ""
     settings: Settings = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from zoo.training.published import PublishedNetwork
 
 
+OTHER_RUNTIMES = {".onnx": "ONNX Runtime", ".pt2": "torch.export"}  # of exported files that are not loaded here
+WEIGHT_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 HUB_WEIGHTS = "model.safetensors"  # the file of weights in a folder for a model hub
 
 
@@ -44,8 +47,28 @@ def find_trained(
     if weights or settings:
         what = f"--weights {weights}" if weights else "settings of model and recipe"
         raise UserError(f"{what}: {name} is no published network, as torchvision:resnet50 is, and has its own: omit them")
-    if exported_file(path) and not (runs_folder() / name / "run.yaml").is_file():
+    is_run = (runs_folder() / name / "run.yaml").is_file()
+    if exported_file(path) and not is_run:
         from zoo.training.exported import ExportedFile
 
         return ExportedFile(path)
+    if path.is_file() and not is_run:
+        _refuse_file(path)
     return RunFolder.find(str(name))
+
+
+def _refuse_file(path: Path) -> None:
+    """Refuse files that are known, and no trained model by themselves.
+
+    Raises:
+        UserError: with what to name instead.
+    """
+    if runtime := OTHER_RUNTIMES.get(path.suffix):
+        raise UserError(f"{path} is for {runtime}: zoo export --to safetensors writes what zoo loads")
+    run = RunFolder(path.parent.parent)
+    if path in (run.best, run.last) and run.run_file.is_file():
+        which = f" with the checkpoint {path.stem!r}" if path == run.last else ""
+        raise UserError(f"{path} is a checkpoint of a run: load the run, {run.name}{which}")
+    if path.suffix in WEIGHT_FILES:
+        example = f"zoo predict torchvision:resnet50 --weights {shlex.quote(str(path))}"
+        raise UserError(f"{path} does not name the network of its weights: name one, as in {example}")
