@@ -62,6 +62,7 @@ def test_tuples_of_bytes_or_floats_train_as_the_dicts_of_the_zoo() -> None:
         "dict": DataLoader(dicts, batch_size=None),
         "bytes": loader(images, labels),
         "floats": loader(images / 255, labels),
+        "one-hot": loader(images, F.one_hot(labels)),
         "doubles": loader(images.double() / 255, labels),
         "double dicts": DataLoader([{**batch, "images": batch["images"].double()} for batch in dicts], batch_size=None),
         "halves": loader((images / 255).half(), labels),
@@ -74,7 +75,7 @@ def test_tuples_of_bytes_or_floats_train_as_the_dicts_of_the_zoo() -> None:
         trainer().fit(model, batches)
         weights[name] = model.linear.weight.detach()
     assert torch.equal(weights["dict"], weights["bytes"]) and torch.equal(weights["dict"], weights["column"])
-    for other in ("floats", "doubles", "double dicts", "probabilities"):
+    for other in ("floats", "one-hot", "doubles", "double dicts", "probabilities"):
         torch.testing.assert_close(weights["dict"], weights[other], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weights["dict"], weights["halves"], rtol=1e-2, atol=1e-3)
     assert {each.dtype for each in weights.values()} == {torch.float32}
@@ -132,8 +133,21 @@ def test_what_does_not_fit_the_spec_is_refused_before_the_first_step() -> None:
         trainer().fit(softmax(), loader(images, labels + 1))
     with pytest.raises(UserError, match=r"takes images \[N, 3, H, W\], and these are \[16, 8, 8, 3\]"):
         trainer().fit(softmax(), loader(images.permute(0, 2, 3, 1), labels))
-    with pytest.raises(UserError, match=r"probabilities \[N, 3\]"):
-        trainer().fit(softmax(), loader(images, torch.rand(48, 4)))
+    for wrong in (torch.rand(48, 4), torch.rand(48), torch.ones(48, 2).long(), torch.ones(48, 3).long()):
+        with pytest.raises(UserError, match=r"probabilities|labels \[N, 3\] are probabilities"):
+            trainer().fit(softmax(), loader(images, wrong))
+    with pytest.raises(UserError, match="MLP takes images of 3x8x8, and these are 3x9x9"):
+        trainer().fit(MLP(SPEC, hidden_sizes=[4]), loader(torch.rand(48, 3, 9, 9), labels))
+
+
+def test_data_of_the_zoo_that_does_not_fit_the_spec_is_refused_too() -> None:
+    import zoo
+
+    data = zoo.create_data("digits")
+    with pytest.raises(UserError, match=r"MLP takes images \[N, 3, H, W\], and these are \[128, 1, 8, 8\]"):
+        trainer().fit(zoo.create_model("mlp", num_classes=10, image_size=8), datamodule=data)
+    with pytest.raises(UserError, match="MLP has the classes 0 to 2, and a label is"):
+        trainer().fit(zoo.create_model("mlp", num_classes=3, image_size=8, in_channels=1), datamodule=data)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -146,9 +160,10 @@ def test_forward_says_that_it_takes_normalized_images(compiled) -> None:
     logits = model(model.normalize(images))  # both ways work
     classes = [prediction.name for prediction in model.predict_images(images)]
     assert classes == [SPEC.classes[index] for index in logits.argmax(1).tolist()]
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(UserError, match="ResNet takes images of 3x8x8, and these are 2x8x8"):
         model(torch.rand(4, 2, 8, 8))
-    assert not isinstance(error.value, UserError)
+    with pytest.raises(RuntimeError):
+        model(torch.rand(4, 3, 8, 8).double())
 
 
 def test_a_task_without_tuples_says_what_it_takes() -> None:
@@ -284,6 +299,9 @@ def test_a_class_is_loaded_from_a_checkpoint_of_any_trainer() -> None:
     images, _ = samples(8, seed=3)
     assert torch.equal(loaded.eval().predict_step({"images": images}), model.eval().predict_step({"images": images}))
     assert ResNet.load_from_checkpoint("saved.ckpt", dropout=0.5).dropout.p == 0.5
+    for other in (MLP, Linear):
+        with pytest.raises(UserError, match=f"saved.ckpt is a checkpoint of ResNet, not of {other.__name__}"):
+            other.load_from_checkpoint("saved.ckpt")
     with pytest.raises(TypeError, match="hidden_sizes"):
         ResNet.load_from_checkpoint("saved.ckpt", hidden_sizes=[3])
 

@@ -64,7 +64,7 @@ class Classifier(Task):
     the features in front of the head, [N, features], which were computed once.
 
     In any ``Trainer`` a batch may be a tuple ``(images, labels)``: images are uint8, or floating-point and scaled to [0, 1], as
-    torchvision's ``ToTensor`` gives them; labels are int64 [N], or probabilities [N, classes].
+    torchvision's ``ToTensor`` gives them; labels are int64 [N], or one-hot or probabilities [N, classes].
 
     Attributes:
         statistics_of_files: mean and std of the images, per channel and scaled to [0, 1], that files with weights of this
@@ -93,7 +93,6 @@ class Classifier(Task):
         self.class_metrics: ClassMetrics | None = None
         self.adds_metrics = False
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
-        self._checked_stages: set[bool] = set()  # whether it was training, where a batch of others has been checked
 
     # ------------------------------------------------------------------ weights that were learned before
 
@@ -209,12 +208,16 @@ class Classifier(Task):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().__call__(*args, **kwargs)
-        except RuntimeError as error:
-            if any(isinstance(each, Tensor) and each.dtype == torch.uint8 for each in (*args, *kwargs.values())):
+        except (RuntimeError, AssertionError) as error:
+            given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if any(each.dtype == torch.uint8 for each in given):
                 raise UserError(
                     f"{type(self).__name__} takes normalized images, and these are uint8: "
                     "model(model.normalize(images)) gives their logits, model.predict_images(images) their classes"
                 ) from error
+            if given and given[0].shape[1:] != self.spec.shape and not isinstance(error, torch.OutOfMemoryError):
+                takes, these = ("x".join(map(str, shape)) for shape in (self.spec.shape, given[0].shape[1:]))
+                raise UserError(f"{type(self).__name__} takes images of {takes}, and these are {these}") from error
             raise
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -251,41 +254,45 @@ class Classifier(Task):
         return values
 
     def batch_from_tuple(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        if self.training not in self._checked_stages:
-            self._check(images, labels)
-            self._checked_stages.add(self.training)
+        if self.training not in self._checked_stages and images.is_floating_point():
+            self._warn_of_range(images)
         batch = {"images": to_pixels(images)}
         if labels is None:
             return batch
-        if labels.is_floating_point():
-            return {**batch, "labels": labels.argmax(1), "targets": labels}
+        if labels.is_floating_point() or labels.shape[1:] not in ((), (1,)):
+            classes = len(self.spec.classes)
+            if labels.shape[1:] != (classes,):
+                these = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+                raise UserError(f"labels are classes, int64 [N], or probabilities [N, {classes}], and these are {these}")
+            return {**batch, "labels": labels.argmax(1), "targets": labels.to(self.dtype)}
         return {**batch, "labels": labels.long().view(len(labels))}
 
-    def _check(self, images: Tensor, labels: Tensor | None) -> None:
-        """Check the first batch that is not of a data set of the zoo, and warn of pixels in another range.
-
-        Raises:
-            UserError: the shape of the images or the labels do not fit the spec.
-        """
-        channels, classes = self.spec.channels, len(self.spec.classes)
-        if images.dim() != 4 or images.shape[1] != channels:
+    def check_batch(self, batch: dict[str, Tensor]) -> None:
+        images, labels, targets = batch["images"], batch.get("labels"), batch.get("targets")
+        name, channels, classes = type(self).__name__, self.spec.channels, len(self.spec.classes)
+        if not self._after_features and (images.dim() != 4 or images.shape[1] != channels):
             shape = ", ".join(map(str, images.shape))
-            raise UserError(f"{type(self).__name__} takes images [N, {channels}, H, W], and these are [{shape}]")
-        if labels is not None and labels.is_floating_point() and labels.shape[1:] != (classes,):
-            raise UserError(f"floating-point labels are probabilities [N, {classes}], and these have shape {list(labels.shape)}")
-        if labels is not None and not labels.is_floating_point():
+            raise UserError(f"{name} takes images [N, {channels}, H, W], and these are [{shape}]")
+        if targets is not None and self.recipe.loss in (None, "cross-entropy"):
+            sums = targets.float().sum(1)
+            if (sums - 1).abs().max() > 0.01:
+                raise UserError(
+                    f"labels [N, {classes}] are probabilities of the classes, and these have a sum of {float(sums[0]):g}"
+                )
+        if labels is not None:
             strange = labels[(labels != IGNORE) & ((labels < 0) | (labels >= classes))]
             if len(strange):
-                raise UserError(f"{type(self).__name__} has the classes 0 to {classes - 1}, and a label is {int(strange[0])}")
-        if images.is_floating_point():
-            low, high = (float(value) for value in images.aminmax())
-            if low < 0 or high > 1:
-                remedy = "leave out the normalization" if low < 0 else "divide by 255 or pass uint8"
-                warnings.warn(
-                    f"images have values from {low:.3g} to {high:.3g}, and {type(self).__name__} takes pixels scaled to [0, 1] "
-                    f"(or uint8), which it normalizes itself: {remedy}",
-                    stacklevel=1,
-                )
+                raise UserError(f"{name} has the classes 0 to {classes - 1}, and a label is {int(strange[0])}")
+
+    def _warn_of_range(self, images: Tensor) -> None:
+        low, high = (float(value) for value in images.aminmax())
+        if low < 0 or high > 1:
+            remedy = "leave out the normalization" if low < 0 else "divide by 255 or pass uint8"
+            warnings.warn(
+                f"images have values from {low:.3g} to {high:.3g}, and {type(self).__name__} takes pixels scaled to [0, 1] "
+                f"(or uint8), which it normalizes itself: {remedy}",
+                stacklevel=1,
+            )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, labels = self.logits(batch), batch["labels"]

@@ -147,6 +147,7 @@ class Task(L.LightningModule):
         self._recorded_at = 0.0
         self.details: dict[str, Any] = {}  # of the last test, after ``collect_details``
         self._frozen: dict[str, nn.Module] = {}
+        self._checked_stages: set[bool] = set()  # whether it was training, where a batch has been checked
 
     def stages(self) -> dict[str, nn.Module]:
         """The modules that hold the parameters, from input to output, the head last.
@@ -216,6 +217,13 @@ class Task(L.LightningModule):
         """
         raise UserError(f"{type(self).__name__} takes batches as dicts of {', '.join(self.example_batch(1))}, not as tuples")
 
+    def check_batch(self, batch: dict[str, Tensor]) -> None:
+        """Check the first batch of training, and that of evaluation, against the spec.
+
+        Raises:
+            UserError: the model cannot take it.
+        """
+
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
@@ -223,6 +231,9 @@ class Task(L.LightningModule):
         batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         if not isinstance(batch, dict):
             batch = self.batch_from_tuple(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        if self.training not in self._checked_stages:
+            self.check_batch(batch)
+            self._checked_stages.add(self.training)
         return {name: self._in_own_dtype(value) for name, value in batch.items()}
 
     def _in_own_dtype(self, value: Any) -> Any:
@@ -230,6 +241,7 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["spec"] = spec_to_primitives(self.spec)
+        checkpoint["class"] = type(self).__name__
 
     @classmethod
     def load_from_checkpoint(
@@ -243,15 +255,22 @@ class Task(L.LightningModule):
             options: in place of those in the checkpoint.
 
         Raises:
-            UserError: the checkpoint is not of a model of the zoo.
+            UserError: the checkpoint is of another class, or not of a model of the zoo.
         """
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if not {"spec", "recipe"} <= saved.keys():
             raise UserError(f"{checkpoint_path} has no spec and recipe: it is not a checkpoint of {cls.__name__}")
         saved = {**saved, "spec": spec_from_primitives(saved["spec"]), "recipe": Recipe(**saved["recipe"]), **options}
-        task = cls(**saved)
-        task.load_state_dict(checkpoint["state_dict"], strict=strict)
+        try:
+            task = cls(**saved)
+            task.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except (TypeError, RuntimeError, UserError) as error:
+            saved_class = checkpoint.get("class", cls.__name__)
+            if saved_class == cls.__name__:
+                raise
+            remedy = f"{saved_class}.load_from_checkpoint reads it"
+            raise UserError(f"{checkpoint_path} is a checkpoint of {saved_class}, not of {cls.__name__}: {remedy}") from error
         return task.to(map_location) if isinstance(map_location, (str, torch.device)) else task
 
     def part(self, batch: dict[str, Tensor], samples: slice) -> dict[str, Tensor]:
