@@ -191,6 +191,24 @@ def test_without_network_it_is_said_which_file_belongs_where(hub, workplace: Pat
         open_weights(scan(), of_timm)
 
 
+@pytest.mark.parametrize(("model", "source"), [("resnet18", "timm:resnet18"), ("test_vit", "hf-hub:someone/tiny")])
+def test_a_hub_that_cannot_be_reached_is_asked_once(hub, monkeypatch: pytest.MonkeyPatch, model: str, source: str) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waits {seconds} s to ask again")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(_http.time, "sleep", wait)
+    _http.close_session()
+    named = resolve(scan(), "timm", {}, [{"model": {"network": model}, "recipe": {"weights": source}}])
+    with pytest.raises(UserError, match=rf"^{source} could not be fetched \(ConnectError: .*: set HF_HOME .* --weights FILE$"):
+        open_weights(scan(), named)
+
+
 def test_timms_weights_come_from_the_cache_of_the_hub_with_their_statistics(hub) -> None:
     import timm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,11 +126,11 @@ def _torchvision_weights(name: str) -> Any:
 
 def _timm_config(network: str) -> Any:
     import timm
-    from timm.models import PretrainedCfg, load_model_config_from_hf
+    from timm.models import PretrainedCfg
 
     if not network.startswith(f"{HUB}:"):
         return timm.get_pretrained_cfg(network)
-    return _reached(network, lambda: PretrainedCfg(**load_model_config_from_hf(network.removeprefix(f"{HUB}:"))[0]))
+    return PretrainedCfg(**_config_of_hub(network)[0])
 
 
 def hub_network(name: str) -> tuple[str, dict[str, Any]]:
@@ -139,11 +139,21 @@ def hub_network(name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: the repository cannot be reached, or is not one of timm.
     """
+    _, architecture, arguments = _config_of_hub(name.removeprefix("timm:"))
+    return architecture, {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "img_size")}
+
+
+def _config_of_hub(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """timm's configuration, name and arguments of the network of a repository."""
     from timm.models import load_model_config_from_hf
 
-    repository = name.removeprefix("timm:").removeprefix(f"{HUB}:")
-    _, architecture, arguments = _reached(f"{HUB}:{repository}", load_model_config_from_hf, repository)
-    return architecture, {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "img_size")}
+    repository, _, revision = name.removeprefix(f"{HUB}:").partition("@")
+
+    def load() -> Any:
+        _download(repository, ("config.json",), revision)
+        return load_model_config_from_hf(name.removeprefix(f"{HUB}:"))
+
+    return _reached(name, load)
 
 
 def _file_of_publisher(name: str, url: str) -> Path:
@@ -156,24 +166,36 @@ def _file_of_publisher(name: str, url: str) -> Path:
 
 def _file_of_hub(name: str, config: Any) -> Path:
     """Download from the hub, or find in its cache in ``HF_HOME``, verified by the SHA-256 under which large files are stored."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
     repository, _, revision = config.hf_hub_id.partition("@")
-
-    def download() -> Path:
-        *others, last = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
-        for file in others:
-            with suppress(EntryNotFoundError):
-                return Path(hf_hub_download(repository, file, revision=revision or None))
-        return Path(hf_hub_download(repository, last, revision=revision or None))
-
-    path = _reached(name, download)
+    path = _reached(name, _download, repository, (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES, revision)
     if re.fullmatch("[0-9a-f]{64}", digest := path.resolve().name):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise UserError(f"{path} is damaged: its SHA-256 is not {digest[:12]}...: remove it")
     return path
+
+
+def _download(repository: str, files: Sequence[str], revision: str) -> Path:
+    """The first of some files that the hub or its cache has.
+
+    A server is asked once before a download, which would ask six times for each file where none can be reached.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    version = revision or None
+    cached = [file for file in files if isinstance(try_to_load_from_cache(repository, file, revision=version), str)]
+
+    def fetch(file: str) -> Path:
+        if not cached:
+            get_hf_file_metadata(hf_hub_url(repository, file, revision=version))
+        return Path(hf_hub_download(repository, file, revision=version))
+
+    *others, last = cached[:1] or files
+    for file in others:
+        with suppress(EntryNotFoundError):
+            return fetch(file)
+    return fetch(last)
 
 
 def _reached(name: str, load: Callable[..., Any], *arguments: Any) -> Any:
