@@ -297,9 +297,11 @@ def test_a_type_checker_knows_what_comes_back(tmp_path: Path) -> None:
     revealed = (
         "zoo.list_models()", "zoo.describe('mlp')", "run", "run.metrics", "run.history()", "run.findings", "report", "metrics",
         "exported", "run.predict(image)", "run.predict(image)[0].name", "run.model", "run.sample()", "run.chat('a.png')",
-        "run.episodes()", "run.config", "data", "model", "study", "study.best", "study.trials", "best",
+        "run.episodes()", "run.config", "data", "model", "model.normalize(images)", "model.predict_images(images)",
+        "study", "study.best", "study.trials", "best",
     )  # fmt: skip
-    program = "\n".join([*blocks, *(f"reveal_type({expression})" for expression in revealed)])
+    lines = ("import torch", "images = torch.rand(2, 1, 8, 8)", "model(model.normalize(images))")
+    program = "\n".join([*blocks, *lines, *(f"reveal_type({expression})" for expression in revealed)])
     (tmp_path / "snippets.py").write_text(program)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "snippets.py"]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)})

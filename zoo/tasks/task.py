@@ -28,6 +28,7 @@ from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.registry.entry import registered_recipe
 from zoo.spec import Spec, spec_from_primitives, spec_to_primitives
+from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread, require_some
 
 SAMPLES = 8  # test images in a report
@@ -119,6 +120,9 @@ class Task(L.LightningModule):
     review_command: str = "report {run}"
     explain_command: ClassVar[str] = ""
 
+    # what tasks of images have, for type checkers
+    normalize: Callable[[Tensor], Tensor]
+    predict_images: Callable[..., list[Prediction]]
     _options: dict[str, Any]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
