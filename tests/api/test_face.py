@@ -125,10 +125,14 @@ def test_a_run_says_what_its_commands_say(zoo, run: face.TrainedRun, pixels: np.
 def test_a_checkpoint_names_its_run(zoo, run: face.TrainedRun) -> None:
     Path("first").write_text("")  # a file of that name hides no run
     assert face.load("first").path == run.path
-    says = "is a checkpoint of a run: load the run, first"
-    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says}$"):
+    says = "is a checkpoint of a run: name the run, as in zoo"
+    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says} predict first$"):
         face.load("runs/first/checkpoints/best.ckpt")
-    assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(f"{says} with the checkpoint 'last'")
+    assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(
+        f"{says} predict first --checkpoint last"
+    )
+    last = "runs/first/checkpoints/last.ckpt"
+    assert zoo("finetune", last, "--data", "digits").is_one_line_error(f"{says} finetune first --weights {last}")
 
 
 def test_files_of_other_runtimes_and_weights_alone_are_refused(zoo) -> None:

@@ -155,7 +155,11 @@ def test_a_key_may_be_nested_or_have_dots(kind: str, workplace: Path) -> None:
         ({"body.a": torch.ones(1), "head.a": torch.ones(1)}, "heads", "under 'heads': did you mean 'head'"),
         ({"state_dict": {"body.a": torch.ones(1)}}, "boddy", "under 'boddy': did you mean 'body'"),
         ({"a": torch.ones(1)}, "net", "no weights in w.pth under 'net': omit recipe.weights_key$"),
-        ({"net": {"enc": {"a": torch.ones(1)}}}, "", "under 'net.enc': load them with --set recipe.weights_key=net.enc$"),
+        (
+            {"net": {"enc": {"a": torch.ones(1)}}},
+            "",
+            "^w.pth has its weights under 'net.enc': load them with --set recipe.weights_key=net.enc$",
+        ),
     ],
 )
 def test_a_key_that_is_not_there_is_told_with_those_of_the_file(content: dict, key: str, says: str, workplace: Path) -> None:

@@ -10,7 +10,7 @@ from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 from zoo.training.backbones import HUB, PRETRAINED_TAG, find_backbone
-from zoo.training.sources import WEIGHT_FILES, exported_file
+from zoo.training.sources import WEIGHT_FILES, exported_file, refusal
 
 # A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
@@ -105,14 +105,11 @@ def _of_file(path: Path) -> Run:
     Raises:
         UserError: the file is damaged, contains no weights, or does not name its network.
     """
-    if path.suffix not in WEIGHT_FILES:
-        raise UserError(
-            f"{path}: is not a weight file ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
-        )
     if path.suffix == ".safetensors":
         from zoo.training.exported import run_of_exported, was_exported
 
         if was_exported(path):
             return run_of_exported(path)
-    example = f"zoo finetune torchvision:resnet50 --weights {path}"
-    raise UserError(f"{path} does not name the network of its weights: name one, as in {example}")
+    raise refusal(path, "finetune") or UserError(
+        f"{path}: is not a weight file ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
+    )

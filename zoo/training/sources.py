@@ -52,23 +52,21 @@ def find_trained(
         from zoo.training.exported import ExportedFile
 
         return ExportedFile(path)
-    if path.is_file() and not is_run:
-        _refuse_file(path)
+    if path.is_file() and not is_run and (error := refusal(path, "predict")):
+        raise error
     return RunFolder.find(str(name))
 
 
-def _refuse_file(path: Path) -> None:
-    """Refuse files that are known, and no trained model by themselves.
-
-    Raises:
-        UserError: with what to name instead.
-    """
+def refusal(path: Path, command: str) -> UserError | None:
+    """The error for a known kind of file that is no trained model by itself, with what to name instead in a command."""
     if runtime := OTHER_RUNTIMES.get(path.suffix):
-        raise UserError(f"{path} is for {runtime}: zoo export --to safetensors writes what zoo loads")
-    run = RunFolder(path.parent.parent)
+        return UserError(f"{path} is for {runtime}: zoo export --to safetensors writes what zoo loads")
+    run, quoted = RunFolder(path.parent.parent), shlex.quote(str(path))
     if path in (run.best, run.last) and run.run_file.is_file():
-        which = f" with the checkpoint {path.stem!r}" if path == run.last else ""
-        raise UserError(f"{path} is a checkpoint of a run: load the run, {run.name}{which}")
-    if path.suffix in WEIGHT_FILES:
-        example = f"zoo predict torchvision:resnet50 --weights {shlex.quote(str(path))}"
-        raise UserError(f"{path} does not name the network of its weights: name one, as in {example}")
+        last = f" --weights {quoted}" if command == "finetune" else " --checkpoint last"
+        which = last if path == run.last else ""
+        return UserError(f"{path} is a checkpoint of a run: name the run, as in zoo {command} {run.name}{which}")
+    if path.suffix not in WEIGHT_FILES:
+        return None
+    example = f"zoo {command} torchvision:resnet50 --weights {quoted}"
+    return UserError(f"{path} does not name the network of its weights: name one, as in {example}")

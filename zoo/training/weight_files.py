@@ -172,6 +172,9 @@ def _choose(content: Any, path: Path, key: str) -> Weights:
             hint = f"choose from {some(keys, KEYS_SHOWN)}" if keys else "omit recipe.weights_key"
             raise unknown(f"weights in {path} under", key, keys, hint)
     if not state:
+        if keys := list(_keys(content)):
+            places = some(map(repr, keys), KEYS_SHOWN)
+            raise UserError(f"{path} has its weights under {places}: load them with --set recipe.weights_key={keys[0]}")
         raise UserError(f"{path} contains no weights: {_instead(content)}")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     others = {name: _kind(value) for name, value in state.items() if isinstance(name, str) and name not in tensors}
@@ -214,8 +217,6 @@ def _keys(content: Any, path: str = "", levels: int = LEVELS) -> Iterator[str]:
 
 def _instead(content: Any) -> str:
     """What a file without weights holds."""
-    if keys := list(_keys(content)):
-        return f"they are under {some(map(repr, keys), KEYS_SHOWN)}: load them with --set recipe.weights_key={keys[0]}"
     values = content.values() if isinstance(content, dict) else [content]
     if objects := [value for value in values if isinstance(value, StandIn)]:
         return f"in their place is a pickled {_kind(objects[0])}, of which nothing was run: save its state_dict() instead"
