@@ -42,9 +42,8 @@ def create_model(
     Raises:
         UserError: an unknown name or option, a value of the wrong type, or data that the model cannot take.
 
-    Example::
-
-        model = zoo.create_model("resnet20", num_classes=10, image_size=32)
+    Examples:
+        >>> model = zoo.create_model("resnet20", num_classes=10, image_size=32)
     """
     from zoo.config.options import check_options
     from zoo.config.recipe import Recipe, recipe_with
@@ -113,9 +112,8 @@ def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **opt
     Raises:
         UserError: an unknown name or option, or a value of the wrong type.
 
-    Example::
-
-        data = zoo.create_data("digits", batch_size=64)
+    Examples:
+        >>> data = zoo.create_data("digits", batch_size=64)
     """
     from zoo.config.options import check_options
     from zoo.config.recipe import data_section

@@ -19,9 +19,8 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
     Raises:
         UserError: there is no such task.
 
-    Example::
-
-        zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
+    Examples:
+        >>> zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
     """
     _require_task(task)
     if not pretrained:
@@ -34,9 +33,8 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
 def list_data(pattern: str = "", *, task: str = "") -> list[str]:
     """List the names of data sets; the arguments are those of ``list_models``.
 
-    Example::
-
-        zoo.list_data(task="captioning")  # ["shapes-captions", ...]
+    Examples:
+        >>> zoo.list_data(task="captioning")  # ["shapes-captions", ...]
     """
     _require_task(task)
     return [entry.name for entry in matching(current_registry().data.values(), pattern, task)]
@@ -54,9 +52,8 @@ def describe(name: str) -> Entry:
     Raises:
         UserError: there is none of that name.
 
-    Example::
-
-        zoo.describe("resnet20").recipe  # {"epochs": 15, ...}
+    Examples:
+        >>> zoo.describe("resnet20").recipe  # {"epochs": 60, ...}
     """
     registry = current_registry()
     return registry.data_set(name) if name in registry.data and name not in registry.models else registry.model(name)

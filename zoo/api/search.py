@@ -121,10 +121,9 @@ def search(
         UserError: an unknown name or key, a range that cannot be read, or a study of another search.
         Interrupted: by Ctrl-C; finished trials are kept.
 
-    Example::
-
-        found = zoo.search("mlp", {"recipe.lr": "log:1e-4..1e-1"}, trials=10, epochs=2)
-        run = found.train(name="best")
+    Examples:
+        >>> found = zoo.search("mlp", {"recipe.lr": "log:1e-4..1e-1"}, trials=10, epochs=2)
+        >>> run = found.train(name="best")
     """
     plan, budget = plan_search(
         model, over, data, epochs=epochs, settings=settings, sampler=sampler, pruner=pruner, metric=metric, folds=folds,

@@ -54,10 +54,9 @@ def load(
     Raises:
         UserError: there is none.
 
-    Example::
-
-        run = zoo.load("mlp-digits")
-        run.predict(["a.jpg", "b.jpg"])
+    Examples:
+        >>> run = zoo.load("mlp-digits")
+        >>> run.predict(["a.jpg", "b.jpg"])
     """
     from zoo.config.recipe import parse_settings
     from zoo.training.run_folder import runs_in
@@ -195,10 +194,9 @@ class TrainedRun:
         Raises:
             UserError: an image is missing or cannot be read, or an option is of another task.
 
-        Example::
-
-            for prediction in run.predict(["a.jpg", "b.jpg"], top=5):
-                print(prediction.name, prediction.probability)
+        Examples:
+            >>> for prediction in run.predict(["a.jpg", "b.jpg"], top=5):
+            ...     print(prediction.name, prediction.probability)
         """
         # arrays, tensors and Pillow images are iterable, too
         is_one = isinstance(inputs, (str, Path)) or hasattr(inputs, "shape") or hasattr(inputs, "convert")

@@ -62,9 +62,8 @@ def train(
         UserError: an unknown name or key, a value of the wrong type, or data that cannot be read; nothing is left behind.
         Interrupted: by Ctrl-C, after the state was saved; ``zoo.load(name).resume()`` continues.
 
-    Example::
-
-        run = zoo.train("mlp", data="digits", epochs=5, settings={"model.hidden_sizes": [64]})
+    Examples:
+        >>> run = zoo.train("mlp", data="digits", epochs=5, settings={"model.hidden_sizes": [64]})
     """
     registry = current_registry()
     # names first: they are answered before anything heavier is imported
@@ -111,9 +110,8 @@ def finetune(
     Raises:
         UserError: as ``train``, or there are no such weights.
 
-    Example::
-
-        run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
+    Examples:
+        >>> run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
     """
     given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
     if keep_head:
