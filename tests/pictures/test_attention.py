@@ -206,6 +206,6 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace):
 
 def test_watching_leaves_a_network_as_it_was_even_when_it_fails():
     task = bestiary.create_model("vit", WIDE, **TINY)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match="takes images of 1x16x32"):
         attention_weights(task, torch.zeros(1, 3, 16, 32))
     assert not any(module._forward_pre_hooks for module in task.modules())
