@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
@@ -68,6 +69,14 @@ def configure_ddp(strategy: Any, task: Task) -> None:
             strategy.configure_ddp = lambda: None  # torch refuses to wrap a module without gradients
         if task.recipe.freezing.changes:
             strategy._ddp_kwargs["find_unused_parameters"] = True
+
+
+@atexit.register
+def _leave_process_group() -> None:
+    """Join gloo's threads at the end of a process, which would otherwise be aborted if one of them still runs."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def silence_lightning() -> None:
