@@ -69,10 +69,8 @@ def train(
     # names first: they are answered before anything heavier is imported
     if model:
         registry.model(model)
-    from zoo.config.recipe import data_section, parse_settings, read_config, resolve
+    from zoo.config.recipe import parse_settings, read_config, resolve
 
-    if data:
-        registry.data_set(data_section(registry, data)["name"])
     given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
     run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
     return start(run, name, runs, callbacks=callbacks, progress=progress)

@@ -126,8 +126,6 @@ def train(
         data = build_data(registry, run)
         task = _build_or_restore(registry, run, data, former if checkpoint else None)
         on_data(data)
-        if not run.recipe.freezing.changes:
-            task.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients
         if run.recipe.compile:
             task.compile()
         log, stop = MetricsLogger(folder.metrics_file), StopRequest()
