@@ -77,7 +77,11 @@ def main(
 ) -> None:
     """Train both in turns and print the ratio."""
     registry = zoo.scan([str(PLUGIN)])
-    settings = {"data": {"name": data}, "recipe": {"epochs": 1, "batch_size": 128}, "trainer": {"log_every_n_steps": 50}}
+    settings = {
+        "data": {"name": data, "augment": "standard"},
+        "recipe": {"epochs": 1, "batch_size": 128},
+        "trainer": {"log_every_n_steps": 50},
+    }
     run = resolve(registry, model, {}, [settings, *map(parse_setting, setting)])
     module = building.build_data(registry, run)
     epochs = -(-steps // len(module.train_dataloader()))
