@@ -58,11 +58,8 @@ def flip_upside_down(batch: Batch, generator: torch.Generator) -> Batch:
 
 def _flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
     images = batch["images"]
-    n = len(images)
-    # choosing between an image and its mirror by index_select copies whole images, which torch.where does not
-    choice = torch.arange(n) + n * (torch.rand(n, generator=generator) < 0.5)
-    both = torch.cat([images, images.flip(axis)])
-    return {**batch, "images": both.index_select(0, choice.to(images.device, non_blocking=True))}
+    chosen = (torch.rand(len(images), generator=generator) < 0.5).nonzero()[:, 0].to(images.device, non_blocking=True)
+    return {**batch, "images": images.index_copy(0, chosen, images.index_select(0, chosen).flip(axis))}
 
 
 @register_augmentation("resized-crop")

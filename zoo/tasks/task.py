@@ -153,6 +153,13 @@ class Task(L.LightningModule):
         self._frozen: dict[str, nn.Module] = {}
         self._checked_stages: set[bool] = set()  # whether it was training, where a batch has been checked
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the current hook some fifty times a step, for which nn.Module looks through all parameters and modules
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules that hold the parameters, from input to output, the head last.
 

@@ -6,11 +6,14 @@ import atexit
 import logging
 import os
 import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from zoo.config.recipe import Run, TrainerSettings
@@ -19,6 +22,10 @@ from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
 
 FEW_PROCESSES = 8  # allowed on any machine
+HOOKS_OF_A_STEP = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+    "on_train_batch_end",
+)  # fmt: skip
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 
 
@@ -33,6 +40,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     if settings.strategy not in known:
         raise unknown("strategy (trainer.strategy)", settings.strategy, known)
     _require_processes(settings)
+    _skip_empty_hooks(callbacks)
     try:
         return L.Trainer(
             **settings.model_dump(exclude={"monitor_every_n_steps"}),
@@ -43,6 +51,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             logger=logger,
             callbacks=callbacks,
             plugins=[PlainCheckpointIO()],
+            profiler=_NoProfiler(),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -52,6 +61,30 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
+
+
+class _NoProfiler(Profiler):
+    """Replaces Lightning's default profiler, which makes a context for each of a step's sixty hooks."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:
+        return self.nothing
+
+    def start(self, action_name: str) -> None: ...
+
+    def stop(self, action_name: str) -> None: ...
+
+    def summary(self) -> str:
+        return ""
+
+
+def _skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
+    """Hide the hooks of a step that a callback does not implement: Lightning passes over what it cannot call."""
+    for callback in callbacks:
+        for hook in HOOKS_OF_A_STEP:
+            if getattr(type(callback), hook) is getattr(L.Callback, hook):
+                setattr(callback, hook, None)
 
 
 def _require_processes(settings: TrainerSettings) -> None:
