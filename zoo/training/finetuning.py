@@ -58,7 +58,7 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if HUB in (library, network.partition(":")[0]):
-        from zoo.training.weights import hub_network
+        from zoo.training.library_weights import hub_network
 
         found = find_backbone(backbone)
         architecture, arguments = hub_network(found.name)
