@@ -13,6 +13,7 @@ from zoo.core.errors import UserError
 from zoo.pictures import curves as module
 from zoo.pictures.curves import curve, draw_curves, metrics_of
 from zoo.pictures.figure import COLORS
+from zoo.training.records import Metrics
 from zoo.training.run_folder import RunFolder
 
 # two epochs of 25 steps, recorded every 10 steps and at the end of each; the records at steps 25 and 50 hold five steps
@@ -30,17 +31,17 @@ RECORDS = [
 
 
 def test_epochs_and_values_are_those_of_the_records():
-    epochs, values = curve(RECORDS, "val/loss", "first")
+    epochs, values = curve(Metrics(RECORDS), "val/loss", "first")
     assert epochs.tolist() == [1, 2] and values.tolist() == [2.5, 1.2]
-    epochs, values = curve(RECORDS, "train/loss", "first")
+    epochs, values = curve(Metrics(RECORDS), "train/loss", "first")
     assert epochs == pytest.approx([0.4, 0.8, 1.0, 1.4, 1.8, 2.0]) and values.tolist() == [4, 3, 2, 1.5, 1, 0.5]
 
 
 def test_error_is_what_accuracy_leaves_unless_it_was_recorded():
-    assert curve(RECORDS, "train/error", "first")[1] == pytest.approx([0.8, 0.7, 0.6, 0.4, 0.3, 0.2])
-    assert curve(RECORDS, "val/error", "first")[1] == pytest.approx([0.5, 0.25])
+    assert curve(Metrics(RECORDS), "train/error", "first")[1] == pytest.approx([0.8, 0.7, 0.6, 0.4, 0.3, 0.2])
+    assert curve(Metrics(RECORDS), "val/error", "first")[1] == pytest.approx([0.5, 0.25])
     own = [*RECORDS, {"step": 50, "epoch": 1, "val/error": 0.9}]
-    assert curve(own, "val/error", "first")[1].tolist() == [0.9]
+    assert curve(Metrics(own), "val/error", "first")[1].tolist() == [0.9]
 
 
 def test_a_remainder_of_an_epoch_is_joined_and_keeps_the_mean_of_the_epoch():
@@ -52,15 +53,15 @@ def test_a_remainder_of_an_epoch_is_joined_and_keeps_the_mean_of_the_epoch():
         {"step": 41, "epoch": 1, "train/loss": 1.0},
         {"step": 42, "epoch": 1, "train/loss": 1.0},
     ]
-    epochs, values = curve(records, "train/loss", "first")
+    epochs, values = curve(Metrics(records), "train/loss", "first")
     assert epochs == pytest.approx([10 / 21, 1, 31 / 21, 2]) and values == pytest.approx([1, (10 * 2 + 13) / 11, 1, 1])
     assert np.average(values[:2], weights=[10, 11]) == pytest.approx((10 * 1 + 10 * 2 + 13) / 21)
 
 
 def test_an_unknown_metric_names_the_nearest():
-    assert {"train/error", "val/error", "test/error", "train/lr"} <= set(metrics_of(RECORDS))
+    assert {"train/error", "val/error", "test/error", "train/lr"} <= set(metrics_of(Metrics(RECORDS)))
     with pytest.raises(UserError, match="no metric of first 'val/accurcy': did you mean 'val/accuracy'"):
-        curve(RECORDS, "val/accurcy", "first")
+        curve(Metrics(RECORDS), "val/accurcy", "first")
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(zoo, drawn, write_run, t
 
 def test_a_real_run_is_read_as_its_epochs(zoo):
     assert zoo("train", "softmax", "--epochs", "3", "--set", "trainer.accelerator=cpu", "--name", "first").code == 0
-    records = module.read_records(RunFolder.find("first"))
+    records = module.read_metrics(RunFolder.find("first"))
     assert curve(records, "val/accuracy", "first")[0].tolist() == [1, 2, 3]
     assert curve(records, "train/loss", "first")[0].tolist() == [1, 2, 3]
 

@@ -15,7 +15,7 @@ from zoo.report.history import columns, heat, magnitudes, read_history, thin
 
 def test_what_was_recorded_is_read(write_run, metrics, monitors, finding) -> None:
     history = read_history(write_run("whole", metrics(100), [*monitors(range(0, 50, 10)), finding()]).path)
-    assert len(history.metrics) == 12
+    assert len(history.metrics.times) == 12
     assert history.activations.names == ["network.first", "network.second"]
     assert history.activations.types["network.first"] == "ReLU"
     assert history.activations.steps.tolist() == [0, 10, 20, 30, 40]
@@ -31,7 +31,8 @@ def test_what_was_recorded_is_read(write_run, metrics, monitors, finding) -> Non
 
 def test_nothing_recorded_is_no_error(write_run) -> None:
     history = read_history(write_run("bare").path)
-    assert (history.metrics, history.activations, history.gradients, history.series, history.findings) == ([], None, None, {}, [])
+    assert not history.metrics
+    assert (history.activations, history.gradients, history.series, history.findings) == (None, None, {}, [])
     assert not history.has_monitors
 
 

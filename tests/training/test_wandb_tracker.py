@@ -561,10 +561,19 @@ def test_a_server_that_dies_holds_up_one_table_and_no_more(tmp_path, server, mon
     assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [1.0]
 
 
-def test_records_that_cannot_be_read_are_one_warning(tmp_path, caplog):
-    (tmp_path / "monitors.jsonl").write_text('{"step": 0, "kind": "activations"}\n')
+def test_strange_records_are_left_out_and_tables_that_fail_are_one_warning(tmp_path, caplog, monkeypatch):
+    (tmp_path / "monitors.jsonl").write_text(
+        '{"step": 0, "kind": "activations"}\n{"kind": "gradients", "parameters": {"a": 3}}\n'
+    )
     log = tracker(tmp_path)
     log.open()
+    log.log_monitors(tmp_path / "monitors.jsonl")
+    assert not warnings_of(caplog)
+
+    def fail(monitors):
+        raise KeyError("layers")
+
+    monkeypatch.setattr("zoo.training.wandb_tables.monitor_tables", fail)
     log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     (warning,) = warnings_of(caplog)

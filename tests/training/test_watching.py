@@ -116,7 +116,7 @@ def test_the_worst_finding_is_shown_and_of_equals_the_last(folder: RunFolder) ->
     write(file, {**finding, "name": "bad", "severity": "error"}, {**finding, "name": "last", "severity": "warning"})
     assert watcher.status(0.0).finding["name"] == "bad"
     write(file, {"step": 31, "kind": "activations", "layers": {}})
-    assert {each["kind"] for each in watcher.monitors.update()} == {"throughput", "finding"}, "histograms would fill the memory"
+    assert watcher.status(0.0).step == 31
     write(file, {"kind": "finding", "name": "bare", "severity": "error"}, {"kind": "finding", "severity": "note"})
     assert "error: bare: " in watcher.status(0.0).lines()
 

@@ -309,9 +309,15 @@ class TrainedRun:
         Raises:
             UserError: it is an exported file, which has no records.
         """
-        from zoo.report.history import read_history
+        from zoo.core.json_lines import read_json_lines
+        from zoo.training.records import is_number, to_float
 
-        return read_history(self._folder("history").path).metrics
+        records = read_json_lines(self._folder("history").metrics_file)
+        return [
+            {name: to_float(value) for name, value in record.items() if value is None or is_number(value)}
+            for record in records
+            if record.get("step") is not None and record.get("epoch") is not None
+        ]
 
     def monitor_records(self, kind: str = "activations") -> list[dict[str, Any]]:
         """The records of a monitor in order, with ``step``, ``epoch`` and the statistics of each layer, parameter or step.
@@ -378,10 +384,13 @@ class TrainedRun:
         if self.entry.task != "classification":
             raise UserError(f"zoo {command} is for classification, and {self.name} ({self.entry.name}) is for {self.entry.task}")
 
-    def resume(self, *, settings: Settings = (), callbacks: Sequence[L.Callback] = (), progress: bool = True) -> TrainedRun:
+    def resume(
+        self, *, settings: Settings = (), checkpoint: str = "", callbacks: Sequence[L.Callback] = (), progress: bool = True
+    ) -> TrainedRun:
         """Continue an interrupted training exactly where it was saved.
 
         Args:
+            checkpoint: ``best`` or ``last`` to go on from; by default the latest.
             callbacks: of your own, those that it was started with.
             settings: of devices and trackers, which do not change what is computed, as in ``{"trainer.accelerator": "cpu"}``.
 
@@ -392,7 +401,8 @@ class TrainedRun:
         from zoo.config.recipe import parse_settings
 
         layers = parse_settings(settings or ())
-        return resume(self._folder("resume"), layers, callbacks=require_callbacks(callbacks), progress=progress)
+        given = require_callbacks(callbacks)
+        return resume(self._folder("resume"), layers, checkpoint=checkpoint, callbacks=given, progress=progress)
 
     def _folder(self, method: str) -> RunFolder:
         from zoo.training.run_folder import RunFolder

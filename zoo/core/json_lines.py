@@ -4,19 +4,77 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.core.files import replace_file
+from zoo.core.errors import UserError
 
 Record = dict[str, Any]
+POSITION = ("step", "epoch", "time")  # of a record in the training, where it has one
+LARGEST = 1e15
 
 
-def append_json_line(path: Path, record: Record, digits: int | None = None) -> None:
-    """Append an object; what is not finite becomes null, and floats are rounded to ``digits`` significant digits."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_to_line(_plain(record, digits)))
+class JsonLinesWriter:
+    """Appends objects to a file; what is not finite becomes null, and floats are rounded to ``digits`` significant digits.
+
+    A resumed training appends at the position of its checkpoint. What stands behind it is cut off at the first append, not
+    before: a resume that fails changes nothing.
+
+    Args:
+        position: in bytes; by default the end of the file.
+    """
+
+    def __init__(self, path: Path, position: int | None = None, digits: int | None = None) -> None:
+        self.path, self.digits = path, digits
+        self._position, self._is_cut = position, False
+
+    def append(self, record: Record) -> None:
+        """Append an object.
+
+        Raises:
+            UserError: the file cannot be written, as on a full disk.
+        """
+        line = json.dumps(_plain(record, self.digits), allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            self._cut()
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise UserError(f"{self.path} could not be written: {(error.strerror or str(error)).lower()}") from error
+
+    def position(self) -> int:
+        """The size of the file in bytes, all of it on the disk: what a checkpoint stores.
+
+        Raises:
+            UserError: as ``append``.
+        """
+        try:
+            self._cut()
+            if not self.path.exists():
+                return 0
+            with self.path.open("ab") as file:
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise UserError(f"{self.path} could not be written: {(error.strerror or str(error)).lower()}") from error
+
+    def _cut(self) -> None:
+        """Cut off, once, what stands behind the position, and a last line that is not whole."""
+        if self._is_cut:
+            return
+        if self.path.exists():
+            with self.path.open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                end = size if self._position is None else min(self._position, size)
+                if end:
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                        end = content.rfind(b"\n", 0, end) + 1
+                if end < size:
+                    file.truncate(end)
+        self._is_cut = True
 
 
 def read_json_lines(path: Path, on_damage: Callable[[], None] = lambda: None) -> Iterator[Record]:
@@ -36,12 +94,6 @@ def read_json_lines(path: Path, on_damage: Callable[[], None] = lambda: None) ->
                 on_damage()
 
 
-def filter_json_lines(path: Path, keep: Callable[[Record], bool]) -> None:
-    """Rewrite a file, if there is one, without the objects that ``keep`` rejects and without lines that cannot be read."""
-    if path.is_file():
-        replace_file(path, "".join(_to_line(record) for record in read_json_lines(path) if keep(record)).encode())
-
-
 class JsonLinesFollower:
     """Reads what another process appends to a file, and only what is new.
 
@@ -49,37 +101,42 @@ class JsonLinesFollower:
     again from the start.
     """
 
-    def __init__(self, path: Path, keep: Callable[[Record], bool] = lambda record: True) -> None:
-        self.path, self.keep = path, keep
-        self.records: list[Record] = []
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._offset = 0
-        self._rest = b""
 
-    def update(self) -> list[Record]:
-        """All objects so far that ``keep`` accepts."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self._offset:
-            self.records, self._offset, self._rest = [], 0, b""
-        if size > self._offset:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                content = file.read()
-            self._offset += len(content)
-            *lines, self._rest = (self._rest + content).split(b"\n")
-            self.records += [record for line in lines if (record := _parse(line)) is not None and self.keep(record)]
-        return self.records
+    def update(self) -> Iterator[Record]:
+        """The objects since the last call; the caller forgets former ones if ``is_restarted()``, which is asked first."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # the other half is not there yet
+                    return
+                self._offset += len(line)
+                if (record := _parse(line)) is not None:
+                    yield record
+
+    def is_restarted(self) -> bool:
+        """Whether the file has become shorter, so that the next update reads it from the start."""
+        is_shorter = (self.path.stat().st_size if self.path.is_file() else 0) < self._offset
+        if is_shorter:
+            self._offset = 0
+        return is_shorter
 
 
 def _parse(line: bytes) -> Record | None:
+    """The object of a line; None for anything else, and for an object whose position in the training is no number."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and all(_is_position(record.get(key)) for key in POSITION) else None
 
 
-def _to_line(record: Record) -> str:
-    return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+def _is_position(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value < LARGEST)  # nan is not
 
 
 def _plain(value: Any, digits: int | None) -> Any:

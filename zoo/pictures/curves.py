@@ -15,9 +15,9 @@ from zoo.core.errors import UserError, some, unknown
 from zoo.core.json_lines import read_json_lines
 from zoo.pictures.figure import COLORS, Picture
 from zoo.registry.registry import Registry
+from zoo.training.records import Metrics
 from zoo.training.run_folder import RunFolder
 
-NOT_METRICS = ("step", "epoch", "time")
 LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colors
 STAGES = {"train": "training", "val": "validation"}
 FEW = 12  # points, each drawn with a marker
@@ -25,12 +25,12 @@ FEW = 12  # points, each drawn with a marker
 
 def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Picture:
     """Draw training and validation metrics over epochs, a panel per metric and a color per run."""
-    records = [read_records(folder) for folder in runs]
-    metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(records)
-    lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(records, runs, strict=True)]
+    recorded = [read_metrics(folder) for folder in runs]
+    metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(recorded)
+    lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(recorded, runs, strict=True)]
     names = " ".join(folder.name for folder in runs)
     errors = ["train/error", "val/error"]
-    has_errors = metrics != errors and all(set(errors) <= set(metrics_of(of_run)) for of_run in records)
+    has_errors = metrics != errors and all(set(errors) <= set(metrics_of(of_run)) for of_run in recorded)
     return Picture(
         draw_curves(lines, run_labels(runs)),
         "thin lines are training, bold ones validation: a high loss in both means underfitting, a widening gap overfitting, and "
@@ -39,26 +39,25 @@ def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Pictu
     )
 
 
-def read_records(folder: RunFolder) -> list[dict[str, Any]]:
+def read_metrics(folder: RunFolder) -> Metrics:
     """Read the metrics of a run.
 
     Raises:
         UserError: there are none yet.
     """
-    records = [r for r in read_json_lines(folder.metrics_file) if {"step", "epoch"} <= set(r)]
-    if not records:
+    metrics = Metrics(read_json_lines(folder.metrics_file))
+    if not metrics:
         raise UserError(f"run {folder.name} has recorded no metrics yet: zoo train --resume {folder.name}")
-    return records
+    return metrics
 
 
-def metrics_of(records: list[dict[str, Any]]) -> list[str]:
+def metrics_of(metrics: Metrics) -> list[str]:
     """Names of the recorded metrics, in order, and of the errors derived from accuracies."""
-    names = dict.fromkeys(name for record in records for name in record if name not in NOT_METRICS)
-    errors = [name.replace("/accuracy", "/error") for name in names if name.endswith("/accuracy")]
-    return [*names, *errors]
+    errors = [name.replace("/accuracy", "/error") for name in metrics.names if name.endswith("/accuracy")]
+    return [*metrics.names, *errors]
 
 
-def curve(records: list[dict[str, Any]], metric: str, run_name: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(metrics: Metrics, metric: str, run_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Values of a metric over epochs: epochs and values, both [n].
 
     Training metrics are means since the previous record. The last record of an epoch may cover a single step and look like
@@ -67,21 +66,19 @@ def curve(records: list[dict[str, Any]], metric: str, run_name: str) -> tuple[np
     Raises:
         UserError: the run has not recorded the metric.
     """
-    known = metrics_of(records)
+    known = metrics_of(metrics)
     if metric not in known:
         raise unknown(f"metric of {run_name}", metric, known)
-    is_derived = not any(metric in record for record in records)
-    recorded = metric.replace("/error", "/accuracy") if is_derived else metric
-    found = [(record["step"], record["epoch"], record[recorded]) for record in records if recorded in record]
-    points = [(step, epoch, np.nan if value is None else value) for step, epoch, value in found]  # null: not finite
-    steps, values = _merge_remainders(points) if metric.startswith("train/") else np.array(points, dtype=float).T[[0, 2]]
-    return steps / _steps_per_epoch(records), 1 - values if is_derived else values
+    is_derived = metric not in metrics.names
+    table = metrics.table(metric.replace("/error", "/accuracy") if is_derived else metric)
+    steps, values = _merge_remainders(table) if metric.startswith("train/") else table[[0, 2]]
+    return steps / _steps_per_epoch(metrics), 1 - values if is_derived else values
 
 
-def _merge_remainders(points: list[tuple[int, int, float]]) -> np.ndarray:
-    """Steps and values, [2, n], of (step, epoch, mean since the previous step), with the remainders of epochs merged."""
-    merged: list[tuple[int, int, int, float]] = []  # with the number of steps that each covers
-    for step, epoch, value in points:
+def _merge_remainders(table: np.ndarray) -> np.ndarray:
+    """Steps and values, [2, n], of steps, epochs and means since the previous step, [3, n], with remainders of epochs merged."""
+    merged: list[tuple[float, float, float, float]] = []  # with the number of steps that each covers
+    for step, epoch, value in table.T.tolist():
         covered = step - (merged[-1][0] if merged else 0)
         if merged and merged[-1][1] == epoch and covered < merged[-1][2] / 2:
             _, _, before, mean = merged.pop()
@@ -90,17 +87,21 @@ def _merge_remainders(points: list[tuple[int, int, float]]) -> np.ndarray:
     return np.array([(step, value) for step, _, _, value in merged], dtype=float).T
 
 
-def _steps_per_epoch(records: list[dict[str, Any]]) -> float:
+def _steps_per_epoch(metrics: Metrics) -> float:
     """Steps per epoch, from the records of validation; without any, the first epoch counts as complete."""
-    ends = [record for record in records if any(name.startswith("val/") for name in record)]
-    end = ends[-1] if ends else [record for record in records if record["epoch"] == records[0]["epoch"]][-1]
-    return end["step"] / (end["epoch"] + 1)
+    if validated := metrics.of_stages("val"):
+        step, epoch = metrics.last(*validated)
+    else:
+        tables = [metrics.table(name) for name in metrics.names]
+        epoch = min(table[1, 0] for table in tables)
+        step = max(table[0, table[1] == epoch].max(initial=0.0) for table in tables)
+    return step / (epoch + 1)
 
 
-def _default_metrics(records: list[list[dict[str, Any]]]) -> list[str]:
+def _default_metrics(runs: list[Metrics]) -> list[str]:
     """Metrics that every run has recorded in both training and validation."""
-    recorded = [set(metrics_of(of_run)) for of_run in records]
-    first = [name for name in metrics_of(records[0]) if name.startswith("train/") and not name.endswith("/error")]
+    recorded = [set(metrics_of(of_run)) for of_run in runs]
+    first = [name for name in metrics_of(runs[0]) if name.startswith("train/") and not name.endswith("/error")]
     names = [name.partition("/")[2] for name in first]
     pairs = [(f"train/{name}", f"val/{name}") for name in names]
     found = [metric for pair in pairs if all(set(pair) <= by_run for by_run in recorded) for metric in pair]

@@ -16,6 +16,7 @@ import numpy as np
 
 from zoo.callbacks.bins import BINS
 from zoo.core.json_lines import read_json_lines
+from zoo.training.records import Metrics, is_number, to_float
 
 ACTIVATIONS = ("mean", "std", "signal", "min", "max", "zero", "dead", "saturated", "rank")
 GRADIENTS = ("norm", "weight_norm", "update_ratio", "cosine")
@@ -68,14 +69,13 @@ class History:
     """The records of a training run.
 
     Attributes:
-        metrics: the records of ``metrics.jsonl`` that have a step and an epoch, with their numbers alone.
         series: statistic -> (steps, values), of the whole network: ``norm``, ``noise_scale``, ``clipped``, ``steps_per_second``,
             ``data_loading``, ``memory``.
         findings: the worst first.
         unread: lines that could not be read, by file.
     """
 
-    metrics: list[dict[str, float]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
     activations: Table | None = None
     gradients: Table | None = None
     series: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -89,16 +89,13 @@ def read_history(folder: Path) -> History:
     history = History(has_monitors=(folder / "monitors.jsonl").exists())
     unread: Counter[str] = Counter()
     for record in read_json_lines(folder / "metrics.jsonl", lambda: unread.update(["metrics.jsonl"])):
-        # null is what was not finite
-        numbers = {name: _float(value) for name, value in record.items() if value is None or _is_number(value)}
-        if all(math.isfinite(numbers.get(name, math.nan)) for name in ("step", "epoch")):
-            history.metrics.append(numbers)
+        history.metrics.add(record)
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)
     series: dict[str, dict[int, float]] = {}
     findings: list[tuple[int, dict[str, str]]] = []
     for record in read_json_lines(folder / "monitors.jsonl", lambda: unread.update(["monitors.jsonl"])):
         step, kind = record.get("step"), record.get("kind")
-        if not _is_number(step) or not math.isfinite(step) or (kind == "finding" and not record.get("name")):
+        if step is None or (kind == "finding" and not record.get("name")):
             unread["monitors.jsonl"] += 1
             continue
         step = int(step)
@@ -109,22 +106,14 @@ def read_history(folder: Path) -> History:
         elif kind == "finding":
             findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
         for name in SERIES.get(kind if isinstance(kind, str) else "", ()):
-            if _is_number(record.get(name)):
-                series.setdefault(name, {})[step] = float(record[name])
+            if is_number(record.get(name)):
+                series.setdefault(name, {})[step] = to_float(record[name])
     history.activations, history.gradients = layers.table(), parameters.table()
     for name, values in series.items():
         steps = sorted(values)
         history.series[name] = (np.array(steps), np.array([values[step] for step in steps]))
     history.findings, history.unread = _summed_up(findings), dict(unread)
     return history
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _float(value: Any) -> float:
-    return float(value) if type(value) in (int, float) else math.nan
 
 
 class _Rows:
@@ -143,7 +132,7 @@ class _Rows:
         for name, row in described.items():
             if name not in self.types:
                 self.types[name] = str(row.get("type") or "")
-        self.values[step] = {name: [_float(row.get(key)) for key in self.statistics] for name, row in described.items()}
+        self.values[step] = {name: [to_float(row.get(key)) for key in self.statistics] for name, row in described.items()}
         self.histograms[step] = _histograms({name: row.get("histogram") for name, row in described.items()})
 
     def table(self) -> Table | None:
@@ -166,7 +155,7 @@ def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
     lists = {name: each for name, each in counts.items() if isinstance(each, list) and len(each) == BINS}
     try:
         array = np.array(list(lists.values()), dtype=np.float32)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         array = np.empty(0)
     if array.shape != (len(lists), BINS):  # one of them is invalid
         return {n: found for n in lists for found in _histograms({n: lists[n]}).values()} if len(lists) > 1 else {}

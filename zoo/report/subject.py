@@ -70,7 +70,7 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         notes.append(f"The model {name!r} is not registered, perhaps because a plugin is missing, so best values are unknown.")
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         notes.append("environment.json is missing or damaged: versions and machine are unknown.")
     _note_what_is_missing(subject)
     return subject
@@ -80,7 +80,7 @@ def _read_settings(subject: Subject) -> None:
     try:
         tree = read_config(subject.folder.run_file)
         subject.settings = {section: keys for section, keys in tree.items() if isinstance(keys, dict)}
-        subject.run = Run(**tree)
+        subject.run = Run.model_validate(tree)
     except UserError as error:
         subject.notes.append(f"run.yaml cannot be read: {str(error).removeprefix('--config ')}.")
     except ValidationError as error:
@@ -90,24 +90,25 @@ def _read_settings(subject: Subject) -> None:
 
 def _note_what_is_missing(subject: Subject) -> None:
     history, notes = subject.history, subject.notes
-    last = max((record.get("time", 0.0) for record in history.metrics), default=0.0)
+    metrics = history.metrics
+    last = max(metrics.times, default=0.0)
     if subject.folder.is_non_finite_since(last):
         notes.append(f"Training stopped at a non-finite value: zoo autopsy {subject.folder.name}.")
-    if not history.metrics:
+    if not metrics:
         lack = "is empty" if subject.folder.metrics_file.exists() else "is missing"
         notes.append(f"metrics.jsonl {lack}: there are no metrics and no learning curves.")
     trained = subject.run.recipe.epochs if subject.run else None
-    ended = {int(record["epoch"]) for record in history.metrics if any(name.startswith("val/") for name in record)}
-    if trained and history.metrics and len(ended) < trained and not any("test/" in name for r in history.metrics for name in r):
+    ended = {epoch for name in metrics.of_stages("val") for epoch in metrics.epochs(name)}
+    if trained and metrics and len(ended) < trained and not metrics.of_stages("test"):
         notes.append(f"Training had not finished: {len(ended):,} of {trained:,} epochs.")
     if not history.has_monitors:
         notes.append("monitors.jsonl is missing: activations, gradients and throughput were not recorded in this run.")
     for file, count in history.unread.items():
         notes.append(f"{count:,} unreadable line{'s' if count > 1 else ''} of {file} skipped.")
-    for name in dict.fromkeys(name for record in history.metrics for name in record):
-        step = next((int(r["step"]) for r in history.metrics if name in r and not math.isfinite(r[name])), None)
-        if step is not None:
-            notes.append(f"{name} is not finite at step {step:,}.")
+    for name in metrics.names:
+        steps = (step for step, value in zip(metrics.steps(name), metrics.values(name), strict=True) if not math.isfinite(value))
+        if (step := next(steps, None)) is not None:
+            notes.append(f"{name} is not finite at step {int(step):,}.")
 
 
 def network_and_data(subject: Subject) -> tuple[str, str]:
@@ -127,22 +128,22 @@ def count_findings(findings: Sequence[Finding]) -> str:
 
 def facts(subject: Subject) -> list[tuple[str, str]]:
     """Names and values at the top of the summary."""
-    records, environment = subject.history.metrics, subject.environment
+    metrics, environment = subject.history.metrics, subject.environment
     network, data = network_and_data(subject)
     rows = [("Model", network or "unknown"), ("Data", data or "unknown")]
     if subject.task:
         rows.append(("Task", subject.task))
-    if records:
+    if metrics:
         epochs = subject.settings.get("recipe", {}).get("epochs")
         # the final test counts as an epoch of its own
-        trained = [r for r in records if any(name.startswith(("train/", "val/")) for name in r)]
-        done = int(max((record["epoch"] for record in trained), default=-1)) + 1
+        done = int(max((metrics.last(name)[1] for name in metrics.of_stages("train", "val")), default=-1)) + 1
         rows.append(("Epochs", f"{done:,} of {epochs:,}" if isinstance(epochs, int) else f"{done:,}"))
-        rows.append(("Steps", f"{int(max(record['step'] for record in records)):,}"))
-        times = [record["time"] for record in records if math.isfinite(record.get("time", math.nan))]
-        started = environment.get("started")
+        rows.append(("Steps", f"{int(max(metrics.last(name)[0] for name in metrics.names)):,}"))
+        times = metrics.times
+        started = environment.get("started", math.nan)
         if times:
-            rows.append((TIME, format_duration(max(times) - (started if isinstance(started, float) else min(times)))))
+            start = started if type(started) is float and math.isfinite(started) else min(times)
+            rows.append((TIME, format_duration(max(times) - start)))
     parameters = environment.get("parameters")
     if isinstance(parameters, int):
         rows.append(("Parameters", f"{parameters:,}"))
@@ -155,17 +156,20 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
 
 def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
     """Metric -> best validation value, its epoch (from 1), last validation value, and test value, as text."""
-    records = subject.history.metrics
+    metrics = subject.history.metrics
     found = {}
-    for name in dict.fromkeys(key.partition("/")[2] for record in records for key in record if key.startswith(("val/", "test/"))):
-        values = [(r[f"val/{name}"], r["epoch"]) for r in records if math.isfinite(r.get(f"val/{name}", math.nan))]
+    for name in dict.fromkeys(key.partition("/")[2] for key in metrics.of_stages("val", "test")):
+        values = []
+        if (validated := f"val/{name}") in metrics.names:
+            pairs = zip(metrics.values(validated), metrics.epochs(validated), strict=True)
+            values = [(value, epoch) for value, epoch in pairs if math.isfinite(value)]
         best, at = "–", "–"
         direction = subject.directions.get(name, subject.directions.get(name.partition("_")[0]))  # accuracy_count is an accuracy
         if values and direction:
             choose = max if direction == "max" else min
             value, epoch = choose(values, key=lambda pair: pair[0])
             best, at = number(value), f"{int(epoch) + 1:,}"
-        tested = [r[f"test/{name}"] for r in records if f"test/{name}" in r]
+        tested = metrics.values(f"test/{name}") if f"test/{name}" in metrics.names else ()
         last = number(values[-1][0]) if values else "–"
         found[name] = (best, at, last, number(tested[-1]) if tested else "–")
     return found

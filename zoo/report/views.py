@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from zoo.pictures.curves import curve, metrics_of
+from zoo.pictures.curves import curve
 from zoo.report.histograms import HistogramPicture, histogram_pictures
 from zoo.report.history import History, Table, columns
 from zoo.report.plots import Line, Plot, heat_map, layer_lines, line_plot
@@ -40,14 +40,14 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
     """Plot each metric, with training thin and validation bold, and with a color per run if there are several."""
     lines: dict[str, list[Line]] = {}
     for place, subject in enumerate(subjects):
-        records = subject.history.metrics
-        for metric in metrics_of(records):
+        metrics = subject.history.metrics
+        for metric in metrics.of_stages("train", "val"):
             stage, _, quantity = metric.partition("/")
-            if stage not in ("train", "val") or quantity in NOT_CURVES or not any(metric in record for record in records):
+            if quantity in NOT_CURVES:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # nearest neighbors have no steps and no epochs
-                x, y = curve(records, metric, subject.label)
+                x, y = curve(metrics, metric, subject.label)
             if np.isfinite(x).all():
                 only = stage if quantity != "lr" else ""
                 color, name = (place, f"{subject.label} {only}".strip()) if len(subjects) > 1 else (stage == "val", stage)
@@ -189,9 +189,8 @@ def throughput(subject: Subject, most: int) -> Part | None:
         if name in history.series:
             steps, values = history.series[name]
             plots.append(line_plot(title, caption, [Line(steps, values * factor, title)], "step", unit=unit, most=most))
-    pairs = [(r["step"], r["train/samples_per_second"]) for r in history.metrics if "train/samples_per_second" in r]
-    if pairs:
-        steps, values = np.array(pairs).T
+    if "train/samples_per_second" in history.metrics.names:
+        steps, _, values = history.metrics.table("train/samples_per_second")
         plots.append(line_plot("Samples per second", "Training only.", [Line(steps, values, "samples")], "step", most=most))
     return (
         Part("throughput", "Throughput and memory", "Steps per second, data loading time and memory.", plots) if plots else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.core.json_lines import append_json_line, filter_json_lines
+from zoo.core.json_lines import JsonLinesWriter
 
 
 class MetricsLogger(Logger):
@@ -24,9 +23,9 @@ class MetricsLogger(Logger):
 
     is_exact = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: JsonLinesWriter) -> None:
         super().__init__()
-        self.path = path
+        self.file = file
         self.latest: dict[str, float] = {}
 
     @property
@@ -44,9 +43,4 @@ class MetricsLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.latest.update(metrics)
         values = {key: value for key, value in metrics.items() if key != "epoch"}
-        append_json_line(self.path, {"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values})
-
-    @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drop records after ``step``, those of the final test, and a half-written line: a resumed run logs them again."""
-        filter_json_lines(self.path, lambda record: record["step"] <= step and not any("test/" in key for key in record))
+        self.file.append({"step": step, "epoch": metrics.get("epoch"), "time": round(time.time(), 3), **values})

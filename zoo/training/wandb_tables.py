@@ -32,21 +32,22 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
     """
     findings: dict[tuple[str, str], list[Any]] = {}
     last: dict[str, Rows] = {}
-    spread: dict[int, dict[str, float]] = {}
-    updates: dict[int, dict[str, float]] = {}
+    spread: dict[int, dict[str, Any]] = {}
+    updates: dict[int, dict[str, Any]] = {}
     for record in read_json_lines(monitors):
-        step, kind = record["step"], record["kind"]
+        step, kind = record.get("step"), record.get("kind")
+        rows = record.get("layers" if kind == "activations" else "parameters")
         if kind == "finding":
-            findings.setdefault((record["name"], record["where"]), [record.get(key) for key in FINDING])
-        elif kind == "activations":
-            last[kind] = record["layers"]
-            spread[step] = {name: row["std"] for name, row in record["layers"].items()}
+            findings.setdefault((str(record.get("name")), str(record.get("where"))), [record.get(key) for key in FINDING])
+        if step is None or not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+            continue
+        if kind == "activations":
+            last[kind] = rows
+            spread[step] = {name: row.get("std") for name, row in rows.items()}
         elif kind == "gradients":
-            last[kind] = record["parameters"]
+            last[kind] = rows
             # biases start at zero, so they have no ratio
-            updates[step] = {
-                n: row["update_ratio"] for n, row in record["parameters"].items() if "bias" not in n.rpartition(".")[2]
-            }
+            updates[step] = {n: row.get("update_ratio") for n, row in rows.items() if "bias" not in n.rpartition(".")[2]}
     tables: dict[str, wandb.Table | CustomChart] = {}
     if findings:
         worst_first = sorted(findings.values(), key=lambda row: (row[1], row[0]))  # "error" is before "warning"

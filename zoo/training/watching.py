@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from zoo.config.recipe import Run
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError
 from zoo.core.json_lines import JsonLinesFollower
+from zoo.training.records import Metrics, is_number
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records from which the throughput is estimated
@@ -102,41 +105,68 @@ class RunWatcher:
             self.run: Run | None = folder.read_run()
         except UserError:  # damaged, or of another version: the other files can still be read
             self.run = None
-        self.metrics = JsonLinesFollower(folder.metrics_file)
-        kinds = ("throughput", "finding")  # histograms would fill the memory
-        self.monitors = JsonLinesFollower(folder.monitors_file, lambda record: record.get("kind") in kinds)
+        self._metrics_file = JsonLinesFollower(folder.metrics_file)
+        self._monitors_file = JsonLinesFollower(folder.monitors_file)
+        self._forget_metrics()
+        self._forget_monitors()
+
+    def _forget_metrics(self) -> None:
+        self.metrics = Metrics()
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+
+    def _forget_monitors(self) -> None:
+        self._monitored_step = 0
+        self._data_loading: float | None = None
+        self._finding: dict[str, Any] | None = None
+
+    def _update(self) -> None:
+        """Read what is new: records of monitors are not kept, as their histograms would fill the memory."""
+        if self._metrics_file.is_restarted():
+            self._forget_metrics()
+        for record in self._metrics_file.update():
+            self.metrics.add(record)
+            self._recent.append(record)
+        if self._monitors_file.is_restarted():
+            self._forget_monitors()
+        for record in self._monitors_file.update():
+            self._monitored_step = max(self._monitored_step, int(record.get("step") or 0))
+            if record.get("kind") == "throughput" and is_number(record.get("data_loading")):
+                self._data_loading = record["data_loading"]
+            elif record.get("kind") == "finding" and record.get("severity") in SEVERITIES:
+                former = -1 if self._finding is None else SEVERITIES.index(self._finding["severity"])
+                if SEVERITIES.index(record["severity"]) >= former:
+                    self._finding = record
 
     def status(self, now: float) -> RunStatus:
         """The status at a Unix time in seconds."""
-        records = self.metrics.update()
-        epochs = self.run.recipe.epochs if self.run else None
-        last = records[-1] if records else {}
-        monitors = self.monitors.update()
-        step = max((record.get("step") or 0 for record in (*records, *monitors)), default=0)
-        validated = [record for record in records if any(key.startswith("val/") for key in record)]
-        steps = round(validated[-1]["step"] / (validated[-1]["epoch"] + 1) * epochs) if validated and epochs else None
-        finished = any(map(_is_test, records))
-        rate, interval = _throughput(records[-RECENT:])
-        idle = max(0.0, now - last["time"]) if "time" in last else self._seconds_since_start(now)
-        throughput = next((each for each in reversed(monitors) if each.get("kind") == "throughput"), {})
+        self._update()
+        metrics, epochs = self.metrics, self.run.recipe.epochs if self.run else None
+        last = self._recent[-1].get("time") if self._recent else None
+        trained, validated = metrics.of_stages("train", "val"), metrics.of_stages("val")
+        step = int(max((*(metrics.last(name)[0] for name in metrics.names), self._monitored_step), default=0))
+        at, epoch = metrics.last(*validated) if validated else (0.0, 0.0)
+        steps = round(at / (epoch + 1) * epochs) if validated and epochs else None
+        finished = bool(metrics.of_stages("test"))
+        rate, interval = _throughput(self._recent)
+        idle = max(0.0, now - last) if last is not None else self._seconds_since_start(now)
         return RunStatus(
             name=self.folder.name,
             network=self.run.network if self.run else "unknown",
             data=self.run.data["name"] if self.run else "unknown data, as run.yaml cannot be read",
             # the test at the end counts as an epoch of its own
-            epoch=max((record.get("epoch") or 0 for record in records if not _is_test(record)), default=-1) + 1,
+            epoch=int(max((metrics.last(name)[1] for name in trained), default=-1)) + 1,
             epochs=epochs,
             step=step,
             steps=steps,
             steps_per_second=rate,
             seconds_left=(steps - step) / rate if steps and rate and not finished else None,
-            data_loading=throughput.get("data_loading"),
+            data_loading=self._data_loading,
             idle_seconds=idle,
             is_finished=finished,
-            is_non_finite=not finished and self.folder.is_non_finite_since(last.get("time", 0.0)),
+            is_non_finite=not finished and self.folder.is_non_finite_since(last or 0.0),
             may_have_stopped=not finished and idle is not None and idle > max(IDLE_SECONDS, 10 * interval),
-            metrics=_metrics(records),
-            finding=_most_severe(monitors),
+            metrics=_shown(metrics),
+            finding=self._finding,
         )
 
     def _seconds_since_start(self, now: float) -> float | None:
@@ -145,13 +175,9 @@ class RunWatcher:
         return max(0.0, now - written.stat().st_mtime) if written.exists() and not self.folder.metrics_file.exists() else None
 
 
-def _is_test(record: dict[str, Any]) -> bool:
-    return any(key.startswith("test/") for key in record)
-
-
-def _throughput(records: Sequence[dict[str, Any]]) -> tuple[float | None, float]:
+def _throughput(records: Iterable[dict[str, Any]]) -> tuple[float | None, float]:
     """Steps a second and the median seconds between records; pauses, as between an interrupt and a resume, do not count."""
-    timed = [(record["step"], record["time"]) for record in records if record.get("step") is not None and "time" in record]
+    timed = [(r["step"], r["time"]) for r in records if r.get("step") is not None and r.get("time") is not None]
     gaps = [(later[0] - earlier[0], later[1] - earlier[1]) for earlier, later in zip(timed, timed[1:], strict=False)]
     interval = statistics.median([seconds for _, seconds in gaps]) if gaps else 0.0
     kept = [(steps, seconds) for steps, seconds in gaps if seconds <= max(IDLE_SECONDS, 10 * interval)]
@@ -159,16 +185,9 @@ def _throughput(records: Sequence[dict[str, Any]]) -> tuple[float | None, float]
     return (steps / seconds if seconds > 0 and steps > 0 else None), interval
 
 
-def _metrics(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def _shown(metrics: Metrics) -> dict[str, list[float]]:
     """The training loss, the validation metrics with the loss last, and the test metrics of a finished run."""
-    names = list(dict.fromkeys(key for record in records for key in record))
-    of = {stage: [name for name in names if name.startswith(f"{stage}/")] for stage in ("val", "test")}
-    shown = ["train/loss", *sorted(of["val"], key=lambda name: name == "val/loss"), *of["test"]]
-    curves = {name: [float(record[name]) for record in records if isinstance(record.get(name), (int, float))] for name in shown}
+    validated = sorted(metrics.of_stages("val"), key=lambda name: name == "val/loss")
+    names = [*(["train/loss"] if "train/loss" in metrics.names else []), *validated, *metrics.of_stages("test")]
+    curves = {name: [value for value in metrics.values(name) if not math.isnan(value)] for name in names}
     return {name: values for name, values in curves.items() if values}
-
-
-def _most_severe(monitors: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    findings = [each for each in monitors if each.get("kind") == "finding" and each.get("severity") in SEVERITIES]
-    rank = max((SEVERITIES.index(each["severity"]) for each in findings), default=None)
-    return next((each for each in reversed(findings) if SEVERITIES.index(each["severity"]) == rank), None)

@@ -1,0 +1,82 @@
+"""The recorded metrics of a run as columns of numbers: hundreds of thousands of records take little memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from zoo.core.json_lines import POSITION, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Metrics:
+    """The metrics of those records that have a step and an epoch; null is what was not finite, other values are left out.
+
+    Attributes:
+        times: of the records, Unix time in seconds.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.times = array("d")
+        self._numbers: dict[str, array[float]] = {}  # step, epoch and value of each record that has the metric
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        step, epoch = record.get("step"), record.get("epoch")
+        if step is None or epoch is None:
+            return
+        if record.get("time") is not None:
+            self.times.append(record["time"])
+        for name, value in record.items():
+            if name not in POSITION and (value is None or is_number(value)):
+                if name not in self._numbers:
+                    self._numbers[name] = array("d")
+                self._numbers[name].extend((step, epoch, to_float(value)))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the metrics, in the order of their first records."""
+        return list(self._numbers)
+
+    def of_stages(self, *stages: str) -> list[str]:
+        """The names that begin with one of the stages, as in ``val``."""
+        return [name for name in self._numbers if name.partition("/")[0] in stages]
+
+    def steps(self, name: str) -> array[float]:
+        return self._numbers[name][::3]
+
+    def epochs(self, name: str) -> array[float]:
+        return self._numbers[name][1::3]
+
+    def values(self, name: str) -> array[float]:
+        """The values of a metric, nan where it was not finite."""
+        return self._numbers[name][2::3]
+
+    def table(self, name: str) -> np.ndarray:
+        """Steps, epochs and values of a metric, float64 [3, n]."""
+        import numpy as np
+
+        return np.array(self._numbers[name]).reshape(-1, 3).T
+
+    def last(self, *names: str) -> tuple[float, float]:
+        """The step and the epoch of the last record of any of these metrics."""
+        return max((self._numbers[name][-3], self._numbers[name][-2]) for name in names)
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def to_float(value: Any) -> float:
+    """A number of a record; nan for anything else, and for integers that are too large."""
+    try:
+        return float(value) if is_number(value) else float("nan")
+    except OverflowError:
+        return float("nan")
