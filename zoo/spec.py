@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from zoo.core.errors import UserError, some
 
 IGNORE = -100  # the label that losses and metrics ignore, as in torch.nn.functional.cross_entropy
+LARGEST = 2**20  # side of an image, length of a sequence and the like
 UNKNOWN_ANSWER = -1  # label of an answer that is not in the spec: ignored in training, wrong in evaluation
 
 
@@ -293,6 +295,34 @@ def _plain(value: Any) -> Any:
 
 
 def spec_from_primitives(fields: dict[str, Any]) -> Spec:
-    """The inverse of ``spec_to_primitives``."""
-    fields = dict(fields)
-    return KINDS[fields.pop("kind")](**fields)
+    """The inverse of ``spec_to_primitives``.
+
+    Raises:
+        ValueError: naming the first key whose value is none of a spec.
+    """
+    kind, values = fields.get("kind"), {key: value for key, value in fields.items() if key != "kind"}
+    if kind not in KINDS:
+        raise ValueError(f"spec.kind={kind!r}: must be one of {', '.join(KINDS)}")
+    if KINDS[kind].__module__ == __name__:  # that of a plugin may have fields of any type
+        _require_types(KINDS[kind], values)
+    return KINDS[kind](**values)
+
+
+def _require_types(kind: type[Spec], values: dict[str, Any]) -> None:
+    from pydantic import TypeAdapter, ValidationError  # whose import takes longer than all of listing names
+
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("spec", *first["loc"])))
+        value = f"={first['input']!r}" if first["loc"] else ""
+        raise ValueError(f"{where}{value}: {first['msg'].lower().removeprefix('value error, ')}") from None
+    for part in (values, values.get("image", {})):
+        for key, value in part.items():
+            if type(value) is int and not 1 <= value <= LARGEST:
+                raise ValueError(f"spec.{key}={value}: must be from 1 to {LARGEST:,}")
+        if not all(map(math.isfinite, part.get("mean", ()))):
+            raise ValueError(f"spec.mean={part['mean']}: must be finite")
+        if not all(0 < each < math.inf for each in part.get("std", ())):
+            raise ValueError(f"spec.std={part['std']}: must be above zero")

@@ -146,6 +146,13 @@ class Run(Section):
     wandb: WandbSettings
     plugins: tuple[str, ...] = ()
 
+    @field_validator("model", "data")
+    @classmethod
+    def _require_name(cls, section: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(section.get("name"), str) or not section["name"]:
+            raise ValueError("must have a name")
+        return section
+
     def options(self, section: Literal["model", "data"]) -> dict[str, Any]:
         """Options of the model or the data, without the name."""
         return {key: value for key, value in getattr(self, section).items() if key != "name"}
