@@ -71,6 +71,17 @@ class ActivationStatistics(Monitor):
         self._active: dict[str, deque[Tensor]] = {}
         self._open = ExitStack()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "active": {name: list(window) for name, window in self._active.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._active = {name: deque(window, maxlen=WINDOW) for name, window in state_dict.get("active", {}).items()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for window in self._active.values():  # of a checkpoint, which was read to the CPU
+            window.extend([active.to(pl_module.device) for active in window])
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if self._step is None and self.is_due(trainer.global_step):
             self._step = trainer.global_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning as L
@@ -26,6 +26,8 @@ from zoo.callbacks.findings import (
 from zoo.callbacks.recording import Monitor, Record, RecordListener, callbacks_of, optimized_parameters
 
 MIN_NORM_VALUES = 16  # of a channel in one batch, for batch norm
+# attributes in a checkpoint besides the findings
+KEPT = ("history", "rates", "losses", "val_losses", "val_accuracies", "sum", "steps", "step", "epoch")
 
 
 class Diagnosis(RecordListener):
@@ -97,7 +99,7 @@ class Diagnosis(RecordListener):
         history.append(record)
         del history[:-AGREEING]
         if kind == "gradients":
-            self._rates.append(self._rate)
+            self._rates = _bounded([*self._rates, self._rate], AGREEING, max)
             self._report(trainer, check_gradients(history, self._rates))
         else:
             self._report(trainer, {"activations": check_activations, "throughput": check_throughput}[kind](history))
@@ -126,13 +128,17 @@ class Diagnosis(RecordListener):
             trainer.lightning_module.print(f"step {self._step}  {finding.one_line}")  # above a progress bar
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self._losses, "val_losses": self._val_losses, "val_accuracies": self._val_accuracies}
+        findings = [asdict(finding) for finding in self.findings]
+        return {"findings": findings, "found_at": self.steps, **{name: getattr(self, f"_{name}") for name in KEPT}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._losses, self._val_losses = list(state_dict["losses"]), list(state_dict["val_losses"])
-        self._val_accuracies = list(state_dict["val_accuracies"])
+        self.findings = [Finding(**fields) for fields in state_dict["findings"]]
+        self.steps = list(state_dict["found_at"])
+        for name in KEPT:
+            setattr(self, f"_{name}", state_dict[name])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._sum = None if self._sum is None else self._sum.to(pl_module.device)  # that of a checkpoint was read to the CPU
         self._optimized = optimized_parameters(*trainer.optimizers)
         idle = [name for name, p in pl_module.named_parameters() if p.requires_grad and id(p) not in self._optimized]
         if idle and self._optimized and trainer.is_global_zero:
@@ -211,15 +217,22 @@ class Diagnosis(RecordListener):
         if self._sum is None or not self._steps or not trainer.is_global_zero:
             return
         self._step, self._epoch = trainer.global_step - 1, trainer.current_epoch
-        self._losses.append(float(self._sum) / self._steps * trainer.accumulate_grad_batches)
+        self._losses = [*self._losses, float(self._sum) / self._steps * trainer.accumulate_grad_batches][-AGREEING:]
         self._sum, self._steps = torch.zeros_like(self._sum), 0
         if (loss := _logged(trainer, "val", "loss")) is not None:
-            self._val_losses.append(loss)
+            self._val_losses = _bounded([*self._val_losses, loss], PATIENCE, min)
         if (accuracy := _logged(trainer, "val", "accuracy", "acc")) is not None:
-            self._val_accuracies.append(accuracy)
-        train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies[-PATIENCE:]
+            self._val_accuracies = [*self._val_accuracies, accuracy][-PATIENCE:]
+        train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies
         gap = train - max(recent) if train is not None and recent else None
-        self._report(trainer, check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step))
+        epochs = trainer.current_epoch + 1
+        self._report(trainer, check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step, epochs))
+
+
+def _bounded(values: list[float], recent: int, extreme: Callable[[list[float]], float]) -> list[float]:
+    """The most recent values, after the extreme of all earlier ones: what the rules need, in memory and checkpoints that do not
+    grow."""
+    return [extreme(values[:-recent]), *values[-recent:]] if len(values) > recent else values
 
 
 def _logged(trainer: L.Trainer, stage: str, *names: str) -> float | None:

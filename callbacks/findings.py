@@ -236,7 +236,7 @@ def check_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
 
 
 def check_losses(
-    losses: list[float], val_losses: list[float], gap: float | None, classes: int | None, steps: int
+    losses: list[float], val_losses: list[float], gap: float | None, classes: int | None, steps: int, epochs: int
 ) -> Iterator[Finding]:
     """Findings in the learning curves at the end of an epoch.
 
@@ -244,11 +244,12 @@ def check_losses(
     improved for some epochs.
 
     Args:
-        losses: mean training loss of each epoch.
-        val_losses: the same in validation.
+        losses: mean training loss of the last epochs.
+        val_losses: the same in validation, after the lowest of all epochs before.
         gap: training accuracy less the best validation accuracy of the last epochs; None is unknown.
         classes: number of classes.
         steps: of the optimizer so far.
+        epochs: so far.
     """
     if classes is None or not losses:
         return
@@ -256,7 +257,7 @@ def check_losses(
     lately = losses[-AGREEING:]
     if len(lately) == AGREEING and steps >= EARLY and min(lately) > CHANCE * guess and lately[-1] > FALLEN * lately[0]:
         yield Finding(
-            "not-learning", "error", "loss", f"after {len(losses)} epochs it is {losses[-1]:.3g}, chance level is {guess:.3g}",
+            "not-learning", "error", "loss", f"after {epochs} epochs it is {losses[-1]:.3g}, chance level is {guess:.3g}",
             "labels that do not match their samples, a learning rate far too low or too high, or uninformative inputs",
             "check whether the network can overfit a single batch",
         )  # fmt: skip

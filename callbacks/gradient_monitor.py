@@ -37,8 +37,9 @@ class GradientMonitor(Monitor):
       so it is B (mean |g|^2 - mean g.g') / mean g.g', with B the samples of a step and running means over the records; None
       until those products are positive.
 
-    It keeps the gradients of one record and, within a recorded step, the weights: twice the size of the parameters. Gradients of
-    sharded strategies are summed over processes.
+    It keeps the gradients of one record and, within a recorded step, the weights: twice the size of the parameters. A checkpoint
+    holds those gradients, too, so that a resumed training records the same. Gradients of sharded strategies are summed over
+    processes, and are not in a checkpoint.
 
     Args:
         every: as in ``Monitor``.
@@ -55,15 +56,27 @@ class GradientMonitor(Monitor):
         self._samples = 0
         self._records = self._clipped = 0
         self._squares = self._products = 0.0
+        self._is_sharded = False
 
     def state_dict(self) -> dict[str, Any]:
         sums = {"records": self._records, "clipped": self._clipped, "squares": self._squares, "products": self._products}
-        return {**super().state_dict(), **sums}
+        kept = {} if self._is_sharded else {"kept": self._kept, "pending": self._pending and self._pending.state()}
+        return {**super().state_dict(), **sums, **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._records, self._clipped = state_dict.get("records", 0), state_dict.get("clipped", 0)
         self._squares, self._products = state_dict.get("squares", 0.0), state_dict.get("products", 0.0)
+        self._kept = dict(state_dict.get("kept", {}))
+        if pending := state_dict.get("pending"):
+            self._pending = _Pending.restored(pending, self._kept)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._is_sharded = is_sharded(trainer)
+        # those of a checkpoint were read to the CPU
+        self._kept = {name: gradient.to(pl_module.device) for name, gradient in self._kept.items()}
+        if self._pending is not None:
+            self._pending.gradients, self._pending.device = self._kept, pl_module.device
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._samples += _samples_in(batch)
@@ -95,6 +108,9 @@ class GradientMonitor(Monitor):
         if pending is not None and pending.before and trainer.global_step > pending.step:
             with torch.no_grad(), self.timed(pl_module.device):
                 pending.add_update(dict(pl_module.named_parameters()))
+            if pending.step == self._last:  # no other follows
+                self._finish(trainer)
+                self._kept = {}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish(trainer)
@@ -175,6 +191,18 @@ class _Pending:
             if (former := previous.get(name)) is not None and former.shape == gradient.shape:
                 own["with_previous"], own["previous"] = _dot(gradient, former), _dot(former, former)
 
+    def state(self) -> dict[str, Any]:
+        """As plain data, after the update, without the gradients."""
+        fields = {"step": self.step, "samples": self.samples, "without": self.without, "is_updated": self.is_updated}
+        return {**fields, "products": self.products, "counts": self.counts}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], gradients: dict[str, Tensor]) -> _Pending:
+        """The inverse of ``state``."""
+        pending = cls.__new__(cls)
+        vars(pending).update(state, names=list(state["products"]), gradients=gradients, before={}, is_followed=False)
+        return pending
+
     def add_update(self, parameters: dict[str, Tensor]) -> None:
         for name, before in self.before.items():
             moved = _local(parameters[name]) - before
@@ -193,7 +221,8 @@ class _Pending:
         values = [value for name in self.names for value in self.products[name].values()]
         products = torch.stack([torch.as_tensor(value, dtype=wide, device=self.device) for value in values])
         products = products.view(len(self.names), len(PRODUCTS))
-        table = torch.cat([products, torch.stack([self.counts[name] for name in self.names]).to(wide)], 1)
+        counts = torch.stack([self.counts[name] for name in self.names]).to(self.device, wide)
+        table = torch.cat([products, counts], 1)
         return all_reduce(table) if sharded else table
 
 

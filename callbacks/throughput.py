@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -17,7 +19,8 @@ class Throughput(Monitor):
     """Records, over the steps since the last record, ``steps_per_second``; ``data_loading``, the fraction of the time spent
     waiting for the next batch; and ``memory``, the peak in bytes: allocated on a GPU, resident in a process on a CPU.
 
-    Put it last among the callbacks: what others do after it at the end of a step counts as data loading.
+    Put it last among the callbacks: what others do after it at the end of a step counts as data loading, except while it is
+    ``paused``.
 
     A GPU runs asynchronously, so waiting for data need not slow it down: ``data_loading`` is then an upper bound.
     """
@@ -56,11 +59,21 @@ class Throughput(Monitor):
             self.emit(trainer, step, values)
             self._started, self._waited, self._step = now, 0.0, step
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time inside, such as that of saving a checkpoint."""
+        start = time.perf_counter()
+        yield
+        self._leave_out(start)
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        elapsed = time.perf_counter() - self._paused  # validation does not count
+        self._leave_out(self._paused)
+
+    def _leave_out(self, start: float) -> None:
+        elapsed = time.perf_counter() - start
         self._started += elapsed
         self._ended += elapsed
 

@@ -138,7 +138,7 @@ def test_a_checkpoint_names_its_run(zoo, run: face.TrainedRun) -> None:
 def test_files_of_other_runtimes_and_weights_alone_are_refused(zoo) -> None:
     for name in ("m.onnx", "m.pt2", "m.pth"):
         Path(name).write_bytes(b"")
-    writes = "zoo export --to safetensors writes what zoo loads"
+    writes = "zoo export --to safetensors writes a file that can be loaded"
     with pytest.raises(face.UserError, match=f"^m.onnx is for ONNX Runtime: {writes}$"):
         face.load("m.onnx")
     assert zoo("predict", "m.pt2", "a.png").is_one_line_error(f"m.pt2 is for torch.export: {writes}")

@@ -211,12 +211,12 @@ def test_batch_norm_on_tiny_batches() -> None:
 
 
 def test_what_losses_and_waiting_say() -> None:
-    assert {f.name for f in check_losses([1.39, 1.38, 1.385], [], None, 4, 300)} == {"not-learning"}
-    assert not list(check_losses([1.39, 1.38, 1.385], [], None, 4, 30)), "it has hardly begun"
+    assert {f.name for f in check_losses([1.39, 1.38, 1.385], [], None, 4, 300, 7)} == {"not-learning"}
+    assert not list(check_losses([1.39, 1.38, 1.385], [], None, 4, 30, 7)), "it has hardly begun"
     falling, rising = [0.9, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1], [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.8]
-    assert {f.name for f in check_losses(falling, rising, 0.3, 4, 700)} == {"overfitting"}
-    assert not list(check_losses(falling, [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.5], 0.3, 4, 700)), "it has just got better"
-    assert not list(check_losses(falling, rising, 0.05, 4, 700))
+    assert {f.name for f in check_losses(falling, rising, 0.3, 4, 700, 7)} == {"overfitting"}
+    assert not list(check_losses(falling, [0.6, 0.7, 0.8, 0.7, 0.7, 0.9, 0.5], 0.3, 4, 700, 7)), "it has just got better"
+    assert not list(check_losses(falling, rising, 0.05, 4, 700, 7))
     assert {f.name for f in check_throughput([{"data_loading": 0.6}] * 3)} == {"slow-data-loading"}
     assert not list(check_throughput([{"data_loading": 0.6}, {"data_loading": 0.1}, {"data_loading": 0.6}]))
 

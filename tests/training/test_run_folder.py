@@ -43,6 +43,7 @@ def test_settings_that_are_cut_off_are_told_by_their_file_and_line(folder: RunFo
 
 
 def test_a_folder_that_is_no_run_is_named_with_what_it_lacks() -> None:
-    Path("runs/empty").mkdir(parents=True)
-    assert complaint(RunFolder.find, "empty") == "runs/empty is not a run: it holds no run.yaml"
+    Path("runs/other").mkdir(parents=True)
+    Path("runs/other/notes.txt").touch()
+    assert complaint(RunFolder.find, "other") == "runs/other is not a run: it holds no run.yaml"
     assert "no run 'emty'" in complaint(RunFolder.find, "emty")

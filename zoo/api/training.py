@@ -172,12 +172,15 @@ def start(
         return TrainedRun(outcome.folder, outcome=outcome)
 
 
-def resume(folder: RunFolder, settings: list[dict[str, dict[str, Any]]], model: str = "", **options: Any) -> TrainedRun:
+def resume(
+    folder: RunFolder, settings: list[dict[str, dict[str, Any]]], model: str = "", checkpoint: str = "", **options: Any
+) -> TrainedRun:
     """Continue an interrupted run exactly where it was saved.
 
     Args:
         settings: section -> key -> value, in order.
         model: if given, it must be that of the run.
+        checkpoint: ``best`` or ``last`` to go on from; empty for the latest.
         options: of ``zoo.training.engine.train``.
 
     Raises:
@@ -193,7 +196,7 @@ def resume(folder: RunFolder, settings: list[dict[str, dict[str, Any]]], model: 
         raise UserError(f"--resume continues a run as it is, but {changed[0]}: to start a new run, {instead}")
     from zoo.training import engine
 
-    outcome = engine.train(current_registry(), run, resume=folder, **options)
+    outcome = engine.train(current_registry(), run, resume=folder, checkpoint=checkpoint, **options)
     return TrainedRun(outcome.folder, outcome=outcome)
 
 

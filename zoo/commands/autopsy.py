@@ -32,7 +32,7 @@ def autopsy(
     from zoo.training.trainer import silence_lightning
 
     silence_lightning()
-    result = replay_step(partial(load_task, registry), path)
+    result = replay_step(partial(load_task, registry, must_be_finite=False), path)
     if json:
         print_json(result)
     else:

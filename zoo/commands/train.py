@@ -65,6 +65,9 @@ def train(
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume a run exactly where it was saved.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="WHICH", help="Checkpoint to resume from: best or last; the default is the latest.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Train a model, keep the best checkpoint, and test it.
@@ -77,6 +80,8 @@ def train(
     open_registry(context)
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
     if resume is None:
+        if checkpoint:
+            raise UserError(f"--checkpoint {checkpoint}: is for --resume RUN")
         options = {"config": config or "", "settings": settings, "name": run_name, "runs": runs_dir}
         print_trained(context, json, lambda: api.train(name, data, epochs=epochs, precision=precision, **flags, **options))
         return
@@ -88,7 +93,7 @@ def train(
     layers = [*parse_settings(settings), api.flag_sections(data, epochs, precision, **flags)]
     with runs_in(runs_dir):
         folder = RunFolder.find(resume)
-    print_trained(context, json, lambda: api.resume(folder, layers, name))
+    print_trained(context, json, lambda: api.resume(folder, layers, name, checkpoint))
 
 
 def print_trained(context: typer.Context, json: bool, training: Callable[[], TrainedRun]) -> None:

@@ -20,7 +20,7 @@ from zoo.core.fingerprint import fingerprint
 from zoo.core.ranks import rank_zero_print
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.label_noise import label_suspects
-from zoo.metrics.mean_loss import MeanLoss
+from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import IGNORE, ImageSpec
@@ -344,6 +344,9 @@ class Classifier(Task):
             if self.adds_metrics:
                 values["calibration_error"] = calibration_error
         return values
+
+    def standard_error(self, value: float) -> float:
+        return proportion_error(value, self.metrics["val"]["loss"].samples)
 
     def collect_details(self, metrics: bool = True) -> None:
         self.adds_metrics = metrics

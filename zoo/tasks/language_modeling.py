@@ -141,6 +141,7 @@ class LanguageModel(Task):
         checkpoint[KEPT] = map_state(lambda part: self.all_gather(part).cpu(), self.stream_state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         rank, world = self.trainer.global_rank, self.trainer.world_size
 
         def own(part: Tensor) -> Tensor:

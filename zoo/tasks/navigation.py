@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
-from zoo.metrics.mean_loss import MeanLoss
+from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
 from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, require_some
 from zoo.tasks.task import Task, compute_and_reset
@@ -200,6 +200,9 @@ class NavigationAgent(Task):
         values = compute_and_reset(self.means[stage])
         # a test of a few batches may have met no seen world
         return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
+
+    def standard_error(self, value: float) -> float:
+        return proportion_error(value, self.means["val"]["success"].samples)
 
     # ------------------------------------------------------------------ episodes to show
 

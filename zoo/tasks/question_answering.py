@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.metrics.mean_loss import MeanLoss
+from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, part_of, require_some
@@ -99,6 +99,9 @@ class QuestionAnswerer(Task):
     def compute_metrics(self, stage: str) -> dict[str, float]:
         values = compute_and_reset(dict(zip(self.directions, self.metrics[stage], strict=True)))
         return {name: value for name, value in values.items() if name in ("accuracy", "loss") or not math.isnan(value)}
+
+    def standard_error(self, value: float) -> float:
+        return proportion_error(value, self.metrics["val"][0].samples)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """Probabilities of the answers to each question, [N, Q, answers]."""

@@ -32,6 +32,7 @@ from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread, require_some
 
 SAMPLES = 8  # test images in a report
+SUMS = "sums"  # of the records that wait, in a checkpoint
 
 
 class Diverged(UserError):
@@ -51,6 +52,18 @@ class RunningMeans:
             known = self.sums.get(name)
             self.sums[name] = value if known is None else known + value
         self.count += count
+
+    def state(self, task: L.LightningModule) -> dict[str, Tensor]:
+        """The sums and ``count`` of each process, [processes] each; all processes must call it."""
+        own = {**self.sums, "count": torch.tensor(self.count, device=task.device)}
+        return {name: task.all_gather(value).reshape(-1).cpu() for name, value in own.items()}
+
+    def restore(self, task: L.LightningModule, state: dict[str, Tensor]) -> None:
+        """Restore the sums of this process, and its part of those of other processes if there were more."""
+        rank, world = task.trainer.global_rank, task.trainer.world_size
+        own = {name: values[rank::world].sum(dtype=values.dtype).to(task.device) for name, values in state.items()}
+        self.count = int(own.pop("count", 0))
+        self.sums = own
 
     def take(self, task: L.LightningModule) -> tuple[dict[str, float], int]:
         """Return means over all processes and the number of samples since the last call, and reset them."""
@@ -253,6 +266,13 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["spec"] = spec_to_primitives(self.spec)
         checkpoint["class"] = type(self).__name__
+        if self._trainer is not None:  # which fits, and does not only save
+            checkpoint[SUMS] = {"running": self.running.state(self), "epoch": dict(self._sums_of_epoch)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = checkpoint.get(SUMS, {"running": {}, "epoch": {}})
+        self.running.restore(self, sums["running"])
+        self._sums_of_epoch = Counter(sums["epoch"])
 
     @classmethod
     def load_from_checkpoint(
@@ -381,6 +401,7 @@ class Task(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._recorded_at = time.monotonic()
+        self._publish_averages()  # those of a checkpoint
         self._follow_freezing_plan()  # an epoch that is resumed in its middle does not start again
 
     def on_train_epoch_start(self) -> None:
@@ -400,12 +421,19 @@ class Task(L.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.record(batch_idx)
+
+    def record(self, batch_idx: int) -> None:
+        """Send what was summed since the last record to the loggers, if a record is due after this batch and was not sent yet.
+
+        What saves a checkpoint at the end of a batch, before this hook of the module, calls it first.
+        """
         trainer = self.trainer
         # each record has an optimizer step of its own, or a resume would not know which it goes through again;
         # 0 in a Trainer without logging
         every = trainer.log_every_n_steps * trainer.accumulate_grad_batches
         is_last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if (every and (batch_idx + 1) % every == 0) or is_last:
+        if self.running.count and ((every and (batch_idx + 1) % every == 0) or is_last):
             self._record()
 
     # ------------------------------------------------------------------ evaluation
@@ -417,6 +445,10 @@ class Task(L.LightningModule):
     def compute_metrics(self, stage: str) -> dict[str, float]:
         """Compute the metrics of a stage over all processes, and reset them."""
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
+
+    def standard_error(self, value: float) -> float:
+        """Standard error of a value of the monitored metric, for the samples of the last validation; 0 where it is unknown."""
+        return 0.0
 
     def collect_details(self, metrics: bool = True) -> None:
         """Compute ``details`` in addition to metrics in the following tests, as plain data; they may take longer.
@@ -461,16 +493,21 @@ class Task(L.LightningModule):
         now = time.monotonic()
         values = {f"train/{name}": value for name, value in means.items()}
         self._sums_of_epoch.update({name: mean * samples for name, mean in values.items()}, samples=samples)
-        averages = {name: self._sums_of_epoch[name] / self._sums_of_epoch["samples"] for name in values}
-        # not by self.log, after which Lightning goes through what was logged at every step
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in averages.items()})
-        self.trainer.progress_bar_metrics.update(averages)
+        self._publish_averages()
         values["train/lr"] = self.trainer.optimizers[0].param_groups[-1]["lr"]  # the last group is of the head
         values["train/samples_per_second"] = samples / max(now - self._recorded_at, 1e-9)
         self._recorded_at = now
         if not math.isfinite(values["train/loss"]):
             raise self.diverged(f"the loss is {values['train/loss']} at step {self.trainer.global_step}")
         self.send(values)
+
+    def _publish_averages(self) -> None:
+        """Make the means over the epoch so far known to callbacks."""
+        sums, samples = self._sums_of_epoch, self._sums_of_epoch["samples"]
+        averages = {name: total / samples for name, total in sums.items() if name != "samples"}
+        # not by self.log, after which Lightning goes through what was logged at every step
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in averages.items()})
+        self.trainer.progress_bar_metrics.update(averages)
 
     def diverged(self, what: str) -> Diverged:
         """Return the error that ends training, with advice."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zoo.config.options import check_options
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
 from zoo.core.randomness import derive_seed
@@ -15,7 +16,7 @@ from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory
-from zoo.training.checkpoints import KEY, read_checkpoint
+from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
 from zoo.training.run_folder import RunFolder
 
 
@@ -66,27 +67,61 @@ def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
     return task
 
 
-def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tuple[Task, Run]:
+def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path, must_be_finite: bool = True) -> tuple[Task, Run]:
     """The model that a checkpoint describes, with its weights, ready to evaluate.
+
+    Args:
+        must_be_finite: refuse weights that are not finite.
 
     Raises:
         UserError: the model is not in the zoo (a plugin is missing), or the weights do not fit it.
     """
+    run, spec = described(registry, checkpoint, path)
+    try:
+        task = build_task(registry, run, spec)
+    except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:  # what the options and the spec lead it to
+        raise UserError(f"{path} describes no network that can be built: {one_line(error, 150)}") from None
+    load_weights(task, checkpoint["state_dict"], path, run.model["name"])
+    if must_be_finite:
+        require_finite(task, path)
+    return task.eval(), run
+
+
+def described(registry: Registry, checkpoint: dict[str, Any], path: Path) -> tuple[Run, Spec]:
+    """The Run and the spec in a checkpoint.
+
+    Raises:
+        UserError: the model is not in the zoo, or a value is none that the zoo writes.
+    """
     try:
         run = Run(**checkpoint[KEY]["run"])
-        registry.model(run.model["name"]).load()  # whose task may bring a spec of its own
-        spec = spec_from_primitives(checkpoint[KEY]["spec"])
+        entry = registry.model(run.model["name"])
+        check_options(entry, run.options("model"))
+        entry.load()  # whose task may bring a spec of its own
+        return run, spec_from_primitives(checkpoint[KEY]["spec"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error, 150)}") from None
-    task = build_task(registry, run, spec)
-    weights = OrderedDict(checkpoint["state_dict"])
-    weights._metadata = task.state_dict()._metadata  # versions of layers, which an exported file does not carry
+        raise Damaged(f"{path} is damaged: {one_line(error, 150)}{way_out(path)}") from None
+
+
+def load_weights(task: Task, state_dict: dict[str, Any], path: Path, network: str) -> None:
+    """Load the weights of a checkpoint.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    own = task.state_dict()
+    for name, value in state_dict.items():  # torch would drop the imaginary part
+        if name in own and isinstance(value, torch.Tensor) and value.is_complex() and not own[name].is_complex():
+            raise Damaged(f"{path} is damaged: state_dict.{name} is complex{way_out(path)}")
+    weights = OrderedDict(state_dict)
+    weights._metadata = own._metadata  # versions of layers, which an exported file does not carry
     try:
         task.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = one_line(error).partition(": ")[2][:150]
-        raise UserError(f"{path} does not fit {run.model['name']}: {reason}") from None
-    return task.eval(), run
+        raise Damaged(f"{path} does not fit {network}: {reason}{way_out(path)}") from None
 
 
 def open_run(registry: Registry, name: str) -> Task:

@@ -6,22 +6,28 @@ import math
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins import CheckpointIO
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
+from zoo.callbacks.throughput import Throughput
+from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import replacing
+from zoo.core.files import replacing, replacing_path
+from zoo.core.json_lines import JsonLinesWriter
+from zoo.core.ranks import rank_zero_print
 from zoo.training.run_folder import RunFolder
 
 FORMAT = 1
@@ -64,7 +70,13 @@ class StopRequest:
 
 
 class PlainCheckpointIO(CheckpointIO):
-    """Writes atomically; reads with ``weights_only=True``."""
+    """Writes atomically; reads with ``weights_only=True``.
+
+    Attributes:
+        has_loaded: whether a checkpoint was read, which is then restored.
+    """
+
+    has_loaded = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -77,18 +89,76 @@ class PlainCheckpointIO(CheckpointIO):
             raise UserError(f"{path} could not be written: {reason}; the previous checkpoint is kept") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        self.has_loaded = True
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+class Strict(BaseModel):
+    """Plain data of a checkpoint, whose types are not converted."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class About(Strict):
+    """The zoo's metadata in a checkpoint."""
+
+    format: int
+    run: dict[str, Any]
+    spec: dict[str, Any]
+    callbacks: list[str] = []
+    wandb_id: str | None = None
+    records: dict[str, NonNegativeInt] = {}
+
+
+class TrainingState(Strict):
+    """What a training goes on from besides the weights."""
+
+    epoch: NonNegativeInt
+    global_step: NonNegativeInt
+    loops: dict[str, Any]
+    callbacks: dict[str, Any]
+    optimizer_states: list[dict[str, Any]]
+    lr_schedulers: list[dict[str, Any]]
+
+
+class Damaged(UserError):
+    """A file of a run that cannot be used, with what can be done in the message."""
+
+
+def read_checkpoint(path: Path, training: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running anything in it.
 
+    Args:
+        training: whether it must hold the state of the training, too.
+
     Raises:
-        UserError: the file is missing, damaged, not of the zoo, or contains more than plain data.
+        Damaged: the file is missing, damaged, not of the zoo, or contains more than plain data.
     """
+    try:
+        return _read(path, training)
+    except UserError as error:
+        raise Damaged(f"{error}{way_out(path)}") from error
+
+
+def way_out(path: Path) -> str:
+    """What can be done about a checkpoint of a run that cannot be used, after the text of the error; empty for other files."""
+    folder = RunFolder(path.parent.parent)
+    if path not in (folder.best, folder.last) or not folder.run_file.is_file():
+        return ""
+    other = folder.last if path == folder.best else folder.best
+    try:
+        _read(other, training=True)
+    except UserError:
+        return f"; to start again: zoo train --config {shlex.quote(str(folder.run_file))}"
+    if path == folder.best:
+        return f"; to replace it: zoo train --resume {folder.name}"
+    return f"; to go on from {folder.best.name}: zoo train --resume {folder.name} --checkpoint best"
+
+
+def _read(path: Path, training: bool) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch does not verify the checksums that it writes
@@ -109,7 +179,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {one_line(error, 150)}") from None
-    return require_checkpoint(checkpoint, path)
+    require_checkpoint(checkpoint, path)
+    if training:
+        _require(TrainingState, checkpoint, path)
+    return checkpoint
 
 
 def refused_global(error: pickle.UnpicklingError) -> str:
@@ -119,30 +192,117 @@ def refused_global(error: pickle.UnpicklingError) -> str:
 
 
 def require_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
-    """Check the metadata of a checkpoint and return it.
+    """Check the metadata and the weights of a checkpoint, and return it.
 
     Raises:
-        UserError: it has none, or is of another version.
+        UserError: it has none, is of another version, or the value of a key is none that the zoo writes.
     """
     about = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or not {"format", "run", "spec"} <= set(about) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of the zoo")
     if about["format"] != FORMAT:
         raise UserError(f"{path} has format {about['format']}, this version of bestiary reads {FORMAT}: install a matching one")
+    _require(About, about, path)
+    _require(Run, about["run"], path, "run.")
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} is damaged: state_dict is no dictionary of weights")
+    for name, value in weights.items():
+        if reason := _unusable(name, value):
+            raise UserError(f"{path} is damaged: state_dict.{name} is {reason}")
     return checkpoint
+
+
+def _require(kind: type[BaseModel], content: dict[str, Any], path: Path, prefix: str = "") -> None:
+    try:
+        kind(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged: {prefix}{where}: {one_line(first['msg'].lower(), 150)}") from None
+
+
+def _unusable(name: Any, value: Any) -> str:
+    """Why a value cannot be a weight or a buffer; empty if it can."""
+    if not isinstance(value, torch.Tensor):
+        is_extra = isinstance(name, str) and name.endswith("_extra_state")  # what a module of a plugin may add
+        return "" if is_extra else f"{type(value).__name__}, no tensor"
+    if value.layout != torch.strided or value.is_quantized:
+        return "no dense tensor"
+    return "without values" if value.is_meta else ""
+
+
+def require_finite(task: torch.nn.Module, path: Path) -> None:
+    """Refuse weights that are not finite, and buffers with nan.
+
+    Raises:
+        UserError: naming the first.
+    """
+    wrong = [name for name, weight in task.named_parameters() if not bool(weight.isfinite().all())]
+    wrong += [name for name, buffer in task.named_buffers() if buffer.is_floating_point() and bool(buffer.isnan().any())]
+    if wrong:
+        raise Damaged(f"{path} is damaged: state_dict.{wrong[0]} is not finite{way_out(path)}")
+
+
+class Selection:
+    """Selects the best checkpoint of a run by the one-standard-error rule (Breiman et al. 1984, section 3.4.3).
+
+    Of all epochs whose metric is within one standard error of the best value so far, which may be luck, that with the lowest
+    validation loss is the best, and of equals the later one.
+
+    Args:
+        monitor: metric that decides.
+        direction: of that metric, "max" or "min".
+
+    Attributes:
+        best: the metric of the best checkpoint; None before the first.
+    """
+
+    def __init__(self, monitor: str, direction: str) -> None:
+        self.monitor, self.sign = monitor, 1 if direction == "max" else -1
+        self.best: float | None = None
+        self.loss = self.extreme = math.nan  # validation loss of the best checkpoint; best value of any epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "loss": self.loss, "extreme": self.extreme}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.loss, self.extreme = (state_dict[name] for name in ("best", "loss", "extreme"))
+
+    def is_best(self, metrics: Mapping[str, Any], standard_error: Callable[[float], float]) -> bool:
+        """Whether the epoch with these metrics is the best so far; nan is worse than any number.
+
+        Args:
+            standard_error: of a value of the metric.
+        """
+        value, loss = float(metrics.get(self.monitor, math.nan)), float(metrics.get("val/loss", math.nan))
+        former = math.nan if self.best is None else self.best
+        if not math.isnan(value) and (math.isnan(self.extreme) or self.sign * (value - self.extreme) > 0):
+            self.extreme = value
+        least = self.sign * self.extreme - standard_error(self.extreme)
+        if math.isnan(value) and not math.isnan(former):
+            return False
+        if self.sign * value >= least and self.sign * former >= least:  # a near-tie
+            by_loss = not (math.isnan(loss) or math.isnan(self.loss))
+            improved = loss <= self.loss if by_loss else self.sign * (value - former) >= 0
+        else:
+            improved = math.isnan(former) or self.sign * value >= least
+        if improved:
+            self.best, self.loss = None if math.isnan(value) else value, loss
+        return improved
 
 
 class Checkpoints(L.Callback):
     """Saves ``last.ckpt`` and ``best.ckpt`` of a run, and stops it cleanly on request.
 
-    Saves after every validation, every ``minutes`` within an epoch, on a request to stop, and on an exception, so that nothing
-    loses the run. Of equally good checkpoints the later one is the best, which was trained longer and at a lower learning rate.
+    Saves after every validation, every ``minutes`` within an epoch, on a request to stop, and, with ``Rescue``, on an exception,
+    so that nothing loses the run. Put it after all callbacks that write records: a checkpoint comes after those of its step.
 
     Args:
         folder: the run's own folder; nothing outside it is touched.
         about: returns the metadata of a checkpoint as plain data.
-        monitor: metric that decides which is best.
-        direction: of that metric, "max" or "min".
+        records: files of the run, whose positions a checkpoint holds.
+        selection: decides which checkpoint is the best.
         minutes: between checkpoints within an epoch.
         stop: checked at the end of each step.
     """
@@ -151,29 +311,37 @@ class Checkpoints(L.Callback):
         self,
         folder: RunFolder,
         about: Callable[[], dict[str, Any]],
-        monitor: str,
-        direction: str,
+        records: Sequence[JsonLinesWriter],
+        selection: Selection,
         minutes: float,
         stop: StopRequest,
     ) -> None:
-        self.folder, self.about, self.monitor, self.direction = folder, about, monitor, direction
+        self.folder, self.about, self.records, self.selection = folder, about, records, selection
         self.seconds, self.stop = minutes * 60, stop
-        self.best: float | None = None
         self.saved_at = time.monotonic()
+        self.has_started = self.has_stepped = False  # before a step has ended, nothing of the run may change
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return self.selection.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        try:
+            read_checkpoint(self.folder.best)
+        except UserError as error:  # gone or damaged: any is better
+            rank_zero_print(f"warning: {error.__cause__}: the best of the epochs that follow takes its place")
+        else:
+            self.selection.load_state_dict(state_dict)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = {"format": FORMAT, **self.about()}
+        if trainer.is_global_zero:
+            checkpoint[KEY]["records"] = {file.path.name: file.position() for file in self.records}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved_at = time.monotonic()
+        self.has_started, self.saved_at = True, time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.has_stepped = True
         # the end of an epoch saves anyway, and gradients that are being accumulated cannot be saved
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -185,55 +353,73 @@ class Checkpoints(L.Callback):
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         if (stop or due) and not pl_module.one_pass:  # a pass is short, and not the same from its middle on
+            pl_module.record(batch_idx)
             self.save(trainer)
         if stop:
             raise Stopped
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
-        score = None if value is None else float(value)
-        improved = score is None or self._is_at_least_as_good(score)
-        if improved:
-            self.best = score
-        self.save(trainer, best=improved)
+        self.save(trainer, best=self.selection.is_best(trainer.callback_metrics, pl_module.standard_error))
         stop = self.stop.requested
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop and trainer.current_epoch + 1 < trainer.max_epochs:
             raise Stopped
 
-    def _is_at_least_as_good(self, score: float) -> bool:
-        """Whether a score is at least as good as the best so far; nan is worse than any number."""
-        if self.best is None or math.isnan(self.best):
-            return True
-        return score >= self.best if self.direction == "max" else score <= self.best
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # within a step batch norms are updated already, and some weights may be; other processes may be anywhere
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
-        whole = trainer.training and trainer.world_size == 1 and between_steps
-        if whole and trainer.global_step and not isinstance(exception, (Stopped, UserError)):
-            self.save(trainer)
-
     def save(self, trainer: L.Trainer, best: bool = False) -> None:
-        """Write ``last.ckpt``, and link the same file as ``best.ckpt`` first if it is the best so far."""
+        """Write ``last.ckpt``, and first a copy as ``best.ckpt`` if it is the best so far.
+
+        Raises:
+            UserError: the disk is full; what was saved before is kept.
+        """
         fresh = self.folder.checkpoints / ".fresh.ckpt"
-        trainer.save_checkpoint(fresh)
-        if trainer.is_global_zero:
-            if best:
-                _link(fresh, self.folder.best)
-            os.replace(fresh, self.folder.last)
-        trainer.strategy.barrier("checkpoint")
+        with ExitStack() as stack:
+            for callback in trainer.callbacks:
+                if isinstance(callback, Throughput):
+                    stack.enter_context(callback.paused())
+            trainer.save_checkpoint(fresh)
+            if trainer.is_global_zero:
+                if best:
+                    copy_checkpoint(fresh, self.folder.best)
+                os.replace(fresh, self.folder.last)
+            trainer.strategy.barrier("checkpoint")
         self.saved_at = time.monotonic()
 
 
-def _link(source: Path, target: Path) -> None:
-    """Replace a file atomically by a hard link, or by a copy where the file system has no links."""
-    beside = target.with_name(f".{target.name}.partial")
-    beside.unlink(missing_ok=True)
+class Rescue(L.Callback):
+    """Saves a checkpoint on an exception between two steps. Put it first, before other callbacks let go of their state.
+
+    Args:
+        greeting: printed when the training starts, with everything restored.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, greeting: str) -> None:
+        self.checkpoints, self.greeting = checkpoints, greeting
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.greeting:
+            rank_zero_print(self.greeting)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        # within a step batch norms are updated already, and some weights may be; other processes may be anywhere
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
+        whole = trainer.training and trainer.world_size == 1 and between_steps and self.checkpoints.has_stepped
+        if whole and not isinstance(exception, (Stopped, UserError)):
+            if batches.ready == batches.processed:  # else the next batch has begun
+                pl_module.record(batches.processed - 1)
+            self.checkpoints.save(trainer)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Replace a checkpoint atomically by a copy of another, which shares no blocks with it that damage could reach.
+
+    Raises:
+        UserError: the disk is full.
+    """
     try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copyfile(source, beside)
-    os.replace(beside, target)
+        with replacing_path(target, exclusive=True) as beside:
+            shutil.copyfile(source, beside)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{target} could not be written: {reason}; the previous checkpoint is kept") from error

@@ -10,24 +10,38 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run, TrainerSettings
-from zoo.core.errors import Interrupted, UserError, some
-from zoo.core.json_lines import append_json_line, filter_json_lines
+from zoo.core.errors import Interrupted, UserError, one_line, some
+from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
-from zoo.spec import spec_from_primitives, spec_to_primitives
-from zoo.tasks.task import Task
+from zoo.spec import spec_to_primitives
+from zoo.tasks.task import Diverged, Task
 from zoo.training.autopsy import build_autopsy
-from zoo.training.building import build_data, build_task, build_test_data, open_run
-from zoo.training.checkpoints import KEY, Checkpoints, Stopped, StopRequest, read_checkpoint
+from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
+from zoo.training.checkpoints import (
+    KEY,
+    Checkpoints,
+    Damaged,
+    Rescue,
+    Selection,
+    Stopped,
+    StopRequest,
+    copy_checkpoint,
+    read_checkpoint,
+    require_finite,
+    way_out,
+)
 from zoo.training.environment import describe_environment
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
@@ -88,6 +102,7 @@ def train(
     name: str | None = None,
     resume: RunFolder | None = None,
     *,
+    checkpoint: str = "",
     folder: RunFolder | None = None,
     callbacks: Sequence[L.Callback] = (),
     test: bool = True,
@@ -102,6 +117,7 @@ def train(
         run: what to train, resolved.
         name: of the folder under ``runs/``; by default made from model and data.
         resume: run to resume, with ``run`` as its Run; the result equals that of an uninterrupted run.
+        checkpoint: from which it is resumed: ``best`` or ``last``, or empty for the latest.
         folder: existing folder for a new run outside ``runs/``.
         callbacks: in addition to those of the recipe.
         test: whether to test the best checkpoint at the end.
@@ -118,17 +134,27 @@ def train(
         raise UserError("ModelCheckpoint: a run saves its best and its last checkpoint itself: omit it")
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
-    with folder.removed_unless_started(is_new) as started, folder.locked():
-        checkpoint = folder.last if resume and folder.last.exists() else None
-        former = read_checkpoint(checkpoint) if checkpoint else {"global_step": 0, KEY: {}}
-        if checkpoint:
-            rank_zero_print(f"resuming {folder.name} at step {former['global_step']:,}, epoch {former['epoch'] + 1}")
+    with folder.locked(), folder.removed_unless_started(is_new) as started:
+        file = resume.to_resume(checkpoint) if resume else None
+        former = read_checkpoint(file, training=True) if file else {"global_step": 0, KEY: {}}
         data = build_data(registry, run)
-        task = _build_or_restore(registry, run, data, former if checkpoint else None)
+        task = build_task(registry, run, data.spec)
+        task.check_data_options(data)
+        if run.recipe.freeze != "none":
+            run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
+        if file:
+            _restore(registry, task, run, former, file)
+        else:
+            load_initial_weights(registry, task, run)
         on_data(data)
         if run.recipe.compile:
             task.compile()
-        log, stop = MetricsLogger(folder.metrics_file), StopRequest()
+        positions = former[KEY].get("records", {}) if file else dict.fromkeys(("metrics.jsonl", "monitors.jsonl"), 0)
+        metrics, monitored = (
+            JsonLinesWriter(path, positions.get(path.name), digits)
+            for path, digits in ((folder.metrics_file, None), (folder.monitors_file, MONITOR_DIGITS))
+        )
+        log, stop = MetricsLogger(metrics), StopRequest()
         environment = describe_environment(task)
         tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
@@ -144,15 +170,18 @@ def train(
             return {**described, "wandb_id": tracker.run_id if tracker else None}
 
         metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
-        saving = Checkpoints(folder, about, metric, direction, run.recipe.checkpoint_minutes, stop)
+        selection = Selection(metric, direction)
+        saving = Checkpoints(folder, about, (metrics, monitored), selection, run.recipe.checkpoint_minutes, stop)
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
-        write = partial(append_json_line, folder.monitors_file, digits=MONITOR_DIGITS)
-        sinks = [write, tracker.log_record] if tracker else [write]
+        sinks = [monitored.append, tracker.log_record] if tracker else [monitored.append]
         monitors, diagnosis = build_monitors(run, task, sinks) if monitor else ([], None)
         shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
         post_mortem = [build_autopsy(folder, task, about)] if monitor else []
-        all_callbacks = [*_recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, saving]
-        all_callbacks.sort(key=lambda each: isinstance(each, Throughput))  # which must be last
+        others = [*_recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem]
+        others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
+        at = f"step {former['global_step']:,}, epoch {former['epoch'] + 1}, from {file.name}" if file else "the first step"
+        greeting = f"resuming {folder.name} at {at}" if resume else ""
+        all_callbacks = [Rescue(saving, greeting), *others, saving]
         trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
         configure_ddp(trainer.strategy, task)
         task.to(trainer.strategy.root_device)
@@ -160,12 +189,11 @@ def train(
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
         started()
-        log.rewind(former["global_step"])
-        filter_json_lines(folder.monitors_file, lambda record: record["step"] < former["global_step"])
-        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(folder):
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(folder, run):
+            with _restoring(trainer, saving, file):
+                trainer.fit(task, datamodule=data, ckpt_path=file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
-            task.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+            task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
             classes = getattr(task.spec, "classes", ())
             if test:
                 if tracker and len(classes) <= tracker.most_classes:
@@ -175,25 +203,47 @@ def train(
                 tracker.log_predictions(*predictions)
             if tracker:
                 tracker.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
-        was_finished = checkpoint is not None and trainer.global_step == former["global_step"]
+        was_finished = file is not None and trainer.global_step == former["global_step"]
+        if was_finished and file == folder.best and trainer.is_global_zero:
+            copy_checkpoint(folder.best, folder.last)  # which was lost
         findings = tuple(diagnosis.findings) if diagnosis else ()
-        return TrainResult(folder, trainer.is_global_zero, task, saving.best, _test_metrics(trainer), was_finished, findings)
+        return TrainResult(folder, trainer.is_global_zero, task, selection.best, _test_metrics(trainer), was_finished, findings)
 
 
-def _build_or_restore(registry: Registry, run: Run, data: Any, former: dict[str, Any] | None) -> Task:
-    """The network of a Run with initial weights, or with those of the checkpoint ``former``."""
-    task = build_task(registry, run, data.spec)
-    task.check_data_options(data)
-    if run.recipe.freeze != "none":
-        run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
-    if former is None:
-        load_initial_weights(registry, task, run)
-        return task
-    task.load_state_dict(former["state_dict"])
+def _restore(registry: Registry, task: Task, run: Run, former: dict[str, Any], file: Path) -> None:
+    """Load the weights of a checkpoint, if it is of this Run."""
+    of_checkpoint, spec = described(registry, former, file)
+    if of_checkpoint.model != run.model:
+        raise Damaged(f"{file} is of another run: its model is {of_checkpoint.model}, not {run.model}{way_out(file)}")
+    load_weights(task, former["state_dict"], file, run.model["name"])
+    require_finite(task, file)
     if run.recipe.weights:
-        known = spec_from_primitives(former[KEY]["spec"])
-        task.set_normalization(known.mean, known.std)
-    return task
+        task.set_normalization(spec.mean, spec.std)
+
+
+@contextmanager
+def _restoring(trainer: L.Trainer, saving: Checkpoints, file: Path | None) -> Iterator[None]:
+    """Turn what Lightning and torch raise about a checkpoint, before the first step, into an error of the user."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        if saving.has_started or not trainer.strategy.checkpoint_io.has_loaded:
+            raise
+        reason = f"{type(error).__name__}: {one_line(error, 150)}"
+        raise Damaged(f"{file} cannot be restored: {reason}{way_out(file)}") from error
+
+
+def _best_weights(folder: RunFolder, is_rank_zero: bool) -> dict[str, Any]:
+    """The weights of the best checkpoint, or, where that of a finished run was lost, of the last, which takes its place."""
+    try:
+        return read_checkpoint(folder.best)["state_dict"]
+    except UserError:
+        weights = read_checkpoint(folder.last)["state_dict"]
+        if is_rank_zero:
+            copy_checkpoint(folder.last, folder.best)
+        return weights
 
 
 def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], settings: TrainerSettings) -> TestResult:
@@ -239,14 +289,19 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
 
 
 @contextmanager
-def _hint_to_resume(folder: RunFolder) -> Iterator[None]:
-    """Add the command that resumes the run to every exception."""
+def _hint_to_resume(folder: RunFolder, run: Run) -> Iterator[None]:
+    """Add the command that goes on with the run to every exception."""
     try:
         yield
     except Stopped:
         is_saved = folder.last.exists()
         state = f"and saved: zoo.load({folder.name!r}).resume() continues" if is_saved else "before the first checkpoint"
         raise Interrupted(f"interrupted, {state}", folder.name, is_saved) from None
+    except Damaged:  # says itself what can be done
+        raise
+    except Diverged as error:  # and would diverge again
+        again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={run.recipe.lr / 10:g}"
+        raise Diverged(f"{error}. To start again: {again}") from error
     except UserError as error:
         raise UserError(f"{error}. {_command_to_resume(folder)}") from error
     except Exception as error:
@@ -255,10 +310,7 @@ def _hint_to_resume(folder: RunFolder) -> Iterator[None]:
 
 
 def _command_to_resume(folder: RunFolder) -> str:
-    if folder.last.exists():
-        return f"To resume: zoo train --resume {folder.name}"
-    file = shlex.quote(str(folder.run_file))
-    return f"No checkpoint was saved; with other settings: zoo train --config {file} --set SECTION.KEY=VALUE"
+    return f"{'To resume' if folder.last.exists() else 'To start again'}: zoo train --resume {folder.name}"
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:

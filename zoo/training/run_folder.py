@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
@@ -26,6 +27,7 @@ from zoo.registry.registry import current_registry
 RUNS = Path("runs")  # where new runs go by default
 RUNS_VARIABLE = "ZOO_RUNS"
 _chosen: ContextVar[Path | None] = ContextVar("runs", default=None)
+LOCK = ".lock"
 RUN_FILES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # any of which a run leaves behind
 FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # the folder that rank zero has created, for launched processes
 
@@ -90,13 +92,22 @@ class RunFolder:
                 path.mkdir(parents=True)
                 return cls(path)
             except FileExistsError:
-                if name is not None:
-                    raise UserError(
-                        f"run {name!r} exists: resume it with `zoo train --resume {cls(path).name}`, or choose another --name"
-                    ) from None
+                if name is None:
+                    continue
+                if (taken := cls(path)).is_left_over():
+                    return taken
+                if not taken.run_file.is_file():
+                    raise UserError(f"{path} exists and is no run: choose another --name") from None
+                raise UserError(
+                    f"run {name!r} exists: resume it with `zoo train --resume {taken.name}`, or choose another --name"
+                ) from None
             except OSError as error:
                 cls(path).remove()
                 raise UserError(f"{path} cannot be created: {error.strerror.lower()}") from None
+
+    def is_left_over(self) -> bool:
+        """Whether the folder is what a training leaves that was killed before its first step: nothing that could be lost."""
+        return self.path.is_dir() and {each.name for each in self.path.iterdir()} <= {LOCK}
 
     def remove(self) -> None:
         """Remove the folder again, before anything was trained."""
@@ -119,14 +130,17 @@ class RunFolder:
         for path in places:
             if any((path / proof).is_file() for proof in proofs):
                 found = cls(path)
-                plugins: Sequence[str] = ()
+                plugins: Any = ()
                 with suppress(UserError):  # a damaged run.yaml is reported by those who need it
                     plugins = read_config(found.run_file).get("plugins") or ()
-                current_registry().add_plugins_of(f"run {found.name}", plugins)
+                if isinstance(plugins, (list, tuple)) and all(isinstance(plugin, str) for plugin in plugins):
+                    current_registry().add_plugins_of(f"run {found.name}", plugins)
                 return found
         for path in places:
             if path.exists():
-                raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}")
+                free = f"; a training that was killed before its first step left it: start again with --name {cls(path).name}"
+                left = free if path.parent == runs_folder() and cls(path).is_left_over() else ""
+                raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}{left}")
         known = known_runs()
         raise unknown(
             "run", text, known, "choose from " + ", ".join(known) if known else f"there is none in {runs_folder()}/ yet"
@@ -173,7 +187,7 @@ class RunFolder:
             yield
             return
         try:
-            with FileLock(self.path / ".lock", blocking=False):
+            with FileLock(self.path / LOCK, blocking=False):
                 yield
         except Timeout:
             raise UserError(f"run {self.name} is being trained by another process: wait for it, or start a new run") from None
@@ -188,14 +202,26 @@ class RunFolder:
         if which not in files:
             raise unknown("checkpoint", which, files)
         if not files[which].exists():
-            if self.autopsy_file.exists():
+            if which == "best" and self.last.exists():
+                reason = f"but its last.ckpt, which takes its place at the end of: zoo train --resume {self.name}"
+            elif which == "last" and self.best.exists():
+                reason = f"but its best.ckpt, from which it goes on: zoo train --resume {self.name}"
+            elif self.autopsy_file.exists():
                 reason = f"as its loss or a gradient was not finite before one was saved: zoo autopsy {self.name}"
             elif self.test_metrics():
-                reason = f"though it was finished, so the file is gone: zoo train --resume {self.name} trains it again"
+                reason = f"though it was finished, so the file is gone; to train it again: zoo train --resume {self.name}"
             else:
                 reason = f"yet: zoo train --resume {self.name}"
             raise UserError(f"run {self.name} has no {files[which].name} {reason}")
         return files[which]
+
+    def to_resume(self, which: str = "") -> Path | None:
+        """Path of the checkpoint from which a training goes on: that one, or the latest; None to start from the beginning.
+
+        Raises:
+            UserError: as ``checkpoint``.
+        """
+        return self.checkpoint(which) if which else next((path for path in (self.last, self.best) if path.exists()), None)
 
     def is_non_finite_since(self, last: float) -> bool:
         """Whether the run stopped at a non-finite value after ``last``, the time of its last record."""
@@ -204,19 +230,25 @@ class RunFolder:
     def test_metrics(self) -> dict[str, float]:
         """Test metrics of the best checkpoint, by name as in ``test/accuracy``; none before the end of the run."""
         tested = [
-            {key: value for key, value in record.items() if key.startswith("test/") and value is not None}
+            {key: value for key, value in record.items() if key.startswith("test/") and type(value) in (int, float)}
             for record in read_json_lines(self.metrics_file)
         ]
         return next((metrics for metrics in reversed(tested) if metrics), {})
 
     def read_run(self) -> Run:
-        """The resolved Run."""
+        """The resolved Run.
+
+        Raises:
+            UserError: ``run.yaml`` is missing or damaged.
+        """
         try:
-            return Run(**read_config(self.run_file))
+            return Run.model_validate(read_config(self.run_file))
         except UserError as error:
             raise UserError(str(error).removeprefix("--config ")) from None
-        except ValueError as error:
-            raise UserError(f"{self.run_file} is damaged: {one_line(error, 200)}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{self.run_file} is damaged: {where}: {one_line(first['msg'].lower(), 200)}") from None
 
 
 def known_runs() -> list[str]:

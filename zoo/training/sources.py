@@ -60,7 +60,7 @@ def find_trained(
 def refusal(path: Path, command: str) -> UserError | None:
     """The error for a known kind of file that is no trained model by itself, with what to name instead in a command."""
     if runtime := OTHER_RUNTIMES.get(path.suffix):
-        return UserError(f"{path} is for {runtime}: zoo export --to safetensors writes what zoo loads")
+        return UserError(f"{path} is for {runtime}: zoo export --to safetensors writes a file that can be loaded")
     run, quoted = RunFolder(path.parent.parent), shlex.quote(str(path))
     if path in (run.best, run.last) and run.run_file.is_file():
         last = f" --weights {quoted}" if command == "finetune" else " --checkpoint last"
