@@ -239,7 +239,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
         (["train", "mlp", "--name", "a/b"], ["plain name"]),
         (["train", "mlp", "--name", "a" * 300], ["too long"]),
         (["train", "softmax", "--set", "model.width=3"], ["no option of softmax 'width'", "there is none"]),
-        (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "No such file"]),
+        (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "no such file"]),
         (["train", "mlp", "--set", "data.augment=flip"], ["no augmentation 'flip'", "'hflip'"]),
         (["train", "mlp", "--set", "data.augment=crop:-1"], ["crop:-1"]),
         (["train", "mlp", "--set", "data.validation=1.5"], ["data.validation=1.5"]),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from zoo.config.recipe import Run, differences, parse_setting, read_config, resolve, resolve_test
+from zoo.config.recipe import Run, differences, parse_setting, parse_settings, read_config, resolve, resolve_test
 from zoo.core.errors import UserError
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.registry import scan
@@ -28,6 +29,33 @@ def test_numbers_that_yaml_reads_as_text_are_converted_by_the_type_of_their_key(
     assert yaml.safe_load("1e-3") == "1e-3"
     run = resolve(REGISTRY, "mlp", {}, [parse_setting("recipe.lr=1e-3"), parse_setting("model.hidden_sizes=[8,4]")])
     assert run.recipe.lr == 0.001 and run.model["hidden_sizes"] == [8, 4]
+
+
+@pytest.mark.parametrize(
+    "text", ["2024_01", "010", "no", "photos #1", "null", "1e3", '"quoted"', "a: b", "[1", "2024-01-01", "~"]
+)
+def test_where_a_key_is_text_the_value_is_the_text(text: str) -> None:
+    run = resolve(REGISTRY, "mlp", {}, [{"data": {"name": "folder"}}, parse_setting(f"data.root={text}")])
+    assert run.data["root"] == text
+    tagged = resolve(REGISTRY, "mlp", {}, [parse_setting("wandb.tags=[010, no, '[']"), parse_setting(f"recipe.weights={text}")])
+    assert tagged.wandb.tags == ("010", "no", "[") and tagged.recipe.weights == text
+
+
+def test_a_value_is_interpreted_by_the_type_of_its_key() -> None:
+    texts = ("wandb.project=2024_01", "wandb.entity=null", "recipe.precision=16", "recipe.gradient_clip_val=null",
+             "recipe.milestones=[0.3, 6e-1]", "recipe.compile=yes", "trainer.devices=[0, 1]", "data.validation=2/5")  # fmt: skip
+    run = resolve(REGISTRY, "mlp", {}, [parse_setting(text) for text in texts])
+    assert (run.wandb.project, run.wandb.entity, run.recipe.precision) == ("2024_01", None, "16")
+    assert (run.recipe.gradient_clip_val, run.recipe.milestones, run.recipe.compile) == (None, (0.3, 0.6), True)
+    assert run.trainer.devices == [0, 1] and run.data["validation"] == "2/5"
+    assert resolve(REGISTRY, "mlp", {}, [parse_setting("trainer.devices=auto")]).trainer.devices == "auto"
+    assert resolve(REGISTRY, "mlp", {}, parse_settings({"recipe.lr": 0.5, "trainer.devices": "2"})).recipe.lr == 0.5
+    library = resolve(REGISTRY, "timm", {}, [parse_setting("model.network=010"), parse_setting("model.drop_rate=0.1")])
+    assert library.model["network"] == "010" and library.model["network_args"] == {"drop_rate": 0.1}
+
+
+def test_the_model_may_be_named_in_a_setting() -> None:
+    assert resolve(REGISTRY, None, {}, [parse_setting("model.name=softmax")]).model["name"] == "softmax"
 
 
 def test_arguments_of_an_optimizer_are_set_one_by_one_and_left_behind_with_it() -> None:
@@ -128,6 +156,27 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["lr=1"], ["section.key=value"]),
         (["recipe.lr"], ["section.key=value"]),
         (["data.name=nothing"], ["no data set 'nothing'"]),
+        (["data.name=3"], ["no data set '3'"]),
+        (["model.name=mlp"], ["model.name=mlp", "the model is 'resnet20'"]),
+        (["recipe.lr=2001-99-99"], ["recipe.lr=2001-99-99", "number"]),
+        (["recipe.lr=0x_"], ["recipe.lr=0x_", "not YAML"]),
+        (["recipe.lr=!!int abc"], ["recipe.lr=!!int abc", "not YAML"]),
+        (["recipe.lr=1:" + "59:" * 300 + "1.5"], ["recipe.lr=1:59", "not YAML"]),
+        (["recipe.lr=" + "9" * 5000], ["recipe.lr=999", "4300 digits"]),
+        (["recipe.lr=" + "9" * 4000], ["recipe.lr=999", "number"]),
+        (["recipe.epochs=" + "9" * 30], ["recipe.epochs=999", "too large"]),
+        (["model.activation=" + "[" * 3000], ["model.activation=[[[", "should be"]),
+        (["recipe.milestones=" + "[" * 3000], ["recipe.milestones=[[[", "deeper than 20 levels"]),
+        (["recipe.milestones=[" + "0.1," * 50_000], ["recipe.milestones=[0.1", "characters are more than"]),
+        (["recipe.milestones=[&a [1, 1], *a, *a]"], ["recipe.milestones=[&a", "an alias is not allowed"]),
+        (["recipe.optimizer_args={momentum: 1, momentum: 2}"], ["the key momentum is repeated"]),
+        (["recipe.optimizer_args={1: 2}"], ["the key 1 is no text"]),
+        (["recipe.lr=true"], ["recipe.lr=true", "a truth value is no number"]),
+        (["recipe.milestones=[true]"], ["recipe.milestones=[true]", "a truth value is no number"]),
+        (["recipe.optimizer_args.momentum=true"], ["momentum=true", "a truth value is no number"]),
+        (["trainer.limit_train_batches=true"], ["limit_train_batches=true", "a truth value is no number"]),
+        (["model.dropout=.nan"], ["model.dropout=nan", "finite"]),
+        (["recipe.weights=M\udce4dchen"], ["recipe.weights=M", "not UTF-8"]),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str], words: list[str]) -> None:
@@ -145,6 +194,18 @@ def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str
         ("recipe: 3", "must hold keys"),
         ("model: mlp", "model must hold keys"),
         ("data: digits", "data must hold keys"),
+        ("recipe: 0", "recipe must hold keys"),
+        ("recipe: {1: 2}", "the key 1 is no text"),
+        ("recipe: {lr: 1, lr: 2}", "the key lr is repeated"),
+        ("recipe: {lr: true}", "a truth value is no number"),
+        ("data: {name: 3}", "data.name=3: must be a name"),
+        ("model: {name: [mlp]}", "must be a name"),
+        ("plugins: 5", "plugins must be a list"),
+        ("a: &a [1, 1]\nb: *a", "an alias is not allowed here"),
+        ("recipe: {lr: 2001-99-99}", "recipe.lr=2001-99-99: .*number"),
+        ("[" * 3000, "deeper than 20 levels"),
+        ("recipe: {lr: !!int abc}", "not YAML"),
+        ("# " + "x" * 100_000, "characters are more than"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -152,6 +213,13 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, complaint:
     path.write_text(text)
     with pytest.raises(UserError, match=complaint):
         resolve(REGISTRY, "mlp", read_config(path), [])
+
+
+def test_a_configuration_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=f"--config {path}: is {kind}, not a regular file"):
+            read_config(path)
 
 
 def test_a_configuration_cannot_run_code(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from zoo.core.errors import UserError, did_you_mean, unknown
+from zoo.config.values import Written, fault_of, interpret
+from zoo.core.errors import UserError, did_you_mean, one_line, unknown
+from zoo.core.files import is_utf8
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.entry import REQUIRED, Entry
 
@@ -22,13 +24,13 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
         UserError: an unknown option, a missing one, or a value of the wrong type.
     """
     given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    given = _with_network_args(entry, given)
+    given = {name: _plain(value) for name, value in _with_network_args(entry, given).items()}
     fields: dict[str, Any] = {
         option.name: (parse_annotation(option.type), ... if option.default == REQUIRED else option.default)
         for option in entry.options
     }
     section = entry.kind if entry.kind in ("model", "data") else f"recipe.{entry.kind}_args"
-    config = ConfigDict(extra="forbid", protected_namespaces=())
+    config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
     return validate(schema, given, section, f"option of {entry.name}").model_dump(mode="json" if as_json else "python")
 
@@ -43,6 +45,22 @@ def _with_network_args(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
     return {**own, "network_args": {**(own.get("network_args") or {}), **others}}
 
 
+def _plain(value: Any) -> Any:
+    """The items of a dictionary, whose types nobody knows, as YAML has them."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return {key: interpret(item, Any) if isinstance(item, Written) else _plain(item) for key, item in value.items()}
+    except ValueError as error:
+        raise UserError(f"{_shown(value)}: {error}") from None
+
+
+def _shown(value: object) -> str:
+    """A value in a message, shortened."""
+    text = one_line(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def validate(schema: type[Schema], given: dict[str, Any], section: str, what: str) -> Schema:
     """Create a pydantic model from the given values, with the first validation error as one line.
 
@@ -53,6 +71,7 @@ def validate(schema: type[Schema], given: dict[str, Any], section: str, what: st
     Raises:
         UserError: an unknown key, a missing one, or a value of the wrong type.
     """
+    given = {name: _interpreted(schema, name, value, section) for name, value in given.items()}
     try:
         return schema(**given)
     except ValidationError as error:
@@ -66,7 +85,27 @@ def validate(schema: type[Schema], given: dict[str, Any], section: str, what: st
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "literal_error":
             reason += did_you_mean(str(given.get(name)), re.findall("'([^']*)'", first["ctx"]["expected"]))
-        raise UserError(f"{section}.{name}={given.get(name)}: {reason[0].lower()}{reason[1:]}") from None
+        raise UserError(f"{section}.{name}={_shown(given.get(name))}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _interpreted(schema: type[BaseModel], name: str, value: Any, section: str) -> Any:
+    """A value by the type of its key, if there is such a key.
+
+    Raises:
+        UserError: it is not YAML, a truth value in place of a number, or text that is not UTF-8.
+    """
+    field = schema.model_fields.get(name)
+    if field is None:
+        return value
+    try:
+        known = interpret(value, field.annotation) if isinstance(value, Written) else value
+        if fault := fault_of(known, field.annotation):
+            raise ValueError(fault)
+        if isinstance(known, str) and not is_utf8(known):
+            raise ValueError("is not UTF-8")
+    except ValueError as error:
+        raise UserError(f"{section}.{name}={_shown(value)}: {error}") from None
+    return known
 
 
 def require_positive(**options: int) -> None:

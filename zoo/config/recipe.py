@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.config.freezing import Freezing
 from zoo.config.options import check_options, validate
-from zoo.core.errors import UserError, did_you_mean, one_line, unknown
+from zoo.config.values import Written, load_yaml
+from zoo.core.errors import UserError, did_you_mean, unknown
+from zoo.core.files import read_regular
 from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -189,17 +191,19 @@ def resolve(
         UserError: an unknown name or key, a value of the wrong type, or data that is not for the model's task.
     """
     config = dict(config)
-    registry.add_plugins_of("the configuration", config.pop("plugins", ()))
+    plugins = config.pop("plugins", None) or ()
+    if not isinstance(plugins, (list, tuple)) or not all(isinstance(plugin, str) for plugin in plugins):
+        raise UserError(f"plugins must be a list of files, not {plugins!r}")
+    registry.add_plugins_of("the configuration", plugins)
     for layer in (config, *settings):
         for section, values in layer.items():
             if section not in SECTIONS:
                 raise unknown("section", section, SECTIONS)
-            if not isinstance(values or {}, dict):
+            if not isinstance({} if values is None else values, dict):
                 raise UserError(f"{section} must hold keys and values, not {values!r}")
-    named = (config.get("model") or {}).get("name")
-    if name and named and name != named:
-        raise UserError(f"the configuration is for {named!r}, not {name!r}: omit one of the two")
-    name = name or named
+            if section in ("model", "data") and not isinstance((values or {}).get("name") or "", (str, Path)):
+                raise UserError(f"{section}.name={values['name']}: must be a name")
+    name = _only_model(name, config, settings)
     if not name:
         raise UserError("no model was given: `zoo list` shows all")
     entry = registry.model(name)
@@ -245,6 +249,24 @@ def resolve(
     )
 
 
+def _only_model(name: str | None, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]) -> str | None:
+    """The model that was named, as an argument, in the configuration or in settings.
+
+    Raises:
+        UserError: two different ones were.
+    """
+    named = (config.get("model") or {}).get("name")
+    if name and named and name != named:
+        raise UserError(f"the configuration is for {named!r}, not {name!r}: omit one of the two")
+    name = name or named
+    for layer in settings:
+        named = (layer.get("model") or {}).get("name")
+        if name and named and name != named:
+            raise UserError(f"model.name={named}: the model is {name!r}: omit one of the two")
+        name = name or named
+    return name
+
+
 def recipe_with(model: Entry, changes: dict[str, Any]) -> Recipe:
     """A model's own recipe with changes; a dotted key sets one item of a dictionary.
 
@@ -272,6 +294,8 @@ def _with_folder(registry: Registry, layer: dict[str, Any]) -> dict[str, Any]:
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
     """Set values; a dotted key, as in ``optimizer_args.momentum``, sets one item of a dictionary."""
     for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"{key!r} is no key: keys are text, as in recipe.lr")
         outer, dot, inner = key.partition(".")
         items = into.get(outer)
         into[outer] = {**(items if isinstance(items, dict) else {}), inner: value} if dot else value
@@ -337,21 +361,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing or is not such a file.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"--config {path}: not YAML at line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not YAML: {one_line(error)}") from None
-    if not isinstance(tree or {}, dict):
+        tree = load_yaml(read_regular(Path(path)).decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"--config {path}: not a text file") from None
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path}: {error}") from None
+    if not isinstance({} if tree is None else tree, dict):
         raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
     return tree or {}
 
 
 def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:
-    """Parse a setting such as ``recipe.lr=0.1`` into section -> key -> value. The value is read as YAML.
+    """Parse a setting such as ``recipe.lr=0.1`` into section -> key -> value, which is interpreted by the type of the key.
 
     Raises:
         UserError: not of that form, or an unknown section.
@@ -360,10 +383,7 @@ def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, 
     if not equals:
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
     section, name = _section_and_name(key.strip(), text, sections)
-    try:
-        return {section: {name: yaml.safe_load(value)}}
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: {value!r} is not valid YAML") from None
+    return {section: {name: Written(value)}}
 
 
 def parse_settings(
@@ -378,7 +398,7 @@ def parse_settings(
         return [parse_setting(text, sections) for text in settings or ()]
     parsed = []
     for key, value in settings.items():
-        section, name = _section_and_name(key, key, sections)
+        section, name = _section_and_name(str(key), str(key), sections)
         parsed.append({section: {name: value}})
     return parsed
 

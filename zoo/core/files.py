@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 from zoo.core.errors import UserError, near_path
+
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 
 
 def cache_folder() -> Path:
@@ -96,3 +105,83 @@ def require_folder(option: str, path: Path | None) -> None:
         raise UserError(f"{option.partition('=')[0]} is empty: it must be a folder")
     if not path.is_dir():
         raise UserError(f"{option}: {'is not a folder' if path.exists() else f'there is no such folder{near_path(path)}'}")
+
+
+def require_regular(path: Path, label: object = "") -> None:
+    """Refuse to read what is no regular file: a pipe or a device may never end.
+
+    Args:
+        label: what names it in the message; the path by default.
+
+    Raises:
+        UserError: it is missing, or of another kind.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        raise UserError(f"{label or path}: no such file{near_path(path)}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UserError(f"{label or path}: cannot be read: {(getattr(error, 'strerror', None) or str(error)).lower()}") from None
+    if kind != stat.S_IFREG:
+        raise UserError(f"{label or path}: is {KINDS.get(kind, 'no regular file')}, not a regular file")
+
+
+def read_regular(path: Path, label: object = "") -> bytes:
+    """Read a file that somebody named.
+
+    Raises:
+        UserError: it is no regular file, or cannot be read.
+    """
+    require_regular(path, label)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{label or path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not meant to be looked into: its name begins with a dot, or a Mac put it into an archive."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path is text, and not bytes in another encoding, which reports and exported files cannot hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def files_below(folder: str | Path, hidden: list[str] | None = None, entered: Iterable[str | Path] = ()) -> Iterator[str]:
+    """The regular files below a folder, in no order, without hidden ones and those in hidden folders.
+
+    Links are followed, but no folder is entered twice, so a loop ends.
+
+    Args:
+        hidden: gets the paths of hidden files and folders.
+        entered: folders that no link may lead back to.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    seen, waiting = set(map(_identity, entered)), [os.fspath(folder)]
+    while waiting:
+        place = waiting.pop()
+        if (identity := _identity(place)) in seen:
+            continue
+        seen.add(identity)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    if hidden is not None:
+                        hidden.append(entry.path)
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino

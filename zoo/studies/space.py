@@ -7,12 +7,12 @@ import math
 import random
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from zoo.config.recipe import SECTIONS, Run
+from zoo.config.values import Written, load_yaml
 from zoo.core.errors import UserError, unknown
 
 KINDS = ("log", "uniform", "choice")
@@ -38,7 +38,7 @@ class Dimension:
         kind: ``log`` (uniform in the logarithm), ``uniform`` or ``choice``.
         low, high: the ends of a range, inclusive; int where the key takes integers.
         points: number of values of a grid over a range.
-        choices: the values as YAML text.
+        choices: the values as they were written, and ``values``, by the type of the key.
     """
 
     key: str
@@ -48,6 +48,7 @@ class Dimension:
     high: float = 0
     points: int | None = None
     choices: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
 
     @property
     def is_integer(self) -> bool:
@@ -55,7 +56,7 @@ class Dimension:
 
     def value(self, parameter: Any) -> Any:
         """The value of a parameter of the study, which stores choices as text because it cannot hold lists."""
-        return yaml.safe_load(parameter) if self.kind == "choice" else parameter
+        return self.values[self.choices.index(parameter)] if self.kind == "choice" else parameter
 
     def suggest(self, trial: Any) -> Any:
         """Sample a value for an Optuna trial."""
@@ -66,7 +67,7 @@ class Dimension:
 
     def ends(self) -> list[Any]:
         """Both ends of a range, or all choices, as values."""
-        return [self.low, self.high] if self.kind != "choice" else [self.value(choice) for choice in self.choices]
+        return [self.low, self.high] if self.kind != "choice" else list(self.values)
 
     def grid(self) -> tuple[Any, ...]:
         """The parameters of a grid, in order.
@@ -146,16 +147,22 @@ def _parse(text: str) -> Dimension:
     if kind not in KINDS:
         raise unknown("kind of range", kind, KINDS, FORM)
     if kind == "choice":
-        return Dimension(key, written, kind, choices=_choices(text, rest))
+        choices = _choices(text, rest)
+        return Dimension(key, written, kind, choices=choices, values=tuple(map(_unquoted, choices)))
     return _range(text, Dimension(key, written, kind), rest)
 
 
 def _choices(text: str, rest: str) -> tuple[str, ...]:
-    """Split at commas outside brackets."""
-    parts, depth = [""], 0
+    """Split at commas outside brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
     for letter in rest:
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and depth == 0:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and not parts[-1].strip():
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0 and not quote:
             parts.append("")
         else:
             parts[-1] += letter
@@ -165,11 +172,15 @@ def _choices(text: str, rest: str) -> tuple[str, ...]:
             raise UserError(f"--over {text}: a choice is empty")
         if parts.count(part) > 1:
             raise UserError(f"--over {text}: {part} is given twice")
-        try:
-            yaml.safe_load(part)
-        except yaml.YAMLError:
-            raise UserError(f"--over {text}: {part!r} is not valid YAML") from None
     return tuple(parts)
+
+
+def _unquoted(choice: str) -> Any:
+    """A choice in quotes as the text inside; any other is interpreted by the type of its key."""
+    with suppress(ValueError):
+        if choice[0] in "'\"":
+            return load_yaml(choice)
+    return Written(choice)
 
 
 def _range(text: str, dimension: Dimension, rest: str) -> Dimension:
@@ -207,7 +218,7 @@ def _fitted(dimension: Dimension, resolve: Callable) -> Dimension:
         value = part[outer] if isinstance(part, dict) else getattr(part, outer)
         values.append(value[inner[0]] if inner else value)
     if dimension.kind == "choice":
-        return dimension
+        return replace(dimension, values=tuple(values))
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
         raise UserError(f"--over {dimension.key}={dimension.text}: the key takes no numbers; list values, as in choice:A,B")
     if not all(isinstance(value, int) for value in values):

@@ -74,7 +74,7 @@ def _command(registry: Registry, search: Search, budget: Budget) -> str:
     default = resolve(registry, model, {}, [{"data": {"name": data}}]).model_dump(mode="json")
     searched = {dimension.key for dimension in search.space}
     settings = [
-        f"{section}.{key}={json.dumps(value)}"
+        f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
         for section in SECTIONS
         for key, value in search.base[section].items()
         if value != default[section].get(key) and f"{section}.{key}" not in {*searched, "wandb.mode"}
