@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, open_registry, print_json
+from zoo.commands.shell import Json, echo, open_registry, print_json
 from zoo.core.errors import UserError, near_path
 
 
@@ -36,18 +36,18 @@ def autopsy(
     if json:
         print_json(result)
     else:
-        print(
+        echo(
             f"{result.network} on {result.data}: step {result.step}, batch {result.batch} of epoch {result.epoch}, "
             f"on {result.trained_on} in precision {result.precision}"
         )
         _print_anomaly(result.again or result.found)
         where = "" if result.device == result.trained_on else f" on {result.device}"
         if result.again is None:
-            print(f"repeated{where}: the fault does not occur")
+            echo(f"repeated{where}: the fault does not occur")
         elif result.found is None or str(result.again) == str(result.found):
-            print(f"repeated{where}: the same fault occurs")
+            echo(f"repeated{where}: the same fault occurs")
         else:
-            print(f"repeated{where}: another fault occurs; during training it was {result.found.what}: {result.found}")
+            echo(f"repeated{where}: another fault occurs; during training it was {result.found.what}: {result.found}")
     if result.again is not None:
         raise typer.Exit(1)
 
@@ -69,11 +69,11 @@ def _file(run: str) -> Path:
 def _print_anomaly(anomaly: Any) -> None:
     if anomaly is None:
         return
-    print(f"{anomaly.what}: {anomaly}")
+    echo(f"{anomaly.what}: {anomaly}")
     if anomaly.kind == "operation":
         for summary in anomaly.inputs:
-            print(f"  in   {_describe(summary)}")
-        print(f"  out  {_describe(anomaly.output)}")
+            echo(f"  in   {_describe(summary)}")
+        echo(f"  out  {_describe(anomaly.output)}")
 
 
 def _describe(summary: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json
+from zoo.commands.shell import Json, SetModelAndData, echo, open_registry, print_json
 from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -46,7 +46,7 @@ def check(
         print_json([vars(result) for result in results])
     else:
         for result in results:
-            print(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
+            echo(f"{'ok  ' if result.passed else 'FAIL'}  {result.name}{': ' + result.detail if result.detail else ''}")
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 
@@ -62,14 +62,14 @@ def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
         if not json:
             shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
             kinks = f", {result.kinks} skipped at kinks" if result.kinks else ""
-            print(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
+            echo(f"{verdict}  {result.name} {shape}: error {result.error:.1e} at {result.compared} points{kinks}", flush=True)
     failed = [result.name for result in results if not result.passed]
     if json:
         print_json([result.to_dict() for result in results])
     elif not results:
-        print(f"{entry.name} has no parameters to check")
+        echo(f"{entry.name} has no parameters to check")
     else:
-        print(f"\n{len(results) - len(failed)} of {len(results)} gradients agree with finite differences")
+        echo("", f"{len(results) - len(failed)} of {len(results)} gradients agree with finite differences")
     if failed:
         raise typer.Exit(1)
 
@@ -84,6 +84,6 @@ def doctor(context: typer.Context, json: Json = False) -> None:
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{'    ' if finding.good else 'FAIL'} {finding.name.ljust(width)}  {finding.text}")
+            echo(f"{'    ' if finding.good else 'FAIL'} {finding.name.ljust(width)}  {finding.text}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from zoo.commands.shell import print_table
+from zoo.commands.shell import echo, print_table
 from zoo.core.files import replace_file
+from zoo.core.printing import csv_line
 
 MOST_CLASSES = 30  # rows of the table; with more classes, the worst are shown
 MOST_COLUMNS = 12  # of the confusion matrix; with more classes, the most confused pairs are shown
@@ -33,9 +32,9 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
         shown = {name: classes[name] for name in worst}
         without = len(classes) - len(tested)
         missing = f" (without test {counted}: {without:,})" if without else ""
-        print(f"\nthe {len(shown)} of {len(classes):,} classes with the lowest f1{missing}; all of them: {see_all}")
+        echo("", f"the {len(shown)} of {len(classes):,} classes with the lowest f1{missing}; all of them: {see_all}")
     else:
-        print()
+        echo("")
     rows = [(name, f"{one['images']:,}", *(f"{one[metric]:.4f}" for metric in METRICS)) for name, one in shown.items()]
     print_table(rows, ("class", counted, *METRICS), numbers=(counted, *METRICS))
     if len(classes) <= MOST_COLUMNS:
@@ -45,7 +44,7 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
 
 
 def _print_matrix(names: list[str], confusion: list[list[int]]) -> None:
-    print()
+    echo("")
     rows = [(name, *(f"{count:,}" if count else "." for count in row)) for name, row in zip(names, confusion, strict=True)]
     print_table(rows, ("true \\ predicted", *names), numbers=tuple(names))
 
@@ -53,12 +52,12 @@ def _print_matrix(names: list[str], confusion: list[list[int]]) -> None:
 def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> None:
     pairs = confused_pairs(confusion)
     if not pairs:
-        print("\nno class is confused with another")
+        echo("", "no class is confused with another")
         return
     rows = []
     for true, predicted, count in pairs[:SHOWN_PAIRS]:
         rows.append((names[true], names[predicted], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
-    print(f"\nmost often confused, {len(rows)} of {len(pairs):,} pairs")
+    echo("", f"most often confused, {len(rows)} of {len(pairs):,} pairs")
     print_table(rows, ("true", "predicted", counted, "fraction"), numbers=(counted, "fraction"))
 
 
@@ -79,9 +78,7 @@ def write_classes(findings: Findings, path: Path) -> None:
     Raises:
         OSError: nothing was changed.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", "images", *METRICS))
+    lines = [csv_line(("class", "images", *METRICS))]
     for name, one in findings["classes"].items():
-        writer.writerow((name, one["images"], *(f"{one[metric]:.6f}" for metric in METRICS)))
-    replace_file(path, text.getvalue().encode())
+        lines.append(csv_line((name, one["images"], *(f"{one[metric]:.6f}" for metric in METRICS))))
+    replace_file(path, "".join(lines).encode())

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.list import print_entry, print_list
-from zoo.commands.shell import Json, SetData, open_registry, print_json, print_wrapped
+from zoo.commands.shell import Json, SetData, echo, open_registry, print_json, print_wrapped
 from zoo.core.errors import UserError, near_path
+from zoo.core.printing import LAYOUT, printable
 from zoo.registry.entry import REQUIRED, Entry
 
 
@@ -66,11 +67,11 @@ def show_data(
         return
     print_entry(entry, "data")
     if facts:
-        print()
+        echo("")
     for key, value in facts.items():
-        print(f"{key:<12} {value}")
+        echo(f"{key:<12} {value}")
     root = " --set data.root=FOLDER" if any(option.default == REQUIRED for option in entry.options) else ""
-    print(f"\nnext    zoo data preview {name}{root}    zoo train NAME --data {name}{root}")
+    echo("", f"next    zoo data preview {name}{root}    zoo train NAME --data {name}{root}")
 
 
 def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def fetch_data(
     """Download a data set and verify its checksum: [bold]zoo data fetch cifar10[/bold]."""
     _, data = _open_data(context, name, settings)
     data.prepare_data()
-    print(f"{name} is ready. next: zoo data preview {name}")
+    echo(f"{name} is ready. next: zoo data preview {name}")
 
 
 def preview_data(
@@ -109,14 +110,14 @@ def preview_data(
         from zoo.pictures.preview import write_preview
 
         path = write_preview(data, preview, name, Path(output or f"{name}.png"))
-        print(f"{path}: {preview.shows}")
+        echo(f"{path}: {preview.shows}")
         for line in preview.lines:
             print_wrapped(line, indent=3)
         return
     if output:
         raise UserError(f"--output {output}: {name} is printed, not drawn")
-    for line in preview.lines:
-        print(line)
+    for text in preview.lines:
+        print(printable(text, kept=LAYOUT))
 
 
 def advise_data(
@@ -144,5 +145,5 @@ def advise_data(
         print_json(advice)
         return
     for line in report(advice):
-        print(line)
-    print(f"next: {advice.suggestion.command}")
+        echo(line)
+    echo(f"next: {advice.suggestion.command}")

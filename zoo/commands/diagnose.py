@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zoo.commands.finetune import Freeze, Weights, resolve_either
-from zoo.commands.shell import Json, Set, open_registry, print_json, zoo_command
+from zoo.commands.shell import Json, Set, echo, open_registry, print_json, zoo_command
 from zoo.commands.train import DataName
 from zoo.core.errors import some
 
@@ -44,13 +44,13 @@ def diagnose(
     else:
         for check in checks:
             names = dict.fromkeys(finding.name for finding in check.findings)
-            print(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.summary}")
+            echo(f"{check.name:27}{check.state:9}{f'{some(names)}: ' if names else ''}{check.summary}")
         for finding in findings:
-            print(f"\n{finding}")
+            echo("", *str(finding).split("\n"))
         fixes = [finding.remedy.removeprefix("--set ") for finding in findings if finding.remedy.startswith("--set ")]
         kept = [text for text in settings if text.partition("=")[0] not in {each.partition("=")[0] for each in fixes}]
         chosen = [word for text in [*kept, *dict.fromkeys(fixes)] for word in ("--set", text)]
         command = f"{zoo_command(context)} {shlex.join([*words, *chosen])}"
-        print(f"\nnext: {command}" if not findings else f"\nnext, with these fixes: {command}")
+        echo("", f"next{', with these fixes' if findings else ''}: {command}")
     if findings:
         sys.exit(1)

@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.api.trained import load
-from zoo.commands.shell import (
-    Checkpoint,
-    Json,
-    RunOrFile,
-    announce,
-    open_registry,
-    print_json,
-    whole_number,
-)
+from zoo.commands.shell import Checkpoint, Json, RunOrFile, announce, echo, open_registry, print_json, whole_number
 from zoo.core.errors import UserError
 
 
@@ -50,17 +42,17 @@ def export(
         loading = {"python": done.loading} if done.loading else {}
         print_json({"file": str(done.file), "card": str(done.card), "bytes": done.bytes, **checked, **loading})
         return
-    print(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {loads}")
+    echo(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {loads}")
     if done.loading:
-        print(f"in Python, without bestiary: {done.loading}")
-    print(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
+        echo(f"in Python, without bestiary: {done.loading}")
+    echo(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
     if done.without:
-        print(f"its own test images are not available: {done.without}")
+        echo(f"its own test images are not available: {done.without}")
     if done.format.suffix:
-        print(f"next: read {done.card} for preprocessing and a program that runs it")
+        echo(f"next: read {done.card} for preprocessing and a program that runs it")
     else:
         upload = f"hf upload OWNER/{shlex.quote(done.file.resolve().name)} {shlex.quote(str(done.file))}"
-        print(f"next: read {done.card}, then {upload}")
+        echo(f"next: read {done.card}, then {upload}")
 
 
 def serve(
@@ -87,8 +79,8 @@ def serve(
     from zoo.serve import server
 
     def on_ready(address: str) -> None:
-        print(f"{trained.name} is served at {address}")
-        print(f"try: curl -F images=@photo.jpg {address}predict\nCtrl-C stops it", flush=True)
+        echo(f"{trained.name} is served at {address}")
+        echo(f"try: curl -F images=@photo.jpg {address}predict", "Ctrl-C stops it", flush=True)
 
     limits = server.Limits(bytes=megabytes * 10**6)
     server.serve(registry, trained.file, trained.name, trained.metrics, host, number, limits, on_ready)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo.api import training as api
-from zoo.commands.shell import Json, Set, open_registry, print_json, print_table
+from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table
 from zoo.commands.train import (
     Accelerator,
     Config,
@@ -123,5 +123,5 @@ def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     print_table([stage.row() for stage in stages], ("stage", *numbers), numbers)
     total = sum(stage.parameters for stage in stages)
     norms = "keep their statistics" if run.recipe.frozen_norms == "keep" else "update their statistics"
-    print(f"\n{taken}\n{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
-    print(f"next: {again}")
+    echo("", taken, f"{total:,} parameters; {run.recipe.epochs} epochs; batch norms in frozen stages {norms}")
+    echo(f"next: {again}")

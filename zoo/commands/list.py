@@ -10,6 +10,7 @@ import typer
 from zoo.commands.shell import (
     Json,
     SetModelAndData,
+    echo,
     name_width,
     open_registry,
     print_items,
@@ -43,7 +44,7 @@ def print_list(registry: Registry, kind: str, pattern: str, task: str, json: boo
         raise _no_match(registry, entries, pattern, task)
     else:
         _print_groups(found)
-        print(f"\n{next_steps}")
+        echo("", *next_steps.split("\n"))
 
 
 def _print_groups(entries: list[Entry]) -> None:
@@ -52,7 +53,7 @@ def _print_groups(entries: list[Entry]) -> None:
 
     width = name_width(entry.name for entry in entries)
     for number, (task, group) in enumerate(groupby(entries, lambda entry: entry.task)):
-        print(f"{'' if number == 0 else chr(10)}{task.replace('-', ' ').capitalize()}")
+        echo(*([""] if number else []), task.replace("-", " ").capitalize())
         print_items([(entry.name, _in_brief(entry, terminal_width() - width - 4)) for entry in group], width)
 
 
@@ -146,7 +147,7 @@ def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -
         for entry in found
     ]
     print_table(rows, (kind, "arguments", "description"))
-    print(f"\nnext: zoo train NAME --set {EXAMPLES[kind]}")
+    echo("", f"next: zoo train NAME --set {EXAMPLES[kind]}")
 
 
 EXAMPLES = {
@@ -169,7 +170,7 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
     else:
         numbers = ("pixels", "ImageNet top-1 %")
         print_table([backbone.row() for backbone in found], ("backbone", *numbers), numbers)
-        print("\nnext: zoo finetune BACKBONE --data folder --set data.root=FOLDER --freeze backbone")
+        echo("", "next: zoo finetune BACKBONE --data folder --set data.root=FOLDER --freeze backbone")
 
 
 def show(
@@ -200,13 +201,13 @@ def show(
         print_json(entry.to_dict())
         return
     print_entry(entry, "model")
-    print("\nrecipe (--set recipe.KEY=VALUE)")
+    echo("", "recipe (--set recipe.KEY=VALUE)")
     for key, value in entry.recipe.items():
-        print(f"  {key} = {value}")
+        echo(f"  {key} = {value}")
     default = " ".join([entry.data, *(f"{key}={value}" for key, value in entry.data_options.items())])
-    print()
+    echo("")
     print_wrapped(f"data    {', '.join(registry.data_for(entry.task, entry.tags))} (default: {default})", indent=8)
-    print(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
+    echo(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
 
 
 def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:
@@ -229,16 +230,16 @@ def _show_layers(registry: Registry, name: str, data: str, image: str, settings:
     taken = f"an image of {'x'.join(map(str, table.input))}" if table.input else f"a sample of {run.data['name']}"
     given = " ".join([name, *(["--data", data] if data else []), *(f"--set {shlex.quote(text)}" for text in settings)])
     check = f"    zoo check {name} --gradients" if table.parameters else ""
-    print(f"\n{name} for {taken}. next: zoo train {given}{check}")
+    echo("", f"{name} for {taken}. next: zoo train {given}{check}")
 
 
 def print_entry(entry: Entry, section: str) -> None:
     print_wrapped(f"{entry.name}   {entry.summary}")
     where = f"   https://arxiv.org/abs/{entry.paper}" if entry.paper else ""
-    print(f"{entry.task}, from {entry.origin}   {' '.join(f'#{tag}' for tag in entry.tags)}{where}")
+    echo(f"{entry.task}, from {entry.origin}   {' '.join(f'#{tag}' for tag in entry.tags)}{where}")
     if not entry.options:
         return
-    print(f"\noptions (--set {section}.KEY=VALUE)")
+    echo("", f"options (--set {section}.KEY=VALUE)")
     items = []
     for option in entry.options:
         values = option.type.removeprefix("Literal[").removesuffix("]").replace("'", "")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import Json, SetModelAndData, open_registry, print_json, print_table
+from zoo.commands.shell import Json, SetModelAndData, echo, open_registry, print_json, print_table
 
 
 def picture(
@@ -52,7 +52,7 @@ def picture(
             print_json([{"name": k.name, "shows": k.shows, "usage": f"zoo picture {k.call}"} for k in KINDS.values()])
             return
         print_table([(k.call, k.shows) for k in KINDS.values()], ("picture", "description"))
-        print("\nnext: zoo picture regions --data spirals    zoo picture curves RUN")
+        echo("", "next: zoo picture regions --data spirals    zoo picture curves RUN")
         return
     given = {"metric": metric, "data": data, "settings": settings, "checkpoint": checkpoint, "layer": layer}
     given |= {"text": text, "units": units, "class_name": class_name}
@@ -60,4 +60,4 @@ def picture(
     if json:
         print_json({"file": str(path), "look_for": drawn.look_for, "next": drawn.next})
     else:
-        print(f"{path}: {drawn.look_for}\nnext: {drawn.next}")
+        echo(f"{path}: {drawn.look_for}", f"next: {drawn.next}")

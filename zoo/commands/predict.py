@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shlex
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +21,15 @@ from zoo.commands.shell import (
     RunOrNetwork,
     SetPublished,
     decimal_number,
+    echo,
     open_registry,
     print_json,
     whole_number,
     zoo_command,
 )
 from zoo.core.errors import UserError
+from zoo.core.printing import LAYOUT, json_text, printable
+from zoo.core.ranks import rank_zero_print
 
 
 def predict(
@@ -71,11 +74,11 @@ def predict(
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
     predictions = trained.stream(inputs, progress=not comes_at_once, **options)
     if output:
-        print(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
+        echo(f"{output}: {write_answers(predictions, written_as, Path(output)):,} predictions")
     else:
         print_answers(predictions, written_as)
     if (output or written_as == "table") and not trained.is_published and (explain := trained.model.explain_command):
-        print(f"next: {zoo_command(context)} {explain.format(run=shlex.quote(run))}")
+        echo(f"next: {zoo_command(context)} {explain.format(run=shlex.quote(run))}")
 
 
 def sample(
@@ -130,15 +133,15 @@ def sample(
         print_json([{"prompt": prompt, "text": text} for text in texts])
         return
     for number, text in enumerate(texts, 1):
-        print(f"{'' if number == 1 else chr(10)}--- {number}\n{prompt}{text}")
+        echo(*([""] if number > 1 else []), f"--- {number}")
+        print(printable(prompt + text, kept=LAYOUT))
 
 
 def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
     """Print characters as they come."""
-    print(prompt, end="", flush=True)
-    for characters in stream:
-        print(characters[0], end="", flush=True)
-    print()
+    for text in chain([prompt], (characters[0] for characters in stream)):
+        print(printable(text, kept=LAYOUT), end="", flush=True)
+    echo("")
 
 
 def chat(
@@ -165,20 +168,19 @@ def chat(
             reply = {"answer": talk.ask(question)}
         except Unanswered as reason:
             reply = {"unanswered": str(reason)}
-        record = json_module.dumps({"question": question.strip(), **reply}, ensure_ascii=False)
-        print(record if json else next(iter(reply.values())), flush=True)
+        record = {"question": question.strip(), **reply}
+        echo(json_text(record) if json else next(iter(reply.values())), flush=True)
 
 
 def _lines() -> Iterator[str]:
     """Yield lines from a prompt on a terminal, or from a pipe."""
-    sys.stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    print("ask about the image; quit or Ctrl-D ends", file=sys.stderr)
+    rank_zero_print("ask about the image; quit or Ctrl-D ends")
     while True:
         try:
             yield input("> ")
         except EOFError:
-            print()
+            echo("")
             return

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoo.commands.shell import print_table
 from zoo.core.errors import UserError
 from zoo.core.files import replacing, require_writable
+from zoo.core.printing import csv_line, json_text
 
 if TYPE_CHECKING:
     from zoo.tasks.prediction import Prediction
@@ -83,7 +81,7 @@ def write_answers(predictions: Predictions, written_as: str, path: Path) -> int:
 
     with replacing(path) as file:
         for text in _pieces(readable(), written_as):
-            file.write(text.encode(errors="surrogateescape"))  # as names of files may be
+            file.write(text.encode())
     if faults:
         raise faults[0]
     return count
@@ -96,20 +94,15 @@ def _pieces(predictions: Predictions, written_as: str) -> Iterator[str]:
 
 def _csv_lines(predictions: Predictions) -> Iterator[str]:
     for number, (file, prediction) in enumerate(predictions):
-        line = io.StringIO()
-        writer = csv.writer(line, lineterminator="\n")
         cells = {"file": file, **prediction.to_columns()}
-        if not number:
-            writer.writerow(cells)
-        writer.writerow(cells.values())
-        yield line.getvalue()
+        yield (csv_line(cells) if not number else "") + csv_line(cells.values())
 
 
 def _json_array(predictions: Predictions) -> Iterator[str]:
     before, fault = "[\n", None
     try:
         for file, prediction in predictions:
-            content = json.dumps({"file": file, **prediction.to_dict()}, indent=2, ensure_ascii=False)
+            content = json_text({"file": file, **prediction.to_dict()}, indent=2)
             yield before + textwrap.indent(content, "  ")
             before = ",\n"
     except UserError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import open_registry, zoo_command
+from zoo.commands.shell import echo, open_registry, zoo_command
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable
 
@@ -51,9 +51,9 @@ def report(
 
     again = zoo_command(context)
     subjects = write_report(registry, folders, path, with_samples=not no_samples, command=again)
-    print(f"{path}: open it in a browser")
+    echo(f"{path}: open it in a browser")
     with_curves = [subject.folder.name for subject in subjects if subject.history.metrics and subject.run]
     understood = [shlex.quote(str(subject.folder.run_file)) for subject in subjects if subject.run]
     commands = [f"{again} picture curves {' '.join(with_curves)}"] if with_curves else []
     commands += [f"{again} train --config {understood[0]} --name NEW"] if understood else []
-    print("next: " + "    ".join(commands or [f"{again} list"]))
+    echo("next: " + "    ".join(commands or [f"{again} list"]))

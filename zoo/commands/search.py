@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from zoo.api.search import plan_search, run_plan
-from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, whole_number, zoo_command
+from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import Interrupted, UserError
+from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 
 
@@ -86,7 +87,7 @@ def search(
         from zoo.studies.wandb_sweep import write_sweep
 
         write_sweep(Path(wandb_sweep), registry, plan, budget)
-        print(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
+        echo(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
         return
     from zoo.studies.study import hide_password
 
@@ -94,7 +95,7 @@ def search(
         found = run_plan(plan, budget, *where)
     except Interrupted as stopped:
         again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
-        print(f"{stopped}. To continue: {again}", file=sys.stderr)
+        rank_zero_print(f"{stopped}. To continue: {again}")
         sys.exit(130)
     _print_search(registry, found.location, plan, found.study, json, zoo_command(context))
     found.require_a_result()
@@ -110,7 +111,7 @@ def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json
         return
     print_table(*table(study, plan))
     if best is not None:
-        print(f"\n{location.folder}/   {best.name}  {picture.name}  trials/")
-        print(f"next: {zoo} train --config {shlex.quote(str(best))}")
+        echo("", f"{location.folder}/   {best.name}  {picture.name}  trials/")
+        echo(f"next: {zoo} train --config {shlex.quote(str(best))}")
     else:
-        print("\nno trial is complete yet. next: run the command that started the study again to continue it")
+        echo("", "no trial is complete yet. next: run the command that started the study again to continue it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
+import json
 import shlex
 import sys
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.printing import json_text, make_output_readable, printable
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry, scan
 
@@ -75,6 +76,7 @@ class CommandGroup(TextParameters, TyperGroup):
         extra.setdefault("prog_name", "zoo")
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        make_output_readable()
         if "torch" not in sys.modules:
             sys.meta_path.insert(0, AnnounceTorch())
         try:
@@ -179,12 +181,18 @@ def zoo_command(context: typer.Context) -> str:
 
 def setting(key: str, value: Any) -> str:
     """A setting as it is written after ``--set``, quoted for a shell."""
-    return shlex.quote(f"{key}={value if isinstance(value, str) else json_module.dumps(value, separators=(',', ':'))}")
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}")
+
+
+def echo(*lines: object, flush: bool = False) -> None:
+    """Print lines, each as one, whatever the names in it contain."""
+    for line in lines:
+        print(printable(line), flush=flush)
 
 
 def print_json(value: Any) -> None:
     """Print plain data, in which dataclasses may stand."""
-    print(json_module.dumps(value, indent=2, ensure_ascii=False, default=asdict))
+    print(json_text(value, indent=2, default=asdict))
 
 
 def terminal_width() -> int:
@@ -198,7 +206,8 @@ def print_wrapped(text: str, indent: int = 0) -> None:
     """Print a paragraph, wrapped between words to the width of the terminal; all lines but the first are indented."""
     import textwrap
 
-    print(textwrap.fill(text, terminal_width(), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False))
+    filled = textwrap.fill(text, terminal_width(), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+    echo(*filled.split("\n"))
 
 
 def name_width(names: Iterable[str]) -> int:
@@ -214,10 +223,11 @@ def print_items(items: Iterable[tuple[str, str]], width: int) -> None:
 
 def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
     """Print aligned columns, those of ``numbers`` to the right; truncated to the width of a terminal, whole in a pipe."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     aligns = [str.rjust if title in numbers else str.ljust for title in header]
+    rows = [tuple(map(printable, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     width = terminal_width() if sys.stdout.isatty() else 10**6
-    for row in (header, *rows):
+    for row in rows:
         line = "  ".join(align(cell, w) for align, cell, w in zip(aligns, row, widths, strict=True)).rstrip()
         print(line if len(line) <= width else line[: width - 1] + "…")
 

@@ -20,6 +20,7 @@ from zoo.commands.shell import (
     RunOrNetwork,
     Set,
     SetData,
+    echo,
     metrics_line,
     open_registry,
     print_json,
@@ -113,13 +114,13 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
         return
     name = outcome.folder.name
     if outcome.was_finished:
-        print(f"{name} was already finished: nothing left to train")
-    print(f"{run.config.network} on {run.config.data['name']}: {metrics_line(outcome.test)}")
-    print(f"{run.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
+        echo(f"{name} was already finished: nothing left to train")
+    echo(f"{run.config.network} on {run.config.data['name']}: {metrics_line(outcome.test)}")
+    echo(f"{run.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     for finding in outcome.findings:
-        print(finding)
+        echo(finding)
     commands = dict.fromkeys((outcome.task.use_command, "test {run}", outcome.task.review_command))
-    print("next: " + "    ".join(f"{again} {command.format(run=name)}" for command in commands))
+    echo("next: " + "    ".join(f"{again} {command.format(run=name)}" for command in commands))
 
 
 def test(
@@ -163,7 +164,7 @@ def test(
     from zoo.config.recipe import data_section
 
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
-    print(f"{trained.config.network} on {tested_on}: {metrics_line(tested)}")
+    echo(f"{trained.config.network} on {tested_on}: {metrics_line(tested)}")
     if "confusion" in tested.details:
         again, name = zoo_command(context), shlex.quote(run)
         counted = "points" if "points" in registry.data_set(tested_on).tags else "images"
@@ -171,4 +172,4 @@ def test(
         look = "regions" if counted == "points" else "mistakes"
         if trained.is_published:
             return
-        print(f"\nnext: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")
+        echo("", f"next: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.commands.finetune import Freeze, Weights, resolve_either
-from zoo.commands.shell import Json, Set, open_registry, print_json, print_table, zoo_command
+from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table, zoo_command
 from zoo.commands.train import DataName
 from zoo.core.errors import UserError, unknown
+from zoo.core.ranks import rank_zero_print
 
 if TYPE_CHECKING:
     from zoo.config.recipe import Run
@@ -74,7 +74,7 @@ def _tune(registry: Any, run: Run, only: str, output: str, quiet: bool) -> dict[
 
     def log(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            rank_zero_print(text)
 
     setup = build_setup(registry, run)
     found: dict[str, Any] = {"lr": run.recipe.lr, "batch_size": run.recipe.batch_size}
@@ -109,10 +109,10 @@ def _print(run: Run, found: dict[str, Any], again: str) -> None:
     if "batch_search" in found:
         _print_batches(run, found["batch_search"], found["batch_size"])
     if "range_test" in found:
-        print(f"learning rate  {_describe_rates(run, found)}")
+        echo(f"learning rate  {_describe_rates(run, found)}")
     if "picture" in found:
-        print(f"{found['picture']}: loss over learning rate, lowest near the suggestion, diverging to its right")
-    print(f"next: {again}")
+        echo(f"{found['picture']}: loss over learning rate, lowest near the suggestion, diverging to its right")
+    echo(f"next: {again}")
 
 
 def _describe_rates(run: Run, found: dict[str, Any]) -> str:
@@ -134,8 +134,8 @@ def _print_batches(run: Run, search: BatchSearch, batch_size: int) -> None:
     header = ("batch", "MB", "images/s")
     print_table(rows, header, numbers=header)
     of = f" of {search.available / 1e6:,.0f} MB available" if search.available else ""
-    print(f"batch size     {search.largest:,} fits{of}, {LIMITS[search.limit]}")
+    echo(f"batch size     {search.largest:,} fits{of}, {LIMITS[search.limit]}")
     if batch_size < run.recipe.batch_size:
-        print(f"               the recipe's {run.recipe.batch_size} does not: {batch_size}")
+        echo(f"               the recipe's {run.recipe.batch_size} does not: {batch_size}")
     elif search.largest > batch_size:
-        print(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")
+        echo(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")

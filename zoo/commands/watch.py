@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, RunName, print_json
+from zoo.commands.shell import Json, RunName, echo, print_json
+from zoo.core.printing import printable
 
 if TYPE_CHECKING:
     from zoo.training.watching import RunStatus, RunWatcher
@@ -37,7 +38,7 @@ def watch(
     if json:
         print_json(watcher.status(time()).to_dict())
     elif once or not sys.stdout.isatty():
-        print("\n".join(watcher.status(time()).lines()))
+        echo(*watcher.status(time()).lines())
     else:
         with suppress(KeyboardInterrupt):  # the way to stop watching
             _follow(watcher)
@@ -59,7 +60,7 @@ def _rendered(status: RunStatus) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    first, *others = status.lines()
+    first, *others = map(printable, status.lines())
     styles = {"warning:": "yellow", "error:": "red", "idle": "yellow"}
     lines = [Text(line, style=styles.get(line.partition(" ")[0], "")) for line in others]
     done = round((status.progress or 0.0) * BAR_WIDTH)

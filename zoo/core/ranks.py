@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from zoo.core.printing import printable
+
 # of Lightning and torchrun, torchrun, Slurm; and of the machine, where Lightning is started once on each
 RANK_VARIABLES = ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
 
@@ -17,4 +19,4 @@ def is_follower() -> bool:
 def rank_zero_print(text: str) -> None:
     """Print a line to standard error from rank zero only."""
     if not is_follower():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import yaml
 
 from zoo.config.recipe import Run
 from zoo.core import __version__
+from zoo.core.printing import printable
 from zoo.export.agreement import Agreement, OwnData
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
@@ -47,13 +50,14 @@ class Card:
 
     def _what(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.task.parameters())
+        file = printable(self.file).replace("`", "'")
         libraries = f" With {self.library.library} alone: `{self._loading()}`." if self.library else ""
         return (
-            f"# {self.name}\n\n"
-            f"`{self.file}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
+            f"# {plain(self.name)}\n\n"
+            f"`{file}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
             f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
             f"{__version__}; the file is loaded by {self.format.loads}.{libraries}\n\n"
-            f"License: {self.license or NOT_STATED}"
+            f"License: {plain(self.license) or NOT_STATED}"
         )
 
     def _loading(self) -> str:
@@ -62,18 +66,18 @@ class Card:
     def _data(self) -> str:
         data = self.run.data["name"]
         if root := self.run.data.get("root"):
-            data = f"{data} ({Path(root).name})"
+            data = f"{data} ({plain(Path(root).name)})"
         known = {} if isinstance(self.data, str) else self.data.counts
         counts = [f"{known[name]:,} {use}" for name, use in USES.items() if name in known]
         trained = f"Trained on {data}: {', '.join(counts)} images." if counts else f"Trained on {data}."
         weights = self._settings()["recipe"]["weights"]
-        source = "" if weights == "pretrained" else f" from {weights}"
+        source = "" if weights == "pretrained" else f" from {plain(weights)}"
         pretrained = f" Initialized with pretrained weights{source}." if weights else ""
         return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, even if it shows none of them."
 
     def _metrics(self) -> str:
         if self.metrics:
-            text = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in self.metrics.items())
+            text = "\n".join(f"| {plain(name.removeprefix('test/'))} | {value:.4f} |" for name, value in self.metrics.items())
             text = f"On the test images:\n\n| metric | value |\n|---|---|\n{text}"
         else:
             text = "These weights were not tested before the export."
@@ -142,7 +146,7 @@ class Card:
         return SNIPPETS[self.format.name if self.format.suffix else "safetensors"].format(**names)
 
     def _classes(self) -> str:
-        names = "\n".join(f"{place}. {name}" for place, name in enumerate(self.task.spec.classes))
+        names = "\n".join(f"{place}. {plain(name)}" for place, name in enumerate(self.task.spec.classes))
         return f"## Classes\n\n{names}"
 
     def _recipe(self) -> str:
@@ -151,6 +155,11 @@ class Card:
     def _settings(self) -> dict[str, Any]:
         run = portable(self.run.model_dump(mode="json"))
         return {key: run[key] for key in ("model", "recipe")}
+
+
+def plain(name: str) -> str:
+    """A name that Markdown and HTML show as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(name), quote=False))
 
 
 NOT_STATED = "not stated"

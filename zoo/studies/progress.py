@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.core.printing import printable
 from zoo.studies.plan import Search
 from zoo.studies.points import finished_points, planned_trials
 from zoo.studies.study import REASON, best_trial, is_finished
@@ -50,7 +51,7 @@ class SearchProgress:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.bar.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def _finished(self) -> list[FrozenTrial]:
         return [trial for trial in planned_trials(self.study) if is_finished(trial)]

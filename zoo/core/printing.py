@@ -1,0 +1,83 @@
+"""What is printed and written for others: names of any origin as one safe line, in any encoding."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+# what the zoo itself prints beyond ASCII, for terminals that cannot
+PLAIN = {"…": "...", **dict(zip("–−━×✓✗▁▂▃▄▅▆▇█", "--=x+x_.-:=+*#", strict=True))}
+READABLE = "zoo.readable"  # an error handler of encodings
+LAYOUT = "\n\t"  # of a text of several lines
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of Unicode without a shape of their own
+JOINERS = "\u200c\u200d"  # in emoji and in some scripts
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins what it computes
+
+
+def printable(text: object, kept: str = "") -> str:
+    """Text as one line: control characters, marks that turn the direction of writing, and bytes that are no text are escaped.
+
+    Args:
+        kept: what is not escaped, as ``LAYOUT`` in a text of several lines.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(letter if letter in kept else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    is_hidden = unicodedata.category(letter) in HIDDEN and letter not in JOINERS
+    return letter.encode("unicode_escape").decode() if is_hidden else letter
+
+
+def make_output_readable() -> None:
+    """Let standard output and errors take any text: what their encoding lacks is replaced or escaped."""
+    codecs.register_error(READABLE, _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = "".join(PLAIN.get(letter) or printable(letter) for letter in error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON as ``json.dumps`` writes it; what is not safe to print, or what standard output cannot encode, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, **options)
+    return text if printable(text, kept="\n") == text else json.dumps(value, **options)
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A line of CSV in which no text is a formula: one that a spreadsheet would compute gets an apostrophe in front."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(map(_defuse, cells))
+    return line.getvalue()
+
+
+def _defuse(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{printable(cell)}" if cell.startswith(FORMULAS) else printable(cell)
+    return cell
