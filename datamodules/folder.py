@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.core.files import require_folder
+from zoo.core.files import files_below, is_hidden, is_utf8, require_folder
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, identity_of_files, kept_content
-from zoo.datamodules.files.images import EXTENSIONS
+from zoo.datamodules.files.images import EXTENSIONS, is_image
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.entry import register_data
@@ -209,15 +209,19 @@ def scan_tree(root: Path | None) -> Tree:
     """Find the images of each class without opening any.
 
     Raises:
-        UserError: the folder is missing, or does not hold one folder for each of at least two classes.
+        UserError: the folder is missing, does not hold one folder for each of at least two classes, or a name is not UTF-8.
     """
     if root is None:
         raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
     try:
-        return _scan_tree(root)
+        tree = _scan_tree(root)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
+    for path in tree.paths():
+        if not is_utf8(path):
+            raise UserError(f"{path}: its name is not UTF-8: rename it")
+    return tree
 
 
 def _scan_tree(root: Path) -> Tree:
@@ -239,7 +243,8 @@ def _scan_tree(root: Path) -> Tree:
     for name, place in places.items():
         files[name] = []
         for label, class_name in enumerate(classes):
-            found = _image_files(place / class_name, {_identity(root), _identity(place)})
+            # no link leads back to other classes
+            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place))))
             if not found:
                 raise UserError(
                     f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"
@@ -266,8 +271,7 @@ def _split_places(root: Path) -> dict[str, Path]:
 
 def _visible(folder: Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
-        # __MACOSX is what zip files from a Mac bring along
-        return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+        return [entry for entry in entries if not is_hidden(entry.name)]
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -289,29 +293,4 @@ def _class_names(folder: Path) -> list[str]:
 
 def _holds_only_folders(folder: Path) -> bool:
     entries = _visible(folder)
-    return any(entry.is_dir() for entry in entries) and not any(_is_image(entry) for entry in entries)
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
-
-
-def _identity(folder: Path | str) -> tuple[int, int]:
-    stat = os.stat(folder)
-    return stat.st_dev, stat.st_ino
-
-
-def _image_files(folder: Path, seen: set[tuple[int, int]]) -> list[str]:
-    """All images below a folder, sorted. Links are followed, but no folder is entered twice, so a loop ends."""
-    files, waiting = [], [folder]
-    while waiting:
-        place = waiting.pop()
-        if (identity := _identity(place)) in seen:
-            continue
-        seen.add(identity)
-        for entry in _visible(place):
-            if entry.is_dir():
-                waiting.append(Path(entry.path))
-            elif _is_image(entry):
-                files.append(entry.path)
-    return sorted(files)
+    return any(entry.is_dir() for entry in entries) and not any(is_image(entry.name) and entry.is_file() for entry in entries)

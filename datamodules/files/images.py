@@ -23,6 +23,11 @@ class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
 
 
+def is_image(path: str) -> bool:
+    """Whether the name of a file is that of an image."""
+    return path.lower().endswith(EXTENSIONS)
+
+
 def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, width: int, crop: Crop = FIT) -> Tensor:
     """Decode a file, by path or open, that may be anything, or an image, to uint8 [channels, height, width].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -142,19 +143,22 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert TextFiles(1, 0, str(tmp_path)).load_text() == "one " * 100 + "\n" + "two " * 100
 
 
-def test_files_of_a_folder_that_are_not_text_are_left_out_with_one_warning(capfd, tmp_path: Path) -> None:
-    (tmp_path / "b.txt").write_text("two")
-    (tmp_path / "picture.bin").write_bytes(bytes(range(256)))
+def test_what_is_left_out_of_a_folder_is_one_warning_with_counts(capfd, tmp_path: Path) -> None:
     (tmp_path / "z.txt").write_bytes("Grüße".encode("latin-1"))
+    (tmp_path / ".hidden").write_text("hidden")
     with pytest.raises(UserError, match="data.root=.*none of its files is UTF-8 text"):
-        (tmp_path / "b.txt").rename(tmp_path / ".hidden")
         TextFiles(1, 0, str(tmp_path)).load_text()
-    (tmp_path / ".hidden").rename(tmp_path / "a.txt")
-    (tmp_path / "c.txt").write_text("three")
-    assert TextFiles(1, 0, str(tmp_path)).load_text() == "two\nthree"
-    warning = capfd.readouterr().err.splitlines()
-    assert len(warning) == 1
-    assert "2 of 4 files, such as picture.bin," in warning[0] and warning[0].startswith("warning: data.root=")
+    (tmp_path / "picture.bin").write_bytes(bytes(range(256)))
+    for name in (".git/HEAD", "b/.ipynb_checkpoints/c.txt", "__MACOSX/b/c.txt", "a.txt", "c.txt", "b/2.txt", "empty"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text({"a.txt": "two\nlines", "c.txt": "three", "empty": ""}.get(name, "two\nlines"))
+    (tmp_path / "d.txt").write_bytes(b"\xef\xbb\xbftwo\r\nlines")
+    os.mkfifo(tmp_path / "pipe")
+    assert TextFiles(1, 0, str(tmp_path)).load_text() == "two\nlines\nthree"
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: data.root=") and "2 files are read" in warning
+    assert "4 hidden (.git, .hidden, __MACOSX and 1 more)" in warning
+    assert "2 copies of others (b/2.txt, d.txt)" in warning and "2 not UTF-8 text (picture.bin, z.txt)" in warning
 
 
 def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
@@ -170,6 +174,10 @@ def test_what_cannot_be_read_is_one_line(zoo, tmp_path: Path) -> None:
     assert refused(b"short " * 200, "data.seq_len=128", "at most recipe.batch_size=7 or data.seq_len=16 fits")
     missing = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={tmp_path / 'nowhere'}")
     assert missing.is_one_line_error("nowhere", "no such file")
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), ("/dev/zero", "a device")):
+        answer = zoo("train", "char-rnn", "--data", "text", "--set", f"data.root={path}")
+        assert answer.is_one_line_error(f"data.root={path}: is {kind}, not a regular file")
     assert zoo("train", "char-rnn", "--data", "text").is_one_line_error("data.root must be given")
     assert zoo("train", "char-rnn", "--set", "data.seq_len=-1").is_one_line_error("data.seq_len=-1")
     assert zoo("train", "char-rnn", "--data", "digits").is_one_line_error("language-modeling", "pydoc")

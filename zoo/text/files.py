@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, near_path, some
+from zoo.core.files import files_below, read_regular
 from zoo.core.ranks import rank_zero_print
+
+NAMED = 3  # files in a message
 
 
 def read_text(path: Path, label: str) -> str:
     """Read a UTF-8 file, or all files below a folder in the order of their paths, joined by newlines.
 
-    A byte order mark is removed. Files of a folder that are not UTF-8 are skipped with a warning.
+    A byte order mark is removed. Of a folder, hidden files and folders, further copies of a file and files that are not UTF-8 are
+    left out with a warning, so that no text stands twice in what is split into training and test.
 
     Args:
         label: name of the file in messages, as in ``data.root=letters``.
@@ -21,10 +24,10 @@ def read_text(path: Path, label: str) -> str:
         UserError: there is no such file, it is not UTF-8, it cannot be read, or there is nothing in it.
     """
     if not path.exists():
-        raise UserError(f"{label}: there is no such file or folder")
+        raise UserError(f"{label}: there is no such file or folder{near_path(path)}")
     if not path.is_dir():
         try:
-            text = _read(path)
+            text = _read(path, label)
         except UnicodeDecodeError as error:
             raise UserError(f"{label}: is not UTF-8 text (byte {error.start:,})") from None
     else:
@@ -35,23 +38,38 @@ def read_text(path: Path, label: str) -> str:
 
 
 def _read_all(folder: Path, label: str) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    texts, strange = [], []
+    hidden: list[str] = []
+    copies: list[str] = []
+    strange: list[str] = []
+    texts: dict[str, None] = {}  # in order, each once
+    try:
+        files = sorted(map(Path, files_below(folder, hidden)))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     for file in files:
         try:
-            texts.append(_read(file))
+            text = _read(file, str(file))
         except UnicodeDecodeError:
-            strange.append(file)
+            strange.append(str(file))
+            continue
+        if text in texts:
+            copies.append(str(file))
+        elif text:
+            texts[text] = None
     if strange and not texts:
-        raise UserError(f"{label}: none of its files is UTF-8 text, such as {strange[0].name}")
-    if strange:
-        count = f"{len(strange):,} of {len(files):,} files, such as {strange[0].name},"
-        rank_zero_print(f"warning: {label}: {count} are skipped: they are not UTF-8 text")
+        raise UserError(f"{label}: none of its files is UTF-8 text, such as {Path(strange[0]).name}")
+    left_out = {"hidden": sorted(hidden), "copies of others": copies, "not UTF-8 text": strange}
+    faults = [
+        f"{len(paths):,} {fault} ({some((Path(path).relative_to(folder) for path in paths), NAMED)})"
+        for fault, paths in left_out.items()
+        if paths
+    ]
+    if faults:
+        rank_zero_print(f"warning: {label}: {len(texts):,} files are read, others left out: {', '.join(faults)}")
     return "\n".join(texts)
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {os.strerror(error.errno).lower()}") from None
+def _read(file: Path, label: str) -> str:
+    """The text of a file with line breaks as Python has them."""
+    text = read_regular(file, label).decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

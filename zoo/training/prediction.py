@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 from PIL import Image
 
 from zoo.core.errors import UserError, some
-from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, read_image
+from zoo.core.files import files_below, require_regular
+from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, is_image, read_image
 from zoo.datamodules.files.progress import shown
 from zoo.spec import ImageSpec, image_spec
 from zoo.tasks.prediction import Prediction
@@ -102,7 +103,7 @@ def _read_all(
             try:
                 found.append((source.name, source.read(spec)))
             except UnreadableImage as error:
-                print(f"warning: {source.name} is skipped: {error}", file=sys.stderr)
+                rank_zero_print(f"warning: {source.name} is skipped: {error}")
                 refused.extend([source.name] if source.is_named else [])
         return found
 
@@ -136,8 +137,7 @@ def read_named(file: Path, spec: ImageSpec) -> torch.Tensor:
     Raises:
         UserError: it is missing or cannot be read.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: {'is not a file' if file.exists() else 'no such file'}")
+    require_regular(file)
     try:
         return read_image(str(file), *spec.shape, spec.crop)
     except UnreadableImage as error:
@@ -158,8 +158,9 @@ def _sources(given: ImageInput) -> list[Source]:
     if not str(given) or not path.exists():
         raise UserError(f"{given}: no such file or folder")
     if not path.is_dir():
+        require_regular(path)
         return [Source(str(path), path)]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    found = sorted(Path(file) for file in files_below(path) if is_image(file))
     if not found:
         raise UserError(f"{given}: holds no images ({', '.join(EXTENSIONS)})")
     return [Source(str(file), file, is_named=False) for file in found]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line, some, unknown
+from zoo.core.files import require_regular
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Weights
 from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
@@ -58,6 +59,7 @@ def read_weights(path: Path, key: str = "") -> Weights:
     Raises:
         UserError: it cannot be read, contains no weights, or nothing under the key.
     """
+    require_regular(path)
     try:
         if path.suffix == SUFFIX:
             content: Any = load_file(path)
