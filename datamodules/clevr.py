@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
-from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.files.json_files import read_json, text_of
 from zoo.registry.entry import register_data
 from zoo.text.tokenization import tokenize
 
@@ -42,7 +42,7 @@ class CLEVR(QuestionFiles):
     def _find(self, split: str) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:
             return [
-                (self.root / "images" / split / question["image_filename"], _question(question))
+                (self.root / "images" / split / Path(question["image_filename"]).name, _question(question))
                 for question in content["questions"]
             ]
 
@@ -55,4 +55,4 @@ class CLEVR(QuestionFiles):
 def _question(entry: dict[str, Any]) -> Question:
     program = entry.get("program")
     kind = KIND_OF_FUNCTION.get(program[-1]["function"], "") if program else ""
-    return Question(tokenize(entry["question"]), [entry["answer"]], kind)
+    return Question(tokenize(entry["question"]), [text_of(entry["answer"])], kind)

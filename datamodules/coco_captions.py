@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from zoo.core.files import require_folder
 from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
-from zoo.datamodules.files.images import EXTENSIONS
-from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.files.json_files import identifier, read_json, text_of
+from zoo.datamodules.files.named_images import find_images
 from zoo.registry.entry import register_data
 
 
@@ -30,18 +29,17 @@ class CocoCaptions(CaptionFiles):
         self.year = year
 
     def load_annotations(self) -> CaptionAnnotations:
-        splits, without_caption, without_image = {}, [], []
+        splits, left_out = {}, {"without_caption": [], "without_image": [], "ambiguous": []}
         for split in ("train", "val"):
-            file = self.root / "annotations" / f"captions_{split}{self.year}.json"
+            captions = read_coco(self.root / "annotations" / f"captions_{split}{self.year}.json")
             folder = self.root / f"{split}{self.year}"
-            captions = read_coco(file)
             require_folder(str(folder), folder)
-            there = {name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS)}
-            names = [name for name in captions if name in there and captions[name]]
-            splits[split] = [CaptionedImage(f"{folder}{os.sep}{name}", captions[name]) for name in names]
-            without_caption += sorted(there - {name for name in captions if captions[name]})
-            without_image += sorted(captions.keys() - there)
-        return CaptionAnnotations(splits, without_caption, without_image)
+            found = find_images(folder, captions)
+            splits[split] = [CaptionedImage(path, captions[name]) for name, path in found.paths.items()]
+            left_out["without_caption"] += [Path(path).name for path in found.unnamed]
+            left_out["without_image"] += sorted(captions.keys() - found.paths.keys() - {*found.ambiguous})
+            left_out["ambiguous"] += found.ambiguous
+        return CaptionAnnotations(splits, **left_out, in_several_splits=[])
 
 
 def read_coco(path: Path) -> Captions:
@@ -52,10 +50,10 @@ def read_coco(path: Path) -> Captions:
     """
 
     def read(content: Any) -> Captions:
-        names = {image["id"]: image["file_name"] for image in content["images"]}
+        names = {identifier(image["id"]): text_of(image["file_name"]) for image in content["images"]}
         captions: Captions = {name: [] for name in names.values()}
         for annotation in content["annotations"]:
-            captions[names[annotation["image_id"]]].append(annotation["caption"])
+            captions[names[identifier(annotation["image_id"])]].append(annotation["caption"])
         return captions
 
     return read_json(path, read)

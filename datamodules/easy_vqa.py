@@ -9,7 +9,7 @@ from zoo.core.errors import UserError
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, group_by_image
-from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.files.json_files import read_json, text_of
 from zoo.registry.entry import register_data
 from zoo.text.files import read_text
 from zoo.text.tokenization import tokenize
@@ -37,7 +37,7 @@ class EasyVQA(QuestionFiles):
     def _find(self, folder: Path) -> list[QuestionedImage]:
         def read(content: Any) -> list[tuple[Path, Question]]:
             return [
-                (folder / "images" / f"{int(image)}.png", Question(tokenize(question), [str(answer)]))
+                (folder / "images" / f"{int(image)}.png", Question(tokenize(question), [text_of(answer)]))
                 for question, answer, image in content
             ]
 

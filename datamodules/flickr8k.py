@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import files_below
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedImage, CaptionFiles, Captions
 from zoo.datamodules.bases.options import require_fraction
-from zoo.datamodules.files.images import EXTENSIONS
-from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.files.json_files import read_json, text_of
+from zoo.datamodules.files.named_images import find_images
 from zoo.datamodules.loading.held_out import split_at_random
 from zoo.registry.entry import register_data
 from zoo.text.files import read_text
@@ -41,51 +44,61 @@ class Flickr8k(CaptionFiles):
         self.validation = validation
 
     def load_annotations(self) -> CaptionAnnotations:
-        texts, images = files_below(self.root)
-        split_of: dict[str, str] = {}
+        texts = text_files(self.root)
         if karpathy := [path for name, path in sorted(texts.items()) if name.startswith("dataset") and name.endswith(".json")]:
             captions, split_of = read_karpathy(karpathy[0])
         elif path := texts.get("Flickr8k.token.txt"):
-            captions = read_tokens(path)
+            captions, split_of = read_tokens(path), self._listed(texts)
         elif path := texts.get("captions.txt"):
-            captions = read_captions(path)
+            captions, split_of = read_captions(path), self._listed(texts)
         else:
             raise UserError(f"data.root={self.root}: holds no captions.txt, Flickr8k.token.txt or dataset_flickr8k.json")
-        if not captions.keys() & images.keys():
+        named = dict.fromkeys((*captions, *split_of))
+        found = find_images(self.root, named)
+        there = [name for name in captions if name in found.paths]
+        if not there:
             raise UserError(f"data.root={self.root}: no image below it is one of the {len(captions):,} that have captions")
         if not split_of:
-            split_of = self._listed(texts, sorted(captions.keys() & images.keys()))
-        named = captions.keys() | split_of.keys()
-        splits: dict[str, list[CaptionedImage]] = {name: [] for name in dict.fromkeys(("train", *split_of.values()))}
-        for name, split in split_of.items():
-            if name in captions and name in images:
-                splits[split].append(CaptionedImage(images[name], captions[name]))
-        return CaptionAnnotations(splits, sorted(images.keys() - captions.keys()), sorted(named - images.keys()))
+            split_of = _split_at_random(there)
+        of_path: dict[str, list[Any]] = defaultdict(list)
+        for name in there:
+            of_path[found.paths[name]] += captions[name]
+        splits_of_path: dict[str, set[str]] = defaultdict(set)
+        for name, splits in split_of.items():
+            if name in found.paths:
+                splits_of_path[found.paths[name]] |= splits
+        chosen: dict[str, list[CaptionedImage]] = {name: [] for name in dict.fromkeys(("train", *chain(*split_of.values())))}
+        for path, splits in splits_of_path.items():
+            if len(splits) == 1 and path in of_path:
+                chosen[next(iter(splits))].append(CaptionedImage(path, of_path[path]))
+        without_caption = sorted(Path(path).name for path in found.unnamed)
+        without_image = sorted(named.keys() - found.paths.keys() - {*found.ambiguous})
+        in_several = sorted(Path(path).name for path, splits in splits_of_path.items() if len(splits) > 1)
+        return CaptionAnnotations(chosen, without_caption, without_image, found.ambiguous, in_several)
 
-    def _listed(self, texts: dict[str, str], whole: list[str]) -> dict[str, str]:
-        """The split of each image, by the official lists, or at random without any."""
+    def _listed(self, texts: dict[str, str]) -> dict[str, set[str]]:
+        """The splits of each image by the official lists, if there are any."""
         listed = {split: texts[name] for split, name in self.LISTS.items() if name in texts}
-        if not listed:
-            for_testing = set(split_at_random(len(whole), TEST_SHARE, derive_seed(0, "test"))[0].tolist())
-            return {name: "test" if index in for_testing else "train" for index, name in enumerate(whole)}
-        if missing := [name for split, name in self.LISTS.items() if split not in listed and split != "val"]:
+        if listed and (missing := [name for split, name in self.LISTS.items() if split not in listed and split != "val"]):
             raise UserError(f"data.root={self.root}: holds {os.path.basename(next(iter(listed.values())))}, but no {missing[0]}")
-        lines = {split: map(str.strip, read_text(Path(path), path).splitlines()) for split, path in listed.items()}
-        return {line: split for split, stripped in lines.items() for line in stripped if line}
+        splits: dict[str, set[str]] = defaultdict(set)
+        for split, path in listed.items():
+            for line in filter(None, map(str.strip, read_text(Path(path), path).splitlines())):
+                splits[line].add(split)
+        return splits
 
 
-def files_below(root: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Text files and images below a folder, by name; of two with one name the first, in the order of their folders."""
-    texts: dict[str, str] = {}
-    images: dict[str, str] = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in files:
-            if name.lower().endswith(EXTENSIONS):
-                images.setdefault(name, f"{folder}{os.sep}{name}")
-            elif name.lower().endswith((".txt", ".json")):
-                texts.setdefault(name, f"{folder}{os.sep}{name}")
-    return texts, {name: path for name, path in images.items() if not name.startswith(".")}
+def _split_at_random(names: list[str]) -> dict[str, set[str]]:
+    """A tenth for testing, whatever the seed of the run."""
+    names = sorted(names)
+    for_testing = set(split_at_random(len(names), TEST_SHARE, derive_seed(0, "test"))[0].tolist())
+    return {name: {"test" if index in for_testing else "train"} for index, name in enumerate(names)}
+
+
+def text_files(root: Path) -> dict[str, str]:
+    """Text and JSON files below a folder by name; of several with one name the first in the order of their paths."""
+    paths = sorted(path for path in files_below(root) if path.lower().endswith((".txt", ".json")))
+    return {os.path.basename(path): path for path in reversed(paths)}
 
 
 def read_captions(path: str) -> Captions:
@@ -100,7 +113,10 @@ def read_captions(path: str) -> Captions:
     captions: Captions = {}
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
-            name, *parts = next(csv.reader([line])) if '"' in line else line.split(",", 1)
+            try:
+                name, *parts = next(csv.reader([line])) if '"' in line else line.split(",", 1)
+            except csv.Error as error:
+                raise UserError(f"{path}: line {number} is no CSV: {one_line(error, 60)}") from None
             if not parts:
                 raise UserError(f"{path}: line {number} has no caption: {one_line(line, 60)}")
             captions.setdefault(name.strip(), []).append(",".join(parts))
@@ -123,20 +139,24 @@ def read_tokens(path: str) -> Captions:
     return captions
 
 
-def read_karpathy(path: str) -> tuple[Captions, dict[str, str]]:
-    """Karpathy's split (Karpathy and Fei-Fei 2015): captions, and the split of each image; ``restval`` counts as training.
+def read_karpathy(path: str) -> tuple[Captions, dict[str, set[str]]]:
+    """Karpathy's split (Karpathy and Fei-Fei 2015): captions, and the splits of each image; ``restval`` counts as training.
 
     Raises:
         UserError: it is laid out otherwise.
     """
 
-    def read(content: Any) -> tuple[Captions, dict[str, str]]:
-        images = content["images"]
-        captions = {image["filename"]: [sentence_of(sentence) for sentence in image["sentences"]] for image in images}
-        return captions, {image["filename"]: SPLITS[image["split"]] for image in images}
+    def read(content: Any) -> tuple[Captions, dict[str, set[str]]]:
+        captions: Captions = defaultdict(list)
+        splits: dict[str, set[str]] = defaultdict(set)
+        for image in content["images"]:
+            name = "/".join(filter(None, (image.get("filepath"), text_of(image["filename"]))))
+            captions[name] += [sentence_of(sentence) for sentence in image["sentences"]]
+            splits[name].add(SPLITS[image["split"]])
+        return captions, splits
 
-    def sentence_of(sentence: dict[str, Any]) -> str:
-        return sentence["raw"] if "raw" in sentence else " ".join(sentence["tokens"])
+    def sentence_of(sentence: dict[str, Any]) -> Any:
+        return sentence["raw"] if "raw" in sentence else " ".join(filter(None, sentence["tokens"]))
 
     return read_json(Path(path), read)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, some
 from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
-from zoo.datamodules.files.json_files import read_json
+from zoo.datamodules.files.json_files import identifier, read_json
 from zoo.registry.entry import register_data
+from zoo.spec import UNKNOWN_ANSWER
 from zoo.text.tokenization import tokenize
 
 SPLITS = {"train": "train2014", "val": "val2014"}
@@ -25,8 +28,8 @@ class VQA(QuestionFiles):
 
     In the layout of its download: ``v2_OpenEnded_mscoco_train2014_questions.json``, ``v2_mscoco_train2014_annotations.json``, the
     same for ``val2014``, and the photographs in ``train2014/`` and ``val2014/``. The answers to its test questions are not
-    public: testing is on the validation photographs. Accuracy is VQA's own: an answer counts in full if three of the ten people
-    gave it, after both were normalized as in the official evaluation.
+    public: testing is on the validation photographs. Accuracy is that of the official evaluation: an answer counts in full if
+    three of the ten people gave it, after both were normalized, unless all ten wrote the same.
 
     Args:
         min_answer_count: keep answers that are the most frequent one of at least this many training questions.
@@ -43,10 +46,12 @@ class VQA(QuestionFiles):
 
     def _find(self, split: str) -> list[QuestionedImage]:
         questions_file = self.root / f"v2_OpenEnded_mscoco_{split}_questions.json"
-        questions = read_json(questions_file, lambda content: {entry["question_id"]: entry for entry in content["questions"]})
+        questions = read_json(
+            questions_file, lambda content: {identifier(entry["question_id"]): entry for entry in content["questions"]}
+        )
 
         def read(content: Any) -> list[tuple[Path, Question]]:
-            annotations = {entry["question_id"]: entry for entry in content["annotations"]}
+            annotations = {identifier(entry["question_id"]): entry for entry in content["annotations"]}
             if unanswered := sorted(questions.keys() - annotations.keys()):
                 raise UserError(f"{annotations_file}: has no answers to questions {some(unanswered)} of {questions_file.name}")
             if unasked := sorted(annotations.keys() - questions.keys()):
@@ -63,11 +68,41 @@ class VQA(QuestionFiles):
         return group_by_image(read_json(annotations_file, read))
 
     def build_answers(self, train: list[QuestionedImage]) -> tuple[str, ...]:
-        return frequent_answers(train, self.min_answer_count, lambda question: Counter(question.answers).most_common(1)[0][0])
+        """The most frequent normalized answers, each in the spelling of questions where all agree, and nothing is normalized."""
+        spellings: dict[str, Counter[str]] = defaultdict(Counter)
+        for question in (question for _, group in train for question in group):
+            normalized = _most_frequent(question)
+            if _is_unanimous(question) or not normalized:  # "a" alone is an article
+                spellings[normalized][Counter(question.answers).most_common(1)[0][0]] += 1
+
+        def answer_of(question: Question) -> str:
+            normalized = _most_frequent(question)
+            return min(spellings.get(normalized, {normalized: 1}).items(), key=lambda item: (-item[1], item[0]))[0]
+
+        return frequent_answers(train, self.min_answer_count, answer_of)
+
+    def answer_encoder(self) -> Callable[[Question], list[int]]:
+        written = {answer: place for place, answer in reversed([*enumerate(self.spec.answers)])}
+        normalized = {normalize_answer(answer): place for answer, place in written.items()}
+
+        def encode(question: Question) -> list[int]:
+            if _is_unanimous(question):
+                return [written.get(answer, UNKNOWN_ANSWER) for answer in question.answers]
+            return [normalized.get(normalize_answer(answer), UNKNOWN_ANSWER) for answer in question.answers]
+
+        return encode
+
+
+def _is_unanimous(question: Question) -> bool:
+    return len(set(question.answers)) == 1
+
+
+def _most_frequent(question: Question) -> str:
+    return Counter(map(normalize_answer, question.answers)).most_common(1)[0][0]
 
 
 def _question(text: str, annotation: dict[str, Any]) -> Question:
-    answers = [normalize_answer(said["answer"]) for said in annotation["answers"]]
+    answers = [said["answer"].replace("\n", " ").replace("\t", " ").strip() for said in annotation["answers"]]
     if not answers:
         raise ValueError(f"question {annotation['question_id']} has an empty list of answers")
     return Question(tokenize(text), answers, annotation["answer_type"].replace("/", "-"))
@@ -94,6 +129,7 @@ PUT_RIGHT = {
 } | {"somebody'd": "somebodyd"}
 
 
+@lru_cache(2**18)
 def normalize_answer(answer: str) -> str:
     """Normalize an answer as the official evaluation does: drop punctuation and articles, write small numbers as digits."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()

@@ -8,11 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.captioning import CaptionData, CaptionedImages
+from zoo.datamodules.bases.captioning import CaptionData, CaptionedImages, Sentence
 from zoo.datamodules.bases.image_text_files import NAMED, ImageTextFiles
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.decoded import MIXED_SIZE, common_size
@@ -22,26 +20,41 @@ from zoo.text.tokenization import build_vocabulary, tokenize
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image file and its captions."""
+    """An image file and its captions, as the annotations have them: some may be no text, or have no words."""
 
     path: str
-    captions: list[str]
+    captions: list[Any]
 
 
 @dataclass(frozen=True)
 class CaptionAnnotations:
-    """Images with captions by split, and the names of what is missing."""
+    """Images with captions by split, and the names of what is missing.
+
+    Attributes:
+        ambiguous: captioned names that several images have.
+        in_several_splits: images that are left out, since they would be trained on and tested.
+    """
 
     splits: dict[str, list[CaptionedImage]]
     without_caption: list[str]
     without_image: list[str]
+    ambiguous: list[str]
+    in_several_splits: list[str]
+
+
+@dataclass(frozen=True)
+class TokenizedImage:
+    """An image file and the words of its captions."""
+
+    path: str
+    sentences: list[Sentence]
 
 
 class CaptionFiles(ImageTextFiles, CaptionData):
     """Image files with captions. A subclass implements ``load_annotations``.
 
-    Images without a caption and captions without an image are left out with a warning. The vocabulary is that of the training
-    captions, without rare words.
+    What cannot be used is left out with a warning that counts it: images without a caption, captions without an image or without
+    words. The vocabulary is that of the training captions, without rare words.
 
     Args:
         max_length: truncate training captions to this many words, so that few long ones do not slow down all; 0 for all.
@@ -63,44 +76,49 @@ class CaptionFiles(ImageTextFiles, CaptionData):
         """
 
     @cached_property
-    def annotations(self) -> CaptionAnnotations:
-        """What ``load_annotations`` returns, with one warning about what is missing."""
+    def annotations(self) -> dict[str, list[TokenizedImage]]:
+        """The images of each split with the words of their captions, with one warning about what is left out."""
         try:
             found = self.load_annotations()
         except OSError as error:
             raise UserError(f"{error.filename or self.root}: cannot be read: {one_line(error.strerror)}") from error
+        splits, wordless, without_caption = {}, 0, [*found.without_caption]
         for name, captioned in found.splits.items():
-            if not captioned:
-                raise UserError(f"{self.root}: no image of {name} has a caption")
-        missing = {"images without a caption": found.without_caption, "captioned names without an image": found.without_image}
-        parts = [f"{len(names):,} {fault} ({some(names, NAMED)})" for fault, names in missing.items() if names]
+            splits[name] = []
+            for image in captioned:
+                sentences = [words for caption in image.captions if isinstance(caption, str) and (words := tokenize(caption))]
+                wordless += len(image.captions) - len(sentences)
+                if sentences:
+                    splits[name].append(TokenizedImage(image.path, sentences))
+                else:
+                    without_caption.append(Path(image.path).name)
+            if not splits[name]:
+                raise UserError(f"{self.root}: no image of {name} has a caption with words")
+        left_out = {
+            "images without a caption": without_caption,
+            "captioned names without an image": found.without_image,
+            "captioned names of several images": found.ambiguous,
+            "images in several splits": found.in_several_splits,
+        }
+        parts = [f"{len(names):,} {fault} ({some(names, NAMED)})" for fault, names in left_out.items() if names]
+        parts += [f"{wordless:,} captions without words"] if wordless else []
         if parts:
             rank_zero_print(f"warning: {self.root}: skipped {' and '.join(parts)}")
-        return found
-
-    @cached_property
-    def _words(self) -> dict[str, list[list[list[str]]]]:
-        """The captions of each image of each split, tokenized; those without words are left out."""
-        return {
-            name: [[words for caption in image.captions if (words := tokenize(caption))] for image in captioned]
-            for name, captioned in self.annotations.splits.items()
-        }
+        return splits
 
     def build_spec(self) -> CaptionSpec:
-        vocabulary = build_vocabulary((words for captions in self._words["train"] for words in captions), self.min_count)
-        longest = max(len(words) for split in self._words.values() for captions in split for words in captions)
+        train = (words for image in self.annotations["train"] for words in image.sentences)
+        vocabulary = build_vocabulary(train, self.min_count)
+        longest = max(len(words) for images in self.annotations.values() for image in images for words in image.sentences)
         return CaptionSpec(ImageSpec(3, *self._shape, classes=()), vocabulary, longest + 1)
 
     def load_captions(self) -> dict[str, CaptionedImages]:
         splits = {}
-        for name, captioned in self.annotations.splits.items():
+        for name, captioned in self.annotations.items():
             images, readable = self.read_images([Path(each.path) for each in captioned], name)
-            captions = [words for words, good in zip(self._words[name], readable.tolist(), strict=True) if good]
-            if not any(captions):
-                raise UserError(f"{self.root}: no image of {name} has a caption with words")
-            if not all(captions):
-                images = images.subset(torch.tensor([place for place, words in enumerate(captions) if words]))
-            splits[name] = CaptionedImages(images, list(filter(None, captions)))
+            splits[name] = CaptionedImages(
+                images, [each.sentences for each, good in zip(captioned, readable.tolist(), strict=True) if good]
+            )
         return splits
 
     def summarize(self) -> dict[str, Any]:
@@ -109,8 +127,8 @@ class CaptionFiles(ImageTextFiles, CaptionData):
     @cached_property
     def _shape(self) -> tuple[int, int]:
         """(height, width) after resizing; if no size is given, that of all images, or ``MIXED_SIZE``."""
-        paths = [captioned.path for split in self.annotations.splits.values() for captioned in split]
+        paths = [captioned.path for split in self.annotations.values() for captioned in split]
         return self.shape if any(self.shape) else common_size(paths) or (MIXED_SIZE, MIXED_SIZE)
 
 
-Captions = dict[str, list[str]]  # by the name of the image
+Captions = dict[str, list[Any]]  # by the name of the image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ class QuestionData(ImageTextData):
         """Encode the questions of each image."""
         spec = self.spec
         most, people = max(map(len, questions)), max(len(question.answers) for group in questions for question in group)
-        answers = {answer: place for place, answer in enumerate(spec.answers)}
+        encode_answers = self.answer_encoder()
         kinds = {kind: place for place, kind in enumerate(spec.kinds)}
         words = torch.zeros(len(questions), most, spec.length, dtype=torch.int64)
         labels = torch.full((len(questions), most, people), IGNORE)
@@ -45,10 +45,15 @@ class QuestionData(ImageTextData):
                 continue
             words[row, : len(group)] = padded([spec.encode(question.words) for question in group], spec.length)
             kind_column[row, : len(group)] = torch.tensor([kinds.get(question.kind, IGNORE) for question in group])
-            indices = [[answers.get(answer, UNKNOWN_ANSWER) for answer in question.answers] for question in group]
+            indices = list(map(encode_answers, group))
             labels[row, : len(group)] = torch.tensor([line + [IGNORE] * (people - len(line)) for line in indices])
         columns = {"questions": words, **({"kinds": kind_column} if kinds else {})}
         return Split(images, labels[..., 0] if people == 1 else labels, columns)
+
+    def answer_encoder(self) -> Callable[[Question], list[int]]:
+        """A function that gives the index of each answer to a question, ``UNKNOWN_ANSWER`` for one that is not in the spec."""
+        places = {answer: place for place, answer in enumerate(self.spec.answers)}
+        return lambda question: [places.get(answer, UNKNOWN_ANSWER) for answer in question.answers]
 
     def preview_texts(self, count: int) -> list[list[str]]:
         """The questions about each of the first training images, with their answers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import require_regular
 
 
 def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[dict], Any] | None = None) -> Any:
@@ -21,11 +22,10 @@ def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[di
     Raises:
         UserError: the file is missing, damaged, not JSON, or not laid out as ``parse`` expects.
     """
+    require_regular(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = json.load(file, object_hook=object_hook)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {one_line(getattr(error, 'strerror', None) or error)}") from None
     except (ValueError, RecursionError) as error:  # also of its encoding
@@ -36,3 +36,25 @@ def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[di
         raise UserError(f"{path}: has no {error} where one is expected") from None
     except (TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path}: is not laid out as published: {one_line(error, 100)}") from None
+
+
+def identifier(value: object) -> int | str:
+    """An identifier, whether it is written as a number or as text: 12, "12" and "012" are one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"{value!r} is no identifier")
+    return int(value) if str(value).isdecimal() else value
+
+
+def text_of(value: object) -> str:
+    """A text, or a number as text.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{value!r} is no text")
+    return str(value)

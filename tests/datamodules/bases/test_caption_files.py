@@ -136,6 +136,49 @@ def test_what_is_wanting_is_one_warning(images: Path, capsys: pytest.CaptureFixt
     assert "2 captioned names without an image (2258277193_586949ec62.jpg.1, never_seen.jpg)" in warnings[0]
 
 
+def test_two_images_of_one_name_are_told_apart_by_their_folders_or_left_out(images: Path, capsys: pytest.CaptureFixture) -> None:
+    for number, name in enumerate(("train/1.jpg", "test/1.jpg", "a/2.jpg", "b/2.jpg", "c/3.jpg", "d/3.jpg", "val/4.jpg")):
+        image(images / "own" / name, 9 if name.endswith("3.jpg") else 30 * number)
+    lists = {"train": ["train/1.jpg", "3.jpg", "4.jpg"], "dev": ["2.jpg", NAMES[0]], "test": ["test/1.jpg", "4.jpg", "x/3.jpg"]}
+    for name, listed in lists.items():
+        (images / f"Flickr_8k.{name}Images.txt").write_text("\n".join(listed))
+    captions = {"train/1.jpg": "a train", "test/1.jpg": "a test", "2.jpg": "which", "3.jpg": "equal files", "val/4.jpg": "both",
+                f"Images/{NAMES[0]}": "in a folder of another name"}  # fmt: skip
+    (images / "captions.txt").write_text("image,caption\n" + "\n".join(map(",".join, captions.items())))
+    (images / "Flickr_8k.devImages.txt").write_text(f"2.jpg\nImages/{NAMES[0]}")
+    data = opened(images)
+    words = {
+        name: [sentence for image in data.references(split.columns["image_id"]) for sentence in image]
+        for name, split in data.splits.items()
+    }
+    assert words == {
+        "train": [["a", "train"], ["equal", "files"]],
+        "val": [["in", "a", "folder", "of", "another", "name"]],
+        "test": [["a", "test"]],
+    }
+    assert data.splits["train"].images.pixels[0].float().mean() == pytest.approx(0, abs=2)
+    assert data.splits["test"].images.pixels[0].float().mean() == pytest.approx(30, abs=2)
+    warning = capsys.readouterr().err
+    assert "1 captioned names of several images (2.jpg)" in warning and "1 images in several splits (4.jpg)" in warning
+
+
+def test_karpathys_images_of_one_name_are_told_apart_by_their_folders(images: Path) -> None:
+    wordless = [{"tokens": []}, {"raw": None}]
+    content = {
+        "images": [
+            {"filename": "1.jpg", "filepath": split, "split": split, "sentences": [{"tokens": [split]}, *wordless]}
+            for split in ("train", "val", "test")
+        ]
+    }
+    for number, split in enumerate(("train", "val", "test")):
+        image(images / split / "1.jpg", 60 * number)
+    (images / "dataset_own.json").write_text(json.dumps(content))
+    data = opened(images)
+    for number, split in enumerate(("train", "val", "test")):
+        assert data.references(data.splits[split].columns["image_id"]) == [[[split]]]
+        assert data.splits[split].images.pixels.float().mean() == pytest.approx(60 * number, abs=2)
+
+
 def test_an_image_that_cannot_be_read_is_left_out_with_its_captions(images: Path, capsys: pytest.CaptureFixture) -> None:
     write_tokens(images)
     write_lists(images)
@@ -170,6 +213,8 @@ def test_images_that_do_not_fit_in_memory_are_read_when_they_are_needed(images: 
         ("Flickr8k.token.txt", "1000268201_693b08cb0e.jpg#0 a girl\n", "line 1 has no tab"),
         ("notes.txt", "", "holds no captions.txt"),
         ("captions.txt", "image,caption\nother.jpg,a girl\n", "no image below it"),
+        ("captions.txt", f"image,caption\n{NAMES[0]},...\n", "no image of train has a caption with words"),
+        ("dataset_flickr8k.json", '{"images": [{"filename": null, "split": "val", "sentences": []}]}', "None is no text"),
     ],
 )
 def test_broken_files_are_one_line(images: Path, file: str, content: str, complaint: str) -> None:
@@ -233,6 +278,26 @@ def test_an_image_of_coco_without_a_caption_is_left_out(coco: Path, capsys: pyte
     data.setup()
     assert len(data.splits["train"]) == 1
     assert "1 images without a caption (000000391895.jpg)" in capsys.readouterr().err
+
+
+def test_ids_as_text_names_with_folders_and_captions_without_words_are_read_or_counted(
+    coco: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = coco / "annotations" / "captions_train2017.json"
+    content = json.loads(file.read_text())
+    for entry in content["images"]:
+        entry["file_name"] = f"train2017/{entry['file_name']}"
+    for annotation, caption in zip(content["annotations"], (None, "  ", 7, "a girl"), strict=True):
+        annotation.update(caption=caption, image_id=str(annotation["image_id"]))
+    content["images"].append({"id": "5", "file_name": "../val2017/000000203564.jpg"})
+    file.write_text(json.dumps(content))
+    data = CocoCaptions(2, 0, root=str(coco), size=16, min_count=1)
+    data.setup()
+    assert data.references(data.splits["train"].columns["image_id"]) == [[["a", "girl"]]]
+    assert data.splits["train"].images.pixels.float().mean() == pytest.approx(60, abs=2)
+    warning = capsys.readouterr().err
+    assert "1 images without a caption (000000391895.jpg)" in warning and "3 captions without words" in warning
+    assert "1 captioned names without an image (../val2017/000000203564.jpg)" in warning
 
 
 def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(images: Path) -> None:

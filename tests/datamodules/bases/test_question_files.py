@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from zoo.datamodules.clevr import CLEVR
 from zoo.datamodules.easy_vqa import EasyVQA
 from zoo.datamodules.vqa import VQA, normalize_answer
 from zoo.spec import IGNORE, UNKNOWN_ANSWER
+from zoo.tasks.question_answering import accuracies
 
 
 def picture(path: Path, shade: int, size: tuple[int, int] = (48, 32)) -> None:
@@ -152,6 +155,68 @@ def test_answers_are_made_alike_as_the_official_evaluation_does(written: str, co
     assert normalize_answer(written) == compared
 
 
+PREDICTED = ("yes", "no", "2", "brown", "A", "don't know", "red white", "1000", "0", "dog", "3.5", "Hot Dog")
+SPELLINGS = (
+    ("yes", "Yes", "yes."), ("no", "No!", "no"), ("two", "2", "Two"), ("brown", "a brown", "Brown."), ("A", "the", "?"),
+    ("dont know", "don't know", "Don't know"), ("red-white", "red, white", "red white"), ("1,000", "1000"), ("none", "0", "zero"),
+    ("dog", "the dog", " dog\n"), ("3.5", "3.5."), ("Hot Dog", "hot dog", "the hot dog"), ("cat", "a\tcat"),
+)  # fmt: skip
+# VQA's own program on what made_up_questions returns: the accuracy of each in tenths, x is 10
+OFFICIAL = (
+    "x0x0900x09xx60009x000x0060x69x900000xx0x0x06x9603300633x3xx0x0x03x0x00930030309330xxxx00906xxx03x609"
+    "0xxx0600066xxxxxx0x066x0x369xxx0600090009x0x960xx003xx600000xx6xxxxx00xx0x000x006000000x00x9xx000x66"
+    "x0x609003x00xx00099xx0x00000xxx3006x0xx00009x06060xxx630xx900900xx060x6x3x000x306xx000x00x000090xx0x"
+    "3x0603600xxxx00xx0900x0xx0x00690069x00x9990xx0xx9x00xx0000000xx3x00xx00x600036x0xxx00x00300x9030x000"
+)
+
+
+def made_up_questions(count: int = 400) -> list[tuple[list[str], str]]:
+    """The answers of ten people and a predicted answer each; in some, all people write the same."""
+    drawn = random.Random(5).random
+
+    def choice(choices):
+        return choices[int(drawn() * len(choices))]
+
+    questions = []
+    for _ in range(count):
+        known = [choice(SPELLINGS) for _ in range(3)]
+        said = [choice(known[min(int(drawn() * 4), 2)]) for _ in range(10)]
+        if drawn() < 0.4:
+            said = [choice(known[0])] * 10
+        likely = [answer for spellings, answer in zip(SPELLINGS, PREDICTED, strict=False) if spellings in known]
+        questions.append((said, choice(likely if likely and drawn() < 0.8 else PREDICTED)))
+    return questions
+
+
+def test_accuracy_is_that_of_the_official_evaluation(vqa: Path) -> None:
+    made_up = made_up_questions()
+    write_json(
+        vqa / "v2_OpenEnded_mscoco_val2014_questions.json",
+        {"questions": [{"image_id": "42", "question": "what?", "question_id": str(i)} for i in range(len(made_up))]},
+    )
+    write_json(
+        vqa / "v2_mscoco_val2014_annotations.json",
+        {"annotations": [annotation(i, 42, said, "other") for i, (said, _) in enumerate(made_up)]},
+    )
+    data = opened(VQA(2, 0, str(vqa), size=16, min_count=1, min_answer_count=1, questions_per_sample=400))
+    data.require_compatible(replace(data.spec, answers=PREDICTED), "vqa")
+    picked = torch.tensor([[PREDICTED.index(predicted) for _, predicted in made_up]])
+    tenths = (10 * accuracies(picked, data.splits["test"].labels)).round().int()[0].tolist()
+    assert "".join("x" if tenth == 10 else str(tenth) for tenth in tenths) == OFFICIAL
+
+
+def test_an_answer_is_written_as_people_who_agree_write_it(vqa: Path) -> None:
+    file = vqa / "v2_mscoco_train2014_annotations.json"
+    said = (["A"] * 10, ["Hot Dog"] * 10, ["hot dog", "Hot dog."] * 5, ["the"] * 5 + ["a"] * 5, ["St. Mary"] * 9 + ["no"])
+    content = json.loads(file.read_text())
+    content["annotations"] = [annotation(entry["question_id"], entry["image_id"], answers, "other")
+                              for entry, answers in zip(content["annotations"], (*said, said[0]), strict=True)]  # fmt: skip
+    write_json(file, content)
+    data = opened(VQA(2, 0, str(vqa), size=16, min_count=1, min_answer_count=1))
+    assert data.spec.answers == ("A", "Hot Dog", "st mary"), "no answer is empty"
+    assert [row[0].item() for row in data.splits["train"].labels.flatten(0, 1)] == [0, 1, 1, 0, 2, 0]
+
+
 # ---------------------------------------------------------------------------------------------- easy-VQA
 
 
@@ -214,6 +279,7 @@ def rewritten(path: str, content: Any) -> Callable[[Path], None]:
         (rewritten("train/questions.json", {"what?": "yes"}), "train/questions.json: is not laid out as published"),
         (rewritten("test/questions.json", []), "has no questions for test"),
         (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such image"),
+        (rewritten("test/questions.json", [["what?", None, 0]]), "test/questions.json: is not laid out as published: None is no"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(easy: Path, break_it: Callable[[Path], None], named: str) -> None:
