@@ -16,7 +16,7 @@ import torch
 
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, require_regular
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
@@ -149,6 +149,7 @@ def read_folder(place: Path, folder: str, names: list[str]) -> Iterator[tuple[st
         UserError: one is missing or too large.
     """
     for name in names:
+        require_regular(place / name)
         try:
             if (place / name).stat().st_size > LARGEST:
                 raise UserError(f"{place / name}: is too large to be a part of {folder}")
@@ -177,6 +178,7 @@ def read_archive(archive: Path, folder: str, names: list[str]) -> Iterator[tuple
     Raises:
         UserError: one is missing, or the archive is damaged, cut off or too large.
     """
+    require_regular(archive)
     missing = {f"{folder}/{name}": name for name in names}
     try:
         with gzip.open(archive) as file, tarfile.open(fileobj=_Bounded(file), mode="r|", bufsize=2**20) as tar:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.core.download import fetch
 from zoo.core.errors import UserError
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, require_regular
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.registry.entry import register_data
@@ -136,6 +136,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises:
         UserError: it is no such file, has another number of dimensions, or its content is not as long as it announces.
     """
+    require_regular(path)
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"

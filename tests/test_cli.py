@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shlex
@@ -212,6 +214,83 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
     assert findings["torch"]["text"] == torch.__version__.partition("+")[0] and "models" in findings["registry"]["text"]
 
 
+# ---------------------------------------------------------------------------------------------- names and encodings
+
+ODD = {"=cmd()": 20, "<script>alert(1)</script>": 20, "a\x1b[31m\u202eb\nc": 20, "Mädchen": 20}
+
+
+@pytest.fixture
+def odd(zoo) -> Path:
+    """Images in folders with names that others chose, and a run ``odd`` that was trained on them."""
+    root = class_folders(Path("photos"), ODD)
+    answer = zoo("train", "softmax", "--data", root, "--epochs", "1", "--name", "odd")
+    assert answer.code == 0, answer.err
+    return root
+
+
+def test_names_that_others_chose_are_shown_escaped_one_row_a_row(zoo, odd: Path) -> None:
+    escaped = "a\\x1b[31m\\u202eb\\nc"
+    for arguments in (["test", "odd"], ["predict", "odd", odd], ["predict", "odd", odd, "--csv"], ["data", "advise", "folder",
+                      "--set", f"data.root={odd}"], ["test", "odd", "--json"], ["predict", "odd", odd, "--json"]):  # fmt: skip
+        answer = zoo(*arguments)
+        assert answer.code == 0, answer.err
+        assert all(character.isprintable() or character == "\n" for character in answer.out + answer.err), arguments
+        if "--json" not in arguments and "advise" not in arguments:
+            assert any(escaped in line for line in answer.out.splitlines())
+    predicted = json.loads(zoo("predict", "odd", odd, "--json").out)
+    assert {Path(each["file"]).parent.name for each in predicted} == set(ODD), "JSON has the names as they are"
+    assert zoo("predict", "odd", odd, "-o", "odd.csv").code == 0 and zoo("test", "odd", "--csv", "classes.csv").code == 0
+    for file, rows in (("odd.csv", 80), ("classes.csv", 4)):
+        lines = list(csv.reader(Path(file).read_text().splitlines()))
+        assert len(lines) == rows + 1 and not any(cell.startswith(("=", "@")) for line in lines for cell in line), file
+        assert any("'=cmd()" in line for line in lines)
+    assert zoo("train", "no\x1b[31m\u202e\nmodel").is_one_line_error(r"no\x1b[31m\u202e\nmodel")
+    assert zoo("predict", "odd", "\x1b[31m.png").is_one_line_error(r"\x1b[31m.png: no such file")
+
+
+def test_the_card_of_odd_names_is_plain_markdown(zoo, odd: Path) -> None:
+    assert zoo("export", "odd", "--to", "safetensors", "-o", "odd.safetensors").code == 0
+    card = Path("odd.md").read_text()
+    assert "<script>" not in card and "&lt;script&gt;alert(1)" in card and "\x1b" not in card and "\u202e" not in card
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_command_prints_something_readable_in_any_encoding(zoo, odd: Path, monkeypatch, encoding: str) -> None:
+    for arguments in (["list"], ["show", "resnet20"], ["show", "mlp", "--layers"], ["data", "list"], ["data", "show", "digits"],
+                      ["data", "preview", "pydoc"], ["data", "advise", "folder", "--set", f"data.root={odd}"], ["doctor"],
+                      ["watch", "odd"], ["watch", "odd", "--json"], ["test", "odd"], ["test", "odd", "--json"],
+                      ["predict", "odd", odd], ["predict", "odd", odd, "--csv"], ["predict", "odd", odd, "--json"], ["picture"],
+                      ["report", "odd"], ["check", "softmax"], ["train", "softmax", *QUICK], ["train", "--help"],
+                      ["diagnose", "softmax"], ["train", "ä"], ["tune", "softmax", "--only", "lr"]):  # fmt: skip
+        written = io.BytesIO()
+        with monkeypatch.context() as patch:
+            for stream in ("stdout", "stderr"):
+                patch.setattr(sys, stream, io.TextIOWrapper(written, encoding, write_through=True))
+            code = zoo(*arguments).code
+        text = written.getvalue().decode(encoding)
+        assert text.strip() and "Traceback" not in text and "?" * 2 not in text, (arguments, text)
+        assert code == (2 if arguments == ["train", "ä"] else 0), (arguments, text)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_names_of_images_that_are_not_utf8_are_refused_when_the_folder_is_read(zoo, odd: Path) -> None:
+    strange = os.fsdecode(b"M\xe4.png")
+    Image.new("RGB", (8, 8)).save(strange)
+    answer = zoo("predict", "odd", strange)
+    assert answer.code == 0 and r"M\xe4.png" in answer.out, "one image is predicted whatever its name"
+    assert json.loads(zoo("predict", "odd", strange, "--json").out)[0]["file"] == strange
+    shutil.copy(strange, odd / "Mädchen" / strange)
+    answer = zoo("train", "softmax", "--data", odd)
+    assert answer.is_one_line_error(r"photos/Mädchen/M\xe4.png: its name is not UTF-8: rename it"), answer
+    (odd / "Mädchen" / strange).unlink()
+    (odd / "Mädchen").rename(odd / os.fsdecode(b"M\xe4dchen"))
+    assert zoo("train", "softmax", "--data", odd).is_one_line_error(r"M\xe4dchen/0.png: its name is not UTF-8")
+    odd.rename(os.fsdecode(b"photos\xe4"))
+    answer = zoo("train", "softmax", "--data", os.fsdecode(b"./photos\xe4"))
+    assert answer.is_one_line_error(r"data.root=./photos\xe4: is not UTF-8")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["odd"]
+
+
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
@@ -293,6 +372,14 @@ def test_images_that_are_not_there_or_not_images_are_named(zoo, trained: RunFold
     assert zoo("predict", "first", "text.png").is_one_line_error("text.png", "not an image")
     Path("empty").mkdir()
     assert zoo("predict", "first", "empty").is_one_line_error("empty", "no images")
+    os.mkfifo("pipe.png")
+    for name, kind in (("pipe.png", "a pipe"), ("/dev/zero", "a device")):
+        refused = f"{name}: is {kind}, not a regular file"
+        assert zoo("predict", "first", name).is_one_line_error(refused)
+        assert zoo("predict", "first", "text.png", name).is_one_line_error(refused)
+        assert zoo("finetune", "softmax", "--weights", name).code == 2
+        assert zoo("train", "mlp", "--data", name).code == 2
+        assert zoo("--plugin", name, "list").code == 2
 
 
 def test_a_taken_name_is_refused_and_the_run_kept(zoo, trained: RunFolder) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, require_regular
 
 PATIENCE = 30.0  # seconds without a byte, or at less than SLOWEST, after which a mirror is given up
 SLOWEST = 1024  # bytes a second
@@ -88,6 +88,8 @@ def _is_allowed(url: str) -> bool:
 
 
 def _has_content(path: Path, hashes: set[str]) -> bool:
+    if path.exists():
+        require_regular(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest().startswith(tuple(hashes))

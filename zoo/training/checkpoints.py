@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import replacing, replacing_path
+from zoo.core.files import replacing, replacing_path, require_regular
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
 from zoo.training.run_folder import RunFolder
@@ -137,6 +137,8 @@ def read_checkpoint(path: Path, training: bool = False) -> dict[str, Any]:
     Raises:
         Damaged: the file is missing, damaged, not of the zoo, or contains more than plain data.
     """
+    if path.exists():
+        require_regular(path)
     try:
         return _read(path, training)
     except UserError as error:
