@@ -216,7 +216,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
 
 # ---------------------------------------------------------------------------------------------- names and encodings
 
-ODD = {"=cmd()": 20, "<script>alert(1)</script>": 20, "a\x1b[31m\u202eb\nc": 20, "Mädchen": 20}
+ODD = {"=cmd()": 20, "<script>alert(1)": 20, "a\x1b[31m\u202eb\nc": 20, "Mädchen": 20}
 
 
 @pytest.fixture
@@ -250,11 +250,11 @@ def test_names_that_others_chose_are_shown_escaped_one_row_a_row(zoo, odd: Path)
 
 def test_the_card_of_odd_names_is_plain_markdown(zoo, odd: Path) -> None:
     assert zoo("export", "odd", "--to", "safetensors", "-o", "odd.safetensors").code == 0
-    card = Path("odd.md").read_text()
+    card = Path("odd.safetensors.md").read_text()
     assert "<script>" not in card and "&lt;script&gt;alert(1)" in card and "\x1b" not in card and "\u202e" not in card
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_every_command_prints_something_readable_in_any_encoding(zoo, odd: Path, monkeypatch, encoding: str) -> None:
     for arguments in (["list"], ["show", "resnet20"], ["show", "mlp", "--layers"], ["data", "list"], ["data", "show", "digits"],
                       ["data", "preview", "pydoc"], ["data", "advise", "folder", "--set", f"data.root={odd}"], ["doctor"],
@@ -263,9 +263,10 @@ def test_every_command_prints_something_readable_in_any_encoding(zoo, odd: Path,
                       ["report", "odd"], ["check", "softmax"], ["train", "softmax", *QUICK], ["train", "--help"],
                       ["diagnose", "softmax"], ["train", "ä"], ["tune", "softmax", "--only", "lr"]):  # fmt: skip
         written = io.BytesIO()
+        streams = {name: io.TextIOWrapper(written, encoding, write_through=True) for name in ("stdout", "stderr")}
         with monkeypatch.context() as patch:
-            for stream in ("stdout", "stderr"):
-                patch.setattr(sys, stream, io.TextIOWrapper(written, encoding, write_through=True))
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
             code = zoo(*arguments).code
         text = written.getvalue().decode(encoding)
         assert text.strip() and "Traceback" not in text and "?" * 2 not in text, (arguments, text)

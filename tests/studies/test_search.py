@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
+from zoo.api.search import plan_search
 from zoo.config.recipe import parse_setting, read_config, resolve
 from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
@@ -119,6 +120,18 @@ def test_an_argument_of_the_optimizer_is_searched_as_any_key() -> None:
     in_memory(search_of(f"{eps.key}={eps.text}"), 3, lambda _, values: float(bool(seen.append(values))))
     runs = [resolve(REGISTRY, "mlp", {}, [nested(values)]) for values in seen]
     assert [run.recipe.optimizer_args["eps"] for run in runs] == [values[eps.key] for values in seen]
+
+
+def test_a_choice_is_interpreted_by_the_type_of_its_key_and_quotes_hold_commas() -> None:
+    texts = ("recipe.precision=choice:16,32", 'data.augment=choice:none,"crop:1,cutout:2"', "recipe.epochs=choice:3,'4'")
+    weights = "recipe.weights=choice:2024_01,no,photos #1,'it''s'"
+    dimensions = space(*texts, weights)
+    assert [dimension.ends() for dimension in dimensions] == [
+        ["16", "32"], ["none", "crop:1,cutout:2"], [3, 4], ["2024_01", "no", "photos #1", "it's"]
+    ]  # fmt: skip
+    planned, _ = plan_search("mlp", {"recipe.weights": ["2024_01", "a,b"], "recipe.epochs": [1, 2]}, "", epochs=None, settings=(),
+                             sampler="random", pruner="none", metric="", folds=1, seed=0, workers=1, trials=1)  # fmt: skip
+    assert [dimension.ends() for dimension in planned.space] == [["2024_01", "a,b"], [1, 2]]
 
 
 def test_a_grid_is_every_combination_once_in_the_order_of_the_seed() -> None:
