@@ -137,9 +137,9 @@ def read_checkpoint(path: Path, training: bool = False) -> dict[str, Any]:
     Raises:
         Damaged: the file is missing, damaged, not of the zoo, or contains more than plain data.
     """
-    if path.exists():
-        require_regular(path)
     try:
+        if path.exists():
+            require_regular(path)
         return _read(path, training)
     except UserError as error:
         raise Damaged(f"{error}{way_out(path)}") from error
