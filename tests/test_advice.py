@@ -47,6 +47,8 @@ def advised(text: str) -> Iterator[list[str]]:
             continue
         words = []
         for word in found[1].split():
+            if word.startswith("("):
+                break
             words.append(word.rstrip(".,;:)"))
             if words[-1] != word:
                 break
@@ -125,7 +127,8 @@ def follow(zoo, text: str) -> list[str]:
     followed = []
     for words in advised(text):
         words = shlex.split(" ".join(words))
-        words = [re.sub(r"\b(" + "|".join(NAMES) + r")\b", lambda found: NAMES[found[0]], word) for word in words]
+        names = {**NAMES, "NAME": "digits"} if words[0] == "data" else NAMES
+        words = [re.sub(r"\b(" + "|".join(names) + r")\b", lambda found, names=names: names[found[0]], word) for word in words]
         if words[0] in ("train", "finetune") and "--resume" not in words:
             words = [*words, *QUICK]
         answer = zoo(*words)
@@ -145,8 +148,8 @@ def age(runs: Path) -> None:
     ("command", "least"),
     [
         ("train --resume run", ["predict", "test", "picture"]),
-        ("test run", ["test", "picture", "picture", "picture"]),
-        ("test points", ["test", "picture", "picture", "picture"]),
+        ("test run", ["picture", "picture", "picture"]),
+        ("test points", ["picture", "picture", "picture"]),
         ("train softmax --name run", ["train"]),
         ("train --resume run --set recipe.lr=0.5", ["train"]),
         ("predict runs/run/checkpoints/last.ckpt a.png", ["predict"]),
@@ -163,15 +166,17 @@ def age(runs: Path) -> None:
         ("show softmax", ["train", "show"]),
         ("show softmax --layers", ["train", "check"]),
         ("show digits", ["data"]),
-        ("show adamw", ["train"]),
         ("data list", ["train", "data", "data"]),
         ("data show digits", ["data", "train"]),
         ("data show folder", ["data", "train"]),
         ("data fetch digits", ["data"]),
-        ("picture", ["picture", "picture"]),
+        ("data advise folder --set data.root=photos", ["finetune"]),
+        ("diagnose softmax", ["train"]),
+        pytest.param("tune softmax --set recipe.epochs=2", ["train"], marks=pytest.mark.slow),
+        pytest.param("search softmax --trials 1 --set recipe.epochs=1", ["train"], marks=pytest.mark.slow),
+        pytest.param("picture", ["picture", "picture"], marks=pytest.mark.slow),
         ("train", ["list"]),
-        ("check nothing", ["list", "data"]),
-        ("train resnet20 --data spirals", ["data"]),
+        ("check qqqq", ["list", "data"]),
         ("train mlp --set recipe.lr=1e30 --epochs 2 --name broken", ["autopsy", "train"]),
     ],
     ids=str,

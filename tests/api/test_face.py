@@ -126,10 +126,10 @@ def test_a_checkpoint_names_its_run(zoo, run: face.TrainedRun) -> None:
     Path("first").write_text("")  # a file of that name hides no run
     assert face.load("first").path == run.path
     says = "is a checkpoint of a run: name the run, as in zoo"
-    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says} predict first$"):
+    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says} predict first IMAGE...$"):
         face.load("runs/first/checkpoints/best.ckpt")
     assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(
-        f"{says} predict first --checkpoint last"
+        f"{says} predict first IMAGE... --checkpoint last"
     )
     last = "runs/first/checkpoints/last.ckpt"
     assert zoo("finetune", last, "--data", "digits").is_one_line_error(f"{says} finetune first --weights {last}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from zoo.pictures.curves import curve
 from zoo.report.history import columns, heat, magnitudes, read_history, thin
 
 # ------------------------------------------------------------------ reading
@@ -187,3 +190,18 @@ def test_histograms_that_share_a_column_are_added_up() -> None:
 def test_a_layer_that_was_recorded_later_has_nothing_in_front() -> None:
     shares = magnitudes(np.array([5]), np.ones((1, 65), np.float32), columns(np.arange(10), 300))
     assert shares[:, :5].sum() == 0 and np.allclose(shares[:, 5:].sum(0), 1)
+
+
+@pytest.mark.slow
+def test_hundreds_of_thousands_of_records_take_seconds_and_little_memory(write_run) -> None:
+    names = ("train/loss", "train/accuracy", "train/lr", "train/samples_per_second")
+    records = ({"step": 50 * n, "epoch": n // 2000, "time": 2.0 * n, **dict.fromkeys(names, 0.123456)} for n in range(200_000))
+    folder = write_run("long", records)
+    tracemalloc.start()
+    started = time.process_time()
+    metrics = read_history(folder.path).metrics
+    plots = [curve(metrics, name, "long") for name in names]
+    elapsed, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(metrics.times) == 200_000 and all(len(epochs) == 200_000 for epochs, _ in plots)
+    assert peak < 300e6 and elapsed < 30, (peak, elapsed)  # the watch over the memory alone takes most of the time

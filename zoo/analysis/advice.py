@@ -324,6 +324,6 @@ def report(advice: Advice) -> list[str]:
         enlarged = f"; {sizes.enlarged:,} are smaller and upscaled, which adds no detail" if sizes.enlarged else ""
         found = f"all {smallest}" if smallest == largest else f"{smallest} to {largest}, median {middle}"
         scaling = "not scaled" if found == f"all {scaled}" else f"scaled to {scaled}"
-        lines.append(f"sizes    {found}; {scaling}{enlarged}. zoo finetune scales them to the input size of its weights")
+        lines.append(f"sizes    {found}; {scaling}{enlarged}. fine-tuning scales them to the input size of its weights")
     lines += [f"problem  {line}" for line in advice.warnings()] or ["problems none: no duplicates, no unreadable files"]
     return [*lines, f"advice   {advice.suggestion.reason}"]

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
-from zoo.config.recipe import Run, TrainerSettings
+from zoo.config.recipe import Recipe, Run, TrainerSettings
 from zoo.core.errors import Interrupted, UserError, one_line, some
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
@@ -189,7 +189,7 @@ def train(
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
         started()
-        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(folder, run):
+        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(registry, folder, run):
             with _restoring(trainer, saving, file):
                 trainer.fit(task, datamodule=data, ckpt_path=file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
@@ -289,7 +289,7 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
 
 
 @contextmanager
-def _hint_to_resume(folder: RunFolder, run: Run) -> Iterator[None]:
+def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run) -> Iterator[None]:
     """Add the command that goes on with the run to every exception."""
     try:
         yield
@@ -300,7 +300,8 @@ def _hint_to_resume(folder: RunFolder, run: Run) -> Iterator[None]:
     except Damaged:  # says itself what can be done
         raise
     except Diverged as error:  # and would diverge again
-        again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={run.recipe.lr / 10:g}"
+        lr = min(run.recipe.lr / 10, registry.model(run.model["name"]).recipe.get("lr", Recipe.model_fields["lr"].default))
+        again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={lr:g}"
         raise Diverged(f"{error}. To start again: {again}") from error
     except UserError as error:
         raise UserError(f"{error}. {_command_to_resume(folder)}") from error

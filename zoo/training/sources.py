@@ -65,7 +65,8 @@ def refusal(path: Path, command: str) -> UserError | None:
     if path in (run.best, run.last) and run.run_file.is_file():
         last = f" --weights {quoted}" if command == "finetune" else " --checkpoint last"
         which = last if path == run.last else ""
-        return UserError(f"{path} is a checkpoint of a run: name the run, as in zoo {command} {run.name}{which}")
+        inputs = " IMAGE..." if command == "predict" else ""
+        return UserError(f"{path} is a checkpoint of a run: name the run, as in zoo {command} {run.name}{inputs}{which}")
     if path.suffix not in WEIGHT_FILES:
         return None
     example = f"zoo {command} torchvision:resnet50 --weights {quoted}"
