@@ -216,7 +216,7 @@ def test_doctor_finds_versions_and_faults(zoo) -> None:
 
 # ---------------------------------------------------------------------------------------------- names and encodings
 
-ODD = {"=cmd()": 20, "<script>alert(1)": 20, "a\x1b[31m\u202eb\nc": 20, "Mädchen": 20}
+ODD = {"=$x_$": 20, "<script>alert(1)": 20, "a\x1b[31m\u202eb\nc": 20, "Mädchen": 20}
 
 
 @pytest.fixture
@@ -243,7 +243,9 @@ def test_names_that_others_chose_are_shown_escaped_one_row_a_row(zoo, odd: Path)
     for file, rows in (("odd.csv", 80), ("classes.csv", 4)):
         lines = list(csv.reader(Path(file).read_text().splitlines()))
         assert len(lines) == rows + 1 and not any(cell.startswith(("=", "@")) for line in lines for cell in line), file
-        assert any("'=cmd()" in line for line in lines)
+        assert any("'=$x_$" in line for line in lines)
+    for kind in ("confusion", "mistakes", "calibration"):
+        assert zoo("picture", kind, "odd").code == 0, "a name is no mathematics"
     assert zoo("train", "no\x1b[31m\u202e\nmodel").is_one_line_error(r"no\x1b[31m\u202e\nmodel")
     assert zoo("predict", "odd", "\x1b[31m.png").is_one_line_error(r"\x1b[31m.png: no such file")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.core.files import files_below, read_regular, require_regular
+from zoo.core.files import files_below, read_regular, replace_file, require_regular, require_writable
 
 
 def test_what_is_no_regular_file_is_refused_in_one_line(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +44,11 @@ def test_files_below_a_folder_are_neither_hidden_nor_read_twice(workplace: Path)
     assert found == [str(workplace / name) for name in ("a/1", "b/c/5")]
     assert sorted(map(os.path.basename, hidden)) == [".4", ".git", "__MACOSX"]
     assert not list(files_below("a", entered=[workplace / "a"]))
+
+
+def test_a_file_does_not_take_the_place_of_a_pipe_or_a_device(workplace: Path) -> None:
+    os.mkfifo("pipe")
+    for write in (lambda path: replace_file(path, b"text"), lambda path: require_writable("--csv", path)):
+        with pytest.raises(UserError, match="pipe: is a pipe, not a regular file"):
+            write(Path("pipe"))
+    assert Path("pipe").is_fifo() and sorted(os.listdir()) == ["pipe"]

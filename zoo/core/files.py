@@ -38,8 +38,11 @@ def replacing_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
         exclusive: no other process writes this file, so what a killed one left next to it is overwritten.
 
     Raises:
+        UserError: there is a device or a pipe, in whose place a file would come.
         OSError: nothing was changed, as after any exception inside.
     """
+    if os.path.exists(path) and not path.is_dir():
+        require_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{'partial' if exclusive else uuid4().hex}")
     try:
@@ -81,10 +84,10 @@ def require_writable(option: str, path: Path) -> None:
     """Refuse a file that could not be written, before any work is done for it; ``option`` is what named it.
 
     Raises:
-        UserError: a folder, or in a place where nothing can be written.
+        UserError: a folder, a device or a pipe, or in a place where nothing can be written.
     """
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder")
+    if os.path.exists(path):
+        require_regular(path, f"{option} {path}")
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
         raise UserError(f"{option} {path}: {place} is not a folder")

@@ -18,6 +18,8 @@ import matplotlib.style
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable, write_output
@@ -92,8 +94,21 @@ def write_png(figure: Figure, path: Path) -> None:
     write_output(path, png_bytes(figure))
 
 
+def _show_dollars(figure: Figure) -> None:
+    """Draw names with dollar signs as they are, and not as mathematics, which only numbers on axes are."""
+    numbers = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        labels = axis.get_ticklabels(which="both")
+        if not isinstance(axis.get_major_formatter(), (FixedFormatter, FuncFormatter)):
+            numbers.update(labels)
+    for text in figure.findobj(Text):
+        if text not in numbers:
+            text.set_parse_math(False)
+
+
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure as PNG; equal figures give equal bytes."""
+    _show_dollars(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
