@@ -11,16 +11,18 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from zoo.callbacks.distribution import Distribution, named_statistics
 from zoo.callbacks.gates import RECURRENT, gates
-from zoo.callbacks.recording import Monitor, all_reduce, uncompiled
+from zoo.callbacks.recording import Monitor, all_reduce, common, uncompiled
+from zoo.callbacks.units import WEIGHTED, UnitAxes, positions_of
 
 WINDOW = 5  # records
 MAX_FEATURES = 512  # of a layer's input, for its covariance
-BY_CHANNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.GELU, nn.SiLU)
 # a bounded activation function is saturated within a twentieth of its range from an end
 SATURATED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,8 +55,9 @@ class ActivationStatistics(Monitor):
     - ``input``, of the layer that ran first, if its input is floating-point: ``mean``, ``std`` and ``between``, the largest
       difference of a sample from the first (none in a batch of one); on rank zero.
 
-    Layers stand in the order in which they ran. Hooks exist only during the forward pass of a recorded step, in which
-    compiled modules run eagerly.
+    Units are on the dimension where the layer that made them has its channels or features. Outputs without floating-point values
+    are left out, as are losses; packed sequences count without their padding. Layers stand in the order in which they ran. Hooks
+    exist only during the forward pass of a recorded step, in which compiled modules run eagerly.
 
     Args:
         every: as in ``Monitor``.
@@ -67,6 +70,8 @@ class ActivationStatistics(Monitor):
     def start(self) -> None:
         super().start()
         self._step: int | None = None  # being recorded
+        self._finished = -1  # the last that was
+        self._is_stepped = False  # whether an optimizer has stepped in it
         self._recorded: dict[str, _Layer] = {}
         self._active: dict[str, deque[Tensor]] = {}
         self._open = ExitStack()
@@ -83,8 +88,12 @@ class ActivationStatistics(Monitor):
             window.extend([active.to(pl_module.device) for active in window])
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._step is None and self.is_due(trainer.global_step):
-            self._step = trainer.global_step
+        step = trainer.global_step
+        if self._step is None and self.is_due(step):
+            if step == self._finished:
+                self.leave_out("later steps", "an optimizer is stepped without the Trainer, which then counts no steps")
+            else:
+                self._step, self._is_stepped = step, False
         if self._step is not None:
             self._attach(pl_module)
 
@@ -96,7 +105,7 @@ class ActivationStatistics(Monitor):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._open.close()
-        if self._step is not None and trainer.global_step > self._step:
+        if self._step is not None and (trainer.global_step > self._step or self._is_stepped):
             self._record(trainer, pl_module.device, self._step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -105,61 +114,94 @@ class ActivationStatistics(Monitor):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._reset()
 
-    def _attach(self, root: nn.Module) -> None:
+    def _attach(self, root: L.LightningModule) -> None:
         running: list[str] = []  # names of the running modules, the innermost last
         first: list[str] = []  # name of the layer that ran first
-        itself: set[str] = set()  # names of the modules that are such a function, or whose gates are recorded
+        itself: set[str] = set()  # names of the modules that are such a function
+        axes, device = UnitAxes(), root.device
         self._open.enter_context(uncompiled(root))
+        if not root.automatic_optimization:
+            self._open.enter_context(register_optimizer_step_post_hook(self._note_step))
 
         def enter(name: str, is_layer: bool, *_: Any) -> None:
             running.append(name)
             if is_layer and not first:
                 first.append(name)
 
-        def leave(*_: Any) -> None:
-            running.pop()
+        def leave(name: str, *_: Any) -> None:
+            while name in running and running.pop() != name:  # those within it may have ended in an exception
+                pass
 
         for name, module in root.named_modules():
             is_layer = name != "" and (not list(module.children()) or bool(list(module.parameters(recurse=False))))
-            self._open.enter_context(module.register_forward_pre_hook(partial(enter, name, is_layer)))
-            if is_layer and self.is_selected(name):
-                hook = partial(self._record_module, name, first)
-                self._open.enter_context(module.register_forward_hook(hook, with_kwargs=True))
-            self._open.enter_context(module.register_forward_hook(leave))
-            if isinstance(module, (*RECTIFIERS, *BOUNDED, *RECURRENT)):
+            with self.guarded(name):
+                self._open.enter_context(module.register_forward_pre_hook(partial(enter, name, is_layer)))
+                if is_layer and self.is_selected(name):
+                    hook = partial(self._record_module, name, first, axes, device)
+                    self._open.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+                self._open.enter_context(module.register_forward_hook(partial(leave, name), always_call=True))
+            if isinstance(module, (*RECTIFIERS, *BOUNDED)):
                 itself.add(name)
-        self._open.enter_context(_Functions(lambda function, out: self._record_function(running, itself, function, out)))
+
+        def record(function: str, inputs: tuple[Any, ...], output: Any) -> None:
+            with self.guarded("the units of some functions"):
+                axes.follow(function, inputs, output)
+            if function in FUNCTIONS and isinstance(output, Tensor):
+                self._record_function(running[-1] if running else "", itself, axes, device, FUNCTIONS[function], output)
+
+        self._open.enter_context(_Functions(record))
+
+    def _note_step(self, *_: Any) -> None:
+        self._is_stepped = True
 
     def _record_module(
-        self, name: str, first: list[str], module: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any], output: Any
+        self,
+        name: str,
+        first: list[str],
+        axes: UnitAxes,
+        device: torch.device,
+        module: nn.Module,
+        inputs: tuple[Any, ...],
+        named_inputs: dict[str, Any],
+        output: Any,
     ) -> None:
-        inputs = (*inputs, *named_inputs.values())
-        output = output[0] if isinstance(output, tuple) else output
-        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim() or not output.numel():
-            return  # a loss, say
-        with torch.no_grad(), self.timed(output.device):
-            axis = _axis_of_units(module, output)
-            layer = self._layer(name, type(module).__name__, output.device)
-            if layer.units not in (None, output.shape[axis]):  # one module in several places, as the ReLU of a bottleneck
-                layer = self._layer(f"{name}:{output.shape[axis]}", layer.kind, output.device)
-            layer.add(output, axis, isinstance(module, RECTIFIERS), BOUNDED.get(type(module)))
-            if isinstance(module, WEIGHTED):
-                layer.add_units(output, axis)
-            if inputs and isinstance(inputs[0], Tensor):
-                if first == [name] and layer.input is None and inputs[0].is_floating_point():
-                    layer.describe_input(inputs[0])
-                if isinstance(module, WEIGHTED):
-                    layer.add_input(inputs[0], axis)
-            if isinstance(module, RECURRENT):
-                for gate, function, values in gates(module, inputs, output):
-                    self._layer(f"{name}/{gate}", "gate", values.device).add_function(function, values, -1)
+        if name in self._unmeasured:
+            return
+        with self.measuring(name, device):
+            values = _floating_output(output)
+            if values is None:
+                return
+            positions = positions_of(module)
+            axis = values.dim() - 1 - positions if isinstance(module, WEIGHTED) else axes.of(values)
+            units = None if axis is None else values.shape[axis]
+            layer = self._layer(name, type(module).__name__, values.device)
+            if units is not None and layer.units not in (
+                None,
+                units,
+            ):  # a module in several places, as a bottleneck's ReLU
+                layer = self._layer(f"{name}:{units}", layer.kind, values.device)
+            layer.add(values, axis, isinstance(module, RECTIFIERS), BOUNDED.get(type(module)))
+            given = next(iter((*inputs, *named_inputs.values())), None)
+            given = given.data if isinstance(given, PackedSequence) else given
+            if isinstance(module, WEIGHTED) and axis is not None and isinstance(given, Tensor):
+                layer.add_units(values, axis)
+                layer.add_input(given, positions)
+            if first == [name] and layer.input is None and isinstance(given, Tensor) and given.is_floating_point():
+                layer.describe_input(given)
+        if isinstance(module, RECURRENT) and (own := f"the gates of {name}") not in self._unmeasured:
+            with self.measuring(own, device):
+                named = {**dict(zip(("input", "hx"), inputs, strict=False)), **named_inputs}
+                states = output[0] if isinstance(output, tuple) else output
+                for gate, function, values in gates(module, (named["input"], named.get("hx")), states):
+                    self._layer(f"{name}/{gate}", "gate", values.device).add_function(function, values, values.dim() - 1)
 
-    def _record_function(self, running: list[str], itself: set[str], function: str, output: Tensor) -> None:
-        inside = running[-1] if running else ""
-        axis = 1 if output.dim() == 4 else -1
-        name = f"{inside}/{function}:{output.shape[axis] if output.dim() else 1}"
-        if output.dim() and inside not in itself and self.is_selected(name):
-            with torch.no_grad(), self.timed(output.device):
+    def _record_function(
+        self, inside: str, itself: set[str], axes: UnitAxes, device: torch.device, function: str, output: Tensor
+    ) -> None:
+        axis = axes.of(output)
+        name = f"{inside}/{function}:{1 if axis is None else output.shape[axis]}"
+        if output.dim() and inside not in itself and self.is_selected(name) and name not in self._unmeasured:
+            with self.measuring(name, device):
                 self._layer(name, function, output.device).add_function(function, output, axis)
 
     def _layer(self, name: str, kind: str, device: torch.device) -> _Layer:
@@ -168,23 +210,35 @@ class ActivationStatistics(Monitor):
         return self._recorded[name]
 
     def _record(self, trainer: L.Trainer, device: torch.device, step: int) -> None:
-        recorded, self._step, self._recorded = self._recorded, None, {}
-        names = sorted(recorded)  # the same order in every process
+        recorded = {name: layer for name, layer in self._recorded.items() if not self._is_left_out(name)}
+        self._step, self._finished, self._recorded = None, step, {}
+        rows: dict[str, dict[str, Any]] = {}
+        with self.measuring("activations", device):
+            rows = self._rows(recorded)
+        if rows:
+            self.emit(trainer, step, {"layers": {name: rows[name] for name in recorded if name in rows}})
+
+    def _is_left_out(self, name: str) -> bool:
+        return not self._unmeasured.isdisjoint((name, name.rpartition(":")[0]))
+
+    def _rows(self, recorded: dict[str, _Layer]) -> dict[str, dict[str, Any]]:
+        """The statistics of the layers that ran in all processes, in the same order there."""
+        same = {f"{name} {layer.shapes}": name for name, layer in recorded.items()}
+        names = [same[each] for each in common(same)]
         layers = [recorded[name] for name in names]
         if not layers:
-            return
-        with torch.no_grad(), self.timed(device):
-            Distribution.reduce([layer.values for layer in layers])
-            for name, layer in zip(names, layers, strict=True):
-                layer.reduce()
-                if layer.active is not None:
-                    window = self._active.setdefault(name, deque(maxlen=WINDOW))
-                    if window and window[-1].shape != layer.active.shape:
-                        window.clear()
-                    window.append(layer.active)
-            fractions = [layer.fractions(self._active.get(name, ())) for name, layer in zip(names, layers, strict=True)]
-            statistics = Distribution.statistics([layer.values for layer in layers])
-            table = torch.cat([statistics, torch.stack(fractions)], 1).tolist()  # the only synchronization
+            return {}
+        Distribution.reduce([layer.values for layer in layers])
+        for name, layer in zip(names, layers, strict=True):
+            layer.reduce()
+            if layer.active is not None:
+                window = self._active.setdefault(name, deque(maxlen=WINDOW))
+                if window and window[-1].shape != layer.active.shape:
+                    window.clear()
+                window.append(layer.active)
+        fractions = [layer.fractions(self._active.get(name, ())) for name, layer in zip(names, layers, strict=True)]
+        statistics = Distribution.statistics([layer.values for layer in layers])
+        table = torch.cat([statistics, torch.stack(fractions)], 1).tolist()  # the only synchronization
         rows: dict[str, dict[str, Any]] = {}
         for name, layer, (*row, signal, dead, saturated, rank) in zip(names, layers, table, strict=True):
             others = {"signal": signal, "dead": dead, "saturated": saturated, "rank": rank}
@@ -192,24 +246,35 @@ class ActivationStatistics(Monitor):
             rows[name] = {"type": layer.kind, **named_statistics(row), **others}
             if layer.input is not None:
                 rows[name]["input"] = dict(zip(("mean", "std", "between"), layer.input.tolist(), strict=True))
-        self.emit(trainer, step, {"layers": {name: rows[name] for name in recorded}})
+        return rows
 
     def _reset(self) -> None:
         self._open.close()
         self._step, self._recorded = None, {}
 
 
-def _axis_of_units(module: nn.Module, output: Tensor) -> int:
-    """Dimension of the channels or features of an output."""
-    if isinstance(module, BY_CHANNEL) and output.dim() > 1:
-        return 1
-    return 1 if output.dim() == 4 and not isinstance(module, (nn.Linear, nn.LayerNorm)) else -1
+def _floating_output(output: Any) -> Tensor | None:
+    """The first floating-point tensor in an output; None where there is no distribution, as of a loss or of integers.
+
+    Raises:
+        TypeError: the output cannot be measured.
+    """
+    tensors = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
+    if not tensors:
+        raise TypeError(f"its output ({type(output).__name__}) holds no tensor")
+    values = next((value for value in tensors if value.is_floating_point()), tensors[0])
+    odd = {"complex": values.is_complex(), "nested": values.is_nested, "meta": values.is_meta}
+    for kind in (kind for kind, is_so in {**odd, "sparse": values.layout != torch.strided}.items() if is_so):
+        raise TypeError(f"its output is a {kind} tensor")
+    if not values.is_floating_point() or not values.dim() or not values.numel():
+        return None
+    return values
 
 
 class _Functions(TorchFunctionMode):
-    """Passes on the outputs of activation functions that are called as functions."""
+    """Passes on the inputs and outputs of functions."""
 
-    def __init__(self, record: Callable[[str, Tensor], None]) -> None:
+    def __init__(self, record: Callable[[str, tuple[Any, ...], Any], None]) -> None:
         super().__init__()
         self.record = record
 
@@ -217,9 +282,8 @@ class _Functions(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = function(*args, **(kwargs or {}))
-        kind = FUNCTIONS.get(getattr(function, "__name__", ""))
-        if kind and isinstance(output, Tensor):
-            self.record(kind, output)
+        if isinstance(output, (Tensor, tuple, list)):
+            self.record(getattr(function, "__name__", ""), (*args, *(kwargs or {}).values()), output)
         return output
 
 
@@ -240,16 +304,21 @@ class _Layer:
         """Number of units, once recorded."""
         return None if self.active is None else len(self.active)
 
-    def add(self, output: Tensor, axis: int, is_rectifier: bool, bounded: str | None) -> None:
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the sums."""
+        return [() if sums is None else tuple(sums.shape) for sums in (self.active, self.saturated, self.by_unit, self.moments)]
+
+    def add(self, output: Tensor, axis: int | None, is_rectifier: bool, bounded: str | None) -> None:
         self.values.add(output)
-        if is_rectifier and output.dim() > 1:
-            active = output.movedim(axis, 0).flatten(1).amax(1) > 0
+        if is_rectifier and axis is not None:
+            active = output.movedim(axis, 0).reshape(output.shape[axis], -1).amax(1) > 0
             self.active = active if self.active is None else self.active | active
         if bounded:
             count = SATURATED[bounded](output).sum().to(self.values.sums.dtype)
             self.saturated = count if self.saturated is None else self.saturated + count
 
-    def add_function(self, function: str, output: Tensor, axis: int) -> None:
+    def add_function(self, function: str, output: Tensor, axis: int | None) -> None:
         """Add the output of ``relu``, ``sigmoid`` or ``tanh``."""
         self.add(output, axis, function == "relu", function if function in SATURATED else None)
 
@@ -264,9 +333,11 @@ class _Layer:
         rows = torch.stack([number, number * mean, number * mean.square(), around])
         self.by_unit = rows if self.by_unit is None else self.by_unit + rows
 
-    def add_input(self, inputs: Tensor, axis: int) -> None:
-        rows = inputs.float().movedim(axis, -1)
-        rows = rows.flatten(1, -2).mean(1) if axis == 1 and rows.dim() > 2 else rows.flatten(0, -2)
+    def add_input(self, inputs: Tensor, positions: int) -> None:
+        """Add the inputs of a linear or convolutional layer, with ``positions`` dimensions behind the features: their means."""
+        rows = inputs.float()
+        rows = rows.flatten(-positions).mean(-1) if positions else rows
+        rows = rows.reshape(-1, rows.shape[-1])
         step = -(-rows.shape[1] // MAX_FEATURES)
         rows = rows[:, ::step]
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1).to(self.values.sums.dtype)

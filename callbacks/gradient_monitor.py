@@ -8,13 +8,15 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, NAdam, Optimizer, RAdam, RMSprop
 
 from zoo.callbacks.distribution import histogram
 from zoo.callbacks.recording import Monitor, all_reduce, is_sharded, optimized_parameters
 
 DECAY = 0.9  # of the two running means in the noise scale
-PRODUCTS = ("gradient", "weight", "update", "with_previous", "previous", "with_next")
+PRODUCTS = ("gradient", "weight", "update", "along_weight", "with_previous", "previous", "with_next")
+# those that add the weight decay to the gradient, unless they decouple it
+COUPLED = (SGD, ASGD, Adam, Adamax, NAdam, RAdam, Adagrad, Adadelta, RMSprop)
 
 
 class GradientMonitor(Monitor):
@@ -32,6 +34,8 @@ class GradientMonitor(Monitor):
 
     - ``norm``; ``without``, the names of trainable parameters that got no gradient; ``clipped``, the fraction of records
       so far whose norm was above the Trainer's ``gradient_clip_val`` (None without);
+    - ``decay``, the norm of the weight decay over that of the gradient, of the parameters that are decayed (None without): of
+      what both add to a step where the decay is decoupled from the gradient, as in AdamW, and else of what enters it;
     - ``noise_scale``, in samples: about the largest batch size that still helps (McCandlish et al. 2018,
       arXiv:1812.06162, the simple noise scale tr(S) / |G|^2). Two successive gradients share the true gradient and not the noise,
       so it is B (mean |g|^2 - mean g.g') / mean g.g', with B the samples of a step and running means over the records; None
@@ -79,34 +83,41 @@ class GradientMonitor(Monitor):
             self._pending.gradients, self._pending.device = self._kept, pl_module.device
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        self._samples += _samples_in(batch)
+        with self.guarded("the number of samples"):
+            self._samples += _samples_in(batch)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        step, samples, self._samples = trainer.global_step, self._samples, 0
+        step = trainer.global_step
+        if self._pending is not None and self._pending.step == step:
+            return  # the optimizer evaluates the loss again in the same step, as LBFGS does
+        samples, self._samples = self._samples, 0
         if self._pending is None and not self.is_due(step):
             return
-        with torch.no_grad(), self.timed(pl_module.device):
+        gradients: dict[str, Tensor] = {}
+        with self.measuring("gradients", pl_module.device):
             gradients = self._gradients(trainer, pl_module, optimizer)
             if self._pending is not None:
                 self._pending.add_next(gradients)
         self._finish(trainer)
         if self.is_due(step) and gradients:
-            with torch.no_grad(), self.timed(pl_module.device):
+            with self.measuring("gradients", pl_module.device):
                 kept = {name: gradient.clone() for name, gradient in gradients.items()}  # they are clipped in place
                 own = optimized_parameters(optimizer)
                 named: dict[str, Tensor] = {name: p for name, p in pl_module.named_parameters() if id(p) in own}
-                self._pending = _Pending(step, samples, named, kept, self._kept)
-                self._pending.without = [
+                pending = _Pending(step, samples, named, kept, self._kept)
+                pending.without = [
                     name for name, p in named.items() if p.requires_grad and p.grad is None and self.is_selected(name)
                 ]
-                self._kept = kept
+                decays = _decays(optimizer)
+                pending.decays = {name: decays[id(named[name])] for name in pending.names}
+                self._pending, self._kept = pending, kept
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         pending = self._pending
         if pending is not None and pending.before and trainer.global_step > pending.step:
-            with torch.no_grad(), self.timed(pl_module.device):
+            with self.measuring("updates", pl_module.device):
                 pending.add_update(dict(pl_module.named_parameters()))
             if pending.step == self._last:  # no other follows
                 self._finish(trainer)
@@ -124,7 +135,9 @@ class GradientMonitor(Monitor):
         scale, own = _scale(trainer), optimized_parameters(optimizer)
         found = {}
         for name, parameter in module.named_parameters():
-            if parameter.grad is not None and self.is_selected(name) and id(parameter) in own:
+            if parameter.grad is None or id(parameter) not in own or not self.is_selected(name) or name in self._unmeasured:
+                continue
+            with self.guarded(name):
                 gradient = _local(parameter.grad)
                 found[name] = gradient if scale == 1 else gradient / scale
         return found
@@ -134,22 +147,36 @@ class GradientMonitor(Monitor):
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        with torch.no_grad(), self.timed(pending.device):
-            rows = pending.rows(is_sharded(trainer)).tolist()  # the only synchronization
+        record: dict[str, Any] = {}
+        with self.measuring("gradients", pending.device):
+            record = self._summary(trainer, pending)
+        if record:
+            self.emit(trainer, pending.step, record)
+
+    def _summary(self, trainer: L.Trainer, pending: _Pending) -> dict[str, Any]:
+        rows = pending.rows(is_sharded(trainer)).tolist()  # the only synchronization
         parameters = {}
         total = product = 0.0
+        decayed = by_gradient = 0.0  # squared norms
         for name, row in zip(pending.names, rows, strict=True):
-            gradient, weight, update, with_previous, previous, with_next, zeros, *counts = row
+            gradient, weight, update, along_weight, with_previous, previous, with_next, zeros, *counts = row
             cosine = with_previous / (gradient * previous) ** 0.5 if gradient * previous > 0 else None
             parameters[name] = {
                 "norm": gradient**0.5,
                 "weight_norm": weight**0.5,
                 "update_ratio": (update / weight) ** 0.5 if weight > 0 and pending.is_updated else None,
                 "cosine": cosine,
-                "zero": zeros / sum(counts),
+                "zero": zeros / max(1, sum(counts)),
                 "histogram": [int(count) for count in counts],
             }
             total, product = total + gradient, product + with_next
+            decay, rate = pending.decays[name]
+            if decay and rate is None:
+                decayed, by_gradient = decayed + decay**2 * weight, by_gradient + gradient
+            elif decay and rate and pending.is_updated:
+                shrinkage = rate * decay
+                decayed += shrinkage**2 * weight
+                by_gradient += max(0.0, update + 2 * shrinkage * along_weight + shrinkage**2 * weight)
         clip, noise_scale = trainer.gradient_clip_val, None
         self._records += 1
         self._clipped += bool(clip) and total**0.5 > clip
@@ -159,9 +186,14 @@ class GradientMonitor(Monitor):
             if self._products > 0:
                 samples = pending.samples * trainer.world_size
                 noise_scale = max(0.0, samples * (self._squares - self._products) / self._products)
-        clipped = self._clipped / self._records if clip else None
-        whole = {"norm": total**0.5, "clipped": clipped, "noise_scale": noise_scale, "without": pending.without}
-        self.emit(trainer, pending.step, {**whole, "parameters": parameters})
+        return {
+            "norm": total**0.5,
+            "clipped": self._clipped / self._records if clip else None,
+            "noise_scale": noise_scale,
+            "decay": (decayed / by_gradient) ** 0.5 if by_gradient > 0 and decayed > 0 else None,
+            "without": pending.without,
+            "parameters": parameters,
+        }
 
 
 class _Pending:
@@ -180,6 +212,7 @@ class _Pending:
         self.before = {name: _local(parameters[name]).clone() for name in self.names}
         self.gradients = gradients
         self.without: list[str] = []
+        self.decays: dict[str, tuple[float, float | None]] = {}
         self.is_updated = self.is_followed = False
         self.products: dict[str, dict[str, Tensor | float]] = {name: dict.fromkeys(PRODUCTS, 0.0) for name in self.names}
         self.counts: dict[str, Tensor] = {}
@@ -193,7 +226,7 @@ class _Pending:
 
     def state(self) -> dict[str, Any]:
         """As plain data, after the update, without the gradients."""
-        fields = {"step": self.step, "samples": self.samples, "without": self.without, "is_updated": self.is_updated}
+        fields = {name: getattr(self, name) for name in ("step", "samples", "without", "decays", "is_updated")}
         return {**fields, "products": self.products, "counts": self.counts}
 
     @classmethod
@@ -206,7 +239,7 @@ class _Pending:
     def add_update(self, parameters: dict[str, Tensor]) -> None:
         for name, before in self.before.items():
             moved = _local(parameters[name]) - before
-            self.products[name]["update"] = _dot(moved, moved)
+            self.products[name] |= {"update": _dot(moved, moved), "along_weight": _dot(moved, before)}
         self.before, self.is_updated = {}, True
 
     def add_next(self, gradients: dict[str, Tensor]) -> None:
@@ -221,7 +254,7 @@ class _Pending:
         values = [value for name in self.names for value in self.products[name].values()]
         products = torch.stack([torch.as_tensor(value, dtype=wide, device=self.device) for value in values])
         products = products.view(len(self.names), len(PRODUCTS))
-        counts = torch.stack([self.counts[name] for name in self.names]).to(self.device, wide)
+        counts = torch.stack([self.counts[name].to(self.device, wide) for name in self.names])
         table = torch.cat([products, counts], 1)
         return all_reduce(table) if sharded else table
 
@@ -230,7 +263,9 @@ def _local(values: Tensor) -> Tensor:
     """The shard of a tensor on this process, as real numbers."""
     values = values.detach()
     values = values.to_local() if hasattr(values, "to_local") else values
-    values = values.to_dense() if values.is_sparse else values
+    values = values.to_dense() if values.layout != torch.strided else values
+    if values.is_meta:
+        raise TypeError("it is a meta tensor")
     return torch.view_as_real(values) if values.is_complex() else values
 
 
@@ -240,6 +275,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(a, dtype=wide)
         return norm.square()
     return (a.to(wide) * b.to(wide)).sum()
+
+
+def _decays(optimizer: Optimizer) -> dict[int, tuple[float, float | None]]:
+    """By ``id`` of each parameter its weight decay and, where that does not enter the gradient, its learning rate."""
+    found = {}
+    for group in optimizer.param_groups:
+        is_coupled = isinstance(optimizer, COUPLED) and not group.get("decoupled_weight_decay")
+        decay = float(group.get("weight_decay") or 0), None if is_coupled else float(group.get("lr") or 0)
+        found.update(dict.fromkeys(map(id, group["params"]), decay))
+    return found
 
 
 def _scale(trainer: L.Trainer) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -20,6 +21,28 @@ MAX_RECORDS = 500  # of a run
 POWERS = {2**n for n in range(20)}
 
 
+class Guarded(L.Callback):
+    """Base class of callbacks that never end a training: what cannot be measured is left out, with one warning that names it."""
+
+    def start(self) -> None:
+        """Forget everything about a previous training."""
+        self._unmeasured: set[str] = set()  # names
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turn an exception inside into a warning, and leave out what it names from then on."""
+        try:
+            yield
+        except Exception as error:
+            self.leave_out(what, f"{type(error).__name__}: {error}".partition("\n")[0])
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """Warn once that something cannot be measured."""
+        if what not in self._unmeasured:
+            self._unmeasured.add(what)
+            warnings.warn(f"{type(self).__name__} leaves out {what}: {reason}", stacklevel=2)
+
+
 class RecordListener(L.Callback):
     """Base class of callbacks that are called with each record of every monitor of the same ``Trainer``, in any order of them."""
 
@@ -28,7 +51,7 @@ class RecordListener(L.Callback):
         raise NotImplementedError(f"{type(self).__name__} does not take records")
 
 
-class Monitor(L.Callback):
+class Monitor(Guarded):
     """Base class of callbacks that record some training steps and leave all others alone.
 
     Steps are those of the optimizer. Recorded are every ``every``-th step, the last one, and, since most happens at the start,
@@ -53,7 +76,7 @@ class Monitor(L.Callback):
         self.start()
 
     def start(self) -> None:
-        """Forget everything about a previous training."""
+        super().start()
         self.seconds = 0.0
         self._interval = self.every  # longer in a long training
         self._last = -1  # step of the training, if that is known
@@ -65,7 +88,9 @@ class Monitor(L.Callback):
             self.start()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        steps = trainer.estimated_stepping_batches
+        steps = float("inf")
+        with self.guarded("the last step, as their number is unknown"):  # where accumulation changes by epoch, for example
+            steps = trainer.estimated_stepping_batches
         if steps < float("inf"):
             self._interval, self._last = max(self.every, math.ceil(steps / MAX_RECORDS)), int(steps) - 1
 
@@ -90,6 +115,12 @@ class Monitor(L.Callback):
             start_time = time.perf_counter()
             yield
             self._recent += time.perf_counter() - start_time
+
+    @contextmanager
+    def measuring(self, what: str, device: torch.device) -> Iterator[None]:
+        """Measure inside: guarded and timed, without gradients, and unseen by function modes."""
+        with self.timed(device), self.guarded(what), torch.no_grad(), torch._C.DisableTorchFunction():
+            yield
 
     def emit(self, trainer: L.Trainer, step: int, values: Record) -> None:
         """Write a record; ``values`` are on the host, so the GPU has finished."""
@@ -145,6 +176,16 @@ def all_reduce(values: Tensor, operation: str = "SUM") -> Tensor:
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(values, getattr(distributed.ReduceOp, operation))
     return values
+
+
+def common(names: Iterable[str]) -> list[str]:
+    """The names, sorted, that all processes have."""
+    own = sorted(names)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return own
+    of_all: list[list[str]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(of_all, own)
+    return sorted(set(own).intersection(*of_all))
 
 
 def is_sharded(trainer: L.Trainer) -> bool:

@@ -191,6 +191,11 @@ class Sharded(Everything):
         for part in (self.conv, self.joined, self.head, self):
             fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
+class Uneven(Everything):
+    def forward(self, images, words):
+        torch.relu(images[:, :, 0, : 3 + self.global_rank])
+        return super().forward(images, words)
+
 records = []
 how, processes = sys.argv[1], 1 if sys.argv[1] == "alone" else 2
 torch.manual_seed(0)
@@ -198,7 +203,7 @@ monitors = [kind(every=2, write=records.append) for kind in (ActivationStatistic
 strategies = {"alone": "auto", "ddp": "ddp", "sharded": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
 t = trainer(*monitors, max_steps=4, use_distributed_sampler=False, devices=processes, strategy=strategies[how])
 own = list(range(int(os.environ.get("LOCAL_RANK", 0)), 64, processes))
-t.fit((Sharded if how == "sharded" else Everything)(), data(64, 8 // processes, own))
+t.fit({"alone": Everything, "ddp": Uneven, "sharded": Sharded}[how](), data(64, 8 // processes, own))
 if t.is_global_zero:
     print(json.dumps(records))
 """
@@ -224,6 +229,7 @@ def test_two_processes_record_what_one_does_on_the_whole_batch(alone: list[dict[
     assert [(r["kind"], r["step"]) for r in one] == [(r["kind"], r["step"]) for r in two] and len(one) == 8
     for single, together in zip(one, two, strict=True):
         if single["kind"] == "activations":
+            assert set(single["layers"]) == set(together["layers"]), "without what runs in one process alone"
             for name, layer in single["layers"].items():
                 other = together["layers"][name]
                 for key in ("mean", "std", "signal", "min", "max", "rank", "dead", "saturated"):

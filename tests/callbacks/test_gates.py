@@ -96,9 +96,29 @@ def test_projected_states_and_sequences_without_a_batch_or_biases() -> None:
     assert torch.allclose(cell, cells[1])
 
 
-def test_packed_sequences_have_none() -> None:
-    module, packed = nn.GRU(5, 4), nn.utils.rnn.pack_sequence([torch.randn(3, 5), torch.randn(2, 5)])
-    assert not list(gates(module, (packed,), module(packed)[0]))
+@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_gates_of_packed_sequences_are_those_of_each_sequence_alone(kind: str, with_state: bool) -> None:
+    torch.manual_seed(0)
+    module = getattr(nn, kind)(5, 4, num_layers=2, bidirectional=True, batch_first=True).double()
+    sequences = [torch.randn(length, 5, dtype=torch.float64) for length in (2, 4, 1, 3)]
+    states = torch.randn(2, 4, 4, 4, dtype=torch.float64)
+
+    def initial(part: slice) -> tuple[Any, ...]:
+        hidden, cell = (each[:, part].contiguous() for each in states)
+        return ((hidden, cell) if kind == "LSTM" else hidden,) if with_state else ()
+
+    given = (nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False), *initial(slice(None)))
+    found = {name: values for name, _, values in gates(module, given, module(*given)[0])}
+    right: dict[str, list[Tensor]] = {}
+    for place, sequence in enumerate(sequences):
+        alone = (sequence[None], *initial(slice(place, place + 1)))
+        for name, _, values in gates(module, alone, module(*alone)[0]):
+            right.setdefault(name, []).append(values[0])
+    assert found.keys() == right.keys()
+    for name, values in found.items():
+        steps = torch.stack([value[step] for step in range(4) for value in right[name] if step < len(value)])
+        torch.testing.assert_close(values, steps)
 
 
 def test_gates_are_recorded_with_the_share_that_is_saturated() -> None:
@@ -118,3 +138,17 @@ def test_gates_are_recorded_with_the_share_that_is_saturated() -> None:
     assert layer["type"] == "gate" and sum(layer["histogram"]) == 8 * 5 * 8
     assert {f"lstm/{name}_l0" for name in ("input", "forget", "candidate", "output")} < records[0]["layers"].keys()
     assert 0 < layer["saturated"] < 1 and 0 <= layer["min"] < layer["max"] <= 1
+
+
+def test_packed_sequences_are_recorded_without_their_padding() -> None:
+    class Packed(Everything):
+        def forward(self, images: Tensor, words: Tensor) -> Tensor:
+            lengths = torch.tensor([5, 4, 3, 3, 2, 2, 1, 1])
+            packed = nn.utils.rnn.pack_padded_sequence(self.words(words), lengths, batch_first=True)
+            _, (states, _) = self.lstm(hx=None, input=packed)
+            return self.head(self.joined(torch.cat([images.new_zeros(len(images), 24), states[-1]], 1)))
+
+    records: list[dict[str, Any]] = []
+    trainer(ActivationStatistics(write=records.append), max_steps=1).fit(Packed(), data())
+    layers = records[0]["layers"]
+    assert sum(layers["lstm"]["histogram"]) == sum(layers["lstm/forget_l0"]["histogram"]) == (5 + 4 + 3 + 3 + 2 + 2 + 1 + 1) * 8

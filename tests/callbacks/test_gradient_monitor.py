@@ -108,6 +108,38 @@ def test_the_noise_scale_of_known_noise_is_found() -> None:
     assert np.mean([record["noise_scale"] for record in records[-101:-1]]) == pytest.approx(9.0, rel=0.1)
 
 
+@pytest.mark.parametrize(("kind", "coupled"), [("SGD", True), ("Adam", True), ("RMSprop", True), ("AdamW", False)])
+def test_the_decay_is_measured_against_the_gradient_as_the_optimizer_applies_it(kind: str, coupled: bool) -> None:
+    class Decayed(Everything):
+        decay = 0.3
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            weights, biases = ([p for p in self.parameters() if (p.dim() > 1) is wide] for wide in (True, False))
+            groups = [{"params": weights, "weight_decay": self.decay}, {"params": biases, "weight_decay": 0.0}]
+            return getattr(torch.optim, kind)(groups, lr=1e-3)
+
+    def train(decay: float) -> tuple[list[dict[str, Any]], Gradients]:
+        records: list[dict[str, Any]] = []
+        seen, module = Gradients(), Decayed()
+        module.decay = decay
+        module.load_state_dict(start)
+        trainer(seen, GradientMonitor(every=1, write=records.append), max_steps=2).fit(module, data())
+        return records, seen
+
+    torch.manual_seed(0)
+    start = Decayed().state_dict()
+    (records, seen), (bare, without) = train(0.3), train(0.0)
+    wide = [name for name, weight in seen.weights[0].items() if weight.ndim > 1]
+    before = flat({name: seen.weights[0][name] for name in wide})
+    if coupled:
+        by_gradient, decay = flat({name: seen.gradients[0][name] for name in wide}), 0.3 * before
+    else:  # the steps with and without differ by the decay alone
+        by_gradient = flat({name: without.weights[1][name] for name in wide}) - before
+        decay = flat({name: seen.weights[1][name] - without.weights[1][name] for name in wide})
+    right = np.linalg.norm(decay) / np.linalg.norm(by_gradient)
+    assert records[0]["decay"] == pytest.approx(right, rel=1e-2) and bare[0]["decay"] is None
+
+
 def test_only_recorded_steps_are_looked_at_and_parameters_are_chosen_by_glob() -> None:
     records: list[dict[str, Any]] = []
     trainer(GradientMonitor(every=4, layers=("*.weight",), write=records.append)).fit(Everything(), data(80))
