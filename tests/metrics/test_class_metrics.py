@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from zoo.metrics.calibration import CalibrationError
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.spec import IGNORE
 
@@ -24,12 +25,12 @@ def samples(n: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Guo et al. 2017, equation 3, a bin at a time."""
-    probabilities = logits.double().softmax(1).numpy()
+    """Guo et al. 2017, equation 3, a bin at a time, each with its upper edge."""
+    probabilities = logits.softmax(1).double().numpy()
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels.numpy()
     total = 0.0
     for lower in np.arange(bins) / bins:
-        inside = (confidence >= lower) & (confidence < lower + 1 / bins)
+        inside = (confidence > lower) & (confidence <= lower + 1 / bins)
         if inside.any():
             total += inside.sum() / len(labels) * abs(right[inside].mean() - confidence[inside].mean())
     return total
@@ -80,3 +81,17 @@ def test_scores_that_look_like_probabilities_are_not_taken_for_some() -> None:
     figures = ClassMetrics(2, IGNORE)
     figures.update(logits, labels)
     assert figures.compute_and_reset(NAMES[:2])[0] == pytest.approx(calibration_error(logits, labels), abs=1e-6)
+
+
+def test_a_probability_of_exactly_one_belongs_to_the_last_bin() -> None:
+    logits = torch.tensor([[40.0, 0, 0]] * 50 + [[3.7, 0, 0]] * 50)
+    labels = torch.tensor([0] * 40 + [1] * 10 + [0] * 50)
+    assert logits[0].softmax(0)[0] == 1
+    figures = ClassMetrics(3, IGNORE)
+    figures.update(logits, labels)
+    # one bin: mean confidence (1 + 0.95288) / 2, accuracy 90 / 100
+    assert figures.compute_and_reset(NAMES[:3])[0] == pytest.approx(0.0764, abs=5e-5)
+    metric = CalibrationError(bins=4)
+    metric.update(torch.tensor([[0.5, 0.5, 0.0], [0.75, 0.25, 0.0], [0.76, 0.12, 0.12]]), torch.tensor([0, 1, 0]))
+    assert metric.counts.tolist() == [0, 1, 1, 1], "an edge is in the bin below it"
+    assert float(metric.compute()) == pytest.approx((0.5 + 0.75 + 0.24) / 3)

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from zoo.pictures.calibration import calibration_bins, calibration_error, draw_calibration
+from zoo.pictures.calibration import calibration_bins, draw_calibration
 from zoo.pictures.figure import style
 from zoo.pictures.predictions import predict_test_data
 from zoo.registry.registry import scan
@@ -16,36 +17,34 @@ from zoo.training.run_folder import RunFolder
 QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=6", "--set", "trainer.accelerator=cpu"]
 
 
+def binary(confidence: list[float], right: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities of two classes, the first of which is predicted, and labels."""
+    sure = torch.tensor(confidence)
+    return torch.stack([sure, 1 - sure], 1), (~torch.tensor(right)).long()
+
+
 def test_bins_by_hand() -> None:
-    confidence = np.array([0.30, 0.49, 0.50, 0.74, 0.75, 0.90, 1.00], dtype=np.float32)
-    bins = calibration_bins(confidence, np.array([True, False, True, True, False, True, True]), bins=4)
-    assert bins.counts.tolist() == [0, 2, 2, 3]
-    assert np.isnan(bins.accuracy[0]) and np.isnan(bins.confidence[0])
-    assert bins.accuracy[1:] == pytest.approx([1 / 2, 2 / 2, 2 / 3])
-    assert bins.confidence[1:] == pytest.approx([0.395, 0.62, 2.65 / 3], abs=1e-6)
+    right = [True, False, True, True, False, True, True]
+    bins, error = calibration_bins(*binary([0.51, 0.60, 0.625, 0.75, 0.80, 0.90, 1.00], right), bins=8)
+    assert bins.counts.tolist() == [0, 0, 0, 0, 3, 1, 1, 2]
+    assert np.isnan(bins.accuracy[:4]).all() and np.isnan(bins.confidence[:4]).all()
+    assert bins.accuracy[4:] == pytest.approx([2 / 3, 1, 0, 1])
+    assert bins.confidence[4:] == pytest.approx([1.735 / 3, 0.75, 0.8, 0.95])
+    assert error == pytest.approx((2 - 1.735 + 0.25 + 0.8 + 0.1) / 7)
 
 
-def test_bins_of_many_samples_give_the_calibration_error(zoo) -> None:
+def test_the_picture_has_the_error_of_a_test(zoo) -> None:
     assert zoo("train", "softmax", *QUICK, "--name", "first").code == 0
     tested = predict_test_data(scan(), RunFolder.find("first"), "best", "", ())
-    confidence, right = tested.probabilities.amax(1).numpy(), (tested.predictions == tested.labels).numpy()
-    bins = calibration_bins(confidence, right)
-    by_hand = 0.0
-    for lower in np.arange(15) / 15:
-        inside = (confidence >= lower) & (confidence < lower + 1 / 15)
-        assert bins.counts[round(lower * 15)] == inside.sum()
-        if inside.any():
-            assert bins.accuracy[round(lower * 15)] == pytest.approx(right[inside].mean())
-            by_hand += abs(right[inside].mean() - confidence[inside].astype(float).mean()) * inside.mean()
-    error = calibration_error(tested)
-    assert error == pytest.approx(by_hand, abs=1e-5) and error > 0.01
+    _, error = calibration_bins(tested.probabilities, tested.labels)
+    assert error > 0.01
     assert json.loads(zoo("test", "first", "--json").out)["test/calibration_error"] == pytest.approx(error, abs=1e-5)
 
 
 def test_bars_stand_for_bins_and_gaps_reach_to_the_confidence() -> None:
-    confidence, right = np.array([0.55, 0.55, 0.95, 0.95]), np.array([True, False, True, True])
+    bins, _ = calibration_bins(*binary([0.55, 0.55, 0.95, 0.95], [True, False, True, True]), 10)
     with style():
-        figure = draw_calibration(calibration_bins(confidence, right, 10), 0.75, 0.75, "title")
+        figure = draw_calibration(bins, 0.75, 0.75, "title")
     upper, lower = figure.axes
     accuracy, gap = upper.containers
     assert [(round(bar.get_x(), 6), bar.get_height()) for bar in accuracy] == [(0.5, 0.5), (0.9, 1.0)]

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
-    MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
 )
 
+from zoo.metrics.calibration import CalibrationError
+
 PER_CLASS = ("precision", "recall", "f1")
-BINS = 15  # of confidence, equally wide, as in Guo et al. 2017
 
 
 class ClassMetrics(nn.Module):
@@ -38,12 +38,11 @@ class ClassMetrics(nn.Module):
                 "confusion": MulticlassConfusionMatrix(**common),
             }
         )
-        self.calibration = MulticlassCalibrationError(n_bins=BINS, norm="l1", **common)
+        self.calibration = CalibrationError(ignore=ignore)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Update with logits, [N, classes], and labels, int64 [N]."""
         self.by_class.update(logits, labels)
-        # torchmetrics would take logits that all lie between 0 and 1 for probabilities
         self.calibration.update(logits.softmax(1), labels)
 
     def compute_and_reset(self, names: Sequence[str]) -> tuple[float, dict[str, Any]]:

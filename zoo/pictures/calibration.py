@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torch import Tensor
 
-from zoo.metrics.class_metrics import BINS
+from zoo.metrics.calibration import BINS, CalibrationError
 from zoo.pictures.figure import COLORS, Picture
-from zoo.pictures.predictions import Predictions, predict_test_data
+from zoo.pictures.predictions import predict_test_data
 from zoo.registry.registry import Registry
 from zoo.training.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ NEGLIGIBLE = 0.01  # difference of mean confidence and accuracy
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal-width bins of confidence from 0 to 1, one value per bin.
+    """Equal-width bins of confidence from 0 to 1, each with its upper edge; one value per bin.
 
     Attributes:
         counts: number of samples.
@@ -37,33 +37,32 @@ def calibration(
 ) -> Picture:
     """Draw the reliability diagram of a classifier and a histogram of its confidence (Guo et al. 2017)."""
     tested = predict_test_data(registry, runs[0], checkpoint, data, settings)
-    confidence, right = tested.probabilities.amax(1).numpy(), (tested.predictions == tested.labels).numpy()
-    error = calibration_error(tested)
-    title = f"{tested.run_name} ({len(right):,} samples)\nexpected calibration error {error:.4f}"
-    sure, accuracy = float(confidence.mean()), tested.accuracy
+    bins, error = calibration_bins(tested.probabilities, tested.labels)
+    title = f"{tested.run_name} ({len(tested.labels):,} samples)\nexpected calibration error {error:.4f}"
+    sure, accuracy = float(tested.probabilities.amax(1).double().mean()), tested.accuracy
     direction = "overconfident" if sure > accuracy else "underconfident"
     verdict = "neither over- nor underconfident" if abs(sure - accuracy) < NEGLIGIBLE else direction
     following = "confusion" if tested.task.spec.are_points else "mistakes"
     return Picture(
-        draw_calibration(calibration_bins(confidence, right), sure, accuracy, title),
+        draw_calibration(bins, sure, accuracy, title),
         "bars below the diagonal mean overconfidence, above it underconfidence; short bars in the histogram mean few samples; "
         f"on average it is {verdict} (mean confidence {sure:.1%}, accuracy {accuracy:.1%})",
         f"zoo picture {following} {runs[0].name}",
     )
 
 
-def calibration_error(tested: Predictions) -> float:
-    """The expected calibration error, computed as in ``zoo test``."""
-    classes = len(tested.task.spec.classes)
-    return float(multiclass_calibration_error(tested.probabilities, tested.labels, classes, n_bins=BINS, norm="l1"))
+def calibration_bins(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> tuple[Bins, float]:
+    """Bin samples by confidence, and compute the expected calibration error, as in ``zoo test``.
 
-
-def calibration_bins(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Bins:
-    """Bin samples by ``confidence``, [N] from 0 to 1; ``right`` is bool [N]."""
-    weights = (None, confidence.astype(float), right.astype(float))
-    counts, sure, correct = (np.histogram(confidence, bins, (0, 1), weights=of_each)[0] for of_each in weights)
+    Args:
+        probabilities: [N, classes].
+        labels: int64 [N].
+    """
+    metric = CalibrationError(bins)
+    metric.update(probabilities, labels)
+    counts, sure, correct = (sums.numpy() for sums in (metric.counts, metric.confidence, metric.correct))
     with np.errstate(invalid="ignore"):
-        return Bins(counts, correct / counts, sure / counts)
+        return Bins(counts, correct / counts, sure / counts), float(metric.compute())
 
 
 def draw_calibration(bins: Bins, confidence: float, accuracy: float, title: str) -> Figure:
