@@ -16,9 +16,9 @@ from zoo.training.run_folder import RUNS, RunFolder
 def write_run() -> Callable[..., RunFolder]:
     """A run as it lies on disk, without checkpoints: ``write_run("first", records, model="plain20")``."""
 
-    def write(name: str, records: list, model: str = "softmax", data: str = "digits", rest: str = "") -> RunFolder:
+    def write(name: str, records: list, model: str = "softmax", data: str = "digits", rest: str = "", **recipe) -> RunFolder:
         folder = RunFolder(RUNS / name)
-        folder.describe(resolve(scan(), model, {}, [{"data": {"name": data}}]), {})
+        folder.describe(resolve(scan(), model, {}, [{"data": {"name": data}, "recipe": recipe}]), {})
         folder.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records) + rest)
         return folder
 

@@ -91,6 +91,18 @@ def test_two_runs_share_panels_and_each_has_its_color(zoo, drawn, write_run):
     assert loss.lines[0].get_linewidth() < loss.lines[1].get_linewidth()
 
 
+def test_several_runs_state_their_recipe_or_in_what_it_differs(zoo, drawn, write_run):
+    same = {"lr": 0.1, "weight_decay": 1e-4}
+    for model in ("plain20", "resnet20"):
+        write_run(model, RECORDS, model)
+        write_run(f"{model}-same", RECORDS, model, **same, seed=len(model))
+    for runs in (["plain20", "resnet20"], ["plain20-same", "resnet20-same"], ["plain20"]):
+        assert zoo("picture", "curves", *runs).code == 0
+    different, one, alone = (figure.get_suptitle().replace("\n", " ") for figure in drawn)
+    assert different == "recipes differ: lr 0.1 or 0.2, weight_decay 0.0001 or 0.0005" and not alone
+    assert one.startswith("one recipe: optimizer sgd, lr 0.1, weight_decay 0.0001, schedule one-cycle, epochs 60")
+
+
 def test_chosen_metrics_make_one_panel_for_each_quantity(zoo, drawn, write_run):
     write_run("first", RECORDS)
     assert zoo("picture", "curves", "first", "--metric", "train/error, val/error,train/lr").code == 0

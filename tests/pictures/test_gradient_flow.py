@@ -35,6 +35,7 @@ def drawn(axes) -> list:
 def test_the_standard_comparison_vanishes_explodes_and_lasts(few_steps) -> None:
     with style():
         vanilla, lstm = gradient_flow(None, []).figure.axes
+    assert vanilla.get_ylabel().endswith("(logarithmic)") and vanilla.get_xscale() == "linear"
     assert all(axes.get_yscale() == "log" and axes.get_xlabel().startswith("k, steps before") for axes in (vanilla, lstm))
     half, one, two = map(growth, drawn(vanilla))
     assert half < 0.6 and 0.8 < one < 1.05 and two > 1.05

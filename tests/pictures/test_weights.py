@@ -89,7 +89,9 @@ def test_a_trained_linear_classifier_is_drawn_with_its_own_colors(zoo):
 
 def test_filters_of_a_run_and_of_a_model_as_it_starts(zoo):
     assert zoo("train", "convnet", *QUICK, "--name", "first").code == 0
-    assert zoo("picture", "filters", "first").code == 0
+    small = zoo("picture", "filters", "first")
+    assert small.code == 0 and "filters of 3x3 are too small" in small.out and "noise" not in small.out
+    assert "filters that look like noise are hardly trained" in zoo("picture", "filters", "resnet18").out
     assert zoo("picture", "filters", "convnet", "--set", "model.channels=[7]", "--data", "cifar10", "-o", "new.png").code == 0
     trained, untrained = (Image.open(name).size for name in ("first-filters.png", "new.png"))
     assert trained != untrained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,13 @@ from zoo.training.run_folder import RunFolder
 
 LINE_STYLES = ("-", "--", ":", "-.")  # for more runs than there are colors
 STAGES = {"train": "training", "val": "validation"}
+RECIPE = ("optimizer", "lr", "weight_decay", "schedule", "epochs", "batch_size")  # what is stated of it
+NOT_COMPARED = ("seed", "checkpoint_minutes")
 FEW = 12  # points, each drawn with a marker
 
 
 def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Picture:
-    """Draw training and validation metrics over epochs, a panel per metric and a color per run."""
+    """Draw training and validation metrics over epochs, a panel per metric and a color per run, with the recipe of several."""
     recorded = [read_metrics(folder) for folder in runs]
     metrics = [name.strip() for name in metric.split(",") if name.strip()] or _default_metrics(recorded)
     lines = [{name: curve(of_run, name, folder.name) for name in metrics} for of_run, folder in zip(recorded, runs, strict=True)]
@@ -32,11 +35,26 @@ def curves(registry: Registry, runs: list[RunFolder], metric: str = "") -> Pictu
     errors = ["train/error", "val/error"]
     has_errors = metrics != errors and all(set(errors) <= set(metrics_of(of_run)) for of_run in recorded)
     return Picture(
-        draw_curves(lines, run_labels(runs)),
+        draw_curves(lines, run_labels(runs), compare_recipes(runs)),
         "thin lines are training, bold ones validation: a high loss in both means underfitting, a widening gap overfitting, and "
         "a loss that jumps too high a learning rate",
         f"zoo picture curves {names} --metric {','.join(errors)}" if has_errors else f"zoo report {names}",
     )
+
+
+def compare_recipes(runs: Sequence[RunFolder]) -> str:
+    """The recipe of several runs in a line, or in what theirs differ; empty for a single run."""
+    if len(runs) < 2:
+        return ""
+    values = [folder.read_run().recipe.model_dump(mode="json", exclude=set(NOT_COMPARED)) for folder in runs]
+    different = {key: list(dict.fromkeys(str(each[key]) for each in values)) for key in values[0]}
+    different = {key: found for key, found in different.items() if len(found) > 1}
+    if "optimizer" in different:
+        different.pop("optimizer_args", None)
+    if different:
+        values_of = {key: " or ".join(found) if len(found) < 4 else f"{len(found)} values" for key, found in different.items()}
+        return "recipes differ: " + some([f"{key} {found}" for key, found in values_of.items()], 4)
+    return "one recipe: " + ", ".join(f"{key} {values[0][key]}" for key in RECIPE)
 
 
 def read_metrics(folder: RunFolder) -> Metrics:
@@ -117,7 +135,7 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
     return [name if names.count(name) == 1 else str(folder.path) for name, folder in zip(names, runs, strict=True)]
 
 
-def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], labels: Sequence[str]) -> Figure:
+def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], labels: Sequence[str], heading: str = "") -> Figure:
     """Draw a panel per metric name; ``lines`` holds per run metric -> (epochs, values)."""
     quantities = list(dict.fromkeys(metric.rpartition("/")[2] for metric in lines[0]))
     figure = Figure((0.8 + 4.6 * len(quantities), 4.2), layout="constrained")
@@ -135,6 +153,8 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
     if len(stages) > 1:
         handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    if heading:
+        figure.suptitle(textwrap.fill(heading, 64 * len(quantities)), fontsize=9)
     return figure
 
 

@@ -40,9 +40,9 @@ def gradient_flow(registry: Registry, runs: list[RunFolder]) -> Picture:
 
     return Picture(
         draw_gradient_flow({"vanilla RNN (tanh), untrained": measure(vanilla), "LSTM, untrained": measure(lstm)}),
-        "straight lines are exponential: the recurrent weights of a vanilla RNN scale the gradient at each step, so that it "
-        "vanishes or explodes unless their spectral radius is close to 1; in the cell of an LSTM the forget gate scales it, "
-        "which its bias opens at initialization, and training where needed",
+        "on the logarithmic y axis exponential growth or decay is a straight line: the recurrent weights of a vanilla RNN scale "
+        "the gradient at each step, so that it vanishes or explodes unless their spectral radius is close to 1; in the cell of "
+        "an LSTM the forget gate scales it, which its bias opens at initialization, and training where needed",
         "zoo train char-lstm",
     )
 
@@ -88,5 +88,5 @@ def draw_gradient_flow(panels: dict[str, dict[str, Norms]]) -> Figure:
         axes.yaxis.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(handles=handles, loc="lower left", fontsize=8)
-    axes_of_all[0].set_ylabel("gradient norm of the state k steps before the loss")
+    axes_of_all[0].set_ylabel("gradient norm of the state k steps before the loss (logarithmic)")
     return figure

@@ -20,6 +20,7 @@ from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder
 
 MAX_TILES = 256
+LARGE_FILTER = 5  # pixels, from which a filter has a shape that can be recognized
 GRAY_IS_ZERO = "gray is zero, each tile has its own scale"
 RED_AND_BLUE = "red is positive, blue negative"
 
@@ -74,10 +75,15 @@ def filters(
     weights = first_filters(task)
     if weights is None:
         raise UserError(f"{name} has no convolution ({run.model['name']}): `zoo list cnn` lists models with convolutions")
+    size = "x".join(map(str, weights.shape[-2:]))
+    look_for = (
+        "look for edges in all directions and for pairs of opposite colors: filters that look like noise are hardly trained"
+        if min(weights.shape[-2:]) >= LARGE_FILTER
+        else f"filters of {size} are too small to look like anything, trained or not: compare them with those at initialization"
+    )
     return Picture(
-        _draw(weights, (), f"{title}:", f"filters of {'x'.join(map(str, weights.shape[-2:]))}", side=60),
-        "look for edges in all directions and for pairs of opposite colors: filters that look like noise are hardly trained, "
-        "and identical ones are redundant",
+        _draw(weights, (), f"{title}:", f"filters of {size}", side=60),
+        f"{look_for}; identical ones are redundant",
         following,
     )
 
