@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from zoo.callbacks.findings import (
     AGREEING,
+    CONSEQUENCES,
+    LOSS_FINDINGS,
     PATIENCE,
     Finding,
     check_activations,
@@ -23,14 +25,15 @@ from zoo.callbacks.findings import (
     check_losses,
     check_throughput,
 )
-from zoo.callbacks.recording import Monitor, Record, RecordListener, callbacks_of, optimized_parameters
+from zoo.callbacks.recording import Guarded, Monitor, Record, RecordListener, callbacks_of, optimized_parameters
 
+RULES = {"activations": check_activations, "throughput": check_throughput}  # by kind of record
 MIN_NORM_VALUES = 16  # of a channel in one batch, for batch norm
 # attributes in a checkpoint besides the findings
 KEPT = ("history", "rates", "losses", "val_losses", "val_accuracies", "sum", "steps", "step", "epoch")
 
 
-class Diagnosis(RecordListener):
+class Diagnosis(Guarded, RecordListener):
     """Checks the records of the monitors of the same ``Trainer`` during training and reports each finding once::
 
         Trainer(callbacks=[ActivationStatistics(), GradientMonitor(), Diagnosis(classes=10)])
@@ -48,6 +51,8 @@ class Diagnosis(RecordListener):
     Attributes:
         findings: all so far.
         steps: the step of each of them.
+        standing: those that still hold. What is not found any more has the steps at which it was; and what the losses of later
+            epochs contradict is withdrawn.
     """
 
     def __init__(
@@ -62,9 +67,13 @@ class Diagnosis(RecordListener):
         self.start()
 
     def start(self) -> None:
-        """Forget everything about a previous training."""
+        super().start()
         self.findings: list[Finding] = []
         self.steps: list[int] = []
+        self._withdrawn: set[tuple[str, str]] = set()  # name and place
+        self._sources: dict[tuple[str, str], str] = {}  # the kind of record that each finding is in, if it is in one
+        self._last: dict[tuple[str, str], int] = {}  # step at which each was found again
+        self._newest: dict[str, int] = {}  # step of the last record of each kind
         self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "throughput": []}
         self._rates: list[float] = []
         self._losses: list[float] = []
@@ -78,7 +87,20 @@ class Diagnosis(RecordListener):
 
     @property
     def most_severe(self) -> Finding | None:
-        return min(self.findings, key=lambda finding: finding.severity, default=None)  # "error" is before "warning"
+        return min(self.standing, key=lambda finding: finding.severity, default=None)  # "error" is before "warning"
+
+    @property
+    def standing(self) -> list[Finding]:
+        pairs = zip(self.findings, self.steps, strict=True)
+        return [self._dated(finding, first) for finding, first in pairs if _key(finding) not in self._withdrawn]
+
+    def _dated(self, finding: Finding, first: int) -> Finding:
+        """The finding, with its steps if the newest record does not have it."""
+        last = self._last.get(_key(finding), first)
+        if last >= self._newest.get(self._sources.get(_key(finding), ""), last):
+            return finding
+        steps = f"at step {first}" if last == first else f"from step {first} to {last}"
+        return replace(finding, evidence=f"{finding.evidence} ({steps})")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -95,22 +117,43 @@ class Diagnosis(RecordListener):
         if kind not in self._history:
             return
         self._step, self._epoch = record["step"], record["epoch"]
+        self._newest[kind] = self._step
         history = self._history[kind]
         history.append(record)
         del history[:-AGREEING]
         if kind == "gradients":
             self._rates = _bounded([*self._rates, self._rate], AGREEING, max)
-            self._report(trainer, check_gradients(history, self._rates))
-        else:
-            self._report(trainer, {"activations": check_activations, "throughput": check_throughput}[kind](history))
+        found: list[Finding] = []
+        with self.guarded(f"findings in {kind}"):
+            found += check_gradients(history, self._rates) if kind == "gradients" else RULES[kind](history)
+        self._report(trainer, found, kind)
 
-    def _report(self, trainer: L.Trainer, findings: Iterable[Finding]) -> None:
+    def _report(self, trainer: L.Trainer, findings: Iterable[Finding], source: str = "") -> None:
         for finding in findings:
-            if all((finding.name, finding.where) != (known.name, known.where) for known in self.findings):
+            if any(finding.name in CONSEQUENCES.get(known.name, ()) for known in self.findings):
+                continue
+            self._last[_key(finding)] = self._step
+            if _key(finding) not in map(_key, self.findings):
                 finding = replace(finding, remedy=self.remedies.get(finding.name, finding.remedy))
                 self.findings.append(finding)
                 self.steps.append(self._step)
+                self._sources[_key(finding)] = source
                 self._show(trainer, finding)
+
+    def _withdraw(self, trainer: L.Trainer, found: list[Finding]) -> None:
+        """Withdraw what was found in the losses of former epochs, and is not now."""
+        holding = set(map(_key, found))
+        for finding in self.findings:
+            key = _key(finding)
+            if finding.name not in LOSS_FINDINGS or (key in holding) != (key in self._withdrawn):
+                continue
+            self._withdrawn ^= {key}
+            kind = "withdrawal" if key in self._withdrawn else "finding"
+            if self.write is not None:
+                self.write({"step": self._step, "epoch": self._epoch, "kind": kind, **finding.to_dict()})
+            else:
+                for logger in trainer.loggers:
+                    logger.log_metrics({"findings": len(self.standing)}, step=self._step)
 
     def _show(self, trainer: L.Trainer, finding: Finding) -> None:
         """Write a finding, or log it, and print it."""
@@ -164,9 +207,9 @@ class Diagnosis(RecordListener):
         """Count the values of a channel that batch norm gets in the first batch."""
 
         def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if not inputs:  # called by name
+            if not inputs or not isinstance(inputs[0], Tensor) or inputs[0].dim() < 2:  # called by name, or as no norm of torch
                 return
-            values = inputs[0].numel() // inputs[0].shape[1]
+            values = inputs[0].numel() // max(1, inputs[0].shape[1])
             if norm.training and values < MIN_NORM_VALUES:
                 self._report(trainer, [Finding(
                     "small-batch-norm", "warning", name, f"its statistics come from {values} values of a channel in a batch",
@@ -193,7 +236,9 @@ class Diagnosis(RecordListener):
             moved = [
                 (name, p.grad) for name, p in pl_module.named_parameters() if id(p) in self._optimized and p.grad is not None
             ]
-            left = next((name for name, gradient in moved if gradient.count_nonzero()), None)
+            left = None
+            with self.guarded("gradients of the last step"):
+                left = next((name for name, gradient in moved if gradient.count_nonzero()), None)
             if left is not None:
                 self._report(trainer, [Finding(
                     "gradients-not-zeroed", "error", left, "it still has the gradient of the last step when the next is computed",
@@ -205,9 +250,9 @@ class Diagnosis(RecordListener):
     ) -> None:
         self._unhook()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not isinstance(loss, Tensor):
+        if not isinstance(loss, Tensor) or loss.numel() != 1:  # by hand anything may be returned
             return
-        loss = loss.detach()
+        loss = loss.detach().float().reshape(())
         if self._sum is None and trainer.current_epoch == 0 and batch_idx == 0 and self.classes and trainer.is_global_zero:
             self._report(trainer, check_initial_loss(float(loss) * trainer.accumulate_grad_batches, self.classes))
         self._sum = loss if self._sum is None else self._sum + loss
@@ -226,13 +271,20 @@ class Diagnosis(RecordListener):
         train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies
         gap = train - max(recent) if train is not None and recent else None
         epochs = trainer.current_epoch + 1
-        self._report(trainer, check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step, epochs))
+        accuracy = max((each for each in (train, *recent[-1:]) if each is not None), default=None)
+        found = list(check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step, epochs, accuracy))
+        self._report(trainer, found)
+        self._withdraw(trainer, found)
 
 
 def _bounded(values: list[float], recent: int, extreme: Callable[[list[float]], float]) -> list[float]:
     """The most recent values, after the extreme of all earlier ones: what the rules need, in memory and checkpoints that do not
     grow."""
     return [extreme(values[:-recent]), *values[-recent:]] if len(values) > recent else values
+
+
+def _key(finding: Finding) -> tuple[str, str]:
+    return finding.name, finding.where
 
 
 def _logged(trainer: L.Trainer, stage: str, *names: str) -> float | None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from zoo.callbacks.recording import Record
 
-WEIGHTED = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 # Fractions of units and of outputs from which a layer is reported. Where samples are much alike, half of all units are silent;
 # and of the outputs of a tanh, two thirds may be near an end.
 DEAD, SATURATED = 0.8, 0.8
@@ -23,6 +22,7 @@ UPDATE_WILD, UPDATE_HIGH, UPDATE_LOW = 1.0, 0.1, 1e-6  # update-to-weight ratio 
 GRADIENT_SHARE = 1e-5  # of the largest gradient per weight, below which a layer learns nothing
 GROWING = 1.5  # times as much as two records ago
 EXPLODING = 1e3  # gradient norm, relative to that of the weights or 1
+SHRUNK = 0.9  # of the weights two records ago
 SETTLED = 16  # steps
 EARLY = 100  # steps in which a loss may stay at chance level, as in a warmup
 PATIENCE = 6  # epochs
@@ -31,6 +31,14 @@ DATA_LOADING = 0.4  # fraction of the time
 GAP = 0.2  # between accuracy in training and in validation
 CHANCE = 0.9  # of the loss at chance level: a loss that is not lower is no better than chance
 FALLEN = 0.98  # of a loss three epochs ago: one that is lower is learning
+ABOVE_CHANCE = (1.5, 0.05)  # times chance level, or as much above it: an accuracy that is higher is learning
+LOSS_FINDINGS = ("not-learning", "memorized-labels", "overfitting")  # of the state at the end of an epoch
+# what follows from a finding, and is not reported after it
+CONSEQUENCES = {
+    "weight-decay-too-high": {
+        "vanishing-activations", "dead-units", "vanishing-gradients", "no-gradient", "learning-rate-too-high", "not-learning",
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,9 +108,8 @@ def check_activations(history: list[Record]) -> Iterator[Finding]:
 
 def _check_signal(layers: dict[str, Any]) -> Iterator[Finding]:
     """Activations that shrink or grow from layer to layer, in the order in which they ran."""
-    signals = [(name, layer.get("signal")) for name, layer in layers.items() if layer["type"] in WEIGHTED]
-    # without the head, which may be small
-    hidden = [(name, signal) for name, signal in signals[:-1] if signal is not None and math.isfinite(signal)]
+    signals = [(name, layer["signal"]) for name, layer in layers.items() if layer.get("signal") is not None]
+    hidden = [(name, signal) for name, signal in signals[:-1] if math.isfinite(signal)]  # without the head, which may be small
     if len(hidden) < 2 or hidden[0][1] <= 0:
         return
     first_name, first = hidden[0]
@@ -149,8 +156,7 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     """Findings in the newest record of ``GradientMonitor``; ``rates`` are the learning rates at each record."""
     newest, recent = history[-1], history[-AGREEING:]
     norm = newest["norm"]
-    weights = math.hypot(1, *(each["weight_norm"] for each in newest["parameters"].values()))
-    if norm > EXPLODING * weights:
+    if norm > EXPLODING * math.hypot(1, _weight_norm(newest)):
         yield Finding(
             "exploding-gradients", "error", "all parameters", f"the gradient norm is {norm:.3g} at step {newest['step']}",
             "repeated multiplication by factors above one, as in recurrent networks, or far too high a learning rate",
@@ -158,6 +164,16 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
         )  # fmt: skip
     if len(recent) < AGREEING:
         return
+    decays = [record.get("decay") or 0.0 for record in recent]
+    # at the start, or where weights shrink: where the loss is all but zero, a sound decay outweighs the gradient, too
+    is_winning = recent[0]["step"] == 0 or _weight_norm(newest) < SHRUNK * _weight_norm(recent[0])
+    if newest["step"] < EARLY and min(decays) > 1 and is_winning:
+        yield Finding(
+            "weight-decay-too-high", "error", "all parameters", f"the weight decay is {decays[-1]:.2g} times the gradient",
+            "weights shrink faster than they learn: with SGD, Adam or RMSprop the decay is an L2 penalty, which must be far "
+            "smaller than the decoupled decay of AdamW",
+            "a weight decay of 0, or a hundredth of this one",
+        )  # fmt: skip
     yield from _check_missing(recent)
     ratios = [ratio for record in recent if (ratio := _median_update_ratio(record)) is not None]
     # weights that start at zero, as those of a new head, change by much of their norm at first
@@ -174,6 +190,10 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
             "the learning rate is too low: ratios of about 1e-3 are usual", "a hundred times higher learning rate",
         )  # fmt: skip
     yield from _check_vanishing(recent)
+
+
+def _weight_norm(record: Record) -> float:
+    return math.hypot(*(each["weight_norm"] for each in record["parameters"].values()))
 
 
 def _median_update_ratio(record: Record) -> float | None:
@@ -236,7 +256,13 @@ def check_initial_loss(loss: float, classes: int) -> Iterator[Finding]:
 
 
 def check_losses(
-    losses: list[float], val_losses: list[float], gap: float | None, classes: int | None, steps: int, epochs: int
+    losses: list[float],
+    val_losses: list[float],
+    gap: float | None,
+    classes: int | None,
+    steps: int,
+    epochs: int,
+    accuracy: float | None = None,
 ) -> Iterator[Finding]:
     """Findings in the learning curves at the end of an epoch.
 
@@ -250,12 +276,17 @@ def check_losses(
         classes: number of classes.
         steps: of the optimizer so far.
         epochs: so far.
+        accuracy: the better one of training and validation; None is unknown. Above chance level the network has learned, whatever
+            the loss, which confident mistakes may raise above chance level.
     """
     if classes is None or not losses:
         return
     guess = math.log(classes)
     lately = losses[-AGREEING:]
-    if len(lately) == AGREEING and steps >= EARLY and min(lately) > CHANCE * guess and lately[-1] > FALLEN * lately[0]:
+    is_flat = len(lately) == AGREEING and min(lately) > CHANCE * guess and lately[-1] > FALLEN * lately[0]
+    factor, more = ABOVE_CHANCE
+    is_above_chance = accuracy is not None and accuracy > min(factor / classes, 1 / classes + more)
+    if is_flat and steps >= EARLY and not is_above_chance:
         yield Finding(
             "not-learning", "error", "loss", f"after {epochs} epochs it is {losses[-1]:.3g}, chance level is {guess:.3g}",
             "labels that do not match their samples, a learning rate far too low or too high, or uninformative inputs",

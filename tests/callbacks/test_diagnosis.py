@@ -229,6 +229,55 @@ def test_a_warmup_and_the_end_of_a_schedule_say_nothing_of_the_rate() -> None:
     assert {finding.name for finding in check_gradients(records, [1e-9, 1e-9, 1e-9])} == {"learning-rate-too-low"}
 
 
+def test_accuracy_above_chance_is_learning_whatever_the_loss() -> None:
+    losses = [2.9, 2.95, 2.92]
+    assert {f.name for f in check_losses(losses, [], None, 10, 300, 3, accuracy=0.11)} == {"not-learning"}
+    assert not list(check_losses(losses, [], None, 10, 300, 3, accuracy=0.4))
+    assert {f.name for f in check_losses([0.69] * 3, [], None, 2, 300, 3, accuracy=0.52)} == {"not-learning"}
+    assert not list(check_losses([0.7] * 3, [], None, 2, 300, 3, accuracy=0.58))
+
+
+def test_a_finding_that_the_losses_contradict_is_withdrawn_and_may_come_back() -> None:
+    written: list[dict[str, Any]] = []
+    diagnosis = Diagnosis(classes=4, write=written.append, verbose=False)
+    fit = trainer(diagnosis)
+    chance, learned = [[1.39] * 3, [1.39, 1.39, 0.5]]
+    for losses in (chance, chance, learned, learned, chance):
+        found = list(check_losses(losses, [], None, 4, 300, 3))
+        diagnosis._report(fit, found)
+        diagnosis._withdraw(fit, found)
+        assert bool(diagnosis.standing) == (losses is chance) == (diagnosis.most_severe is not None)
+    assert [record["kind"] for record in written] == ["finding", "withdrawal", "finding"]
+    assert len({(record["name"], record["where"]) for record in written}) == len(diagnosis.findings) == 1
+
+
+def test_a_finding_that_no_longer_holds_is_said_of_its_time() -> None:
+    diagnosis = Diagnosis(write=lambda record: None, verbose=False)
+    fit, relu = trainer(), {"type": "ReLU", "mean": 1.0, "std": 1.0, "zero": 0.5, "saturated": None}
+    for step, dead in enumerate([0.9, 0.9, 0.9, 0.9, 0.1]):
+        layers = {"first": {**relu, "dead": dead}, "second": {**relu, "dead": 0.99}}
+        diagnosis.on_record(fit, {"kind": "activations", "step": 10 * step, "epoch": 0, "layers": layers})
+    first, second = diagnosis.standing
+    assert first.evidence.endswith(" (from step 20 to 30)") and "step" not in second.evidence
+    assert first.where == "first" and first.one_line.startswith("warning: dead-units in first: 90% of its units")
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_decay_that_is_larger_than_the_gradient(kind: str) -> None:
+    class Decaying(Learner):
+        decay = 0.5
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return getattr(torch.optim, kind)(self.parameters(), 0.01, weight_decay=self.decay)
+
+    found = examine(Decaying(mlp(width=64)), max_epochs=8)
+    assert found[0].name == "weight-decay-too-high" and "times the gradient" in found[0].evidence
+    assert not names(found) & {"not-learning", "vanishing-activations", "learning-rate-too-high", "memorized-labels"}
+    sound = Decaying(mlp(width=64))
+    sound.decay = 5e-4
+    assert not examine(sound)
+
+
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
     records: list[dict[str, Any]] = []
     diagnosis = Diagnosis(classes=4, write=records.append, verbose=False)

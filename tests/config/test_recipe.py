@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.config.recipe import Run, differences, parse_setting, parse_settings, read_config, resolve, resolve_test
+from zoo.config.recipe import Run, differences, parse_setting, parse_settings, read_config, recipe_with, resolve, resolve_test
 from zoo.core.errors import UserError
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.registry import scan
@@ -69,6 +69,19 @@ def test_arguments_of_an_optimizer_are_set_one_by_one_and_left_behind_with_it() 
     assert args("recipe.optimizer=adam")["betas"] == [0.9, 0.999], "which belongs to adamw"
     assert args("recipe.optimizer=sgd") == {"momentum": 0.9, "nesterov": True, "dampening": 0.0}
     assert args("recipe.optimizer_args.momentum=0.5", "recipe.optimizer=sgd")["momentum"] == 0.5
+
+
+def test_a_weight_decay_is_left_behind_with_its_optimizer() -> None:
+    def decay(*texts: str, **config: object) -> float:
+        settings = [parse_setting(text) for text in texts]
+        return resolve(REGISTRY, "mlp", {"recipe": config} if config else {}, settings).recipe.weight_decay
+
+    assert decay() == decay("recipe.optimizer=adamw") == decay("recipe.lr=0.1") == 0.3, "the model's own"
+    assert decay("recipe.optimizer=sgd") == decay("recipe.optimizer=adam") == decay(optimizer="sgd") == 0
+    assert decay("recipe.optimizer=sgd", "recipe.weight_decay=1e-4") == decay("recipe.optimizer=sgd", weight_decay=0) + 1e-4
+    assert decay("recipe.weight_decay=1e-4", "recipe.optimizer=sgd") == decay(optimizer="sgd", weight_decay=1e-4) == 1e-4
+    assert decay("recipe.optimizer=rmsprop", optimizer="sgd", weight_decay=1e-4) == 0, "which is sgd's"
+    assert recipe_with(REGISTRY.model("mlp"), {"optimizer": "sgd"}).weight_decay == 0
 
 
 def test_former_names_of_options_are_known() -> None:

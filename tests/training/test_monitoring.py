@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -16,9 +17,19 @@ def test_a_run_keeps_records_of_every_kind_and_tells_what_was_found(zoo) -> None
     answer = zoo("train", "mlp", "--name", "hot", "--set", "recipe.lr=30", "--set", "recipe.optimizer=sgd", "--epochs", "3")
     records = list(read_json_lines(Path("runs/hot/monitors.jsonl")))
     kinds = {record["kind"] for record in records}
-    if answer.code == 0:
-        assert kinds == {"activations", "gradients", "pace", "finding"} and "Likely cause: " in answer.out
+    assert answer.code == 0 and {"activations", "gradients", "throughput", "finding"} <= kinds and "Likely cause: " in answer.out
     assert {record["step"] for record in records if record["kind"] == "gradients"} <= {0, 1, 2, 4, 8, 16, 29}
+
+
+def test_another_optimizer_does_not_inherit_the_weight_decay(zoo) -> None:
+    settings = ["--set", "recipe.optimizer=sgd", "--set", "recipe.lr=0.1", "--set", "trainer.accelerator=cpu"]
+    answer = zoo("train", "mlp", "--name", "sgd", "--epochs", "20", *settings)
+    assert answer.code == 0 and "error" not in answer.out + answer.err
+    assert json.loads(zoo("test", "sgd", "--json").out)["test/accuracy"] > 0.94
+    answer = zoo("train", "mlp", "--name", "decayed", "--epochs", "3", *settings, "--set", "recipe.weight_decay=0.3")
+    findings = [line for line in answer.out.splitlines() if "Likely cause" in line]
+    assert findings[0].startswith("error: weight-decay-too-high") and "Try: recipe.weight_decay=0, or" in findings[0]
+    assert not any(name in answer.out for name in ("not-learning", "vanishing", "learning-rate-too-high"))
 
 
 def test_what_is_counted_over_a_training_goes_on_in_a_resume(zoo) -> None:

@@ -37,7 +37,7 @@ class Recipe(Section):
     optimizer: str = Field("adamw", description="optimizer; zoo list --optimizers shows all")
     optimizer_args: dict[str, Any] = Field({}, description="its arguments, as in optimizer_args.betas=[0.9,0.95]")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay; norms and biases are exempt")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of this optimizer; norms and biases are exempt")
     l1: float = Field(0.0, ge=0, description="L1 penalty in the loss: l1 times the sum of absolute weights")
     l2: float = Field(
         0.0, ge=0, description="L2 penalty in the loss: l2 / 2 times the sum of squared weights; elastic net with l1"
@@ -302,14 +302,17 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _without_foreign_arguments(layers: list[dict[str, Any]], settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Recipes without the arguments of an optimizer or loss in whose place a later one names another."""
-    for kind in ("optimizer", "loss"):
+    """Recipes without the arguments of an optimizer or loss in whose place a later one names another.
+
+    A weight decay belongs to its optimizer: one that suits the decoupled decay of AdamW is a ruinous L2 penalty for SGD.
+    """
+    for kind, of_kind in (("optimizer", ("optimizer_args", "weight_decay")), ("loss", ("loss_args",))):
         named = [Recipe.model_fields[kind].default]
         for layer in (*layers, *settings):
             named.append(layer.get(kind, named[-1]))
         for place, layer in enumerate(layers):
             if named[place + 1] != named[-1]:
-                layers[place] = {key: value for key, value in layer.items() if key.partition(".")[0] != f"{kind}_args"}
+                layers[place] = {key: value for key, value in layer.items() if key.partition(".")[0] not in of_kind}
     return layers
 
 

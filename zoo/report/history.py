@@ -105,6 +105,9 @@ def read_history(folder: Path) -> History:
             parameters.add(step, record.get("parameters"))
         elif kind == "finding":
             findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
+        elif kind == "withdrawal":
+            own = tuple(str(record.get(key) or "") for key in ("name", "where"))
+            findings = [each for each in findings if (each[1]["name"], each[1]["where"]) != own]
         for name in SERIES.get(kind if isinstance(kind, str) else "", ()):
             if is_number(record.get(name)):
                 series.setdefault(name, {})[step] = to_float(record[name])

@@ -206,7 +206,7 @@ def train(
         was_finished = file is not None and trainer.global_step == former["global_step"]
         if was_finished and file == folder.best and trainer.is_global_zero:
             copy_checkpoint(folder.best, folder.last)  # which was lost
-        findings = tuple(diagnosis.findings) if diagnosis else ()
+        findings = tuple(diagnosis.standing) if diagnosis else ()
         return TrainResult(folder, trainer.is_global_zero, task, selection.best, _test_metrics(trainer), was_finished, findings)
 
 

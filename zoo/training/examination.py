@@ -12,7 +12,7 @@ import torch
 
 from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.diagnosis import Diagnosis
-from zoo.callbacks.findings import WEIGHTED, Finding
+from zoo.callbacks.findings import Finding
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.recording import Record
 from zoo.config.recipe import Run
@@ -91,7 +91,7 @@ def _first_steps(setup: Setup) -> list[Check]:
 
 def _signals(record: Record | None) -> str:
     """Describe how much the outputs of layers vary between samples."""
-    layers = [layer for layer in record["layers"].values() if layer["type"] in WEIGHTED] if record else []
+    layers = [layer for layer in record["layers"].values() if layer["signal"] is not None] if record else []
     if not layers:
         return "no layer with weights"
     least, most = (f"{choose(layer['signal'] for layer in layers):.2g}" for choose in (min, max))

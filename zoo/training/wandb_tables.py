@@ -39,6 +39,8 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
         rows = record.get("layers" if kind == "activations" else "parameters")
         if kind == "finding":
             findings.setdefault((str(record.get("name")), str(record.get("where"))), [record.get(key) for key in FINDING])
+        elif kind == "withdrawal":
+            findings.pop((str(record.get("name")), str(record.get("where"))), None)
         if step is None or not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
             continue
         if kind == "activations":

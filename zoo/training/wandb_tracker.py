@@ -178,6 +178,9 @@ class WandbTracker(Logger):
             if record["kind"] == "finding":
                 self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
                 return
+            if record["kind"] == "withdrawal":
+                self._run.summary[f"finding/{record['name']}"] = f"withdrawn at step {record['step']}"
+                return
             pictures = {
                 name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms(record).items() if any(counts)
             }

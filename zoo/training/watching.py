@@ -117,7 +117,7 @@ class RunWatcher:
     def _forget_monitors(self) -> None:
         self._monitored_step = 0
         self._data_loading: float | None = None
-        self._finding: dict[str, Any] | None = None
+        self._findings: dict[tuple[str, str], dict[str, Any]] = {}  # by name and place
 
     def _update(self) -> None:
         """Read what is new: records of monitors are not kept, as their histograms would fill the memory."""
@@ -132,10 +132,11 @@ class RunWatcher:
             self._monitored_step = max(self._monitored_step, int(record.get("step") or 0))
             if record.get("kind") == "throughput" and is_number(record.get("data_loading")):
                 self._data_loading = record["data_loading"]
-            elif record.get("kind") == "finding" and record.get("severity") in SEVERITIES:
-                former = -1 if self._finding is None else SEVERITIES.index(self._finding["severity"])
-                if SEVERITIES.index(record["severity"]) >= former:
-                    self._finding = record
+            elif record.get("kind") in ("finding", "withdrawal"):
+                key = str(record.get("name")), str(record.get("where"))
+                self._findings.pop(key, None)
+                if record["kind"] == "finding" and record.get("severity") in SEVERITIES:
+                    self._findings[key] = record
 
     def status(self, now: float) -> RunStatus:
         """The status at a Unix time in seconds."""
@@ -166,7 +167,7 @@ class RunWatcher:
             is_non_finite=not finished and self.folder.is_non_finite_since(last or 0.0),
             may_have_stopped=not finished and idle is not None and idle > max(IDLE_SECONDS, 10 * interval),
             metrics=_shown(metrics),
-            finding=self._finding,
+            finding=_most_severe(self._findings.values()),
         )
 
     def _seconds_since_start(self, now: float) -> float | None:
@@ -191,3 +192,8 @@ def _shown(metrics: Metrics) -> dict[str, list[float]]:
     names = [*(["train/loss"] if "train/loss" in metrics.names else []), *validated, *metrics.of_stages("test")]
     curves = {name: [value for value in metrics.values(name) if not math.isnan(value)] for name in names}
     return {name: values for name, values in curves.items() if values}
+
+
+def _most_severe(findings: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last of the most severe findings."""
+    return max(reversed(list(findings)), key=lambda finding: SEVERITIES.index(finding["severity"]), default=None)
