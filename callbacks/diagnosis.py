@@ -30,7 +30,10 @@ from zoo.callbacks.recording import Guarded, Monitor, Record, RecordListener, ca
 RULES = {"activations": check_activations, "throughput": check_throughput}  # by kind of record
 MIN_NORM_VALUES = 16  # of a channel in one batch, for batch norm
 # attributes in a checkpoint besides the findings
-KEPT = ("history", "rates", "losses", "val_losses", "val_accuracies", "sum", "steps", "step", "epoch")
+KEPT = (
+    "history", "rates", "losses", "val_losses", "val_accuracies", "sum", "steps", "step", "epoch", "withdrawn", "sources", "last",
+    "newest",
+)  # fmt: skip
 
 
 class Diagnosis(Guarded, RecordListener):
@@ -70,9 +73,9 @@ class Diagnosis(Guarded, RecordListener):
         super().start()
         self.findings: list[Finding] = []
         self.steps: list[int] = []
-        self._withdrawn: set[tuple[str, str]] = set()  # name and place
-        self._sources: dict[tuple[str, str], str] = {}  # the kind of record that each finding is in, if it is in one
-        self._last: dict[tuple[str, str], int] = {}  # step at which each was found again
+        self._withdrawn: list[str] = []
+        self._sources: dict[str, str] = {}  # the kind of record that each finding is in, if it is in one
+        self._last: dict[str, int] = {}  # step at which each was found again
         self._newest: dict[str, int] = {}  # step of the last record of each kind
         self._history: dict[str, list[Record]] = {"activations": [], "gradients": [], "throughput": []}
         self._rates: list[float] = []
@@ -147,7 +150,7 @@ class Diagnosis(Guarded, RecordListener):
             key = _key(finding)
             if finding.name not in LOSS_FINDINGS or (key in holding) != (key in self._withdrawn):
                 continue
-            self._withdrawn ^= {key}
+            (self._withdrawn.remove if key in self._withdrawn else self._withdrawn.append)(key)
             kind = "withdrawal" if key in self._withdrawn else "finding"
             if self.write is not None:
                 self.write({"step": self._step, "epoch": self._epoch, "kind": kind, **finding.to_dict()})
@@ -283,8 +286,8 @@ def _bounded(values: list[float], recent: int, extreme: Callable[[list[float]], 
     return [extreme(values[:-recent]), *values[-recent:]] if len(values) > recent else values
 
 
-def _key(finding: Finding) -> tuple[str, str]:
-    return finding.name, finding.where
+def _key(finding: Finding) -> str:
+    return f"{finding.name} in {finding.where}"
 
 
 def _logged(trainer: L.Trainer, stage: str, *names: str) -> float | None:
