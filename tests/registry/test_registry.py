@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from zoo.config.options import check_options
 from zoo.core.errors import UserError
 from zoo.registry.entry import KINDS, Entry, runtime_entry
 from zoo.registry.registry import Registry, scan
@@ -141,12 +142,86 @@ def test_a_broken_plugin_is_one_warning_and_breaks_nothing(
     assert "resnet20" in registry.models
 
 
+LAZY = MINE.replace("mine", "lazy")
+NESTED = "-" * 20_000 + "1"
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        (LAZY.replace('["own"]', "None"), "'lazy' has tags=None: must be a list of texts"),
+        (LAZY.replace('["own"]', "5"), "'lazy' has tags=5"),
+        (LAZY.replace('["own"]', '["own"], recipe=5'), "'lazy' has recipe=5: must be a dictionary of settings"),
+        (LAZY.replace('["own"]', '["own"], tiny={"widths": {1, 2}}'), "'lazy' has tiny="),
+        (LAZY.replace('data="digits"', "data=3"), "'lazy' has data=3: must be a text"),
+        (LAZY.replace("widths=SIZES", "widths=..."), "'lazy' sets 'widths': must be plain data"),
+        (LAZY.replace("widths=SIZES", "**5"), "no dictionary"),
+        (LAZY.replace('"lazy"', '"../lazy"'), "'../lazy' is no name"),
+        (LAZY.replace('@register_model("lazy"', '@register_model("lazy", task="t")\n@register_model("lazy"'), "registered twice"),
+        (f"{LAZY}\nDEEP = {NESTED}\n", "nested too deeply"),
+        (LAZY.replace("[8, 4]", "[\0]"), "null"),
+    ],
+)
+def test_a_plugin_with_a_wrong_description_is_one_warning_and_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, complaint: str
+) -> None:
+    fake_distribution(tmp_path, "lazyzoo", "lazy_zoo_module", source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = scan()
+    (warning,) = registry.warnings
+    assert warning.startswith("lazyzoo 3 is skipped: lazy_zoo_module.py: ") and complaint in warning and "\n" not in warning
+    assert "lazy" not in registry.models and registry.model("resnet20")
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (("widths=SIZES", "widths={[]: 1}"), {"widths": [1], "rate": 0.5}),  # known once it is imported, and wrong then
+        (("rate: float = 0.5", "rate=..."), {"widths": [8, 4]}),
+        (("rate: float = 0.5", "rate: 'list[' = 0.5"), {"widths": [8, 4], "rate": 0.5}),
+        (("rate: float = 0.5", "rate: Literal[x] = 0.5"), {"widths": [8, 4], "rate": 0.5}),
+        (("rate: float = 0.5", "rate: dict[int] = 0.5, _own=1"), {"widths": [8, 4], "rate": 0.5}),
+        (("class Mine:", "class Mine(Mine):"), {"widths": [8, 4], "rate": 0.5}),
+        (("SIZES = [8, 4]", "SIZES = OTHERS\nOTHERS = SIZES\nSIZES = [8, 4]"), {"widths": [8, 4], "rate": 0.5}),
+    ],
+)
+def test_what_cannot_be_read_or_is_no_plain_data_is_no_obstacle(
+    tmp_path: Path, change: tuple[str, str], options: dict[str, object]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace(*change))
+    registry = scan([str(path)])
+    entry = registry.models["mine"]
+    assert entry.defaults == options and not registry.warnings
+    assert check_options(entry, {"widths": [3]})["widths"] == [3]
+
+
+def test_a_class_named_after_its_imported_base_inherits_from_that(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text("class Net:\n    def __init__(self, spec, recipe, depth: int = 3): ...\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from zoo import register_model\nfrom base import Net\n@register_model('mine', task='t')\nclass Net(Net): ...\n"
+    )
+    assert scan([str(path)]).models["mine"].defaults == {"depth": 3}
+
+
+def test_entry_points_that_cannot_be_read_are_a_warning(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_distribution(tmp_path, "brokenzoo", "broken", None)
+    (tmp_path / "brokenzoo-3.dist-info" / "entry_points.txt").write_text("[zoo.plugins]\nno value here\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = scan()
+    assert ["brokenzoo is skipped" in warning for warning in registry.warnings] == [True] and "squeezenet" in registry.models
+
+
 def test_a_plugin_that_fails_on_import_fails_only_when_it_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_distribution(tmp_path, "lazyzoo", "lazy_zoo_module", MINE.replace("mine", "lazy") + "\nraise RuntimeError('no luck')")
     monkeypatch.syspath_prepend(str(tmp_path))
     entry = scan().model("lazy")
     with pytest.raises(UserError, match="'lazy' of lazyzoo 3 cannot be imported: RuntimeError: no luck"):
         entry.load()
+    (tmp_path / "lazy_zoo_module.py").write_text("import sys\n" + MINE.replace("mine", "lazy") + "\nsys.exit(0)")
+    with pytest.raises(UserError, match="'lazy' of lazyzoo 3 cannot be imported: SystemExit: 0"):
+        scan().model("lazy").load()
 
 
 def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +32,11 @@ def check_options(entry: Entry, given: dict[str, Any], as_json: bool = False) ->
     }
     section = entry.kind if entry.kind in ("model", "data") else f"recipe.{entry.kind}_args"
     config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-    schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
-    return validate(schema, given, section, f"option of {entry.name}").model_dump(mode="json" if as_json else "python")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an option may be named as a method of pydantic's, such as copy
+        schema: type[BaseModel] = create_model("Options", __config__=config, **fields)
+    options = validate(schema, given, section, f"option of {entry.name}")
+    return options.model_dump(mode="json" if as_json else "python", warnings=False)
 
 
 def _with_network_args(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:

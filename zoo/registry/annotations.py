@@ -20,9 +20,13 @@ NAMED_TYPES: dict[str, Any] = {
 def parse_annotation(text: str) -> Any:
     """Parse an annotation without evaluating it, since it may come from a file that must not be run.
 
-    Supports the types of a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions; others are Any.
+    Supports the types of a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions; others, and what is
+    no annotation, are Any.
     """
-    return _type_of(ast.parse(text, mode="eval").body)
+    try:
+        return _type_of(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return Any
 
 
 def _type_of(node: ast.expr) -> Any:
@@ -41,6 +45,8 @@ def _type_of(node: ast.expr) -> Any:
             return Literal[ast.literal_eval(choices)]
         case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in ("list", "tuple", "dict"):
             arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if len(arguments) != {"list": 1, "dict": 2}.get(name, len(arguments)):
+                return Any
             return NAMED_TYPES[name][tuple(_type_of(argument) for argument in arguments)]
     return Any
 

@@ -10,6 +10,7 @@ from zoo.registry.registry import Registry
 
 PRESETS = ("none", "light", "standard", "strong")  # defined by each data set
 Fraction = float  # an argument of at most 1
+Pixels = int  # an argument of at most the shorter side of the images
 
 
 def parse_augmentation(registry: Registry, description: str) -> list[tuple[Entry, float | None]]:
@@ -35,7 +36,7 @@ def _parse(registry: Registry, item: str) -> tuple[Entry, float | None]:
             raise UserError(f"augmentation {name!r} takes no argument")
         return entry, None
     option = entry.options[0]
-    kind = int if option.type == "int" else float
+    kind = int if option.type in ("int", "Pixels") else float
     try:
         strength = kind(text) if colon else option.default
     except ValueError:

@@ -45,6 +45,7 @@ KINDS = {
 }
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
+NAME = re.compile(r"\w[\w.:+-]*")  # printable, without spaces, and no path
 DESCRIBING = ("task", "summary", "tiny", "recipe", "data", "data_options", "augment", "paper")  # others are options of the class
 
 
@@ -118,9 +119,10 @@ class Entry:
         if key not in _classes:
             try:
                 _import(self.module, self.path)
-            except UserError:
-                raise
-            except Exception as error:
+            except BaseException as error:
+                _forget_unimported()
+                if isinstance(error, UserError) or not isinstance(error, (Exception, SystemExit)):
+                    raise
                 what = f"{self.name!r} of {self.origin}"
                 raise UserError(f"{what} cannot be imported: {type(error).__name__}: {one_line(error)}") from error
         if key not in _classes:
@@ -259,11 +261,22 @@ def make_entry(
     """Make an entry from the parts of a decorator, a signature and docstrings.
 
     Raises:
-        ValueError: a keyword is neither a description nor an option.
+        ValueError: a keyword is neither a description nor an option, or has a value of the wrong type.
     """
     described = {key: keywords[key] for key in DESCRIBING if key in keywords}
+    tags = keywords.get("tags", ())
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name: letters, digits and . _ + : - after a letter or a digit")
+    for key, value in {**described, "tags": tags}.items():
+        _require_type(name, key, value)
     defaults = {key: value for key, value in keywords.items() if key not in described and key != "tags"}
-    taken = [key for key in parameters if key not in KINDS[kind].given]
+    if complex_ones := sorted(key for key, value in defaults.items() if not _is_plain(value)):
+        raise ValueError(f"{name!r} sets {complex_ones[0]!r}: must be plain data, as in a configuration file")
+    taken = [
+        key
+        for key, (_, default) in parameters.items()
+        if key not in KINDS[kind].given and _is_plain(defaults.get(key, default)) and not key.startswith("_")
+    ]
     if (strange := sorted(set(defaults) - set(taken))) and not partial:
         raise ValueError(f"{name!r} sets {strange[0]!r}, which {class_name} does not take")
     helps = _argument_help(docs)
@@ -271,8 +284,33 @@ def make_entry(
         Option(key, spelled_out(parameters[key][0]), defaults.get(key, parameters[key][1]), helps.get(key, "")) for key in taken
     )
     described.setdefault("summary", inspect.cleandoc(doc or "").partition("\n\n")[0].replace("\n", " "))
-    tags = tuple(keywords.get("tags", ()))
-    return Entry(kind, name, module, class_name, options=options, tags=tags, partial=partial, **described)
+    return Entry(kind, name, module, class_name, options=options, tags=tuple(tags), partial=partial, **described)
+
+
+def _require_type(name: str, key: str, value: Any) -> None:
+    """Refuse a description of the wrong type, which would fail in whichever command uses it first.
+
+    Raises:
+        ValueError: it is.
+    """
+    if key == "tags":
+        good, type_name = isinstance(value, (list, tuple)) and all(isinstance(tag, str) for tag in value), "a list of texts"
+    elif key in ("tiny", "recipe", "data_options"):
+        good = isinstance(value, dict) and all(isinstance(each, str) for each in value) and _is_plain(value)
+        type_name = "a dictionary of settings"
+    else:
+        good, type_name = isinstance(value, str), "a text"
+    if not good:
+        raise ValueError(f"{name!r} has {key}={one_line(repr(value), 50)}: must be {type_name}")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can stand in a configuration file; a parameter with another default is no option, and keeps it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, (str, int, float)) and _is_plain(each) for key, each in value.items())
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _argument_help(docs: Iterable[str | None]) -> dict[str, str]:
@@ -287,6 +325,12 @@ def _section_of_arguments(doc: str | None) -> dict[str, str]:
         return {}
     items = re.findall(r"^    (\w+): ((?:.*)(?:\n {8}.*)*)", section[1], re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in items}
+
+
+def _forget_unimported() -> None:
+    """Drop what modules registered before their import failed."""
+    for key in [key for key in _classes if key[0] not in sys.modules]:
+        del _classes[key], _runtime_entries[key]
 
 
 def _import(module: str, path: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from zlib import crc32
 from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry, file_of, live_entries
-from zoo.registry.source import module_file, read_file
+from zoo.registry.source import UNREADABLE, module_file, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_POINT_GROUP = "zoo.plugins"
@@ -117,7 +117,7 @@ class Registry:
         Raises:
             UserError: it is missing, cannot be read, or registers nothing.
         """
-        path = Path(plugin).expanduser().resolve()
+        path = Path(os.path.expanduser(plugin)).resolve()
         if not path.is_file():
             raise UserError(f"--plugin {plugin}: {'a folder: pass a file in it' if path.is_dir() else 'no such file'}")
         if str(path) in self.plugin_files:
@@ -160,8 +160,9 @@ class Registry:
     def _read(self, path: Path, module: str, origin: str) -> list[Entry]:
         try:
             return [replace(entry, origin=origin) for entry in read_file(path, module)]
-        except (SyntaxError, ValueError, OSError) as error:
-            self.warnings.append(f"{origin} is skipped: {path.name}: {one_line(error)}")
+        except UNREADABLE as error:
+            reason = one_line(error, 300) or "nested too deeply"  # memory of the parser, whose error says nothing
+            self.warnings.append(f"{origin} is skipped: {path.name}: {reason}")
             return []
 
     def _add(self, entry: Entry) -> None:
@@ -205,7 +206,7 @@ def scan(plugins: Sequence[str] = ()) -> Registry:
     global _current
     _current = registry = Registry()
     if os.environ.get("ZOO_DISABLE_PLUGINS", "") in ("", "0"):
-        for point in _plugin_entry_points():
+        for point in _plugin_entry_points(registry.warnings):
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
             files = _module_files(point.value.partition(":")[0])
             if not files:
@@ -221,20 +222,38 @@ def current_registry() -> Registry:
     return _current or scan()
 
 
-def _plugin_entry_points() -> Iterable[Any]:
-    """The entry points of installed plugins, found without importlib.metadata, whose import is slow, where there are none."""
+def _plugin_entry_points(warnings: list[str]) -> Iterator[Any]:
+    """The entry points of installed plugins, found without importlib.metadata, whose import is slow, where there are none.
+
+    Those of a distribution that cannot be read are a warning.
+    """
     if not any(map(_may_hold_plugins, sys.path)):
-        return ()
+        return
     from importlib import metadata
 
-    return metadata.entry_points(group=ENTRY_POINT_GROUP)
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        name = "a package"
+        try:
+            if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name = distribution.name
+            points = list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
+        except Exception as error:  # of many types: anything may stand in these files
+            warnings.append(f"{name} is skipped: its entry points cannot be read: {one_line(error)}")
+            continue
+        if name not in seen:
+            yield from points
+        seen.add(name)
 
 
 def _may_hold_plugins(folder: str) -> bool:
     if Path(folder).is_file():
         return True  # an archive, into which importlib.metadata looks
     files = Path(folder).glob("*-[Ii][Nn][Ff][Oo]/entry_points.txt")
-    return any(ENTRY_POINT_GROUP in file.read_text(encoding="utf-8", errors="replace") for file in files)
+    with suppress(OSError):
+        return any(ENTRY_POINT_GROUP in file.read_text(encoding="utf-8", errors="replace") for file in files)
+    return True
 
 
 def _module_files(module: str) -> list[tuple[Path, str]]:

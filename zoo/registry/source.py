@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,38 +17,48 @@ from zoo.registry.entry import KINDS, REQUIRED, Entry, make_entry
 
 Definition = ast.ClassDef | ast.FunctionDef
 UNREAD = object()
+# what reading a source file may raise: the parser gives up on deep nesting with any of the last three
+UNREADABLE = (SyntaxError, ValueError, TypeError, OSError, RecursionError, MemoryError)
 # functions and methods other than __init__, with their decorators: they are most of a file, and slow to parse
 FUNCTION = re.compile(r"^( {4}|)(?:@.*\n\1)*def (?!__init__\b).*\n(?:(?:\1 .*|\1\).*:|)\n)*", re.MULTILINE)
 REGISTERED_FUNCTION = re.compile(r"^@(\w+\.)?register_(optimizer|loss|augmentation)\b", re.MULTILINE)
 
 
 class Source:
-    """A parsed file, with its top-level names and imports."""
+    """A parsed file, with what its top-level names are bound to, in order: an expression, a definition, or an import."""
 
     def __init__(self, path: Path, module: str) -> None:
         self.path, self.module = path, module
         self.tree = _parsed(path.read_text(encoding="utf-8"), str(path))
-        self.names: dict[str, Any] = {}
-        self.imports: dict[str, tuple[str, str]] = {}
+        self.bindings: dict[str, list[tuple[int, Any]]] = {}
         for node in self.tree.body:
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)]):
-                    self.names[name] = node.value
+                    self._bind(name, node, node.value)
                 case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
-                    self.names[name] = node
+                    self._bind(name, node, node)
                 case ast.ImportFrom(module=origin, level=level):
                     if level:  # relative to the package
                         package = [*module.split("."), *(["__init__"] if path.stem == "__init__" else [])][:-level]
                         origin = ".".join([*package, *([origin] if origin else [])])
-                    self.imports |= {each.asname or each.name: (origin or "", each.name) for each in node.names}
+                    for each in node.names:
+                        self._bind(each.asname or each.name, node, (origin or "", each.name))
 
-    def find(self, name: str) -> tuple[Source, Any] | None:
-        """Find the definition of a name and its file, through imports; None if it cannot be found."""
-        if name in self.names:
-            return self, self.names[name]
-        module, original = self.imports.get(name, ("", ""))
+    def _bind(self, name: str, node: ast.stmt, value: Any) -> None:
+        self.bindings.setdefault(name, []).append((node.lineno, value))
+
+    def binding(self, name: str, before: float = math.inf) -> Any:
+        """What a name is bound to above the line ``before``: a node, or (module, name) of an import; None if it is unbound."""
+        return next((value for line, value in reversed(self.bindings.get(name, ())) if line < before), None)
+
+    def find(self, name: str, before: float = math.inf) -> tuple[Source, Any] | None:
+        """Find the definition of a name above the line ``before`` and its file, through imports; None if it cannot be found."""
+        found = self.binding(name, before)
+        if not isinstance(found, tuple):
+            return None if found is None else (self, found)
+        module, original = found
         path = module_file(module, self.path.parent) if module else None
-        with suppress(SyntaxError, ValueError, OSError, RecursionError):  # then it is imported, if it is used
+        with suppress(*UNREADABLE):  # then it is imported, if it is used
             return open_source(path, module).find(original) if path and path != self.path else None
         return None
 
@@ -55,12 +66,12 @@ class Source:
         """Evaluate literals, names of literals, and containers that unpack them.
 
         Raises:
-            ValueError: it is another expression.
+            ValueError, TypeError: it is another expression, or not hashable where it must be.
         """
         with suppress(ValueError):  # it holds names, or unpacks something
             return ast.literal_eval(node)
         match node:
-            case ast.Name(id=name) if found := self.find(name):
+            case ast.Name(id=name) if found := self.find(name, node.lineno):
                 return found[0].literal(found[1])
             case ast.Dict():
                 items: dict[Any, Any] = {}
@@ -95,17 +106,22 @@ def read_file(path: Path, module: str) -> Iterator[Entry]:
     """Read the entries that a source file registers, without running it.
 
     Raises:
-        SyntaxError, ValueError, OSError: the file cannot be read so; the text says why.
+        UNREADABLE: the file cannot be read so; the text says why.
     """
     if "register_" not in path.read_text(encoding="utf-8"):
         return
     source = open_source(path, module)
+    seen: set[tuple[str, str]] = set()
     for node in source.tree.body:
         if isinstance(node, Definition):
             # Python applies decorators from the last to the first
             for decorator in reversed(node.decorator_list):
                 if isinstance(decorator, ast.Call) and (kind := _decorator_kind(decorator)) is not None:
-                    yield _read_decorator(kind, decorator, node, source)
+                    entry = _read_decorator(kind, decorator, node, source)
+                    if (kind, entry.name) in seen:
+                        raise ValueError(f"line {decorator.lineno}: {kind} {entry.name!r} is registered twice")
+                    seen.add((kind, entry.name))
+                    yield entry
 
 
 def _decorator_kind(node: ast.Call) -> str | None:
@@ -121,7 +137,7 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
         nonlocal partial
         try:
             return owner.literal(value)
-        except ValueError:
+        except (ValueError, TypeError):
             partial = True
             return otherwise
 
@@ -132,12 +148,17 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
     for keyword in call.keywords:
         value = read(source, keyword.value, UNREAD)
         if value is not UNREAD:
+            if keyword.arg is None and not isinstance(value, dict):
+                raise ValueError(f"line {call.lineno}: ** unpacks {value!r}, which is no dictionary")
             keywords |= {keyword.arg: value} if keyword.arg else value
     if not isinstance(keywords.get("task", ""), str) or (kind in ("model", "data", "loss") and "task" not in keywords):
         raise ValueError(f"line {call.lineno}: {name!r} has no literal task")
     parameters, docs, complete = _signature(node, source, read)
     doc = ast.get_docstring(node)
-    entry = make_entry(kind, name, keywords, node.name, doc, parameters, docs, source.module, partial or not complete)
+    try:
+        entry = make_entry(kind, name, keywords, node.name, doc, parameters, docs, source.module, partial or not complete)
+    except ValueError as error:
+        raise ValueError(f"line {call.lineno}: {error}") from None
     return replace(entry, path=str(source.path))
 
 
@@ -172,8 +193,9 @@ def _lineage(node: Definition, file: Source, own: Source, sought: set[str]) -> I
     """A function, or a class and its bases, depth first: those in its own file, and while something is ``sought`` all others."""
     yield node, file
     for base in getattr(node, "bases", ()):
-        if isinstance(base, ast.Name) and ((file is own and base.id in file.names) or sought):
-            found = file.find(base.id)
+        is_name = isinstance(base, ast.Name)
+        if is_name and (sought or (file is own and isinstance(file.binding(base.id, base.lineno), ast.ClassDef))):
+            found = file.find(base.id, base.lineno)
             if found and isinstance(found[1], ast.ClassDef):
                 yield from _lineage(found[1], found[0], own, sought)
 
