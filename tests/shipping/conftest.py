@@ -19,6 +19,7 @@ from zoo.config.recipe import Run, resolve
 from zoo.registry.registry import Registry, scan
 from zoo.serve.application import Application, predictor
 from zoo.serve.batches import Batches
+from zoo.serve.connections import TimedProtocol
 from zoo.serve.server import listen
 from zoo.serve.uploads import Limits
 from zoo.tasks.classification import Classifier
@@ -86,10 +87,11 @@ def serve(trained: Trained):
     @contextmanager
     def start(limits: Limits = Limits(), **options: Any) -> Iterator[Server]:  # noqa: B008, it is frozen
         task = trained.classifier()
+        hosts = options.pop("hosts", ())
         batches = Batches(options.pop("network", predictor(task)), **options)
-        application = Application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches)
+        application = Application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches, hosts)
         listener = listen("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(application, http="h11", ws="none", log_level="critical"))
+        server = uvicorn.Server(uvicorn.Config(application, http=TimedProtocol, ws="none", log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

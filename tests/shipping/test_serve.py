@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import time
 import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +25,8 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.serve import connections
+from zoo.serve.application import Application
 from zoo.serve.uploads import Limits
 
 
@@ -38,6 +42,11 @@ def ask(address: str, method: str, path: str, body=None, headers: dict | None = 
         return response.status, told, json.loads(content) if "json" in told.get("content-type", "") else content.decode()
     finally:
         connection.close()
+
+
+def connected(address: str) -> socket.socket:
+    """A connection to a server."""
+    return socket.create_connection(("127.0.0.1", urlsplit(address).port), timeout=30)
 
 
 def form(*files: tuple[str, bytes], field: str = "images") -> tuple[bytes, dict[str, str]]:
@@ -153,11 +162,71 @@ def test_what_is_sent_touches_no_disk(serve, trained, monkeypatch) -> None:
 
 
 def test_an_upload_that_never_ends_is_given_up(serve) -> None:
-    with serve(Limits(seconds=0.2)) as server:
-        connection = socket.create_connection(("127.0.0.1", urlsplit(server.address).port), timeout=30)
-        with connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-            assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+    with serve(Limits(seconds=0.2)) as server, connected(server.address) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+HALF_A_REQUEST = b"GET /model HTTP/1.1\r\nHost: localhost\r\nX-Half"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", HALF_A_REQUEST, HALF_A_REQUEST[:-6] + b"\r\n" + HALF_A_REQUEST, HALF_A_REQUEST[:-6] + b"Content-Length: 9\r\n\r\nabc"],
+    ids=["nothing", "half a header", "half of the second header", "half of a body that nobody reads"],
+)
+def test_a_connection_that_sends_half_a_request_is_closed(serve, monkeypatch, sent: bytes) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.3)
+    with serve() as server, connected(server.address) as connection:
+        connection.sendall(sent)
+        deadline = time.monotonic() + 20
+        with suppress(OSError):  # it was closed before
+            for letter in b"x" * 200:  # a byte now and then is no progress
+                connection.sendall(bytes([letter]))
+                connection.settimeout(0.05)
+                with suppress(TimeoutError):
+                    while connection.recv(4096):
+                        pass
+                    break
+        assert time.monotonic() < deadline
+        assert ask(server.address, "GET", "/model")[0] == 200
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_hangs_up_is_one_line_in_the_log(serve, capfd, reset: bool) -> None:
+    with serve() as server:
+        with connected(server.address) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+            ask(server.address, "GET", "/model")  # it has been read
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        log, deadline = "", time.monotonic() + 20
+        while not log and time.monotonic() < deadline:
+            ask(server.address, "GET", "/model")
+            log = capfd.readouterr().err
+    log += capfd.readouterr().err
+    assert log == "a client hung up while it sent POST /predict\n"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ((), "localhost:8000", 200), ((), "127.0.0.1", 200), ((), "[::1]:8000", 200), ((), "LOCALHOST", 200),
+        ((), "rebound.example", 421), ((), "localhost.rebound.example", 421), ((), "192.0.2.1", 421), ((), "[::1", 421),
+        (["Photos.example"], "photos.example:80", 200), (["photos.example"], "other.example", 421),
+        (["*"], "192.0.2.1:8000", 200), (["*"], "[2001:db8::1]", 200), (["*"], "rebound.example", 421),
+    ],
+)  # fmt: skip
+def test_only_known_hosts_are_served(trained, hosts: list[str], host: str, status: int) -> None:
+    """A page of the web whose name resolves to this machine sends its own name."""
+    from starlette.testclient import TestClient
+
+    application = Application(trained.classifier(), trained.run, "colorist", {}, Limits(), hosts=hosts)
+    for method, path in (("GET", "/model"), ("POST", "/predict")):
+        answer = TestClient(application).request(method, path, headers={"Host": host})
+        assert answer.status_code == (400 if status == 200 and method == "POST" else status)
+        assert status == 200 or ("is not served here" in answer.json()["error"] and "--allow-host" in answer.json()["error"])
 
 
 def test_requests_that_come_together_share_a_batch(serve, trained) -> None:
@@ -211,6 +280,7 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
     assert zoo("serve", run, "--port", "http").is_one_line_error("--port http")
     assert zoo("serve", run, "--max-mb", "0").is_one_line_error("--max-mb 0")
     assert zoo("serve", run, "--host", "1.2.3.4.5").is_one_line_error("--host 1.2.3.4.5")
+    assert zoo("serve", run, "--allow-host", "http://x").is_one_line_error("--allow-host http://x", "a name alone")
     assert zoo("serve", "nowhere").is_one_line_error("no run 'nowhere'")
     monkeypatch.delitem(sys.modules, "zoo.serve.server")
     monkeypatch.delattr("zoo.serve.server")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated
 
@@ -63,6 +64,9 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[str, typer.Option(metavar="N", help="Port to listen on; 0 picks a free one.")] = "8000",
     max_mb: Annotated[str, typer.Option("--max-mb", metavar="N", help="Maximum size of an upload in megabytes.")] = "20",
+    allow_host: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Name of this machine in addresses, beside localhost and HOST; repeatable.")
+    ] = [],  # noqa: B006
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Serve a trained classifier over HTTP, with a web page; uploads are not stored. Ctrl-C stops it.
@@ -70,6 +74,9 @@ def serve(
     [bold]zoo serve flowers[/bold]   then open the printed address and drop images on the page\n
     [bold]curl -F images=@photo.jpg http://127.0.0.1:8000/predict[/bold]   predictions as JSON
     """
+    for name in allow_host:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"--allow-host {name}: must be a name alone, such as photos.example.org")
     number, megabytes = whole_number("--port", port, 0), whole_number("--max-mb", max_mb)
     if number > 65535:
         raise UserError(f"--port {port}: must be at most 65535")
@@ -83,4 +90,4 @@ def serve(
         echo(f"try: curl -F images=@photo.jpg {address}predict", "Ctrl-C stops it", flush=True)
 
     limits = server.Limits(bytes=megabytes * 10**6)
-    server.serve(registry, trained.file, trained.name, trained.metrics, host, number, limits, on_ready)
+    server.serve(registry, trained.file, trained.name, trained.metrics, host, number, limits, on_ready, allow_host)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ipaddress
+import sys
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any
@@ -11,18 +13,22 @@ from typing import Any
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from zoo.config.recipe import Run
+from zoo.core.errors import one_line
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, read_upload, read_uploads
 from zoo.tasks.classification import Classifier
 from zoo.tasks.prediction import rank
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+ANY_ADDRESS = "*"
 TOP = 3  # default of ?top=N, as in zoo predict
 LINGER = 2.0  # seconds for which the rest of a rejected upload is discarded
 DECODERS = 2  # images that are decoded concurrently, which bounds the memory for pixels
@@ -53,10 +59,18 @@ class Application(Starlette):
         name: shown to users.
         metrics: test metrics.
         batches: dynamic batching; by default with the default sizes.
+        hosts: names and addresses under which it is reached; a request for any other host is refused.
     """
 
     def __init__(
-        self, task: Classifier, run: Run, name: str, metrics: dict[str, float], limits: Limits, batches: Batches | None = None
+        self,
+        task: Classifier,
+        run: Run,
+        name: str,
+        metrics: dict[str, float],
+        limits: Limits,
+        batches: Batches | None = None,
+        hosts: Collection[str] = LOCAL,
     ) -> None:
         super().__init__(
             routes=[
@@ -64,7 +78,8 @@ class Application(Starlette):
                 Route("/model", self.model),
                 Route("/predict", self.predict, methods=["POST"]),
             ],
-            exception_handlers={HTTPException: _refusal, Exception: _fault},
+            exception_handlers={HTTPException: _refusal, ClientDisconnect: _hung_up, Exception: _fault},
+            middleware=[Middleware(KnownHosts, hosts=hosts)],
             lifespan=self.run_queue,
         )
         self.spec, self.limits, self.batches = task.spec, limits, batches or Batches(predictor(task))
@@ -115,6 +130,30 @@ class Application(Starlette):
             return await asyncio.to_thread(read_upload, name, content, self.spec, self.limits)
 
 
+class KnownHosts:
+    """Refuses requests for other hosts: the page of a stranger, whose name then resolves to this machine, is such a request.
+
+    Args:
+        hosts: names and addresses; ``*`` is any address, since only a name can be made to resolve to another machine.
+    """
+
+    def __init__(self, application: ASGIApp, hosts: Collection[str]) -> None:
+        self.application, self.hosts = application, {*LOCAL, *map(str.lower, hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_known(Request(scope)):
+            text = f"host {Request(scope).headers.get('host', '')[:100]!r} is not served here: zoo serve --allow-host adds a name"
+            await Unread({"error": text}, 421, {"Connection": "close"})(scope, receive, send)
+            return
+        await self.application(scope, receive, send)
+
+    def _is_known(self, request: Request) -> bool:
+        with suppress(ValueError):  # not a host, or not an address
+            host = (request.url.hostname or "").lower()
+            return host in self.hosts or bool(ANY_ADDRESS in self.hosts and ipaddress.ip_address(host))
+        return False
+
+
 class Unread(JSONResponse):
     """Response to a request whose body was not read completely.
 
@@ -136,6 +175,11 @@ def _refusal(request: Request, error: Exception) -> JSONResponse:
     text = texts.get(error.status_code, error.detail)
     answer = Unread if error.status_code in (408, 413) else JSONResponse
     return answer({"error": text}, error.status_code, error.headers)
+
+
+def _hung_up(request: Request, error: Exception) -> Response:
+    print(f"a client hung up while it sent {request.method} {one_line(request.url.path, 100)}", file=sys.stderr, flush=True)
+    return Response(status_code=400)  # which nobody receives
 
 
 def _fault(request: Request, error: Exception) -> JSONResponse:

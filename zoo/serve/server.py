@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +20,8 @@ try:
     import python_multipart  # noqa: F401, needed by Starlette for uploads
     import uvicorn
 
-    from zoo.serve.application import Application
+    from zoo.serve.application import ANY_ADDRESS, Application
+    from zoo.serve.connections import TimedProtocol
     from zoo.serve.uploads import Limits
 except ImportError as error:
     raise UserError(f"zoo serve needs {error.name}, which is not installed: pip install 'bestiary[serve]'") from None
@@ -38,6 +39,7 @@ def serve(
     port: int,
     limits: Limits,
     on_ready: Callable[[str], None],
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Serve a trained classifier until interrupted.
 
@@ -47,6 +49,7 @@ def serve(
         metrics: test metrics.
         port: 0 picks a free one.
         on_ready: called with the URL.
+        allowed_hosts: names under which it is reached, beside localhost and ``host``.
 
     Raises:
         UserError: not an image classifier, or the address is not available.
@@ -55,9 +58,9 @@ def serve(
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
         require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
         task.to("cuda" if torch.cuda.is_available() else "cpu")
-        application = Application(task, run, name, metrics, limits)
+        application = Application(task, run, name, metrics, limits, hosts=[*_hosts(listener, host), *allowed_hosts])
         config = uvicorn.Config(
-            application, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
+            application, http=TimedProtocol, ws="none", log_level="warning", access_log=False, server_header=False,
             limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=PATIENCE,
         )  # fmt: skip
         on_ready(_address(listener))
@@ -79,6 +82,12 @@ def listen(host: str, port: int) -> socket.socket:
     # responses are sent in two parts; with Nagle's algorithm the second would wait 40 ms
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _hosts(listener: socket.socket, host: str) -> list[str]:
+    """The names and addresses that a listener is reached by."""
+    address = listener.getsockname()[0]
+    return [host, ANY_ADDRESS if ipaddress.ip_address(address).is_unspecified else address]
 
 
 def _address(listener: socket.socket) -> str:
