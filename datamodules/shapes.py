@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
+from zoo.core.memory import require_memory
 from zoo.datamodules.bases.captioning import CaptionData, CaptionedImages, Sentence
 from zoo.datamodules.bases.dialogue import DialogueData, Dialogues
 from zoo.datamodules.bases.image_text import ImageTextData
@@ -44,6 +45,8 @@ class ShapesData(ImageTextData):
         if size < shapes.SIDE // 2:
             raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or shapes cannot be distinguished")
         self.num_images = num_images
+        images = num_images + 2 * self.held_out
+        require_memory(f"data.num_images={num_images}, data.size={size}", images * 3 * size**2, f"{images:,} images")
 
     @property
     def scene_spec(self) -> ImageSpec:

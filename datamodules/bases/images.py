@@ -8,14 +8,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
-from zoo.core.files import cache_folder, replace_file
+from zoo.core.files import cache_folder, expanded, replace_file
+from zoo.core.memory import require_memory
 from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
@@ -65,8 +65,9 @@ class ImageData(DataModule):
         super().__init__()
         if size < 0:
             raise UserError(f"data.size={size}: must be 0 (original size) or a number of pixels")
+        require_memory(f"data.size={size}", batch_size * 3 * size * size, f"{batch_size} images of {size}x{size}")
         self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
-        self.root = Path(root).expanduser() if root else None
+        self.root = expanded(root) if root else None
         self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
         Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
         self._spec: Spec | None = None
@@ -108,12 +109,15 @@ class ImageData(DataModule):
             return
         splits = self.load_splits()
         if self.size:
+            count = sum(len(split) for split in splits.values() if isinstance(split.images, ImagesInMemory))
+            shape = self.image_spec.shape
+            require_memory(f"data.size={self.size}", count * math.prod(shape), f"{count:,} images of {shape[1]}x{shape[2]}")
             splits = {name: self._resized(split) for name, split in splits.items()}
         self.splits = self.with_validation(splits)
         self.splits.setdefault("test", self.splits["val"])
         mean, std = self._statistics(self.splits["train"])
         self._spec = _with_image(self.spec, mean=mean, std=std)
-        self.augmentation = Augmentation(self.augment, self.class_count)
+        self.augmentation = Augmentation(self.augment, self.class_count, min(self.image_spec.shape[1:]))
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
         """Add a validation split, held out of the training images, if there is none.

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.registry.augmentations import Fraction, parse_augmentation
+from zoo.core.errors import UserError
+from zoo.registry.augmentations import Fraction, Pixels, parse_augmentation
 from zoo.registry.entry import register_augmentation
 from zoo.registry.registry import current_registry
 
@@ -27,7 +28,7 @@ Transform = Callable[[Batch, torch.Generator], Batch]
 
 
 @register_augmentation("crop")
-def padded_crop(batch: Batch, generator: torch.Generator, padding: int = 4) -> Batch:
+def padded_crop(batch: Batch, generator: torch.Generator, padding: Pixels = 4) -> Batch:
     """Shift each image by up to ``padding`` pixels, filling with zeros (He et al. 2015, section 4.2).
 
     The crop is a copy of rows from any offset of the padded batch, seen as one overlapping matrix: several times faster
@@ -106,7 +107,7 @@ def _gray(images: Tensor) -> Tensor:
 
 
 @register_augmentation("cutout")
-def cutout(batch: Batch, generator: torch.Generator, size: int = 8) -> Batch:
+def cutout(batch: Batch, generator: torch.Generator, size: Pixels = 8) -> Batch:
     """Zero out a square of size x size pixels, centered anywhere in the image and cut at its border (DeVries and Taylor 2017)."""
     images = batch["images"]
     n, _, height, width = images.shape
@@ -171,19 +172,23 @@ class Augmentation:
     Args:
         description: as above; the empty one and ``none`` change nothing.
         classes: their number, for the soft targets of mixup and cutmix.
+        side: the shorter side of the images, which no argument in pixels may exceed; None for any.
 
     Attributes:
         mixing: the items that mix labels.
 
     Raises:
-        UserError: an unknown transform, or a strength that is not a positive number.
+        UserError: an unknown transform, or a strength that is not a positive number or too large.
     """
 
-    def __init__(self, description: str, classes: int) -> None:
+    def __init__(self, description: str, classes: int, side: int | None = None) -> None:
         self.transforms: list[Transform] = []
         self.mixing: list[str] = []
         for entry, strength in parse_augmentation(current_registry(), description):
             function = entry.load()
+            in_pixels = strength is not None and entry.options[0].type == "Pixels"
+            if in_pixels and side is not None and strength > max(side, entry.options[0].default):
+                raise UserError(f"augmentation '{entry.name}:{strength}': the images have {side} pixels, which is the most")
             more = {option.name: strength for option in entry.options}
             if "classes" in inspect.signature(function).parameters:
                 self.mixing.append(entry.name)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.config.options import check_options
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
+from zoo.core.memory import available_memory, require_memory
 from zoo.core.randomness import derive_seed
 from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
@@ -18,6 +23,8 @@ from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
 from zoo.training.run_folder import RunFolder
+
+MOST_TENSORS = 100_000  # of weights; a deeper network is surely a mistake
 
 
 def open_data(registry: Registry, run: Run) -> Any:
@@ -60,11 +67,67 @@ def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
         UserError: an option has a value that the network cannot take, or the data does not fit.
     """
     keep_freed_memory()
+    model = registry.model(run.model["name"])
+    build = partial(model.load(), spec, run.recipe, **run.options("model"))
+    asked = _settings_of_size(registry, run)
+    if asked:
+        _require_memory_for(build, asked)
     torch.manual_seed(derive_seed(run.recipe.seed, "init"))
-    task = registry.model(run.model["name"]).load()(spec, run.recipe, **run.options("model"))
+    try:
+        task = build()
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if not asked:
+            raise
+        raise UserError(f"{asked}: {model.name} cannot be built: {one_line(error, 200)}") from error
     if task.channels_last:
         task.to(memory_format=torch.channels_last)
     return task
+
+
+def _settings_of_size(registry: Registry, run: Run) -> str:
+    """The options of the model, and the numbers among those of the data, that are not the defaults; empty if all are."""
+    asked = []
+    for section, entry in (("model", registry.model(run.model["name"])), ("data", registry.data_set(run.data["name"]))):
+        for key, value in run.options(section).items():
+            if entry.defaults.get(key) != value and (section == "model" or isinstance(value, (int, float))):
+                asked.append(f"{section}.{key}={value}")
+    return one_line(", ".join(asked), 200)
+
+
+class _TooLarge(Exception):
+    """The weights that were counted are too many."""
+
+
+def _require_memory_for(build: Callable[[], Task], asked: str) -> None:
+    """Build a network on the meta device, where tensors take no memory, and refuse one whose weights do not fit.
+
+    Args:
+        asked: the settings that ask for it.
+
+    Raises:
+        UserError: the weights take more memory than is available, or are more than ``MOST_TENSORS``.
+    """
+    available = available_memory()
+    sizes: list[int] = []
+
+    def weigh(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        sizes.append(parameter.nbytes)
+        if len(sizes) > MOST_TENSORS or (available is not None and parameter.nbytes > available):
+            raise _TooLarge
+
+    hook = register_module_parameter_registration_hook(weigh)
+    try:
+        with torch.device("meta"):
+            build()
+    except _TooLarge:
+        pass
+    except Exception:  # whatever does not work there, or is refused: the network itself will tell
+        return
+    finally:
+        hook.remove()
+    if len(sizes) > MOST_TENSORS:
+        raise UserError(f"{asked}: the network would have more than {MOST_TENSORS:,} tensors of weights")
+    require_memory(asked, sum(sizes), "the weights")
 
 
 def load_task(registry: Registry, checkpoint: dict[str, Any], path: Path, must_be_finite: bool = True) -> tuple[Task, Run]:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from zoo.callbacks.findings import Finding
@@ -23,7 +25,7 @@ from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Recipe, Run, TrainerSettings
 from zoo.core.errors import Interrupted, UserError, one_line, some
 from zoo.core.json_lines import JsonLinesWriter
-from zoo.core.ranks import rank_zero_print
+from zoo.core.ranks import rank_zero_print, require_valid_launch
 from zoo.registry.registry import Registry
 from zoo.spec import spec_to_primitives
 from zoo.tasks.task import Diverged, Task
@@ -43,12 +45,13 @@ from zoo.training.checkpoints import (
     way_out,
 )
 from zoo.training.environment import describe_environment
+from zoo.training.memory import is_out_of_memory
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.tracking import open_tracker, tracking
-from zoo.training.trainer import build_trainer, configure_ddp, silence_lightning
+from zoo.training.trainer import build_trainer, configure_ddp, require_batches, silence_lightning
 from zoo.training.weights import load_backbone, open_weights
 
 MONITOR_DIGITS = 5  # significant digits in monitors.jsonl
@@ -130,6 +133,7 @@ def train(
         Interrupted: by a signal; ``last.ckpt`` is where it resumes.
     """
     silence_lightning()
+    require_valid_launch()
     if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
         raise UserError("ModelCheckpoint: a run saves its best and its last checkpoint itself: omit it")
     is_new = resume is None
@@ -181,16 +185,17 @@ def train(
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
         at = f"step {former['global_step']:,}, epoch {former['epoch'] + 1}, from {file.name}" if file else "the first step"
         greeting = f"resuming {folder.name} at {at}" if resume else ""
-        all_callbacks = [Rescue(saving, greeting), *others, saving]
+        all_callbacks = [StartOfRun(started), Rescue(saving, greeting), *others, saving]
         trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
+        for split in ("train", "val", "test") if test else ("train", "val"):
+            require_batches(trainer, data, split)
         configure_ddp(trainer.strategy, task)
         task.to(trainer.strategy.root_device)
         task.prepare(data)
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
-        started()
-        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(registry, folder, run):
-            with _restoring(trainer, saving, file):
+        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(registry, folder, run, started):
+            with _explained(run, started), _restoring(trainer, saving, file):
                 trainer.fit(task, datamodule=data, ckpt_path=file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
             task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
@@ -258,12 +263,24 @@ def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], setting
         UserError: the classes differ from those of the training, or files are missing.
     """
     silence_lightning()
+    require_valid_launch()
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[])
+    require_batches(trainer, module, "test")
     task.collect_details()
     trainer.test(task, datamodule=module, verbose=False)
     return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
+
+
+class StartOfRun(L.Callback):
+    """Tells that the first step has ended, from which on a run is worth keeping."""
+
+    def __init__(self, started: Event) -> None:
+        self.started = started
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.started.set()
 
 
 class Patience(EarlyStopping):
@@ -289,7 +306,24 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
 
 
 @contextmanager
-def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run) -> Iterator[None]:
+def _explained(run: Run, started: Event) -> Iterator[None]:
+    """Turn what Lightning or torch refuses because of the settings into user errors."""
+    size = f"recipe.batch_size={run.recipe.batch_size}"
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses the settings: {one_line(error, 300)}") from error
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f"out of memory with {size}: a smaller one needs less, and zoo tune finds the largest") from error
+        if not started.is_set() and "more than 1 value per channel" in str(error):
+            larger = "a larger one" if run.recipe.batch_size == 1 else "more training images"
+            raise UserError(f"{size}: batch norm needs more than one value of each channel in a batch: {larger}") from error
+        raise
+
+
+@contextmanager
+def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run, started: Event) -> Iterator[None]:
     """Add the command that goes on with the run to every exception."""
     try:
         yield
@@ -300,10 +334,13 @@ def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run) -> Iterator
     except Damaged:  # says itself what can be done
         raise
     except Diverged as error:  # and would diverge again
+        started.set()
         lr = min(run.recipe.lr / 10, registry.model(run.model["name"]).recipe.get("lr", Recipe.model_fields["lr"].default))
         again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={lr:g}"
         raise Diverged(f"{error}. To start again: {again}") from error
     except UserError as error:
+        if not (started.is_set() or folder.last.exists() or folder.autopsy_file.exists()):
+            raise  # nothing to resume
         raise UserError(f"{error}. {_command_to_resume(folder)}") from error
     except Exception as error:
         error.add_note(_command_to_resume(folder))

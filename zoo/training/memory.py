@@ -14,13 +14,10 @@ from pathlib import Path
 
 import torch
 
+from zoo.core import memory as core
 from zoo.training.allocator import return_freed_memory
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-CONTAINER = (  # limit and use, in versions 2 and 1 of control groups
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -36,11 +33,7 @@ def available_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
         return None
-    found = [_kilobytes("/proc/meminfo", "MemAvailable")]
-    for limit, use in CONTAINER:
-        with suppress(OSError, ValueError):  # "max" where there is no limit
-            found.append(int(Path(limit).read_text()) - int(Path(use).read_text()))
-    return min((each for each in found if each is not None), default=None)
+    return core.available_memory()
 
 
 @contextmanager
@@ -80,12 +73,4 @@ class PeakMemory:
     def _read(self, of_gpu: Callable[[torch.device], int], of_process: str) -> int | None:
         if self.device.type == "cuda":
             return of_gpu(self.device)
-        return _kilobytes("/proc/self/status", of_process) if self.device.type == "cpu" else None
-
-
-def _kilobytes(file: str, name: str) -> int | None:
-    """Bytes of an entry that a file in /proc gives in kilobytes."""
-    with suppress(OSError):
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
-    return None
+        return core.kilobytes("/proc/self/status", of_process) if self.device.type == "cpu" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -12,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
@@ -58,7 +58,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:  # of many types: a package of an accelerator that is missing, a name, a combination
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
 
@@ -85,6 +85,21 @@ def _skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
         for hook in HOOKS_OF_A_STEP:
             if getattr(type(callback), hook) is getattr(L.Callback, hook):
                 setattr(callback, hook, None)
+
+
+def require_batches(trainer: L.Trainer, data: Any, split: str) -> None:
+    """Refuse a fraction of the batches of a split that is less than one of them.
+
+    Raises:
+        UserError: it is.
+    """
+    key = f"limit_{split}_batches"
+    fraction = getattr(trainer, key)
+    if isinstance(fraction, float) and fraction < 1:
+        batches = -(-len(getattr(data, f"{split}_dataloader")()) // trainer.world_size)
+        if int(batches * fraction) < 1:
+            least = math.ceil(1000 / batches) / 1000
+            raise UserError(f"trainer.{key}={fraction}: less than one of {batches} batches: at least {least}, or a number (int)")
 
 
 def _require_processes(settings: TrainerSettings) -> None:
