@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.core.download import fetch
-from zoo.core.files import cache_folder
+from zoo.core.files import cache_folder, expanded
 from zoo.datamodules.bases.language_modeling import TextData
 from zoo.registry.entry import register_data
 from zoo.spec import TextSpec
@@ -23,7 +23,7 @@ class TextFiles(TextData):
 
     def __init__(self, batch_size: int, seed: int, root: str, **options: Any) -> None:
         super().__init__(batch_size, seed, **options)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
 
     def load_text(self) -> str:
         return read_text(self.root, f"data.root={self.root}")
@@ -45,7 +45,7 @@ class Shakespeare(TextData):
 
     def __init__(self, batch_size: int, seed: int, root: str = "", **options: Any) -> None:
         super().__init__(batch_size, seed, **options)
-        self.root = Path(root).expanduser() if root else None
+        self.root = expanded(root) if root else None
 
     @property
     def spec(self) -> TextSpec:

@@ -129,6 +129,15 @@ def test_an_endless_or_trickling_answer_is_given_up(monkeypatch):
         list(fetch_module._chunks(Endless()))
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_failure_leaves_no_folder_and_no_lock(server, workplace, there):
+    if there:
+        (workplace / "a").mkdir()
+    with pytest.raises(UserError):
+        fetch("data.bin", server.source("missing"), folder=workplace / "a" / "b" / "c")
+    assert [path.name for path in workplace.rglob("*")] == (["a"] if there else [])
+
+
 def test_nobody_answers(server, tmp_path):
     server.shutdown()
     server.server_close()

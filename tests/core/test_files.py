@@ -1,7 +1,8 @@
-"""Only regular files are read, and below a folder only those that somebody put there to be read."""
+"""Files that are written whole or not at all, and of which only regular ones are read."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.core.files import files_below, read_regular, replace_file, require_regular, require_writable
+from zoo.core.files import (
+    expanded,
+    files_below,
+    making_folder,
+    naming_file,
+    read_regular,
+    replace_file,
+    require_regular,
+    require_writable,
+    write_output,
+)
+from zoo.core.memory import available_memory, require_memory
 
 
 def test_what_is_no_regular_file_is_refused_in_one_line(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +64,49 @@ def test_a_file_does_not_take_the_place_of_a_pipe_or_a_device(workplace: Path) -
         with pytest.raises(UserError, match="pipe: is a pipe, not a regular file"):
             write(Path("pipe"))
     assert Path("pipe").is_fifo() and sorted(os.listdir()) == ["pipe"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(workplace: Path) -> None:
+    with (
+        pytest.raises(OSError) as raised,
+        naming_file(workplace / "x.bin"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(workplace / "x.bin")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "below/" + "a" * 300, "below/further/" + "ä" * 200])
+def test_a_name_that_is_too_long_leaves_nothing(workplace: Path, name: str) -> None:
+    with pytest.raises(OSError) as raised:
+        replace_file(workplace / name, b"x")
+    assert raised.value.errno == errno.ENAMETOOLONG and raised.value.filename == str(workplace / name)
+    with pytest.raises(UserError, match="name too long"):
+        write_output(workplace / name, b"x")
+    assert not list(workplace.iterdir())
+
+
+def test_only_empty_folders_that_were_made_go_again(workplace: Path) -> None:
+    (workplace / "old").mkdir()
+    with pytest.raises(KeyError), making_folder(workplace / "old" / "new" / "newer"):
+        raise KeyError
+    assert [path.name for path in workplace.rglob("*")] == ["old"]
+    with pytest.raises(KeyError), making_folder(workplace / "old" / "new"):
+        (workplace / "old" / "new" / "file").write_text("of somebody else")
+        raise KeyError
+    assert (workplace / "old" / "new" / "file").exists()
+
+
+def test_a_home_that_does_not_exist_is_a_plain_name() -> None:
+    assert expanded("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert expanded("~") == Path.home()
+
+
+def test_what_needs_more_memory_than_there_is_is_refused() -> None:
+    assert available_memory() is None or 10**6 < available_memory() < 10**15
+    require_memory("data.size=8", 10, "images")
+    if available_memory() is not None:
+        with pytest.raises(
+            UserError, match=r"data.size=9000: 3 images take 1,000,000.0 GB of memory, and [\d,.]+ GB are available"
+        ):
+            require_memory("data.size=9000", 10**15, "3 images")

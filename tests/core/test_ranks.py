@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.core.ranks import RANK_VARIABLES, is_follower
+from zoo.core.errors import UserError
+from zoo.core.ranks import RANK_VARIABLES, is_follower, require_valid_launch
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +24,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"NODE_RANK": "1"}, True),  # Lightning, started by hand on the second machine
         ({"SLURM_PROCID": "2"}, True),
         ({"RANK": ""}, False),
+        ({"RANK": "x"}, False),  # what it is not is refused where it matters
     ],
 )
 def test_all_but_the_first_process_of_the_first_machine_follow(
@@ -31,3 +33,11 @@ def test_all_but_the_first_process_of_the_first_machine_follow(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_follower() is follows
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("LOCAL_RANK", "-1"), ("WORLD_SIZE", "2.5"), ("MASTER_PORT", "²")])
+def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    require_valid_launch()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name}={value}: must be a number"):
+        require_valid_launch()

@@ -10,6 +10,7 @@ import typer
 from zoo.commands.list import print_entry, print_list
 from zoo.commands.shell import Json, SetData, echo, open_registry, print_json, print_wrapped
 from zoo.core.errors import UserError, near_path
+from zoo.core.files import expanded
 from zoo.core.printing import LAYOUT, printable
 from zoo.registry.entry import REQUIRED, Entry
 
@@ -43,7 +44,7 @@ def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)
     needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
-    if needs_root and not (root := Path(options["root"]).expanduser()).exists():
+    if needs_root and not (root := expanded(options["root"])).exists():
         raise UserError(f"data.root={options['root']}: there is no such file or folder{near_path(root)}")
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import sys
@@ -19,6 +20,11 @@ from zoo.core.errors import UserError, one_line
 from zoo.core.printing import json_text, make_output_readable, printable
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry, scan
+
+REFUSED = {  # by the system, for reasons that are not ours: names, places, rights, space
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
+    errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 class TextParameters:
@@ -92,9 +98,7 @@ class CommandGroup(TextParameters, TyperGroup):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         except OSError as error:
-            import errno
-
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in REFUSED:
                 raise
             _fail(f"{error.filename or 'output'}: {error.strerror.lower()}")
 

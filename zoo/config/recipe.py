@@ -126,7 +126,9 @@ class WandbSettings(Section):
     entity: str | None = Field(None, description="user or team")
     group: str | None = Field(None, description="group of runs")
     job_type: str | None = Field(None, description="type of run, as in train or sweep")
-    tags: tuple[str, ...] = Field((), description="labels to filter by")
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), max_length=100, description="labels to filter by, of at most 64 characters each"
+    )
     artifacts: bool = Field(False, description="upload the best and the last checkpoint")
 
     @field_validator("mode", mode="before")

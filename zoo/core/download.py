@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from zoo.core.errors import UserError, one_line
-from zoo.core.files import cache_folder, require_regular
+from zoo.core.files import cache_folder, making_folder, require_regular
 
 PATIENCE = 30.0  # seconds without a byte, or at less than SLOWEST, after which a mirror is given up
 SLOWEST = 1024  # bytes a second
@@ -53,12 +53,23 @@ def fetch(name: str, *sources: str, folder: Path | None = None) -> Path:
         return path  # before the lock, which a read-only folder does not allow
     if not _may_download:
         raise UserError(f"{path} is not on this machine")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            if not _has_content(path, hashes):
-                _download(path, mirrors)
+    with _explained(path), making_folder(path.parent), _locked(path):
+        if not _has_content(path, hashes):
+            _download(path, mirrors)
     return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time download a file; after a failure no lock is left."""
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                lock.unlink()
+            raise
 
 
 @contextmanager

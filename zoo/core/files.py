@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -26,8 +26,38 @@ def cache_folder() -> Path:
     """The folder of downloads and cached results: ``ZOO_HOME``, or ``bestiary`` in the user's cache."""
     home = os.environ.get("ZOO_HOME")
     if home:
-        return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bestiary"
+        return expanded(home)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bestiary"
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` replaced by the user's home; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[None]:
+    """Create a folder and those above it; what was created and is still empty goes again if an exception leaves the block."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Give an OSError that leaves the block the name of the file: that of a full disk has none, others that of one beside it."""
+    try:
+        yield
+    except OSError as error:
+        if not error.filename or Path(error.filename).parent == path.parent:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -43,16 +73,17 @@ def replacing_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
     """
     if os.path.exists(path) and not path.is_dir():
         require_regular(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{'partial' if exclusive else uuid4().hex}")
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with naming_file(path), making_folder(path.parent):
+        try:
+            yield beside
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(OSError):  # such as a name that is too long, which could not be created either
+                beside.unlink()
+            raise
 
 
 @contextmanager

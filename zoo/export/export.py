@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import making_folder
 from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
 from zoo.export.card import NOT_STATED, Card
 from zoo.export.files import CLASSES, library_model, open_file, require_packages, write_file
@@ -64,8 +65,7 @@ def export(
     loaded = path.name if format.suffix else HUB_WEIGHTS
     library = library_model(task) if format.name in ("safetensors", "hub") else None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with making_folder(path.parent), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             beside = Path(folder) / path.name
             write_file(format, task, checkpoint, about, beside)
             agreement = _checked(task, format, beside, registry, data)

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from zoo.core.errors import UserError, one_line, unknown
+from zoo.core.files import making_folder
 from zoo.registry.registry import Registry
 from zoo.studies.plan import Search
 
@@ -133,14 +134,14 @@ def _open(location: StudyLocation) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # we report what users should know
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if not location.storage:
-        location.folder.mkdir(parents=True, exist_ok=True)
         lock = JournalLock(location.journal)
-        lock.acquire()
-        try:
-            for line in location.journal.read_bytes().splitlines():
-                json.loads(line)  # Optuna ignores a last line that is not JSON, and would append to it
-        finally:
-            lock.release()
+        with making_folder(location.folder):
+            lock.acquire()
+            try:
+                for line in location.journal.read_bytes().splitlines():
+                    json.loads(line)  # Optuna ignores a last line that is not JSON, and would append to it
+            finally:
+                lock.release()
         return JournalStorage(JournalFileBackend(str(location.journal), lock_obj=lock))
     engine = {}
     if location.storage.startswith(("postgresql", "mysql")):

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
+from zoo.core.files import expanded
 from zoo.registry.registry import Registry
 from zoo.training.backbones import HUB, PRETRAINED_TAG, find_backbone
 from zoo.training.sources import WEIGHT_FILES, exported_file, refusal
@@ -54,7 +55,7 @@ def resolve_finetuning(
 
 def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The model section of a Run, and its initial weights."""
-    if weights and not Path(weights).expanduser().is_file():
+    if weights and not expanded(weights).is_file():
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if HUB in (library, network.partition(":")[0]):
@@ -83,7 +84,7 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
     """The same, of a run or an exported file."""
     from zoo.training.run_folder import RunFolder, known_runs
 
-    path = Path(backbone).expanduser()
+    path = expanded(backbone)
     path = exported_file(path) or path
     if path.is_file():
         return _of_file(path).model, weights or str(path)

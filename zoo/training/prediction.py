@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from zoo.core.errors import UserError, some
-from zoo.core.files import files_below, require_regular
+from zoo.core.files import expanded, files_below, require_regular
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, is_image, read_image
 from zoo.datamodules.files.progress import shown
@@ -154,7 +154,7 @@ def _sources(given: ImageInput) -> list[Source]:
         return [Source("image", array_to_image(each)) for each in (array if array.ndim == 4 else [array])]
     if not isinstance(given, (str, Path)):
         raise UserError(f"{type(given).__name__} is not an image: give paths, Pillow images, arrays or tensors")
-    path = Path(given).expanduser()
+    path = expanded(given)
     if not str(given) or not path.exists():
         raise UserError(f"{given}: no such file or folder")
     if not path.is_dir():

@@ -8,10 +8,11 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.core.files import replace_file
+from zoo.core.files import expanded, making_folder, replace_file
 from zoo.core.json_lines import read_json_lines
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
@@ -45,7 +46,7 @@ def runs_folder() -> Path:
 @contextmanager
 def runs_in(folder: str | Path | None) -> Iterator[None]:
     """Create and find runs in another folder inside; None keeps the present one."""
-    token = _chosen.set(Path(folder).expanduser() if folder else _chosen.get())
+    token = _chosen.set(expanded(folder) if folder else _chosen.get())
     try:
         yield
     finally:
@@ -89,7 +90,8 @@ class RunFolder:
         for number in itertools.count(1):
             path = runs_folder() / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir(parents=True)
+                with making_folder(runs_folder()):
+                    path.mkdir()
                 return cls(path)
             except FileExistsError:
                 if name is None:
@@ -102,7 +104,6 @@ class RunFolder:
                     f"run {name!r} exists: resume it with `zoo train --resume {taken.name}`, or choose another --name"
                 ) from None
             except OSError as error:
-                cls(path).remove()
                 raise UserError(f"{path} cannot be created: {error.strerror.lower()}") from None
 
     def is_left_over(self) -> bool:
@@ -126,7 +127,7 @@ class RunFolder:
         Raises:
             UserError: there is none, or a plugin file is missing.
         """
-        places = (runs_folder() / text, Path(text).expanduser())
+        places = (runs_folder() / text, expanded(text))
         for path in places:
             if any((path / proof).is_file() for proof in proofs):
                 found = cls(path)
@@ -157,13 +158,16 @@ class RunFolder:
         replace_file(self.run_file, run.to_yaml().encode())
 
     @contextmanager
-    def removed_unless_started(self, is_new: bool) -> Iterator[Callable[[], None]]:
-        """Remove the folder of a new run that fails before its first step; call the value when it starts."""
-        can_go = []
+    def removed_unless_started(self, is_new: bool) -> Iterator[Event]:
+        """Remove the folder of a new run that fails before its first step has ended, of which the event is told.
+
+        It is kept if an autopsy of that step was written.
+        """
+        started = Event()
         try:
-            yield lambda: can_go.append(True)
+            yield started
         except BaseException:
-            if is_new and not can_go and not is_follower():
+            if is_new and not started.is_set() and not is_follower() and not self.autopsy_file.exists():
                 self.remove()
             raise
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.core.errors import UserError
+from zoo.core.files import expanded
 from zoo.registry.registry import current_registry
 from zoo.training.backbones import is_published
 from zoo.training.run_folder import RunFolder, runs_folder
@@ -39,7 +40,7 @@ def find_trained(
     Raises:
         UserError: there is none, or weights were given for something else.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if is_published(current_registry(), str(name)) and not path.exists() and not (runs_folder() / name).exists():
         from zoo.training.published import PublishedNetwork
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
 from zoo.config.recipe import LIBRARIES, Run
 from zoo.core.errors import UserError, some
+from zoo.core.files import expanded
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, Weights
 from zoo.tasks.task import Task
@@ -57,7 +57,7 @@ def open_weights(registry: Registry, run: Run) -> Weights:
         return read_library_weights(source)
     if source == PRETRAINED:
         return Weights(f"{run.model['name']} as pretrained", {})
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return read_weights(path, run.recipe.weights_key)
     return weights_of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
