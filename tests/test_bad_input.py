@@ -71,9 +71,6 @@ RUN_COMMANDS = (
     ("test", "first", "--checkpoint", "{}"), ("predict", "first", "{}"), ("search", "mlp", "--show", "--name", "{}"),
     ("list", "{}"), ("data", "list", "{}"), ("list", "--task", "{}"), ("picture", "saliency", "first", "{}"),
 )  # fmt: skip
-FINE = {  # a name that is good after all: (first words of the command, name)
-    ("show", "MLP"), ("list", ""), ("list", "*"), ("data", ""), ("data", "*"), ("export", ""),
-}  # fmt: skip
 
 
 def names() -> Iterator[Case]:
@@ -89,12 +86,14 @@ def names() -> Iterator[Case]:
 
 
 def is_fine(command: tuple[str, ...], name: str) -> bool:
-    """Whether the command succeeds with that name."""
+    """Whether the command succeeds with that name, or reads all files of the machine."""
     if command[0] == "list" or command[:2] == ("data", "list"):
-        return name in ("", "*", "0", "-1") or (name in (" ", "MLP") and "--task" not in command)
-    if command[0] in ("report", "watch", "test", "export", "sample") or command[:2] == ("picture", "curves"):
-        return name == "first/" and command[0] != "sample"
-    return command == ("picture", "regions", "--data", "{}") and name == ""
+        return name in ("", " ", "*", "0", "-1", "MLP")
+    if name == "first/":
+        return command[0] in ("report", "watch", "test", "export", "predict", "serve", "train") or command[1] == "curves"
+    if "--data" in command:
+        return name == "/" or (name == "" and command[0] in ("picture", "train"))
+    return name in ("/", ".", "..") and (command[:2] in (("predict", "first"), ("picture", "saliency")))
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -388,7 +387,7 @@ def plugins() -> Iterator[Case]:
         "", "x = 1", "def broken(:", "\xff", "\0", "import nope\n", "(" * 5000, "x = " + "-" * 100_000 + "1",
         *("from zoo import register_model\n@register_model(" + text + ")\nclass A: ..." for text in (
             "", "5", "'x'", "'x', task=5", "'../x', task='t'", "'x y', task='t'", "'x', task='t', tags=None", "'', task='t'",
-            "'x', task='t', recipe=5", "'x', task='t', tiny=[1]", "'x', task='t', nope=1", "'x', task='t', **5",
+            "'x', task='t', recipe=5", "'x', task='t', tiny=[1]", "'x', task='t', summary=5", "'x', task='t', **5",
         )),
     )  # fmt: skip
     for text in unread:

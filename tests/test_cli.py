@@ -153,6 +153,7 @@ def test_two_runs_that_start_together_have_a_folder_each() -> None:
     run = resolve(scan(), "softmax", {}, [])
     folders = [RunFolder.claim(None, run) for _ in range(3)]
     assert len({folder.path for folder in folders}) == 3
+    folders[0].run_file.write_text("")
     with pytest.raises(UserError, match="exists"):
         RunFolder.claim("softmax-digits", run)
 

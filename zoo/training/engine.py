@@ -138,6 +138,7 @@ def train(
         raise UserError("ModelCheckpoint: a run saves its best and its last checkpoint itself: omit it")
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
+    # the lock first: another process may hold a folder that this one has taken over
     with folder.locked(), folder.removed_unless_started(is_new) as started:
         file = resume.to_resume(checkpoint) if resume else None
         former = read_checkpoint(file, training=True) if file else {"global_step": 0, KEY: {}}

@@ -58,6 +58,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.made: list[Path] = []  # the folders above it that were made for it
         self.run_file = path / "run.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.monitors_file = path / "monitors.jsonl"
@@ -88,11 +89,13 @@ class RunFolder:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
         stem = name or f"{run.network}-{run.data['name']}"
         for number in itertools.count(1):
-            path = runs_folder() / (stem if number == 1 else f"{stem}-{number}")
+            folder = cls(runs_folder() / (stem if number == 1 else f"{stem}-{number}"))
+            path = folder.path
+            folder.made = [each for each in path.parents if not each.exists()]
             try:
-                with making_folder(runs_folder()):
+                with making_folder(path.parent):
                     path.mkdir()
-                return cls(path)
+                return folder
             except FileExistsError:
                 if name is None:
                     continue
@@ -113,9 +116,9 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the folder again, before anything was trained."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self.path.parent == runs_folder():
+        for folder in self.made:
             with suppress(OSError):  # other runs are in it
-                self.path.parent.rmdir()
+                folder.rmdir()
 
     @classmethod
     def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",)) -> RunFolder:
