@@ -186,7 +186,7 @@ def train(
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
         at = f"step {former['global_step']:,}, epoch {former['epoch'] + 1}, from {file.name}" if file else "the first step"
         greeting = f"resuming {folder.name} at {at}" if resume else ""
-        all_callbacks = [StartOfRun(started), Rescue(saving, greeting), *others, saving]
+        all_callbacks = [Rescue(saving, greeting), *others, saving]
         trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
         for split in ("train", "val", "test") if test else ("train", "val"):
             require_batches(trainer, data, split)
@@ -196,7 +196,7 @@ def train(
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
         with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(registry, folder, run, started):
-            with _explained(run, started), _restoring(trainer, saving, file):
+            with _explained(run, saving, started), _restoring(trainer, saving, file):
                 trainer.fit(task, datamodule=data, ckpt_path=file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
             task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
@@ -274,16 +274,6 @@ def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], setting
     return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
 
 
-class StartOfRun(L.Callback):
-    """Tells that the first step has ended, from which on a run is worth keeping."""
-
-    def __init__(self, started: Event) -> None:
-        self.started = started
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.started.set()
-
-
 class Patience(EarlyStopping):
     """Early stopping whose state in a checkpoint includes the last epoch, and which keeps a stopped run stopped on resume."""
 
@@ -307,8 +297,8 @@ def _recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback
 
 
 @contextmanager
-def _explained(run: Run, started: Event) -> Iterator[None]:
-    """Turn what Lightning or torch refuses because of the settings into user errors."""
+def _explained(run: Run, saving: Checkpoints, started: Event) -> Iterator[None]:
+    """Turn what Lightning or torch refuses because of the settings into user errors, and tell whether a step has ended."""
     size = f"recipe.batch_size={run.recipe.batch_size}"
     try:
         yield
@@ -317,10 +307,13 @@ def _explained(run: Run, started: Event) -> Iterator[None]:
     except (MemoryError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise UserError(f"out of memory with {size}: a smaller one needs less, and zoo tune finds the largest") from error
-        if not started.is_set() and "more than 1 value per channel" in str(error):
+        if not saving.has_stepped and "more than 1 value per channel" in str(error):
             larger = "a larger one" if run.recipe.batch_size == 1 else "more training images"
             raise UserError(f"{size}: batch norm needs more than one value of each channel in a batch: {larger}") from error
         raise
+    finally:
+        if saving.has_stepped:
+            started.set()
 
 
 @contextmanager
