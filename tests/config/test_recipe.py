@@ -54,6 +54,20 @@ def test_a_value_is_interpreted_by_the_type_of_its_key() -> None:
     assert library.model["network"] == "010" and library.model["network_args"] == {"drop_rate": 0.1}
 
 
+def test_the_options_of_a_plugin_are_text_where_they_say_so_in_any_way(tmp_path: Path) -> None:
+    path = tmp_path / "texts.py"
+    path.write_text(
+        "from zoo import register_data\n"
+        "@register_data('own', task='classification')\n"
+        "class Own:\n    'Own.'\n"
+        "    def __init__(self, batch_size, seed, a: Path, b: Optional[str] = None, c='', d: os.PathLike = '',\n"
+        "                 e: Union[int, str] = 0, f=0): ...\n"
+    )
+    texts = [parse_setting(f"data.{key}=010") for key in "abcdef"]
+    data = resolve(scan([str(path)]), "softmax", {}, [{"data": {"name": "own"}}, *texts]).options("data")
+    assert data == {**dict.fromkeys("abcd", "010"), "e": 8, "f": 8}
+
+
 def test_the_model_may_be_named_in_a_setting() -> None:
     assert resolve(REGISTRY, None, {}, [parse_setting("model.name=softmax")]).model["name"] == "softmax"
 
@@ -261,7 +275,15 @@ def test_data_of_another_task_is_refused_with_data_that_fits(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "type_"),
-    [("int", int), ("int | None", int | None), ("list[int]", list[int]), ("tuple[int, ...]", tuple[int, ...])],
+    [
+        ("int", int),
+        ("int | None", int | None),
+        ("list[int]", list[int]),
+        ("tuple[int, ...]", tuple[int, ...]),
+        ("Optional[int]", int | None),
+        ("Union[int, str]", int | str),
+        ("Path", str),
+    ],
 )
 def test_annotations_are_read_without_evaluating_them(text: str, type_: type) -> None:
     assert parse_annotation(text) == type_

@@ -101,8 +101,10 @@ def _interpreted(schema: type[BaseModel], name: str, value: Any, section: str) -
     field = schema.model_fields.get(name)
     if field is None:
         return value
+    # a type that cannot be read is that of the default
+    kind = str if field.annotation is Any and isinstance(field.default, str) else field.annotation
     try:
-        known = interpret(value, field.annotation) if isinstance(value, Written) else value
+        known = interpret(value, kind) if isinstance(value, Written) else value
         if fault := fault_of(known, field.annotation):
             raise ValueError(fault)
         if isinstance(known, str) and not is_utf8(known):

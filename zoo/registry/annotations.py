@@ -13,15 +13,15 @@ NAMES = {"Activation": Activation, "Norm": Norm}
 
 NAMED_TYPES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict,
-    "None": None, "Any": Any,
+    "None": None, "Any": Any, "Path": str,
 }  # fmt: skip
 
 
 def parse_annotation(text: str) -> Any:
     """Parse an annotation without evaluating it, since it may come from a file that must not be run.
 
-    Supports the types of a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions; others, and what is
-    no annotation, are Any.
+    Supports the types of a command line: int, float, str, bool, None, list, tuple, dict, Literal and unions, and takes a Path as
+    text; others, and what is no annotation, are Any.
     """
     try:
         return _type_of(ast.parse(text, mode="eval").body)
@@ -41,6 +41,10 @@ def _type_of(node: ast.expr) -> Any:
             return NAMED_TYPES[name]
         case ast.BinOp(op=ast.BitOr()):
             return functools.reduce(operator.or_, (_type_of(node.left), _type_of(node.right)))
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return _type_of(inner) | None
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=parts)):
+            return functools.reduce(operator.or_, map(_type_of, parts))
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
             return Literal[ast.literal_eval(choices)]
         case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in ("list", "tuple", "dict"):
