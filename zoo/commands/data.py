@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,14 +27,32 @@ def list_data(
     print_list(open_registry(context), "data", pattern, task, json, f"{first}next: zoo data show NAME    zoo data preview NAME")
 
 
-def _open_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, Any]:
+def _find_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, list[str]]:
+    """The data set of that name, or of images in the folder of that path, and its settings."""
+    registry = open_registry(context)
+    if name in registry.data:
+        return registry.data_set(name), settings
+    from zoo.config.recipe import data_section
+
+    section = data_section(registry, name)
+    return registry.data_set(section["name"]), [*(f"data.{key}={section[key]}" for key in section if key != "name"), *settings]
+
+
+def _open_data(entry: Entry, settings: list[str]) -> Any:
     """The data set with validated options, not yet downloaded."""
-    entry = open_registry(context).data_set(name)
     options = _data_options(entry, settings)
     from zoo.config.recipe import Recipe
 
     recipe = Recipe()
-    return entry, entry.load()(recipe.batch_size, recipe.seed, **options)
+    return entry.load()(recipe.batch_size, recipe.seed, **options)
+
+
+def _read_data(entry: Entry, settings: list[str]) -> Any:
+    """The data set, read and split."""
+    data = _open_data(entry, settings)
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
@@ -51,18 +70,18 @@ def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
 
 def show_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder of images.")],
     settings: SetData = [],  # noqa: B006
     measure: Annotated[
         bool, typer.Option("--measure", help="Also load the data: split sizes, statistics, unreadable files.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Describe a data set and its options: [bold]zoo data show folder --measure --set data.root=photos[/bold]."""
-    entry = open_registry(context).data_set(name)
+    """Describe a data set and its options: [bold]zoo data show photos/ --measure[/bold]."""
+    entry, settings = _find_data(context, name, settings)
     if settings:
         _data_options(entry, settings)
-    facts = _data_facts(context, name, settings) if measure else {}
+    facts = _read_data(entry, settings).summarize() if measure else {}
     if json:
         print_json({**entry.to_dict(), **facts})
         return
@@ -72,14 +91,7 @@ def show_data(
     for key, value in facts.items():
         echo(f"{key:<12} {value}")
     root = " --set data.root=FOLDER" if any(option.default == REQUIRED for option in entry.options) else ""
-    echo("", f"next    zoo data preview {name}{root}    zoo train NAME --data {name}{root}")
-
-
-def _data_facts(context: typer.Context, name: str, settings: list[str]) -> dict[str, Any]:
-    _, data = _open_data(context, name, settings)
-    data.prepare_data()
-    data.setup()
-    return data.summarize()
+    echo("", f"next    zoo data preview {entry.name}{root}    zoo train NAME --data {entry.name}{root}")
 
 
 def fetch_data(
@@ -88,14 +100,15 @@ def fetch_data(
     settings: SetData = [],  # noqa: B006
 ) -> None:
     """Download a data set and verify its checksum: [bold]zoo data fetch cifar10[/bold]."""
-    _, data = _open_data(context, name, settings)
-    data.prepare_data()
+    entry, settings = _find_data(context, name, settings)
+    _open_data(entry, settings).prepare_data()
+    name = shlex.quote(name)
     echo(f"{name} is ready. next: zoo data preview {name}")
 
 
 def preview_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder of images.")],
     settings: SetData = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default NAME.png.")] = "",
 ) -> None:
@@ -103,9 +116,8 @@ def preview_data(
 
     Text and number sequences are printed instead.
     """
-    _, data = _open_data(context, name, settings)
-    data.prepare_data()
-    data.setup()
+    entry, settings = _find_data(context, name, settings)
+    name, data = entry.name, _read_data(entry, settings)
     preview = data.preview()
     if preview.images is not None:
         from zoo.pictures.preview import write_preview
@@ -123,22 +135,21 @@ def preview_data(
 
 def advise_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Classification data set, such as folder.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Classification data set, or a folder of images.")],
     settings: SetData = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Find problems in a data set and suggest how to fine-tune: [bold]zoo data advise folder --set data.root=photos[/bold].
+    """Find problems in a data set and suggest how to fine-tune: [bold]zoo data advise photos/[/bold].
 
     Checks the class balance, duplicates across classes and splits, image sizes, and unreadable files.
     """
     registry = open_registry(context)
-    entry = registry.data_set(name)
+    entry, settings = _find_data(context, name, settings)
+    name = entry.name
     if entry.task != "classification" or "points" in entry.tags:
         fitting = ", ".join(n for n, e in registry.data.items() if e.task == "classification" and "points" not in e.tags)
         raise UserError(f"{name} is not an image classification data set: choose from {fitting}")
-    _, data = _open_data(context, name, settings)
-    data.prepare_data()
-    data.setup()
+    data = _read_data(entry, settings)
     from zoo.analysis.advice import advise, report
 
     advice = advise(data, name, settings)
