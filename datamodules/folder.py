@@ -15,7 +15,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, identity_of_files, kept_content
-from zoo.datamodules.files.image_tree import NAMED, Tree, scan_tree
+from zoo.datamodules.files.image_tree import LONG, NAMED, Tree, scan_tree
 from zoo.datamodules.loading.held_out import split_by_class
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.entry import register_data
@@ -26,9 +26,9 @@ from zoo.spec import Crop, ImageSpec
 class Folder(ClassificationData):
     """Your own images, one folder per class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
-    With a ``train`` folder, also ``test`` and ``val`` (or ``valid``, ``validation``) are used; missing splits are drawn from
-    the training images. All images become RGB, transparent parts white; those of another size are resized and cropped.
-    Files that cannot be read are skipped with a warning and listed in ``unreadable``.
+    With a folder for training, those for testing and validation are used, too, by any of their usual names, as in ``Training``,
+    ``dev`` or ``test_set``; missing splits are drawn from the training images. All images become RGB, transparent parts white;
+    those of another size are resized and cropped. Files that cannot be read are skipped with a warning.
 
     Args:
         root: folder that contains one folder per class.
@@ -63,6 +63,7 @@ class Folder(ClassificationData):
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.crop = Crop(crop, crop_pct, interpolation)
         self.unreadable: list[Path] = []
+        self.notes: list[str] = []  # what is left out or lacking, one line each
 
     @cached_property
     def tree(self) -> Tree:
@@ -71,7 +72,15 @@ class Folder(ClassificationData):
         Raises:
             UserError: this is no folder of at least two classes.
         """
-        return scan_tree(self.root)
+        tree = scan_tree(self.root)
+        for note in tree.notes:
+            self._note(note)
+        return tree
+
+    def _note(self, text: str) -> None:
+        """Warn, and keep the text in ``notes``."""
+        self.notes.append(text)
+        rank_zero_print(f"warning: {self.root}: {text}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,6 +103,17 @@ class Folder(ClassificationData):
             generator = torch.Generator().manual_seed(derive_seed(0, "part", split))
             self.splits[split] = self.splits[split].subset(torch.randperm(len(self.splits[split]), generator=generator))
         return super().build_loader(split)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        super().setup(stage)
+        for name, split in self.splits.items():
+            counts = torch.bincount(split.labels, minlength=len(self.spec.classes))
+            if len(split) and not counts.all():
+                lacking = [each for each, count in zip(self.spec.classes, counts.tolist(), strict=True) if not count]
+                effect = "not learned" if name == "train" else f"not in the {LONG[name]} metrics"
+                self._note(f"no {LONG[name]} image of {some(lacking, NAMED)}: {effect}")
 
     def load_splits(self) -> dict[str, Split]:
         (readable, pixels), first = self._content, 0
@@ -156,14 +176,15 @@ class Folder(ClassificationData):
         if self.unreadable and self.strict:
             count = f" ({len(self.unreadable):,} such files)" if len(self.unreadable) > 1 else ""
             raise UserError(f"{self.unreadable[0]}: is not a readable image{count}: remove it, or set data.strict=false")
-        for name, files in self.tree.readable(readable):
-            left = {file.label for file in files}
-            for label, class_name in enumerate(self.tree.classes):
-                if label not in left:
-                    raise UserError(
-                        f"{self.root}: class {class_name!r} of {name} has no image that can be read: "
-                        "put some into its folder, or remove that"
-                    )
+        left = {name: {file.label for file in files} for name, files in self.tree.readable(readable)}
+        for label, class_name in enumerate(self.tree.classes):
+            if label not in left["train"]:
+                raise UserError(
+                    f"{self.root}: class {class_name!r} of train has no image that can be read: "
+                    "put some into its folder, or remove that"
+                )
+        if unread := [name for name, labels in left.items() if not labels]:
+            raise UserError(f"{self.root}: no image of {unread[0]} can be read")
         if self.unreadable:
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"

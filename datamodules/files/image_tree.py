@@ -1,9 +1,11 @@
-"""Image files in folders, one folder per class, found without opening any."""
+"""Image files in folders, one folder per class, with or without folders for the splits, found without opening any."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +16,19 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.core.files import files_below, is_hidden, is_utf8, require_folder
 from zoo.datamodules.files.images import EXTENSIONS, is_image
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SYNONYMS = {  # in any case, and with "set", "data" or "images" behind, as in Training_Set
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+LONG = {"train": "training", "val": "validation", "test": "test"}  # names of the splits in messages
 NAMED = 3  # names in a message
+
+
+def split_called(name: str) -> str | None:
+    """The split after which a folder is named: ``train``, ``val`` or ``test``."""
+    plain = re.sub(r"[ _.-]?(set|data|images|split)$", "", name.lower())
+    return next((split for split, names in SYNONYMS.items() if plain in names), None)
 
 
 class ImageFile(NamedTuple):
@@ -27,10 +40,16 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """The image files below a folder, by split."""
+    """The image files below a folder, by split.
+
+    Attributes:
+        classes: those of the training images; other splits may lack some.
+        notes: what is left out or could be meant otherwise, one line each.
+    """
 
     classes: tuple[str, ...]
     files: dict[str, list[ImageFile]]
+    notes: tuple[str, ...] = ()
 
     def paths(self) -> list[str]:
         """The files of all splits, one split after the other."""
@@ -43,17 +62,21 @@ class Tree:
             yield name, [files[index] for index in good.nonzero()[:, 0].tolist()]
 
 
-def scan_tree(root: Path | None) -> Tree:
+def scan_tree(root: Path | None, fewest_classes: int = 2, is_wanted: Callable[[str], bool] = is_image) -> Tree:
     """Find the images of each class without opening any.
 
+    Args:
+        is_wanted: which files are images to read.
+
     Raises:
-        UserError: the folder is missing, does not hold one folder for each of at least two classes, or a name is not UTF-8.
+        UserError: the folder is missing, does not hold one folder for each of at least ``fewest_classes`` classes, or a name is
+            not UTF-8.
     """
     if root is None:
         raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
     try:
-        tree = _scan_tree(root)
+        tree = _scan_tree(root, fewest_classes, is_wanted)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
     for path in tree.paths():
@@ -62,18 +85,20 @@ def scan_tree(root: Path | None) -> Tree:
     return tree
 
 
-def _scan_tree(root: Path) -> Tree:
-    places = _split_places(root)
+def _scan_tree(root: Path, fewest_classes: int, is_wanted: Callable[[str], bool]) -> Tree:
+    places, notes = _split_places(root)
     classes = _class_names(places["train"])
-    for name, place in places.items():
-        if own := set(_class_names(place)) ^ set(classes):
-            only = {"train": sorted(own & set(classes)), name: sorted(own - set(classes))}
-            told = "; ".join(f"only in {where}: {some(names, NAMED)}" for where, names in only.items() if names)
-            alike = next(filter(None, (did_you_mean(other, only["train"]) for other in only[name])), "")
+    for name, place in list(places.items()):
+        if other := sorted(set(_class_names(place)) - set(classes)):
+            if name != "train" and len(_class_names(place)) == 1:  # test/images/1.jpg, as torchvision's reader wants it
+                notes.append(_to_predict(place))
+                del places[name]
+                continue
+            alike = next(filter(None, (did_you_mean(each, classes) for each in other)), "")
             raise UserError(
-                f"{root}: the class folders of train and {name} differ: {told}: both need the same ones, spelled alike{alike}"
+                f"{place}: has classes that {places['train']} lacks: {some(other, NAMED)}: rename or remove them{alike}"
             )
-    if len(classes) == 1:
+    if len(classes) < fewest_classes:
         raise UserError(
             f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class"
         )
@@ -81,30 +106,55 @@ def _scan_tree(root: Path) -> Tree:
     for name, place in places.items():
         files[name] = []
         for label, class_name in enumerate(classes):
+            if name != "train" and not (place / class_name).is_dir():
+                continue
             # no link leads back to other classes
-            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place))))
-            if not found:
+            found = sorted(filter(is_wanted, files_below(place / class_name, entered=(root, place))))
+            if not found and name == "train":
                 raise UserError(
                     f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"
                 )
             files[name] += [ImageFile(path, label) for path in found]
-    return Tree(tuple(classes), files)
+        if not files[name]:
+            raise UserError(f"{place}: holds no image in its class folders: put some into them, or remove the folder")
+    return Tree(tuple(classes), files, tuple(notes))
 
 
-def _split_places(root: Path) -> dict[str, Path]:
-    """The folder of each split; without such folders everything is ``train``."""
+def _split_places(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, and notes; without such folders everything is ``train``.
+
+    Raises:
+        UserError: there is none for training, or several for one split.
+    """
     folders = _class_names(root)
-    found = {split: [name for name in names if name in folders] for split, names in SPLIT_FOLDERS.items()}
-    named = [name for names in found.values() for name in names]
+    named = {folder: split for folder in folders if (split := split_called(folder))}
+    others = [folder for folder in folders if folder not in named]
     # a class may be called "train": a split's folder holds folders and no images, unless there is nothing but splits
-    splits = [name for name in named if set(folders) == set(named) or _holds_only_folders(root / name)]
-    if not splits:
-        return {"train": root}
-    if "train" not in splits:
-        raise UserError(f"{root}: has a folder {splits[0]!r} but no folder 'train' with class folders next to it")
-    if len(found["val"]) > 1:
-        raise UserError(f"{root}: {' and '.join(found['val'])} both exist: keep one folder for validation")
-    return {split: root / names[0] for split, names in found.items() if names and names[0] in splits}
+    nested = {folder: split for folder, split in named.items() if not others or _holds_only_folders(root / folder)}
+    if not nested or (len(named) == 1 and "train" in named.values() and sum(map(_holds_images, map(root.joinpath, others))) > 1):
+        notes = [f"{folder} is read as a class like {some(others, NAMED)}" for folder in named if named[folder] != "train"]
+        notes += [
+            f"{name} is read as a class like {some(others, NAMED)}; for its folders: data.root={root / name}" for name in nested
+        ]
+        return {"train": root}, notes
+    if "train" not in nested.values():
+        raise UserError(f"{root}: has a folder {next(iter(nested))!r} but no folder 'train' with class folders next to it")
+    places: dict[str, Path] = {}
+    notes = [f"not used: {some(others, NAMED)}"] if others else []
+    for folder, split in named.items():
+        if split != "train" and _holds_only_images(root / folder):
+            notes.append(_to_predict(root / folder))
+        elif folder in nested and split in places:
+            raise UserError(f"{root}: {places[split].name} and {folder} both exist: keep one folder for {LONG[split]}")
+        elif folder in nested:
+            places[split] = root / folder
+        else:
+            notes.append(f"not used: {folder}")
+    return {split: places[split] for split in SYNONYMS if split in places}, notes
+
+
+def _to_predict(folder: Path) -> str:
+    return f"{folder.name} has no class folders, so it is for prediction: zoo predict RUN {shlex.quote(str(folder))}"
 
 
 def _visible(folder: Path) -> list[os.DirEntry]:
@@ -129,6 +179,15 @@ def _class_names(folder: Path) -> list[str]:
     return names
 
 
+def _holds_images(folder: Path) -> bool:
+    return any(map(is_image, files_below(folder)))
+
+
 def _holds_only_folders(folder: Path) -> bool:
     entries = _visible(folder)
     return any(entry.is_dir() for entry in entries) and not any(is_image(entry.name) and entry.is_file() for entry in entries)
+
+
+def _holds_only_images(folder: Path) -> bool:
+    entries = _visible(folder)
+    return any(is_image(entry.name) and entry.is_file() for entry in entries) and not any(entry.is_dir() for entry in entries)

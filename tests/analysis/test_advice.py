@@ -145,11 +145,11 @@ def test_faults_are_told() -> None:
     assert found.unreadable == ["photos/cat/000.png"]
     told = "\n".join(found.warnings())
     assert "unreadable and skipped: photos/cat/000.png\n" in told
-    assert "no test image of owl" in told and "cat has 31.0 times the training images of dog" in told
-    assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 3, (
-        "what is unreadable was told before"
+    assert "no test image of owl: not in the test metrics" in told and "cat has 31.0 times the training images of dog" in told
+    assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 2, (
+        "what is unreadable or lacking was told before"
     )
-    assert sum(line.startswith("problem  ") for line in report(found)) == 3
+    assert sum(line.startswith("problem  ") for line in report(found)) == 2 + len(found.notes)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,9 @@ def test_the_command_on_a_folder(zoo) -> None:
     found = json.loads(zoo("data", "advise", "folder", "--set", "data.root=photos", "--json").out)
     assert found["images"]["test"] == {"cat": 6, "dog": 7} and found["suggestion"]["command"] == last.removeprefix("next: ")
     assert found["duplicates"][0]["examples"] == [["test/dog/cat.png", "train/cat/1.png"]]
+    for path in ("photos", "photos/", "./photos"):
+        assert json.loads(zoo("data", "advise", path, "--json").out)["images"] == found["images"]
+        assert zoo("data", "show", path, "--measure").out.startswith("folder")
 
 
 def test_data_that_lies_in_no_files(zoo) -> None:
@@ -224,6 +227,7 @@ def test_copies_among_pixels_are_found() -> None:
     [
         (["folder"], ["data.root must be given"]),
         (["folder", "--set", "data.root=photo"], ["no such", "did you mean 'photos'"]),
+        (["photo/"], ["no such", "did you mean 'photos'"]),
         (["folder", "--set", "data.root=photos"], ["only one image", "at least three per class"]),
         (["spirals"], ["not an image classification data set", "folder"]),
         (["pydoc"], ["not an image classification data set"]),

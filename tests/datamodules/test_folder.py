@@ -99,12 +99,23 @@ def test_split_folders_are_read_as_torchvision_reads_them(root):
         assert data.splits[name].labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", ["valid", "validation"])
-def test_other_names_for_validation(root, name):
-    make(root / "train")
-    make(root / "test", 3)
-    make(root / name, 2)
-    assert sizes(ready(root)) == {"train": 20, "test": 6, "val": 4}
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "valid", "test"),
+        ("Training", "validation", "Testing"),
+        ("TRAIN", "Val", "TEST"),
+        ("training_set", "dev_set", "test_set"),
+        ("train-data", "eval", "testset"),
+        ("train images", "Validation Set", "test images"),
+    ],
+)
+def test_splits_are_called_by_any_synonym_in_any_case(root, capfd, train, val, test):
+    for name, count in ((train, 3), (val, 2), (test, 1)):
+        make(root / name, count)
+    data = ready(root)
+    assert sizes(data) == {"train": 6, "val": 4, "test": 2} and data.spec.classes == ("cat", "dog")
+    assert capfd.readouterr().err == ""
 
 
 def test_without_split_folders_the_seed_decides(root):
@@ -126,9 +137,46 @@ def test_validation_folder_without_test_folder(root):
     assert sizes(ready(root, test=0.3)) == {"train": 14, "test": 6, "val": 4}
 
 
-def test_a_class_may_be_called_train(root):
-    make(root, classes=("bus", "train"))
-    assert ready(root).spec.classes == ("bus", "train")
+@pytest.mark.parametrize(
+    ("folders", "classes", "notes"),
+    [
+        (["bus/", "train/"], "bus train", []),
+        (["bus/", "car/", "train/", "val/", "test/"], "bus car test train val",
+         ["test is read as a class like bus, car", "val is read as a class like bus, car"]),
+        (["bus/front/", "car/front/", "train/front/", "train/side/"], "bus car train",
+         ["train is read as a class like bus, car; for its folders: data.root={root}/train"]),
+        (["Training/bus/", "Training/train/", "Testing/bus/", "Testing/train/"], "bus train", []),
+        (["train/cat/", "train/dog/", "raw/", "masks/cat/", "test/cat/"], "cat dog", ["not used: masks, raw"]),
+        (["train/cat/", "train/dog/", "unsorted/"], "cat dog", ["not used: unsorted"]),
+        (["train/cat/", "train/dog/", "Test/"], "cat dog",
+         ["Test has no class folders, so it is for prediction: zoo predict RUN {root}/Test"]),
+        (["train/cat/", "train/dog/", "test/images/"], "cat dog",
+         ["test has no class folders, so it is for prediction: zoo predict RUN {root}/test"]),
+    ],
+)  # fmt: skip
+def test_which_folders_are_splits_classes_or_unused(root, capfd, folders, classes, notes):
+    for folder in folders:
+        save(root / folder / "a.png", picture(seed=len(folder)))
+    tree = Folder(4, 0, str(root)).tree
+    assert tree.classes == tuple(classes.split())
+    told = capfd.readouterr().err.splitlines()
+    assert told == [f"warning: {root}: {note.format(root=root)}" for note in notes]
+
+
+def test_classes_that_a_split_lacks_are_mapped_by_name_and_named(root, capfd):
+    make(root / "train", 4, ("cat", "dog", "owl"))
+    make(root / "val", 2, ("owl",))
+    make(root / "test", 3, ("cat", "owl"))
+    (root / "test" / "dog").mkdir()
+    data = ready(root)
+    assert capfd.readouterr().err.splitlines() == [
+        f"warning: {root}: no validation image of cat, dog: not in the validation metrics",
+        f"warning: {root}: no test image of dog: not in the test metrics",
+    ]
+    assert data.spec.classes == ("cat", "dog", "owl")
+    assert {name: split.labels.unique().tolist() for name, split in data.splits.items()} == {
+        "train": [0, 1, 2], "val": [2], "test": [0, 2],
+    }  # fmt: skip
 
 
 def test_hidden_and_foreign_files_are_ignored_and_folders_below_a_class_are_read(root):
@@ -302,15 +350,15 @@ def test_damaged_exif_is_no_reason_to_lose_an_image(root):
         (lambda root: (make(root), (root / "dog" / "00.png").rename(root / "x.png"),
                        [path.write_text("x") for path in (root / "dog").iterdir()]), "class 'dog' of train has no"),
         (lambda root: (make(root / "train"), make(root / "test", classes=("cat", "cow"))),
-         "class folders of train and test differ: only in train: dog; only in test: cow"),
-        (lambda root: (make(root / "train"), make(root / "val", classes=("cat",))), "val differ: only in train: dog"),
+         "test: has classes that .*train lacks: cow: rename or remove"),
         (lambda root: make(root / "test"), "has a folder 'test' but no folder 'train'"),
         (lambda root: (save(root / "train" / "a.png"), save(root / "test" / "a.png")), "train: holds no class folder"),
         (lambda root: (make(root / "train"), make(root / "val"), make(root / "valid")), "val and valid both exist"),
         (lambda root: make(root, 1), "only one image, so none is left for testing: at least three per class"),
         (lambda root: make(root, 2), "only one image for training, so none is left for validation: at least two per class"),
         (lambda root: (make(root / "train", 1), make(root / "test", 2)), "only one image for training"),
-        (lambda root: (make(root / "train"), make(root / "test", classes=("Cat", "dog"))), "spelled alike; did you mean 'cat'"),
+        (lambda root: (make(root / "train"), make(root / "test", classes=("Cat", "dog"))),
+         "lacks: Cat: rename or remove them; did you mean 'cat'"),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_none_is_one_line(root, build, message):

@@ -75,6 +75,7 @@ class Advice:
         imbalance: ratio of the largest to the smallest training class.
         sizes: None if the images are not files.
         unreadable: files that were skipped.
+        notes: folders that are not used and classes that a split lacks, one line each.
         duplicates: one entry per kind that occurs.
     """
 
@@ -84,6 +85,7 @@ class Advice:
     imbalance: float
     sizes: Sizes | None
     unreadable: list[str]
+    notes: list[str]
     duplicates: list[Duplicates]
     suggestion: Suggestion
 
@@ -92,8 +94,7 @@ class Advice:
         lines = [_describe_duplicates(each, self._count(each.kind)) for each in self.duplicates]
         if self.unreadable:
             lines.append(f"unreadable and skipped: {some(self.unreadable, EXAMPLES)}")
-        if missing := [name for name, count in self.images["test"].items() if not count]:
-            lines.append(f"no test image of {some(missing, EXAMPLES)}, so its accuracy is unknown")
+        lines += self.notes
         if self.imbalance >= IMBALANCED:
             small, large = _smallest_and_largest(self.images["train"])
             lines.append(
@@ -104,7 +105,7 @@ class Advice:
 
     def brief(self) -> list[str]:
         """The warnings and the majority-class baseline, as ``zoo finetune`` prints them."""
-        faults = replace(self, unreadable=[]).warnings()  # unreadable files were reported when they were read
+        faults = replace(self, unreadable=[], notes=[]).warnings()  # these were reported when they were read
         return [f"warning: {line}" for line in faults] + [_describe_baseline(self)]
 
     def _count(self, split: str) -> int:
@@ -146,6 +147,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
         large[1] / max(1, small[1]),
         sizes,
         [str(path) for path in getattr(data, "unreadable", ())],
+        list(getattr(data, "notes", ())),
         duplicates,
         suggest(images["train"], name, settings),
     )
@@ -191,8 +193,10 @@ def find_duplicates(
 
 def _named(path: str, split: str) -> str:
     """A path below the root, with its split unless its first folder is named after the split."""
+    from zoo.datamodules.files.image_tree import split_called
+
     first = Path(path).parts[0]
-    return path if first == split or (split == "val" and first in ("valid", "validation")) else f"{path} ({split})"
+    return path if split_called(first) == split else f"{path} ({split})"
 
 
 def _summarize(kind: str, groups: list[list[Place]], describe: Callable[[str, int], str]) -> Duplicates:
