@@ -116,7 +116,8 @@ class Folder(ClassificationData):
                 self._note(f"no {LONG[name]} image of {some(lacking, NAMED)}: {effect}")
 
     def load_splits(self) -> dict[str, Split]:
-        (readable, pixels), first = self._content, 0
+        (readable, digests, pixels), first = self._content, 0
+        digests = digests[readable]
         splits = {}
         for name, files in self.tree.readable(readable):
             paths = tuple(file.path for file in files)
@@ -125,7 +126,8 @@ class Folder(ClassificationData):
                 if pixels is None
                 else ImagesInMemory(pixels[first : first + len(files)])
             )
-            splits[name] = Split(kept, torch.tensor([file.label for file in files]), files=paths)
+            labels = torch.tensor([file.label for file in files])
+            splits[name] = Split(kept, labels, files=paths, digests=digests[first : first + len(files)])
             first += len(files)
         del self._content  # the splits hold what is needed of it
         return self._with_test(splits)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
-VERSION = 1  # of decoding; a cache of another version is not used
+VERSION = 2  # of decoding; a cache of another version is not used
+DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
 
@@ -44,10 +45,12 @@ class Content(NamedTuple):
 
     Attributes:
         readable: bool, one for each file.
+        digests: uint8 [files, 16], of the bytes of each file.
         pixels: uint8 [N, 3, H, W] of the N readable ones, or None where they do not fit in memory.
     """
 
     readable: Tensor
+    digests: Tensor
     pixels: Tensor | None
 
 
@@ -82,14 +85,18 @@ def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fin
 
 
 def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT) -> Content:
-    """Decode every file once, to keep the pixels or only to find out which files can be read."""
+    """Read every file once, to keep its digest and its pixels, or only to find out whether it can be read."""
     readable = np.zeros(len(paths), bool)
+    digests = np.zeros((len(paths), DIGEST_BYTES), np.uint8)
     pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
 
     def work(chunk: slice) -> None:
         for index in range(len(paths))[chunk]:
             try:
-                image = decode(paths[index], shape, crop)
+                with open(paths[index], "rb") as file:
+                    digests[index] = np.frombuffer(file_digest(file, _digest).digest(), np.uint8)
+                    file.seek(0)
+                    image = decode(file, shape, crop)
             except Exception:  # a damaged file raises almost any
                 continue
             readable[index] = True
@@ -100,7 +107,11 @@ def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool, crop: 
         pass
     if pixels is not None and not readable.all():
         pixels = pixels[readable]
-    return Content(torch.from_numpy(readable), None if pixels is None else torch.from_numpy(pixels))
+    return Content(torch.from_numpy(readable), torch.from_numpy(digests), None if pixels is None else torch.from_numpy(pixels))
+
+
+def _digest() -> Any:
+    return blake2b(digest_size=DIGEST_BYTES)
 
 
 def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
@@ -165,11 +176,15 @@ class ImageFiles(Dataset):
 
 
 def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT) -> str:
-    """Hex digits that change with the files, with their content, with the shape and the crop."""
+    """Hex digits that change with the files, with their content, with the shape and the crop.
+
+    Of the content it knows size, times and inode, so it changes when two files change places.
+    """
     digest = blake2b(f"{VERSION} {shape} {crop}".encode(), digest_size=16)
     for path in paths:
         stat = os.stat(path)
-        digest.update(f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        state = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+        digest.update(state.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -207,11 +222,11 @@ class Cache:
         try:
             with safe_open(self.path, "pt") as file:
                 checksums = json.loads(file.metadata()["checksums"])
-                tensors = {name: file.get_tensor(name) for name in ("readable", "pixels")[: 1 + in_memory]}
+                tensors = {name: file.get_tensor(name) for name in ("readable", "digests", "pixels")[: 2 + in_memory]}
             if any(zlib.crc32(tensor.numpy()) != checksums[name] for name, tensor in tensors.items()):
                 return None
-            content = Content(tensors["readable"], tensors.get("pixels"))
-            if content.readable.shape != (count,):
+            content = Content(tensors["readable"], tensors["digests"], tensors.get("pixels"))
+            if content.readable.shape != (count,) or content.digests.shape != (count, DIGEST_BYTES):
                 return None
             if in_memory and content.pixels.shape != (int(content.readable.sum()), 3, *shape):
                 return None
@@ -222,7 +237,7 @@ class Cache:
 
     def save(self, content: Content, shape: tuple[int, int]) -> None:
         """Write the content, if the cache can be written, and delete the least recently used."""
-        tensors = {"readable": content.readable}
+        tensors = {"readable": content.readable, "digests": content.digests}
         if content.pixels is not None:
             tensors["pixels"] = content.pixels
         checksums = {name: zlib.crc32(tensor.numpy()) for name, tensor in tensors.items()}

@@ -67,22 +67,32 @@ class ImagesInMemory:
 class Split:
     """Images and their targets: ``labels``, int64 [N] of classes, or [N, ...] of words or several answers.
 
-    ``columns`` are further tensors, [N, ...], by their names in a batch, such as questions. ``files`` are the paths of the
-    images, if each is a file.
+    ``columns`` are further tensors, [N, ...], by their names in a batch, such as questions. Of images in files, ``files`` are the
+    paths and ``digests``, uint8 [N, 16], are of their bytes.
     """
 
     images: Images
     labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
     files: tuple[str, ...] = field(default=(), kw_only=True)  # subclasses are given theirs by place
+    digests: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def content(self) -> list[bytes]:
+        """The digest of each image's file; none without files."""
+        return [] if self.digests is None else list(map(bytes, self.digests.numpy()))
+
     def subset(self, indices: Tensor) -> Split:
         files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
         return replace(
-            self, images=self.images.subset(indices), labels=self.labels[indices], columns=self._columns(indices), files=files
+            self,
+            images=self.images.subset(indices),
+            labels=self.labels[indices],
+            columns=self._columns(indices),
+            files=files,
+            digests=None if self.digests is None else self.digests[indices],
         )
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import subprocess
@@ -432,6 +433,24 @@ def test_a_changed_folder_or_size_is_read_again(root):
     assert any(np.array_equal(np.asarray(picture(seed=77)), pixels.permute(1, 2, 0).numpy()) for pixels in everything)
     assert ready(root, size=6).splits["train"].images.pixels.shape[1:] == (3, 6, 6)
     assert ready(root).splits["train"].images.pixels.shape[1:] == (3, 12, 12)
+
+
+def test_files_that_change_places_are_read_again(root):
+    make(root / "train", 3)
+    one, other = (save(root / "train" / name / "x.bmp", picture(seed=seed)) for name, seed in (("cat", 50), ("dog", 51)))
+    make(root / "test", 2)
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+    before = ready(root, validation=0)
+    one.rename(root / "aside"), other.rename(one), (root / "aside").rename(other)
+    assert one.stat().st_size == other.stat().st_size and one.stat().st_mtime_ns == other.stat().st_mtime_ns
+    for data, seeds in ((before, (50, 51)), (ready(root, validation=0), (51, 50))):
+        files = data.splits["train"].files
+        for path, seed in zip((one, other), seeds, strict=True):
+            index = files.index(str(path))
+            assert np.array_equal(all_pixels(data, "train")[index].permute(1, 2, 0).numpy(), np.asarray(picture(seed=seed)))
+            expected = hashlib.blake2b(save(root.parent / "expected.bmp", picture(seed=seed)).read_bytes(), digest_size=16)
+            assert data.splits["train"].content()[index] == expected.digest()
 
 
 def test_statistics_follow_the_content(root):

@@ -130,12 +130,12 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}
     images = {split: _by_class(found, spec.classes) for split, found in labels.items()}
     files = {split: listed[split].files for split in labels}
-    in_files = all(files.values())
+    in_files = all(listed[split].digests is not None for split in labels)
     sizes = _sizes([path for paths in files.values() for path in paths], (spec.width, spec.height)) if in_files else None
     if in_files:
         root = f"{data.root}{os.sep}"
         duplicates = find_duplicates(
-            _equal_files(files), labels, lambda split, i: _named(files[split][i].removeprefix(root), split)
+            _equal_files(listed), labels, lambda split, i: _named(files[split][i].removeprefix(root), split)
         )
     else:
         duplicates = find_duplicates(_equal_pixels(listed), labels, lambda split, i: f"{split} {i}")
@@ -205,16 +205,9 @@ def _summarize(kind: str, groups: list[list[Place]], describe: Callable[[str, in
     return Duplicates(kind, len(groups), images, examples)
 
 
-def _equal_files(files: dict[str, Sequence[str]]) -> list[list[Place]]:
-    """Places of files with equal content; only files of equal size are read."""
-    by_size: dict[int, list[Place]] = defaultdict(list)
-    for split, paths in files.items():
-        for index, path in enumerate(paths):
-            by_size[os.stat(path).st_size].append((split, index))
-    suspects = [place for places in by_size.values() if len(places) > 1 for place in places]
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda place: _digest(Path(files[place[0]][place[1]]).read_bytes()), suspects)
-        return _equal(zip(digests, suspects, strict=True))
+def _equal_files(splits: dict[str, Any]) -> list[list[Place]]:
+    """Places of files with equal content."""
+    return _equal((digest, (split, index)) for split, held in splits.items() for index, digest in enumerate(held.content()))
 
 
 def _equal_pixels(splits: dict[str, Any]) -> list[list[Place]]:
@@ -225,12 +218,8 @@ def _equal_pixels(splits: dict[str, Any]) -> list[list[Place]]:
     for split, held in splits.items():
         for order in torch.arange(len(held)).split(1024):
             for index, pixels in zip(order.tolist(), next(held.images.batches(iter([order]))).cpu().numpy(), strict=True):
-                found.append((_digest(pixels.tobytes()), (split, index)))
+                found.append((blake2b(pixels.tobytes(), digest_size=16).digest(), (split, index)))
     return _equal(found)
-
-
-def _digest(content: bytes) -> bytes:
-    return blake2b(content, digest_size=16).digest()
 
 
 def _equal(found: Iterable[tuple[bytes, Place]]) -> list[list[Place]]:
