@@ -70,10 +70,15 @@ class Finding:
     def one_line(self) -> str:
         """A line for while the training runs, what and where first."""
         line = f"{self.severity}: {self.name} in {self.where}: {self.evidence}; try: {self.remedy}"
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.name} in {self.where}: {self.evidence}. Likely cause: {self.cause}. Try: {self.remedy}"
+
+
+def printable(text: str) -> str:
+    """Text whose control characters, in names that others chose, are escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def check_activations(history: list[Record]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from zoo.callbacks.diagnosis import Diagnosis
-from zoo.callbacks.findings import Finding
+from zoo.callbacks.findings import Finding, printable
 from zoo.callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2
@@ -139,7 +139,7 @@ class TrainingProgress(L.Callback):
         return int(trainer.num_training_batches * (trainer.max_epochs or 1))
 
     def _metrics(self) -> str:
-        return "  ".join(f"{name} {self.metrics[name]:.4g}" for name in self.show if name in self.metrics)
+        return printable("  ".join(f"{name} {self.metrics[name]:.4g}" for name in self.show if name in self.metrics))
 
     def _refresh(self, trainer: L.Trainer, bar: _Bar) -> None:
         self.shown_at = time.monotonic()

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from zoo.core.errors import UserError, near_path
 
+PLAIN_NAME = "must be a plain name, printable, without folders and without a dot in front"
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -174,6 +175,11 @@ def read_regular(path: Path, label: object = "") -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{label or path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can be that of a folder of ours, and be shown."""
+    return Path(name).name == name and name.isprintable() and not name.startswith(".") and bool(name)
 
 
 def is_hidden(name: str) -> bool:

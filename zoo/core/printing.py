@@ -27,7 +27,8 @@ def printable(text: object, kept: str = "") -> str:
         kept: what is not escaped, as ``LAYOUT`` in a text of several lines.
     """
     text = str(text)
-    if text.isascii() and text.isprintable():
+    bare = text.translate(dict.fromkeys(map(ord, kept))) if kept else text
+    if bare.isascii() and bare.isprintable():
         return text
     return "".join(letter if letter in kept else _escaped(letter) for letter in text)
 

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.core.files import making_folder
+from zoo.core.files import PLAIN_NAME, is_plain_name, making_folder
 from zoo.registry.registry import Registry
 from zoo.studies.plan import Search
 
@@ -38,8 +38,8 @@ class StudyLocation:
     storage: str = ""
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name or self.name.startswith("."):
-            raise UserError(f"--name {self.name!r}: must be a plain name, without folders and without a dot in front")
+        if self.name and not is_plain_name(self.name):
+            raise UserError(f"--name {self.name!r}: {PLAIN_NAME}")
 
     @property
     def folder(self) -> Path:

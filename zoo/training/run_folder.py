@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
-from zoo.core.files import expanded, making_folder, replace_file
+from zoo.core.files import PLAIN_NAME, expanded, is_plain_name, making_folder, replace_file
 from zoo.core.json_lines import read_json_lines
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
@@ -83,8 +83,8 @@ class RunFolder:
             if name is None and FOLDER_VARIABLE not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
             return cls(Path(os.environ.get(FOLDER_VARIABLE) or runs_folder() / name))
-        if name is not None and (Path(name).name != name or name.startswith(".") or not name):
-            raise UserError(f"--name {name!r}: must be a plain name, without folders and without a dot in front")
+        if name is not None and not is_plain_name(name):
+            raise UserError(f"--name {name!r}: {PLAIN_NAME}")
         if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
         stem = name or f"{run.network}-{run.data['name']}"
