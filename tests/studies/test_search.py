@@ -35,6 +35,7 @@ from zoo.studies.trial import MetricRecorder
 from zoo.studies.wandb_sweep import sweep
 
 REGISTRY = scan()
+EXPLODING = ["--set", "recipe.optimizer=sgd", "--set", "recipe.weight_decay=1"]  # at a rate of 1e30
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
 LR = "recipe.lr=log:1e-4..1e-1"
 
@@ -372,7 +373,7 @@ def test_folds_are_those_of_zoo_train_and_a_trial_is_their_mean(zoo) -> None:
 
 
 def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on(zoo) -> None:
-    answer = zoo("search", "softmax", *QUICK, "--set", "recipe.optimizer=sgd", "--over", "recipe.lr=choice:1e30,0.01,0.1",
+    answer = zoo("search", "softmax", *QUICK, *EXPLODING, "--over", "recipe.lr=choice:1e30,0.01,0.1",
                  "--sampler", "grid", "--metric", "loss", "--json")  # fmt: skip
     trials = json.loads(answer.out)["trials"]
     assert [trial["state"] for trial in trials] == ["complete", "complete", "failed"]
@@ -381,7 +382,7 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on(zoo) -
 
 
 def test_a_search_of_which_nothing_comes_says_so(zoo) -> None:
-    answer = zoo("search", "softmax", *QUICK, "--set", "recipe.optimizer=sgd", "--over", "recipe.lr=choice:1e30", "--trials", "2")
+    answer = zoo("search", "softmax", *QUICK, *EXPLODING, "--over", "recipe.lr=choice:1e30", "--trials", "2")
     assert (
         answer.code == 2 and "all trials of study" in answer.err.splitlines()[-1] and answer.out.count("failed: the loss is") == 2
     )
