@@ -64,7 +64,7 @@ FLOORS = {
     "zoo/report": TRAINING | {"zoo.callbacks", "zoo.pictures"},
     "zoo/api": TRAINING | {"zoo.callbacks", "zoo.datamodules", "zoo.analysis", "zoo.export", "zoo.report", "zoo.studies"},
     "zoo/__init__.py": SETTINGS | {"zoo.api"},
-    "zoo/__main__.py": {"zoo.cli"},
+    "zoo/__main__.py": {"zoo.cli", "zoo.core"},
     "zoo/commands": {"zoo"},
     "zoo/cli.py": {"zoo"},
 }

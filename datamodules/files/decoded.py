@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder, replacing_path
+from zoo.core.signals import end_with_parent, withheld
 from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
@@ -160,10 +161,12 @@ class ImageFiles(Dataset):
             batch_size=None,  # an order is one index of the "data set", and gives a batch
             sampler=(indices.tolist() for indices in orders),
             num_workers=min(4, os.cpu_count() or 1),
-            worker_init_fn=_silence,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # workers' seeds are not drawn from the run's own random numbers
         )
-        for batch in loader:
+        with withheld():
+            decoded = iter(loader)
+        for batch in decoded:
             if isinstance(batch, str):
                 raise UserError(batch)
             yield batch
@@ -188,7 +191,8 @@ def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop =
     return digest.hexdigest()
 
 
-def _silence(worker: int) -> None:
+def _start_worker(number: int) -> None:
+    end_with_parent()
     warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from zoo.core.json_lines import JsonLinesWriter, read_json_lines
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import building, engine
-from zoo.training.checkpoints import KEY, Selection, StopRequest, read_checkpoint
+from zoo.training.checkpoints import KEY, Selection, read_checkpoint
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.run_folder import RunFolder
 
@@ -120,17 +119,6 @@ def test_no_other_file_of_the_folder_is_touched() -> None:
     other.write_text("mine")
     engine.train(scan(), run, resume=folder)
     assert other.read_text() == "mine"
-
-
-def test_a_signal_is_noted_once_and_handlers_are_given_back() -> None:
-    former = signal.getsignal(signal.SIGINT)
-    stop = StopRequest()
-    with stop.listening():
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is former
 
 
 def test_what_is_not_finite_is_null_in_the_record(tmp_path: Path) -> None:

@@ -437,13 +437,14 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
 
 
 def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
+    from zoo.core.signals import stop
     from zoo.training.checkpoints import Checkpoints
 
     save = Checkpoints.save
 
     def stop_after_the_first(self, trainer, best=False):
         save(self, trainer, best)
-        self.stop.requested = True
+        stop.requested = True
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", stop_after_the_first)

@@ -16,9 +16,10 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from zoo.core.errors import UserError, one_line
+from zoo.core.errors import Failure, UserError, one_line
 from zoo.core.printing import json_text, make_output_readable, printable
 from zoo.core.ranks import rank_zero_print
+from zoo.core.signals import stop
 from zoo.registry.registry import Registry, scan
 
 REFUSED = {  # by the system, for reasons that are not ours: names, places, rights, space
@@ -56,7 +57,7 @@ class TextCommand(TextParameters, TyperCommand):
 class CommandGroup(TextParameters, TyperGroup):
     """Commands that are imported when they are called or listed, and whose errors are one line on standard error.
 
-    Exit codes: 2 for the user's mistakes, 130 when interrupted.
+    Exit codes: 2 for the user's mistakes, 1 for other failures, 130 when interrupted.
 
     Attributes:
         panels: heading in the help -> command -> its module in ``zoo.commands`` and function, as in ``train.test``.
@@ -86,16 +87,19 @@ class CommandGroup(TextParameters, TyperGroup):
         if "torch" not in sys.modules:
             sys.meta_path.insert(0, AnnounceTorch())
         try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
+            with stop.owned(is_command=True):
+                sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
         except UserError as error:
             _fail(str(error))
+        except Failure as error:
+            _fail(str(error), code=1)
         except typer.TyperException as error:
             if not error.format_message():  # no arguments: the help was printed
                 sys.exit(2)
             context = getattr(error, "ctx", None)
             _fail(f"{error.format_message()} (see: {context.command_path if context else 'zoo'} --help)")
         except (KeyboardInterrupt, typer.Abort):
-            print("interrupted", file=sys.stderr)
+            rank_zero_print("interrupted")
             sys.exit(130)
         except OSError as error:
             if error.errno not in REFUSED:
@@ -103,9 +107,9 @@ class CommandGroup(TextParameters, TyperGroup):
             _fail(f"{error.filename or 'output'}: {error.strerror.lower()}")
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, code: int = 2) -> None:
     rank_zero_print(f"error: {one_line(text)}")
-    sys.exit(2)
+    sys.exit(code)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

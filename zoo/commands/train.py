@@ -69,6 +69,9 @@ def train(
     checkpoint: Annotated[
         str, typer.Option(metavar="WHICH", help="Checkpoint to resume from: best or last; the default is the latest.")
     ] = "",
+    resume_if_exists: Annotated[
+        bool, typer.Option("--resume-if-exists", help="Resume the run --name if there is one: for jobs that are started again.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a model, keep the best checkpoint, and test it.
@@ -84,6 +87,7 @@ def train(
         if checkpoint:
             raise UserError(f"--checkpoint {checkpoint}: is for --resume RUN")
         options = {"config": config or "", "settings": settings, "name": run_name, "runs": runs_dir}
+        options["resume_if_exists"] = resume_if_exists
         print_trained(context, json, lambda: api.train(name, data, epochs=epochs, precision=precision, **flags, **options))
         return
     if config or run_name:
@@ -103,8 +107,10 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
     try:
         run = training()
     except Interrupted as error:
-        state = "and saved. To continue" if error.is_saved else "before the first checkpoint. To start again"
-        rank_zero_print(f"interrupted, {state}: {again} train --resume {error.run}")
+        state = (
+            "interrupted, and saved. To continue" if error.is_saved else "interrupted before the first checkpoint. To start again"
+        )
+        rank_zero_print(f"{state}: {again} train --resume {error.run}" if error.run else str(error))
         sys.exit(130)
     outcome = run.outcome
     if not outcome.is_rank_zero:

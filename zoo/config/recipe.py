@@ -96,6 +96,10 @@ class Recipe(Section):
         return Freezing.parse(self.freeze)
 
 
+# of Lightning; processes that are spawned or forked do not give the trained network back
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "fsdp")
+
+
 class TrainerSettings(Section):
     """Settings of Lightning's Trainer."""
 
@@ -105,6 +109,7 @@ class TrainerSettings(Section):
     num_nodes: int = Field(1, ge=1, description="number of machines")
     strategy: str = Field("auto", description="Lightning strategy: auto, ddp, fsdp, ...")
     accelerator: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps, ...")
+    timeout_minutes: float = Field(10.0, gt=0, description="minutes that a process waits for the others before it gives up")
     sync_batchnorm: bool = Field(False, description="synchronize batch norm across devices")
     deterministic: bool = Field(False, description="deterministic kernels only; needed for exact resume on a GPU")
     limit_train_batches: int | float = Field(
@@ -116,6 +121,13 @@ class TrainerSettings(Section):
     monitor_every_n_steps: int = Field(
         200, ge=0, description="steps between two records of activations and gradients; 0 turns monitors off"
     )
+
+    @field_validator("strategy")
+    @classmethod
+    def _must_be_known(cls, strategy: str) -> str:
+        if strategy not in STRATEGIES:
+            raise unknown("strategy (trainer.strategy)", strategy, STRATEGIES)
+        return strategy
 
 
 class WandbSettings(Section):

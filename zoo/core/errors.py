@@ -42,6 +42,13 @@ class UserError(Exception):
     """An error that the user can fix. The command prints its text as one line and exits with code 2."""
 
 
+class Failure(Exception):
+    """An error from outside that the user may or may not be able to fix, such as a lost process.
+
+    The command prints its text as one line and exits with code 1.
+    """
+
+
 class Interrupted(KeyboardInterrupt):
     """Work was stopped by a signal where it can be continued exactly, or restarted, if nothing was saved yet.
 
@@ -49,11 +56,11 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         text: what was kept.
-        run: name of the run, once known.
+        run: name of the run, if it is kept.
         is_saved: whether it has a checkpoint.
     """
 
-    def __init__(self, text: str = "interrupted", run: str = "", is_saved: bool = True) -> None:
+    def __init__(self, text: str = "interrupted", run: str = "", is_saved: bool = False) -> None:
         super().__init__(text)
         self.run, self.is_saved = run, is_saved
 

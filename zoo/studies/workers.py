@@ -18,6 +18,7 @@ import optuna
 import torch
 
 from zoo.core.errors import Interrupted, UserError, one_line
+from zoo.core.signals import NUMBERS, stop
 from zoo.registry.registry import Registry, scan
 from zoo.studies.plan import Budget, Search
 from zoo.studies.points import Worker, build_pruner, finished_points
@@ -55,7 +56,7 @@ def run_search(registry: Registry, study: optuna.Study, location: StudyLocation,
         Interrupted: on SIGTERM or Ctrl-C; finished trials are kept.
         UserError: a fault that the user can fix; likewise.
     """
-    with SearchProgress(study, search, budget.points) as progress, _stopped_by_signals():
+    with stop.owned(), SearchProgress(study, search, budget.points) as progress:
         if budget.workers == 1:
             _work(registry, study, location, search, budget, progress)
         else:
@@ -82,22 +83,6 @@ def _work(
 
     with storage_errors_explained(location):
         Worker(study, location, search, budget.points).work(TrainingObjective(registry, location, search), after_trial)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Between trainings, which handle signals themselves, let SIGTERM and Ctrl-C end the search cleanly."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted from None
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 # ---------------------------------------------------------------------------------------------- several processes
@@ -175,17 +160,19 @@ def _start(number: int, location: StudyLocation, search: Search, budget: Budget)
 
 @contextmanager
 def _inherited(device: str | None) -> Iterator[None]:
-    """Give a process that is started inside its GPU, and let it ignore Ctrl-C.
+    """Give a process that is started inside its GPU, and let it ignore the signals but for SIGTERM.
 
-    Ctrl-C reaches all processes of the group; the parent alone handles it and stops the workers.
+    They reach all processes of the group; the parent alone handles them and stops the workers.
     """
-    handler, devices = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get(DEVICES)
+    ignored = [number for number in NUMBERS if number != signal.SIGTERM]
+    handlers, devices = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}, os.environ.get(DEVICES)
     if device is not None:
         os.environ[DEVICES] = device
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if devices is not None:
             os.environ[DEVICES] = devices
         else:
@@ -196,7 +183,7 @@ def _worker(location: StudyLocation, search: Search, budget: Budget, fault: Conn
     """Main function of a process; exit code 0 when the work is done or stopped, 1 on an error."""
     torch.set_num_threads(max(1, torch.get_num_threads() // budget.workers))
     try:
-        with _stopped_by_signals():
+        with stop.owned(is_command=True):
             _work(scan(budget.plugins), reopen(location), location, search, budget, None)
     except Interrupted:
         return

@@ -8,17 +8,16 @@ import pickle
 import re
 import shlex
 import shutil
-import signal
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins import CheckpointIO
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
@@ -28,45 +27,12 @@ from zoo.core.errors import UserError, one_line
 from zoo.core.files import replacing, replacing_path, require_regular
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
+from zoo.core.signals import Stopped, stop
 from zoo.training.run_folder import RunFolder
+from zoo.training.stopping import Stopping
 
 FORMAT = 1
 KEY = "bestiary"  # of the zoo's metadata in a checkpoint: format, run, spec
-
-
-class Stopped(Exception):
-    """A request to stop was met, inside of Lightning, which ends the process itself at a KeyboardInterrupt."""
-
-
-class StopRequest:
-    """Records a request to stop by Ctrl-C or SIGTERM."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    @contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Record the first signal; a second one ends the process as usual.
-
-        Only the main thread receives signals: in any other this does nothing.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            self.requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-        try:
-            for number in former:
-                signal.signal(number, note)
-            yield self
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
 
 class PlainCheckpointIO(CheckpointIO):
@@ -294,7 +260,7 @@ class Selection:
         return improved
 
 
-class Checkpoints(L.Callback):
+class Checkpoints(Stopping):
     """Saves ``last.ckpt`` and ``best.ckpt`` of a run, and stops it cleanly on request.
 
     Saves after every validation, every ``minutes`` within an epoch, on a request to stop, and, with ``Rescue``, on an exception,
@@ -306,7 +272,6 @@ class Checkpoints(L.Callback):
         records: files of the run, whose positions a checkpoint holds.
         selection: decides which checkpoint is the best.
         minutes: between checkpoints within an epoch.
-        stop: checked at the end of each step.
     """
 
     def __init__(
@@ -316,10 +281,10 @@ class Checkpoints(L.Callback):
         records: Sequence[JsonLinesWriter],
         selection: Selection,
         minutes: float,
-        stop: StopRequest,
     ) -> None:
+        super().__init__()
         self.folder, self.about, self.records, self.selection = folder, about, records, selection
-        self.seconds, self.stop = minutes * 60, stop
+        self.seconds = minutes * 60
         self.saved_at = time.monotonic()
         self.has_started = self.has_stepped = False  # before a step has ended, nothing of the run may change
 
@@ -341,32 +306,46 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.has_started, self.saved_at = True, time.monotonic()
+        self.stop_if_requested(trainer, now=True)
+        stop.error = None  # from here on only where the state can be saved
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.has_stepped = True
         # the end of an epoch saves anyway, and gradients that are being accumulated cannot be saved
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        stop, due = self.stop.requested, time.monotonic() - self.saved_at > self.seconds
-        if trainer.world_size > 1:
-            # processes must agree, which synchronizes them: not at every step
-            if trainer.global_step % trainer.log_every_n_steps:
-                return
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-            due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if (stop or due) and not pl_module.one_pass:  # a pass is short, and not the same from its middle on
+        is_due = time.monotonic() - self.saved_at > self.seconds
+        stopping, saving = self.agreement.any(trainer, stop.requested, is_due)
+        if (stopping or saving) and not pl_module.one_pass:  # a pass is short, and not the same from its middle on
             pl_module.record(batch_idx)
             self.save(trainer)
-        if stop:
+        if stopping:
             raise Stopped
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if stop.error is None:  # a validation of the training
+            self.stop_if_requested(trainer, save=lambda: self._save_before_validation(trainer, pl_module))
+
+    def _save_before_validation(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Save the state at the last step, so that a resumed run begins with the validation."""
+        if pl_module.one_pass:
+            return
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)  # which gives the weights of the training back
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        progress.reset()  # in the first batch, where Lightning recognizes a validation to repeat
+        progress.increment_ready()
+        progress.increment_started()
+        self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer, best=self.selection.is_best(trainer.callback_metrics, pl_module.standard_error))
-        stop = self.stop.requested
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop and trainer.current_epoch + 1 < trainer.max_epochs:
-            raise Stopped
+        self.stop_if_requested(trainer, now=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop_if_requested(trainer, now=True)
+        stop.release(Stopped)
 
     def save(self, trainer: L.Trainer, best: bool = False) -> None:
         """Write ``last.ckpt``, and first a copy as ``best.ckpt`` if it is the best so far.

@@ -23,9 +23,10 @@ from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
 from zoo.config.recipe import Recipe, Run, TrainerSettings
-from zoo.core.errors import Interrupted, UserError, one_line, some
+from zoo.core.errors import Failure, Interrupted, UserError, one_line, some
 from zoo.core.json_lines import JsonLinesWriter
-from zoo.core.ranks import rank_zero_print, require_valid_launch
+from zoo.core.ranks import is_follower, rank_zero_print, require_valid_launch
+from zoo.core.signals import stop
 from zoo.registry.registry import Registry
 from zoo.spec import spec_to_primitives
 from zoo.tasks.task import Diverged, Task
@@ -37,8 +38,6 @@ from zoo.training.checkpoints import (
     Damaged,
     Rescue,
     Selection,
-    Stopped,
-    StopRequest,
     copy_checkpoint,
     read_checkpoint,
     require_finite,
@@ -48,8 +47,10 @@ from zoo.training.environment import describe_environment
 from zoo.training.memory import is_out_of_memory
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
+from zoo.training.processes import require_launcher, supervised
 from zoo.training.run_folder import RunFolder
 from zoo.training.stage_plan import describe_plan, stage_plan
+from zoo.training.stopping import Stopping
 from zoo.training.tracking import open_tracker, tracking
 from zoo.training.trainer import build_trainer, configure_ddp, require_batches, silence_lightning
 from zoo.training.weights import load_backbone, open_weights
@@ -130,16 +131,18 @@ def train(
 
     Raises:
         UserError: an error that the user can fix, before the first step or when the disk fills up.
+        Failure: another process was lost.
         Interrupted: by a signal; ``last.ckpt`` is where it resumes.
     """
     silence_lightning()
     require_valid_launch()
     if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
         raise UserError("ModelCheckpoint: a run saves its best and its last checkpoint itself: omit it")
+    require_launcher(run.trainer.num_nodes)
     is_new = resume is None
     folder = resume or folder or RunFolder.claim(name, run)
-    # the lock first: another process may hold a folder that this one has taken over
-    with folder.locked(), folder.removed_unless_started(is_new) as started:
+    # the lock before what removes: another process may hold a folder that this one has taken over
+    with _stopped_by_signals(folder, is_new), folder.locked(), folder.removed_unless_started(is_new) as started:
         file = resume.to_resume(checkpoint) if resume else None
         former = read_checkpoint(file, training=True) if file else {"global_step": 0, KEY: {}}
         data = build_data(registry, run)
@@ -159,7 +162,7 @@ def train(
             JsonLinesWriter(path, positions.get(path.name), digits)
             for path, digits in ((folder.metrics_file, None), (folder.monitors_file, MONITOR_DIGITS))
         )
-        log, stop = MetricsLogger(metrics), StopRequest()
+        log = MetricsLogger(metrics)
         environment = describe_environment(task)
         tracker = open_tracker(run, folder, environment, former[KEY].get("wandb_id"), task)
 
@@ -176,7 +179,7 @@ def train(
 
         metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
         selection = Selection(metric, direction)
-        saving = Checkpoints(folder, about, (metrics, monitored), selection, run.recipe.checkpoint_minutes, stop)
+        saving = Checkpoints(folder, about, (metrics, monitored), selection, run.recipe.checkpoint_minutes)
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
         sinks = [monitored.append, tracker.log_record] if tracker else [monitored.append]
         monitors, diagnosis = build_monitors(run, task, sinks) if monitor else ([], None)
@@ -195,8 +198,8 @@ def train(
         task.prepare(data)
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
-        with tracking(tracker, folder), stop.listening(), folder.passed_on(), _hint_to_resume(registry, folder, run, started):
-            with _explained(run, saving, started), _restoring(trainer, saving, file):
+        with tracking(tracker, folder), folder.passed_on(), _hint_to_resume(registry, folder, run, started):
+            with _explained(run, saving, started), _restoring(trainer, saving, file), supervised(trainer):
                 trainer.fit(task, datamodule=data, ckpt_path=file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
             task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
@@ -204,7 +207,8 @@ def train(
             if test:
                 if tracker and len(classes) <= tracker.most_classes:
                     task.collect_details(metrics=False)
-                trainer.test(task, datamodule=data, verbose=False)
+                with supervised(trainer):
+                    trainer.test(task, datamodule=data, verbose=False)
             if tracker and trainer.is_global_zero and (predictions := task.tracker_predictions(data)):
                 tracker.log_predictions(*predictions)
             if tracker:
@@ -267,10 +271,11 @@ def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], setting
     require_valid_launch()
     run = run.model_copy(update={"data": data})
     module = build_test_data(registry, run, task.spec)
-    trainer = build_trainer(settings, run, logger=False, callbacks=[])
+    trainer = build_trainer(settings, run, logger=False, callbacks=[Stopping()])
     require_batches(trainer, module, "test")
     task.collect_details()
-    trainer.test(task, datamodule=module, verbose=False)
+    with supervised(trainer):
+        trainer.test(task, datamodule=module, verbose=False)
     return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
 
 
@@ -317,14 +322,35 @@ def _explained(run: Run, saving: Checkpoints, started: Event) -> Iterator[None]:
 
 
 @contextmanager
+def _stopped_by_signals(folder: RunFolder, is_new: bool) -> Iterator[None]:
+    """Say of every interrupt what was saved; of a new run without a checkpoint nothing is kept.
+
+    Raises:
+        Interrupted: by a signal.
+    """
+    former = stop.farewell
+    stop.farewell = lambda text: f"{text}. {_command_to_resume(folder)}"
+    try:
+        with stop.owned():
+            yield
+    except Interrupted:
+        if folder.last.exists():
+            again = f"zoo.load({folder.name!r}).resume() continues"
+            raise Interrupted(f"interrupted, and saved: {again}", folder.name, is_saved=True) from None
+        if not is_new:
+            raise Interrupted("interrupted before the first checkpoint", folder.name) from None
+        if not is_follower():
+            folder.remove()
+        raise Interrupted("interrupted before the first checkpoint: nothing was kept") from None
+    finally:
+        stop.farewell = former
+
+
+@contextmanager
 def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run, started: Event) -> Iterator[None]:
     """Add the command that goes on with the run to every exception."""
     try:
         yield
-    except Stopped:
-        is_saved = folder.last.exists()
-        state = f"and saved: zoo.load({folder.name!r}).resume() continues" if is_saved else "before the first checkpoint"
-        raise Interrupted(f"interrupted, {state}", folder.name, is_saved) from None
     except Damaged:  # says itself what can be done
         raise
     except Diverged as error:  # and would diverge again
@@ -332,10 +358,11 @@ def _hint_to_resume(registry: Registry, folder: RunFolder, run: Run, started: Ev
         lr = min(run.recipe.lr / 10, registry.model(run.model["name"]).recipe.get("lr", Recipe.model_fields["lr"].default))
         again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={lr:g}"
         raise Diverged(f"{error}. To start again: {again}") from error
-    except UserError as error:
+    except (UserError, Failure) as error:
         if not (started.is_set() or folder.last.exists() or folder.autopsy_file.exists()):
             raise  # nothing to resume
-        raise UserError(f"{error}. {_command_to_resume(folder)}") from error
+        kind = Failure if isinstance(error, Failure) else UserError
+        raise kind(f"{error}. {_command_to_resume(folder)}") from error
     except Exception as error:
         error.add_note(_command_to_resume(folder))
         raise

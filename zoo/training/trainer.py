@@ -14,12 +14,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 
 from zoo.config.recipe import Run, TrainerSettings
-from zoo.core.errors import UserError, one_line, unknown
+from zoo.core.errors import UserError, one_line
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
+from zoo.training.processes import manage_processes
 
 FEW_PROCESSES = 8  # allowed on any machine
 HOOKS_OF_A_STEP = (
@@ -36,14 +37,11 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
         UserError: Lightning refuses the devices, the strategy or the precision.
     """
     recipe = run.recipe
-    known = ["auto", *StrategyRegistry.available_strategies()]
-    if settings.strategy not in known:
-        raise unknown("strategy (trainer.strategy)", settings.strategy, known)
     _require_processes(settings)
     _skip_empty_hooks(callbacks)
     try:
-        return L.Trainer(
-            **settings.model_dump(exclude={"monitor_every_n_steps"}),
+        trainer = L.Trainer(
+            **settings.model_dump(exclude={"monitor_every_n_steps", "timeout_minutes"}),
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             gradient_clip_val=recipe.gradient_clip_val,
@@ -57,10 +55,25 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            default_root_dir=os.devnull,  # under SLURM Lightning would load an hpc_ckpt_1.ckpt of any earlier job from here
         )
     except Exception as error:  # of many types: a package of an accelerator that is missing, a name, a combination
         asked = " ".join(f"{key}={getattr(settings, key)}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
         raise UserError(f"Lightning cannot run with {asked} precision={recipe.precision}: {one_line(error)}") from error
+    if settings.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone: omit it on CPUs")
+    _disown_signals(trainer)
+    manage_processes(trainer, settings.timeout_minutes)
+    return trainer
+
+
+def _disown_signals(trainer: L.Trainer) -> None:
+    """Leave the signals to the zoo: Lightning's handlers save and exchange data wherever they find the training.
+
+    With several processes Lightning also broadcasts at every step whether SIGTERM was received, and waits for the device.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 class _NoProfiler(Profiler):
@@ -121,9 +134,9 @@ def configure_ddp(strategy: Any, task: Task) -> None:
 
 @atexit.register
 def _leave_process_group() -> None:
-    """Join gloo's threads at the end of a process, which would otherwise be aborted if one of them still runs."""
+    """Join the group's threads at the end of a process, which would otherwise be aborted if one of them still runs."""
     distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+    if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -24,6 +24,7 @@ from zoo.tasks.task import Diverged, Task
 from zoo.training.building import build_data, build_task
 from zoo.training.engine import load_initial_weights
 from zoo.training.memory import PeakMemory, available_memory, frozen_garbage, is_out_of_memory
+from zoo.training.processes import supervised
 from zoo.training.trainer import build_trainer, silence_lightning
 
 LOWEST, HIGHEST = 1e-6, 10.0  # learning rates
@@ -165,7 +166,7 @@ class _RangeTest(L.Callback):
 def fit(run: Run, data: Any, task: Task, settings: dict[str, Any], callbacks: list[L.Callback]) -> None:
     """Train a copy without recording or saving; a non-finite loss ends it."""
     trainer = build_trainer(run.trainer.model_copy(update=settings), run, logger=False, callbacks=callbacks)
-    with suppress(Diverged):  # the callback knows
+    with suppress(Diverged), supervised(trainer):  # the callback knows
         trainer.fit(task, datamodule=data)
 
 

@@ -1,0 +1,144 @@
+"""One owner for all signals, from a command's first moment to its last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from zoo.core import signals
+from zoo.core.errors import Interrupted
+from zoo.core.signals import NUMBERS, Stopped, stop, withheld
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)  # handlers are called between two operations of Python
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
+def test_the_first_signal_is_raised_and_the_former_handler_is_given_back(number: int) -> None:
+    former = signal.getsignal(number)
+    with pytest.raises(Interrupted), stop.owned():
+        send(number)
+    assert signal.getsignal(number) is former
+
+
+def test_a_signal_is_held_until_it_is_released() -> None:
+    with pytest.raises(Stopped), stop.owned(), stop.raising(Stopped):
+        assert not stop.requested
+        stop.error = None
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)  # of the same request
+        assert stop.requested
+        stop.release(Stopped)
+
+
+def test_a_later_signal_is_raised_in_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
+    with pytest.raises(Stopped), stop.owned():
+        stop.error = None
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+    stop.error = Interrupted
+
+
+def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.owned():
+            send(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_an_owner_within_another_and_one_in_a_thread_do_nothing() -> None:
+    with stop.owned():
+        handler = signal.getsignal(signal.SIGTERM)
+        with stop.owned():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is handler
+    entered = []
+    thread = threading.Thread(target=lambda: entered.append(stop.owned().__enter__()))
+    thread.start()
+    thread.join()
+    assert entered == [None] and signal.getsignal(signal.SIGTERM) is not handler
+
+
+SECOND = """
+import signal, sys, time
+from zoo.core.signals import stop
+with stop.owned(is_command=True):
+    stop.error, stop.farewell = None, lambda text: f"{text} at once"
+    print("ready", flush=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    signal.sigwait([signal.SIGALRM])  # outside of Python, where no handler is called
+"""
+
+
+def test_a_second_signal_ends_a_command_that_waits_outside_of_python() -> None:
+    with subprocess.Popen([sys.executable, "-c", SECOND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)  # twice, as a terminal and a launcher do
+        time.sleep(signals.REPEAT_SECONDS + 0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130 and process.stderr.read() == "\ninterrupted at once\n"
+
+
+def test_a_forked_process_has_the_former_handlers_and_its_signals_are_not_those_of_its_parent() -> None:
+    read, write = os.pipe()
+    with stop.owned(is_command=True):
+        if (child := os.fork()) == 0:
+            os.write(write, repr(signal.getsignal(signal.SIGTERM)).encode())
+            time.sleep(10)
+            os._exit(0)
+        assert b"SIG_DFL" in os.read(read, 100)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+        assert not stop.requested
+
+
+WORKER = """
+import os, time
+from zoo.core.signals import end_with_parent
+end_with_parent()
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+def test_a_process_that_is_started_withheld_ends_with_its_parent_alone() -> None:
+    with withheld():
+        process = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    for number in NUMBERS:
+        subprocess.run(["kill", f"-{number:d}", str(process.pid)], check=True)  # from another process
+    time.sleep(0.1)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(NUMBERS)
+
+
+@pytest.mark.parametrize("module", ["zoo", "zoo.__main__"])
+def test_an_interrupt_while_the_command_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
+    """As ``python -m zoo``, and as the installed script."""
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
+    start = ["-m", "zoo", "list"] if module == "zoo" else ["-c", "from zoo.__main__ import main; main()"]
+    with subprocess.Popen(
+        [sys.executable, *start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130 and process.stderr.read() == "interrupted\n"
