@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from zoo.training.run_folder import RunFolder
 
 # where a run computes and where it is tracked, not what it computes
-CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "wandb.")
+CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "trainer.timeout_minutes=", "wandb.")
+
+# processes may change if they read as much at once: then the steps stay where they were, though not to the bit
+PARTS_OF_GLOBAL_BATCH = ("trainer.devices=", "trainer.num_nodes=", "recipe.batch_size=")
 
 
 def train(
@@ -35,6 +38,7 @@ def train(
     settings: Settings = (),
     config: str | Path = "",
     name: str | None = None,
+    resume_if_exists: bool = False,
     runs: str | Path | None = None,
     callbacks: Sequence[L.Callback] = (),
     progress: bool = True,
@@ -54,6 +58,7 @@ def train(
         settings: any others by their keys, as in ``{"model.hidden_sizes": [64], "recipe.lr": 1e-3}``.
         config: YAML file of settings, such as the ``run.yaml`` of a run.
         name: of the run; by default made from model and data.
+        resume_if_exists: continue the run ``name`` if there is one with these settings, as a job that is started again does.
         runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
         callbacks: of Lightning, in addition to those of the zoo.
         progress: whether to show a progress bar.
@@ -73,6 +78,15 @@ def train(
 
     given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
     run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
+    if resume_if_exists:
+        from zoo.training.run_folder import RunFolder, runs_folder, runs_in
+
+        if name is None:
+            raise UserError("--resume-if-exists: give the run a name with --name")
+        with runs_in(runs):
+            folder = RunFolder(runs_folder() / str(name))
+            if folder.run_file.exists():
+                return _continue(folder, run, "--resume-if-exists", callbacks=require_callbacks(callbacks), progress=progress)
     return start(run, name, runs, callbacks=callbacks, progress=progress)
 
 
@@ -186,18 +200,44 @@ def resume(
     Raises:
         UserError: a setting would change what is computed.
     """
-    from zoo.config.recipe import differences, resolve
+    from zoo.config.recipe import resolve
+
+    run = resolve(current_registry(), model or None, folder.read_run().model_dump(mode="json"), settings)
+    return _continue(folder, run, "--resume", **options)
+
+
+def _continue(folder: RunFolder, run: Run, flag: str, **options: Any) -> TrainedRun:
+    """Continue an existing run, whose settings must be those of ``run``; ``flag`` is what asked for it."""
+    from zoo.config.recipe import differences
 
     former = folder.read_run()
-    run = resolve(current_registry(), model or None, former.model_dump(mode="json"), settings)
     changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]
+    batch, processes = _global_batch(former), _processes(run)
+    if _processes(former) != processes and all(text.startswith(PARTS_OF_GLOBAL_BATCH) for text in changed):
+        if batch and batch == _global_batch(run):
+            changed = []
+        elif batch and processes and batch % processes == 0:
+            change = f"--set recipe.batch_size={batch // processes}"
+            raise UserError(f"{flag} keeps the global batch of {batch}, but {changed[0]}: add {change}")
     if changed:
         instead = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed[0].partition(' ')[0]} --name NEW"
-        raise UserError(f"--resume continues a run as it is, but {changed[0]}: to start a new run, {instead}")
+        raise UserError(f"{flag} continues a run as it is, but {changed[0]}: to start a new run, {instead}")
     from zoo.training import engine
 
     outcome = engine.train(current_registry(), run, resume=folder, checkpoint=checkpoint, **options)
     return TrainedRun(outcome.folder, outcome=outcome)
+
+
+def _processes(run: Run) -> int:
+    """The number of processes of a Run; 0 where it depends on the machine."""
+    devices = run.trainer.devices
+    count = devices if isinstance(devices, int) else len(devices) if isinstance(devices, list) else 0
+    return max(count, 0) * run.trainer.num_nodes
+
+
+def _global_batch(run: Run) -> int:
+    """Samples that all processes read at once; 0 where that depends on the machine."""
+    return _processes(run) * run.recipe.batch_size
 
 
 def flag_sections(
