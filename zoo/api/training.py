@@ -203,7 +203,7 @@ def resume(
     from zoo.config.recipe import resolve
 
     run = resolve(current_registry(), model or None, folder.read_run().model_dump(mode="json"), settings)
-    return _continue(folder, run, "--resume", **options)
+    return _continue(folder, run, "--resume", checkpoint=checkpoint, **options)
 
 
 def _continue(folder: RunFolder, run: Run, flag: str, **options: Any) -> TrainedRun:
@@ -224,7 +224,7 @@ def _continue(folder: RunFolder, run: Run, flag: str, **options: Any) -> Trained
         raise UserError(f"{flag} continues a run as it is, but {changed[0]}: to start a new run, {instead}")
     from zoo.training import engine
 
-    outcome = engine.train(current_registry(), run, resume=folder, checkpoint=checkpoint, **options)
+    outcome = engine.train(current_registry(), run, resume=folder, **options)
     return TrainedRun(outcome.folder, outcome=outcome)
 
 
