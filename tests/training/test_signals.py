@@ -83,7 +83,16 @@ def send_at(place: str, number: int) -> None:
             before(Task, "on_test_batch_start", lambda task, batch, index: index == 1)
 
 
-def run_command(arguments: list[str], rank: int, processes: int, port: int, sends: tuple[str, int] | None, log: str) -> None:
+def run_command(
+    arguments: list[str],
+    rank: int,
+    processes: int,
+    port: int,
+    sends: tuple[str, int] | None,
+    log: str,
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(environment)
     if processes > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
     for stream in (1, 2):
@@ -96,7 +105,9 @@ def run_command(arguments: list[str], rank: int, processes: int, port: int, send
     main()
 
 
-def command(*arguments: str, processes: int = 1, sends: tuple[str, int] | None = None, to: int = 0) -> tuple[list[int], str]:
+def command(
+    *arguments: str, processes: int = 1, sends: tuple[str, int] | None = None, to: int = 0, **environment: str
+) -> tuple[list[int], str]:
     """The command in as many processes, one of which sends itself a signal: their exit codes, and what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -104,7 +115,9 @@ def command(*arguments: str, processes: int = 1, sends: tuple[str, int] | None =
     arguments = [*arguments, *(["--devices", str(processes)] if processes > 1 else [])]
     log = f"output-{port}"
     started = [
-        SERVER.Process(target=run_command, args=(arguments, rank, processes, port, sends if rank == to else None, log))
+        SERVER.Process(
+            target=run_command, args=(arguments, rank, processes, port, sends if rank == to else None, log, environment)
+        )
         for rank in range(processes)
     ]
     for process in started:
@@ -141,7 +154,7 @@ def assert_equal(first: Any, second: Any, where: str) -> None:
         assert first == second, where
 
 
-def assert_same_end(run: str, place: str, where: str) -> None:
+def assert_same_end(run: str, where: str) -> None:
     whole, other = last("whole"), last(run)
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         assert_equal(whole[key], other[key], f"{where}: {key}")
@@ -159,7 +172,7 @@ def assert_stops_and_goes_on(place: str, number: signal.Signals, processes: int,
     assert "Traceback" not in printed, f"{where}: {printed}"
     codes, printed = command("train", "--resume", run, processes=processes)
     assert codes == [0] * processes, f"{where}: {printed}"
-    assert_same_end(run, place, where)
+    assert_same_end(run, where)
 
 
 @pytest.mark.parametrize("place", ["validation", pytest.param("last batch", marks=pytest.mark.slow)])
@@ -175,3 +188,77 @@ def test_any_signal_at_any_place_stops_a_run_that_goes_on_exactly(place: str, pr
     assert command(*COMMAND, "--name", "whole", processes=processes)[0] == [0] * processes
     for turn, number in enumerate(NUMBERS):
         assert_stops_and_goes_on(place, number, processes, to=turn % processes)
+
+
+def test_a_job_that_slurm_starts_again_goes_on_exactly_and_touches_nothing_outside_its_run() -> None:
+    slurm = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711"}
+    slurm |= {"SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    command(*COMMAND, "--name", "whole")
+    _, expected = command("test", "whole", "--json")
+    Path("hpc_ckpt_1.ckpt").write_text("of another job")
+    job = [*COMMAND, "--name", "job", "--resume-if-exists"]
+    codes, printed = command(*job, sends=("step", signal.SIGUSR1), **slurm)
+    assert codes == [130] and "interrupted, and saved" in printed
+    assert command(*job, **slurm)[0] == [0]
+    assert_same_end("job", "under SLURM")
+    codes, printed = command(*job, **slurm)
+    assert codes == [0] and "job was already finished: nothing left to train" in printed
+    assert command("test", "job", "--json", **slurm) == ([0], expected)
+    assert {path.name for path in Path().iterdir() if not path.name.startswith("output-")} == {"hpc_ckpt_1.ckpt", "runs"}
+
+
+def test_a_run_is_continued_by_the_same_command_alone(zoo) -> None:
+    job = ["train", "softmax", "--epochs", "1", "--resume-if-exists"]
+    assert zoo(*job).is_one_line_error("--resume-if-exists", "--name")
+    assert zoo(*job, "--name", "job").code == 0
+    assert zoo(*job, "--name", "job", "--set", "recipe.lr=0.5").is_one_line_error(
+        "--resume-if-exists continues a run as it is, but recipe.lr=0.5", "zoo train --config runs/job/run.yaml"
+    )
+
+
+@pytest.mark.parametrize("place", ["data", "weights"])
+def test_a_signal_before_the_first_step_leaves_nothing(zoo, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    from zoo.tasks.task import Task
+    from zoo.training import engine
+
+    owner, name = {"data": (engine, "build_data"), "weights": (Task, "configure_optimizers")}[place]
+    original = getattr(owner, name)
+
+    def sending(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, sending)
+        answer = zoo("train", "softmax", "--epochs", "1", "--name", "early")
+    assert (answer.code, answer.out) == (130, "") and not Path("runs").exists()
+    assert answer.err.splitlines()[-1] == "interrupted before the first checkpoint: nothing was kept"
+
+
+def test_a_signal_during_a_test_or_an_export_is_one_line_and_leaves_nothing(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.export import export
+    from zoo.tasks.task import Task
+
+    def sending(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert zoo("train", "softmax", "--epochs", "1", "--name", "done").code == 0
+    before = sorted(Path().rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_test_batch_start", sending)
+        answer = zoo("test", "done")
+    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "check_agreement", sending)
+        answer = zoo("export", "done", "--to", "safetensors")
+    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted\n")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_run_goes_on_with_other_processes_of_the_same_global_batch(zoo) -> None:
+    assert zoo("train", "softmax", "--epochs", "1", "--name", "pair", "--set", "recipe.batch_size=32").code == 0
+    file = Path("runs/pair/run.yaml")
+    file.write_text(file.read_text().replace("devices: 1", "devices: 2"))
+    again = ("train", "--resume", "pair", "--devices", "1")
+    assert zoo(*again).is_one_line_error("global batch of 64", "trainer.devices=1", "add --set recipe.batch_size=64")
+    assert zoo(*again, "--set", "recipe.batch_size=64").code == 0

@@ -51,7 +51,7 @@ def train(
         epochs: number of training epochs; by default the recipe's.
         devices: number of devices, or ``auto``.
         nodes: number of machines.
-        strategy: of Lightning's Trainer: ``ddp``, ``fsdp``, ...
+        strategy: of Lightning's Trainer: ``auto`` or ``ddp``.
         accelerator: of Lightning's Trainer: ``cpu``, ``gpu``, ``mps``, ...
         precision: ``32``, ``bf16``, ``16`` or ``64``.
         wandb: ``online`` or ``offline``.

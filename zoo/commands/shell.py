@@ -88,7 +88,10 @@ class CommandGroup(TextParameters, TyperGroup):
             sys.meta_path.insert(0, AnnounceTorch())
         try:
             with stop.owned(is_command=True):
-                sys.exit(super().main(*args, standalone_mode=False, **extra) or 0)
+                code = super().main(*args, standalone_mode=False, **extra) or 0
+                if code == 130:  # what Typer makes of a KeyboardInterrupt, without a word
+                    raise KeyboardInterrupt
+                sys.exit(code)
         except UserError as error:
             _fail(str(error))
         except Failure as error:

@@ -37,7 +37,7 @@ DataName = Annotated[
 Epochs = Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs.")]
 Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of devices, or auto.")]
 Nodes = Annotated[str | None, typer.Option(metavar="N", help="Number of machines.")]
-Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: ddp, fsdp, ...")]
+Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: auto or ddp.")]
 Accelerator = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning accelerator: cpu, gpu, mps, ...")]
 Precision = Annotated[str | None, typer.Option(metavar="P", help="Precision: 32, 64, or bf16 or 16 for mixed precision.")]
 NewName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run and its folder.")]

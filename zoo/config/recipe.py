@@ -96,8 +96,9 @@ class Recipe(Section):
         return Freezing.parse(self.freeze)
 
 
-# of Lightning; processes that are spawned or forked do not give the trained network back
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "fsdp")
+# of Lightning's: processes that are spawned or forked do not give the trained network back, and Lightning has no sharded strategy
+# for CPUs, where it could be tried
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
 class TrainerSettings(Section):
@@ -107,7 +108,7 @@ class TrainerSettings(Section):
         1, description="number of devices, a list of indices, or auto"
     )
     num_nodes: int = Field(1, ge=1, description="number of machines")
-    strategy: str = Field("auto", description="Lightning strategy: auto, ddp, fsdp, ...")
+    strategy: str = Field("auto", description="Lightning strategy: auto or ddp")
     accelerator: str = Field("auto", description="Lightning accelerator: auto, cpu, gpu, mps, ...")
     timeout_minutes: float = Field(10.0, gt=0, description="minutes that a process waits for the others before it gives up")
     sync_batchnorm: bool = Field(False, description="synchronize batch norm across devices")

@@ -1,0 +1,127 @@
+"""Processes of a run find each other or say why not, and none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from zoo.core.errors import Failure
+from zoo.training import processes
+
+PROGRAM = "from zoo.__main__ import main; main()"
+LAUNCH = ["train", "mlp", "--name", "pair", "--devices", "2", "--accelerator", "cpu", "--epochs", "100000"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def strategy(rank: int, seconds: float) -> SimpleNamespace:
+    """As much of a strategy of two machines as is asked before the process group is formed."""
+    environment = SimpleNamespace(main_address="127.0.0.1", main_port=free_port())
+    return SimpleNamespace(
+        set_world_ranks=lambda: None, cluster_environment=environment, _timeout=timedelta(seconds=seconds), global_rank=rank,
+        world_size=2, local_rank=0, num_processes=1, num_nodes=2, root_device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rank", "missing"), [(0, "1 of 2 processes (nodes 1 of 2), at 127.0.0.1:"), (1, "the first process, at 127.0.0.1:")]
+)
+def test_a_machine_that_never_comes_is_waited_for_in_words_and_for_a_limited_time(
+    rank: int, missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "QUIET_SECONDS", 0.1)
+    with pytest.raises(Failure, match="trainer.timeout_minutes") as failure:
+        processes.connect_processes(strategy(rank, 0.4))
+    assert missing in str(failure.value)
+    assert capsys.readouterr().err.count(f"waiting for {missing}") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ((), "MASTER_ADDR, MASTER_PORT, NODE_RANK not set"),
+        (("MASTER_ADDR", "NODE_RANK"), "trainer.num_nodes=2: MASTER_PORT not set"),
+    ],
+)
+def test_missing_variables_of_a_launcher_are_named_at_once(zoo, monkeypatch, given: tuple[str, ...], missing: str) -> None:
+    for name in given:
+        monkeypatch.setenv(name, "0")
+    assert zoo("train", "mlp", "--nodes", "2", "--name", "wide").is_one_line_error(missing, "srun or torchrun")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "deepspeed", "deepspeed_stage_3", "xla", "single_device"]
+)
+def test_a_strategy_that_does_not_work_is_refused(zoo, name: str) -> None:
+    answer = zoo("train", "mlp", "--devices", "2", "--accelerator", "cpu", "--strategy", name)
+    assert answer.is_one_line_error("no strategy (trainer.strategy)", repr(name)) and not Path("runs").exists()
+
+
+def test_batch_norm_is_not_synchronized_on_cpus(zoo) -> None:
+    arguments = ("train", "resnet20", "--devices", "2", "--accelerator", "cpu", "--set", "trainer.sync_batchnorm=true")
+    assert zoo(*arguments).is_one_line_error("trainer.sync_batchnorm=true", "GPUs") and not Path("runs").exists()
+
+
+def launched(act: Callable[[subprocess.Popen], None]) -> tuple[int, str, list[int]]:
+    """Train in two processes until they record, act, and wait: exit code, standard error, processes that are left."""
+    Path("zoo_command.py").write_text(PROGRAM)
+    started = subprocess.Popen(
+        [sys.executable, "zoo_command.py", *LAUNCH], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    records = Path("runs/pair/metrics.jsonl")
+    while not (records.exists() and records.stat().st_size) and started.poll() is None:
+        time.sleep(0.2)
+    act(started)
+    try:
+        error = started.communicate(timeout=60)[1]
+    finally:
+        left = subprocess.run(["pgrep", "-s", str(started.pid)], capture_output=True, text=True).stdout.split()
+        for process in left:
+            os.kill(int(process), signal.SIGKILL)
+    return started.returncode, error, left
+
+
+def other(launcher: subprocess.Popen) -> int:
+    return int(subprocess.run(["pgrep", "-P", str(launcher.pid), "-f", "zoo_command"], capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda launcher: launcher.terminate(),
+        lambda launcher: os.kill(other(launcher), signal.SIGUSR1),
+        lambda launcher: os.killpg(launcher.pid, signal.SIGINT),
+    ],
+    ids=["launcher", "other", "group"],
+)
+def test_a_signal_to_any_launched_process_stops_all(act: Callable[[subprocess.Popen], None]) -> None:
+    code, error, left = launched(act)
+    lines = [line for line in error.splitlines() if "interrupted" in line]
+    assert (code, lines, left) == (130, ["interrupted, and saved. To continue: zoo train --resume pair"], []), error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_process_is_one_line_and_ends_the_others() -> None:
+    code, error, left = launched(lambda launcher: os.kill(other(launcher), signal.SIGKILL))
+    assert (code, left) == (1, []), error
+    assert "error: process 1 of 2 was killed by SIGKILL. To resume: zoo train --resume pair\n" in error
+    assert "Traceback" not in error and "gloo" not in error
