@@ -156,9 +156,13 @@ def read_karpathy(path: str) -> tuple[Captions, dict[str, set[str]]]:
         return captions, splits
 
     def sentence_of(sentence: dict[str, Any]) -> Any:
-        return sentence["raw"] if "raw" in sentence else " ".join(filter(None, sentence["tokens"]))
+        return sentence["raw"] if "raw" in sentence else " ".join(filter(_is_text, sentence["tokens"]))
 
     return read_json(Path(path), read)
+
+
+def _is_text(token: object) -> bool:
+    return isinstance(token, str)
 
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.core.errors import UserError, some
 from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
-from zoo.datamodules.files.json_files import identifier, read_json
+from zoo.datamodules.files.json_files import identifier, read_json, text_of
 from zoo.registry.entry import register_data
 from zoo.spec import UNKNOWN_ANSWER
 from zoo.text.tokenization import tokenize
@@ -52,14 +52,14 @@ class VQA(QuestionFiles):
 
         def read(content: Any) -> list[tuple[Path, Question]]:
             annotations = {identifier(entry["question_id"]): entry for entry in content["annotations"]}
-            if unanswered := sorted(questions.keys() - annotations.keys()):
+            if unanswered := sorted(questions.keys() - annotations.keys(), key=str):
                 raise UserError(f"{annotations_file}: has no answers to questions {some(unanswered)} of {questions_file.name}")
-            if unasked := sorted(annotations.keys() - questions.keys()):
+            if unasked := sorted(annotations.keys() - questions.keys(), key=str):
                 raise UserError(f"{questions_file}: has no questions {some(unasked)}, which {annotations_file.name} answers")
             return [
                 (
                     self.root / split / f"COCO_{split}_{int(entry['image_id']):012d}.jpg",
-                    _question(entry["question"], annotations[number]),
+                    _question(text_of(entry["question"]), annotations[number]),
                 )
                 for number, entry in questions.items()
             ]
@@ -102,7 +102,7 @@ def _most_frequent(question: Question) -> str:
 
 
 def _question(text: str, annotation: dict[str, Any]) -> Question:
-    answers = [said["answer"].replace("\n", " ").replace("\t", " ").strip() for said in annotation["answers"]]
+    answers = [text_of(said["answer"]).replace("\n", " ").replace("\t", " ").strip() for said in annotation["answers"]]
     if not answers:
         raise ValueError(f"question {annotation['question_id']} has an empty list of answers")
     return Question(tokenize(text), answers, annotation["answer_type"].replace("/", "-"))

@@ -92,8 +92,6 @@ class CaptionFiles(ImageTextFiles, CaptionData):
                     splits[name].append(TokenizedImage(image.path, sentences))
                 else:
                     without_caption.append(Path(image.path).name)
-            if not splits[name]:
-                raise UserError(f"{self.root}: no image of {name} has a caption with words")
         left_out = {
             "images without a caption": without_caption,
             "captioned names without an image": found.without_image,
@@ -102,8 +100,11 @@ class CaptionFiles(ImageTextFiles, CaptionData):
         }
         parts = [f"{len(names):,} {fault} ({some(names, NAMED)})" for fault, names in left_out.items() if names]
         parts += [f"{wordless:,} captions without words"] if wordless else []
-        if parts:
-            rank_zero_print(f"warning: {self.root}: skipped {' and '.join(parts)}")
+        skipped = f"skipped {' and '.join(parts)}" if parts else ""
+        if empty := [name for name, images in splits.items() if not images]:
+            raise UserError(f"{self.root}: no image of {empty[0]} has a caption with words{skipped and ': '}{skipped}")
+        if skipped:
+            rank_zero_print(f"warning: {self.root}: {skipped}")
         return splits
 
     def build_spec(self) -> CaptionSpec:

@@ -39,11 +39,13 @@ def read_json(path: Path, parse: Callable[[Any], Any], object_hook: Callable[[di
 
 
 def identifier(value: object) -> int | str:
-    """An identifier, whether it is written as a number or as text: 12, "12" and "012" are one.
+    """An identifier, whether it is written as a number or as text: 12, 12.0, "12" and "012" are one.
 
     Raises:
         TypeError: it is neither.
     """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError(f"{value!r} is no identifier")
     return int(value) if str(value).isdecimal() else value

@@ -166,7 +166,7 @@ def test_karpathys_images_of_one_name_are_told_apart_by_their_folders(images: Pa
     wordless = [{"tokens": []}, {"raw": None}]
     content = {
         "images": [
-            {"filename": "1.jpg", "filepath": split, "split": split, "sentences": [{"tokens": [split]}, *wordless]}
+            {"filename": "1.jpg", "filepath": split, "split": split, "sentences": [{"tokens": [None, split, 5]}, *wordless]}
             for split in ("train", "val", "test")
         ]
     }
@@ -287,8 +287,9 @@ def test_ids_as_text_names_with_folders_and_captions_without_words_are_read_or_c
     content = json.loads(file.read_text())
     for entry in content["images"]:
         entry["file_name"] = f"train2017/{entry['file_name']}"
-    for annotation, caption in zip(content["annotations"], (None, "  ", 7, "a girl"), strict=True):
-        annotation.update(caption=caption, image_id=str(annotation["image_id"]))
+    ids = (str, float, "00{}".format, int)
+    for annotation, caption, written in zip(content["annotations"], (None, "  ", 7, "a girl"), ids, strict=True):
+        annotation.update(caption=caption, image_id=written(annotation["image_id"]))
     content["images"].append({"id": "5", "file_name": "../val2017/000000203564.jpg"})
     file.write_text(json.dumps(content))
     data = CocoCaptions(2, 0, root=str(coco), size=16, min_count=1)
@@ -298,6 +299,10 @@ def test_ids_as_text_names_with_folders_and_captions_without_words_are_read_or_c
     warning = capsys.readouterr().err
     assert "1 images without a caption (000000391895.jpg)" in warning and "3 captions without words" in warning
     assert "1 captioned names without an image (../val2017/000000203564.jpg)" in warning
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no image of train has a caption with words: skipped .* and 3 captions without words"):
+        _ = CocoCaptions(2, 0, root=str(coco)).spec
 
 
 def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(images: Path) -> None:

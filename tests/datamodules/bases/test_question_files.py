@@ -308,6 +308,15 @@ def test_vqa_names_questions_without_answers(vqa: Path) -> None:
         opened(VQA(2, 0, str(vqa)))
 
 
+def test_vqa_says_what_is_no_text(vqa: Path) -> None:
+    file = vqa / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["answers"][3]["answer"] = None
+    write_json(file, content)
+    with pytest.raises(UserError, match="val2014_annotations.json: is not laid out as published: None is no text"):
+        opened(VQA(2, 0, str(vqa)))
+
+
 def test_an_answer_must_be_frequent_enough_for_some(vqa: Path) -> None:
     with pytest.raises(UserError, match="data.min_answer_count=9: no answer occurs that often, the most frequent one 2 times"):
         _ = VQA(2, 0, str(vqa), min_count=1).spec
