@@ -81,9 +81,16 @@ def test_a_name_that_is_too_long_leaves_nothing(workplace: Path, name: str) -> N
     with pytest.raises(OSError) as raised:
         replace_file(workplace / name, b"x")
     assert raised.value.errno == errno.ENAMETOOLONG and raised.value.filename == str(workplace / name)
-    with pytest.raises(UserError, match="name too long"):
-        write_output(workplace / name, b"x")
+    for write in (lambda path: write_output(path, b"x"), lambda path: require_writable("--output", path)):
+        with pytest.raises(UserError, match="name too long"):
+            write(workplace / name)
     assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127])
+def test_the_longest_name_can_be_written(workplace: Path, name: str) -> None:
+    write_output(workplace / name, b"x")
+    assert [path.name for path in workplace.iterdir()] == [name]
 
 
 def test_only_empty_folders_that_were_made_go_again(workplace: Path) -> None:

@@ -77,7 +77,7 @@ def replacing_path(path: Path, exclusive: bool = False) -> Iterator[Path]:
     """
     if os.path.exists(path) and not path.is_dir():
         require_regular(path)
-    beside = path.with_name(f".{path.name}.{'partial' if exclusive else uuid4().hex}")
+    beside = path.with_name(f".{path.name}.partial" if exclusive else f".{path.name[:20]}.{uuid4().hex}")
     with naming_file(path), making_folder(path.parent):
         try:
             yield beside
@@ -126,6 +126,13 @@ def require_writable(option: str, path: Path) -> None:
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
         raise UserError(f"{option} {path}: {place} is not a folder")
+    for name in path.absolute().relative_to(place).parts:
+        try:
+            (place / name).lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a name that is too long
+            raise UserError(f"{option} {path}: {(error.strerror or str(error)).lower()}") from None
     try:
         with tempfile.TemporaryFile(dir=place):  # permissions alone do not show it
             pass

@@ -24,7 +24,7 @@ from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
 from zoo.training.run_folder import RunFolder
 
-MOST_TENSORS = 100_000  # of weights; a deeper network is surely a mistake
+MOST_TENSORS = 20_000  # of weights; a deeper network is surely a mistake
 
 
 def open_data(registry: Registry, run: Run) -> Any:
