@@ -11,7 +11,6 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -74,27 +73,27 @@ RUN_COMMANDS = (
 
 
 def names() -> Iterator[Case]:
-    for commands, step in ((MODEL_COMMANDS, 7), (RUN_COMMANDS, 7)):
-        for number, command in enumerate(commands):
-            # each command gets others, and all are given to several commands
-            for name in islice(cycle(NAMES), number * step, number * step + 9):
-                arguments = tuple(word.replace("{}", name) for word in command)
-                if name.startswith("-") and "--" not in command[-2]:
-                    arguments = (*arguments[: command.index("{}")], "--", *arguments[command.index("{}") :])
-                if not is_fine(command, name):
-                    yield Case(arguments)
+    for command in (*MODEL_COMMANDS, *RUN_COMMANDS):
+        for name in NAMES:
+            arguments = tuple(word.replace("{}", name) for word in command)
+            if name.startswith("-") and "--" not in command[-2]:
+                arguments = (*arguments[: command.index("{}")], "--", *arguments[command.index("{}") :])
+            if not is_fine(command, name):
+                yield Case(arguments)
 
 
 def is_fine(command: tuple[str, ...], name: str) -> bool:
     """Whether the command succeeds with that name, or reads all files of the machine."""
     if command[0] == "list" or command[:2] == ("data", "list"):
-        return name in ("", " ", "*", "0", "-1", "MLP")
+        return name in ("", " ", "*", "0", "-1", "MLP", "resnet2")
     if name == "first/":
         return (
             command[0] in ("report", "watch", "test", "export", "predict", "serve", "train", "finetune") or command[1] == "curves"
         )
     if name == "" and command[1] == "{}":
         return command[0] == "picture"
+    if command[:2] == ("data", "show"):
+        return name in ("/", ".", "..", "runs")  # folders, of which nothing is read
     if "--data" in command:
         return name == "/" or (name == "" and command[0] in ("picture", "train"))
     return name in ("/", ".", "..") and (command[:2] in (("predict", "first"), ("picture", "saliency")))
@@ -141,20 +140,23 @@ def settings() -> Iterator[Case]:
 
 
 def options() -> Iterator[Case]:
-    """Options of models and data sets of each kind: of another type, and of a size that no machine has."""
+    """Options of all models and data sets: of another type, or below any range."""
     registry = scan()
-    for name in ("mlp", "convnet", "resnet20", "vit", "char-lstm", "svm", "knn", "captioner", "vqa-relation"):
-        for option in registry.models[name].options:
+    seen: set[tuple[str, str]] = set()
+    for entry in (*registry.models.values(), *registry.data.values()):
+        for option in entry.options:
+            if (entry.class_name, option.name) in seen:
+                continue
+            seen.add((entry.class_name, option.name))
             annotation = parse_annotation(option.type)
-            few = ("--set", "data.num_images=50") if "num_images" in registry.data[registry.models[name].data].defaults else ()
-            for value in wrong_values(annotation)[:3]:
-                yield case("train", name, "--set", f"model.{option.name}={value}")
-            if annotation is int:
-                yield case("train", name, "--set", f"model.{option.name}=-3", *few, *QUICK)
-    for name in ("digits", "spirals", "pydoc", "rooms", "shapes-captions", "shapes-questions", "shapes-dialogues", "copy-memory"):
-        for option in registry.data[name].options:
-            for value in wrong_values(parse_annotation(option.type))[:3]:
-                yield case("data", "preview", name, "--set", f"data.{option.name}={value}")
+            values = wrong_values(annotation)[:2] + (("-3",) if annotation in (int, float) else ())
+            for value in values:
+                if entry.kind == "model":
+                    few = "num_images" in registry.data[entry.data].defaults
+                    images = ("--set", "data.num_images=50") if few else ()
+                    yield case("train", entry.name, "--set", f"model.{option.name}={value}", *images, *QUICK)
+                else:
+                    yield case("data", "preview", entry.name, "--set", f"data.{option.name}={value}")
 
 
 def too_large() -> Iterator[Case]:
@@ -337,7 +339,7 @@ def damaged() -> Iterator[Case]:
     number = 0
     for path, commands in files.items():
         for command in commands:
-            for _ in range(9 if path.endswith((".ckpt", ".yaml", ".safetensors")) else 5):
+            for _ in range(20 if path.endswith((".ckpt", ".yaml", ".safetensors")) else 9):
                 number += 1
                 # what is damaged may be unused, or be read as far as it goes
                 yield case(*command, prepare=lambda path=path, number=number: damage(path, number), codes=(0, 2))

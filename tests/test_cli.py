@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -339,6 +340,27 @@ def test_names_of_images_that_are_not_utf8_are_refused_when_the_folder_is_read(z
         (["data", "show", "cifar"], ["no data set 'cifar'", "'cifar10'"]),
         (["data", "preview", "digits", "--set", "recipe.lr=1"], ["recipe settings do not apply here"]),
         (["--plugin", "absent.py", "list"], ["absent.py", "no such file"]),
+        (["data", "show", ""], ["no data set ''"]),
+        (
+            ["train", "mlp", "--set", "trainer.limit_val_batches=0.3"],
+            ["val_batches=0.3: less than one of 2 batches", "0.5"],
+        ),
+        (
+            ["train", "mlp", "--set", "trainer.limit_test_batches=0.1"],
+            ["test_batches=0.1: less than one of 3 batches", "0.334"],
+        ),
+        (["train", "mlp", "--set", "trainer.limit_train_batches=2.5"], ["limit_train_batches", "2.5"]),
+        (["train", "mlp", "--accelerator", "tpu"], ["accelerator=tpu"]),
+        (["train", "mlp", "--strategy", "xla"], ["strategy=xla"]),
+        (["train", "mlp", "--set", "data.augment=crop:60000"], ["'crop:60000'", "8 pixels"]),
+        (["train", "mlp", "--set", "data.size=1000000"], ["data.size=1000000", "128 images", "GB are available"]),
+        (
+            ["train", "mlp", "--set", "model.hidden_sizes=[1000000000]"],
+            ["model.hidden_sizes=[1000000000]", "weights", "available"],
+        ),
+        (["train", "mlp", "--set", "model.hidden_sizes=[1000000000000000000]"], ["model.hidden_sizes=[1000000000000000000]"]),
+        (["train", "mlp", "--set", "model.norm=batch", "--set", "recipe.batch_size=1"], ["batch_size=1", "a larger one"]),
+        (["search", "mlp", "--over", "recipe.lr=log:1e-4..1e-1", "--name", "a" * 300], ["a" * 300, "name too long"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -467,6 +489,41 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(zoo, monkeypatch: pytest.Mon
     assert "Traceback" not in answer.err
     torch.load("runs/first/checkpoints/last.ckpt", weights_only=True)
     assert not list(Path("runs/first/checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["train", "softmax", "--name", "new"], "environment.json"),
+        (["report", "first", "--no-samples"], "report.html"),
+        (["test", "first", "--csv", "classes.csv"], "classes.csv"),
+        (["predict", "first", "image.png", "-o", "predictions.csv"], "predictions.csv"),
+        (["picture", "curves", "first"], "first-curves.png"),
+        (["data", "preview", "digits"], "digits.png"),
+        (["export", "first", "--to", "safetensors"], "first.safetensors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_full_disk_is_one_line_that_names_the_file(zoo, trained: RunFolder, monkeypatch, command: list[str], file: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Image.new("L", (8, 8)).save("image.png")
+    before = sorted(Path().rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.core.files.os.fsync", fail)
+        patch.setattr("zoo.training.exported.save", fail)
+        answer = zoo(*command)
+    assert answer.code == 2 and len(answer.err.splitlines()) == 1 and not answer.out, answer
+    assert file in answer.err and "no space left on device" in answer.err.lower()
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "WORLD_SIZE"])
+def test_a_variable_of_a_launcher_that_is_no_number_is_one_line(zoo, monkeypatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert zoo("train", "softmax").is_one_line_error(f"{variable}=x", "must be a number")
+    assert not list(Path().iterdir()) and zoo("list", "mlp").code == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root can write anywhere, and setpriv is missing")

@@ -297,7 +297,7 @@ def recipe_with(model: Entry, changes: dict[str, Any]) -> Recipe:
 def data_section(registry: Registry, name: str | Path) -> dict[str, Any]:
     """The data section of a Run for the name of a data set, or for the path of a folder of images."""
     text = str(name)
-    is_path = isinstance(name, Path) or any(mark in text for mark in "/\\~.") or Path(text).is_dir()
+    is_path = isinstance(name, Path) or any(mark in text for mark in "/\\~.") or (text and Path(text).is_dir())
     return {"name": "folder", "root": text} if is_path and text not in registry.data else {"name": text}
 
 
