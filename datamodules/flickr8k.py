@@ -16,7 +16,6 @@ from zoo.datamodules.bases.caption_files import CaptionAnnotations, CaptionedIma
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.json_files import read_json, text_of
 from zoo.datamodules.files.named_images import find_images
-from zoo.datamodules.loading.held_out import split_at_random
 from zoo.registry.entry import register_data
 from zoo.text.files import read_text
 
@@ -59,7 +58,9 @@ class Flickr8k(CaptionFiles):
         if not there:
             raise UserError(f"data.root={self.root}: no image below it is one of the {len(captions):,} that have captions")
         if not split_of:
-            split_of = _split_at_random(there)
+            there.sort()
+            test, train = self.hold_out_by_name(there, TEST_SHARE, derive_seed(0, "test"))  # whatever the seed of the run
+            split_of = {there[index]: {name} for name, part in (("train", train), ("test", test)) for index in part.tolist()}
         of_path: dict[str, list[Any]] = defaultdict(list)
         for name in there:
             of_path[found.paths[name]] += captions[name]
@@ -86,13 +87,6 @@ class Flickr8k(CaptionFiles):
             for line in filter(None, map(str.strip, read_text(Path(path), path).splitlines())):
                 splits[line].add(split)
         return splits
-
-
-def _split_at_random(names: list[str]) -> dict[str, set[str]]:
-    """A tenth for testing, whatever the seed of the run."""
-    names = sorted(names)
-    for_testing = set(split_at_random(len(names), TEST_SHARE, derive_seed(0, "test"))[0].tolist())
-    return {name: {"test" if index in for_testing else "train"} for index, name in enumerate(names)}
 
 
 def text_files(root: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, identity_of_files, kept_content
 from zoo.datamodules.files.image_tree import LONG, NAMED, Tree, scan_tree
-from zoo.datamodules.loading.held_out import split_by_class
+from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.entry import register_data
 from zoo.spec import Crop, ImageSpec
@@ -136,22 +136,9 @@ class Folder(ClassificationData):
         """Add a test split, held out of the training images, if there is no folder for it."""
         if "test" in splits:
             return splits
-        test, train = split_by_class(splits["train"].labels, self.test, derive_seed(self.seed, "test"))
-        if not len(test):
-            raise UserError(
-                f"{self.root}: each class has only one image, so none is left for testing: at least three per class are needed, "
-                "for training, validation and testing, and about twenty for a first result"
-            )
-        return {**splits, "train": splits["train"].subset(train), "test": splits["train"].subset(test)}
-
-    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
-        splits = super().with_validation(splits)
-        if not len(splits["val"]) and self.validation != 0:
-            raise UserError(
-                f"{self.root}: each class has only one image for training, so none is left for validation: at least two per "
-                "class are needed besides those for testing, and about twenty for a first result"
-            )
-        return splits
+        train, seed = splits["train"], derive_seed(self.seed, "testing")
+        chosen, rest = split_by_name(self.names(train.files), self.test, seed, self.root, "data.test")
+        return {**splits, "train": train.subset(rest), "test": train.subset(chosen)}
 
     @cached_property
     def _shape(self) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from zoo.datamodules.bases.image_text_files import ImageTextFiles
 from zoo.datamodules.bases.options import require_at_least, require_fraction
 from zoo.datamodules.files.images import EXTENSIONS
 from zoo.datamodules.files.json_files import read_json
-from zoo.datamodules.loading.held_out import split_at_random
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
 from zoo.spec import IGNORE, DialogueSpec, ImageSpec
@@ -135,7 +134,7 @@ class VisDial(ImageTextFiles, DialogueData):
         everything = splits["val"]
         if len(everything) < 3:
             raise UserError(f"{self.root}: {len(everything)} dialogues are too few for training, validation and testing")
-        test, train = split_at_random(len(everything), TEST_SHARE, derive_seed(self.seed, "test"))
+        test, train = self.hold_out_by_name(everything.files, TEST_SHARE, derive_seed(self.seed, "test"))
         return {"train": everything.subset(train), "test": everything.subset(test)}
 
     def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
@@ -148,15 +147,16 @@ class VisDial(ImageTextFiles, DialogueData):
             like = EXAMPLE[name].format(talks.image_ids[0])
             raise UserError(f"{self.root}: holds no image of {talks.path.name}: searched all folders for names such as {like}")
         paths = [path_of[talks.image_ids[number]] for number in there]
-        images, readable = self.read_images(paths, talks.path.name)
+        read = self.read_images(paths, talks.path.name)
         held = talks.dialogues
         if name == "val" and "dense" in self._files:
             held = replace(held, columns=read_relevance(self._files["dense"], talks))
         self._report(talks, len(there))
-        everything = self.encode_split(images, held, talks.questions, talks.answers)
-        chosen = torch.tensor(there)[readable]
+        everything = self.encode_split(read.images, held, talks.questions, talks.answers)
+        chosen = torch.tensor(there)[read.readable]
         columns = {key: column[chosen] for key, column in everything.columns.items()}
-        return replace(everything, labels=everything.labels[chosen], columns=columns)
+        labels = everything.labels[chosen]
+        return replace(everything, labels=labels, columns=columns, files=read.files, digests=read.digests)
 
     def _report(self, talks: Talks, with_image: int) -> None:
         """Print one line about the skipped parts of a file, with the reasons."""

@@ -116,10 +116,9 @@ class CaptionFiles(ImageTextFiles, CaptionData):
     def load_captions(self) -> dict[str, CaptionedImages]:
         splits = {}
         for name, captioned in self.annotations.items():
-            images, readable = self.read_images([Path(each.path) for each in captioned], name)
-            splits[name] = CaptionedImages(
-                images, [each.sentences for each, good in zip(captioned, readable.tolist(), strict=True) if good]
-            )
+            read = self.read_images([Path(each.path) for each in captioned], name)
+            sentences = [each.sentences for each, good in zip(captioned, read.readable.tolist(), strict=True) if good]
+            splits[name] = CaptionedImages(read.images, sentences, read.files, read.digests)
         return splits
 
     def summarize(self) -> dict[str, Any]:

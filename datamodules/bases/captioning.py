@@ -19,10 +19,12 @@ Sentence = list[str]
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images and the captions of each, tokenized: at least one."""
+    """Images and the captions of each, tokenized: at least one; ``files`` and ``digests`` as in ``Split``."""
 
     images: Images
     captions: Sequence[Sequence[Sentence]]
+    files: tuple[str, ...] = ()
+    digests: Tensor | None = None
 
 
 class CaptionData(ImageTextData):
@@ -48,7 +50,8 @@ class CaptionData(ImageTextData):
             self._captions += captioned.captions
             image_id = torch.arange(first, len(self._captions))
             longest = self.max_length if name == "train" and self.max_length else self.spec.length - 1
-            splits[name] = Split(captioned.images, self._labels(captioned.captions, longest), {"image_id": image_id})
+            labels, files = self._labels(captioned.captions, longest), captioned.files
+            splits[name] = Split(captioned.images, labels, {"image_id": image_id}, files=files, digests=captioned.digests)
         return splits
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

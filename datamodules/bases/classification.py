@@ -23,7 +23,7 @@ class ClassificationData(ImageData):
     """Images with one class each. A subclass implements ``build_spec`` and ``load_splits``.
 
     A batch has ``images``, uint8 [N, C, H, W], and ``labels``, int64 [N]; mixup and cutmix add ``targets``, float [N, classes].
-    The validation images are stratified by class.
+    The validation images are stratified by class, where they are no files.
     """
 
     task = "classification"
@@ -55,6 +55,8 @@ class ClassificationData(ImageData):
         return super().with_validation(splits)
 
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        if split.files:
+            return super().hold_out(split)
         labels, seed = split.labels, derive_seed(self.seed, "val")
         if self.fold is None:
             return split_by_class(labels, float(self.validation), seed)

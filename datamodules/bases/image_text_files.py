@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from zoo.core.errors import UserError, some
 from zoo.core.files import require_folder
+from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.image_text import ImageTextData
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
-from zoo.datamodules.loading.splits import Images, ImagesInMemory
+from zoo.datamodules.loading.held_out import split_by_name
+from zoo.datamodules.loading.splits import Images, ImagesInMemory, Split
 
 NAMED = 3  # files named in a message
+
+
+class ReadImages(NamedTuple):
+    """Images in files.
+
+    Attributes:
+        readable: which files can be read, bool [files]; all else is of these alone.
+        files, digests: as in ``Split``.
+    """
+
+    images: Images
+    readable: Tensor
+    files: tuple[str, ...]
+    digests: Tensor
 
 
 class ImageTextFiles(ImageTextData):
@@ -49,8 +67,15 @@ class ImageTextFiles(ImageTextData):
         self.shape = size, int(size * self.aspect)
         self.min_count, self.memory_gb = min_count, memory_gb
 
-    def read_images(self, paths: Sequence[Path], what: str) -> tuple[Images, Tensor]:
-        """The images in these files that can be read, and which can, bool [files], with a warning about others.
+    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self.hold_out_by_name(split.files, self.validation, derive_seed(self.seed, "hold out"), "data.validation")
+
+    def hold_out_by_name(self, paths: Sequence[str | Path], share: float, seed: int, option: str = "") -> tuple[Tensor, Tensor]:
+        """``split_by_name`` of images, by the names of their files without folders."""
+        return split_by_name([os.path.basename(path) for path in paths], share, seed, self.root, option)
+
+    def read_images(self, paths: Sequence[Path], what: str) -> ReadImages:
+        """Read the images in these files, with a warning about those that cannot be read.
 
         Raises:
             UserError: none can; ``what`` says whose images they are.
@@ -63,6 +88,6 @@ class ImageTextFiles(ImageTextData):
         if unreadable := [path.name for path, good in zip(paths, readable, strict=True) if not good]:
             count = f"{len(unreadable):,} of {len(paths):,} images"
             rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {some(unreadable, NAMED)}")
-        if content.pixels is not None:
-            return ImagesInMemory(content.pixels), content.readable
-        return ImageFiles(tuple(file for file, good in zip(files, readable, strict=True) if good), shape), content.readable
+        kept = tuple(file for file, good in zip(files, readable, strict=True) if good)
+        images = ImageFiles(kept, shape) if content.pixels is None else ImagesInMemory(content.pixels)
+        return ReadImages(images, content.readable, kept, content.digests[content.readable])

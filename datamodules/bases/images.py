@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from abc import abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
 from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.loading.augment import Augmentation
-from zoo.datamodules.loading.held_out import split_at_random
+from zoo.datamodules.loading.held_out import split_at_random, split_by_name
 from zoo.datamodules.loading.loader import Batch, placement
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
@@ -85,9 +86,20 @@ class ImageData(DataModule):
         Validation samples are else held out of the training samples, and testing is else on the validation samples.
         """
 
-    def hold_out(self, split: Sized) -> tuple[Tensor, Tensor]:
-        """Indices of the training images held out for validation, and of the rest; by default a random fraction."""
-        return split_at_random(len(split), float(self.validation), derive_seed(self.seed, "val"))
+    def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Indices of the training images held out for validation, and of the rest: of files by name, else a random fraction.
+
+        Raises:
+            UserError: no file is held out, or none is left.
+        """
+        if not split.files:
+            return split_at_random(len(split), float(self.validation), derive_seed(self.seed, "val"))
+        seed = derive_seed(self.seed, "hold out")
+        return split_by_name(self.names(split.files), self.validation, seed, self.root, "data.validation")
+
+    def names(self, paths: Sequence[str]) -> list[str]:
+        """What identifies each file, wherever ``root`` is: its path below it, with slashes."""
+        return [path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/") for path in paths]
 
     # ------------------------------------------------------------------ for models, tasks and commands
 

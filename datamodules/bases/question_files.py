@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from zoo.core.errors import UserError, some
+from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.image_text_files import NAMED, ImageTextFiles
 from zoo.datamodules.bases.options import require_at_least
@@ -73,11 +75,10 @@ class QuestionFiles(ImageTextFiles, QuestionData):
             rank_zero_print(f"warning: {self.root}: {empty:,} questions without words are skipped")
         if "val" not in found:  # here, since an image may become several samples
             train = found["train"]
-            held_out, rest = self.hold_out(train)
+            paths, seed = [image.path for image in train], derive_seed(self.seed, "hold out")
+            held_out, rest = self.hold_out_by_name(paths, self.validation, seed, "data.validation")
             found["val"] = [train[index] for index in held_out.tolist()]
             found["train"] = [train[index] for index in rest.tolist()]
-            if not found["train"]:
-                raise UserError(f"{self.root}: no image is left for training: data.validation={self.validation} is too large")
         return found
 
     def build_spec(self) -> QuestionSpec:
@@ -98,12 +99,13 @@ class QuestionFiles(ImageTextFiles, QuestionData):
         paths = [path for path, _ in annotated]
         if missing := [path for path in paths if not path.is_file()]:
             raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such image")
-        images, readable = self.read_images(paths, name)
-        kept = [group for (_, group), good in zip(annotated, readable.tolist(), strict=True) if good]
+        read = self.read_images(paths, name)
+        kept = [group for (_, group), good in zip(annotated, read.readable.tolist(), strict=True) if good]
         rows = [(place, start) for place, group in enumerate(kept) for start in range(0, len(group), self.questions_per_sample)]
-        if len(rows) > len(kept):
-            images = images.subset(torch.tensor([place for place, _ in rows]))
-        return self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
+        places = torch.tensor([place for place, _ in rows])
+        images = read.images.subset(places) if len(rows) > len(kept) else read.images
+        split = self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
+        return replace(split, files=tuple(read.files[place] for place, _ in rows), digests=read.digests[places])
 
 
 def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of: Callable[[Question], str]) -> tuple[str, ...]:

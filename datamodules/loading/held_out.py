@@ -1,14 +1,51 @@
-"""Splits of samples: a random or a stratified fraction, or one of several stratified folds."""
+"""Splits of samples: a random or a stratified fraction, or one of several stratified folds; of files, by their names."""
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
+from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
+
+
+def positions(names: Sequence[str], seed: int) -> Tensor:
+    """A number in [0, 1) for each name, float64 [names], uniform and a function of name and seed alone.
+
+    A name in composed and in decomposed Unicode is the same one.
+    """
+    digests = (
+        blake2b(f"{seed}/{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape"), digest_size=8) for name in names
+    )
+    return torch.tensor([(int.from_bytes(digest.digest(), "big") >> 11) / 2**53 for digest in digests], dtype=torch.float64)
+
+
+def split_by_name(names: Sequence[str], share: float | str, seed: int, root: object, option: str = "") -> tuple[Tensor, Tensor]:
+    """Indices of the images that are held out, and of the rest, both ascending: names that come or go move no other.
+
+    Args:
+        share: fraction, or fold, as in 2/5; 0 for none.
+        seed: decides, together with the name.
+        root, option: where the images are, and what gave the share, for messages.
+
+    Raises:
+        UserError: none would be held out, or none left.
+    """
+    fold = parse_fold(share)
+    where = positions(names, seed)
+    chosen = (where * fold[1]).long() == fold[0] - 1 if fold else where < float(share)
+    if (chosen.any() and not chosen.all()) or (not fold and float(share) == 0):
+        return chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+    fate = "left for training" if chosen.any() else f"held out for {'validation' if option == 'data.validation' else 'testing'}"
+    low, high = (math.floor(float(bound) * 100 + 1) / 100 for bound in (where.min(), where.max()))
+    way = f"{option}={low:g} holds one out" if option and low < high else "more are needed, some twenty of each class at first"
+    raise UserError(f"{root}: none of {len(names):,} images is {fate}{option and f' by {option}={share}'}: {way}")
 
 
 def split_at_random(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

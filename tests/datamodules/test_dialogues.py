@@ -114,7 +114,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> VisDial:
-    data = VisDial(2, 0, str(root), **{"size": 16, "min_count": 1, "validation": 0.2, **options})
+    data = VisDial(2, 0, str(root), **{"size": 16, "min_count": 1, "validation": 0.7, **options})
     _ = data.spec
     data.prepare_data()
     data.setup()
@@ -123,7 +123,7 @@ def read(root: Path, **options: Any) -> VisDial:
 
 def test_dialogues_find_their_pictures_and_candidates(root: Path) -> None:
     data = read(root)
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 5, "test": 3, "val": 1}
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "test": 3, "val": 3}
     assert (data.spec.candidates, data.spec.rounds) == (4, 3)
     assert data.spec.answers == ("2", "a red shirt", "yes"), "equally frequent, so in order"
     seen = list(data.test_dataloader())
@@ -161,7 +161,8 @@ def test_compressed_files_are_read_alike(root: Path) -> None:
     assert torch.equal(second.splits["test"].columns["answers"], first.splits["test"].columns["answers"])
 
 
-def test_without_training_dialogues_the_others_are_parted(root: Path) -> None:
+def test_without_training_dialogues_the_others_are_parted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.datamodules.visdial.TEST_SHARE", 0.5)
     (root / "visdial_1.0_train.json").unlink()
     data = read(root)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 1, "test": 1}

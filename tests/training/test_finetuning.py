@@ -249,10 +249,10 @@ def test_a_fault_before_anything_was_saved_offers_no_resume(zoo, monkeypatch: py
     assert answer.is_one_line_error("zoo train --config runs/lost/run.yaml --set") and "--resume" not in answer.err
 
 
-def test_one_image_a_class_is_said_before_anything_is_trained(zoo, workplace: Path) -> None:
+def test_too_few_images_to_hold_some_out_are_said_before_anything_is_trained(zoo, workplace: Path) -> None:
     root = photographs(workplace / "photos", count=1)
     answer = zoo("finetune", "resnet20", "--weights", "base.pth", "--data", "folder", "--set", f"data.root={root}")
-    assert answer.is_one_line_error("each class has only one")
+    assert answer.is_one_line_error("none of 2 images is held out", "data.test=0.")
 
 
 def test_a_head_is_kept_on_the_command_line(zoo) -> None:

@@ -111,13 +111,14 @@ def test_the_vocabulary_is_that_of_the_training_captions_without_rare_words(imag
     assert "bench" in data.references(data.splits["test"].columns["image_id"])[0][1], "judged by the words of the caption itself"
 
 
-def test_without_lists_a_part_is_for_testing_whatever_the_seed(images: Path) -> None:
+def test_without_lists_a_part_is_for_testing_whatever_the_seed(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.datamodules.flickr8k.TEST_SHARE", 0.815)
     write_tokens(images)
     tests = []
     for seed in (0, 1):
-        data = Flickr8k(2, seed, root=str(images), min_count=1)
+        data = Flickr8k(2, seed, root=str(images), min_count=1, validation=0.85)
         data.setup()
-        assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "val": 1, "test": 1}
+        assert sum(map(len, data.splits.values())) == 4 and all(map(len, data.splits.values()))
         tests.append(data.references(data.splits["test"].columns["image_id"]))
     assert tests[0] == tests[1]
 
@@ -213,7 +214,12 @@ def test_images_that_do_not_fit_in_memory_are_read_when_they_are_needed(images: 
         ("Flickr8k.token.txt", "1000268201_693b08cb0e.jpg#0 a girl\n", "line 1 has no tab"),
         ("notes.txt", "", "holds no captions.txt"),
         ("captions.txt", "image,caption\nother.jpg,a girl\n", "no image below it"),
-        ("captions.txt", f"image,caption\n{NAMES[0]},...\n", "no image of train has a caption with words"),
+        ("captions.txt", f"image,caption\n{NAMES[0]},a girl\n", "none of 1 images is held out for testing"),
+        (
+            "dataset_flickr8k.json",
+            f'{{"images": [{{"filename": "{NAMES[0]}", "split": "train", "sentences": [{{"raw": "."}}]}}]}}',
+            "no image of train has a caption with words",
+        ),
         ("dataset_flickr8k.json", '{"images": [{"filename": null, "split": "val", "sentences": []}]}', "None is no text"),
     ],
 )

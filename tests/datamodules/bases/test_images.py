@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import lightning as L
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from zoo.core.errors import UserError
 from zoo.datamodules.bases.classification import ClassificationData
-from zoo.datamodules.loading.held_out import fold_by_class, split_by_class
+from zoo.datamodules.loading.held_out import fold_by_class, split_by_class, split_by_name
 from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import IGNORE, ImageSpec
@@ -144,6 +146,29 @@ def test_split_by_class_follows_from_the_seed_alone():
     other = split_by_class(labels, 0.3, seed=2)[0]
     assert not torch.equal(first, other) and len(first) == len(other)
     assert not torch.equal(first, torch.arange(len(first)))
+
+
+def test_files_are_held_out_by_name_uniformly_and_independently_of_other_seeds():
+    names = [f"cat/{index}.jpg" for index in range(4000)]
+    taken, rest = split_by_name(names, 0.2, 1, "photos")
+    assert sorted([*taken.tolist(), *rest.tolist()]) == list(range(4000))
+    assert len(taken) == pytest.approx(800, abs=4 * (4000 * 0.2 * 0.8) ** 0.5)
+    assert set(taken.tolist()) < set(split_by_name(names, 0.3, 1, "photos")[0].tolist())
+    both = len(set(taken.tolist()) & set(split_by_name(names, 0.2, 2, "photos")[0].tolist()))
+    assert both == pytest.approx(160, abs=4 * 160**0.5)
+    forms = ([f"{letter}{index}" for index in range(99)] for letter in ("\u00e9", "e\u0301"))
+    composed, decomposed = (split_by_name(form, 0.5, 1, "photos") for form in forms)
+    assert torch.equal(composed[0], decomposed[0])
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], [f"{index}.png" for index in range(12)]])
+def test_the_share_that_is_advised_holds_one_out(names: list[str]) -> None:
+    with pytest.raises(UserError, match="photos: none of .* by data.test=1e-09") as error:
+        split_by_name(names, 1e-9, 0, "photos", "data.test")
+    share = float(re.search(r"data.test=(0.\d+) holds", str(error.value))[1])
+    assert len(split_by_name(names, share, 0, "photos", "data.test")[0])
+    with pytest.raises(UserError, match="none of .* is left for training by data.test=0.99999"):
+        split_by_name(names, 0.999999999, 0, "photos", "data.test")
 
 
 @pytest.mark.parametrize("folds", [2, 5])

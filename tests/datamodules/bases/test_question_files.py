@@ -236,7 +236,8 @@ def easy(workplace: Path) -> Path:
 
 def test_easy_vqa_is_read_as_published(easy: Path) -> None:
     data = opened(EasyVQA(2, 0, str(easy), validation=0.2))
-    assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "test": 3, "val": 2}
+    counts = {name: len(split) for name, split in data.splits.items()}
+    assert counts["train"] + counts["val"] == 10 and counts["val"] and counts["test"] == 3
     assert data.spec.answers == ("circle", "yes", "no", "teal") and data.spec.kinds == ()
     assert asked(data, "test") == [[("what is the teal shape", 0), ("is there a circle", 1)]] * 3
     assert data.splits["test"].images.pixels[:, 0, 9, 9].tolist() == [0, 20, 40]
@@ -245,7 +246,7 @@ def test_easy_vqa_is_read_as_published(easy: Path) -> None:
 def test_no_picture_is_both_trained_on_and_held_out(easy: Path) -> None:
     data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
     shades = {name: set(split.images.pixels[:, 0, 9, 9].tolist()) for name, split in data.splits.items()}
-    assert len(data.splits["val"]) == 4 and not shades["train"] & shades["val"]
+    assert len(data.splits["val"]) == 2 * len(shades["val"]) > 0 and not shades["train"] & shades["val"]
 
 
 def test_a_tested_model_meets_its_own_words_and_answers(easy: Path) -> None:
