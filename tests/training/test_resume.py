@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ def train(
     process.start()
     process.join()
     return process.exitcode
+
+
+def run_rank(rank: int, port: int, *arguments: Any) -> str:
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "NODE_RANK": 0, "LOCAL_RANK": rank, "RANK": rank}
+    os.environ.update({key: str(value) for key, value in places.items()})
+    return run_once(*arguments)
+
+
+def train_together(model: str, name: str, extra: list[str], resume: bool = False, stop_at: int | None = None) -> None:
+    """``run_once`` in two processes, each of which gets the signal."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (model, [*extra, "trainer.devices=2", "recipe.batch_size=32"], name, resume, stop_at, "interrupt")
+    ranks = [SERVER.Process(target=run_rank, args=(rank, port, *arguments)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def last(name: str) -> dict[str, Any]:
@@ -247,6 +268,17 @@ def test_three_stops_leave_no_trace_in_weights_and_records() -> None:
         assert train("mlp", "stopped", [], resume=number > 0, stop_at=step, how="interrupt") == 0
     assert last("stopped")["global_step"] < EPOCHS * STEPS_AN_EPOCH
     assert train("mlp", "stopped", [], resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+@pytest.mark.slow
+def test_three_stops_of_two_processes_leave_no_trace_in_weights_and_records() -> None:
+    extra = ["model.dropout=0.2", "recipe.gradient_clip_val=0.5"]
+    train_together("mlp", "whole", extra)
+    for number, first in enumerate((0, 9, 18)):
+        train_together("mlp", "stopped", extra, resume=number > 0, stop_at=random.randrange(first, first + 8))
+    assert last("stopped")["global_step"] < EPOCHS * STEPS_AN_EPOCH
+    train_together("mlp", "stopped", extra, resume=True)
     assert_same_end("whole", "stopped")
 
 
