@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from zoo.api.trained import load
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training.building import load_task
@@ -205,3 +206,20 @@ def test_a_folder_that_another_process_has_just_claimed_is_left_alone(zoo) -> No
     with folder.locked():
         assert zoo("train", "softmax", "--name", "run", *QUICK).is_one_line_error("being trained by another process")
         assert folder.path.is_dir()
+
+
+def test_readers_use_what_can_be_read_of_records_and_count_the_rest(zoo, folder: RunFolder) -> None:
+    strange = [b"5", b"\xff", b"[" * 50_000, b'{"step": "x", "epoch": 1}', b'{"step": 1%s, "epoch": 1}' % (b"0" * 400)]
+    odd = b'{"step": 1, "epoch": 0, "time": 1.0, "val/loss": NaN, "val/accuracy": 1%s, "test/accuracy": "high"}' % (b"0" * 400)
+    for file in (folder.metrics_file, folder.monitors_file):
+        file.write_bytes(b"\n".join([*strange, odd, b""]) + file.read_bytes())
+    (folder.path / "environment.json").write_bytes(b'{"started": NaN, "parameters": "x", "device": [1]}')
+    for command in ("report run --no-samples", "watch run --once", "watch run --json", "picture curves run", "test run"):
+        answer = zoo(*command.split())
+        assert answer.code == 0 and "Traceback" not in answer.err, (command, answer.err)
+    page = Path("runs/run/report.html").read_text()
+    assert "5 unreadable lines of metrics.jsonl skipped" in page and "5 unreadable lines of monitors.jsonl skipped" in page
+    run = load("run")
+    assert [record["step"] for record in run.history()][:2] == [1, 3] and run.metrics["test/accuracy"] > 0
+    assert all(isinstance(value, float) for value in run.metrics.values())
+    assert zoo("train", "--resume", "run").code == 0

@@ -80,6 +80,13 @@ def has(task: Classifier, seed: int = 0) -> bool:
     return all(torch.equal(own[f"network.{name}"], value) for name, value in named(seed=seed).items() if "fc." not in name)
 
 
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda w: w.to("meta"), lambda w: w.to(torch.complex64)], ids=range(3))
+def test_tensors_that_are_no_weights_are_refused_by_name(change: Callable[[Tensor], Tensor]) -> None:
+    torch.save({"fc.weight": change(torch.ones(2, 2))}, "w.pth")
+    with pytest.raises(UserError, match=r"^w\.pth: fc\.weight is .*: weights are dense tensors of real numbers$"):
+        read_weights(Path("w.pth"))
+
+
 def backbone_and_head() -> dict[str, Tensor]:
     return {("head." if "fc." in name else "backbone.") + name: value for name, value in named().items()}
 

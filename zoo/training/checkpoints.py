@@ -176,7 +176,7 @@ def require_checkpoint(checkpoint: Any, path: Path) -> dict[str, Any]:
     if not isinstance(weights, dict):
         raise UserError(f"{path} is damaged: state_dict is no dictionary of weights")
     for name, value in weights.items():
-        if reason := _unusable(name, value):
+        if reason := unusable(name, value):
             raise UserError(f"{path} is damaged: state_dict.{name} is {reason}")
     return checkpoint
 
@@ -190,7 +190,7 @@ def _require(kind: type[BaseModel], content: dict[str, Any], path: Path, prefix:
         raise UserError(f"{path} is damaged: {prefix}{where}: {one_line(first['msg'].lower(), 150)}") from None
 
 
-def _unusable(name: Any, value: Any) -> str:
+def unusable(name: Any, value: Any) -> str:
     """Why a value cannot be a weight or a buffer; empty if it can."""
     if not isinstance(value, torch.Tensor):
         is_extra = isinstance(name, str) and name.endswith("_extra_state")  # what a module of a plugin may add
@@ -382,14 +382,31 @@ class Rescue(L.Callback):
             rank_zero_print(self.greeting)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        # within a step batch norms are updated already, and some weights may be; other processes may be anywhere
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        # within a step batch norms are updated already, and some weights may be; other processes may be anywhere; and at the end
+        # of an epoch the state is that before or after a validation
+        loop = trainer.fit_loop.epoch_loop
+        batches, is_last = loop.batch_progress.current, loop.batch_progress.is_last_batch
         between_steps = batches.started == batches.processed and trainer.accumulate_grad_batches == 1
         whole = trainer.training and trainer.world_size == 1 and between_steps and self.checkpoints.has_stepped
-        if whole and not isinstance(exception, (Stopped, UserError)):
-            if batches.ready == batches.processed:  # else the next batch has begun
-                pl_module.record(batches.processed - 1)
-            self.checkpoints.save(trainer)
+        if not whole or isinstance(exception, (Stopped, UserError)) or (is_last and batches.completed == batches.ready):
+            return
+        if batches.ready == batches.processed:  # else the next batch has begun
+            pl_module.record(batches.processed - 1)
+            for callback in trainer.callbacks:
+                if isinstance(callback, Throughput):
+                    callback.on_train_batch_end(trainer, pl_module, None, None, batches.processed - 1)
+            if is_last:
+                loop.batch_progress.increment_completed()
+                repeat_validation(trainer)
+        self.checkpoints.save(trainer)
+
+
+def repeat_validation(trainer: L.Trainer) -> None:
+    """Let a checkpoint that is saved now, after the last batch of an epoch, resume with the validation."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.reset()  # in the first batch, where Lightning recognizes a validation to repeat
+    progress.increment_ready()
+    progress.increment_started()
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from zoo.core.errors import UserError, one_line, some, unknown
 from zoo.core.files import require_regular
 from zoo.spec import ImageSpec, spec_from_primitives
 from zoo.tasks.classification import Weights
-from zoo.training.checkpoints import KEY, read_checkpoint, refused_global
+from zoo.training.checkpoints import KEY, read_checkpoint, refused_global, unusable
 from zoo.training.exported import SUFFIX, read_exported, was_exported
 
 # keys under which training scripts save the weights, the likelier first
@@ -179,6 +179,9 @@ def _choose(content: Any, path: Path, key: str) -> Weights:
             raise UserError(f"{path} has its weights under {places}: load them with --set recipe.weights_key={keys[0]}")
         raise UserError(f"{path} contains no weights: {_instead(content)}")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        if reason := unusable(name, value) or ("complex" if value.is_complex() else ""):
+            raise UserError(f"{path}: {name} is {reason}: weights are dense tensors of real numbers")
     others = {name: _kind(value) for name, value in state.items() if isinstance(name, str) and name not in tensors}
     chosen = key or next(iter(found))
     rest = [name for name in found if name != chosen]
