@@ -333,10 +333,7 @@ class Checkpoints(Stopping):
         for callback in trainer.callbacks:
             if isinstance(callback, WeightAveraging):
                 callback.on_validation_epoch_end(trainer, pl_module)  # which gives the weights of the training back
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        progress.reset()  # in the first batch, where Lightning recognizes a validation to repeat
-        progress.increment_ready()
-        progress.increment_started()
+        repeat_validation(trainer)
         self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -360,9 +357,12 @@ class Checkpoints(Stopping):
                     stack.enter_context(callback.paused())
             trainer.save_checkpoint(fresh)
             if trainer.is_global_zero:
-                if best:
-                    copy_checkpoint(fresh, self.folder.best)
-                os.replace(fresh, self.folder.last)
+                try:
+                    if best:
+                        copy_checkpoint(fresh, self.folder.best)
+                    os.replace(fresh, self.folder.last)
+                finally:
+                    fresh.unlink(missing_ok=True)
             trainer.strategy.barrier("checkpoint")
         self.saved_at = time.monotonic()
 
