@@ -173,7 +173,7 @@ def age(runs: Path) -> None:
         ("data advise folder --set data.root=photos", ["finetune"]),
         ("diagnose softmax", ["train"]),
         pytest.param("tune softmax --set recipe.epochs=2", ["train"], marks=pytest.mark.slow),
-        pytest.param("search softmax --trials 1 --set recipe.epochs=1", ["train"], marks=pytest.mark.slow),
+        pytest.param("search softmax --over recipe.lr=log:1e-4..1e-1 --epochs 1 --trials 1", ["train"], marks=pytest.mark.slow),
         pytest.param("picture", ["picture", "picture"], marks=pytest.mark.slow),
         ("train", ["list"]),
         ("check qqqq", ["list", "data"]),
