@@ -21,6 +21,10 @@ MAX_RECORDS = 500  # of a run
 POWERS = {2**n for n in range(20)}
 
 
+class CollectiveError(RuntimeError):
+    """An exchange between the processes failed, after which they are no longer in step."""
+
+
 class Guarded(L.Callback):
     """Base class of callbacks that never end a training: what cannot be measured is left out, with one warning that names it."""
 
@@ -33,6 +37,8 @@ class Guarded(L.Callback):
         """Turn an exception inside into a warning, and leave out what it names from then on."""
         try:
             yield
+        except CollectiveError:
+            raise
         except Exception as error:
             self.leave_out(what, f"{type(error).__name__}: {error}".partition("\n")[0])
 
@@ -171,10 +177,19 @@ def _flatten(values: Record, path: str) -> Iterator[tuple[str, float]]:
             yield f"{path}/{key}", value
 
 
+@contextmanager
+def _exchange() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise CollectiveError(str(error)) from error
+
+
 def all_reduce(values: Tensor, operation: str = "SUM") -> Tensor:
     """Reduce a tensor, in place, over all processes, where it must have the same shape."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(values, getattr(distributed.ReduceOp, operation))
+        with _exchange():
+            distributed.all_reduce(values, getattr(distributed.ReduceOp, operation))
     return values
 
 
@@ -184,7 +199,8 @@ def common(names: Iterable[str]) -> list[str]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return own
     of_all: list[list[str]] = [[]] * distributed.get_world_size()
-    distributed.all_gather_object(of_all, own)
+    with _exchange():
+        distributed.all_gather_object(of_all, own)
     return sorted(set(own).intersection(*of_all))
 
 

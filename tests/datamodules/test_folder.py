@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from zoo.core.errors import UserError
+from zoo.core.signals import NUMBERS
 from zoo.datamodules.files import decoded as decoded_module
 from zoo.datamodules.files import images as images_module
 from zoo.datamodules.files.decoded import ImageFiles
@@ -555,6 +557,18 @@ def test_the_cache_is_bounded(root, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- read from files
+
+
+def test_processes_that_read_files_outlive_a_signal_to_the_group(root):
+    files = ImageFiles(tuple(map(str, sorted(make(root).rglob("*.png")))), (8, 8))
+    batches = files.batches(iter(torch.arange(len(files)).split(1)))
+    next(batches)
+    workers = [each.pid for each in multiprocessing.active_children()]
+    assert workers
+    for number in NUMBERS:
+        subprocess.run(["kill", f"-{number:d}", *map(str, workers)], check=True)  # from another process, as a cluster does
+    assert len(list(batches)) == len(files) - 1
+    assert not {each.pid for each in multiprocessing.active_children()} & set(workers)
 
 
 def test_reading_from_files_gives_the_same_batches(root):
