@@ -270,12 +270,15 @@ class Diagnosis(Guarded, RecordListener):
         if (loss := _logged(trainer, "val", "loss")) is not None:
             self._val_losses = _bounded([*self._val_losses, loss], PATIENCE, min)
         if (accuracy := _logged(trainer, "val", "accuracy", "acc")) is not None:
-            self._val_accuracies = [*self._val_accuracies, accuracy][-PATIENCE:]
-        train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies
+            self._val_accuracies = _bounded([*self._val_accuracies, accuracy], PATIENCE, max)
+        train, recent = _logged(trainer, "train", "accuracy", "acc"), self._val_accuracies[-PATIENCE:]
         gap = train - max(recent) if train is not None and recent else None
         epochs = trainer.current_epoch + 1
-        accuracy = max((each for each in (train, *recent[-1:]) if each is not None), default=None)
-        found = list(check_losses(self._losses, self._val_losses, gap, self.classes, trainer.global_step, epochs, accuracy))
+        found = list(
+            check_losses(
+                self._losses, self._val_losses, gap, self.classes, trainer.global_step, epochs, train, self._val_accuracies
+            )
+        )
         self._report(trainer, found)
         self._withdraw(trainer, found)
 

@@ -6,7 +6,7 @@ The rules are functions of records, so they apply to a running training as to a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from statistics import median
@@ -267,7 +267,8 @@ def check_losses(
     classes: int | None,
     steps: int,
     epochs: int,
-    accuracy: float | None = None,
+    train_accuracy: float | None = None,
+    val_accuracies: Sequence[float] = (),
 ) -> Iterator[Finding]:
     """Findings in the learning curves at the end of an epoch.
 
@@ -281,8 +282,9 @@ def check_losses(
         classes: number of classes.
         steps: of the optimizer so far.
         epochs: so far.
-        accuracy: the better one of training and validation; None is unknown. Above chance level the network has learned, whatever
-            the loss, which confident mistakes may raise above chance level.
+        train_accuracy: of the last epoch; None is unknown.
+        val_accuracies: of each epoch. Above chance level something has been learned, whatever the loss, which confident mistakes
+            may raise above that of a guess.
     """
     if classes is None or not losses:
         return
@@ -290,7 +292,9 @@ def check_losses(
     lately = losses[-AGREEING:]
     is_flat = len(lately) == AGREEING and min(lately) > CHANCE * guess and lately[-1] > FALLEN * lately[0]
     factor, more = ABOVE_CHANCE
-    is_above_chance = accuracy is not None and accuracy > min(factor / classes, 1 / classes + more)
+    least = min(factor / classes, 1 / classes + more)
+    generalizes = bool(val_accuracies) and val_accuracies[-1] > least
+    is_above_chance = generalizes or (train_accuracy is not None and train_accuracy > least)
     if is_flat and steps >= EARLY and not is_above_chance:
         yield Finding(
             "not-learning", "error", "loss", f"after {epochs} epochs it is {losses[-1]:.3g}, chance level is {guess:.3g}",
@@ -300,7 +304,9 @@ def check_losses(
     recent = val_losses[-PATIENCE:]
     if len(val_losses) <= PATIENCE or min(recent) < min(val_losses[:-PATIENCE]):
         return
-    if min(recent) > 0.8 * guess and val_losses[-1] > guess and losses[-1] < 0.5 * guess:
+    if max(val_accuracies[-PATIENCE:], default=0) > max(val_accuracies[:-PATIENCE], default=1):
+        return
+    if min(recent) > 0.8 * guess and val_losses[-1] > guess and losses[-1] < 0.5 * guess and not generalizes:
         yield Finding(
             "memorized-labels", "error", "labels",
             f"the training loss is {losses[-1]:.3g}, the validation loss no better than chance ({val_losses[-1]:.3g})",

@@ -125,7 +125,13 @@ class Monitor(Guarded):
     @contextmanager
     def measuring(self, what: str, device: torch.device) -> Iterator[None]:
         """Measure inside: guarded and timed, without gradients, and unseen by function modes."""
-        with self.timed(device), self.guarded(what), torch.no_grad(), torch._C.DisableTorchFunction():
+        with (
+            self.timed(device),
+            self.guarded(what),
+            torch._C.DisableTorchFunction(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             yield
 
     def emit(self, trainer: L.Trainer, step: int, values: Record) -> None:

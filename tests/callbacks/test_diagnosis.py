@@ -231,10 +231,21 @@ def test_a_warmup_and_the_end_of_a_schedule_say_nothing_of_the_rate() -> None:
 
 def test_accuracy_above_chance_is_learning_whatever_the_loss() -> None:
     losses = [2.9, 2.95, 2.92]
-    assert {f.name for f in check_losses(losses, [], None, 10, 300, 3, accuracy=0.11)} == {"not-learning"}
-    assert not list(check_losses(losses, [], None, 10, 300, 3, accuracy=0.4))
-    assert {f.name for f in check_losses([0.69] * 3, [], None, 2, 300, 3, accuracy=0.52)} == {"not-learning"}
-    assert not list(check_losses([0.7] * 3, [], None, 2, 300, 3, accuracy=0.58))
+    assert {f.name for f in check_losses(losses, [], None, 10, 300, 3, train_accuracy=0.11)} == {"not-learning"}
+    assert not list(check_losses(losses, [], None, 10, 300, 3, train_accuracy=0.4))
+    assert {f.name for f in check_losses([0.69] * 3, [], None, 2, 300, 3, train_accuracy=0.52)} == {"not-learning"}
+    assert not list(check_losses([0.7] * 3, [], None, 2, 300, 3, train_accuracy=0.58))
+
+
+def test_validation_above_chance_is_no_matter_of_labels_and_while_it_improves_no_overfitting() -> None:
+    falling, rising = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [1.4, 1.5, 1.5, 1.6, 1.6, 1.7, 1.8]
+
+    def found(accuracies: list[float], gap: float | None = None) -> set[str]:
+        return names(list(check_losses(falling, rising, gap, 5, 700, 7, 0.9, accuracies)))
+
+    assert found([]) == found([0.21] * 7, 0.69) == {"memorized-labels"}
+    assert found([0.45] * 7, 0.45) == {"overfitting"}
+    assert not found([0.40, 0.41, 0.42, 0.43, 0.44, 0.45, 0.46], 0.44)
 
 
 def test_a_finding_that_the_losses_contradict_is_withdrawn_and_may_come_back() -> None:

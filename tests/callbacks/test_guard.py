@@ -63,6 +63,8 @@ class Unusual(L.LightningModule):
         rows = batch[0].mean((1, 2))
         for layer in self.layers.values():
             layer(rows)
+        with torch.inference_mode():
+            self.head(rows)
         mapped = torch.func.vmap(lambda row: torch.relu(2 * row))(rows)
         return F.cross_entropy(self.head(mapped), batch[2]) + self.empty.sum()
 
@@ -90,6 +92,7 @@ def test_what_cannot_be_measured_is_named_once() -> None:
     assert not [line for line in said if any(f"layers.{name}:" in line for name in (*SILENT, *MEASURED))]
     layers = {name for record in records if record["kind"] == "activations" for name in record["layers"]}
     assert {name for name in layers if name.startswith("layers.")} == {f"layers.{name}" for name in MEASURED}
+    assert sum(records[0]["layers"]["head"]["histogram"]) == 2 * 8 * 4, "with and without gradients"
     assert "head" in layers and all(line.count("\n") == 0 for line in said)
     gradients = [record for record in records if record["kind"] == "gradients"]
     assert len(gradients) == 8 and gradients[-1]["parameters"]["head.weight"]["norm"] > 0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zoo.training.run_folder import RunFolder
 
 CHECKPOINTS = ("best", "last")
-RECORDS = ("activations", "finding", "gradients", "throughput")
+RECORDS = ("activations", "finding", "gradients", "throughput", "withdrawal")
 Kind = TypeVar("Kind")
 Settings = Mapping[str, object] | Sequence[str]
 
@@ -323,7 +323,8 @@ class TrainedRun:
         """The records of a monitor in order, with ``step``, ``epoch`` and the statistics of each layer, parameter or step.
 
         Args:
-            kind: ``activations`` (see ``zoo.callbacks.ActivationStatistics``), ``gradients``, ``throughput`` or ``finding``.
+            kind: ``activations`` (see ``zoo.callbacks.ActivationStatistics``), ``gradients``, ``throughput``, ``finding``, or
+                ``withdrawal`` of a finding that later epochs contradict.
 
         Raises:
             UserError: it is an exported file, which has no records.
