@@ -293,6 +293,9 @@ def test_names_of_images_that_are_not_utf8_are_refused_when_the_folder_is_read(z
     odd.rename(os.fsdecode(b"photos\xe4"))
     answer = zoo("train", "softmax", "--data", os.fsdecode(b"./photos\xe4"))
     assert answer.is_one_line_error(r"data.root=./photos\xe4: is not UTF-8")
+    assert zoo("train", "softmax", "--runs-dir", os.fsdecode(b"r\xe4")).is_one_line_error(r"r\xe4", "must be UTF-8")
+    Path(os.fsdecode(b"plug\xe4.py")).write_text("")
+    assert zoo("--plugin", os.fsdecode(b"plug\xe4.py"), "list").is_one_line_error(r"plug\xe4.py", "not UTF-8: rename it")
     assert sorted(path.name for path in Path("runs").iterdir()) == ["odd"]
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.core.files import files_below, is_hidden, is_utf8, require_folder
+from zoo.core.files import files_below, is_hidden, require_folder
+from zoo.core.printing import is_utf8
 from zoo.datamodules.files.images import EXTENSIONS, is_image
 
 SYNONYMS = {  # in any case, and with "set", "data" or "images" behind, as in Training_Set

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from zoo.config.values import Written, fault_of, interpret
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
-from zoo.core.files import is_utf8
+from zoo.core.printing import is_utf8
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.entry import REQUIRED, Entry
 

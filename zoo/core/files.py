@@ -194,15 +194,6 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def is_utf8(path: str) -> bool:
-    """Whether a path is text, and not bytes in another encoding, which reports and exported files cannot hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def files_below(folder: str | Path, hidden: list[str] | None = None, entered: Iterable[str | Path] = ()) -> Iterator[str]:
     """The regular files below a folder, in no order, without hidden ones and those in hidden folders.
 

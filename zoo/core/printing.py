@@ -40,6 +40,15 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode() if is_hidden else letter
 
 
+def is_utf8(path: str) -> bool:
+    """Whether a path is text, and not bytes in another encoding, which reports and exported files cannot hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def make_output_readable() -> None:
     """Let standard output and errors take any text: what their encoding lacks is replaced or escaped."""
     codecs.register_error(READABLE, _replace)

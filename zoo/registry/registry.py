@@ -17,6 +17,7 @@ from zlib import crc32
 
 from zoo.core import __version__
 from zoo.core.errors import UserError, one_line, unknown
+from zoo.core.printing import is_utf8
 from zoo.registry.entry import KINDS, PLUGIN_FILE, Entry, file_of, live_entries
 from zoo.registry.source import UNREADABLE, module_file, read_file
 
@@ -120,6 +121,8 @@ class Registry:
         path = Path(os.path.expanduser(plugin)).resolve()
         if not path.is_file():
             raise UserError(f"--plugin {plugin}: {'a folder: pass a file in it' if path.is_dir() else 'no such file'}")
+        if not is_utf8(str(path)):
+            raise UserError(f"--plugin {plugin}: its path is not UTF-8: rename it")
         if str(path) in self.plugin_files:
             return
         before = len(self.warnings)

@@ -57,7 +57,7 @@ def write_report(
         else:
             subject.samples = Samples(missing="Left out because of --no-samples.")
     most = MOST_POINTS
-    while len(page := render(subjects, most).encode()) > LARGEST and most > 40:
+    while len(page := render(subjects, most).encode(errors="backslashreplace")) > LARGEST and most > 40:
         most //= 2
     write_output(path, page)
     return subjects

@@ -22,6 +22,7 @@ from zoo.config.recipe import Run, read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import PLAIN_NAME, expanded, is_plain_name, making_folder, replace_file
 from zoo.core.json_lines import read_json_lines
+from zoo.core.printing import is_utf8
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
 
@@ -87,6 +88,8 @@ class RunFolder:
             raise UserError(f"--name {name!r}: {PLAIN_NAME}")
         if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
+        if not is_utf8(str(runs_folder())):
+            raise UserError(f"{runs_folder()}: the path of a run must be UTF-8: choose another --runs-dir")
         stem = name or f"{run.network}-{run.data['name']}"
         for number in itertools.count(1):
             folder = cls(runs_folder() / (stem if number == 1 else f"{stem}-{number}"))
