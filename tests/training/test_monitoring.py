@@ -28,8 +28,10 @@ def test_another_optimizer_does_not_inherit_the_weight_decay(zoo) -> None:
     assert json.loads(zoo("test", "sgd", "--json").out)["test/accuracy"] > 0.94
     answer = zoo("train", "mlp", "--name", "decayed", "--epochs", "3", *settings, "--set", "recipe.weight_decay=0.3")
     findings = [line for line in answer.out.splitlines() if "Likely cause" in line]
-    assert findings[0].startswith("error: weight-decay-too-high") and "Try: recipe.weight_decay=0, or" in findings[0]
+    assert findings[0].startswith("error: weight-decay-too-high") and findings[0].endswith("Try: --set recipe.weight_decay=0")
     assert not any(name in answer.out for name in ("not-learning", "vanishing", "learning-rate-too-high"))
+    answer = zoo("diagnose", "mlp", *settings, "--set", "recipe.weight_decay=0.3")
+    assert answer.code == 1 and answer.out.splitlines()[-1].endswith("--set recipe.weight_decay=0")
 
 
 def test_what_is_counted_over_a_training_goes_on_in_a_resume(zoo) -> None:

@@ -24,7 +24,7 @@ REMEDIES = {
     "memorized-labels": "inspect samples and labels with zoo data preview; are files and labels in the same order?",
     "not-learning": "zoo diagnose, which checks whether the network can overfit a single batch",
     "small-batch-norm": "a larger recipe.batch_size, --set trainer.sync_batchnorm=true, or group norm",
-    "weight-decay-too-high": "recipe.weight_decay=0, or a hundredth of this one",
+    "weight-decay-too-high": "--set recipe.weight_decay=0",
 }
 
 
