@@ -354,7 +354,7 @@ def test_names_of_images_that_are_not_utf8_are_refused_when_the_folder_is_read(z
         ),
         (["train", "mlp", "--set", "trainer.limit_train_batches=2.5"], ["limit_train_batches", "2.5"]),
         (["train", "mlp", "--accelerator", "tpu"], ["accelerator=tpu"]),
-        (["train", "mlp", "--strategy", "xla"], ["strategy=xla"]),
+        (["train", "mlp", "--strategy", "xla"], ["trainer.strategy", "xla"]),
         (["train", "mlp", "--set", "data.augment=crop:60000"], ["'crop:60000'", "8 pixels"]),
         (["train", "mlp", "--set", "data.size=1000000"], ["data.size=1000000", "128 images", "GB are available"]),
         (
