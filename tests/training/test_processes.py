@@ -78,11 +78,11 @@ def test_batch_norm_is_not_synchronized_on_cpus(zoo) -> None:
     assert zoo(*arguments).is_one_line_error("trainer.sync_batchnorm=true", "GPUs") and not Path("runs").exists()
 
 
-def launched(act: Callable[[subprocess.Popen], None]) -> tuple[int, str, list[int]]:
+def launched(act: Callable[[subprocess.Popen], None], *settings: str) -> tuple[int, str, list[int]]:
     """Train in two processes until they record, act, and wait: exit code, standard error, processes that are left."""
     Path("zoo_command.py").write_text(PROGRAM)
     started = subprocess.Popen(
-        [sys.executable, "zoo_command.py", *LAUNCH], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, "zoo_command.py", *LAUNCH, *settings], stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     records = Path("runs/pair/metrics.jsonl")
@@ -125,3 +125,14 @@ def test_the_loss_of_a_process_is_one_line_and_ends_the_others() -> None:
     assert (code, left) == (1, []), error
     assert "error: process 1 of 2 was killed by SIGKILL. To resume: zoo train --resume pair\n" in error
     assert "Traceback" not in error and "gloo" not in error
+
+
+@pytest.mark.slow
+def test_a_process_that_no_longer_answers_is_waited_for_in_words_and_for_a_limited_time() -> None:
+    code, error, left = launched(
+        lambda launcher: os.kill(other(launcher), signal.SIGSTOP), "--set", "trainer.timeout_minutes=0.1", "--set",
+        "trainer.monitor_every_n_steps=0",
+    )  # fmt: skip
+    assert (code, left) == (1, []), error
+    assert "no batch has ended for 3 seconds" in error and "To resume: zoo train --resume pair\n" in error
+    assert "Traceback" not in error

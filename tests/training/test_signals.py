@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.core.signals import NUMBERS
+from zoo.core.signals import NUMBERS, REPEAT_SECONDS
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
@@ -48,6 +49,13 @@ def send_at(place: str, number: int) -> None:
         if when and not is_sent:
             is_sent.append(True)
             os.kill(os.getpid(), number)
+
+    def send_again() -> bool:
+        send(True)
+        time.sleep(REPEAT_SECONDS + 0.1)
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+        return False
 
     def before(owner: type, name: str, when: Callable[..., bool]) -> None:
         original = getattr(owner, name)
@@ -79,6 +87,8 @@ def send_at(place: str, number: int) -> None:
             before(Task, "on_validation_batch_start", lambda task, batch, index: in_second(task) and index == 1)
         case "save":
             before(Checkpoints, "on_save_checkpoint", lambda self, trainer, *_: trainer.current_epoch == 0)
+        case "twice":
+            before(Task, "on_after_backward", lambda task: in_second(task) and send_again())
         case "test":
             before(Task, "on_test_batch_start", lambda task, batch, index: index == 1)
 
@@ -262,3 +272,9 @@ def test_a_run_goes_on_with_other_processes_of_the_same_global_batch(zoo) -> Non
     again = ("train", "--resume", "pair", "--devices", "1")
     assert zoo(*again).is_one_line_error("global batch of 64", "trainer.devices=1", "add --set recipe.batch_size=64")
     assert zoo(*again, "--set", "recipe.batch_size=64").code == 0
+
+
+def test_a_second_signal_ends_the_command_at_once_with_the_last_checkpoint() -> None:
+    codes, printed = command(*COMMAND, "--name", "twice", sends=("twice", signal.SIGINT))
+    assert codes == [130] and "\ninterrupted. To resume: zoo train --resume twice\n" in printed
+    assert last("twice")["epoch"] == 0

@@ -329,7 +329,7 @@ def _stopped_by_signals(folder: RunFolder, is_new: bool) -> Iterator[None]:
         Interrupted: by a signal.
     """
     former = stop.farewell
-    stop.farewell = lambda text: f"{text}. {_command_to_resume(folder)}"
+    stop.farewell = lambda text: f"{text}. {_command_to_resume(folder)}" if folder.run_file.exists() else text
     try:
         with stop.owned():
             yield

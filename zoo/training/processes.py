@@ -24,8 +24,10 @@ from torch import distributed
 
 from zoo.core.errors import Failure, Interrupted, UserError
 from zoo.core.signals import NUMBERS, Stopped, stop
+from zoo.training.stopping import Stopping
 
 QUIET_SECONDS = 10.0  # before it is said what is waited for
+STALL_SECONDS = 30.0  # between two batches, before it is said
 POLL_SECONDS = 0.05
 END_SECONDS = 10.0  # that a process has to end after another one
 LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|Timed out|Socket Timeout")
@@ -42,7 +44,9 @@ def supervised(trainer: L.Trainer) -> Iterator[None]:
         Interrupted: by a signal to this process, or to one that it has started.
         Failure: another process was lost.
     """
-    launcher, error, is_done = trainer.strategy.launcher, None, False
+    launcher, error, is_done, ended = trainer.strategy.launcher, None, False, threading.Event()
+    if trainer.world_size > 1 and trainer.local_rank == 0:
+        threading.Thread(target=_report_stalls, args=(trainer, ended), name="stalls", daemon=True).start()
     try:
         with stop.owned(), stop.raising(Stopped):
             yield
@@ -54,10 +58,24 @@ def supervised(trainer: L.Trainer) -> Iterator[None]:
             raise
         error = launcher.loss() if isinstance(launcher, Launcher) else Failure(UNKNOWN_LOSS)
     finally:
+        ended.set()
         if isinstance(launcher, Launcher):
             launcher.close(is_done)
     if error is not None:
         raise error
+
+
+def _report_stalls(trainer: L.Trainer, ended: threading.Event) -> None:
+    """Say, once each time, that no batch has ended for long, as when the network between two machines is cut."""
+    limit = trainer.strategy._timeout.total_seconds()
+    seconds, reported = min(STALL_SECONDS, limit / 2), 0.0
+    agreements = [callback.agreement for callback in trainer.callbacks if isinstance(callback, Stopping)]
+    while agreements and not ended.wait(seconds / 10):
+        last = max(agreement.called_at for agreement in agreements)
+        if last != reported and agreements[0].batch and time.monotonic() - last > seconds:
+            reported = last
+            line = f"no batch has ended for {seconds:g} seconds; other processes are waited for at most {limit / 60:g} minutes"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _is_loss(error: BaseException | None) -> bool:
@@ -213,6 +231,7 @@ class Launcher(_SubprocessScriptLauncher):
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
     def _watch(self) -> None:
         """End this process with those that failed, where it does not find out by itself."""

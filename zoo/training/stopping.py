@@ -19,16 +19,20 @@ class Agreement:
 
     Asking synchronizes the processes and their devices. So they ask about once a second, at batches that follow from the duration
     of those before, the same in all processes.
+
+    Attributes:
+        called_at: when this process last came to the end of a batch.
     """
 
     def __init__(self) -> None:
         self.batch = self.next_batch = self.last_batch = 0
-        self.asked_at = time.monotonic()
+        self.asked_at = self.called_at = time.monotonic()
 
     def any(self, trainer: L.Trainer, *wishes: bool, now: bool = False) -> tuple[bool, ...]:
         """Whether any process has each wish; called by all processes after the same batches, or ``now``, in any case."""
         if trainer.world_size == 1:
             return wishes
+        self.called_at = time.monotonic()
         self.batch += 1
         if self.batch < self.next_batch and not now:
             return (False,) * len(wishes)
