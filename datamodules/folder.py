@@ -62,7 +62,7 @@ class Folder(ClassificationData):
             raise UserError(f"data.crop_pct={crop_pct}: must be more than 0 and at most 1")
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.crop = Crop(crop, crop_pct, interpolation)
-        self.unreadable: list[Path] = []
+        self._whole = False
         self.notes: list[str] = []  # what is left out or lacking, one line each
 
     @cached_property
@@ -72,7 +72,9 @@ class Folder(ClassificationData):
         Raises:
             UserError: this is no folder of at least two classes.
         """
-        tree = scan_tree(self.root)
+        tree = scan_tree(self.root, fewest_classes=1 if self._whole else 2)
+        if self._kept is not None:
+            tree = tree.restricted(self.is_kept)
         for note in tree.notes:
             self._note(note)
         return tree
@@ -96,6 +98,9 @@ class Folder(ClassificationData):
 
     def download(self) -> None:
         _ = self._content  # decoded now, by one process, and found in the cache by the others
+
+    def test_on_everything(self) -> None:
+        self._whole = True
 
     def build_loader(self, split: str) -> ImageLoader:
         limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
@@ -130,6 +135,9 @@ class Folder(ClassificationData):
             splits[name] = Split(kept, labels, files=paths, digests=digests[first : first + len(files)])
             first += len(files)
         del self._content  # the splits hold what is needed of it
+        if self._whole and "test" not in splits:
+            rank_zero_print(f"{self.root}: has no test split: testing on all {len(splits['train']):,} images")
+            return dict.fromkeys(("train", "val", "test"), splits["train"])
         return self._with_test(splits)
 
     def _with_test(self, splits: dict[str, Split]) -> dict[str, Split]:

@@ -19,7 +19,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
 from zoo.datamodules.bases.image_text_files import ImageTextFiles
 from zoo.datamodules.bases.options import require_at_least, require_fraction
-from zoo.datamodules.files.images import EXTENSIONS
+from zoo.datamodules.files.images import is_image
 from zoo.datamodules.files.json_files import read_json
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
@@ -126,7 +126,7 @@ class VisDial(ImageTextFiles, DialogueData):
         return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.dialogues.candidates.shape[2])
 
     def load_splits(self) -> dict[str, Split]:
-        files = [path for path in sorted(self.root.rglob("*")) if path.name.lower().endswith(EXTENSIONS)]
+        files = [path for path in sorted(self.root.rglob("*")) if is_image(path.name) and self.is_kept(str(path))]
         splits = {name: self._read(name, talks, files) for name, talks in self._talks.items()}
         del self._talks  # the splits hold what is needed of it
         if "train" in splits:

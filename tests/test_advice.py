@@ -115,10 +115,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(trained: Path) -> Path:
     shutil.copytree(trained, "runs")
     Image.new("L", (8, 8)).save("a.png")
-    for name in ("ant", "bee"):
+    for label, name in enumerate(("ant", "bee")):
         for number in range(6):
             Path("photos", name).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (number * 40, 9, 9)).save(f"photos/{name}/{number}.png")
+            Image.new("RGB", (8, 8), (number * 40, label, 9)).save(f"photos/{name}/{number}.png")
     return Path("runs")
 
 

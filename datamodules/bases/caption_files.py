@@ -85,7 +85,7 @@ class CaptionFiles(ImageTextFiles, CaptionData):
         splits, wordless, without_caption = {}, 0, [*found.without_caption]
         for name, captioned in found.splits.items():
             splits[name] = []
-            for image in captioned:
+            for image in filter(lambda image: self.is_kept(image.path), captioned):
                 sentences = [words for caption in image.captions if isinstance(caption, str) and (words := tokenize(caption))]
                 wordless += len(image.captions) - len(sentences)
                 if sentences:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -45,6 +45,7 @@ class DataModule(L.LightningDataModule):
 
     Attributes:
         task: the task that it is for.
+        added: names of files that ``keep_only`` left out.
         has_samples: whether splits hold samples that can be counted and selected, unlike a stream of text.
         splits: name -> samples, once ``setup`` has run.
     """
@@ -56,6 +57,7 @@ class DataModule(L.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self.splits: dict[str, Any] = UnreadSplits()
+        self.added: list[str] = []
 
     def build_loader(self, split: str) -> BatchLoader:
         """The batches of a split: in training order for ``train``, and of every sample once for ``val`` and ``test``."""
@@ -79,6 +81,24 @@ class DataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> BatchLoader:
         return self.test_dataloader()
+
+    def files(self) -> dict[str, list[tuple[str, str]]]:
+        """Of each split that was read, the files with the digests of their content; none where data does not come in files."""
+        return {}
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Before ``setup``: leave out other files than these, and list them in ``added``."""
+
+    def exclude_from_test(self, digests: Collection[bytes]) -> tuple[int, int]:
+        """After ``setup``: leave images with these digests out of the test split; how many were, and of how many.
+
+        Raises:
+            UserError: none is left.
+        """
+        return 0, 0
+
+    def test_on_everything(self) -> None:
+        """Before ``setup``: test on all of data that has no test split of its own, for a model that was trained on other data."""
 
     def require_compatible(self, spec: Spec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.

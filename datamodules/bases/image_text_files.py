@@ -85,9 +85,10 @@ class ImageTextFiles(ImageTextData):
         readable = content.readable.tolist()
         if not any(readable):
             raise UserError(f"{self.root}: no image of {what} can be read, such as {paths[0]}")
-        if unreadable := [path.name for path, good in zip(paths, readable, strict=True) if not good]:
-            count = f"{len(unreadable):,} of {len(paths):,} images"
-            rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {some(unreadable, NAMED)}")
+        if unreadable := [path for path, good in zip(paths, readable, strict=True) if not good]:
+            self.unreadable += unreadable
+            count, names = f"{len(unreadable):,} of {len(paths):,} images", some([path.name for path in unreadable], NAMED)
+            rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {names}")
         kept = tuple(file for file, good in zip(files, readable, strict=True) if good)
         images = ImageFiles(kept, shape) if content.pixels is None else ImagesInMemory(content.pixels)
         return ReadImages(images, content.readable, kept, content.digests[content.readable])

@@ -6,9 +6,10 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ class ImageData(DataModule):
         self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
         Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
         self._spec: Spec | None = None
+        self._kept: frozenset[str] | None = None
+        self.unreadable: list[Path] = []
 
     # ------------------------------------------------------------------ for subclasses to implement
 
@@ -143,6 +146,40 @@ class ImageData(DataModule):
         if not len(rest):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         return {**splits, "train": rest, "val": held_out}
+
+    def files(self) -> dict[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for name in ("train", "val", "test"):
+            split = self.splits[name]
+            if split.digests is not None and not (name == "test" and split is self.splits["val"]):
+                digests = [digest.hex() for digest in split.content()]
+                found[name] = list(dict.fromkeys(zip(self.names(split.files), digests, strict=True)))
+        unreadable = self.names(list(map(str, self.unreadable)))
+        return {**found, "unreadable": [(name, "") for name in unreadable]} if found else {}
+
+    def keep_only(self, names: Collection[str]) -> None:
+        self._kept = frozenset(names)
+
+    def is_kept(self, path: str) -> bool:
+        """Whether a file is not left out by ``keep_only``."""
+        if self._kept is None:
+            return True
+        (name,) = self.names([path])
+        if name not in self._kept:
+            self.added.append(name)
+        return name in self._kept
+
+    def exclude_from_test(self, digests: Collection[bytes]) -> tuple[int, int]:
+        split = self.splits["test"]
+        chosen = torch.tensor([digest not in digests for digest in split.content()])
+        if chosen.all():
+            return 0, len(split)
+        if not chosen.any():
+            others = "remove the copies, or test on other images, as in zoo test RUN --data FOLDER"
+            raise UserError(f"all {len(set(split.files)):,} test images are training images, too, by their content: {others}")
+        images = len(set(split.files))
+        self.splits["test"] = split.subset(chosen.nonzero()[:, 0])
+        return images - len(set(self.splits["test"].files)), images
 
     def cache_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
         """Replace the images by their features from a frozen network, computed once and cached.

@@ -66,6 +66,7 @@ class QuestionFiles(ImageTextFiles, QuestionData):
         found: dict[str, list[QuestionedImage]] = {}
         empty = 0
         for name, annotated in self.load_annotations().items():
+            annotated = [image for image in annotated if self.is_kept(str(image.path))]
             with_words = [QuestionedImage(path, [question for question in group if question.words]) for path, group in annotated]
             found[name] = [image for image in with_words if image.questions]
             empty += sum(len(group) for _, group in annotated) - sum(len(group) for _, group in found[name])

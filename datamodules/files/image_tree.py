@@ -56,6 +56,14 @@ class Tree:
         """The files of all splits, one split after the other."""
         return [file.path for files in self.files.values() for file in files]
 
+    def restricted(self, is_kept: Callable[[str], bool]) -> Tree:
+        """The tree without other files, and without classes and splits that had no others."""
+        files = {split: [file for file in files if is_kept(file.path)] for split, files in self.files.items()}
+        labels = sorted({file.label for kept in files.values() for file in kept})
+        place = {label: number for number, label in enumerate(labels)}
+        renumbered = {name: [ImageFile(path, place[label]) for path, label in kept] for name, kept in files.items() if kept}
+        return Tree(tuple(self.classes[label] for label in labels), renumbered, self.notes)
+
     def readable(self, which: Tensor) -> Iterator[tuple[str, list[ImageFile]]]:
         """Each split with its files that can be read, ``which`` being a bool for each of ``paths``."""
         parts = which.split([len(files) for files in self.files.values()])
@@ -63,11 +71,8 @@ class Tree:
             yield name, [files[index] for index in good.nonzero()[:, 0].tolist()]
 
 
-def scan_tree(root: Path | None, fewest_classes: int = 2, is_wanted: Callable[[str], bool] = is_image) -> Tree:
+def scan_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
     """Find the images of each class without opening any.
-
-    Args:
-        is_wanted: which files are images to read.
 
     Raises:
         UserError: the folder is missing, does not hold one folder for each of at least ``fewest_classes`` classes, or a name is
@@ -77,7 +82,7 @@ def scan_tree(root: Path | None, fewest_classes: int = 2, is_wanted: Callable[[s
         raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
     try:
-        tree = _scan_tree(root, fewest_classes, is_wanted)
+        tree = _scan_tree(root, fewest_classes)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
     for path in tree.paths():
@@ -86,7 +91,7 @@ def scan_tree(root: Path | None, fewest_classes: int = 2, is_wanted: Callable[[s
     return tree
 
 
-def _scan_tree(root: Path, fewest_classes: int, is_wanted: Callable[[str], bool]) -> Tree:
+def _scan_tree(root: Path, fewest_classes: int) -> Tree:
     places, notes = _split_places(root)
     classes = _class_names(places["train"])
     for name, place in list(places.items()):
@@ -110,7 +115,7 @@ def _scan_tree(root: Path, fewest_classes: int, is_wanted: Callable[[str], bool]
             if name != "train" and not (place / class_name).is_dir():
                 continue
             # no link leads back to other classes
-            found = sorted(filter(is_wanted, files_below(place / class_name, entered=(root, place))))
+            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place))))
             if not found and name == "train":
                 raise UserError(
                     f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"

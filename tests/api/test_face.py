@@ -96,10 +96,10 @@ def test_data_of_wrong_values_is_refused_and_a_root_may_be_a_path(tmp_path: Path
 
 
 def test_a_path_is_a_folder_of_images(tmp_path: Path, pixels: np.ndarray) -> None:
-    for name in ("cat", "dog"):
+    for label, name in enumerate(("cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
-            Image.fromarray(np.roll(pixels, number)).save(tmp_path / "photos" / name / f"{number}.png")
+            Image.fromarray(np.roll(pixels, number + 20 * label)).save(tmp_path / "photos" / name / f"{number}.png")
     data = face.create_data(tmp_path / "photos", size=8, batch_size=4)
     data.setup("fit")
     assert data.spec.classes == ("cat", "dog") and data.spec.height == 8

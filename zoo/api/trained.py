@@ -175,8 +175,9 @@ class TrainedRun:
         if self.is_published:
             section = self.source.data_options(task.spec, section)
         from zoo.training import engine
+        from zoo.training.data_record import DataRecord
 
-        return engine.test(self.registry, task, self.config, section, trainer)
+        return engine.test(self.registry, task, self.config, section, trainer, DataRecord.read(self.path))
 
     def predict(
         self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object

@@ -21,6 +21,7 @@ from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.task import Task
 from zoo.training.building import build_test_data, load_task
+from zoo.training.data_record import DataRecord
 from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 
@@ -61,14 +62,19 @@ def load_trained(registry: Registry, folder: RunFolder | ExportedFile, checkpoin
     return load_task(registry, read_trained(file), file)
 
 
-def open_test_data(registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str]) -> Any:
+def open_test_data(
+    registry: Registry, run: Run, spec: ImageSpec, data: str, settings: Sequence[str], folder: Path | None = None
+) -> Any:
     """Open the run's data, or other data with the same classes, for a network trained on data of ``spec``.
+
+    Args:
+        folder: of the run, to leave out what it was trained on.
 
     Raises:
         UserError: the data cannot be read or does not fit.
     """
     section, _ = resolve_test(registry, run, data or None, [parse_setting(text, ("data",)) for text in settings])
-    return build_test_data(registry, run.model_copy(update={"data": section}), spec)
+    return build_test_data(registry, run, spec, section, DataRecord.read(folder) if folder else None)
 
 
 def predict_test_data(registry: Registry, folder: RunFolder, checkpoint: str, data: str, settings: Sequence[str]) -> Predictions:
@@ -78,7 +84,7 @@ def predict_test_data(registry: Registry, folder: RunFolder, checkpoint: str, da
         UserError: the checkpoint or the data cannot be read, or the data does not fit.
     """
     task, run = load_trained(registry, folder, checkpoint)
-    module = open_test_data(registry, run, task.spec, data, settings)
+    module = open_test_data(registry, run, task.spec, data, settings, folder.path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task.to(device)
     labels, probabilities = [], []

@@ -15,13 +15,16 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from zoo.config.options import check_options
 from zoo.config.recipe import Run
 from zoo.core.errors import UserError, one_line
+from zoo.core.files import expanded
 from zoo.core.memory import available_memory, require_memory
 from zoo.core.randomness import derive_seed
+from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
+from zoo.training.data_record import SPLITS, DataRecord, exclude_trained
 from zoo.training.run_folder import RunFolder
 
 MOST_TENSORS = 20_000  # of weights; a deeper network is surely a mistake
@@ -37,27 +40,55 @@ def open_data(registry: Registry, run: Run) -> Any:
     return entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
 
 
-def build_data(registry: Registry, run: Run) -> Any:
+def build_data(registry: Registry, run: Run, record: DataRecord | None = None) -> Any:
     """The data of a Run, brought to this machine, read and split; its spec is complete.
+
+    Args:
+        record: of the files that the Run was begun with, to leave out others.
 
     Raises:
         UserError: what the data set says is wrong with its files or options.
     """
     data = open_data(registry, run)
+    if record and record.files:
+        data.keep_only(record.files)
     data.prepare_data()
     data.setup()
     return data
 
 
-def build_test_data(registry: Registry, run: Run, spec: Spec) -> Any:
-    """The data of a Run for testing a network that was trained on data of ``spec``.
+def build_test_data(
+    registry: Registry, run: Run, spec: Spec, section: dict[str, Any] | None = None, record: DataRecord | None = None
+) -> Any:
+    """The data of a Run, or other data, for testing a network that was trained on data of ``spec``.
+
+    Args:
+        section: the other data: ``name`` and options. Without a test split of its own, all of it is for testing.
+        record: of what the network was trained on, which is left out of the test split.
 
     Raises:
         UserError: the network does not know such data, or what ``build_data`` raises.
     """
-    data = build_data(registry, run)
-    data.require_compatible(spec, run.data["name"])
+    section = section or run.data
+    data = open_data(registry, run.model_copy(update={"data": section}))
+    is_own = _place(section) == _place(run.data)
+    if not is_own:
+        data.test_on_everything()
+    data.prepare_data()
+    data.setup()
+    data.require_compatible(spec, section["name"])
+    if record and record.files:
+        now = DataRecord.of(data)
+        if is_own and (changes := record.changes(now, SPLITS)):
+            rank_zero_print(f"warning: images of {section['name']} since the training: {changes}")
+        exclude_trained(data, record.trained_on)
     return data
+
+
+def _place(section: dict[str, Any]) -> tuple[str, Path | None]:
+    """Which data it is: its name and its folder."""
+    root = section.get("root")
+    return section["name"], expanded(root).resolve() if root else None
 
 
 def build_task(registry: Registry, run: Run, spec: Spec) -> Task:

@@ -43,6 +43,7 @@ from zoo.training.checkpoints import (
     require_finite,
     way_out,
 )
+from zoo.training.data_record import DataRecord, exclude_trained, require_unchanged
 from zoo.training.environment import describe_environment
 from zoo.training.memory import is_out_of_memory
 from zoo.training.metrics_logger import MetricsLogger
@@ -145,7 +146,11 @@ def train(
     with _stopped_by_signals(folder, is_new), folder.locked(), folder.removed_unless_started(is_new) as started:
         file = resume.to_resume(checkpoint) if resume else None
         former = read_checkpoint(file, training=True) if file else {"global_step": 0, KEY: {}}
-        data = build_data(registry, run)
+        record = DataRecord.read(folder.path) if file else DataRecord({})
+        data = build_data(registry, run, record)
+        files = DataRecord.of(data)
+        if record.files:
+            require_unchanged(record, files, data, _way_out_of_changes(folder, run, data.task))
         task = build_task(registry, run, data.spec)
         task.check_data_options(data)
         if run.recipe.freeze != "none":
@@ -155,6 +160,7 @@ def train(
         else:
             load_initial_weights(registry, task, run)
         on_data(data)
+        exclude_trained(data, files.trained_on)
         if run.recipe.compile:
             task.compile()
         positions = former[KEY].get("records", {}) if file else dict.fromkeys(("metrics.jsonl", "monitors.jsonl"), 0)
@@ -196,6 +202,8 @@ def train(
         configure_ddp(trainer.strategy, task)
         task.to(trainer.strategy.root_device)
         task.prepare(data)
+        if not record.files and trainer.is_global_zero:
+            files.write(folder.path)
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
         with tracking(tracker, folder), folder.passed_on(), _hint_to_resume(registry, folder, run, started):
@@ -218,6 +226,14 @@ def train(
             copy_checkpoint(folder.best, folder.last)  # which was lost
         findings = tuple(diagnosis.standing) if diagnosis else ()
         return TrainResult(folder, trainer.is_global_zero, task, selection.best, _test_metrics(trainer), was_finished, findings)
+
+
+def _way_out_of_changes(folder: RunFolder, run: Run, kind: str) -> str:
+    """What to do where the files of a run have changed."""
+    ways = [f"put them back, or start a new run: zoo train --config {shlex.quote(str(folder.run_file))}"]
+    if kind == "classification":
+        ways.append(f"with its weights: zoo finetune {folder.name} --data {shlex.quote(run.data['root'])} --keep-head")
+    return ", or ".join(ways)
 
 
 def _restore(registry: Registry, task: Task, run: Run, former: dict[str, Any], file: Path) -> None:
@@ -256,21 +272,29 @@ def _best_weights(folder: RunFolder, is_rank_zero: bool) -> dict[str, Any]:
         return weights
 
 
-def test(registry: Registry, task: Task, run: Run, data: dict[str, Any], settings: TrainerSettings) -> TestResult:
+def test(
+    registry: Registry,
+    task: Task,
+    run: Run,
+    data: dict[str, Any],
+    settings: TrainerSettings,
+    record: DataRecord | None = None,
+) -> TestResult:
     """Test a trained network, with the same metrics on any number of processes.
 
     Args:
         task, run: the network and the Run of its training.
         data: the data section of a Run: ``name`` and options.
         settings: devices and so on.
+        record: of what the network was trained on, which is left out.
 
     Raises:
         UserError: the classes differ from those of the training, or files are missing.
     """
     silence_lightning()
     require_valid_launch()
+    module = build_test_data(registry, run, task.spec, data, record)
     run = run.model_copy(update={"data": data})
-    module = build_test_data(registry, run, task.spec)
     trainer = build_trainer(settings, run, logger=False, callbacks=[Stopping()])
     require_batches(trainer, module, "test")
     task.collect_details()
