@@ -211,6 +211,26 @@ def test_a_plugin_file_is_trained_without_packaging(zoo, tmp_path: Path) -> None
     assert zoo("test", "mine-digits").is_one_line_error("run mine-digits needs the plugin", "mine.py, which is missing")
 
 
+def test_a_broken_plugin_is_one_warning_of_every_command(zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    (site / "brokenzoo-3.dist-info").mkdir(parents=True)
+    (site / "brokenzoo-3.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brokenzoo\nVersion: 3\n")
+    (site / "brokenzoo-3.dist-info" / "entry_points.txt").write_text("[zoo.plugins]\nit = broken_zoo\n")
+    (site / "broken_zoo.py").write_text(
+        "from zoo import register_model\n@register_model('broken', task='classification', tags=None)\nclass Broken: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    Image.new("L", (8, 8)).save("image.png")
+    for command in (
+        ["list"], ["data", "list"], ["show", "softmax"], ["train", "softmax", *QUICK, "--name", "first"], ["test", "first"],
+        ["predict", "first", "image.png"], ["picture", "curves", "first"], ["report", "first"],
+        ["export", "first", "--to", "hub"],
+    ):  # fmt: skip
+        answer = zoo(*command)
+        warnings = [line for line in answer.err.splitlines() if line.startswith("warning:")]
+        assert answer.code == 0 and len(warnings) == 1 and "brokenzoo 3 is skipped: broken_zoo.py" in warnings[0], answer
+
+
 def test_doctor_finds_versions_and_faults(zoo) -> None:
     findings = {finding["name"]: finding for finding in json.loads(zoo("doctor", "--json").out)}
     assert findings["torch"]["text"] == torch.__version__.partition("+")[0] and "models" in findings["registry"]["text"]
