@@ -184,7 +184,7 @@ def after_the_start() -> Iterator[Case]:
     yield case("train", "mlp", *batch_norm)
     for key, values in {
         "accelerator": ("tpu", "hpu", "ipu", "nope", ""),
-        "strategy": ("xla", "single_xla", "deepspeed", "nope", ""),
+        "strategy": ("xla", "single_xla", "ddp_notebook", "deepspeed", "nope", ""),
         "devices": ("0", "-2", "1000", "[0,0]", "x", "1.5", "[]"),
         "limit_train_batches": ("2.5", "0", "-1", "x"),
     }.items():
