@@ -15,9 +15,10 @@ from zoo.core.json_lines import JsonLinesWriter, read_json_lines
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec, spec_from_primitives, spec_to_primitives
 from zoo.training import building, engine
-from zoo.training.checkpoints import KEY, Selection, read_checkpoint
+from zoo.training.checkpoints import KEY, read_checkpoint
 from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.run_folder import RunFolder
+from zoo.training.selection import Selection
 
 
 def train(*settings: str, model: str = "softmax") -> engine.TrainResult:

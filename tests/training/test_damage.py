@@ -17,8 +17,9 @@ from zoo.api.trained import load
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training.building import load_task
-from zoo.training.checkpoints import KEY, Selection, read_checkpoint
+from zoo.training.checkpoints import KEY, read_checkpoint
 from zoo.training.run_folder import RunFolder
+from zoo.training.selection import Selection
 
 QUICK = ("--epochs", "2", "--set", "trainer.limit_train_batches=3", "--set", "trainer.accelerator=cpu")
 QUICK += ("--set", "trainer.limit_val_batches=1", "--set", "trainer.limit_test_batches=1")

@@ -41,7 +41,7 @@ def send_at(place: str, number: int) -> None:
     """Send a signal to this process once, in the second epoch or in the test of the first training."""
     from zoo.datamodules.loading.loader import BatchLoader, from_the_start
     from zoo.tasks.task import Task
-    from zoo.training.checkpoints import Checkpoints
+    from zoo.training.saving import Checkpoints
 
     is_sent: list[bool] = []
 

@@ -438,7 +438,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
 
 def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
     from zoo.core.signals import stop
-    from zoo.training.checkpoints import Checkpoints
+    from zoo.training.saving import Checkpoints
 
     save = Checkpoints.save
 

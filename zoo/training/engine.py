@@ -34,10 +34,7 @@ from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
 from zoo.training.checkpoints import (
     KEY,
-    Checkpoints,
     Damaged,
-    Rescue,
-    Selection,
     copy_checkpoint,
     read_checkpoint,
     require_finite,
@@ -50,6 +47,8 @@ from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
 from zoo.training.processes import require_launcher, supervised
 from zoo.training.run_folder import RunFolder
+from zoo.training.saving import Checkpoints, Rescue
+from zoo.training.selection import Selection
 from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.stopping import Stopping
 from zoo.training.tracking import open_tracker, tracking
