@@ -66,6 +66,25 @@ class ImageTextFiles(ImageTextData):
         require_folder(f"data.root={self.root}", self.root)
         self.shape = size, int(size * self.aspect)
         self.min_count, self.memory_gb = min_count, memory_gb
+        self._has_warned = False
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.splits:
+            super().setup(stage)
+            self._warn_of_repeated()
+
+    def _warn_of_repeated(self) -> None:
+        """Warn once of images of training that are held out, too, by their content."""
+        train, found = set(self.splits["train"].content()), {}
+        for name in ("val", "test"):
+            split = self.splits[name]
+            repeated = {file for file, digest in zip(split.files, split.content(), strict=True) if digest in train}
+            if repeated and not (name == "test" and split is self.splits["val"]):
+                found[f"{len(repeated):,} of {split.count_images():,} images of {name}"] = min(repeated)
+        if found and not self._has_warned:
+            self._has_warned = True
+            where = " and ".join(f"{count}, such as {self.names([file])[0]}," for count, file in found.items())
+            rank_zero_print(f"warning: {self.root}: {where} are training images, too, by their content")
 
     def hold_out(self, split: Split) -> tuple[Tensor, Tensor]:
         return self.hold_out_by_name(split.files, self.validation, derive_seed(self.seed, "hold out"), "data.validation")

@@ -176,10 +176,9 @@ class ImageData(DataModule):
             return 0, len(split)
         if not chosen.any():
             others = "remove the copies, or test on other images, as in zoo test RUN --data FOLDER"
-            raise UserError(f"all {len(set(split.files)):,} test images are training images, too, by their content: {others}")
-        images = len(set(split.files))
+            raise UserError(f"all {split.count_images():,} test images are training images, too, by their content: {others}")
         self.splits["test"] = split.subset(chosen.nonzero()[:, 0])
-        return images - len(set(self.splits["test"].files)), images
+        return split.count_images() - self.splits["test"].count_images(), split.count_images()
 
     def cache_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
         """Replace the images by their features from a frozen network, computed once and cached.
@@ -204,12 +203,13 @@ class ImageData(DataModule):
         return batch if seed is None else self.augmentation(batch, seed)
 
     def summarize(self) -> dict[str, Any]:
-        """Shape, samples in each split, and statistics, once ``setup`` has run."""
-        spec = self.image_spec
+        """Shape, images in each split, and statistics, once ``setup`` has run; of ``test`` only if it is not ``val`` again."""
+        spec, what = self.image_spec, "points" if self.image_spec.are_points else "images"
         rounded = {"mean": spec.mean, "std": spec.std}
+        names = ("train", "val", "test") if self.splits["test"] is not self.splits["val"] else ("train", "val")
         return {
             "shape": list(spec.shape),
-            **{name: len(self.splits[name]) for name in ("train", "val", "test") if name in self.splits},
+            **{f"{name}_{what}": self.splits[name].count_images() for name in names},
             **{name: [round(value, 4) for value in values] for name, values in rounded.items()},
         }
 

@@ -80,6 +80,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def count_images(self) -> int:
+        """Images, of which one with many questions may be several samples."""
+        return len(set(self.files)) if self.files else len(self)
+
     def content(self) -> list[bytes]:
         """The digest of each image's file; none without files."""
         return [] if self.digests is None else list(map(bytes, self.digests.numpy()))

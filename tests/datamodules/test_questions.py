@@ -49,7 +49,7 @@ def test_sort_of_clevr_asks_in_words_what_the_world_asks() -> None:
         expected = zip(asked.words()[row], asked.answer[row].tolist(), asked.kind[row].tolist(), strict=True)
         assert read(data, "test", row) == [(w, sort_of_clevr.ANSWERS[a], sort_of_clevr.KINDS[k]) for w, a, k in expected]
     facts = data.summarize()
-    assert (facts["train"], facts["val"], facts["test"]) == (8820, 980, 200)
+    assert (facts["train_images"], facts["val_images"], facts["test_images"]) == (8820, 980, 200)
     assert facts["test_questions"] == 4000 and facts["test_outside"] == 0
     assert IGNORE not in data.splits["train"].labels
 

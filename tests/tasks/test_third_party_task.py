@@ -86,7 +86,7 @@ def test_it_is_shown_previewed_and_diagnosed(zoo, plugin: Path) -> None:
     layers = json.loads(zoo("show", "conv-regressor", "--layers", "--json").out)
     assert layers["layers"][-1]["output"] == [1]
     facts = json.loads(zoo("data", "show", "bright-shares", "--measure", "--json").out)
-    assert facts["train"] + facts["val"] == 192 and facts["test"] == 48
+    assert facts["train_images"] + facts["val_images"] == 192 and facts["test_images"] == 48
     assert zoo("data", "preview", "bright-shares").code == 0 and Image.open("bright-shares.png").width > 8 * 72
     assert zoo("data", "advise", "bright-shares").is_one_line_error("bright-shares is not an image classification data set")
     checks = json.loads(zoo("diagnose", "conv-regressor", *SMALL, "--json").out)["checks"]

@@ -50,7 +50,7 @@ def test_questions_are_answered_and_what_cannot_be_is_said(zoo, trained: Path) -
 
 def test_data_of_questions_is_shown(zoo) -> None:
     shown = json.loads(zoo("data", "show", "shapes-questions", "--measure", "--json", "--set", "data.num_images=9").out)
-    assert shown["train"] == 9 and shown["train_questions"] == 54
+    assert shown["train_images"] == 9 and shown["train_questions"] == 54
     answer = zoo("data", "preview", "shapes-questions", "--set", "data.num_images=9")
     assert Path("shapes-questions.png").exists()
     told = [line for line in answer.out.splitlines()[1:] if not line.startswith(" ")]

@@ -303,7 +303,7 @@ def test_size_changes_spec_and_images():
 def test_facts_are_what_is_there():
     facts = ready().summarize()
     assert facts["shape"] == [3, 6, 4] and facts["classes"] == ["a", "b", "c"]
-    assert (facts["train"], facts["val"], facts["test"]) == (30, 10, 10)
+    assert (facts["train_images"], facts["val_images"], facts["test_images"]) == (30, 10, 10)
 
 
 # ------------------------------------------------------------------ order

@@ -243,6 +243,23 @@ def test_easy_vqa_is_read_as_published(easy: Path) -> None:
     assert data.splits["test"].images.pixels[:, 0, 9, 9].tolist() == [0, 20, 40]
 
 
+def test_images_of_training_that_are_held_out_are_counted_as_images_and_said(easy: Path, capsys: pytest.CaptureFixture) -> None:
+    for number in range(3):
+        picture(easy / "test" / "images" / f"{number}.png", 201 + number, (64, 64))
+    data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
+    trained = data.splits["train"].files[0]
+    facts = data.summarize()
+    assert facts["test_images"] == 3 < facts["test_questions"] == len(data.splits["test"])
+    assert facts["train_images"] + facts["val_images"] == 10
+    (easy / "test" / "images" / "1.png").write_bytes(Path(trained).read_bytes())
+    capsys.readouterr()
+    data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
+    said = f"warning: {easy}: 1 of 3 images of test, such as test/images/1.png, are training images, too, by their content\n"
+    assert said in capsys.readouterr().err
+    assert data.exclude_from_test(set(data.splits["train"].content())) == (1, 3)
+    assert len(data.splits["test"]) == 4 and all("1.png" not in file for file in data.splits["test"].files)
+
+
 def test_no_picture_is_both_trained_on_and_held_out(easy: Path) -> None:
     data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
     shades = {name: set(split.images.pixels[:, 0, 9, 9].tolist()) for name, split in data.splits.items()}
