@@ -10,12 +10,12 @@ from zoo.core.files import cache_folder, expanded
 from zoo.datamodules.bases.language_modeling import TextData
 from zoo.registry.entry import register_data
 from zoo.spec import TextSpec
-from zoo.text.files import read_text
+from zoo.text.files import read_text, read_texts
 
 
 @register_data("text", task="language-modeling", tags=["local-files"])
 class TextFiles(TextData):
-    """Your own text, in UTF-8: a file, or all files of a folder in the order of their names.
+    """Your own text, in UTF-8: a file, or all files of a folder in the order of their names, of each of which a part is held out.
 
     Args:
         root: text file, or folder of text files.
@@ -26,7 +26,10 @@ class TextFiles(TextData):
         self.root = expanded(root)
 
     def load_text(self) -> str:
-        return read_text(self.root, f"data.root={self.root}")
+        return "\n".join(self.load_texts())
+
+    def load_texts(self) -> list[str]:
+        return read_texts(self.root, f"data.root={self.root}")
 
 
 @register_data("shakespeare", task="language-modeling")

@@ -22,6 +22,8 @@ PREVIEWED = 1000  # characters
 class TextData(DataModule):
     """Text, split by position: the last part for testing, the one before for validation. A subclass implements ``load_text``.
 
+    Several texts are split each for itself, so that one that comes or goes moves nothing of the others.
+
     Args:
         batch_size: rows of text on each device.
         seed: of where rows and windows begin.
@@ -53,12 +55,16 @@ class TextData(DataModule):
         if order == "windows" and seq_len == 0:
             raise UserError("data.seq_len=0: windows need a length, such as 128; whole rows need data.order=stream")
         self.batch_size, self.seed, self.seq_len, self.order, self.held_out = batch_size, seed, seq_len, order, held_out
-        self._text: str | None = None
+        self._texts: list[str] = []
         self._spec: TextSpec | None = None
 
     @abstractmethod
     def load_text(self) -> str:
         """The whole text."""
+
+    def load_texts(self) -> list[str]:
+        """The parts of the text that are split each for itself."""
+        return [self.load_text()]
 
     @property
     def spec(self) -> TextSpec:
@@ -68,9 +74,8 @@ class TextData(DataModule):
         return self._spec
 
     def _whole_text(self) -> str:
-        if self._text is None:
-            self._text = self.load_text()
-        return self._text
+        self._texts = self._texts or self.load_texts()
+        return "\n".join(self._texts)
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -78,13 +83,19 @@ class TextData(DataModule):
         text = self._whole_text()
         if not text:
             raise UserError(f"{self.root or type(self).__name__}: is empty: there is no text to train on")
-        places = torch.tensor(self.spec.encode(text), dtype=torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32)
-        test_length = round(self.held_out * len(text))
-        val_length = 0 if self.held_out == 1 else test_length
-        train, val, test = places.split([len(text) - val_length - test_length, val_length, test_length])
-        if test_length < 2:
+        kind = torch.uint8 if len(self.spec.vocabulary) <= 256 else torch.int32
+        parts = ("\n".join(filter(None, pieces)) for pieces in zip(*map(self._split, self._texts), strict=True))
+        train, val, test = (torch.tensor(self.spec.encode(part), dtype=kind) for part in parts)
+        if len(test) < 2:
             raise UserError(f"{self.root or type(self).__name__}: has only {len(text):,} characters, too few to hold some out")
         self.splits = {"train": train, "val": val, "test": test}
+
+    def _split(self, text: str) -> tuple[str, str, str]:
+        """Its parts for training, validation and testing."""
+        length = round(self.held_out * len(text))
+        test = len(text) - length
+        val = test if self.held_out == 1 else test - length
+        return text[:val], text[val:test], text[test:]
 
     def require_compatible(self, spec: TextSpec, name: str) -> None:
         """Encode characters as ``spec`` does, for a model that was trained with it.

@@ -237,3 +237,22 @@ def test_a_root_that_is_not_there_is_told_even_if_nothing_is_read(zoo, tmp_path:
     assert zoo("data", "show", "text", "--set", f"data.root={tmp_path}").code == 0
     assert zoo("data", "show", "shakespeare", "--set", "data.root=nowhere").code == 0, "where it would be put"
     assert zoo("data", "show", "text", "--set", "data.seq_length=3").is_one_line_error("seq_length", "seq_len")
+
+
+def test_a_text_that_comes_or_goes_moves_nothing_of_the_others(tmp_path: Path) -> None:
+    texts = {name: name * length for name, length in zip("bdfh", (40, 100, 61, 200), strict=True)}
+
+    def held(names: str) -> dict[str, str]:
+        folder = tmp_path / names
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.txt").write_text(texts[name])
+        data = TextFiles(1, 0, str(folder), held_out=0.1)
+        data.setup()
+        return {name: data.spec.decode(split.tolist()) for name, split in data.splits.items()}
+
+    for names in ("bdfh", "bfh", "dh", "h"):
+        counts = {split: [text.count(name) for name in names] for split, text in held(names).items()}
+        tenth = [round(len(texts[name]) / 10) for name in names]
+        assert counts["val"] == counts["test"] == tenth
+        assert counts["train"] == [len(texts[name]) - 2 * part for name, part in zip(names, tenth, strict=True)]

@@ -12,7 +12,12 @@ NAMED = 3  # files in a message
 
 
 def read_text(path: Path, label: str) -> str:
-    """Read a UTF-8 file, or all files below a folder in the order of their paths, joined by newlines.
+    """Read a UTF-8 file, or all files below a folder as ``read_texts`` does, joined by newlines."""
+    return "\n".join(read_texts(path, label))
+
+
+def read_texts(path: Path, label: str) -> list[str]:
+    """Read a UTF-8 file, or all files below a folder in the order of their paths.
 
     A byte order mark is removed. Of a folder, hidden files and folders, further copies of a file and files that are not UTF-8 are
     left out with a warning, so that no text stands twice in what is split into training and test.
@@ -27,17 +32,17 @@ def read_text(path: Path, label: str) -> str:
         raise UserError(f"{label}: there is no such file or folder{near_path(path)}")
     if not path.is_dir():
         try:
-            text = _read(path, label)
+            texts = list(filter(None, [_read(path, label)]))
         except UnicodeDecodeError as error:
             raise UserError(f"{label}: is not UTF-8 text (byte {error.start:,})") from None
     else:
-        text = _read_all(path, label)
-    if not text:
+        texts = _read_all(path, label)
+    if not texts:
         raise UserError(f"{label}: is empty: there is no text in it")
-    return text
+    return texts
 
 
-def _read_all(folder: Path, label: str) -> str:
+def _read_all(folder: Path, label: str) -> list[str]:
     hidden: list[str] = []
     copies: list[str] = []
     strange: list[str] = []
@@ -66,7 +71,7 @@ def _read_all(folder: Path, label: str) -> str:
     ]
     if faults:
         rank_zero_print(f"warning: {label}: {len(texts):,} files are read, others left out: {', '.join(faults)}")
-    return "\n".join(texts)
+    return list(texts)
 
 
 def _read(file: Path, label: str) -> str:

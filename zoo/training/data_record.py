@@ -39,7 +39,11 @@ class DataRecord:
     @classmethod
     def of(cls, data: Any) -> DataRecord:
         """The files of data that is read; none where it does not come in files."""
-        return cls({name: File(split, digest) for split, files in data.files().items() for name, digest in files})
+        found: dict[str, File] = {}
+        for split, files in data.files().items():
+            for name, digest in files:
+                found.setdefault(name, File(split, digest))  # one that is tested, too, was trained on
+        return cls(found)
 
     @classmethod
     def read(cls, folder: Path) -> DataRecord:
