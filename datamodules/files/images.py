@@ -99,11 +99,16 @@ def upright_size(path: str) -> tuple[int, int] | None:
     """(height, width) from the header, or None if it cannot be read."""
     try:
         with open_image(path) as image:
-            # Pillow's size of a TIFF is turned already, in newer versions
-            width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-            return (width, height) if orientation(image) >= 5 else (height, width)
+            return turned_size(image)
     except Exception:  # a damaged file raises almost any
         return None
+
+
+def turned_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an image that is not loaded yet, once it is turned upright."""
+    # Pillow's size of a TIFF is turned already, in newer versions
+    width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+    return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int], crop: Crop = FIT) -> np.ndarray:
