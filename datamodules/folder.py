@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +15,16 @@ from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
-from zoo.datamodules.bases.options import require_fraction
-from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, ImageFiles, common_size, identity_of_files, kept_content
+from zoo.datamodules.bases.options import require_at_least, require_fraction
+from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, common_size, identity_of_files, kept_content
+from zoo.datamodules.files.image_files import ImageFiles, RandomCrops, cores
 from zoo.datamodules.files.image_tree import LONG, NAMED, Tree, scan_tree
+from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
+from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import register_data
+from zoo.registry.registry import current_registry
 from zoo.spec import Crop, ImageSpec
 
 
@@ -36,7 +42,10 @@ class Folder(ClassificationData):
         validation: fraction of the training images held out if there is no validation folder, or one of k folds, as in 2/5.
         test: fraction of the images held out for testing if there is no test folder.
         strict: fail if an image cannot be read, instead of skipping it.
-        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are decoded in every epoch.
+        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are read batch by batch.
+        keep: keep images that do not fit in memory decoded in the cache, if its disk suffices; else each epoch decodes them.
+        stored_size: shorter side of images that are kept for resized-crop, in pixels; 0 for 8/7 of the size.
+        workers: threads that decode images that do not fit in memory; 0 for one a core.
         crop: fit resizes the largest center crop; center resizes the shorter side to size / crop_pct, squash both sides, and both
             then crop the center.
         crop_pct: fraction of the resized image that is kept, with center and squash.
@@ -51,6 +60,9 @@ class Folder(ClassificationData):
         test: float = 0.1,
         strict: bool = False,
         memory_gb: float = 2.0,
+        keep: bool = True,
+        stored_size: int = 0,
+        workers: int = 0,
         crop: Literal["fit", "center", "squash"] = "fit",
         crop_pct: float = 1.0,
         interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear",
@@ -60,7 +72,9 @@ class Folder(ClassificationData):
         require_fraction(test=test)
         if not 0 < crop_pct <= 1:
             raise UserError(f"data.crop_pct={crop_pct}: must be more than 0 and at most 1")
+        require_at_least(0, stored_size=stored_size, workers=workers)
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
+        self.keep, self.stored_size, self.workers = keep, stored_size, workers
         self.crop = Crop(crop, crop_pct, interpolation)
         self._whole = False
         self.notes: list[str] = []  # what is left out or lacking, one line each
@@ -94,10 +108,13 @@ class Folder(ClassificationData):
         return ImageSpec(3, height, width, classes=self.tree.classes, crop=self.crop)
 
     def summarize(self) -> dict[str, Any]:
-        return {**super().summarize(), "unreadable": [str(path) for path in self.unreadable]}
+        images = self.splits["train"].images
+        unreadable = images.failed_files() if isinstance(images, ImageFiles) else map(str, self.unreadable)
+        return {**super().summarize(), "unreadable": list(unreadable)}
 
     def download(self) -> None:
-        _ = self._content  # decoded now, by one process, and found in the cache by the others
+        if self._fits_in_memory:
+            _ = self._content  # decoded now, by one process, and found in the cache by the others
 
     def test_on_everything(self) -> None:
         self._whole = True
@@ -113,6 +130,8 @@ class Folder(ClassificationData):
         if self.splits:
             return
         super().setup(stage)
+        if _crops_at_random(self.splits["train"]):
+            del self.augmentation.transforms[0]
         for name, split in self.splits.items():
             counts = torch.bincount(split.labels, minlength=len(self.spec.classes))
             if len(split) and not counts.all():
@@ -121,24 +140,33 @@ class Folder(ClassificationData):
                 self._note(f"no {LONG[name]} image of {some(lacking, NAMED)}: {effect}")
 
     def load_splits(self) -> dict[str, Split]:
-        (readable, digests, pixels), first = self._content, 0
-        digests = digests[readable]
-        splits = {}
-        for name, files in self.tree.readable(readable):
-            paths = tuple(file.path for file in files)
-            kept = (
-                ImageFiles(paths, self._shape, self.crop)
-                if pixels is None
-                else ImagesInMemory(pixels[first : first + len(files)])
-            )
-            labels = torch.tensor([file.label for file in files])
-            splits[name] = Split(kept, labels, files=paths, digests=digests[first : first + len(files)])
-            first += len(files)
-        del self._content  # the splits hold what is needed of it
+        splits = self._in_memory() if self._fits_in_memory else self._in_files()
         if self._whole and "test" not in splits:
             rank_zero_print(f"{self.root}: has no test split: testing on all {len(splits['train']):,} images")
             return dict.fromkeys(("train", "val", "test"), splits["train"])
         return self._with_test(splits)
+
+    def _in_memory(self) -> dict[str, Split]:
+        (readable, digests, pixels), first = self._content, 0
+        digests = digests[readable]
+        splits = {}
+        for name, files in self.tree.readable(readable):
+            own = slice(first, first + len(files))
+            labels = torch.tensor([file.label for file in files])
+            paths = tuple(file.path for file in files)
+            splits[name] = Split(ImagesInMemory(pixels[own]), labels, files=paths, digests=digests[own])
+            first += len(files)
+        del self._content  # the splits hold what is needed of it
+        return splits
+
+    def _in_files(self) -> dict[str, Split]:
+        paths, counts = Paths(self.tree.paths()), [len(files) for files in self.tree.files.values()]
+        labels = torch.tensor([file.label for files in self.tree.files.values() for file in files])
+        workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
+        images = ImageFiles(paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers)
+        everything = Split(images, labels, files=paths)
+        parts = torch.arange(len(labels)).split(counts)
+        return {name: everything.subset(indices) for name, indices in zip(self.tree.files, parts, strict=True)}
 
     def _with_test(self, splits: dict[str, Split]) -> dict[str, Split]:
         """Add a test split, held out of the training images, if there is no folder for it."""
@@ -148,12 +176,28 @@ class Folder(ClassificationData):
         chosen, rest = split_by_name(self.names(train.files), self.test, seed, self.root, "data.test")
         return {**splits, "train": train.subset(rest), "test": train.subset(chosen)}
 
+    def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
+        splits = super().with_validation(splits)
+        return {**splits, "train": self._with_random_crops(splits["train"])}
+
+    def _with_random_crops(self, train: Split) -> Split:
+        """Crop images when they are read if the augmentation begins with that, as the whole image is there then."""
+        first = next(iter(parse_augmentation(current_registry(), self.augment)), None)
+        if first is None or first[0].name != "resized-crop" or not isinstance(train.images, ImageFiles):
+            return train
+        crops = RandomCrops(first[1], self.stored_size or math.ceil(max(self._shape) * 8 / 7))
+        return replace(train, images=replace(train.images, random_crops=crops))
+
     @cached_property
     def _shape(self) -> tuple[int, int]:
         """(height, width) after resizing; if no size is given, that of all images, or ``MIXED_SIZE``."""
         if self.size:
             return self.size, self.size
         return Cache(self.fingerprint).shape() or common_size(self.tree.paths()) or (MIXED_SIZE, MIXED_SIZE)
+
+    @property
+    def _fits_in_memory(self) -> bool:
+        return sum(map(len, self.tree.files.values())) * 3 * math.prod(self._shape) <= self.memory_gb * 1e9
 
     @cached_property
     def _content(self) -> Content:
@@ -186,3 +230,7 @@ class Folder(ClassificationData):
             names = some(self.unreadable, NAMED)
             count = f"{len(self.unreadable):,} of {len(paths):,} images"
             rank_zero_print(f"warning: {count} cannot be read and are skipped: {names}")
+
+
+def _crops_at_random(split: Split) -> bool:
+    return isinstance(split.images, ImageFiles) and split.images.random_crops is not None

@@ -15,7 +15,9 @@ from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.image_text import ImageTextData
 from zoo.datamodules.bases.options import require_at_least
-from zoo.datamodules.files.decoded import ImageFiles, identity_of_files, kept_content
+from zoo.datamodules.files.decoded import identity_of_files, kept_content
+from zoo.datamodules.files.image_files import ImageFiles
+from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import Images, ImagesInMemory, Split
 
@@ -109,5 +111,5 @@ class ImageTextFiles(ImageTextData):
             count, names = f"{len(unreadable):,} of {len(paths):,} images", some([path.name for path in unreadable], NAMED)
             rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {names}")
         kept = tuple(file for file, good in zip(files, readable, strict=True) if good)
-        images = ImageFiles(kept, shape) if content.pixels is None else ImagesInMemory(content.pixels)
+        images = ImageFiles(Paths(kept), shape) if content.pixels is None else ImagesInMemory(content.pixels)
         return ReadImages(images, content.readable, kept, content.digests[content.readable])

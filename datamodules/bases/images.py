@@ -7,7 +7,7 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from zoo.core.memory import require_memory
 from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
+from zoo.datamodules.files.decoded import locked
 from zoo.datamodules.files.features import cached_features
+from zoo.datamodules.files.image_files import ImageFiles
 from zoo.datamodules.loading.augment import Augmentation
 from zoo.datamodules.loading.held_out import split_at_random, split_by_name
 from zoo.datamodules.loading.loader import Batch, placement
@@ -29,6 +31,7 @@ from zoo.datamodules.loading.pixels import channel_statistics, resize
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import ImageSpec, Spec, image_spec
 
+SAMPLED = 2000  # images for the statistics of a set that is not in memory
 PREVIEWED, PREVIEWED_VERSIONS = 8, 4  # images, and augmented versions of each
 
 
@@ -232,11 +235,13 @@ class ImageData(DataModule):
         images = next(split.images.batches(iter([chosen])))
         # each version is a batch of its own, in which every image has its own random parameters
         versions = range(0 if self.augment == "none" else PREVIEWED_VERSIONS)
+        drawn = [next(split.images.batches(iter([chosen]), derive_seed(self.seed, "crops", version))) for version in versions]
         lines = [f"{number}  {'   '.join(texts)}" for number, texts in enumerate(self.preview_texts(PREVIEWED), 1)]
         shows = f"samples in the first row, augmented ({self.augment}) below" if versions else "samples"
         if self.image_spec.are_points:
             shows = "training and test points"
-        return Preview(lines, images, captions, [self._augmented(images, split.labels[chosen], n) for n in versions], shows)
+        augmented = [self._augmented(each, split.labels[chosen], version) for version, each in zip(versions, drawn, strict=True)]
+        return Preview(lines, images, captions, augmented, shows)
 
     def _previewed(self, split: Split) -> tuple[Tensor, list[str]]:
         """Indices of training images to preview, and their captions."""
@@ -259,16 +264,23 @@ class ImageData(DataModule):
         return replace(split, images=ImagesInMemory(resize(split.images.pixels, self.size)))
 
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per-channel mean and standard deviation of the training images scaled to [0, 1], computed once and cached."""
-        path = cache_folder() / "statistics" / f"{train.images.identity()}.json"
-        try:
-            kept = json.loads(path.read_text())
-            return tuple(kept["mean"]), tuple(kept["std"])
-        except (OSError, ValueError, KeyError, TypeError):
-            # 32 MB at a time: worker processes hold several such parts at once
-            mean, std = channel_statistics(train.images, max(1, 2**25 // math.prod(self.image_spec.shape)))
-        with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
-            replace_file(path, json.dumps({"of": type(self).__qualname__, "mean": mean, "std": std}).encode())
+        """Per-channel mean and standard deviation of the training images scaled to [0, 1], computed once and cached.
+
+        Of images that are decoded when they are read it takes ``SAMPLED``, evenly spaced: the first step does not wait for all.
+        """
+        images = train.images
+        if isinstance(images, ImageFiles) and len(images) > SAMPLED:
+            images = images.subset(torch.arange(SAMPLED) * len(images) // SAMPLED)
+        path = cache_folder() / "statistics" / f"{images.identity()}.json"
+        with locked(path) if isinstance(images, ImageFiles) else nullcontext():  # processes that start together read them once
+            try:
+                kept = json.loads(path.read_text())
+                return tuple(kept["mean"]), tuple(kept["std"])
+            except (OSError, ValueError, KeyError, TypeError):
+                # 32 MB at a time: threads hold several such parts at once
+                mean, std = channel_statistics(images, max(1, 2**25 // math.prod(self.image_spec.shape)))
+            with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
+                replace_file(path, json.dumps({"of": type(self).__qualname__, "mean": mean, "std": std}).encode())
         return mean, std
 
 

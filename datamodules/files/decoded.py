@@ -1,7 +1,6 @@
-"""Decoding of many image files: once, into a cache, or batch by batch in worker processes if they do not fit in memory.
+"""Decoding of all of many image files, once, into a cache, if they fit in memory.
 
-What fits is decoded by threads (Pillow releases the interpreter's lock) and cached, so that the next start reads one file. What
-does not fit is checked once.
+Threads decode them (Pillow releases the interpreter's lock), and the next start reads one file.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import blake2b, file_digest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +24,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from zoo.core.errors import UserError, one_line
 from zoo.core.files import cache_folder, replacing_path
-from zoo.core.signals import end_with_parent, withheld
 from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
@@ -77,7 +73,7 @@ def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fin
     content = cache.load(len(paths), shape, in_memory)
     if content is not None:
         return content
-    with cache.locked():
+    with locked(cache.path):
         content = cache.load(len(paths), shape, in_memory)
         if content is None:
             content = decode_all(paths, shape, in_memory, crop)
@@ -128,56 +124,6 @@ def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator
         pool.shutdown(cancel_futures=True)  # when interrupted, do not first finish all that waits
 
 
-@dataclass(frozen=True)
-class ImageFiles(Dataset):
-    """Image files known to be readable, decoded by worker processes batch by batch.
-
-    Args:
-        paths: the files.
-        shape: (height, width) that they are resized and cropped to.
-        crop: how.
-    """
-
-    paths: tuple[str, ...]
-    shape: tuple[int, int]
-    crop: Crop = FIT
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: list[int]) -> Tensor | str:
-        """One batch, or a message: exceptions of a worker arrive as many lines."""
-        pixels = np.empty((len(indices), 3, *self.shape), np.uint8)
-        for position, index in enumerate(indices):
-            try:
-                pixels[position] = decode(self.paths[index], self.shape, self.crop).transpose(2, 0, 1)
-            except Exception as error:  # a damaged file raises almost any
-                return f"{self.paths[index]}: can no longer be read: {one_line(error)}"
-        return torch.from_numpy(pixels)
-
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
-        loader = DataLoader(
-            self,
-            batch_size=None,  # an order is one index of the "data set", and gives a batch
-            sampler=(indices.tolist() for indices in orders),
-            num_workers=min(4, os.cpu_count() or 1),
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # workers' seeds are not drawn from the run's own random numbers
-        )
-        with withheld():
-            decoded = iter(loader)
-        for batch in decoded:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
-
-    def subset(self, indices: Tensor) -> ImageFiles:
-        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.shape, self.crop)
-
-    def identity(self) -> str:
-        return identity_of_files(self.paths, self.shape, self.crop)
-
-
 def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT) -> str:
     """Hex digits that change with the files, with their content, with the shape and the crop.
 
@@ -191,9 +137,14 @@ def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop =
     return digest.hexdigest()
 
 
-def _start_worker(number: int) -> None:
-    end_with_parent()
-    warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the same file; where nothing can be written, each works for itself."""
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path.with_name(f".{path.stem}.lock")))
+        yield
 
 
 class Cache:
@@ -202,15 +153,6 @@ class Cache:
     def __init__(self, fingerprint: str) -> None:
         self.folder = cache_folder() / "folder"
         self.path = self.folder / f"{fingerprint}.safetensors"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from filling the same place; where nothing can be written, each works for itself."""
-        with ExitStack() as held:
-            with suppress(OSError, NotImplementedError):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(self.folder / f".{self.path.stem}.lock"))
-            yield
 
     def shape(self) -> tuple[int, int] | None:
         """(height, width) of the cached images, if there are any."""

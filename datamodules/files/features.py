@@ -30,10 +30,13 @@ class FeaturesOnDisk:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+    def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
         features = np.load(self.path, mmap_mode="r")
         for indices in orders:
             yield torch.from_numpy(features[self.chosen[indices].numpy()])
+
+    def unreadable(self, indices: Tensor) -> Tensor:
+        return torch.zeros(len(indices), dtype=torch.bool)
 
     def subset(self, indices: Tensor) -> FeaturesOnDisk:
         return FeaturesOnDisk(self.path, self.chosen[indices])

@@ -6,7 +6,7 @@ the augmentation of a batch follow from (seed, epoch, step, rank) alone, so a lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.randomness import derive_seed
+from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.loader import Batch, BatchLoader
 from zoo.spec import IGNORE
 
@@ -24,8 +25,11 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
-        """uint8 images [n, C, H, W] for each tensor of n indices, in that order."""
+    def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
+        """uint8 images [n, C, H, W] for each tensor of n indices, in that order; ``seed`` is of random crops in reading."""
+
+    def unreadable(self, indices: Tensor) -> Tensor:
+        """Which of the images at these indices, read before, could not be; bool [n]."""
 
     def subset(self, indices: Tensor) -> Images:
         """The images at these indices."""
@@ -43,10 +47,13 @@ class ImagesInMemory:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batches(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
+    def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
         device = self.pixels.device
         for indices in orders:
             yield self.pixels.index_select(0, indices.to(device, non_blocking=True))
+
+    def unreadable(self, indices: Tensor) -> Tensor:
+        return torch.zeros(len(indices), dtype=torch.bool)
 
     def subset(self, indices: Tensor) -> ImagesInMemory:
         return ImagesInMemory(self.pixels.index_select(0, indices))
@@ -74,7 +81,7 @@ class Split:
     images: Images
     labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
-    files: tuple[str, ...] = field(default=(), kw_only=True)  # subclasses are given theirs by place
+    files: Sequence[str] = field(default=(), kw_only=True)  # subclasses are given theirs by place
     digests: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -89,7 +96,10 @@ class Split:
         return [] if self.digests is None else list(map(bytes, self.digests.numpy()))
 
     def subset(self, indices: Tensor) -> Split:
-        files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
+        if isinstance(self.files, Paths):
+            files = self.files[indices.numpy()]
+        else:
+            files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
         return replace(
             self,
             images=self.images.subset(indices),
@@ -141,7 +151,8 @@ class ImageLoader(BatchLoader):
             order[(step * self.world + self.rank) * self.batch_size :][: self.batch_size]
             for step in steps
         ]  # fmt: skip
-        for step, indices, images in zip(steps, orders, self.split.images.batches(iter(orders)), strict=True):
+        drawn = self.split.images.batches(iter(orders), derive_seed(self.seed, "crops", epoch))
+        for step, indices, images in zip(steps, orders, drawn, strict=True):
             seed = derive_seed(self.seed, "augment", epoch, step, self.rank)
             yield {**self.split.batch(images, indices), "seed": seed}
 
@@ -152,4 +163,5 @@ class ImageLoader(BatchLoader):
         orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
         for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
             batch = self.split.batch(images, indices)
-            yield batch if turn < total else {**batch, "labels": torch.full_like(batch["labels"], IGNORE)}
+            batch["labels"][self.split.images.unreadable(indices) | (turn >= total)] = IGNORE
+            yield batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import struct
 import subprocess
@@ -24,13 +23,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from zoo.core.errors import UserError
-from zoo.core.signals import NUMBERS
 from zoo.datamodules.files import decoded as decoded_module
 from zoo.datamodules.files import images as images_module
-from zoo.datamodules.files.decoded import ImageFiles
+from zoo.datamodules.files.image_files import ImageFiles
 from zoo.datamodules.files.images import decode
 from zoo.datamodules.folder import Folder
-from zoo.datamodules.loading.splits import ImagesInMemory
+from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory
+from zoo.spec import IGNORE
 
 HOME = Path(__file__).resolve().parents[2]
 JPEGS = HOME.parent / "data"  # cifar10-jpeg.tar.xz of ../shared/data, unpacked
@@ -350,10 +349,9 @@ def damaged(root) -> Path:
     return root
 
 
-@pytest.mark.parametrize("memory_gb", [2.0, 0.0])
-def test_what_cannot_be_read_is_left_out_and_listed(damaged, memory_gb, capfd):
+def test_what_cannot_be_read_is_left_out_and_listed(damaged, capfd):
     for _ in range(2):  # decoded, then from the cache
-        data = ready(damaged, validation=0, memory_gb=memory_gb)
+        data = ready(damaged, validation=0)
         (told,) = capfd.readouterr().err.splitlines()
         assert told.startswith("warning: 5 of 25 images cannot be read and are skipped: ")
         assert "bomb.png" in told and "and 2 more" in told
@@ -538,14 +536,6 @@ def test_processes_that_start_together_decode_once(root, monkeypatch):
     assert decoded == [len(files)] and torch.equal(contents[0].pixels, contents[1].pixels)
 
 
-def test_files_are_told_from_what_they_were(root):
-    files = ImageFiles(tuple(map(str, sorted(make(root).rglob("*.png")))), (8, 8))
-    former = files.identity()
-    assert files.identity() == former != files.subset(torch.tensor([0])).identity()
-    save(Path(files.paths[0]), picture(9, 9))
-    assert files.identity() != former
-
-
 def test_the_cache_is_bounded(root, tmp_path):
     make(root, 3)
     for size in range(2, 13):
@@ -559,27 +549,16 @@ def test_the_cache_is_bounded(root, tmp_path):
 # ---------------------------------------------------------------------------------------------- read from files
 
 
-def test_processes_that_read_files_outlive_a_signal_to_the_group(root):
-    files = ImageFiles(tuple(map(str, sorted(make(root).rglob("*.png")))), (8, 8))
-    batches = files.batches(iter(torch.arange(len(files)).split(1)))
-    next(batches)
-    workers = [each.pid for each in multiprocessing.active_children()]
-    assert workers
-    for number in NUMBERS:
-        subprocess.run(["kill", f"-{number:d}", *map(str, workers)], check=True)  # from another process, as a cluster does
-    assert len(list(batches)) == len(files) - 1
-    assert not {each.pid for each in multiprocessing.active_children()} & set(workers)
-
-
-def test_reading_from_files_gives_the_same_batches(root):
+@pytest.mark.parametrize("keep", [True, False])
+def test_reading_from_files_gives_the_same_batches(root, keep):
     make(root, 12)
     save(root / "cat" / "other.jpg", picture(30, 17))
     options = {"size": 8, "validation": 0.2, "test": 0.2}
-    memory, files = ready(root, **options), ready(root, **options, memory_gb=0)
+    memory, files = ready(root, **options), ready(root, **options, memory_gb=0, keep=keep)
     assert isinstance(memory.splits["train"].images, ImagesInMemory)
     assert isinstance(files.splits["train"].images, ImageFiles)
     assert files.spec == memory.spec
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for loader in 2 * ("train_dataloader", "val_dataloader", "test_dataloader"):  # decoded, then as they were kept
         pairs = list(zip(getattr(memory, loader)(), getattr(files, loader)(), strict=True))
         assert pairs
         for ours, theirs in pairs:
@@ -587,30 +566,42 @@ def test_reading_from_files_gives_the_same_batches(root):
             assert ours.get("seed") == theirs.get("seed")
 
 
-def test_reading_from_files_leaves_the_random_state_alone(root):
-    make(root)
-    data = ready(root, memory_gb=0)
-    before = torch.get_rng_state()
-    for _ in data.splits["train"].images.batches(iter([torch.arange(4)])):
-        break  # and workers end when nobody asks for more
-    assert torch.equal(torch.get_rng_state(), before)
+def test_random_crops_of_files_depend_on_epoch_and_index_alone(root):
+    make(root, 12, size=(40, 30))
+    options = {"size": 16, "augment": "resized-crop:0.1,hflip", "memory_gb": 0}
+    data, again = ready(root, **options), ready(root, **options, workers=1)
+    assert len(data.augmentation.transforms) == 1  # the flip
+    assert data.splits["train"].images.random_crops.stored_size == 19
+
+    def epoch(data: Folder, number: int, first: int = 0, **place: int) -> list[Tensor]:
+        loader = ImageLoader(data.splits["train"], 2, seed=0, position=lambda: (number, first), **place)
+        return [batch["images"] for batch in loader]
+
+    whole = epoch(data, 0)
+    assert all(map(torch.equal, epoch(again, 0, first=3), whole[3:]))  # as after a resume
+    assert not any(map(torch.equal, epoch(again, 1), whole))
+    parts = [epoch(again, 0, rank=rank, world=2) for rank in range(2)]
+    assert all(map(torch.equal, (each for pair in zip(*parts, strict=True) for each in pair), whole))
+    first, second = data.preview().augmented[:2]
+    assert not torch.equal(first, second)
 
 
-def test_files_are_checked_once(root, monkeypatch):
-    make(root)
-    ready(root, memory_gb=0)
-    monkeypatch.setattr(decoded_module, "decode_all", decoding_fails)
-    ready(root, memory_gb=0)
-
-
-def test_a_file_that_vanishes_later_is_one_line(root):
-    make(root)
-    data = ready(root, memory_gb=0)
-    for path in (root / "cat").iterdir():
-        path.unlink()
-    with pytest.raises(UserError, match="can no longer be read") as error:
-        all_pixels(data, "train")
-    assert "\n" not in str(error.value)
+def test_what_cannot_be_read_from_files_is_named_and_not_counted(root, capfd):
+    make(root / "train", 6)
+    make(root / "test", 3)
+    for path in (root / "train" / "cat" / "02.png", root / "test" / "dog" / "01.png"):
+        path.write_bytes(b"no image")
+    for _ in range(2):  # decoded, then kept
+        data = ready(root, memory_gb=0, validation=0)
+        assert sizes(data) == {"train": 12, "val": 0, "test": 6}
+        assert torch.equal(all_pixels(data, "train")[2], all_pixels(data, "train")[3])
+        labels = torch.cat([batch["labels"] for batch in data.test_dataloader()])
+        assert labels.tolist() == [0, 0, 0, 1, IGNORE, 1]
+        assert data.summarize()["unreadable"] == [str(root / "train/cat/02.png"), str(root / "test/dog/01.png")]
+        told = capfd.readouterr().err
+        assert "1 of 12 images cannot be read: " in told and "1 of 6 images cannot be read: " in told
+    with pytest.raises(UserError, match=r"02.png: is not a readable image: remove it, or set data.strict=false"):
+        all_pixels(ready(root, memory_gb=0, validation=0, strict=True), "train")
 
 
 # ---------------------------------------------------------------------------------------------- real pictures

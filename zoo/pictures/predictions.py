@@ -18,7 +18,7 @@ from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
 from zoo.registry.registry import Registry
-from zoo.spec import ImageSpec
+from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.task import Task
 from zoo.training.building import build_test_data, load_task
 from zoo.training.data_record import DataRecord
@@ -94,7 +94,10 @@ def predict_test_data(registry: Registry, folder: RunFolder, checkpoint: str, da
             probabilities.append(task.predict_step({"images": batch["images"].to(device)}).cpu())
     if not labels:
         raise UserError(f"{data or run.data['name']} has no test images")
-    return Predictions(folder.path.name, task, module, torch.cat(labels), torch.cat(probabilities))
+    counted = (torch.cat(labels) != IGNORE).nonzero()[:, 0]
+    if len(counted) < len(module.splits["test"]):  # without unreadable files
+        module.splits["test"] = module.splits["test"].subset(counted)
+    return Predictions(folder.path.name, task, module, torch.cat(labels)[counted], torch.cat(probabilities)[counted])
 
 
 def confusion(

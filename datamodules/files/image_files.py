@@ -1,0 +1,220 @@
+"""Images in files that do not fit in memory, decoded by threads before their batch is needed, and kept where the disk suffices.
+
+Pillow, torch and the file system release the interpreter's lock, so threads decode side by side without copies between processes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo.core.errors import UserError, some
+from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, random_box, uniforms
+from zoo.datamodules.files.decoded import VERSION, identity_of_files
+from zoo.datamodules.files.images import FIT, decode
+from zoo.datamodules.files.mapped import MappedImages, open_mapped
+from zoo.datamodules.files.paths import Paths
+from zoo.spec import Crop
+
+CHUNK = 16  # images that a thread takes at a time
+AHEAD = 2  # batches that are begun while one is used, at least
+USUAL = 1.5  # the area of a photograph, in squares of its shorter side
+NAMED = 3  # files in a message
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Crops of the whole image, drawn anew for each image in each epoch.
+
+    Attributes:
+        min_scale: the smallest fraction of the area.
+        stored_size: the shorter side of images that are kept, in pixels.
+    """
+
+    min_scale: float
+    stored_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files, of which those that cannot be read are found when they are to be.
+
+    In place of an unreadable one comes the next readable of its class, in the order of the files.
+
+    Args:
+        paths: all files of which these are some, so that several selections share what is kept.
+        shape: (height, width) that they are resized and cropped to.
+        crop: how, where it is not at random.
+        chosen: int64 [n], which of the paths; None for all.
+        labels: int64 [n], their classes; without them what is unreadable is an error.
+        strict: what is unreadable is an error.
+        keep: keep decoded images in the cache, if its disk suffices.
+        workers: threads; 0 for one a core.
+        random_crops: crops in training.
+        failed: which of the paths could not be read, shared by all selections of them.
+    """
+
+    paths: Paths
+    shape: tuple[int, int]
+    crop: Crop = FIT
+    chosen: np.ndarray | None = None
+    labels: Tensor | None = None
+    strict: bool = False
+    keep: bool = True
+    workers: int = 0
+    random_crops: RandomCrops | None = None
+    failed: set[int] = field(default_factory=set, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, index: int) -> str:
+        """The path of an image."""
+        return self.paths[self._row(index)]
+
+    def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
+        """Images, uint8 [n, 3, H, W], for each tensor of indices.
+
+        Args:
+            seed: of the random crops, if there are any: it is another in each epoch.
+
+        Raises:
+            UserError: a file that cannot be read and has no replacement.
+        """
+        warnings.filterwarnings("ignore", module="PIL")  # about large images and odd metadata
+        Image.init()  # here, since loading the formats in several threads at once is not safe
+        self._mapped  # noqa: B018 - opened by one thread
+        known = self.failed.copy()
+        workers = self.workers or cores()
+        threads = ThreadPoolExecutor(workers)
+        begun: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        try:
+            for indices in orders:
+                begun.append(self._begin(threads, indices, seed))
+                if len(begun) > AHEAD and sum(len(tasks) for _, tasks in begun) > 2 * workers:
+                    yield _finished(*begun.popleft())
+            while begun:
+                yield _finished(*begun.popleft())
+        finally:
+            threads.shutdown(cancel_futures=True)
+        if new := sorted(self.failed - known):
+            names = some([self.paths[row] for row in new], NAMED)
+            effect = "another of its class takes the place of each in training, and none in evaluation"
+            rank_zero_print(f"warning: {len(new):,} of {len(self):,} images cannot be read: {names}; {effect}")
+
+    def subset(self, indices: Tensor) -> ImageFiles:
+        chosen = indices.numpy() if self.chosen is None else self.chosen[indices.numpy()]
+        return replace(self, chosen=chosen, labels=None if self.labels is None else self.labels[indices])
+
+    def unreadable(self, indices: Tensor) -> Tensor:
+        return torch.tensor([self._row(index) in self.failed for index in indices.tolist()], dtype=torch.bool)
+
+    def failed_files(self) -> list[str]:
+        """The paths of those, of all selections, that were found to be unreadable."""
+        return [self.paths[row] for row in sorted(self.failed)]
+
+    def identity(self) -> str:
+        files = self.paths if self.chosen is None else self.paths[self.chosen]
+        return identity_of_files(files, self.shape, self.crop) + ("-whole" if self.random_crops else "")
+
+    @cached_property
+    def _mapped(self) -> MappedImages | None:
+        """What is kept of all the paths."""
+        if not self.keep:
+            return None
+        side = self.random_crops and self.random_crops.stored_size
+        row = LONGEST * side * side * 3 if side else self.shape[0] * self.shape[1] * 3
+        usual = min(row, int(USUAL * side * side * 3)) if side else row
+        digest = blake2b(f"{VERSION} {side or (self.shape, self.crop)}".encode(), digest_size=16)
+        for path in self.paths:
+            digest.update(os.fsencode(os.path.abspath(path)) + b"\0")
+        return open_mapped(digest.hexdigest(), len(self.paths), row, usual * len(self))
+
+    def _row(self, index: int) -> int:
+        return index if self.chosen is None else int(self.chosen[index])
+
+    def _begin(self, threads: ThreadPoolExecutor, indices: Tensor, seed: int | None) -> tuple[Tensor, list[Future[None]]]:
+        batch = torch.empty((len(indices), 3, *self.shape), dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
+        out = batch.numpy()
+        draws = None if seed is None or self.random_crops is None else uniforms(seed, indices).tolist()
+        tasks = [
+            threads.submit(self._read, out[first : first + CHUNK], part, draws and draws[first : first + CHUNK])
+            for first, part in zip(range(0, len(indices), CHUNK), indices.split(CHUNK), strict=True)
+        ]
+        return batch, tasks
+
+    def _read(self, out: np.ndarray, indices: Tensor, draws: list[list[float]] | None) -> None:
+        """Write images to ``out``, uint8 [n, 3, H, W]."""
+        if self._mapped is not None and self.random_crops is None:
+            rows = indices.numpy() if self.chosen is None else self.chosen[indices.numpy()]
+            if self._mapped.take(rows, out):
+                return
+        for place, index in enumerate(indices.tolist()):
+            out[place] = self._image(index, draws and draws[place])
+
+    def _box(self, height: int, width: int, draws: list[float] | None) -> Box:
+        if draws is None:
+            return center_box(height, width, self.shape[1] / self.shape[0])
+        return random_box(height, width, self.random_crops.min_scale, draws)
+
+    def _image(self, index: int, draws: list[float] | None) -> np.ndarray:
+        """An image, or the next readable one of its class."""
+        pixels = self._decoded(index, draws)
+        if pixels is not None:
+            return pixels
+        if self.strict:
+            raise UserError(f"{self[index]}: is not a readable image: remove it, or set data.strict=false")
+        self.failed.add(self._row(index))
+        if self.labels is None:
+            raise UserError(f"{self[index]}: can no longer be read")
+        members = (self.labels == self.labels[index]).nonzero()[:, 0].tolist()
+        place = members.index(index)
+        for other in members[place + 1 :] + members[:place]:
+            pixels = self._decoded(other, draws)
+            if pixels is not None:
+                return pixels
+        raise UserError(
+            f"{self[index]}: cannot be read, and no other image of its class can: put some into its folder, or remove that"
+        )
+
+    def _decode(self, file: str) -> np.ndarray:
+        return decode(file, self.shape, self.crop).transpose(2, 0, 1)
+
+    def _decoded(self, index: int, draws: list[float] | None) -> np.ndarray | None:
+        """An image as it is used, uint8 [3, H, W], or None if it cannot be read."""
+        row, crops, choose = self._row(index), self.random_crops, partial(self._box, draws=draws)
+        file, interpolation = self.paths[row], self.crop.interpolation
+        if self._mapped is None:
+            try:
+                return decode_box(file, choose, self.shape, interpolation) if draws else self._decode(file)
+            except Exception:  # a damaged file raises almost any
+                return None
+        if crops is None:
+            return self._mapped.get(row, file, self._decode)
+        whole = self._mapped.get(row, file, lambda path: decode_whole(path, crops.stored_size))
+        if whole is None:
+            return None
+        return cut(whole, choose(*whole.shape[:2]), self.shape, interpolation)
+
+
+def _finished(batch: Tensor, tasks: list[Future[None]]) -> Tensor:
+    for task in tasks:
+        task.result()
+    return batch
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
