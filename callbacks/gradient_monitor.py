@@ -127,7 +127,8 @@ class GradientMonitor(Monitor):
         self._finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if not is_sharded(trainer):  # else it would wait for other processes
+        is_new = self._pending is not None and not self._pending.is_restored
+        if is_new and not is_sharded(trainer):  # else it would wait for other processes
             self._finish(trainer)  # the last before an exception matters most
         self._pending, self._kept = None, {}
 
@@ -213,7 +214,7 @@ class _Pending:
         self.gradients = gradients
         self.without: list[str] = []
         self.decays: dict[str, tuple[float, float | None]] = {}
-        self.is_updated = self.is_followed = False
+        self.is_updated = self.is_followed = self.is_restored = False
         self.products: dict[str, dict[str, Tensor | float]] = {name: dict.fromkeys(PRODUCTS, 0.0) for name in self.names}
         self.counts: dict[str, Tensor] = {}
         for name, gradient in gradients.items():
@@ -233,7 +234,9 @@ class _Pending:
     def restored(cls, state: dict[str, Any], gradients: dict[str, Tensor]) -> _Pending:
         """The inverse of ``state``."""
         pending = cls.__new__(cls)
-        vars(pending).update(state, names=list(state["products"]), gradients=gradients, before={}, is_followed=False)
+        device = next(iter(state["counts"].values())).device
+        vars(pending).update(state, names=list(state["products"]), gradients=gradients, device=device, before={})
+        pending.is_followed, pending.is_restored = False, True
         return pending
 
     def add_update(self, parameters: dict[str, Tensor]) -> None:

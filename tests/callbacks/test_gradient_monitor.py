@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -172,3 +173,27 @@ def test_gradients_of_mixed_precision_are_told_without_its_factor() -> None:
         trainer(GradientMonitor(write=records.append), max_steps=1, **options).fit(Convolution(), data())
         norms.append(records[0]["norm"])
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start", "on_train_batch_start"])
+def test_a_resumed_training_that_ends_before_its_first_step_records_nothing(tmp_path: Path, hook: str) -> None:
+    """Else its error would be replaced, or the record would be written twice."""
+
+    class Saving(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    def stop(*_: Any) -> None:
+        raise KeyError("stopped")
+
+    records: list[dict[str, Any]] = []
+    trainer(GradientMonitor(every=1, write=records.append), Saving()).fit(Everything(), data(80))
+    former, records[:] = list(records), []
+    stopping = L.Callback()
+    setattr(stopping, hook, stop)
+    with pytest.raises(KeyError, match="stopped"):
+        trainer(GradientMonitor(every=1, write=records.append), stopping).fit(
+            Everything(), data(80), ckpt_path=tmp_path / "two.ckpt", weights_only=True
+        )
+    assert former[1]["step"] == 1 and not records
