@@ -54,10 +54,13 @@ class Checkpoints(Stopping):
         return self.selection.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["best"] is None and not self.folder.best.exists():  # no epoch has ended yet
+            return
         try:
             read_checkpoint(self.folder.best)
         except UserError as error:  # gone or damaged: any is better
-            rank_zero_print(f"warning: {error.__cause__}: the best of the epochs that follow takes its place")
+            takes = "the best of the epochs that follow takes its place, or the last where none follows"
+            rank_zero_print(f"warning: {error.__cause__}: {takes}")
         else:
             self.selection.load_state_dict(state_dict)
 
