@@ -65,6 +65,16 @@ def test_missing_variables_of_a_launcher_are_named_at_once(zoo, monkeypatch, giv
     assert not Path("runs").exists()
 
 
+def test_a_machine_beyond_the_last_is_refused_and_any_machine_tells_its_errors(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    wide = ("--nodes", "2", "--name", "wide")
+    assert zoo("train", "mlp", *wide).is_one_line_error("NODE_RANK=2: must be below --nodes (trainer.num_nodes=2)")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert zoo("train", "mpl", *wide).is_one_line_error("no model 'mpl'")
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     "name", ["ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "deepspeed", "deepspeed_stage_3", "xla", "single_device"]
 )

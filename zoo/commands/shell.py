@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from zoo.core.errors import Failure, UserError, one_line
 from zoo.core.printing import json_text, make_output_readable, printable
-from zoo.core.ranks import rank_zero_print
+from zoo.core.ranks import error_print, rank_zero_print
 from zoo.core.signals import stop
 from zoo.registry.registry import Registry, scan
 
@@ -111,7 +111,7 @@ class CommandGroup(TextParameters, TyperGroup):
 
 
 def _fail(text: str, code: int = 2) -> None:
-    rank_zero_print(f"error: {one_line(text)}")
+    error_print(f"error: {one_line(text)}")
     sys.exit(code)
 
 

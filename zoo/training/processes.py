@@ -90,8 +90,13 @@ def require_launcher(num_nodes: int) -> None:
     """Refuse several machines that cannot find each other.
 
     Raises:
-        UserError: names the variables that are missing.
+        UserError: names the variables that are missing, or the number of a machine that is too high.
     """
+    node = next((name for name in ("NODE_RANK", "GROUP_RANK") if os.environ.get(name)), "")
+    if node and int(os.environ[node]) >= num_nodes:
+        raise UserError(
+            f"the environment variable {node}={os.environ[node]}: must be below --nodes (trainer.num_nodes={num_nodes})"
+        )
     if num_nodes == 1 or any(name in os.environ for name in MANAGERS):
         return
     needed = {"MASTER_ADDR": "MASTER_ADDR", "MASTER_PORT": "MASTER_PORT", "NODE_RANK": "GROUP_RANK"}
