@@ -141,10 +141,14 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace, write_run):
     write_run("first", RECORDS)
     write_run("empty", [])
     write_run("young", RECORDS[:2])
+    lost = RunFolder(write_run("lost", []).path)
+    lost.best.parent.mkdir(exist_ok=True)
+    lost.best.touch()
     cases = {
         ("first", "--metric", "val/los"): ["metric of first 'val/los'", "'val/loss'"],
         ("first", "young", "--metric", "val/loss"): ["metric of young 'val/loss'"],
         ("empty",): ["empty has recorded no metrics yet"],
+        ("lost",): ["metrics.jsonl is missing or damaged; to record it again: zoo train --config runs/lost/run.yaml"],
         ("young",): ["--metric takes", "train/loss"],
         ("firsd",): ["no run 'firsd'", "'first'"],
         ("first", "--data", "digits"): ["curves takes no --data", "--metric"],

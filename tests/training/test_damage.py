@@ -19,6 +19,7 @@ from zoo.registry.registry import scan
 from zoo.training.building import load_task
 from zoo.training.checkpoints import KEY, read_checkpoint
 from zoo.training.run_folder import RunFolder
+from zoo.training.saving import Checkpoints
 from zoo.training.selection import Selection
 
 QUICK = ("--epochs", "2", "--set", "trainer.limit_train_batches=3", "--set", "trainer.accelerator=cpu")
@@ -145,6 +146,15 @@ def test_a_resume_that_fails_changes_nothing_and_its_advice_works(
     assert all(zoo("test", "run", "--checkpoint", which).code == 0 for which in ("best", "last"))
 
 
+def test_only_a_best_checkpoint_that_there_was_is_missed(capsys: pytest.CaptureFixture) -> None:
+    """A run that is interrupted in its first epoch has none yet."""
+    checkpoints = Checkpoints(RunFolder(Path("runs/run")), dict, [], Selection("val/loss", "min"), 10.0)
+    checkpoints.load_state_dict(checkpoints.state_dict())
+    assert not capsys.readouterr().err
+    checkpoints.load_state_dict({"best": 0.5, "loss": 0.5, "extreme": 0.5})
+    assert "best.ckpt: no such checkpoint: the best of the epochs that follow takes its place" in capsys.readouterr().err
+
+
 def test_a_file_of_zeros_is_refused_with_advice_that_works(zoo, folder: RunFolder) -> None:
     folder.best.write_bytes(bytes(1000))
     answer = zoo("test", "run")
@@ -187,6 +197,13 @@ def test_damaged_settings_are_told_by_file_and_key(folder: RunFolder, section: s
     folder.run_file.write_text(yaml.safe_dump(tree))
     with pytest.raises(UserError, match=rf"^runs/run/run\.yaml is damaged: {named}"):
         folder.read_run()
+
+
+def test_a_network_by_the_name_of_a_run_that_cannot_be_read_is_told_so(zoo, folder: RunFolder) -> None:
+    folder.run_file.write_text("model: [")
+    assert zoo("diagnose", "run").is_one_line_error("runs/run/run.yaml: not YAML")
+    folder.run_file.unlink()
+    assert zoo("finetune", "run").is_one_line_error("runs/run is not a run: it holds no run.yaml")
 
 
 def test_a_name_that_a_kill_left_is_free(zoo) -> None:

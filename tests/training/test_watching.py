@@ -51,7 +51,12 @@ def test_a_run_that_stopped_before_its_first_record_is_said_to_have_stopped(fold
     assert RunWatcher(folder).status(began + 5).lines()[-1] == "nothing recorded yet"
     assert RunWatcher(folder).status(began + 90).lines()[-1].startswith("idle for 1:30: it may have stopped; to resume:")
     write(folder.monitors_file, {"step": 29, "epoch": 2, "kind": "throughput", "data_loading": 0.1})
-    assert RunWatcher(folder).status(began + 5).lines()[-1] == "metrics.jsonl is missing"
+    assert RunWatcher(folder).status(began + 5).lines()[-1] == "no metrics recorded yet"
+    folder.best.parent.mkdir(exist_ok=True)
+    folder.best.touch()
+    for content in ("", "damaged\n"):
+        folder.metrics_file.write_text(content)
+        assert RunWatcher(folder).status(began + 90).lines()[-1] == "metrics.jsonl is missing or damaged"
 
 
 def test_the_test_at_the_end_is_no_epoch(folder: RunFolder) -> None:

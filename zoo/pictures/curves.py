@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -61,9 +62,14 @@ def read_metrics(folder: RunFolder) -> Metrics:
     """Read the metrics of a run.
 
     Raises:
-        UserError: there are none yet.
+        UserError: there are none yet, or they were lost.
     """
     metrics = Metrics(read_json_lines(folder.metrics_file))
+    if not metrics and folder.has_ended_an_epoch():
+        raise UserError(
+            f"{folder.metrics_file} is missing or damaged; to record it again: "
+            f"zoo train --config {shlex.quote(str(folder.run_file))} --name NEW"
+        )
     if not metrics:
         raise UserError(f"run {folder.name} has recorded no metrics yet: zoo train --resume {folder.name}")
     return metrics

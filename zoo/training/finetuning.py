@@ -82,22 +82,22 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The same, of a run or an exported file."""
-    from zoo.training.run_folder import RunFolder, known_runs
+    from zoo.training.run_folder import RunFolder, known_runs, runs_folder
 
     path = expanded(backbone)
     path = exported_file(path) or path
     if path.is_file():
         return _of_file(path).model, weights or str(path)
     try:
-        run = RunFolder.find(backbone).read_run()
+        folder = RunFolder.find(backbone)
     except UserError as error:
-        if path.suffix in WEIGHT_FILES or path.exists():
+        if path.suffix in WEIGHT_FILES or path.exists() or (runs_folder() / backbone).exists():
             raise
         names = [*registry.models, *known_runs(), *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` lists them"
         raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error
-    return run.model, weights or backbone
+    return folder.read_run().model, weights or backbone
 
 
 def _of_file(path: Path) -> Run:

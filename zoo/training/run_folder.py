@@ -116,6 +116,10 @@ class RunFolder:
         """Whether the folder is what a training leaves that was killed before its first step: nothing that could be lost."""
         return self.path.is_dir() and {each.name for each in self.path.iterdir()} <= {LOCK}
 
+    def has_ended_an_epoch(self) -> bool:
+        """Whether an epoch has ended, after which there are metrics; not known if its checkpoints were lost, too."""
+        return self.best.exists()
+
     def remove(self) -> None:
         """Remove the folder again, before anything was trained."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -34,6 +34,7 @@ class RunStatus:
         data_loading: fraction of the time spent waiting for data, lately; None if it was not recorded.
         idle_seconds: since the last record.
         is_non_finite: the loss or a gradient became non-finite after the last record.
+        has_lost_metrics: an epoch has ended, but no metrics can be read.
         metrics: the values of each so far.
         finding: the most severe one, and of equals the last.
     """
@@ -52,6 +53,7 @@ class RunStatus:
     is_finished: bool
     may_have_stopped: bool
     is_non_finite: bool
+    has_lost_metrics: bool
     metrics: dict[str, list[float]]
     finding: dict[str, Any] | None
 
@@ -87,10 +89,12 @@ class RunStatus:
         idle = format_duration(self.idle_seconds)
         if self.is_non_finite:
             lines.append(f"error: the loss or a gradient is not finite; to find out where: zoo autopsy {self.name}")
+        elif self.has_lost_metrics:
+            lines.append("metrics.jsonl is missing or damaged")
         elif self.may_have_stopped:
             lines.append(f"idle for {idle}: it may have stopped; to resume: zoo train --resume {self.name}")
         elif not self.epoch:
-            lines.append("metrics.jsonl is missing" if self.step else "nothing recorded yet")
+            lines.append("no metrics recorded yet" if self.step else "nothing recorded yet")
         elif not self.is_finished:
             lines.append(f"last record {idle} ago")
         return lines
@@ -166,6 +170,7 @@ class RunWatcher:
             is_finished=finished,
             is_non_finite=not finished and self.folder.is_non_finite_since(last or 0.0),
             may_have_stopped=not finished and idle is not None and idle > max(IDLE_SECONDS, 10 * interval),
+            has_lost_metrics=not metrics and self.folder.has_ended_an_epoch(),
             metrics=_shown(metrics),
             finding=_most_severe(self._findings.values()),
         )
