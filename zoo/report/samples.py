@@ -29,7 +29,7 @@ def take_samples(registry: Registry, folder: RunFolder) -> Samples:
         with nothing_downloaded(), torch.inference_mode():
             task, run = load_trained(registry, folder, "best")
             task.to("cuda" if torch.cuda.is_available() else "cpu")
-            data = open_test_data(registry, run, task.spec, "", ())
+            data = open_test_data(registry, run, task.spec, "", (), folder.path)
             samples = task.report_samples(data)
             if isinstance(task.spec, ImageSpec) and task.spec.are_points:
                 samples.scenes = [_regions(Panel(folder.path.name, data, plane_probabilities(task)))]

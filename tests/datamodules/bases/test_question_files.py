@@ -260,6 +260,19 @@ def test_images_of_training_that_are_held_out_are_counted_as_images_and_said(eas
     assert len(data.splits["test"]) == 4 and all("1.png" not in file for file in data.splits["test"].files)
 
 
+def test_images_that_were_added_can_be_left_out(easy: Path) -> None:
+    before = opened(EasyVQA(2, 0, str(easy), validation=0.2))
+    names = {name for files in before.files().values() for name, _ in files}
+    assert names == {path.relative_to(easy).as_posix() for path in easy.rglob("*.png")}
+    picture(easy / "train" / "images" / "10.png", 250, (64, 64))
+    questions = json.loads((easy / "train" / "questions.json").read_text())
+    write_json(easy / "train" / "questions.json", [*questions, ["which new word?", "teal", 10]])
+    data = EasyVQA(2, 0, str(easy), validation=0.2)
+    data.keep_only(names)
+    opened(data)
+    assert data.added == ["train/images/10.png"] and data.spec == before.spec and data.files() == before.files()
+
+
 def test_no_picture_is_both_trained_on_and_held_out(easy: Path) -> None:
     data = opened(EasyVQA(2, 0, str(easy), validation=0.2, questions_per_sample=1))
     shades = {name: set(split.images.pixels[:, 0, 9, 9].tolist()) for name, split in data.splits.items()}
