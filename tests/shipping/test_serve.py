@@ -295,7 +295,7 @@ def test_it_says_where_it_is_and_ends_with_an_interrupt(zoo, trained) -> None:
     before = sorted(path.name for path in Path().iterdir())
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), env=os.environ,
+        env=os.environ,
     )  # fmt: skip
     try:
         lines = [process.stdout.readline() for _ in range(3)]
