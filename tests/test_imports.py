@@ -28,7 +28,7 @@ LIGHT = [
     "zoo/export/formats.py",
     "zoo/pictures/__init__.py",
     "zoo/pictures/kinds.py",
-    "zoo/training/backbones.py",
+    "zoo/training/weights/backbones.py",
     "zoo/training/finetuning.py",
     "zoo/training/run_folder.py",
     "zoo/training/sources.py",

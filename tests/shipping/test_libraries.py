@@ -26,8 +26,8 @@ from zoo.tasks.classification import Classifier
 from zoo.training import building
 from zoo.training.checkpoints import FORMAT, KEY
 from zoo.training.exported import read_exported
-from zoo.training.weight_files import read_weights
-from zoo.training.weights import load_backbone
+from zoo.training.weights.files import read_weights
+from zoo.training.weights.loading import load_backbone
 
 REGISTRY = scan()
 TORCHVISION = [

@@ -25,7 +25,7 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
     _require_task(task)
     if not pretrained:
         return [entry.name for entry in matching(current_registry().models.values(), pattern, task)]
-    from zoo.training.backbones import find_backbones
+    from zoo.training.weights.backbones import find_backbones
 
     return [backbone.name for backbone in find_backbones(current_registry(), pattern)] if task in ("", "classification") else []
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from zoo.training.engine import TestResult, TrainResult
     from zoo.training.exported import ExportedFile
     from zoo.training.prediction import ImageInput
-    from zoo.training.published import PublishedNetwork
     from zoo.training.run_folder import RunFolder
+    from zoo.training.weights.published import PublishedNetwork
 
 CHECKPOINTS = ("best", "last")
 RECORDS = ("activations", "finding", "gradients", "throughput", "withdrawal")
@@ -136,7 +136,7 @@ class TrainedRun:
     @property
     def is_published(self) -> bool:
         """Whether it is a network with published weights, and no run or file of yours."""
-        from zoo.training.published import PublishedNetwork
+        from zoo.training.weights.published import PublishedNetwork
 
         return isinstance(self.source, PublishedNetwork)
 

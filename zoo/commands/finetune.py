@@ -111,7 +111,7 @@ def _show_plan(registry: Registry, run: Run, again: str, json: bool) -> None:
     """Build the network, load its weights and show its stages; ``again`` is the command that trains it."""
     from zoo.training.building import build_task, open_data
     from zoo.training.stage_plan import stage_plan
-    from zoo.training.weights import load_backbone, open_weights
+    from zoo.training.weights.loading import load_backbone, open_weights
 
     task = build_task(registry, run, open_data(registry, run).spec)
     taken = load_backbone(task, open_weights(registry, run))

@@ -158,7 +158,7 @@ EXAMPLES = {
 
 
 def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) -> None:
-    from zoo.training.backbones import find_backbones
+    from zoo.training.weights.backbones import find_backbones
 
     if task not in ("", "classification"):
         raise UserError(f"--task {task}: pretrained networks are for classification")

@@ -10,8 +10,8 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
 from zoo.report.history import read_history
 from zoo.training.exported import ExportedFile
-from zoo.training.published import PublishedNetwork
 from zoo.training.run_folder import RunFolder
+from zoo.training.weights.published import PublishedNetwork
 
 MOST_FINDINGS = 5
 

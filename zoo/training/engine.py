@@ -41,7 +41,7 @@ from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.stopping import Stopping
 from zoo.training.tracking import open_tracker, tracking
 from zoo.training.trainer import build_trainer, configure_ddp, require_batches, silence_lightning
-from zoo.training.weights import load_backbone, open_weights
+from zoo.training.weights.loading import load_backbone, open_weights
 
 MONITOR_DIGITS = 5  # significant digits in monitors.jsonl
 SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress bar, where recorded, beside the monitored metric

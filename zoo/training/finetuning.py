@@ -10,8 +10,8 @@ from zoo.config.recipe import LIBRARIES, Run, resolve
 from zoo.core.errors import UserError
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry
-from zoo.training.backbones import HUB, PRETRAINED_TAG, find_backbone
 from zoo.training.sources import WEIGHT_FILES, exported_file, refusal
+from zoo.training.weights.backbones import HUB, PRETRAINED_TAG, find_backbone
 
 # A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
@@ -48,7 +48,7 @@ def resolve_finetuning(
     run = resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
     if "size" not in run.data or any("size" in (layer.get("data") or {}) for layer in layers):
         return run
-    from zoo.training.weights import match_image_size
+    from zoo.training.weights.loading import match_image_size
 
     return match_image_size(registry, run)
 
@@ -59,7 +59,7 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if HUB in (library, network.partition(":")[0]):
-        from zoo.training.library_weights import hub_network
+        from zoo.training.weights.libraries import hub_network
 
         found = find_backbone(backbone)
         architecture, arguments = hub_network(found.name)

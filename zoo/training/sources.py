@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.core.errors import UserError
 from zoo.core.files import expanded
 from zoo.registry.registry import current_registry
-from zoo.training.backbones import is_published
 from zoo.training.run_folder import RunFolder, runs_folder
+from zoo.training.weights.backbones import is_published
 
 if TYPE_CHECKING:
     from zoo.training.exported import ExportedFile
-    from zoo.training.published import PublishedNetwork
+    from zoo.training.weights.published import PublishedNetwork
 
 
 OTHER_RUNTIMES = {".onnx": "ONNX Runtime", ".pt2": "torch.export"}  # of exported files that are not loaded here
@@ -42,7 +42,7 @@ def find_trained(
     """
     path = expanded(name)
     if is_published(current_registry(), str(name)) and not path.exists() and not (runs_folder() / name).exists():
-        from zoo.training.published import PublishedNetwork
+        from zoo.training.weights.published import PublishedNetwork
 
         return PublishedNetwork(str(name), str(weights), settings or [])
     if weights or settings:

@@ -45,7 +45,7 @@ MEMBERS = {
 PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 PICKLES_OF_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the first bytes of torch.save before version 1.6
 MOST_OBJECTS = 100  # kinds of objects besides the weights
-FILLED_BY_KEYS = re.compile(r"Can only SETITEMS? for .* but got <class 'zoo\.training\.weight_files\.([^']+)'>")
+FILLED_BY_KEYS = re.compile(rf"Can only SETITEMS? for .* but got <class '{re.escape(__name__)}\.([^']+)'>")
 
 
 def read_weights(path: Path, key: str = "") -> Weights:

@@ -98,7 +98,7 @@ def open_published(
     """
     from zoo.tasks.library_images import numbered
     from zoo.training.building import build_task
-    from zoo.training.weights import load_backbone, open_weights
+    from zoo.training.weights.loading import load_backbone, open_weights
 
     run = PublishedNetwork(name, weights, list(settings)).read_run()
     found = open_weights(registry, run)
@@ -118,7 +118,7 @@ def open_published(
 
 def _usual_spec(registry: Registry, name: str, run: Run) -> ImageSpec:
     """The images and classes that weights of this network usually have."""
-    from zoo.training.library_weights import library_spec
+    from zoo.training.weights.libraries import library_spec
 
     if run.model["name"] in LIBRARIES:
         return library_spec(name)
@@ -127,7 +127,7 @@ def _usual_spec(registry: Registry, name: str, run: Run) -> ImageSpec:
 
 def _classes_in(task: Classifier, weights: Weights) -> int:
     """The number of classes of the head in a file."""
-    from zoo.training.weight_matching import match_weights
+    from zoo.training.weights.matching import match_weights
 
     match = match_weights(task, weights)
     return next((len(match.values[name]) for name in task.head_names() if name in match.values), len(task.spec.classes))

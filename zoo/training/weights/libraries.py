@@ -17,8 +17,8 @@ from zoo.core.errors import UserError, one_line
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Weights
 from zoo.tasks.library_images import timm_spec, torchvision_spec
-from zoo.training.backbones import HUB, find_backbone
-from zoo.training.weight_files import read_weights
+from zoo.training.weights.backbones import HUB, find_backbone
+from zoo.training.weights.files import read_weights
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm names them, the safer first
 DIGITS = re.compile(r"-([0-9a-f]{8,64})\.")  # of a SHA-256, in the name of a file

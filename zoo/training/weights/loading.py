@@ -12,12 +12,12 @@ from zoo.core.files import expanded
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, Weights
 from zoo.tasks.task import Task
-from zoo.training.backbones import HUB
 from zoo.training.checkpoints import read_checkpoint
-from zoo.training.library_weights import library_spec, read_library_weights
 from zoo.training.run_folder import RunFolder
-from zoo.training.weight_files import read_weights, weights_of_zoo
-from zoo.training.weight_matching import NAMED, Match, differences, match_in_order, match_weights
+from zoo.training.weights.backbones import HUB
+from zoo.training.weights.files import read_weights, weights_of_zoo
+from zoo.training.weights.libraries import library_spec, read_library_weights
+from zoo.training.weights.matching import NAMED, Match, differences, match_in_order, match_weights
 
 PRETRAINED = "pretrained"  # the weights that come with a model
 OMIT = "omit --keep-head (recipe.keep_head)"

@@ -21,10 +21,10 @@ from zoo.spec import Crop, ImageSpec
 from zoo.tasks.classification import Classifier, Weights
 from zoo.training import engine
 from zoo.training.exported import write_exported
-from zoo.training.published import open_published
 from zoo.training.run_folder import RunFolder
-from zoo.training.weight_files import read_weights
-from zoo.training.weights import load_backbone, open_weights
+from zoo.training.weights.files import read_weights
+from zoo.training.weights.loading import load_backbone, open_weights
+from zoo.training.weights.published import open_published
 
 # the smallest of each of torchvision's families, and of those with side exits both
 NETWORKS = [

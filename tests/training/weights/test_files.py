@@ -28,8 +28,8 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
-from zoo.training.weight_files import read_weights
-from zoo.training.weights import LoadReport, load_backbone
+from zoo.training.weights.files import read_weights
+from zoo.training.weights.loading import LoadReport, load_backbone
 
 SPEC = ImageSpec(3, 32, 32, ("ant", "bee", "cow"))
 

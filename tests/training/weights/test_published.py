@@ -27,11 +27,11 @@ from zoo.spec import Crop, ImageSpec
 from zoo.tasks.classification import Weights
 from zoo.tasks.task import Task
 from zoo.training.prediction import predict
-from zoo.training.published import open_published
-from zoo.training.weight_files import read_weights
-from zoo.training.weights import load_backbone
+from zoo.training.weights.files import read_weights
+from zoo.training.weights.loading import load_backbone
+from zoo.training.weights.published import open_published
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
 
 @pytest.fixture
