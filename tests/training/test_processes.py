@@ -51,6 +51,13 @@ def test_a_machine_that_never_comes_is_waited_for_in_words_and_for_a_limited_tim
     assert capsys.readouterr().err.count(f"waiting for {missing}") == 1
 
 
+def test_a_process_that_ends_before_it_comes_is_not_waited_for() -> None:
+    started = time.monotonic()
+    with pytest.raises(torch.distributed.DistError) as error:
+        processes.connect_processes(strategy(0, 60.0), lambda: {1: -signal.SIGTERM})
+    assert time.monotonic() - started < 5 and processes._is_loss(error.value)
+
+
 @pytest.mark.parametrize(
     ("given", "missing"),
     [

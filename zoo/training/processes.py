@@ -116,7 +116,8 @@ def manage_processes(trainer: L.Trainer, timeout_minutes: float) -> None:
     connect = strategy.setup_environment
 
     def setup_environment() -> None:
-        connect_processes(strategy)
+        launcher = strategy.launcher
+        connect_processes(strategy, launcher.failed if isinstance(launcher, Launcher) else dict)
         connect()  # finds a process group and takes it
 
     strategy.setup_environment = setup_environment
@@ -127,13 +128,17 @@ def manage_processes(trainer: L.Trainer, timeout_minutes: float) -> None:
 # ---------------------------------------------------------------------------------------------- finding each other
 
 
-def connect_processes(strategy: ParallelStrategy) -> None:
+def connect_processes(strategy: ParallelStrategy, failed: Callable[[], dict[int, int]] = dict) -> None:
     """Form the process group, and say after some seconds what is waited for.
 
     torch does the same without a word and without listening to signals.
 
+    Args:
+        failed: the processes that this one has started and that have ended since.
+
     Raises:
         Failure: not all processes came in time.
+        DistError: one of those has failed.
     """
     if distributed.is_initialized():
         return
@@ -141,7 +146,7 @@ def connect_processes(strategy: ParallelStrategy) -> None:
     environment, timeout = strategy.cluster_environment, strategy._timeout
     address, port, rank, world = environment.main_address, environment.main_port, strategy.global_rank, strategy.world_size
     place, here = f"{address}:{port}", strategy.local_rank == 0
-    wait = partial(_wait, limit=timeout.total_seconds(), is_heard=here)
+    wait = partial(_wait, limit=timeout.total_seconds(), is_heard=here, failed=failed)
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun's own process does
     if not serves:
         wait(lambda: _answers(address, port), lambda: f"the first process, at {place}")
@@ -164,9 +169,13 @@ def connect_processes(strategy: ParallelStrategy) -> None:
     )  # fmt: skip
 
 
-def _wait(is_over: Callable[[], bool], what: Callable[[], str], limit: float, is_heard: bool) -> None:
+def _wait(
+    is_over: Callable[[], bool], what: Callable[[], str], limit: float, is_heard: bool, failed: Callable[[], dict[int, int]]
+) -> None:
     start, said = time.monotonic(), False
     while not is_over():
+        if failed():
+            raise distributed.DistError(UNKNOWN_LOSS)
         waited = time.monotonic() - start
         if waited > limit:
             raise Failure(f"waited {limit / 60:g} minutes (trainer.timeout_minutes) in vain for {what()}")
