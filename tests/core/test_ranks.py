@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from zoo.core.errors import UserError
-from zoo.core.ranks import LOCAL_VARIABLES, RANK_VARIABLES, is_first_of_machine, is_follower, require_valid_launch
+from zoo.core.ranks import (
+    LOCAL_VARIABLES,
+    RANK_VARIABLES,
+    error_print,
+    is_first_of_machine,
+    is_follower,
+    rank_zero_print,
+    require_valid_launch,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +73,13 @@ def test_a_number_that_is_no_port_is_named(monkeypatch: pytest.MonkeyPatch, port
     monkeypatch.setenv("MASTER_PORT", port)
     with pytest.raises(UserError, match=f"MASTER_PORT={port}: must be a port"):
         require_valid_launch()
+
+
+def test_a_closed_terminal_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", buffering=1) as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        rank_zero_print("interrupted")
+        error_print("error")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # else closing fails, too

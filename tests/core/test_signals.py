@@ -94,6 +94,16 @@ def test_a_second_signal_ends_a_command_that_waits_outside_of_python() -> None:
         assert process.wait(10) == 130 and process.stderr.read() == "\ninterrupted at once\n"
 
 
+def test_a_command_whose_terminal_was_closed_ends_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", SECOND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stderr.close()
+        process.send_signal(signal.SIGHUP)
+        time.sleep(signals.REPEAT_SECONDS + 0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 130
+
+
 def test_a_forked_process_has_the_former_handlers_and_its_signals_are_not_those_of_its_parent() -> None:
     read, write = os.pipe()
     with stop.owned(is_command=True):

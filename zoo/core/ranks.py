@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from zoo.core.errors import UserError
 from zoo.core.printing import printable
@@ -51,10 +52,15 @@ def _is_number(text: str) -> bool:
 def rank_zero_print(text: str) -> None:
     """Print a line to standard error from rank zero only."""
     if not is_follower():
-        print(printable(text), file=sys.stderr, flush=True)
+        _print(text)
 
 
 def error_print(text: str) -> None:
     """Print a line to standard error from the first process of each machine, as another may not have the error."""
     if is_first_of_machine():
+        _print(text)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # the terminal was closed, which is no reason to end in another way
         print(printable(text), file=sys.stderr, flush=True)

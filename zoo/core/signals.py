@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from zoo.core.errors import Interrupted
@@ -129,7 +129,8 @@ class StopRequest:
     def end(self, code: int, text: str) -> None:
         """End this process and its children at once, from any thread."""
         if not is_follower():
-            os.write(2, f"\n{self.farewell(text)}\n".encode(errors="backslashreplace"))
+            with suppress(OSError):  # the terminal was closed
+                os.write(2, f"\n{self.farewell(text)}\n".encode(errors="backslashreplace"))
         workers = sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else []
         for child in (*self.children, *workers):
             child.kill()
