@@ -199,6 +199,15 @@ def test_damaged_settings_are_told_by_file_and_key(folder: RunFolder, section: s
         folder.read_run()
 
 
+def test_a_resume_tells_which_records_were_lost(zoo, folder: RunFolder) -> None:
+    lost = "lost records of before step 6; to record all again: zoo train --config runs/run/run.yaml --name NEW"
+    assert "lost records" not in zoo("train", "--resume", "run").err
+    folder.metrics_file.unlink()
+    assert f"warning: metrics.jsonl {lost}" in zoo("train", "--resume", "run").err
+    folder.monitors_file.write_bytes(folder.monitors_file.read_bytes()[:100])
+    assert f"warning: metrics.jsonl, monitors.jsonl {lost}" in zoo("train", "--resume", "run").err
+
+
 def test_a_network_by_the_name_of_a_run_that_cannot_be_read_is_told_so(zoo, folder: RunFolder) -> None:
     folder.run_file.write_text("model: [")
     assert zoo("diagnose", "run").is_one_line_error("runs/run/run.yaml: not YAML")

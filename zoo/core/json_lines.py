@@ -31,6 +31,11 @@ class JsonLinesWriter:
         self.path, self.digits = path, digits
         self._position, self._is_cut = position, False
 
+    @property
+    def has_lost_records(self) -> bool:
+        """Whether the file ends before the position."""
+        return bool(self._position) and (not self.path.is_file() or self.path.stat().st_size < self._position)
+
     def append(self, record: Record) -> None:
         """Append an object.
 

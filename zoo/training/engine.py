@@ -5,6 +5,7 @@ Everything that can be checked is checked before the first step; from then on no
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -145,7 +146,7 @@ def train(
         environment = describe_environment(task)
         tracker = open_tracker(run, folder, environment, former.about.get("wandb_id"), task)
         own = [type(callback).__qualname__ for callback in callbacks]
-        former.warn_of_missing(own, folder)
+        former.warn_of_missing(own, (metrics, monitored), folder)
 
         def about() -> dict[str, Any]:
             described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec), "callbacks": own}
@@ -213,12 +214,15 @@ class _Former:
         """Up to which byte a file of records is kept; None for all of it."""
         return self.about.get("records", {}).get(path.name) if self.file else 0
 
-    def warn_of_missing(self, callbacks: list[str], folder: RunFolder) -> None:
+    def warn_of_missing(self, callbacks: list[str], records: Sequence[JsonLinesWriter], folder: RunFolder) -> None:
         if missing := [name for name in self.about.get("callbacks", ()) if name not in callbacks]:
             again = f"zoo.load({folder.name!r}).resume(callbacks=[...])"
             rank_zero_print(
                 f"warning: {folder.name} was trained with callbacks that are missing now: {some(missing)}; in Python: {again}"
             )
+        if lost := [file.path.name for file in records if file.has_lost_records]:
+            again = f"zoo train --config {shlex.quote(str(folder.run_file))} --name NEW"
+            rank_zero_print(f"warning: {some(lost)} lost records of before step {self.step:,}; to record all again: {again}")
 
     def __str__(self) -> str:
         return f"step {self.step:,}, epoch {self.content['epoch'] + 1}, from {self.file.name}" if self.file else "the first step"
