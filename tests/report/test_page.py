@@ -157,7 +157,7 @@ def test_what_is_missing_is_said(report, write_run) -> None:
     (bare.path / "environment.json").unlink()
     page = report("bare")
     assert_sound(page)
-    for text in ("metrics.jsonl is empty", "monitors.jsonl is missing", "environment.json is missing",
+    for text in ("metrics.jsonl is empty or damaged", "monitors.jsonl is missing", "environment.json is missing",
                  "run bare has no best.ckpt yet", "This run was not monitored"):  # fmt: skip
         assert text in page.text, text
 

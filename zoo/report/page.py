@@ -112,7 +112,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
     if samples.confusion is not None:
         caption = "Rows are true classes, columns predictions; colors are fractions of each row on a square-root scale."
         confusion = [confusion_plot("Confusion matrix", caption, samples.confusion.numpy(), samples.classes)]
-    no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored."
+    no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored, or records were lost."
     network, data = network_and_data(subject)
     return {
         "label": subject.label,

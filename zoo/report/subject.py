@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -95,20 +96,24 @@ def _note_what_is_missing(subject: Subject) -> None:
     if subject.folder.is_non_finite_since(last):
         notes.append(f"Training stopped at a non-finite value: zoo autopsy {subject.folder.name}.")
     if not metrics:
-        lack = "is empty" if subject.folder.metrics_file.exists() else "is missing"
-        notes.append(f"metrics.jsonl {lack}: there are no metrics and no learning curves.")
+        notes.append(f"metrics.jsonl {_lack(subject.folder.metrics_file)}: there are no metrics and no learning curves.")
     trained = subject.run.recipe.epochs if subject.run else None
     ended = {epoch for name in metrics.of_stages("val") for epoch in metrics.epochs(name)}
     if trained and metrics and len(ended) < trained and not metrics.of_stages("test"):
         notes.append(f"Training had not finished: {len(ended):,} of {trained:,} epochs.")
     if not history.has_monitors:
-        notes.append("monitors.jsonl is missing: activations, gradients and throughput were not recorded in this run.")
+        lack = _lack(subject.folder.monitors_file)
+        notes.append(f"monitors.jsonl {lack}: there are no activations, gradients and throughput.")
     for file, count in history.unread.items():
         notes.append(f"{count:,} unreadable line{'s' if count > 1 else ''} of {file} skipped.")
     for name in metrics.names:
         steps = (step for step, value in zip(metrics.steps(name), metrics.values(name), strict=True) if not math.isfinite(value))
         if (step := next(steps, None)) is not None:
             notes.append(f"{name} is not finite at step {int(step):,}.")
+
+
+def _lack(file: Path) -> str:
+    return "is empty or damaged" if file.exists() else "is missing"
 
 
 def network_and_data(subject: Subject) -> tuple[str, str]:
