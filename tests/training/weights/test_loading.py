@@ -140,7 +140,7 @@ def test_files_that_are_no_weights_are_refused_in_one_line(workplace: Path) -> N
         "empty.pth": "empty.pth is damaged or not a weight file",
         "nothing.pth": "nothing.pth contains no weights",
         "list.pth": "list.pth contains no weights",
-        "absent.pth": "absent.pth cannot be read: no such file",
+        "absent.pth": "absent.pth: no such file",
     }.items():
         with pytest.raises(UserError, match=f"(?i)^{message}") as refused:
             read_weights(Path(file))
