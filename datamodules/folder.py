@@ -18,7 +18,8 @@ from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_at_least, require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, common_size, identity_of_files, kept_content
 from zoo.datamodules.files.image_files import ImageFiles, RandomCrops, cores
-from zoo.datamodules.files.image_tree import LONG, NAMED, Tree, scan_tree
+from zoo.datamodules.files.image_tree import LONG, NAMED, Tree
+from zoo.datamodules.files.kept_tree import kept_tree
 from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
@@ -86,7 +87,7 @@ class Folder(ClassificationData):
         Raises:
             UserError: this is no folder of at least two classes.
         """
-        tree = scan_tree(self.root, fewest_classes=1 if self._whole else 2)
+        tree = kept_tree(self.root, fewest_classes=1 if self._whole else 2)
         if self._kept is not None:
             tree = tree.restricted(self.is_kept)
         for note in tree.notes:

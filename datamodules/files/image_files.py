@@ -138,8 +138,7 @@ class ImageFiles:
         row = LONGEST * side * side * 3 if side else self.shape[0] * self.shape[1] * 3
         usual = min(row, int(USUAL * side * side * 3)) if side else row
         digest = blake2b(f"{VERSION} {side or (self.shape, self.crop)}".encode(), digest_size=16)
-        for path in self.paths:
-            digest.update(os.fsencode(os.path.abspath(path)) + b"\0")
+        digest.update(self.paths.digest())
         return open_mapped(digest.hexdigest(), len(self.paths), row, usual * len(self))
 
     def _row(self, index: int) -> int:

@@ -71,8 +71,11 @@ class Tree:
             yield name, [files[index] for index in good.nonzero()[:, 0].tolist()]
 
 
-def scan_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
+def scan_tree(root: Path | None, fewest_classes: int = 2, folders: list[str] | None = None) -> Tree:
     """Find the images of each class without opening any.
+
+    Args:
+        folders: gets the paths of the folders on which the result depends.
 
     Raises:
         UserError: the folder is missing, does not hold one folder for each of at least ``fewest_classes`` classes, or a name is
@@ -82,7 +85,7 @@ def scan_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
         raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
     try:
-        tree = _scan_tree(root, fewest_classes)
+        tree = _scan_tree(root, fewest_classes, [] if folders is None else folders)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read: {error.strerror}") from error
     for path in tree.paths():
@@ -91,7 +94,8 @@ def scan_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
     return tree
 
 
-def _scan_tree(root: Path, fewest_classes: int) -> Tree:
+def _scan_tree(root: Path, fewest_classes: int, folders: list[str]) -> Tree:
+    folders += [str(root), *(entry.path for entry in _visible(root) if entry.is_dir())]
     places, notes = _split_places(root)
     classes = _class_names(places["train"])
     for name, place in list(places.items()):
@@ -115,7 +119,7 @@ def _scan_tree(root: Path, fewest_classes: int) -> Tree:
             if name != "train" and not (place / class_name).is_dir():
                 continue
             # no link leads back to other classes
-            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place))))
+            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place), folders=folders)))
             if not found and name == "train":
                 raise UserError(
                     f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import overload
 
 import numpy as np
@@ -19,9 +20,9 @@ class Paths(Sequence[str]):
     def __init__(self, paths: Iterable[str] = ()) -> None:
         names = [os.fsencode(path) for path in paths]
         lengths = np.fromiter(map(len, names), np.int64, len(names))
-        self._bytes = np.frombuffer(b"".join(names), np.uint8)
-        self._ends = lengths.cumsum()
-        self._starts = self._ends - lengths
+        self._bytes = np.frombuffer(b"\0".join(names), np.uint8)
+        self._starts = np.arange(len(names)) + lengths.cumsum() - lengths
+        self._ends = self._starts + lengths
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -39,7 +40,13 @@ class Paths(Sequence[str]):
         return os.fsdecode(self._bytes[self._starts[index] : self._ends[index]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
+        text = self._bytes.tobytes()
+        return (os.fsdecode(text[start:end]) for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True))
+
+    def digest(self) -> bytes:
+        """16 bytes that change with the paths that were given, of which a selection has the same."""
+        start = b"" if self._bytes[:1].tobytes() == os.fsencode(os.sep) else os.fsencode(os.getcwd())
+        return blake2b(start + b"\0" + self._bytes.tobytes(), digest_size=16).digest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))

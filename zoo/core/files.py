@@ -194,7 +194,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def files_below(folder: str | Path, hidden: list[str] | None = None, entered: Iterable[str | Path] = ()) -> Iterator[str]:
+def files_below(
+    folder: str | Path,
+    hidden: list[str] | None = None,
+    entered: Iterable[str | Path] = (),
+    folders: list[str] | None = None,
+) -> Iterator[str]:
     """The regular files below a folder, in no order, without hidden ones and those in hidden folders.
 
     Links are followed, but no folder is entered twice, so a loop ends.
@@ -202,6 +207,7 @@ def files_below(folder: str | Path, hidden: list[str] | None = None, entered: It
     Args:
         hidden: gets the paths of hidden files and folders.
         entered: folders that no link may lead back to.
+        folders: gets the paths of this folder and those below it.
 
     Raises:
         OSError: a folder cannot be read.
@@ -212,6 +218,8 @@ def files_below(folder: str | Path, hidden: list[str] | None = None, entered: It
         if (identity := _identity(place)) in seen:
             continue
         seen.add(identity)
+        if folders is not None:
+            folders.append(place)
         with os.scandir(place) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
