@@ -34,7 +34,7 @@ class JsonLinesWriter:
     @property
     def has_lost_records(self) -> bool:
         """Whether the file ends before the position."""
-        return bool(self._position) and (not self.path.is_file() or self.path.stat().st_size < self._position)
+        return self._position is not None and self._position > (self.path.stat().st_size if self.path.is_file() else 0)
 
     def append(self, record: Record) -> None:
         """Append an object.
