@@ -76,6 +76,11 @@ def filled(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda weight: torch.full_like(weight, value)
 
 
+def named(value: Any) -> str:
+    """The name of a parameter in a test's, which is the same in every process."""
+    return "changed" if isinstance(value, Callable) else str(value)
+
+
 IMAGE = f"{KEY}/spec"
 WEIGHT = "state_dict/linear.weight"
 
@@ -101,7 +106,7 @@ WEIGHT = "state_dict/linear.weight"
         (WEIGHT, lambda weight: weight.to("meta"), "state_dict.linear.weight is without values"),
         (WEIGHT, lambda weight: weight[:3], "does not fit softmax: size mismatch for linear.weight"),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_contents_are_checked_before_anything_is_built_of_them(folder: RunFolder, where: str, value: Any, named: str) -> None:
     change(folder.best, where, value)
@@ -130,7 +135,7 @@ def test_what_a_training_goes_on_from_is_checked_before_it_begins(folder: RunFol
         (WEIGHT, filled(float("nan")), "state_dict.linear.weight is not finite"),
         (f"{KEY}/run/model/name", "mlp", "model"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_resume_that_fails_changes_nothing_and_its_advice_works(
     zoo, folder: RunFolder, where: str, value: Any, named: str
@@ -189,7 +194,7 @@ def test_lost_checkpoints_are_told_with_advice_that_works(zoo, folder: RunFolder
         ("model", {"name": 3}, "model: "), ("data", {"size": 3}, "data: "), ("recipe", 0, "recipe: "),
         ("recipe", {"lr": "x"}, "recipe.lr: "),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_damaged_settings_are_told_by_file_and_key(folder: RunFolder, section: str, value: Any, named: str) -> None:
     tree = yaml.safe_load(folder.run_file.read_text())
