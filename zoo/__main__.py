@@ -19,6 +19,11 @@ def main() -> None:
     except KeyboardInterrupt:
         rank_zero_print("interrupted")
         sys.exit(130)
+    except Exception:
+        if not stop.was_raised:
+            raise
+        rank_zero_print("interrupted")  # an import was, which some libraries hide and then fail at
+        sys.exit(130)
     finally:
         for number in NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:

@@ -33,13 +33,14 @@ class StopRequest:
 
     Attributes:
         requested: whether a signal was received.
+        was_raised: whether it was raised where it was received, in any operation.
         error: what a signal raises in the main thread; None holds it until somebody asks for ``requested``.
         farewell: completes the line that a command prints before it ends at once.
         children: processes to kill then.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.was_raised = False
         self.error: type[BaseException] | None = Interrupted
         self.farewell: Callable[[str], str] = str
         self.children: list[Any] = []
@@ -62,7 +63,8 @@ class StopRequest:
             return
         handlers = {number: signal.getsignal(number) for number in NUMBERS}
         self._former = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
-        self.requested, self._owner, self._is_command = False, os.getpid(), is_command
+        self.requested = self.was_raised = False
+        self._owner, self._is_command = os.getpid(), is_command
         try:
             with self._watched() if is_command else nullcontext():
                 for number in self._former:
@@ -99,6 +101,7 @@ class StopRequest:
         elif time.monotonic() - self._since < REPEAT_SECONDS or self._is_command:
             return  # the thread that watches ends a command
         if self.error is not None:
+            self.was_raised = True
             raise self.error
         if not is_first:
             raise Stopped
