@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ from PIL import Image
 
 from zoo.config.recipe import resolve
 from zoo.core.errors import UserError
+from zoo.core.files import making_folder
 from zoo.registry.registry import scan
+from zoo.training import run_folder
 from zoo.training.run_folder import RunFolder
 
 QUICK = ["--epochs", "2", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -157,6 +161,17 @@ def test_two_runs_that_start_together_have_a_folder_each() -> None:
     folders[0].run_file.write_text("")
     with pytest.raises(UserError, match="exists"):
         RunFolder.claim("softmax-digits", run)
+
+
+def test_a_run_has_its_folder_though_another_removes_the_one_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def making(path: Path) -> Iterator[None]:
+        with making_folder(path):
+            path.rmdir()  # as a run does that fails at once, and finds it empty
+            yield
+
+    monkeypatch.setattr(run_folder, "making_folder", making)
+    assert RunFolder.claim(None, resolve(scan(), "softmax", {}, [])).path.is_dir()
 
 
 def test_a_run_can_be_read_by_others_as_other_files_can(trained: RunFolder) -> None:

@@ -104,6 +104,14 @@ def test_only_empty_folders_that_were_made_go_again(workplace: Path) -> None:
     assert (workplace / "old" / "new" / "file").exists()
 
 
+@pytest.mark.parametrize("below", ["", "new"])
+def test_no_folder_is_made_where_a_link_leads_nowhere(workplace: Path, below: str) -> None:
+    (workplace / "link").symlink_to(workplace / "gone")
+    with pytest.raises(NotADirectoryError), making_folder(workplace / "link" / below):
+        pass
+    assert [path.name for path in workplace.iterdir()] == ["link"]
+
+
 def test_a_home_that_does_not_exist_is_a_plain_name() -> None:
     assert expanded("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
     assert expanded("~") == Path.home()

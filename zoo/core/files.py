@@ -41,7 +41,8 @@ def expanded(path: str | Path) -> Path:
 def making_folder(path: Path) -> Iterator[None]:
     """Create a folder and those above it; what was created and is still empty goes again if an exception leaves the block."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
-    if not missing and not path.is_dir():  # mkdir would say that it exists
+    leads_nowhere = any(each.is_symlink() for each in missing)
+    if leads_nowhere or (not missing and not path.is_dir()):  # mkdir would say that it exists
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     try:
         path.mkdir(parents=True, exist_ok=True)

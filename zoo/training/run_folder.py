@@ -97,7 +97,7 @@ class RunFolder:
             folder.made = [each for each in path.parents if not each.exists()]
             try:
                 with making_folder(path.parent):
-                    path.mkdir()
+                    path.mkdir(parents=True)  # another run that failed at once may just have removed the folder above
                 return folder
             except FileExistsError:
                 if name is None:
