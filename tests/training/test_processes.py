@@ -15,9 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from zoo.core.errors import Failure
 from zoo.training import processes
+from zoo.training.trainer import arrange_buckets
 
 PROGRAM = "from zoo.__main__ import main; main()"
 LAUNCH = ["train", "mlp", "--name", "pair", "--devices", "2", "--accelerator", "cpu", "--epochs", "100000"]
@@ -93,6 +96,23 @@ def test_a_strategy_that_does_not_work_is_refused(zoo, name: str) -> None:
 def test_batch_norm_is_not_synchronized_on_cpus(zoo) -> None:
     arguments = ("train", "resnet20", "--devices", "2", "--accelerator", "cpu", "--set", "trainer.sync_batchnorm=true")
     assert zoo(*arguments).is_one_line_error("trainer.sync_batchnorm=true", "GPUs") and not Path("runs").exists()
+
+
+def test_gradient_buckets_are_arranged_before_the_first_step_without_a_trace() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout())
+        before, random = {key: value.clone() for key, value in network.state_dict().items()}, torch.get_rng_state()
+        model = DistributedDataParallel(network)
+        arrange_buckets(model)
+        assert all(parameter.grad is None for parameter in network.parameters())
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+        assert torch.equal(random, torch.get_rng_state())
+        model(torch.ones(4, 3)).sum().backward()
+        assert model._has_rebuilt_buckets
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    finally:
+        distributed.destroy_process_group()
 
 
 def launched(act: Callable[[subprocess.Popen], None], *settings: str) -> tuple[int, str, list[int]]:

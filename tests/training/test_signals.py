@@ -172,10 +172,10 @@ def assert_same_end(run: str, where: str) -> None:
         assert records("whole", file) == records(run, file), f"{where}: {file}"
 
 
-def assert_stops_and_goes_on(place: str, number: signal.Signals, processes: int, to: int) -> None:
+def assert_stops_and_goes_on(place: str, number: signal.Signals, processes: int, to: int, *settings: str) -> None:
     where = f"{number.name} at {place} to {to} of {processes}"
     run = f"{number.name}-{to}"
-    codes, printed = command(*COMMAND, "--name", run, processes=processes, sends=(place, number), to=to)
+    codes, printed = command(*COMMAND, *settings, "--name", run, processes=processes, sends=(place, number), to=to)
     assert codes == [130] * processes, f"{where}: {printed}"
     lines = [line for line in printed.splitlines() if "interrupted" in line]
     assert lines == [f"interrupted, and saved. To continue: zoo train --resume {run}"], f"{where}: {printed}"
@@ -198,6 +198,14 @@ def test_any_signal_at_any_place_stops_a_run_that_goes_on_exactly(place: str, pr
     assert command(*COMMAND, "--name", "whole", processes=processes)[0] == [0] * processes
     for turn, number in enumerate(NUMBERS):
         assert_stops_and_goes_on(place, number, processes, to=turn % processes)
+
+
+@pytest.mark.slow
+def test_three_processes_whose_sums_depend_on_their_order_go_on_exactly() -> None:
+    longer = ("--epochs", "3")  # a step follows the validation in which the run stops
+    assert command(*COMMAND, *longer, "--name", "whole", processes=3)[0] == [0] * 3
+    assert_stops_and_goes_on("accumulation", signal.SIGTERM, 3, 1, *longer)
+    assert_stops_and_goes_on("validation", signal.SIGINT, 3, 2, *longer)
 
 
 def test_a_job_that_slurm_starts_again_goes_on_exactly_and_touches_nothing_outside_its_run() -> None:

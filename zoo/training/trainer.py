@@ -13,8 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.overrides.distributed import prepare_for_backward
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from zoo.config.recipe import Run, TrainerSettings
 from zoo.core.errors import UserError, one_line
@@ -124,12 +126,36 @@ def _require_processes(settings: TrainerSettings) -> None:
 
 
 def configure_ddp(strategy: Any, task: Task) -> None:
-    """Adapt DDP to models without gradients, and to stages that are unfrozen during training."""
+    """Adapt DDP to models without gradients, to stages that are unfrozen during training, and to exact resumption."""
     if isinstance(strategy, DDPStrategy):
-        if task.one_pass:
-            strategy.configure_ddp = lambda: None  # torch refuses to wrap a module without gradients
-        if task.recipe.freezing.changes:
+        is_sparse = any(getattr(module, "sparse", False) for module in task.modules())
+        if task.recipe.freezing.changes or is_sparse:  # gradients that are sparse cannot be arranged in advance
             strategy._ddp_kwargs["find_unused_parameters"] = True
+        wrap = strategy.configure_ddp
+
+        def configure() -> None:
+            if task.one_pass:
+                return  # torch refuses to wrap a module without gradients
+            wrap()
+            arrange_buckets(strategy.model)
+
+        strategy.configure_ddp = configure
+
+
+def arrange_buckets(model: DistributedDataParallel) -> None:
+    """Let DDP choose its gradient buckets before the first step.
+
+    It reduces gradients in buckets, which it rearranges after the first backward pass of a process. The position of a gradient
+    decides in which order three or more processes are summed, so the first step after a resume would differ in its last bits.
+    This pass of zeros has neither a forward pass nor randomness, and leaves no gradient behind.
+    """
+    if model.find_unused_parameters:  # never rearranged
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    outputs = [parameter.view_as(parameter) for parameter in parameters]
+    prepare_for_backward(model, outputs)
+    torch.autograd.backward(outputs, [torch.zeros_like(parameter) for parameter in parameters])
+    model.zero_grad()
 
 
 @atexit.register
