@@ -72,6 +72,7 @@ class ActivationStatistics(Monitor):
         self._step: int | None = None  # being recorded
         self._finished = -1  # the last that was
         self._is_stepped = False  # whether an optimizer has stepped in it
+        self._is_empty = True  # whether no record has any layer
         self._recorded: dict[str, _Layer] = {}
         self._active: dict[str, deque[Tensor]] = {}
         self._open = ExitStack()
@@ -107,6 +108,10 @@ class ActivationStatistics(Monitor):
         self._open.close()
         if self._step is not None and (trainer.global_step > self._step or self._is_stepped):
             self._record(trainer, pl_module.device, self._step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._finished >= 0 and self._is_empty and not self._unmeasured:
+            self.leave_out("all layers", "none that is selected was called in a recorded step, as none within TorchScript is")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._reset()
@@ -216,6 +221,7 @@ class ActivationStatistics(Monitor):
         with self.measuring("activations", device):
             rows = self._rows(recorded)
         if rows:
+            self._is_empty = False
             self.emit(trainer, step, {"layers": {name: rows[name] for name in recorded if name in rows}})
 
     def _is_left_out(self, name: str) -> bool:

@@ -45,7 +45,8 @@ class Diagnosis(Guarded, RecordListener):
     and so on.
 
     Args:
-        classes: number of classes, from which the loss at chance level follows; None leaves out what needs it.
+        classes: number of classes, from which the loss at chance level follows; None, or fewer than two, leaves out what needs
+            it.
         write: called with each finding as a record; by default it goes to the Trainer's loggers, as text where they take text.
         frozen: whether parameters without ``requires_grad`` are frozen by an option.
         remedies: finding name -> what to try, in place of the finding's own remedy.
@@ -66,7 +67,8 @@ class Diagnosis(Guarded, RecordListener):
         remedies: Mapping[str, str] | None = None,
         verbose: bool = True,
     ) -> None:
-        self.classes, self.write, self.frozen, self.remedies, self.verbose = classes, write, frozen, remedies or {}, verbose
+        self.classes = classes if classes and classes > 1 else None
+        self.write, self.frozen, self.remedies, self.verbose = write, frozen, remedies or {}, verbose
         self.start()
 
     def start(self) -> None:
@@ -84,7 +86,7 @@ class Diagnosis(Guarded, RecordListener):
         self._val_accuracies: list[float] = []
         self._sum: Tensor | None = None
         self._steps = self._step = self._epoch = 0
-        self._rate = 0.0
+        self._rate: float | Tensor | None = None
         self._hook: RemovableHandle | None = None
         self._optimized: set[int] = set()  # the id of each parameter in an optimizer
 
@@ -125,7 +127,7 @@ class Diagnosis(Guarded, RecordListener):
         history.append(record)
         del history[:-AGREEING]
         if kind == "gradients":
-            self._rates = _bounded([*self._rates, self._rate], AGREEING, max)
+            self._rates = _bounded([*self._rates, float(self._rate or 0)], AGREEING, max)
         found: list[Finding] = []
         with self.guarded(f"findings in {kind}"):
             found += check_gradients(history, self._rates) if kind == "gradients" else RULES[kind](history)
@@ -202,7 +204,7 @@ class Diagnosis(Guarded, RecordListener):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.optimizers and trainer.optimizers[0].param_groups:
-            self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
+            self._rate = trainer.optimizers[0].param_groups[-1].get("lr")  # which not every optimizer has
         if batch_idx == 0 and trainer.current_epoch == 0 and trainer.is_global_zero:
             self._check_norms(trainer, pl_module)
 

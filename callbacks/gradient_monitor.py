@@ -39,7 +39,7 @@ class GradientMonitor(Monitor):
     - ``noise_scale``, in samples: about the largest batch size that still helps (McCandlish et al. 2018,
       arXiv:1812.06162, the simple noise scale tr(S) / |G|^2). Two successive gradients share the true gradient and not the noise,
       so it is B (mean |g|^2 - mean g.g') / mean g.g', with B the samples of a step and running means over the records; None
-      until those products are positive.
+      until those products are positive, and where the samples of a batch cannot be counted.
 
     It keeps the gradients of one record and, within a recorded step, the weights: twice the size of the parameters. A checkpoint
     holds those gradients, too, so that a resumed training records the same. Gradients of sharded strategies are summed over
@@ -77,6 +77,8 @@ class GradientMonitor(Monitor):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._is_sharded = is_sharded(trainer)
+        if not any(p.requires_grad and self.is_selected(name) for name, p in pl_module.named_parameters()):
+            self.leave_out("all parameters", "none that requires a gradient is selected")
         # those of a checkpoint were read to the CPU
         self._kept = {name: gradient.to(pl_module.device) for name, gradient in self._kept.items()}
         if self._pending is not None:
@@ -173,18 +175,18 @@ class GradientMonitor(Monitor):
             total, product = total + gradient, product + with_next
             decay, rate = pending.decays[name]
             if decay and rate is None:
-                decayed, by_gradient = decayed + decay**2 * weight, by_gradient + gradient
+                decayed, by_gradient = decayed + decay * decay * weight, by_gradient + gradient
             elif decay and rate and pending.is_updated:
                 shrinkage = rate * decay
-                decayed += shrinkage**2 * weight
-                by_gradient += max(0.0, update + 2 * shrinkage * along_weight + shrinkage**2 * weight)
+                decayed += shrinkage * shrinkage * weight
+                by_gradient += max(0.0, update + 2 * shrinkage * along_weight + shrinkage * shrinkage * weight)
         clip, noise_scale = trainer.gradient_clip_val, None
         self._records += 1
         self._clipped += bool(clip) and total**0.5 > clip
         if pending.is_followed and total < float("inf"):
             self._squares = DECAY * self._squares + (1 - DECAY) * total
             self._products = DECAY * self._products + (1 - DECAY) * product
-            if self._products > 0:
+            if self._products > 0 and pending.samples:  # which are unknown in a batch of an unusual type
                 samples = pending.samples * trainer.world_size
                 noise_scale = max(0.0, samples * (self._squares - self._products) / self._products)
         return {

@@ -205,3 +205,70 @@ def test_an_exception_that_a_module_catches_does_not_misplace_what_follows() -> 
 
     records, _ = fit(Catches(), max_steps=1)
     assert set(records[0]["layers"]) == {"fails/sigmoid:8", "/relu:8", "head"}
+
+
+class OneLayer(L.LightningModule):
+    """Learns by a linear layer, with any optimizer, batches and network."""
+
+    def __init__(self, optimizer: Any = torch.optim.SGD, network: nn.Module | None = None, **options: Any) -> None:
+        super().__init__()
+        self.optimizer, self.options = optimizer, options
+        self.network = nn.Linear(8, 4) if network is None else network
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.network(torch.ones(2, 8)).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters(), **self.options)
+
+
+class WithoutRate(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> Any:
+        return closure()
+
+
+def test_an_optimizer_need_not_have_a_learning_rate() -> None:
+    records, said = fit(OneLayer(WithoutRate))
+    assert not said and {record["kind"] for record in records} == {"activations", "gradients"}
+
+
+def test_the_square_of_an_absurd_weight_decay_does_not_end_the_records() -> None:
+    records, said = fit(OneLayer(torch.optim.AdamW, lr=0.1, weight_decay=1e200))
+    gradients = [record for record in records if record["kind"] == "gradients"]
+    assert not said and len(gradients) == 4
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_less_than_two_classes_have_no_chance_level(classes: int) -> None:
+    diagnosis = Diagnosis(classes=classes, verbose=False)
+    trainer(GradientMonitor(every=1), diagnosis, max_epochs=4).fit(OneLayer(lr=0.0), data())
+    assert not {finding.name for finding in diagnosis.findings} & {"initial-loss", "not-learning"}
+
+
+def test_without_a_number_of_samples_there_is_no_noise_scale() -> None:
+    records: list[dict[str, Any]] = []
+    batches = torch.utils.data.DataLoader([0] * 4, collate_fn=lambda items: Output(torch.ones(1)))
+    trainer(GradientMonitor(every=1, write=records.append)).fit(OneLayer(lr=0.01), batches)
+    assert len(records) == 4 and not [record for record in records if record["noise_scale"] is not None]
+
+
+def test_where_nothing_is_selected_or_called_that_is_said() -> None:
+    def trained(network: nn.Module, pattern: str) -> list[str]:
+        monitors = [
+            kind(every=1, layers=(pattern,), write=lambda record: None) for kind in (ActivationStatistics, GradientMonitor)
+        ]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer(*monitors).fit(OneLayer(lr=0.01, network=network), data())
+        return [str(each.message).partition(":")[0] for each in caught if " leaves out all " in str(each.message)]
+
+    layers, parameters = "ActivationStatistics leaves out all layers", "GradientMonitor leaves out all parameters"
+    assert sorted(trained(nn.Linear(8, 4), "typo*")) == [layers, parameters]
+    assert not trained(nn.Linear(8, 4), "network*")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(nn.Sequential(nn.Linear(8, 4)), torch.ones(2, 8))
+    assert trained(traced, "*") == [layers]
