@@ -376,9 +376,9 @@ def folders() -> Iterator[Case]:
 
 
 PLUGIN = '''from zoo import register_model
-from zoo.models.softmax import Softmax
+from zoo.models.softmax import Linear
 @register_model("mine", task="classification", data="digits"{keywords})
-class {name}(Softmax):
+class {name}(Linear):
     """Mine."""
 {body}
 '''

@@ -219,7 +219,7 @@ def test_a_wrong_setting_is_one_line_that_names_the_right_one(settings: list[str
         ("- 1", "holds no sections"),
         ("recpe: {}", "no section 'recpe'"),
         ("recipe: 3", "must hold keys"),
-        ("model: mlp", "model must hold keys"),
+        ("model: mlp", "model must hold keys and values, not 'mlp': the name is model.name"),
         ("data: digits", "data must hold keys"),
         ("recipe: 0", "recipe must hold keys"),
         ("recipe: {1: 2}", "the key 1 is no text"),

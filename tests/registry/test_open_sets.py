@@ -144,3 +144,48 @@ def test_check_takes_the_place_of_files(zoo, workplace: Path) -> None:
     answer = zoo("check", "folder", "--set", "data.root=photos", "--set", "data.size=8")
     assert answer.code == 0, answer.out + answer.err
     assert zoo("check", "folder", "--set", "model.depth=3").is_one_line_error("model")
+
+
+@pytest.mark.parametrize("parameter", ["strength: float", "strength: str = 'much'", "strength=None"])
+def test_an_augmentation_with_no_number_as_default_needs_an_argument(zoo, workplace: Path, parameter: str) -> None:
+    Path("mine.py").write_text(
+        "from zoo import register_augmentation\n\n\n@register_augmentation('blend')\n"
+        f'def blend(batch, generator, {parameter}):\n    """Change nothing."""\n    return batch\n'
+    )
+    train = ("--plugin", "mine.py", "train", "mlp", *QUICK, "--set")
+    assert zoo(*train, "data.augment=blend").is_one_line_error("augmentation 'blend'", "as in blend:1")
+    assert zoo(*train, "data.augment=blend:1").code == 0
+
+
+UNRULY = '''
+from zoo import register_model
+from zoo.models.softmax import Linear
+
+
+@register_model("unruly", task="classification", data="digits")
+class Unruly(Linear):
+    """Ends in forward."""
+
+    def forward(self, images):
+        raise {}
+'''
+
+
+@pytest.mark.parametrize("code", [0, 7, "'bye'"])
+def test_a_model_that_ends_the_program_fails_in_one_line_and_leaves_no_run(zoo, code: object) -> None:
+    Path("mine.py").write_text(UNRULY.format(f"SystemExit({code})"))
+    assert zoo("--plugin", "mine.py", "train", "unruly", *QUICK).is_one_line_error(f"called sys.exit({code})")
+    assert not list(Path("runs").glob("*"))
+
+
+def test_a_model_that_raises_the_interrupt_itself_is_interrupted(zoo) -> None:
+    Path("mine.py").write_text(UNRULY.format("KeyboardInterrupt"))
+    answer = zoo("--plugin", "mine.py", "train", "unruly", *QUICK)
+    assert answer.code == 130 and "interrupted" in answer.err
+
+
+def test_a_fault_before_the_first_step_does_not_advise_to_resume_what_was_removed(zoo) -> None:
+    Path("mine.py").write_text(UNRULY.format("KeyError('mine')"))
+    with pytest.raises(KeyError) as fault:
+        zoo("--plugin", "mine.py", "train", "unruly", *QUICK)
+    assert not list(Path("runs").glob("*")) and not getattr(fault.value, "__notes__", [])

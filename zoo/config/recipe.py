@@ -215,7 +215,8 @@ def resolve(
             if section not in SECTIONS:
                 raise unknown("section", section, SECTIONS)
             if not isinstance({} if values is None else values, dict):
-                raise UserError(f"{section} must hold keys and values, not {values!r}")
+                hint = f": the name is {section}.name" if isinstance(values, str) and section in ("model", "data") else ""
+                raise UserError(f"{section} must hold keys and values, not {values!r}{hint}")
             if section in ("model", "data") and not isinstance((values or {}).get("name") or "", (str, Path)):
                 raise UserError(f"{section}.name={values['name']}: must be a name")
     name = _only_model(name, config, settings)

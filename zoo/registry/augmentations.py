@@ -41,6 +41,8 @@ def _parse(registry: Registry, item: str) -> tuple[Entry, float | None]:
         strength = kind(text) if colon else option.default
     except ValueError:
         strength = -1
-    if not 0 < strength < math.inf or (option.type == "Fraction" and strength > 1):
-        raise UserError(f"augmentation {item!r}: the argument must be a positive {kind.__name__}, as in {name}:{option.default}")
+    is_number = isinstance(strength, (int, float))  # a plugin may give no default, or another
+    if not is_number or not 0 < strength < math.inf or (option.type == "Fraction" and strength > 1):
+        example = option.default if isinstance(option.default, (int, float)) else 1
+        raise UserError(f"augmentation {item!r}: the argument must be a positive {kind.__name__}, as in {name}:{example}")
     return entry, strength

@@ -61,12 +61,12 @@ def hinting_at_resume(registry: Registry, folder: RunFolder, run: Run, started: 
         lr = min(run.recipe.lr / 10, registry.model(run.model["name"]).recipe.get("lr", Recipe.model_fields["lr"].default))
         again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={lr:g}"
         raise Diverged(f"{error}. To start again: {again}") from error
-    except (UserError, Failure) as error:
+    except Exception as error:
         if not (started.is_set() or folder.last.exists() or folder.autopsy_file.exists()):
             raise  # nothing to resume
-        kind = Failure if isinstance(error, Failure) else UserError
-        raise kind(f"{error}. {_command_to_resume(folder)}") from error
-    except Exception as error:
+        if isinstance(error, (UserError, Failure)):
+            kind = Failure if isinstance(error, Failure) else UserError
+            raise kind(f"{error}. {_command_to_resume(folder)}") from error
         error.add_note(_command_to_resume(folder))
         raise
 

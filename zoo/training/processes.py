@@ -43,6 +43,7 @@ def supervised(trainer: L.Trainer) -> Iterator[None]:
     Raises:
         Interrupted: by a signal to this process, or to one that it has started.
         Failure: another process was lost.
+        UserError: a model, data set or callback ended the program, which would look like the end of the command.
     """
     launcher, error, is_done, ended = trainer.strategy.launcher, None, False, threading.Event()
     if trainer.world_size > 1 and trainer.local_rank == 0:
@@ -53,6 +54,11 @@ def supervised(trainer: L.Trainer) -> Iterator[None]:
         is_done = True
     except Stopped:
         error = Interrupted()
+    except SystemExit as caught:
+        if isinstance(caught.__context__, KeyboardInterrupt):  # which Lightning turns into one
+            error = Interrupted()
+        else:
+            error = UserError(f"a model, data set or callback called sys.exit({caught.code!r})")
     except RuntimeError as caught:
         if trainer.world_size == 1 or not _is_loss(caught):
             raise
