@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable
@@ -40,6 +41,14 @@ class TextParameters:
         for parameter in parameters:
             parameter.process_value = partial(_process_text, parameter)
         return parameters
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        try:
+            parsed: list[str] = super().parse_args(context, arguments)
+        except typer.TyperException as error:  # of an option without its argument it does not say in which command
+            error.ctx = getattr(error, "ctx", None) or context
+            raise
+        return parsed
 
 
 def _process_text(parameter: Any, context: Any, value: Any) -> Any:
@@ -84,6 +93,10 @@ class CommandGroup(TextParameters, TyperGroup):
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
         make_output_readable()
+        try:
+            os.getcwd()
+        except OSError as error:  # without it the libraries of torch end the process themselves
+            _fail(f"the current folder: {(error.strerror or '').lower()}")
         if "torch" not in sys.modules:
             sys.meta_path.insert(0, AnnounceTorch())
         try:
