@@ -577,6 +577,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
     assert "cannot be created" in answer.stderr and not list(workplace.iterdir())
 
 
+def test_an_option_without_its_argument_names_the_help_of_its_command(zoo) -> None:
+    assert zoo("train", "mlp", "--config").is_one_line_error("'--config' requires an argument", "(see: zoo train --help)")
+    assert zoo("data", "preview", "digits", "-o").is_one_line_error("(see: zoo data preview --help)")
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(zoo, workplace: Path) -> None:
+    gone = workplace / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    assert zoo("train", "softmax").is_one_line_error("the current folder: no such file or directory")
+
+
 def test_a_runs_folder_that_is_a_file_is_one_line(zoo) -> None:
     Path("runs").write_text("in the way")
     assert zoo("train", "softmax", *QUICK).is_one_line_error("runs", "cannot be created", "not a directory")
@@ -586,6 +599,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(zoo) -> None:
     answer = zoo("train", "mlp", "--set", "recipe.optimizer=sgd", "--set", "recipe.lr=1e9", "--set", "recipe.schedule=constant")
     assert answer.code == 2 and "recipe.lr" in answer.err and "recipe.gradient_clip_val" in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_a_weight_decay_that_ends_a_run_is_named_and_the_advice_followed(zoo) -> None:
+    answer = zoo("train", "mlp", *QUICK, "--set", "recipe.optimizer=sgd", "--set", "recipe.weight_decay=1e20")
+    assert answer.code == 2 and "recipe.weight_decay=1e+20 takes more than the weights" in answer.err
+    command = answer.err.strip().partition("To start again: zoo ")[2]
+    assert command.endswith("--set recipe.weight_decay=0") and zoo(*shlex.split(command)).code == 0
 
 
 def test_a_preview_that_cannot_be_written_is_one_line(zoo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -13,7 +14,7 @@ from zoo.config.freezing import Freezing
 from zoo.config.options import check_options, validate
 from zoo.config.values import Written, load_yaml
 from zoo.core.errors import UserError, did_you_mean, unknown
-from zoo.core.files import read_regular
+from zoo.core.files import expanded, read_regular
 from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -89,6 +90,11 @@ class Recipe(Section):
     @classmethod
     def _is_a_plan(cls, freeze: str) -> str:
         return Freezing.parse(freeze).text
+
+    @property
+    def decays_past_zero(self) -> bool:
+        """Whether the weight decay of a single step is larger than the weights themselves, and they alternate and grow."""
+        return self.weight_decay > max(1.0, 1 / self.lr)
 
     @property
     def freezing(self) -> Freezing:
@@ -380,7 +386,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing or is not such a file.
     """
     try:
-        tree = load_yaml(read_regular(Path(path)).decode("utf-8-sig"))
+        tree = load_yaml(read_regular(expanded(path)).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"--config {path}: not a text file") from None
     except UserError as error:
@@ -413,7 +419,11 @@ def parse_settings(
     Raises:
         UserError: as ``parse_setting``.
     """
+    if not isinstance(settings, (Mapping, Sequence, NoneType)) or isinstance(settings, (str, bytes)):
+        raise UserError(f"settings={settings!r}: give a dict, as in {{'recipe.lr': 0.1}}")
     if not isinstance(settings, Mapping):
+        if strange := [text for text in settings or () if not isinstance(text, str)]:
+            raise UserError(f"settings: {strange[0]!r}: write it as section.key=value, for example recipe.lr=0.1")
         return [parse_setting(text, sections) for text in settings or ()]
     parsed = []
     for key, value in settings.items():

@@ -511,6 +511,8 @@ class Task(L.LightningModule):
 
     def diverged(self, what: str) -> Diverged:
         """Return the error that ends training, with advice."""
+        if self.recipe.decays_past_zero:
+            return Diverged(f"{what}: recipe.weight_decay={self.recipe.weight_decay} takes more than the weights in each step")
         return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
 
     @property

@@ -59,7 +59,8 @@ def hinting_at_resume(registry: Registry, folder: RunFolder, run: Run, started: 
     except Diverged as error:  # and would diverge again
         started.set()
         lr = min(run.recipe.lr / 10, registry.model(run.model["name"]).recipe.get("lr", Recipe.model_fields["lr"].default))
-        again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set recipe.lr={lr:g}"
+        changed = "recipe.weight_decay=0" if run.recipe.decays_past_zero else f"recipe.lr={lr:g}"
+        again = f"zoo train --config {shlex.quote(str(folder.run_file))} --set {changed}"
         raise Diverged(f"{error}. To start again: {again}") from error
     except Exception as error:
         if not (started.is_set() or folder.last.exists() or folder.autopsy_file.exists()):
