@@ -385,3 +385,28 @@ def test_values_to_search_over_are_a_list() -> None:
     over = {"model.hidden_sizes": [[8], [8, 8]]}
     found = face.search("mlp", over, sampler="grid", epochs=1, settings=sizes, name="sizes")
     assert found.best["model.hidden_sizes"] in ([8], [8, 8]) and repr(found) == "<search sizes: 2 trials by val/accuracy>"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"model": 5}, "no model 5: a name is text"),
+        ({"model": Path("mlp")}, "a name is text"),
+        ({"data": np.zeros((2, 3))}, "data=ndarray: must be a name or a folder"),
+        ({"data": []}, "data=list: must be a name or a folder"),
+        ({"settings": 5}, "settings=5: give a dict"),
+        ({"settings": "recipe.lr=1"}, "give a dict"),
+        ({"settings": [5]}, "settings: 5: write it as section.key=value"),
+        ({"runs": 5}, "5 is no path"),
+        ({"runs": "a\0b"}, "is no path"),
+        ({"config": 5}, "5 is no path"),
+        ({"callbacks": 5}, "callbacks=5: give a list"),
+    ],
+)
+def test_arguments_of_another_type_are_named(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(face.UserError) as error:
+        face.train(**{"model": "mlp", "epochs": 1, "progress": False, **wrong})
+    assert named in str(error.value) and "\n" not in str(error.value)
+    assert not list(Path().iterdir())
+    with pytest.raises(face.UserError, match="5 is no path"):
+        face.load(5)

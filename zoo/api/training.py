@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from zoo.api.trained import Settings, TrainedRun
@@ -166,6 +167,8 @@ def require_callbacks(callbacks: Any) -> list[L.Callback]:
     """
     import lightning as L
 
+    if callbacks is not None and not isinstance(callbacks, (L.Callback, Iterable)):
+        raise UserError(f"callbacks={callbacks!r}: give a list of Lightning callbacks")
     several = [] if callbacks is None else [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks)
     for each in several:
         if not isinstance(each, L.Callback):
@@ -251,7 +254,13 @@ def flag_sections(
     accelerator: str | None = None,
     wandb: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What was given as settings of a Run: section -> key -> value."""
+    """What was given as settings of a Run: section -> key -> value.
+
+    Raises:
+        UserError: the data is no name.
+    """
+    if not isinstance(data, (str, Path, NoneType)):
+        raise UserError(f"data={type(data).__name__}: must be a name or a folder")
     return without_empty(
         {
             "data": {"name": data or None},

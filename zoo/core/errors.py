@@ -107,7 +107,7 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     known = sorted(known)
     former = FORMER_NAMES.get(name, "")
     cutoff = 0.8 if former else 0.5  # a name with a known meaning is hardly a misspelling of one that looks a little like it
-    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
+    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(str(name), known, n=3, cutoff=cutoff)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:

@@ -33,7 +33,13 @@ def cache_folder() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ``~`` replaced by the user's home; as it is where there is no such user."""
+    """The path with ``~`` replaced by the user's home; as it is where there is no such user.
+
+    Raises:
+        UserError: it is of another type, or has a null character.
+    """
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise UserError(f"{path!r} is no path")
     return Path(os.path.expanduser(path))
 
 

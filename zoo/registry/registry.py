@@ -92,6 +92,8 @@ class Registry:
         Raises:
             UserError: an unknown name, or one with two owners.
         """
+        if not isinstance(name, str):
+            raise UserError(f"no {KINDS[kind].title} {name!r}: a name is text")
         entries = self.entries(kind)
         if (kind, name) in self.clashes:
             raise UserError(self.clashes[kind, name])
