@@ -14,7 +14,7 @@ import pytest
 
 from zoo.core import signals
 from zoo.core.errors import Interrupted
-from zoo.core.signals import NUMBERS, Stopped, stop, withheld
+from zoo.core.signals import NUMBERS, Stopped, stop
 
 
 def send(number: int) -> None:
@@ -115,29 +115,6 @@ def test_a_forked_process_has_the_former_handlers_and_its_signals_are_not_those_
         os.kill(child, signal.SIGTERM)
         assert os.waitpid(child, 0)[1] == signal.SIGTERM
         assert not stop.requested
-
-
-WORKER = """
-import os, time
-from zoo.core.signals import end_with_parent
-end_with_parent()
-print("ready", flush=True)
-time.sleep(30)
-"""
-
-
-def test_a_process_that_is_started_withheld_ends_with_its_parent_alone() -> None:
-    with withheld():
-        process = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    for number in NUMBERS:
-        subprocess.run(["kill", f"-{number:d}", str(process.pid)], check=True)  # from another process
-    time.sleep(0.1)
-    assert process.poll() is None
-    process.terminate()
-    assert process.wait(10) == 0
-    process.stdout.close()
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(NUMBERS)
 
 
 HIDDEN = """

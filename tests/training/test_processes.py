@@ -18,7 +18,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from zoo.core.errors import Failure
+from zoo.core.errors import Failure, Interrupted
+from zoo.core.signals import stop
 from zoo.training import processes
 from zoo.training.trainer import arrange_buckets
 
@@ -52,6 +53,16 @@ def test_a_machine_that_never_comes_is_waited_for_in_words_and_for_a_limited_tim
         processes.connect_processes(strategy(rank, 0.4))
     assert missing in str(failure.value)
     assert capsys.readouterr().err.count(f"waiting for {missing}") == 1
+
+
+def test_a_loader_that_loses_a_worker_to_a_signal_is_interrupted_and_to_a_fault_is_not() -> None:
+    lost = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    trainer = SimpleNamespace(world_size=1, strategy=SimpleNamespace(launcher=None))
+    with pytest.raises(Interrupted), processes.supervised(trainer), stop.raising(None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise lost
+    with pytest.raises(RuntimeError, match="pid 7"), processes.supervised(trainer):
+        raise lost
 
 
 def test_a_process_that_ends_before_it_comes_is_not_waited_for() -> None:

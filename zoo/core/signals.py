@@ -148,32 +148,6 @@ class StopRequest:
             self.__init__()  # type: ignore[misc]
 
 
-@contextmanager
-def withheld() -> Iterator[None]:
-    """Start processes inside that no signal of the group reaches; they call ``end_with_parent``."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-def end_with_parent() -> None:
-    """In a process that was started ``withheld``, take SIGTERM from its parent alone."""
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
-
-
 stop = StopRequest()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=stop._forget)

@@ -32,6 +32,7 @@ POLL_SECONDS = 0.05
 END_SECONDS = 10.0  # that a process has to end after another one
 LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|Timed out|Socket Timeout")
 MANAGERS = ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_PORT")  # any of which says where all machines are
+LOST_WORKER = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 UNKNOWN_LOSS = "another process ended, or cannot be reached"
 INTERRUPTED = {130, *(-number for number in NUMBERS)}  # exit codes
 
@@ -60,9 +61,12 @@ def supervised(trainer: L.Trainer) -> Iterator[None]:
         else:
             error = UserError(f"a model, data set or callback called sys.exit({caught.code!r})")
     except RuntimeError as caught:
-        if trainer.world_size == 1 or not _is_loss(caught):
+        if stop.requested and LOST_WORKER.search(str(caught)):  # a signal to the group, which ends workers of a DataLoader first
+            error = Interrupted()
+        elif trainer.world_size == 1 or not _is_loss(caught):
             raise
-        error = launcher.loss() if isinstance(launcher, Launcher) else Failure(UNKNOWN_LOSS)
+        else:
+            error = launcher.loss() if isinstance(launcher, Launcher) else Failure(UNKNOWN_LOSS)
     finally:
         ended.set()
         if isinstance(launcher, Launcher):
