@@ -190,7 +190,7 @@ def test_what_cannot_be_drawn_is_one_line(zoo, workplace):
         ("first", "--layer", "0"): ["--layer 0", "from 1 to 2"],
         ("first", "--layer", "last"): ["--layer last"],
         ("first", "photo.jpg"): ["photo.jpg: no such file"],
-        ("first", "runs"): ["runs: is not a file"],
+        ("first", "runs"): ["runs: is a folder, not a regular file"],
         ("first", "text.png"): ["text.png"],
         ("first", "text.png", "--data", "digits"): ["--data is for test images"],
         ("first", *["text.png"] * 25): ["25 images", "24"],

@@ -220,7 +220,7 @@ def test_the_peak_of_a_processor_is_what_was_taken(freed: int) -> None:
 def test_what_a_container_may_take_is_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, use = tmp_path / "limit", tmp_path / "use"
     limit.write_text("5000000\n"), use.write_text("2000000\n")
-    monkeypatch.setattr(memory, "CONTAINER", ((str(limit), str(use)), ("/nowhere", "/nowhere")))
+    monkeypatch.setattr("zoo.core.memory.CONTAINER", ((str(limit), str(use)), ("/nowhere", "/nowhere")))
     assert memory.available_memory(torch.device("cpu")) == 3_000_000
     limit.write_text("max\n")
     assert memory.available_memory(torch.device("cpu")) != 3_000_000
