@@ -178,6 +178,12 @@ def test_a_model_that_ends_the_program_fails_in_one_line_and_leaves_no_run(zoo, 
     assert not list(Path("runs").glob("*"))
 
 
+def test_a_model_that_ends_an_iteration_does_not_end_the_training_as_if_it_were_done(zoo) -> None:
+    Path("mine.py").write_text(UNRULY.format("StopIteration"))
+    answer = zoo("--plugin", "mine.py", "train", "unruly", *QUICK)
+    assert answer.code == 2 and "error: the epoch ended after 0 of 4 batches" in answer.err and "StopIteration" in answer.err
+
+
 def test_a_model_that_raises_the_interrupt_itself_is_interrupted(zoo) -> None:
     Path("mine.py").write_text(UNRULY.format("KeyboardInterrupt"))
     answer = zoo("--plugin", "mine.py", "train", "unruly", *QUICK)

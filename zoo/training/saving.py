@@ -102,6 +102,12 @@ class Checkpoints(Stopping):
         self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if not progress.is_last_batch and trainer.global_step != trainer.max_steps:  # Lightning takes it for the end of the data
+            raise UserError(
+                f"the epoch ended after {progress.current.completed:,} of {trainer.num_training_batches:,} batches: the model, "
+                "the data or a callback raised StopIteration"
+            )
         self.save(trainer, best=self.selection.is_best(trainer.callback_metrics, pl_module.standard_error))
         self.stop_if_requested(trainer, now=True)
 
