@@ -59,6 +59,8 @@ def test_a_model_is_built_for_a_spec_for_numbers_or_for_its_default_data() -> No
         ("mlp", {"spec": 10}, "spec=10: a spec describes"),
         ("mlp", {"num_classes": -1, "image_size": 8}, "num_classes=-1: must be a whole number, at least 1"),
         ("mlp", {"num_classes": "10", "image_size": 8}, "num_classes='10'"),
+        ("mlp", {"num_classes": True, "image_size": 8}, "num_classes=True"),
+        ("mlp", {"num_classes": 10**12, "image_size": 8}, "must be at most 1,000,000"),
         ("mlp", {"num_classes": 10.0, "image_size": 8}, r"num_classes=10\.0"),
         ("mlp", {"num_classes": 10, "image_size": (8, 8, 3)}, r"image_size=\(8, 8, 3\): must be a number of pixels, or height"),
         ("mlp", {"num_classes": 10, "image_size": 8.5}, r"image_size=8\.5"),

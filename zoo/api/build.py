@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zoo.registry.entry import Entry
     from zoo.tasks.task import Task
 
+LARGEST = 1_000_000  # number of classes, channels or pixels a side
+
 
 def create_model(
     name: str,
@@ -75,13 +77,15 @@ def create_model(
 
 
 def _positive(name: str, value: object) -> int:
-    """A whole number of any integer type, at least 1."""
+    """A whole number of any integer type, at least 1, and not more than any image or data set has."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = 0
-    if number < 1:
+    if number < 1 or isinstance(value, bool):
         raise UserError(f"{name}={value!r}: must be a whole number, at least 1")
+    if number > LARGEST:
+        raise UserError(f"{name}={value!r}: must be at most {LARGEST:,}")
     return number
 
 
