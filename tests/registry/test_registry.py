@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from zoo.config.options import check_options
 from zoo.core.errors import UserError
+from zoo.registry import registry as registry_module
 from zoo.registry.entry import KINDS, Entry, runtime_entry
 from zoo.registry.registry import Registry, scan
 from zoo.registry.source import read_file
@@ -309,3 +311,9 @@ class Deep(Base):
     line = next(number for number, text in enumerate(code.splitlines(), 1) if "depth=5" in text)
     with pytest.raises(ValueError, match=f"line {line}: 'deep' has no literal task"):
         list(read_file(path, "skipped"))
+
+
+def test_files_of_plugins_with_names_in_other_encodings_are_remembered(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/m\xe4rz.py"))
+    registry_module._trust(str(path))
+    assert str(path) in registry_module._trusted()

@@ -127,14 +127,13 @@ def test_gradient_buckets_are_arranged_before_the_first_step_without_a_trace() -
 
 
 def launched(act: Callable[[subprocess.Popen], None], *settings: str) -> tuple[int, str, list[int]]:
-    """Train in two processes until they record, act, and wait: exit code, standard error, processes that are left."""
+    """Train in two processes until they have saved, act, and wait: exit code, standard error, processes that are left."""
     Path("zoo_command.py").write_text(PROGRAM)
     started = subprocess.Popen(
         [sys.executable, "zoo_command.py", *LAUNCH, *settings], stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    records = Path("runs/pair/metrics.jsonl")
-    while not (records.exists() and records.stat().st_size) and started.poll() is None:
+    while not Path("runs/pair/checkpoints/last.ckpt").exists() and started.poll() is None:
         time.sleep(0.2)
     act(started)
     try:

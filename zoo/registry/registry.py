@@ -185,7 +185,7 @@ def _trusted() -> list[str]:
     from zoo.core.files import cache_folder
 
     file = cache_folder() / TRUSTED_PLUGINS
-    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if file.is_file() else []
 
 
 def _trust(plugin: str) -> None:
@@ -193,7 +193,10 @@ def _trust(plugin: str) -> None:
 
     if plugin not in _trusted():
         with suppress(OSError):  # then it has to be given each time
-            replace_file(cache_folder() / TRUSTED_PLUGINS, "".join(f"{each}\n" for each in [*_trusted(), plugin]).encode())
+            replace_file(
+                cache_folder() / TRUSTED_PLUGINS,
+                "".join(f"{each}\n" for each in [*_trusted(), plugin]).encode(errors="surrogateescape"),
+            )
 
 
 _current: Registry | None = None  # of the last scan
