@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ import typer.main
 from PIL import Image
 
 from zoo.cli import app
+from zoo.registry.registry import scan
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "cli.py", *sorted(path for name in ("zoo", "callbacks", "datamodules") for path in (ROOT / name).rglob("*.py"))]
@@ -49,6 +51,7 @@ def advised(text: str) -> Iterator[list[str]]:
         for word in found[1].split():
             if word.startswith("("):
                 break
+            word = word.removesuffix("...")  # of a placeholder for several
             words.append(word.rstrip(".,;:)"))
             if words[-1] != word:
                 break
@@ -90,7 +93,7 @@ def test_every_command_in_a_string_of_the_sources_exists_with_its_options() -> N
 
 QUICK = ("--set", "recipe.epochs=1", "--set", "trainer.limit_train_batches=2", "--set", "trainer.limit_test_batches=1")
 NAMES = {
-    "NAME": "softmax", "RUN": "run", "IMAGE": "a.png", "FOLDER": "photos", "FILE": "classes.csv", "NEW": "new",
+    "NAME": "softmax", "RUN": "run", "IMAGE": "a.png", "FOLDER": "photos", "FILE": "classes.csv", "NEW": "new", "TEXT": "what",
 }  # fmt: skip
 EXIT_CODES = {"autopsy": 1}  # the fault occurs again
 
@@ -99,7 +102,6 @@ EXIT_CODES = {"autopsy": 1}  # the fault occurs again
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run on images and one on points."""
     from zoo.config.recipe import parse_setting, resolve
-    from zoo.registry.registry import scan
     from zoo.training import engine
     from zoo.training.run_folder import RunFolder
 
@@ -175,6 +177,8 @@ def age(runs: Path) -> None:
         pytest.param("tune softmax --set recipe.epochs=2", ["train"], marks=pytest.mark.slow),
         pytest.param("search softmax --over recipe.lr=log:1e-4..1e-1 --epochs 1 --trials 1", ["train"], marks=pytest.mark.slow),
         pytest.param("picture", ["picture", "picture"], marks=pytest.mark.slow),
+        pytest.param("picture gradient-flow", ["train"], marks=pytest.mark.slow),
+        ("finetune run --data digits --keep-head --plan", ["finetune"]),
         ("train", ["list"]),
         ("check qqqq", ["list", "data"]),
         ("train mlp --set recipe.lr=1e30 --epochs 2 --name broken", ["autopsy", "train"]),
@@ -187,3 +191,22 @@ def test_what_a_command_advises_works(zoo, runs: Path, command: str, least: list
     answer = zoo(*command.split())
     assert "Traceback" not in answer.err
     assert follow(zoo, answer.out + answer.err) == least, answer
+
+
+PICTURES = {  # of a run, by its model, one for each task
+    "resnet20": ["filters", "confusion", "mistakes", "calibration", "saliency"], "vit": ["attention"], "char-lstm": ["cells"],
+    "captioner-attention": ["captions", "attention"], "vqa-attention": [], "dialogue-discriminative": [],
+    "navigator": ["path"], "lstm": [],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PICTURES)
+def test_what_a_run_and_its_pictures_advise_works_for_every_task(zoo, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # of a chat that ends at once
+    Image.new("RGB", (32, 32)).save("a.png")
+    tiny = [f"--set=model.{key}={json.dumps(value)}" for key, value in scan().model(model).tiny.items()]
+    for command in (["train", model, "--name", "run", *tiny, *QUICK], *(["picture", kind, "run"] for kind in PICTURES[model])):
+        answer = zoo(*command)
+        assert answer.code == 0, (command, answer.err)
+        assert follow(zoo, answer.out), answer
