@@ -18,9 +18,10 @@ from zoo.registry import entry
 HERE = Path(__file__).parent
 # networks in tests are tiny: threads cost more than they give, above all on a machine that does other work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a shell that starts the tests in the background has them ignore it, and so all processes that they start
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell in the background and nohup have the tests ignore signals, and so all processes that they start
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
