@@ -27,6 +27,7 @@ from torch import Tensor
 
 from zoo.core.files import cache_folder, replacing_path
 from zoo.datamodules.files.images import FIT, decode, upright_size
+from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
 
@@ -131,9 +132,7 @@ def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop =
     """
     digest = blake2b(f"{VERSION} {shape} {crop}".encode(), digest_size=16)
     for path in paths:
-        stat = os.stat(path)
-        state = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
-        digest.update(state.encode(errors="surrogateescape"))
+        digest.update(f"{os.path.abspath(path)} {file_state(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

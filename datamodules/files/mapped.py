@@ -20,6 +20,7 @@ import numpy as np
 
 from zoo.core.files import cache_folder
 from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.paths import file_state
 
 try:
     import fcntl
@@ -198,6 +199,5 @@ def _open(path: Path, size: int, sparse: bool) -> int:
 def _signature(file: str) -> int:
     """32 bits that change with the file; 0 if it is gone."""
     with suppress(OSError, ValueError):
-        stat = os.stat(file)
-        return zlib.crc32(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}".encode()) | 1
+        return zlib.crc32(file_state(file).encode()) | 1
     return 0
