@@ -104,7 +104,7 @@ def _construct(loader: PlainLoader, node: Any, kind: Any) -> Any:
     if node.tag not in PLAIN_TAGS:
         return loader.construct_object(node)  # raises
     if isinstance(node, yaml.SequenceNode):
-        item = next((get_args(each)[0] for each in kinds if get_origin(each) in (list, tuple)), Any)
+        item = _kind_of_items(kinds)
         return [_construct(loader, each, item) for each in node.value]
     if isinstance(node, yaml.ScalarNode):
         found, value = _as_text(node.value, kinds)
@@ -113,6 +113,11 @@ def _construct(loader: PlainLoader, node: Any, kind: Any) -> Any:
         value = loader.construct_object(node)
         return node.value if str in kinds and not any(_is(value, each) for each in kinds) else value
     return loader.construct_object(node, deep=True)
+
+
+def _kind_of_items(kinds: tuple[Any, ...]) -> Any:
+    """The type of the items of a list, where one of the types is a list."""
+    return next((get_args(each)[0] for each in kinds if get_origin(each) in (list, tuple)), Any)
 
 
 def _as_text(text: str, kinds: tuple[Any, ...]) -> tuple[bool, Any]:
@@ -146,7 +151,7 @@ def fault_of(value: object, kind: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**63:
         return "a number of more than 63 bits is too large"
     if isinstance(value, (list, tuple)):
-        item = next((get_args(each)[0] for each in kinds if get_origin(each) in (list, tuple)), Any)
+        item = _kind_of_items(kinds)
         return next(filter(None, (fault_of(each, item) for each in value)), "")
     return ""
 
