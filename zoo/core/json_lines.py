@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,10 @@ class JsonLinesWriter:
             UserError: the file cannot be written, as on a full disk.
         """
         line = json.dumps(_plain(record, self.digits), allow_nan=False, separators=(",", ":")) + "\n"
-        try:
+        with self._named_in_errors():
             self._cut()
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
-        except OSError as error:
-            raise UserError(f"{self.path} could not be written: {(error.strerror or str(error)).lower()}") from error
 
     def position(self) -> int:
         """The size of the file in bytes, all of it on the disk: what a checkpoint stores.
@@ -56,13 +55,18 @@ class JsonLinesWriter:
         Raises:
             UserError: as ``append``.
         """
-        try:
+        with self._named_in_errors():
             self._cut()
             if not self.path.exists():
                 return 0
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
                 return file.tell()
+
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(f"{self.path} could not be written: {(error.strerror or str(error)).lower()}") from error
 
