@@ -99,8 +99,9 @@ def _scan_tree(root: Path, fewest_classes: int, folders: list[str]) -> Tree:
     places, notes = _split_places(root)
     classes = _class_names(places["train"])
     for name, place in list(places.items()):
-        if other := sorted(set(_class_names(place)) - set(classes)):
-            if name != "train" and len(_class_names(place)) == 1:  # test/images/1.jpg, as torchvision's reader wants it
+        names = classes if name == "train" else _class_names(place)
+        if other := sorted(set(names) - set(classes)):
+            if len(names) == 1:  # test/images/1.jpg, as torchvision's reader wants it
                 notes.append(_to_predict(place))
                 del places[name]
                 continue
