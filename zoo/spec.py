@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -48,7 +48,8 @@ class ImageSpec:
     """Images of one size, each with one class.
 
     Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. Images of other
-    sizes are resized and cropped as ``crop`` says.
+    sizes are resized and cropped as ``crop`` says. In gray images of more than 8 bits, the two values of ``value_range`` become
+    0 and 255; empty is the range of their type.
     """
 
     channels: int
@@ -58,6 +59,7 @@ class ImageSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     crop: Crop = Crop()
+    value_range: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         crop = Crop(**self.crop) if isinstance(self.crop, dict) else self.crop  # a checkpoint has plain data
@@ -67,6 +69,9 @@ class ImageSpec:
         object.__setattr__(self, "std", tuple(self.std) or (1.0,) * self.channels)
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need {self.channels} values each, one per channel")
+        object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
+        if self.value_range and not is_range(self.value_range):
+            raise ValueError(f"value_range={list(self.value_range)}: must be two finite numbers, the lower first")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,6 +114,11 @@ class ImageSpec:
             raise UserError(
                 f"model.patch_size={patch_size}: must divide images of {self.height}x{self.width}; the nearest is {nearest}"
             )
+
+
+def is_range(values: Sequence[float]) -> bool:
+    """Whether these are two finite numbers, the lower first."""
+    return len(values) == 2 and all(map(math.isfinite, values)) and values[0] < values[1]
 
 
 def parse_image_shape(text: str) -> tuple[int, int, int]:

@@ -13,7 +13,8 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.datamodules.files.images import open_image, orientation, to_rgb, turned_size
+from zoo.datamodules.files.images import open_image, orientation, turned_size
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 
 TRIES = 10  # boxes, of which the first that fits is taken
 DRAWS = 2 * TRIES + 2  # uniform numbers for one image
@@ -73,8 +74,8 @@ def cut(image: np.ndarray, box: Box, shape: tuple[int, int], interpolation: str 
     return part[0].numpy()
 
 
-def decode_whole(path: str, side: int) -> np.ndarray:
-    """The whole image, uint8 [h, w, 3], upright, scaled down to a shorter side of ``side`` pixels and ``LONGEST`` squares of it.
+def decode_whole(path: str, side: int, pixel_format: PixelFormat = RGB) -> np.ndarray:
+    """The whole image, uint8 [h, w, C], upright, scaled down to a shorter side of ``side`` pixels and ``LONGEST`` squares of it.
 
     Raises:
         Exception: the file cannot be read; a damaged one raises almost any.
@@ -84,7 +85,7 @@ def decode_whole(path: str, side: int) -> np.ndarray:
         scale = min(1, side / min(height, width), math.sqrt(LONGEST * side * side / (height * width)))
         return max(1, int(height * scale)), max(1, int(width * scale))
 
-    image = _upright(path, lambda height, width: min(size(height, width)) / min(height, width))
+    image = _upright(path, lambda height, width: min(size(height, width)) / min(height, width), pixel_format)
     if image.shape[:2] == size(*image.shape[:2]):
         return image
     channels_last = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # as the result is to be
@@ -92,8 +93,14 @@ def decode_whole(path: str, side: int) -> np.ndarray:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def decode_box(path: str, choose: Callable[[int, int], Box], shape: tuple[int, int], interpolation: str) -> np.ndarray:
-    """A box of the whole image, resized to ``shape``, uint8 [3, height, width]; a JPEG is decoded no larger than it needs.
+def decode_box(
+    path: str,
+    choose: Callable[[int, int], Box],
+    shape: tuple[int, int],
+    interpolation: str,
+    pixel_format: PixelFormat = RGB,
+) -> np.ndarray:
+    """A box of the whole image, resized to ``shape``, uint8 [C, height, width]; a JPEG is decoded no larger than it needs.
 
     Args:
         choose: the box, for the height and width of the image.
@@ -108,7 +115,7 @@ def decode_box(path: str, choose: Callable[[int, int], Box], shape: tuple[int, i
         full.append((height, width, box))
         return max(shape[0] / box.height, shape[1] / box.width)
 
-    image = _upright(path, scale)
+    image = _upright(path, scale, pixel_format)
     (height, width, box), (down, across) = full[0], image.shape[:2]
     if (down, across) != (height, width):
         top, bottom = (round(edge * down / height) for edge in (box.top, box.top + box.height))
@@ -117,16 +124,17 @@ def decode_box(path: str, choose: Callable[[int, int], Box], shape: tuple[int, i
     return cut(image, box, shape, interpolation)
 
 
-def _upright(path: str, scale: Callable[[int, int], float]) -> np.ndarray:
-    """The image as uint8 [h, w, 3], turned upright; a JPEG may have less than its size, but at least twice ``scale`` of it."""
+def _upright(path: str, scale: Callable[[int, int], float], pixel_format: PixelFormat) -> np.ndarray:
+    """The image as uint8 [h, w, C], turned upright; a JPEG may have less than its size, but at least twice ``scale`` of it."""
     with open_image(path) as image:
         size, is_upright = image.size, orientation(image) == 1
         enough = 2 * scale(*turned_size(image))
         image.draft("RGB", (math.ceil(enough * size[0]), math.ceil(enough * size[1])))
-        if image.format == "JPEG" and image.mode in ("L", "RGB") and is_upright and image.size == size:
+        kept = ("L",) if pixel_format.channels == 1 else ("L", "RGB")  # modes without a conversion that differs from Pillow's
+        if image.format == "JPEG" and image.mode in kept and is_upright and image.size == size:
             with suppress(ImportError, ValueError):  # not installed; or damaged, and Pillow tells whether too much
                 import simplejpeg  # the pixels of Pillow, from the same library, in two thirds of the time
 
-                return simplejpeg.decode_jpeg(np.fromfile(path, np.uint8), "RGB")
+                return simplejpeg.decode_jpeg(np.fromfile(path, np.uint8), "GRAY" if pixel_format.channels == 1 else "RGB")
         turned = image if is_upright else ImageOps.exif_transpose(image)
-        return np.array(to_rgb(turned))
+        return np.atleast_3d(np.array(pixel_format.convert(turned)))

@@ -28,11 +28,12 @@ from torch import Tensor
 from zoo.core.files import cache_folder, replacing_path
 from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.paths import file_state
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
-VERSION = 2  # of decoding; a cache of another version is not used
+VERSION = 3  # of decoding; a cache of another version is not used
 DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
@@ -44,7 +45,7 @@ class Content(NamedTuple):
     Attributes:
         readable: bool, one for each file.
         digests: uint8 [files, 16], of the bytes of each file.
-        pixels: uint8 [N, 3, H, W] of the N readable ones, or None where they do not fit in memory.
+        pixels: uint8 [N, C, H, W] of the N readable ones, or None where they do not fit in memory.
     """
 
     readable: Tensor
@@ -62,31 +63,40 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
     return sizes.pop() if sizes else None
 
 
-def kept_content(paths: list[str], shape: tuple[int, int], memory_gb: float, fingerprint: str, crop: Crop = FIT) -> Content:
+def kept_content(
+    paths: list[str],
+    shape: tuple[int, int],
+    memory_gb: float,
+    fingerprint: str,
+    crop: Crop = FIT,
+    pixel_format: PixelFormat = RGB,
+) -> Content:
     """Decode these files, or load them from the cache: one process decodes, the others wait.
 
     Args:
         memory_gb: pixels up to this many gigabytes are kept.
         fingerprint: changes with the files and with their content.
     """
-    in_memory = len(paths) * 3 * shape[0] * shape[1] <= memory_gb * 1e9
-    cache = Cache(fingerprint)
+    in_memory = len(paths) * pixel_format.channels * shape[0] * shape[1] <= memory_gb * 1e9
+    cache = Cache(fingerprint, pixel_format.channels)
     content = cache.load(len(paths), shape, in_memory)
     if content is not None:
         return content
     with locked(cache.path):
         content = cache.load(len(paths), shape, in_memory)
         if content is None:
-            content = decode_all(paths, shape, in_memory, crop)
+            content = decode_all(paths, shape, in_memory, crop, pixel_format)
             cache.save(content, shape)
         return content
 
 
-def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT) -> Content:
+def decode_all(
+    paths: list[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT, pixel_format: PixelFormat = RGB
+) -> Content:
     """Read every file once, to keep its digest and its pixels, or only to find out whether it can be read."""
     readable = np.zeros(len(paths), bool)
     digests = np.zeros((len(paths), DIGEST_BYTES), np.uint8)
-    pixels = np.empty((len(paths), 3, *shape), np.uint8) if in_memory else None
+    pixels = np.empty((len(paths), pixel_format.channels, *shape), np.uint8) if in_memory else None
 
     def work(chunk: slice) -> None:
         for index in range(len(paths))[chunk]:
@@ -94,7 +104,7 @@ def decode_all(paths: list[str], shape: tuple[int, int], in_memory: bool, crop: 
                 with open(paths[index], "rb") as file:
                     digests[index] = np.frombuffer(file_digest(file, _digest).digest(), np.uint8)
                     file.seek(0)
-                    image = decode(file, shape, crop)
+                    image = decode(file, shape, crop, pixel_format)
             except Exception:  # a damaged file raises almost any
                 continue
             readable[index] = True
@@ -125,12 +135,12 @@ def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator
         pool.shutdown(cancel_futures=True)  # when interrupted, do not first finish all that waits
 
 
-def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT) -> str:
-    """Hex digits that change with the files, with their content, with the shape and the crop.
+def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT, pixel_format: PixelFormat = RGB) -> str:
+    """Hex digits that change with the files, with their content, with the shape, the crop and the format.
 
     Of the content it knows size, times and inode, so it changes when two files change places.
     """
-    digest = blake2b(f"{VERSION} {shape} {crop}".encode(), digest_size=16)
+    digest = blake2b(f"{VERSION} {shape} {crop} {pixel_format}".encode(), digest_size=16)
     for path in paths:
         digest.update(f"{os.path.abspath(path)} {file_state(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
@@ -149,8 +159,8 @@ def locked(path: Path) -> Iterator[None]:
 class Cache:
     """Decoded images on disk, one file for each state of a folder. A fault of it costs time and nothing else."""
 
-    def __init__(self, fingerprint: str) -> None:
-        self.folder = cache_folder() / "folder"
+    def __init__(self, fingerprint: str, channels: int = 3) -> None:
+        self.channels, self.folder = channels, cache_folder() / "folder"
         self.path = self.folder / f"{fingerprint}.safetensors"
 
     def shape(self) -> tuple[int, int] | None:
@@ -173,7 +183,7 @@ class Cache:
             content = Content(tensors["readable"], tensors["digests"], tensors.get("pixels"))
             if content.readable.shape != (count,) or content.digests.shape != (count, DIGEST_BYTES):
                 return None
-            if in_memory and content.pixels.shape != (int(content.readable.sum()), 3, *shape):
+            if in_memory and content.pixels.shape != (int(content.readable.sum()), self.channels, *shape):
                 return None
             os.utime(self.path)  # the ones used last are kept
         except Exception:

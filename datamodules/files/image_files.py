@@ -26,6 +26,7 @@ from zoo.datamodules.files.decoded import VERSION, identity_of_files
 from zoo.datamodules.files.images import FIT, decode
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
 from zoo.datamodules.files.paths import Paths
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 from zoo.spec import Crop
 
 CHUNK = 16  # images that a thread takes at a time
@@ -63,6 +64,7 @@ class ImageFiles:
         keep: keep decoded images in the cache, if its disk suffices.
         workers: threads; 0 for one a core.
         random_crops: crops in training.
+        pixel_format: color or gray, and the range of deep values.
         failed: which of the paths could not be read, shared by all selections of them.
     """
 
@@ -75,6 +77,7 @@ class ImageFiles:
     keep: bool = True
     workers: int = 0
     random_crops: RandomCrops | None = None
+    pixel_format: PixelFormat = RGB
     failed: set[int] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
@@ -85,7 +88,7 @@ class ImageFiles:
         return self.paths[self._row(index)]
 
     def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
-        """Images, uint8 [n, 3, H, W], for each tensor of indices.
+        """Images, uint8 [n, C, H, W], for each tensor of indices.
 
         Args:
             seed: of the random crops, if there are any: it is another in each epoch.
@@ -127,7 +130,7 @@ class ImageFiles:
 
     def identity(self) -> str:
         files = self.paths if self.chosen is None else self.paths[self.chosen]
-        return identity_of_files(files, self.shape, self.crop) + ("-whole" if self.random_crops else "")
+        return identity_of_files(files, self.shape, self.crop, self.pixel_format) + ("-whole" if self.random_crops else "")
 
     @cached_property
     def _mapped(self) -> MappedImages | None:
@@ -135,9 +138,10 @@ class ImageFiles:
         if not self.keep:
             return None
         side = self.random_crops and self.random_crops.stored_size
-        row = LONGEST * side * side * 3 if side else self.shape[0] * self.shape[1] * 3
-        usual = min(row, int(USUAL * side * side * 3)) if side else row
-        digest = blake2b(f"{VERSION} {side or (self.shape, self.crop)}".encode(), digest_size=16)
+        channels = self.pixel_format.channels
+        row = LONGEST * side * side * channels if side else self.shape[0] * self.shape[1] * channels
+        usual = min(row, int(USUAL * side * side * channels)) if side else row
+        digest = blake2b(f"{VERSION} {side or (self.shape, self.crop)} {self.pixel_format}".encode(), digest_size=16)
         digest.update(self.paths.digest())
         return open_mapped(digest.hexdigest(), len(self.paths), row, usual * len(self))
 
@@ -145,7 +149,8 @@ class ImageFiles:
         return index if self.chosen is None else int(self.chosen[index])
 
     def _begin(self, threads: ThreadPoolExecutor, indices: Tensor, seed: int | None) -> tuple[Tensor, list[Future[None]]]:
-        batch = torch.empty((len(indices), 3, *self.shape), dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
+        shape = len(indices), self.pixel_format.channels, *self.shape
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
         out = batch.numpy()
         draws = None if seed is None or self.random_crops is None else uniforms(seed, indices).tolist()
         tasks = [
@@ -155,7 +160,7 @@ class ImageFiles:
         return batch, tasks
 
     def _read(self, out: np.ndarray, indices: Tensor, draws: list[list[float]] | None) -> None:
-        """Write images to ``out``, uint8 [n, 3, H, W]."""
+        """Write images to ``out``, uint8 [n, C, H, W]."""
         if self._mapped is not None and self.random_crops is None:
             rows = indices.numpy() if self.chosen is None else self.chosen[indices.numpy()]
             if self._mapped.take(rows, out):
@@ -189,20 +194,20 @@ class ImageFiles:
         )
 
     def _decode(self, file: str) -> np.ndarray:
-        return decode(file, self.shape, self.crop).transpose(2, 0, 1)
+        return decode(file, self.shape, self.crop, self.pixel_format).transpose(2, 0, 1)
 
     def _decoded(self, index: int, draws: list[float] | None) -> np.ndarray | None:
-        """An image as it is used, uint8 [3, H, W], or None if it cannot be read."""
+        """An image as it is used, uint8 [C, H, W], or None if it cannot be read."""
         row, crops, choose = self._row(index), self.random_crops, partial(self._box, draws=draws)
         file, interpolation = self.paths[row], self.crop.interpolation
         if self._mapped is None:
             try:
-                return decode_box(file, choose, self.shape, interpolation) if draws else self._decode(file)
+                return decode_box(file, choose, self.shape, interpolation, self.pixel_format) if draws else self._decode(file)
             except Exception:  # a damaged file raises almost any
                 return None
         if crops is None:
             return self._mapped.get(row, file, self._decode)
-        whole = self._mapped.get(row, file, lambda path: decode_whole(path, crops.stored_size))
+        whole = self._mapped.get(row, file, lambda path: decode_whole(path, crops.stored_size, self.pixel_format))
         if whole is None:
             return None
         return cut(whole, choose(*whole.shape[:2]), self.shape, interpolation)

@@ -1,4 +1,4 @@
-"""Decode one image file, of any size and mode that Pillow reads, to RGB pixels of a given shape."""
+"""Decode one image file, of any size and mode that Pillow reads, to 8-bit pixels of a given shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line
-from zoo.spec import Crop
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat
+from zoo.spec import Crop, ImageSpec
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
@@ -28,11 +29,8 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS)
 
 
-def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, width: int, crop: Crop = FIT) -> Tensor:
-    """Decode a file, by path or open, that may be anything, or an image, to uint8 [channels, height, width].
-
-    Args:
-        channels: 3 gives color, 1 gray.
+def read_image(path: str | BinaryIO | Image.Image, spec: ImageSpec) -> Tensor:
+    """Decode a file, by path or open, that may be anything, or an image, to uint8 [channels, height, width] of ``spec``.
 
     Raises:
         UnreadableImage: truncated, not an image, or so large that it must be an attack (Pillow's limit).
@@ -40,11 +38,9 @@ def read_image(path: str | BinaryIO | Image.Image, channels: int, height: int, w
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
-            pixels = decode(path, (height, width), crop)
+            pixels = decode(path, spec.shape[1:], spec.crop, PixelFormat.of(spec))
     except Exception as error:  # a damaged file raises almost any
         raise UnreadableImage(_reason(error)) from error
-    if channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -111,8 +107,10 @@ def turned_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
-def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int], crop: Crop = FIT) -> np.ndarray:
-    """RGB pixels, uint8 [height, width, 3], turned upright, resized and cropped to ``shape``.
+def decode(
+    path: str | BinaryIO | Image.Image, shape: tuple[int, int], crop: Crop = FIT, pixel_format: PixelFormat = RGB
+) -> np.ndarray:
+    """Pixels, uint8 [height, width, channels], turned upright, resized and cropped to ``shape``.
 
     Raises:
         Exception: the file cannot be read; a damaged one raises almost any.
@@ -123,20 +121,7 @@ def decode(path: str | BinaryIO | Image.Image, shape: tuple[int, int], crop: Cro
             # JPEG decodes at 1/2, 1/4 or 1/8 for much less work; twice the final size leaves the scaling to the filter
             image.draft("RGB", (2 * max(shape),) * 2)
         turned = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
-        return np.asarray(resize_and_crop(to_rgb(turned), shape, crop))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16 bits by their upper eight, floats from [0, 1] or [0, 255], transparent parts on white."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray(np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        image = Image.fromarray(np.clip(values * (255 if values.max() <= 1 else 1), 0, 255).round().astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        return np.atleast_3d(np.asarray(resize_and_crop(pixel_format.convert(turned), shape, crop)))
 
 
 def resize_and_crop(image: Image.Image, shape: tuple[int, int], crop: Crop = FIT) -> Image.Image:

@@ -101,7 +101,7 @@ def test_timm_loads_the_folder_of_its_own_networks(workplace: Path, network: str
     with torch.inference_mode():
         expected = theirs(timm.data.create_transform(**config)(image)[None]).softmax(1)
         task, _ = building.load_task(REGISTRY, torch.load(checkpoint, weights_only=True), checkpoint)
-        pixels = read_image("photo.png", *spec.shape, spec.crop)[None]
+        pixels = read_image("photo.png", spec)[None]
         assert torch.allclose(task.predict_step({"images": pixels}), expected, atol=1e-5)
     fresh = timm.create_model("local-dir:hub", pretrained=True, num_classes=5)  # a new head on the same backbone
     body = {name for name in theirs.state_dict() if not name.startswith(theirs.pretrained_cfg["classifier"])}

@@ -122,7 +122,7 @@ def test_a_fault_in_the_middle_keeps_the_old_file(zoo, photos: Path, monkeypatch
 def test_answers_come_before_later_images_are_read(photos: Path, monkeypatch) -> None:
     read = []
     former = prediction.read_image
-    monkeypatch.setattr(prediction, "read_image", lambda path, *shape: read.append(path) or former(path, *shape))
+    monkeypatch.setattr(prediction, "read_image", lambda path, spec: read.append(path) or former(path, spec))
     answers = load("first").stream(["photos"], batch_size=2)
     assert read == []
     next(answers)

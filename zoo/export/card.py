@@ -214,7 +214,7 @@ from zoo.training.exported import read_exported
 
 file = Path({file})
 network, run = load_task(scan(), read_exported(file), file)
-images = read_image("photo.jpg", *network.spec.shape, network.spec.crop)[None]
+images = read_image("photo.jpg", network.spec)[None]
 with torch.inference_mode():
     probabilities = network.predict_step({{"images": images}})[0]
 for name, probability in zip(network.spec.classes, probabilities.tolist()):

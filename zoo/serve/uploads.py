@@ -119,6 +119,6 @@ def read_upload(name: str, content: bytes, spec: ImageSpec, limits: Limits) -> T
         most = f"{limits.pixels / 1e6:g} million"
         raise HTTPException(413, f"{name}: {width}x{height} pixels, at most {most} are allowed")
     try:
-        return read_image(BytesIO(content), *spec.shape, spec.crop)
+        return read_image(BytesIO(content), spec)
     except UnreadableImage as error:
         raise HTTPException(400, f"{name}: {one_line(error, 200)}") from None

@@ -36,7 +36,7 @@ class Source:
     def read(self, spec: ImageSpec) -> torch.Tensor:
         """uint8 [channels, height, width]; raises UnreadableImage."""
         content = str(self.content) if isinstance(self.content, Path) else self.content
-        return read_image(content, *spec.shape, spec.crop)
+        return read_image(content, spec)
 
 
 def predict(
@@ -139,7 +139,7 @@ def read_named(file: Path, spec: ImageSpec) -> torch.Tensor:
     """
     require_regular(file)
     try:
-        return read_image(str(file), *spec.shape, spec.crop)
+        return read_image(str(file), spec)
     except UnreadableImage as error:
         raise UserError(f"{file}: {error}") from None
 

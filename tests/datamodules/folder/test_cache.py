@@ -92,10 +92,10 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(root, tmp_path):
 def test_processes_that_start_together_decode_once(root, monkeypatch):
     decoded = []
 
-    def slowly(paths, shape, in_memory, crop):
+    def slowly(paths, shape, *how):
         decoded.append(len(paths))
         time.sleep(0.3)  # long enough for the other to arrive
-        return decode_all(paths, shape, in_memory)
+        return decode_all(paths, shape, *how)
 
     decode_all = decoded_module.decode_all
     monkeypatch.setattr(decoded_module, "decode_all", slowly)

@@ -120,8 +120,9 @@ def test_files_that_do_not_fit_a_published_network_are_refused_with_their_differ
 
 def test_a_squashed_image_is_that_of_timm(photos: list[Path]) -> None:
     transform = create_transform((3, 64, 64), crop_pct=0.9, crop_mode="squash", interpolation="bicubic", normalize=False)
+    spec = ImageSpec(3, 64, 64, classes=("any",), crop=Crop("squash", 64 / 71, "bicubic"))
     for file in photos:
-        image = read_image(str(file), 3, 64, 64, Crop("squash", 64 / 71, "bicubic"))
+        image = read_image(str(file), spec)
         assert torch.equal(image, transform(Image.open(file).convert("RGB")))
 
 
