@@ -131,8 +131,7 @@ class Folder(ClassificationData):
         if self.splits:
             return
         super().setup(stage)
-        if _crops_at_random(self.splits["train"]):
-            del self.augmentation.transforms[0]
+        self.augmentation.transforms = self.augmentation.transforms[_transforms_of_reading(self.splits["train"]) :]
         for name, split in self.splits.items():
             counts = torch.bincount(split.labels, minlength=len(self.spec.classes))
             if len(split) and not counts.all():
@@ -182,11 +181,13 @@ class Folder(ClassificationData):
         return {**splits, "train": self._with_random_crops(splits["train"])}
 
     def _with_random_crops(self, train: Split) -> Split:
-        """Crop images when they are read if the augmentation begins with that, as the whole image is there then."""
-        first = next(iter(parse_augmentation(current_registry(), self.augment)), None)
-        if first is None or first[0].name != "resized-crop" or not isinstance(train.images, ImageFiles):
+        """Crop and flip images when they are read if the augmentation begins with that, as the whole image is there then."""
+        transforms = parse_augmentation(current_registry(), self.augment)
+        names = [entry.name for entry, _ in transforms]
+        if names[:1] != ["resized-crop"] or not isinstance(train.images, ImageFiles):
             return train
-        crops = RandomCrops(first[1], self.stored_size or math.ceil(max(self._shape) * 8 / 7))
+        stored = self.stored_size or math.ceil(max(self._shape) * 8 / 7)
+        crops = RandomCrops(transforms[0][1], stored, flip=names[1:2] == ["hflip"])
         return replace(train, images=replace(train.images, random_crops=crops))
 
     @cached_property
@@ -233,5 +234,7 @@ class Folder(ClassificationData):
             rank_zero_print(f"warning: {count} cannot be read and are skipped: {names}")
 
 
-def _crops_at_random(split: Split) -> bool:
-    return isinstance(split.images, ImageFiles) and split.images.random_crops is not None
+def _transforms_of_reading(split: Split) -> int:
+    """How many of the first transforms are applied to images when they are read."""
+    crops = split.images.random_crops if isinstance(split.images, ImageFiles) else None
+    return 0 if crops is None else 1 + crops.flip

@@ -17,8 +17,9 @@ from zoo.datamodules.files.images import open_image, orientation, turned_size
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 
 TRIES = 10  # boxes, of which the first that fits is taken
-DRAWS = 2 * TRIES + 2  # uniform numbers for one image
+DRAWS = 2 * TRIES + 3  # uniform numbers for one image: the last three are of the box's place, and of flipping
 WIDEST = math.log(4 / 3)  # of the logarithm of width over height
+GRAIN = 2**15  # values, from which on torch spreads an operation over threads of its own, next to ours
 LONGEST = 2  # an image is stored in the area of this many squares at most
 
 
@@ -54,7 +55,7 @@ def random_box(height: int, width: int, min_scale: float, draws: list[float]) ->
         ratio = math.exp(WIDEST * (2 * draws[first + 1] - 1))
         across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < across <= width and 0 < down <= height:
-            return Box(int(draws[-2] * (height - down + 1)), int(draws[-1] * (width - across + 1)), down, across)
+            return Box(int(draws[-3] * (height - down + 1)), int(draws[-2] * (width - across + 1)), down, across)
     return center_box(height, width, min(max(width / height, 3 / 4), 4 / 3))
 
 
@@ -65,13 +66,30 @@ def center_box(height: int, width: int, ratio: float) -> Box:
 
 
 def cut(image: np.ndarray, box: Box, shape: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
-    """A box of uint8 [h, w, C], resized to ``shape`` (height, width) as Pillow does it, within 1; uint8 [C, height, width]."""
+    """A box of uint8 [h, w, C], resized to ``shape`` (height, width) as Pillow does it, within 1; uint8 [height, width, C]."""
     top, left, height, width = box
-    part = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)[None]
-    if (height, width) != shape:
-        mode = interpolation if interpolation == "bicubic" else "bilinear"
-        part = F.interpolate(part, shape, mode=mode, antialias=True, align_corners=False)
-    return part[0].numpy()
+    part = image[top : top + height, left : left + width]
+    return part if (height, width) == shape else _resized(part, shape, interpolation)
+
+
+def _resized(image: np.ndarray, shape: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
+    # torch would copy a part of an image itself, in several threads for each of ours; channels are last as in the result
+    channels_last = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    mode = interpolation if interpolation == "bicubic" else "bilinear"
+    resized = F.interpolate(channels_last, shape, mode=mode, antialias=True, align_corners=False)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def flip_into(out: np.ndarray, image: np.ndarray) -> None:
+    """Write an image, uint8 [h, w, C], flipped left to right."""
+    rows = max(1, GRAIN // image[0].size - 1)
+    for part, place in zip(_parts(image, rows), _parts(out, rows), strict=True):
+        channels_last = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # which torch flips several times faster than numpy
+        place[...] = channels_last.flip(-1)[0].permute(1, 2, 0).numpy()
+
+
+def _parts(image: np.ndarray, rows: int) -> list[np.ndarray]:
+    return [image[first : first + rows] for first in range(0, len(image), rows)]
 
 
 def decode_whole(path: str, side: int, pixel_format: PixelFormat = RGB) -> np.ndarray:
@@ -88,9 +106,7 @@ def decode_whole(path: str, side: int, pixel_format: PixelFormat = RGB) -> np.nd
     image = _upright(path, lambda height, width: min(size(height, width)) / min(height, width), pixel_format)
     if image.shape[:2] == size(*image.shape[:2]):
         return image
-    channels_last = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # as the result is to be
-    resized = F.interpolate(channels_last, size(*image.shape[:2]), mode="bilinear", antialias=True, align_corners=False)
-    return resized[0].permute(1, 2, 0).numpy()
+    return _resized(image, size(*image.shape[:2]))
 
 
 def decode_box(
@@ -100,7 +116,7 @@ def decode_box(
     interpolation: str,
     pixel_format: PixelFormat = RGB,
 ) -> np.ndarray:
-    """A box of the whole image, resized to ``shape``, uint8 [C, height, width]; a JPEG is decoded no larger than it needs.
+    """A box of the whole image, resized to ``shape``, uint8 [height, width, C]; a JPEG is decoded no larger than it needs.
 
     Args:
         choose: the box, for the height and width of the image.

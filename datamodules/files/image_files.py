@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.core.errors import UserError, some
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, random_box, uniforms
+from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, flip_into, random_box, uniforms
 from zoo.datamodules.files.decoded import VERSION, identity_of_files
 from zoo.datamodules.files.images import FIT, decode
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
@@ -42,10 +42,12 @@ class RandomCrops:
     Attributes:
         min_scale: the smallest fraction of the area.
         stored_size: the shorter side of images that are kept, in pixels.
+        flip: flip left to right, with probability 0.5.
     """
 
     min_scale: float
     stored_size: int
+    flip: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ class ImageFiles:
         return self.paths[self._row(index)]
 
     def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
-        """Images, uint8 [n, C, H, W], for each tensor of indices.
+        """Images, uint8 [n, C, H, W] in the memory format ``channels_last``, for each tensor of indices.
 
         Args:
             seed: of the random crops, if there are any: it is another in each epoch.
@@ -149,9 +151,9 @@ class ImageFiles:
         return index if self.chosen is None else int(self.chosen[index])
 
     def _begin(self, threads: ThreadPoolExecutor, indices: Tensor, seed: int | None) -> tuple[Tensor, list[Future[None]]]:
-        shape = len(indices), self.pixel_format.channels, *self.shape
-        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
-        out = batch.numpy()
+        shape, pinned = (len(indices), self.pixel_format.channels, *self.shape), torch.cuda.is_initialized()
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned, memory_format=torch.channels_last)
+        out = batch.permute(0, 2, 3, 1).numpy()
         draws = None if seed is None or self.random_crops is None else uniforms(seed, indices).tolist()
         tasks = [
             threads.submit(self._read, out[first : first + CHUNK], part, draws and draws[first : first + CHUNK])
@@ -160,13 +162,17 @@ class ImageFiles:
         return batch, tasks
 
     def _read(self, out: np.ndarray, indices: Tensor, draws: list[list[float]] | None) -> None:
-        """Write images to ``out``, uint8 [n, C, H, W]."""
+        """Write images to ``out``, uint8 [n, H, W, C]."""
         if self._mapped is not None and self.random_crops is None:
             rows = indices.numpy() if self.chosen is None else self.chosen[indices.numpy()]
             if self._mapped.take(rows, out):
                 return
         for place, index in enumerate(indices.tolist()):
-            out[place] = self._image(index, draws and draws[place])
+            image = self._image(index, draws and draws[place])
+            if draws and self.random_crops.flip and draws[place][-1] < 0.5:
+                flip_into(out[place], image)
+            else:
+                out[place] = image
 
     def _box(self, height: int, width: int, draws: list[float] | None) -> Box:
         if draws is None:
@@ -194,10 +200,10 @@ class ImageFiles:
         )
 
     def _decode(self, file: str) -> np.ndarray:
-        return decode(file, self.shape, self.crop, self.pixel_format).transpose(2, 0, 1)
+        return decode(file, self.shape, self.crop, self.pixel_format)
 
     def _decoded(self, index: int, draws: list[float] | None) -> np.ndarray | None:
-        """An image as it is used, uint8 [C, H, W], or None if it cannot be read."""
+        """An image as it is used, uint8 [H, W, C], or None if it cannot be read."""
         row, crops, choose = self._row(index), self.random_crops, partial(self._box, draws=draws)
         file, interpolation = self.paths[row], self.crop.interpolation
         if self._mapped is None:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -47,20 +48,17 @@ class MappedImages:
 
     def __init__(self, path: Path, count: int, row_bytes: int) -> None:
         self._descriptor = _open(path, count * row_bytes, sparse=True)
+        weakref.finalize(self, os.close, self._descriptor)
         self._locks_file = _open(path.with_suffix(".locks"), 0, sparse=True)
+        weakref.finalize(self, os.close, self._locks_file)
         index = path.with_suffix(".index")
         os.close(_open(index, count * 6 * 4, sparse=False))
         # state, shape of the image, checksum of the pixels, signature of the file
-        self._index = np.memmap(index, np.uint32, "r+", shape=(count, 6))
-        self._pixels = np.memmap(path, np.uint8, "r+", shape=(count, row_bytes))  # r+: torch warns of what is read-only
+        self._index = _map(index, np.uint32, (count, 6))
+        self._pixels = _map(path, np.uint8, (count, row_bytes))
         self._checked = np.zeros(count, bool)  # rows that this process has found to be whole
         self._locks = [Lock() for _ in range(LOCKS)]
         self._is_full = False
-
-    def __del__(self) -> None:
-        for name in ("_descriptor", "_locks_file"):
-            if name in self.__dict__:
-                os.close(self.__dict__[name])
 
     def get(self, row: int, file: str, decode: Callable[[str], np.ndarray]) -> np.ndarray | None:
         """The pixels of a row, uint8 of three dimensions, decoded now if they are not there; None if the file cannot be read.
@@ -179,6 +177,11 @@ def _make_room(path: Path, expected: int) -> bool:
         for suffix in (".pixels", ".index", ".locks"):
             oldest.with_suffix(suffix).unlink(missing_ok=True)
     return True
+
+
+def _map(path: Path, kind: type, shape: tuple[int, int]) -> np.ndarray:
+    """The file as a plain array, of which a row is taken in a fraction of the time that the class ``memmap`` needs."""
+    return np.memmap(path, kind, "r+", shape=shape).view(np.ndarray)  # r+: torch warns of what is read-only
 
 
 def _open(path: Path, size: int, sparse: bool) -> int:
