@@ -21,8 +21,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from zoo.config.recipe import WandbSettings
-from zoo.training import wandb_tracker
-from zoo.training.wandb_tracker import WandbTracker
+from zoo.tasks.samples import SampleImage, Samples
+from zoo.training.tracking import tracker as tracker_module
+from zoo.training.tracking import wandb_tracker
+from zoo.training.run_folder import RunFolder
+from zoo.training.tracking.guest import Guest
+from zoo.training.tracking.trackers import Trackers
+from zoo.training.tracking.wandb_tracker import WandbTracker
 
 DIRECTIONS = {"val/accuracy": "max", "train/loss": "min"}
 
@@ -109,9 +114,22 @@ def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         sys.modules["wandb"].teardown()
 
 
-def tracker(folder: Path, mode: str = "offline", run_id: str | None = None, **settings: Any) -> WandbTracker:
+class Tracked(Guest):
+    """A guest whose methods are those of its tracker."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("log_"):
+            return lambda *arguments: self.call(name, *arguments).wait(30)
+        return getattr(self.tracker, name)
+
+
+def tracker(folder: Path, mode: str = "offline", run_id: str | None = None, **settings: Any) -> Tracked:
     config = {"model": {"name": "mlp", "width": 64}, "commit": "abc"}
-    return WandbTracker(WandbSettings(mode=mode, **settings), folder, "mlp-digits", config, run_id, DIRECTIONS)
+    return Tracked(WandbTracker(WandbSettings(mode=mode, **settings), folder, "mlp-digits", config, run_id, DIRECTIONS))
+
+
+def classified(images: torch.Tensor) -> Samples:
+    return Samples(images=[SampleImage(image, "cat", "dog", False, 0.75) for image in images])
 
 
 def records(folder: Path) -> list[Any]:
@@ -165,7 +183,7 @@ def panels(folder: Path) -> dict[str, dict[str, Any]]:
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Our own; wandb's go to its log files, and from there to pytest, but not to the terminal."""
-    ours = [record for record in caplog.records if record.name == wandb_tracker.__name__]
+    ours = [record for record in caplog.records if record.name == tracker_module.__name__]
     return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
 
 
@@ -176,10 +194,9 @@ def test_offline_run_holds_config_history_directions_and_table(tmp_path, capfd, 
     log.log_metrics({"val/accuracy": 0.5, "epoch": 0}, 20)
     log.log_metrics({"val/accuracy": 0.25}, 20)
     images = torch.arange(20 * 3 * 8 * 6).remainder(256).to(torch.uint8).view(20, 3, 8, 6)
-    log.log_predictions(images, ["cat"] * 20, ["dog"] * 20, [0.75] * 20)
-    log.log_predictions(images[:2, :1], ["cat"] * 2, ["dog"] * 2, [0.75] * 2)
+    log.log_samples("val/samples", classified(images))
+    log.log_samples("val/samples", classified(images[:2, :1]))
     log.log_metrics({"test/accuracy": 0.5}, 0)  # a test of an earlier checkpoint does not turn the steps back
-    log.finalize("success")
     log.log_metrics({"test/accuracy": 0.75}, None)
     log.close()
 
@@ -196,12 +213,12 @@ def test_offline_run_holds_config_history_directions_and_table(tmp_path, capfd, 
     assert defined["val/accuracy"].step_metric == "trainer/step"
     globs = [record.metric for record in records(tmp_path) if record.metric.glob_name == "*"]
     assert globs[0].step_metric == "trainer/step"
-    assert [rows[at]["val/predictions.nrows"] for at in (3, 4)] == [16, 2]
+    assert [rows[at]["val/samples.nrows"] for at in (3, 4)] == [20, 2]
     artifact = next(record.artifact for record in records(tmp_path) if record.HasField("artifact"))
     files = {Path(entry.path): Path(entry.local_path) for entry in artifact.manifest.contents}
-    content = json.loads(files.pop(Path("val/predictions.table.json")).read_text())
+    content = json.loads(files.pop(Path("val/samples.table.json")).read_text())
     assert content["columns"] == ["image", "label", "prediction", "probability"]
-    assert content["data"][0][1:] == ["cat", "dog", 0.75] and len(content["data"]) == 16
+    assert content["data"][0][1:] == ["cat", "dog", 0.75] and len(content["data"]) == 20
     picture = Image.open(files[Path(content["data"][0][0]["path"])])
     assert torch.equal(torch.from_numpy(np.array(picture)).permute(2, 0, 1), images[0])
     assert not [record for record in records(tmp_path) if record.artifact.type == "model"]
@@ -273,20 +290,22 @@ def test_server_that_dies_during_the_run_holds_up_neither_tables_nor_the_end(tmp
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 2.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 1.0)
+    monkeypatch.setattr(WandbTracker, "closing_seconds", 4.0)
     log = tracker(tmp_path, mode="online", artifacts=True)
     log.open()
     log.log_metrics({"train/loss": 2.0}, 1)
     server.hangs = ("/",)
     start = time.monotonic()
-    log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+    log.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
     log.log_metrics({"train/loss": 1.0}, 2)
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.write_bytes(b"weights")
-    log.log_checkpoints(None, checkpoint)
+    log.upload(tmp_path / "best.ckpt", checkpoint)
     log.close()
     assert time.monotonic() - start < 12
     assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [2.0, 1.0]
-    assert ["images" in text or "checkpoints" in text or "incomplete" in text for text in warnings_of(caplog)] == [True] * 3
+    (warning,) = warnings_of(caplog)
+    assert "images and tables" in warning and f"wandb sync {tmp_path}" in warning
 
 
 def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_path, server):
@@ -295,7 +314,7 @@ def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_p
 import sys
 from pathlib import Path
 from zoo.config.recipe import WandbSettings
-from zoo.training import wandb_tracker
+from zoo.training.tracking import wandb_tracker
 wandb_tracker.FINISH_SECONDS = 2.0
 log = wandb_tracker.WandbTracker(WandbSettings(mode="online"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})
 assert "wandb" not in sys.modules
@@ -320,7 +339,7 @@ def test_failure_inside_wandb_is_one_warning(tmp_path, monkeypatch, caplog):
     for step in range(3):
         log.log_metrics({"train/loss": 2.0}, step)
     monkeypatch.setattr(wandb.Run, "finish", broken)
-    log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
+    log.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
     log.close()
     (warning,) = warnings_of(caplog)
     assert "disk full" in warning and "\n" not in warning
@@ -378,19 +397,15 @@ def test_environment_may_only_lower_the_mode(tmp_path, server, monkeypatch, capl
     assert not server.requests and not warnings_of(caplog)
 
 
-def test_other_ranks_and_mode_off_do_nothing(tmp_path, monkeypatch):
-    checkpoint = tmp_path / "last.ckpt"
-    checkpoint.write_bytes(b"weights")
-    for rank, mode in ((1, "online"), (0, "off")):
-        monkeypatch.setattr(rank_zero_only, "rank", rank)
-        log = tracker(tmp_path, mode=mode, artifacts=True)
-        log.open()
-        log.log_metrics({"train/loss": 2.0}, 1)
-        log.log_predictions(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["cat"], ["dog"], [0.75])
-        log.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
-        log.log_checkpoints(None, checkpoint)
-        log.close()
-        assert log.run_id is None and not (tmp_path / "wandb").exists()
+def test_other_ranks_do_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    settings = WandbSettings(mode="online", artifacts=True)
+    trackers = Trackers({"wandb": WandbTracker(settings, tmp_path, "mlp-digits", {}, None, DIRECTIONS)})
+    with trackers.opened(RunFolder(tmp_path)):
+        trackers.log_metrics({"train/loss": 2.0}, 1)
+        trackers.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
+        trackers.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
+    assert not trackers.run_ids and not (tmp_path / "wandb").exists()
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -399,7 +414,7 @@ def test_checkpoints_are_two_versions_of_one_artifact_when_asked_for(tmp_path, a
         (tmp_path / f"{name}.ckpt").write_bytes(name.encode())
     log = tracker(tmp_path, artifacts=asked)
     log.open()
-    log.log_checkpoints(tmp_path / "best.ckpt", tmp_path / "last.ckpt")
+    log.upload(tmp_path / "best.ckpt", tmp_path / "last.ckpt")
     log.close()
     artifacts = [record.artifact for record in records(tmp_path) if record.HasField("artifact")]
     versions = [(a.type, a.name, sorted(a.aliases), [f.path for f in a.manifest.contents]) for a in artifacts]
@@ -424,7 +439,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
         expected = {key: value for key, value in record.items() if key.startswith(("train/", "val/"))}
         assert not expected or expected in theirs
     found, charts = tables(folder), panels(folder)
-    assert len(found["val/predictions"]) == 16
+    assert len(found["val/samples"]) == 16
     assert [row["layer"] for row in found["layers"]] == ["linear"] and found["layers"][0]["type"] == "Linear"
     assert [row["parameter"] for row in found["parameters"]] == ["linear.weight", "linear.bias"]
     assert set(charts) == {"depth/spread", "depth/updates", "test/confusion"}
@@ -433,7 +448,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     assert len(pairs) == 100 and right / sum(pairs.values()) == pytest.approx(own[-1]["test/accuracy"])
     assert set(own[-1]) == {"step", "epoch", "time", "test/accuracy", "test/loss"}, "a guest changes no record"
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["bestiary"]["wandb_id"] == run_record(folder).run_id
+    assert checkpoint["bestiary"]["trackers"] == {"wandb": run_record(folder).run_id}
 
 
 def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
@@ -548,8 +563,8 @@ def test_a_server_that_dies_holds_up_one_table_and_no_more(tmp_path, server, mon
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 1.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 0.5)
     waited = []
-    within = wandb_tracker._with_timeout
-    monkeypatch.setattr(wandb_tracker, "_with_timeout", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
+    within = wandb_tracker.within
+    monkeypatch.setattr(wandb_tracker, "within", lambda seconds, work: (waited.append(seconds), within(seconds, work))[1])
     log = tracker(tmp_path, mode="online")
     log.open()
     server.hangs = ("/",)
@@ -574,7 +589,7 @@ def test_strange_records_are_left_out_and_tables_that_fail_are_one_warning(tmp_p
     def fail(monitors):
         raise KeyError("layers")
 
-    monkeypatch.setattr("zoo.training.wandb_tables.monitor_tables", fail)
+    monkeypatch.setattr("zoo.training.tracking.wandb_tables.monitor_tables", fail)
     log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     (warning,) = warnings_of(caplog)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.training.run_folder import RunFolder
 
 # where a run computes and where it is tracked, not what it computes
-CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.strategy=", "trainer.timeout_minutes=", "wandb.")
+CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.logger=", "trainer.strategy=", "trainer.timeout_minutes=", "wandb.")
 
 # processes may change if they read as much at once: then the steps stay where they were, though not to the bit
 PARTS_OF_GLOBAL_BATCH = ("trainer.devices=", "trainer.num_nodes=", "recipe.batch_size=")
@@ -36,6 +36,7 @@ def train(
     accelerator: str | None = None,
     precision: str | None = None,
     wandb: str | None = None,
+    logger: str | Sequence[str] | None = None,
     settings: Settings = (),
     config: str | Path = "",
     name: str | None = None,
@@ -56,6 +57,7 @@ def train(
         accelerator: of Lightning's Trainer: ``cpu``, ``gpu``, ``mps``, ...
         precision: ``32``, ``bf16``, ``16`` or ``64``.
         wandb: ``online`` or ``offline``.
+        logger: other experiment trackers by name: ``tensorboard``, ``mlflow``, ``csv``.
         settings: any others by their keys, as in ``{"model.hidden_sizes": [64], "recipe.lr": 1e-3}``.
         config: YAML file of settings, such as the ``run.yaml`` of a run.
         name: of the run; by default made from model and data.
@@ -77,7 +79,7 @@ def train(
         registry.model(model)
     from zoo.config.recipe import parse_settings, read_config, resolve
 
-    given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb)
+    given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb, logger)
     run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
     if resume_if_exists:
         from zoo.training.run_folder import RunFolder, runs_folder, runs_in
@@ -105,6 +107,7 @@ def finetune(
     accelerator: str | None = None,
     precision: str | None = None,
     wandb: str | None = None,
+    logger: str | Sequence[str] | None = None,
     settings: Settings = (),
     config: str | Path = "",
     name: str | None = None,
@@ -126,7 +129,7 @@ def finetune(
     Examples:
         >>> run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
     """
-    given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb)
+    given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb, logger)
     if keep_head:
         given["recipe"] = {**given.get("recipe", {}), "keep_head": True}
     run = finetuning_run(backbone, weights, config, settings, given)
@@ -253,6 +256,7 @@ def flag_sections(
     strategy: str | None = None,
     accelerator: str | None = None,
     wandb: str | None = None,
+    logger: str | Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What was given as settings of a Run: section -> key -> value.
 
@@ -261,11 +265,18 @@ def flag_sections(
     """
     if not isinstance(data, (str, Path, NoneType)):
         raise UserError(f"data={type(data).__name__}: must be a name or a folder")
+    loggers = [logger] if isinstance(logger, str) else None if logger is None else list(logger)
     return without_empty(
         {
             "data": {"name": data or None},
             "recipe": {"epochs": epochs, "precision": precision, "freeze": freeze},
-            "trainer": {"devices": devices, "num_nodes": nodes, "strategy": strategy, "accelerator": accelerator},
+            "trainer": {
+                "devices": devices,
+                "num_nodes": nodes,
+                "strategy": strategy,
+                "accelerator": accelerator,
+                "logger": loggers,
+            },
             "wandb": {"mode": wandb},
         }
     )

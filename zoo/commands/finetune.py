@@ -16,6 +16,7 @@ from zoo.commands.train import (
     DataName,
     Devices,
     Epochs,
+    LoggerNames,
     NewName,
     Nodes,
     Precision,
@@ -65,6 +66,7 @@ def finetune(
     config: Config = None,
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
+    logger: LoggerNames = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Fine-tune a pretrained network: keep its weights and replace its head.
@@ -80,6 +82,7 @@ def finetune(
     registry = open_registry(context)
     settings = [*settings, *(["recipe.keep_head=true"] if keep_head else [])]
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
+    flags["logger"] = list(logger) or None
     chosen = {"epochs": epochs, "precision": precision, "freeze": freeze, **flags}
     if plan:
         run = api.finetuning_run(backbone, weights, config or "", settings, api.flag_sections(data, **chosen))

@@ -86,9 +86,10 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
     for kind, about in KINDS.items():
         entries = registry.entries(kind)
         section = kind if kind in ("model", "data") else f"recipe.{kind}_args"
-        choose = f"zoo train mlp --set {'data.augment' if kind == 'augmentation' else f'recipe.{kind}'}="
+        key_of = {"augmentation": "data.augment", "logger": "trainer.logger"}.get(kind, f"recipe.{kind}")
+        choose = f"zoo train mlp --set {key_of}="
         if kind not in ("model", "data") and word in entries:
-            places.append(f"{'a' if kind == 'loss' else 'an'} {about.title}: {choose}{word}")
+            places.append(f"{'a' if kind in ('loss', 'logger') else 'an'} {about.title}: {choose}{word}")
         having = [entry for entry in by_task(entries.values()) if entry.defaults.get(key) is not None]
         if having and kind != "augmentation":  # which takes its arguments with its name
             # one that needs no download and sets something, as an example
@@ -113,13 +114,15 @@ def list_models(
     optimizers: Annotated[bool, typer.Option("--optimizers", help="List optimizers for recipe.optimizer.")] = False,
     losses: Annotated[bool, typer.Option("--losses", help="List losses for recipe.loss.")] = False,
     augmentations: Annotated[bool, typer.Option("--augmentations", help="List augmentations for data.augment.")] = False,
+    loggers: Annotated[bool, typer.Option("--loggers", help="List experiment trackers for --logger.")] = False,
     json: Json = False,
 ) -> None:
     """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
 
     [bold]zoo list --pretrained convnext[/bold] lists ImageNet weights from the zoo, torchvision and timm.
     """
-    for kind, wanted in (("optimizer", optimizers), ("loss", losses), ("augmentation", augmentations)):
+    ingredients = {"optimizer": optimizers, "loss": losses, "augmentation": augmentations, "logger": loggers}
+    for kind, wanted in ingredients.items():
         if wanted:
             _list_ingredients(open_registry(context), kind, pattern, json)
             return
@@ -131,7 +134,7 @@ def list_models(
 
 
 def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -> None:
-    """Optimizers, losses or augmentations with their arguments."""
+    """Optimizers, losses, augmentations or loggers with their arguments."""
     found = [entry for entry in registry.entries(kind).values() if pattern in entry.name]
     if not found:
         registry.find(kind, pattern)  # raises, with the nearest name
@@ -147,13 +150,14 @@ def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -
         for entry in found
     ]
     print_table(rows, (kind, "arguments", "description"))
-    echo("", f"next: zoo train NAME --set {EXAMPLES[kind]}")
+    echo("", f"next: zoo train NAME {EXAMPLES[kind]}")
 
 
 EXAMPLES = {
-    "optimizer": "recipe.optimizer=sgd --set recipe.optimizer_args.momentum=0.8",
-    "loss": "recipe.loss=hinge --set recipe.loss_args.margin=2",
-    "augmentation": "data.augment=crop:4,hflip",
+    "optimizer": "--set recipe.optimizer=sgd --set recipe.optimizer_args.momentum=0.8",
+    "loss": "--set recipe.loss=hinge --set recipe.loss_args.margin=2",
+    "augmentation": "--set data.augment=crop:4,hflip",
+    "logger": "--logger tensorboard",
 }
 
 

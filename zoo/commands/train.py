@@ -46,6 +46,9 @@ RunsDir = Annotated[
 ]
 Config = Annotated[str | None, typer.Option(metavar="FILE", help="YAML file of settings, such as the run.yaml of a run.")]
 Wandb = Annotated[str | None, typer.Option(metavar="MODE", help="Weights & Biases: online or offline.")]
+LoggerNames = Annotated[
+    list[str], typer.Option("--logger", metavar="NAME", help="Another experiment tracker: tensorboard, mlflow, csv; repeatable.")
+]
 
 
 def train(
@@ -65,6 +68,7 @@ def train(
     config: Config = None,
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
+    logger: LoggerNames = [],  # noqa: B006
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume a run exactly where it was saved.")] = None,
     checkpoint: Annotated[
         str, typer.Option(metavar="WHICH", help="Checkpoint to resume from: best or last; the default is the latest.")
@@ -83,6 +87,7 @@ def train(
     """
     open_registry(context)
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
+    flags["logger"] = list(logger) or None
     if resume is None:
         if checkpoint:
             raise UserError(f"--checkpoint {checkpoint}: is for --resume RUN")

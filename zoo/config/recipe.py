@@ -124,6 +124,7 @@ class TrainerSettings(Section):
     )
     limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches: number or fraction")
     limit_test_batches: int | float = Field(1.0, gt=0, description="test batches: number or fraction")
+    logger: tuple[str, ...] = Field((), description="experiment trackers beside W&B; zoo list --loggers shows all")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
     monitor_every_n_steps: int = Field(
         200, ge=0, description="steps between two records of activations and gradients; 0 turns monitors off"
@@ -261,11 +262,14 @@ def resolve(
     data_options = check_options(data_entry, merged["data"])
     if "augment" in data_options:
         parse_augmentation(registry, data_options["augment"])
+    trainer = validate(TrainerSettings, merged["trainer"], "trainer", "trainer key")
+    for logger in trainer.logger:
+        registry.find("logger", logger)
     return Run(
         model={"name": entry.name, **check_options(entry, merged["model"])},
         data={"name": data_name, **data_options},
         recipe=_with_arguments(registry, entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
-        trainer=validate(TrainerSettings, merged["trainer"], "trainer", "trainer key"),
+        trainer=trainer,
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
         plugins=(*registry.plugin_files, *(file for file in registry.live_files() if file not in registry.plugin_files)),
     )

@@ -42,6 +42,7 @@ KINDS = {
     "augmentation": Kind(
         "augmentation", "datamodules/loading/augment", "zoo list --augmentations", ("batch", "generator", "classes")
     ),
+    "logger": Kind("logger", "training/tracking/loggers", "zoo list --loggers", ("folder", "run_id", "step")),
 }
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
@@ -217,6 +218,15 @@ def register_augmentation(name: str, **keywords: Any) -> Decorator:
     its default that of the parameter. A function that takes ``classes`` as well mixes labels (``targets``).
     """
     return _register("augmentation", name, keywords)
+
+
+def register_logger(name: str) -> Decorator:
+    """Register a function ``(folder, run_id, step)`` that builds a Lightning logger, for ``zoo train --logger NAME``.
+
+    It is called in every process, before the first step, with the run's folder, the ``version`` of the logger of the run that is
+    resumed, or None, and the step at which it is resumed. Its first access to ``experiment`` may start the tracker.
+    """
+    return _register("logger", name, {})
 
 
 def runtime_entry(entry: Entry) -> Entry:

@@ -21,7 +21,7 @@ UNREAD = object()
 UNREADABLE = (SyntaxError, ValueError, TypeError, OSError, RecursionError, MemoryError)
 # functions and methods other than __init__, with their decorators: they are most of a file, and slow to parse
 FUNCTION = re.compile(r"^( {4}|)(?:@.*\n\1)*def (?!__init__\b).*\n(?:(?:\1 .*|\1\).*:|)\n)*", re.MULTILINE)
-REGISTERED_FUNCTION = re.compile(r"^@(\w+\.)?register_(optimizer|loss|augmentation)\b", re.MULTILINE)
+REGISTERED_FUNCTION = re.compile(r"^@(\w+\.)?register_(optimizer|loss|augmentation|logger)\b", re.MULTILINE)
 
 
 class Source:

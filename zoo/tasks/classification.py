@@ -26,13 +26,14 @@ from zoo.registry.registry import current_registry
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.prediction import Prediction, rank
-from zoo.tasks.samples import SampleImage, Samples, evenly_spread, part_of, require_some
+from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, part_of, require_some
 from zoo.tasks.task import Task, compute_and_reset, to_pixels
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 # in a report: test or training images that are classified, and those of them that are shown
 MOST_TESTED = 2000
 SHOWN, SHOWN_MISTAKES, SHOWN_SUSPECTS = 12, 6, 12
+SHOWN_IN_TRACKERS = 16
 MOST_SUSPECTS = 0.3  # of the images: where more look mislabeled, it is the network that is wrong
 
 
@@ -374,32 +375,32 @@ class Classifier(Task):
         probabilities = [self.predict_step({"images": images.to(self.device)}).cpu() for images in batches]
         return chosen, samples.labels[chosen].cpu(), torch.cat(probabilities)
 
-    def report_samples(self, data: Any) -> Samples:
-        """Test images, the most confident mistakes first, and training images whose labels look wrong."""
-        split, classes = data.splits["test"], self.spec.classes
-        kind = "test points" if self.spec.are_points else "test images"
-        require_some(split, kind)
-        chosen, labels, probabilities = self.predict_split(data, "test", MOST_TESTED)
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """Images, the most confident mistakes first, and training images whose labels look wrong."""
+        samples, classes = data.splits[split], self.spec.classes
+        kind = f"{SPLIT_NAMES[split]} {'points' if self.spec.are_points else 'images'}"
+        require_some(samples, kind)
+        chosen, labels, probabilities = self.predict_split(data, split, MOST_TESTED)
         confidence, predicted = probabilities.max(1)
         wrong = predicted != labels
         accuracy = float((~wrong).double().mean())
-        about = f"The best checkpoint is correct on {accuracy:.2%} of {part_of(len(chosen), len(split), kind)}."
+        about = f"The best checkpoint is correct on {accuracy:.2%} of {part_of(len(chosen), len(samples), kind)}."
         pairs = labels * len(classes) + predicted
         confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
-        samples = Samples(about, classes=classes, confusion=confusion)
+        report = Samples(about, classes=classes, confusion=confusion)
         if not self.spec.are_points:
             mistakes = wrong.nonzero()[:, 0]
             mistakes = mistakes[confidence[mistakes].argsort(descending=True, stable=True)][:SHOWN_MISTAKES].tolist()
             others = evenly_spread(len(chosen), SHOWN - len(mistakes)).tolist()
             shown = torch.tensor(list(dict.fromkeys([*mistakes, *others])))
-            samples.images = [
+            report.images = [
                 SampleImage(image, classes[label], classes[guess], label == guess, probability)
                 for image, label, guess, probability in _rows(
-                    split, chosen[shown], labels[shown], predicted[shown], confidence[shown]
+                    samples, chosen[shown], labels[shown], predicted[shown], confidence[shown]
                 )
             ]
-            samples.about_labels, samples.suspects = self.suspect_labels(data)
-        return samples
+            report.about_labels, report.suspects = self.suspect_labels(data)
+        return report
 
     def suspect_labels(self, data: Any) -> tuple[str, list[SampleImage]]:
         """Summarize the training labels that look wrong, with the most suspicious images."""
@@ -426,14 +427,19 @@ class Classifier(Task):
             for (image, label, guess, probability), name in zip(rows, names, strict=True)
         ]
 
-    def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
-        if self._after_features:  # batches hold features
-            return None
-        batch, classes = next(iter(data.val_dataloader())), self.spec.classes
+    def validation_samples(self, data: Any) -> Samples:
+        if self._after_features or self.spec.are_points:  # batches hold features, or points
+            return Samples()
+        samples, classes = data.splits["val"], self.spec.classes
+        if not len(samples):
+            return Samples(missing="No samples: there are no validation images.")
+        self.eval()
         with torch.inference_mode():
-            probabilities, predicted = self.eval().predict_step({"images": batch["images"].to(self.device)}).max(1)
-        labels, predictions = ([classes[index] for index in values.tolist()] for values in (batch["labels"], predicted))
-        return batch["images"].cpu(), labels, predictions, probabilities.tolist()
+            chosen, labels, probabilities = self.predict_split(data, "val", SHOWN_IN_TRACKERS)
+        confidence, predicted = probabilities.max(1)
+        rows = _rows(samples, chosen, labels, predicted, confidence)
+        images = [SampleImage(image, classes[label], classes[guess], label == guess, sure) for image, label, guess, sure in rows]
+        return Samples(f"{len(images)} images, evenly spaced in the validation split.", images=images)
 
 
 def _rows(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.ranking import DEPTHS, Ranks, ndcg, ranks
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, DialogueSpec
-from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, require_some
+from zoo.tasks.samples import SPLIT_NAMES, Samples, Scene, Turn, evenly_spread, require_some
 from zoo.tasks.task import Task
 
 SHARED = "candidate_words"  # in a batch, what is no sample's own
@@ -104,19 +104,19 @@ class VisualDialogue(Task):
         """Probabilities of the candidates, [n, R, K]."""
         return self.scores(self.encode(batch), batch).float().softmax(-1)
 
-    def report_samples(self, data: Any) -> Samples:
-        """Some test dialogues, with the most probable candidate in each round."""
-        split = data.splits["test"]
-        require_some(split, "test dialogues")
-        chosen = evenly_spread(len(split), SHOWN)
-        batch = split.batch(next(split.images.batches(iter([chosen]))), chosen)
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """Some dialogues, with the most probable candidate in each round."""
+        samples, named = data.splits[split], SPLIT_NAMES[split]
+        require_some(samples, f"{named} dialogues")
+        chosen = evenly_spread(len(samples), SHOWN)
+        batch = samples.batch(next(samples.images.batches(iter([chosen]))), chosen)
         probability, predicted = self.predict_step({name: value.to(self.device) for name, value in batch.items()}).cpu().max(-1)
         scenes = []
         for row, index in enumerate(chosen.tolist()):
             turns = self._turns(batch, row, predicted[row], probability[row])
-            scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", self._words(batch["captions"][row]), turns))
+            scenes.append(Scene(batch["images"][row].cpu(), f"{named} image {index}", self._words(batch["captions"][row]), turns))
         about = (
-            f"{len(scenes)} dialogues, evenly spaced in the test split. Each question follows the caption and the correct "
+            f"{len(scenes)} dialogues, evenly spaced in the {named} split. Each question follows the caption and the correct "
             f"answers to previous ones; the prediction is the most probable of {batch['candidates'].shape[-1]:,} candidates."
         )
         return Samples(about, scenes=scenes)

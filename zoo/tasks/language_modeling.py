@@ -87,7 +87,7 @@ class LanguageModel(Task):
         text = text or ("\n" if "\n" in vocabulary else vocabulary[0])
         return torch.tensor([self.spec.encode(text, f"--prompt {text!r}")], device=self.device).expand(rows, -1)
 
-    def report_samples(self, data: Any) -> Samples:
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
         """A text at each of some temperatures."""
         texts = []
         for temperature in TEMPERATURES:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zoo.config.recipe import Recipe
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import END, IGNORE, SPECIAL_WORDS, NavigationSpec
-from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, require_some
+from zoo.tasks.samples import SPLIT_NAMES, Samples, Scene, Turn, evenly_spread, require_some
 from zoo.tasks.task import Task, compute_and_reset
 
 Memory: TypeAlias = Any  # of the instruction: whatever a model reads it into
@@ -207,10 +207,10 @@ class NavigationAgent(Task):
     # ------------------------------------------------------------------ episodes to show
 
     @torch.inference_mode()
-    def walk_unseen(self, data: Any) -> tuple[list[Episode], list[Episode]]:
-        """Walk the first test episodes in unseen worlds: those that succeed, and those that fail."""
+    def walk_unseen(self, data: Any, split: str = "test") -> tuple[list[Episode], list[Episode]]:
+        """Walk the first episodes in unseen worlds: those that succeed, and those that fail."""
         found: tuple[list[Episode], list[Episode]] = ([], [])
-        first, loader = 0, data.test_dataloader()
+        first, loader = 0, getattr(data, f"{split}_dataloader")()
         for batch in islice(loader, -(-MOST_WALKED // loader.batch_size)):
             batch = {name: value.to(self.device) for name, value in batch.items()}
             walk = self.walk(batch)
@@ -223,16 +223,16 @@ class NavigationAgent(Task):
                     outcome += f"; {'stopped' if walk.stopped[row] else 'out of steps'} {error} from the goal"
                 poses = walk.poses[row, : length + 1]
                 views = batch["views"][row, poses[evenly_spread(len(poses), MOST_VIEWS).to(poses.device)]].cpu()
-                episode = Episode(first + row, data.instruction("test", first + row), outcome, poses.cpu(), views)
+                episode = Episode(first + row, data.instruction(split, first + row), outcome, poses.cpu(), views)
                 found[not success].append(episode)
             first += len(batch["seen"])
         return found
 
-    def report_samples(self, data: Any) -> Samples:
-        """Test episodes in unseen worlds, from above: some that succeed and some that fail."""
-        succeeded, failed = self.walk_unseen(data)
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """Episodes in unseen worlds, from above: some that succeed and some that fail."""
+        succeeded, failed = self.walk_unseen(data, split)
         total = len(succeeded) + len(failed)
-        require_some([*succeeded, *failed], "test episodes in unseen houses")
+        require_some([*succeeded, *failed], f"{SPLIT_NAMES[split]} episodes in unseen houses")
         few = min(len(failed), max(SHOWN // 2, SHOWN - len(succeeded)))
         scenes = []
         for episodes, most in ((succeeded, SHOWN - few), (failed, few)):
@@ -240,10 +240,10 @@ class NavigationAgent(Task):
                 episode = episodes[place]
                 turn = Turn(episode.instruction or "(no instruction)", episode.outcome, episodes is succeeded)
                 alt = f"A house from above, with a shortest path to the goal and the agent's: {episode.outcome}"
-                scenes.append(Scene(data.draw_walk("test", episode.index, episode.poses), alt, turns=(turn,)))
+                scenes.append(Scene(data.draw_walk(split, episode.index, episode.poses), alt, turns=(turn,)))
         about = (
-            f"{len(succeeded):,} of {total:,} test episodes in unseen houses succeed. Dashed is a shortest path to the goal, in "
-            "the ring, orange the agent's own, from the dot to the cross; arrows are the directions it faces."
+            f"{len(succeeded):,} of {total:,} {SPLIT_NAMES[split]} episodes in unseen houses succeed. Dashed is a shortest path "
+            "to the goal, in the ring, orange the agent's own, from the dot to the cross; arrows are the directions it faces."
         )
         return Samples(about, scenes=scenes)
 

@@ -15,7 +15,7 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
 from zoo.tasks.prediction import Prediction, rank
-from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread, part_of, require_some
+from zoo.tasks.samples import SPLIT_NAMES, Samples, Scene, Turn, evenly_spread, part_of, require_some
 from zoo.tasks.task import Task, compute_and_reset, to_pixels
 from zoo.text.tokenization import tokenize
 
@@ -131,15 +131,15 @@ class QuestionAnswerer(Task):
             raise UserError(f"--question {question!r}: has {len(words)} words, the model was trained on at most {spec.length}")
         return F.pad(torch.tensor([[spec.encode(words)]]), (0, spec.length - len(words)), value=PAD)
 
-    def report_samples(self, data: Any) -> Samples:
-        """Test images with questions, predicted and expected answers."""
-        split = data.splits["test"]
-        require_some(split, "test images")
-        chosen = evenly_spread(len(split), MOST_TESTED)
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """Images with questions, predicted and expected answers."""
+        samples, named = data.splits[split], SPLIT_NAMES[split]
+        require_some(samples, f"{named} images")
+        chosen = evenly_spread(len(samples), MOST_TESTED)
         shown = set(chosen[evenly_spread(len(chosen), SHOWN)].tolist())
         scenes, correct, total = [], 0.0, 0
         for indices in chosen.split(data.batch_size):
-            batch = split.batch(next(split.images.batches(iter([indices]))), indices)
+            batch = samples.batch(next(samples.images.batches(iter([indices]))), indices)
             inputs = {name: batch[name].to(self.device) for name in ("images", "questions")}
             probability, predicted = self.predict_step(inputs).cpu().max(-1)
             scores, mask = accuracies(predicted, batch["labels"]), question_mask(batch["labels"])
@@ -149,8 +149,8 @@ class QuestionAnswerer(Task):
                     turns = self._turns(
                         batch["questions"][row], batch["labels"][row], predicted[row], probability[row], scores[row]
                     )
-                    scenes.append(Scene(batch["images"][row].cpu(), f"test image {index}", turns=turns))
-        part = part_of(len(chosen), len(split), "test images")
+                    scenes.append(Scene(batch["images"][row].cpu(), f"{named} image {index}", turns=turns))
+        part = part_of(len(chosen), len(samples), f"{named} images")
         accuracy = f"{correct / total:.2%} of the {total:,} questions" if total else "no question"
         about = f"The best checkpoint is correct on {accuracy} about {part}."
         return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)

@@ -78,6 +78,9 @@ class Samples:
     suspects: list[SampleImage] = field(default_factory=list)
 
 
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
 def require_some(split: object, what: str) -> None:
     """Refuse an empty split.
 

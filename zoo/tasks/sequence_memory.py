@@ -12,7 +12,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import SequenceSpec
-from zoo.tasks.samples import Samples, Text
+from zoo.tasks.samples import SPLIT_NAMES, Samples, Text
 from zoo.tasks.task import Task, compute_and_reset
 
 TOLERANCE = 0.04  # a number is right within it (Hochreiter and Schmidhuber 1997, section 5.4)
@@ -84,9 +84,10 @@ class SequenceMemory(Task):
         answers = self(batch["inputs"]).float()
         return answers.softmax(-1) if self.spec.symbols else answers
 
-    def report_samples(self, data: Any) -> Samples:
-        """The first test sequences, with expected and predicted outputs."""
-        batch = next(iter(data.test_dataloader()))
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """The first sequences, with expected and predicted outputs."""
+        named = SPLIT_NAMES[split]
+        batch = next(iter(getattr(data, f"{split}_dataloader")()))
         inputs, targets = batch["inputs"], batch["targets"]
         outputs = self(inputs.to(self.device)).float().cpu()
         scores = self.score(outputs, targets)[self.score_name]
@@ -95,11 +96,11 @@ class SequenceMemory(Task):
         for row in range(min(SHOWN, len(inputs))):
             read, _, expected = data.to_text(inputs[row], targets[row]).rpartition("\n")
             answer = data.to_text(inputs[row], predicted[row]).rpartition("\n")[2]
-            title = f"{'✓' if scores[row] == 1 else '✗'} test sequence {row}, {self._difference(predicted[row], targets[row])}"
+            title = f"{'✓' if scores[row] == 1 else '✗'} {named} sequence {row}, {self._difference(predicted[row], targets[row])}"
             text = f"input      {read}\nexpected   {expected}\npredicted  {answer}"
             texts.append(Text(title, text, is_aligned=bool(self.spec.symbols)))
         what = "of the target symbols" if self.spec.symbols else f"(off by less than {TOLERANCE})"
-        about = f"Of the first {len(inputs):,} test sequences the best checkpoint is correct on {scores.mean():.2%} {what}."
+        about = f"Of the first {len(inputs):,} {named} sequences the best checkpoint is correct on {scores.mean():.2%} {what}."
         return Samples(about, texts=texts)
 
     def _difference(self, predicted: Tensor, target: Tensor) -> str:

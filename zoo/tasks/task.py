@@ -29,7 +29,7 @@ from zoo.optim.schedules import lr_factor
 from zoo.registry.entry import registered_recipe
 from zoo.spec import Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.prediction import Prediction
-from zoo.tasks.samples import SampleImage, Samples, evenly_spread, require_some
+from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, require_some
 
 SAMPLES = 8  # test images in a report
 SUMS = "sums"  # of the records that wait, in a checkpoint
@@ -207,22 +207,26 @@ class Task(L.LightningModule):
         """The message that a model, by its name, is for another kind of work: what it lacks, and what to use it with."""
         return f"{name} is for {self.task} and {lacking}: use it with zoo {self.use_command.format(run='RUN')}"
 
-    def report_samples(self, data: Any) -> Samples:
-        """Predictions for the test split of ``data`` to show in a report; by default for some of its images."""
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
+        """Predictions for a split of ``data`` to show in a report; by default for some of its images."""
         if not hasattr(self, "predict_images"):
             return Samples(missing=f"No samples: {self.task} has none to show in a report.")
-        split = data.splits["test"]
-        require_some(split, "test images")
-        chosen = evenly_spread(len(split), SAMPLES)
-        images = next(split.images.batches(iter([chosen]))).cpu()
+        samples, named = data.splits[split], SPLIT_NAMES[split]
+        require_some(samples, f"{named} images")
+        chosen = evenly_spread(len(samples), SAMPLES)
+        images = next(samples.images.batches(iter([chosen]))).cpu()
         predictions = self.predict_images(images.to(self.device))
         rows = zip(images, chosen.tolist(), predictions, strict=True)
-        shown = [SampleImage(image, f"test image {index}", str(prediction)) for image, index, prediction in rows]
-        return Samples(f"Predictions for {len(shown)} images, evenly spaced in the test split.", images=shown)
+        shown = [SampleImage(image, f"{named} image {index}", str(prediction)) for image, index, prediction in rows]
+        return Samples(f"Predictions for {len(shown)} images, evenly spaced in the {named} split.", images=shown)
 
-    def tracker_predictions(self, data: Any) -> tuple[Tensor, list[str], list[str], list[float]] | None:
-        """Validation images, uint8 on the CPU, with labels, predictions and probabilities for an experiment tracker."""
-        return None
+    def validation_samples(self, data: Any) -> Samples:
+        """Predictions for the validation split of ``data`` to show in an experiment tracker."""
+        try:
+            with torch.inference_mode():
+                return self.eval().report_samples(data, "val")
+        except UserError as error:
+            return Samples(missing=f"No samples: {error}.")
 
     def check_data_options(self, data: Any) -> None:
         """Check the options of the data, which may not have been read yet.

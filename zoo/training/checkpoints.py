@@ -63,7 +63,7 @@ class About(Strict):
     run: dict[str, Any]
     spec: dict[str, Any]
     callbacks: list[str] = []
-    wandb_id: str | None = None
+    trackers: dict[str, str] = {}
     records: dict[str, NonNegativeInt] = {}
 
 

@@ -40,7 +40,7 @@ from zoo.training.saving import Checkpoints, Rescue
 from zoo.training.selection import Selection
 from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.stopping import Stopping
-from zoo.training.tracking import open_tracker, tracking
+from zoo.training.tracking.trackers import Trackers, build_trackers
 from zoo.training.trainer import build_trainer, configure_ddp, require_batches, silence_lightning
 from zoo.training.weights.loading import load_backbone, open_weights
 
@@ -144,27 +144,26 @@ def train(
             for path, digits in ((folder.metrics_file, None), (folder.monitors_file, MONITOR_DIGITS))
         )
         environment = describe_environment(task)
-        tracker = open_tracker(run, folder, environment, former.about.get("wandb_id"), task)
+        trackers = build_trackers(registry, run, folder, environment, former.about.get("trackers", {}), former.step, task)
         own = [type(callback).__qualname__ for callback in callbacks]
         former.warn_of_missing(own, (metrics, monitored), folder)
 
         def about() -> dict[str, Any]:
             described = {"run": run.model_dump(mode="json"), "spec": spec_to_primitives(task.spec), "callbacks": own}
-            return {**described, "wandb_id": tracker.run_id if tracker else None}
+            return {**described, "trackers": trackers.run_ids}
 
         metric, direction = f"val/{task.monitor}", task.directions[task.monitor]
         selection = Selection(metric, direction)
         saving = Checkpoints(folder, about, (metrics, monitored), selection, run.recipe.checkpoint_minutes)
         log = MetricsLogger(metrics)
-        sinks = [monitored.append, tracker.log_record] if tracker else [monitored.append]
-        monitors, diagnosis = build_monitors(run, task, sinks) if monitor else ([], None)
+        monitors, diagnosis = build_monitors(run, task, [monitored.append, trackers.log_record]) if monitor else ([], None)
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
         shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
         post_mortem = [build_autopsy(folder, task, about)] if monitor else []
         others = [*recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem]
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
         all_callbacks = [Rescue(saving, f"resuming {folder.name} at {former}" if resume else ""), *others, saving]
-        trainer = build_trainer(run.trainer, run, logger=[log, tracker] if tracker else [log], callbacks=all_callbacks)
+        trainer = build_trainer(run.trainer, run, logger=[log, trackers], callbacks=all_callbacks)
         for split in ("train", "val", "test") if test else ("train", "val"):
             require_batches(trainer, data, split)
         configure_ddp(trainer.strategy, task)
@@ -174,12 +173,12 @@ def train(
             files.write(folder.path)
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
-        with tracking(tracker, folder), folder.passed_on(), hinting_at_resume(registry, folder, run, started):
+        with trackers.opened(folder), folder.passed_on(), hinting_at_resume(registry, folder, run, started):
             with explained(run, saving, started), restoring(trainer, saving, former.file), supervised(trainer):
                 trainer.fit(task, datamodule=data, ckpt_path=former.file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
             task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
-            _evaluate(trainer, task, data, tracker, folder, test)
+            _evaluate(trainer, task, data, trackers, folder, test)
         was_finished = former.file is not None and trainer.global_step == former.step
         if was_finished and former.file == folder.best and trainer.is_global_zero:
             copy_checkpoint(folder.best, folder.last)  # which was lost
@@ -269,18 +268,17 @@ def _restore(registry: Registry, task: Task, run: Run, former: dict[str, Any], f
         task.set_normalization(spec.mean, spec.std)
 
 
-def _evaluate(trainer: L.Trainer, task: Task, data: Any, tracker: Any, folder: RunFolder, test: bool) -> None:
-    """Test the best weights, and give the tracker what it shows of them."""
+def _evaluate(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers, folder: RunFolder, test: bool) -> None:
+    """Test the best weights, and give the trackers what they show of them."""
     classes = getattr(task.spec, "classes", ())
     if test:
-        if tracker and len(classes) <= tracker.most_classes:
+        if len(classes) <= trackers.most_classes:
             task.collect_details(metrics=False)
         with supervised(trainer):
             trainer.test(task, datamodule=data, verbose=False)
-    if tracker and trainer.is_global_zero and (predictions := task.tracker_predictions(data)):
-        tracker.log_predictions(*predictions)
-    if tracker:
-        tracker.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
+    if trackers.guests:
+        trackers.log_samples("val/samples", task.validation_samples(data))
+        trackers.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
 
 
 def _best_weights(folder: RunFolder, is_rank_zero: bool) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Regressor(Task):
     def predict_images(self, images: Tensor) -> list[Prediction]:
         return [Prediction({"value": value}) for value in self.predict_step({"images": images}).tolist()]
 
-    def report_samples(self, data: Any) -> Samples:
+    def report_samples(self, data: Any, split: str = "test") -> Samples:
         split = data.splits["test"]
         chosen = evenly_spread(len(split), SHOWN)
         images = next(split.images.batches(iter([chosen]))).cpu()

@@ -1,4 +1,4 @@
-"""Tables and charts of a finished training for W&B: records of the monitors, and the confusion matrix.
+"""Tables and charts of a finished training for W&B: records of the monitors, samples, and the confusion matrix.
 
 Charts use Vega specifications that every W&B server has, and tables that are logged with them, so nothing is downloaded.
 """
@@ -14,6 +14,8 @@ import wandb
 from wandb.plot import CustomChart
 
 from zoo.core.json_lines import read_json_lines
+from zoo.tasks.samples import Samples
+from zoo.training.tracking.media import picture
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
 LAYER = ("type", "mean", "std", "signal", "dead", "saturated", "rank")
@@ -61,6 +63,25 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
         tables["parameters"] = _table("parameter", PARAMETER, parameters)
         tables["depth/updates"] = _lines("log10 of the update-to-weight ratio: about -3 fits", updates, parameters)
     return tables
+
+
+def sample_table(samples: Samples) -> wandb.Table | None:
+    """Samples as a table, None without any: a row for each classified image, each question about an image, or each text."""
+    if samples.images:
+        table = wandb.Table(columns=["image", "label", "prediction", "probability"])
+        for each in samples.images:
+            table.add_data(wandb.Image(picture(each.image)), each.label, each.predicted, each.probability)
+    elif samples.scenes:
+        table = wandb.Table(columns=["image", "title", "question", "prediction", "expected", "correct"])
+        for scene in samples.scenes:
+            image = wandb.Image(picture(scene.image))
+            for turn in scene.turns:
+                table.add_data(image, scene.title, turn.question, turn.answer, turn.expected, turn.is_correct)
+    elif samples.texts:
+        table = wandb.Table(columns=["title", "text"], data=[[text.title, text.text] for text in samples.texts])
+    else:
+        return None
+    return table
 
 
 def confusion_chart(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> CustomChart:

@@ -1,0 +1,226 @@
+"""Weights & Biases as a tracker: its mode is chosen before the first step, and nothing waits for its server without a limit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from zoo.callbacks.bins import EDGES
+from zoo.callbacks.recording import histograms, scalars
+from zoo.config.recipe import WandbSettings
+from zoo.tasks.samples import Samples
+from zoo.training.tracking.guest import first_line
+from zoo.training.tracking.tracker import Tracker
+from zoo.training.tracking.wandb_server import why_not_online, why_unreachable, within
+
+STEP = "trainer/step"  # not W&B's own step, under which it drops what a resumed run logs again
+INIT_SECONDS = 5.0
+TABLE_SECONDS = 5.0
+FINISH_SECONDS = 8.0
+TEARDOWN_SECONDS = 2.0
+UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of a checkpoint
+
+
+class WandbTracker(Tracker):
+    """Logs metrics, records of the monitors, samples and, if enabled, the checkpoints of a run.
+
+    Args:
+        settings: defaults come from the environment (WANDB_PROJECT, ...) or wandb's own settings file.
+        folder: of the run; wandb writes below ``folder/wandb``.
+        name: of the run, as W&B shows it.
+        config: the resolved Run and its environment, as plain data.
+        run_id: the id of a resumed run, or None for a new one.
+        directions: metric name -> "min" or "max", the value that the summary keeps.
+    """
+
+    title = "W&B"
+    closing_seconds = FINISH_SECONDS + TEARDOWN_SECONDS
+    most_classes = 100  # W&B shows 10,000 rows of a table, one for each pair of classes
+
+    def __init__(
+        self,
+        settings: WandbSettings,
+        folder: Path,
+        name: str,
+        config: dict[str, Any],
+        run_id: str | None,
+        directions: dict[str, str],
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.config = config
+        self.directions = directions
+        self._name = name
+        self._run_id = run_id
+        self._run: Any = None
+        self._records: Path | None = None
+        self._server = ""
+        self._takes_tables = True
+        self._owns_service = False
+        self._step = 0
+
+    @property
+    def run_id(self) -> str | None:
+        """The id that a checkpoint keeps to resume the same W&B run. None until a new run is open."""
+        return self._run_id
+
+    def open(self) -> None:
+        """Decide between online and offline and start the run, within a few seconds even without a server."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb would send crash reports even in offline mode
+        import wandb
+
+        # An existing service belongs to an outer program, which ends it itself.
+        self._owns_service = "WANDB_SERVICE" not in os.environ
+        known = wandb.setup(wandb.Settings(silent=True, quiet=True, console="off")).settings
+        self._server = known.base_url
+        if known.mode == "disabled":
+            return
+        mode, reason = self.settings.mode, None
+        if known.mode in ("offline", "dryrun") or mode == "online" and (reason := why_not_online(self._server)):
+            mode = "offline"
+        try:
+            self._start(mode, known.project)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            reason = first_line(error)
+            self._start("offline", known.project)
+        if reason:
+            self.warn(f"is offline: {reason}")
+
+    def _start(self, mode: str, known_project: str | None) -> None:
+        import wandb
+
+        settings = self.settings
+        run = wandb.init(
+            mode=mode,
+            project=settings.project or known_project or "bestiary",
+            entity=settings.entity,
+            group=settings.group,
+            job_type=settings.job_type,
+            tags=settings.tags or None,
+            name=self._name,
+            id=self._run_id,
+            resume="allow" if self._run_id else None,
+            dir=self.folder,
+            config=self.config,
+            settings=wandb.Settings(
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,  # also bounds wandb's own hook at the interpreter's exit
+                finish_timeout_raises=True,
+                reinit="create_new",
+                silent=True,
+                quiet=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+            ),
+        )
+        self._run, self._run_id, self._records = run, run.id, Path(run.dir).parent
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
+        for metric, direction in self.directions.items():
+            run.define_metric(metric, summary=direction, step_metric=STEP)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._step = max(self._step, step or 0)
+        if self._run:
+            self._run.log({**metrics, STEP: self._step})
+
+    def log_record(self, record: dict[str, Any]) -> None:
+        """Log scalars and histograms; findings become entries of the summary."""
+        if not self._run:
+            return
+        import wandb
+
+        self._step = max(self._step, record["step"])
+        if record["kind"] == "finding":
+            self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
+        elif record["kind"] == "withdrawal":
+            self._run.summary[f"finding/{record['name']}"] = f"withdrawn at step {record['step']}"
+        else:
+            pictures = {
+                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms(record).items() if any(counts)
+            }
+            self._run.log({**scalars(record), **pictures, STEP: self._step})
+
+    def log_samples(self, key: str, samples: Samples) -> None:
+        """Log tables: classified images, one row a question or caption of an image, and texts."""
+        if self._run:
+            from zoo.training.tracking.wandb_tables import sample_table
+
+            if table := sample_table(samples):
+                self._log_table(key, table)
+
+    def log_monitors(self, monitors: Path, classes: Sequence[str] = (), confusion: Sequence[Sequence[int]] = ()) -> None:
+        """Log tables and charts."""
+        if not self._run:
+            return
+        from zoo.training.tracking.wandb_tables import confusion_chart, monitor_tables
+
+        tables = monitor_tables(monitors)
+        if confusion and len(classes) <= self.most_classes:
+            tables["test/confusion"] = confusion_chart(classes, confusion)
+        for key, table in tables.items():
+            self._log_table(key, table)
+
+    def _log_table(self, key: str, table: Any) -> None:
+        """Log a table within a time limit: unlike scalars it is not queued, and wandb may wait for the server."""
+        if not self._takes_tables:
+            return
+        try:
+            within(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
+        except TimeoutError as error:
+            self._takes_tables = False
+            self.warn(f"no longer receives images and tables: {error}")
+
+    def upload_seconds(self, *files: Path) -> float:
+        """As long as a slow connection needs."""
+        if not self.settings.artifacts:
+            return 0.0
+        return FINISH_SECONDS + sum(path.stat().st_size for path in files if path.exists()) / UPLOAD_BYTES_A_SECOND
+
+    def log_checkpoints(self, best: Path, last: Path) -> None:
+        """If enabled, upload both files as versions "best" and "last" of one artifact, unless the server does not answer.
+
+        Once at the end, so that storage does not fill up.
+        """
+        files = {alias: path for alias, path in (("best", best), ("last", last)) if path.exists()}
+        if not (self._run and self.settings.artifacts):
+            return
+        if not self._run.offline and (reason := why_unreachable(self._server)):
+            raise ConnectionError(reason)
+        import wandb
+
+        for alias, path in files.items():
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._name}-{self._run_id}")[-128:], type="model")
+            artifact.add_file(str(path), name=path.name, skip_cache=True)
+            logged = self._run.log_artifact(artifact, aliases=[alias])
+            if not self._run.offline:
+                logged.wait()
+
+    def close(self, exit_code: int = 0) -> None:
+        """Finish the run within a time limit; what was not sent stays on disk."""
+        run, self._run = self._run, None
+        try:
+            if run:
+                within(FINISH_SECONDS, lambda: run.finish(exit_code))
+        finally:
+            self._end_service()
+
+    def _end_service(self) -> None:
+        """End wandb's service, for which it would wait at the interpreter's exit without a limit."""
+        if self._owns_service:
+            import wandb
+
+            self._owns_service = False
+            with suppress(Exception):
+                within(TEARDOWN_SECONDS, wandb.teardown)
+
+    def remains(self) -> str:
+        records = self._records
+        return f"records are in {records.parent}, to upload them later: wandb sync {records}" if records else ""
