@@ -22,9 +22,9 @@ from PIL import Image
 
 from zoo.config.recipe import WandbSettings
 from zoo.tasks.samples import SampleImage, Samples
+from zoo.training.run_folder import RunFolder
 from zoo.training.tracking import tracker as tracker_module
 from zoo.training.tracking import wandb_tracker
-from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.guest import Guest
 from zoo.training.tracking.trackers import Trackers
 from zoo.training.tracking.wandb_tracker import WandbTracker
