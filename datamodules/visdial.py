@@ -17,7 +17,7 @@ from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
-from zoo.datamodules.bases.image_text_files import ImageTextFiles
+from zoo.datamodules.bases.image_text_files import ImageTextFiles, ReadImages
 from zoo.datamodules.bases.options import require_at_least, require_fraction
 from zoo.datamodules.files.images import is_image
 from zoo.datamodules.files.json_files import read_json
@@ -126,8 +126,13 @@ class VisDial(ImageTextFiles, DialogueData):
         return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.dialogues.candidates.shape[2])
 
     def load_splits(self) -> dict[str, Split]:
-        files = [path for path in sorted(self.root.rglob("*")) if is_image(path.name) and self.is_kept(str(path))]
-        splits = {name: self._read(name, talks, files) for name, talks in self._talks.items()}
+        paths = [path for path in sorted(self.root.rglob("*")) if is_image(path.name) and self.is_kept(str(path))]
+        there = {name: self._with_image(name, talks, paths) for name, talks in self._talks.items()}
+        read = self.read_images({self._talks[name].path.name: list(found.values()) for name, found in there.items()})
+        splits = {
+            name: self._encode(name, self._talks[name], list(found), each)
+            for (name, found), each in zip(there.items(), read.values(), strict=True)
+        }
         del self._talks  # the splits hold what is needed of it
         if "train" in splits:
             return {"train": splits["train"], "test": splits["val"]}
@@ -137,17 +142,20 @@ class VisDial(ImageTextFiles, DialogueData):
         test, train = self.hold_out_by_name(everything.files, TEST_SHARE, derive_seed(self.seed, "test"))
         return {"train": everything.subset(train), "test": everything.subset(test)}
 
-    def _read(self, name: str, talks: Talks, files: Sequence[Path]) -> Split:
+    def _with_image(self, name: str, talks: Talks, paths: Sequence[Path]) -> dict[int, str]:
+        """The image of each dialogue that has one, by the number of the dialogue."""
         if talks.dialogues.candidates.shape[2] != self.spec.candidates:
             count = talks.dialogues.candidates.shape[2]
             raise UserError(f"{talks.path}: has {count} candidates a round, the model ranks {self.spec.candidates}")
-        path_of = {int(match[1]): path for path in files if (match := IMAGE[name].fullmatch(path.name))}
-        there = [number for number, image_id in enumerate(talks.image_ids) if image_id in path_of]
+        path_of = {int(match[1]): str(path) for path in paths if (match := IMAGE[name].fullmatch(path.name))}
+        there = {number: path_of[image_id] for number, image_id in enumerate(talks.image_ids) if image_id in path_of}
         if not there:
             like = EXAMPLE[name].format(talks.image_ids[0])
             raise UserError(f"{self.root}: holds no image of {talks.path.name}: searched all folders for names such as {like}")
-        paths = [path_of[talks.image_ids[number]] for number in there]
-        read = self.read_images(paths, talks.path.name)
+        return there
+
+    def _encode(self, name: str, talks: Talks, there: list[int], read: ReadImages) -> Split:
+        """The dialogues of these numbers, without those whose image was not read."""
         held = talks.dialogues
         if name == "val" and "dense" in self._files:
             held = replace(held, columns=read_relevance(self._files["dense"], talks))

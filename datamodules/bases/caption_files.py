@@ -115,10 +115,10 @@ class CaptionFiles(ImageTextFiles, CaptionData):
 
     def load_captions(self) -> dict[str, CaptionedImages]:
         splits = {}
-        for name, captioned in self.annotations.items():
-            read = self.read_images([Path(each.path) for each in captioned], name)
-            sentences = [each.sentences for each, good in zip(captioned, read.readable.tolist(), strict=True) if good]
-            splits[name] = CaptionedImages(read.images, sentences, read.files, read.digests)
+        read = self.read_images({name: [each.path for each in captioned] for name, captioned in self.annotations.items()})
+        for name, (images, readable, files, digests) in read.items():
+            captioned = zip(self.annotations[name], readable.tolist(), strict=True)
+            splits[name] = CaptionedImages(images, [each.sentences for each, good in captioned if good], files, digests)
         return splits
 
     def summarize(self) -> dict[str, Any]:

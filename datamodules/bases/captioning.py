@@ -23,7 +23,7 @@ class CaptionedImages:
 
     images: Images
     captions: Sequence[Sequence[Sentence]]
-    files: tuple[str, ...] = ()
+    files: Sequence[str] = ()
     digests: Tensor | None = None
 
 
@@ -64,8 +64,8 @@ class CaptionData(ImageTextData):
         """All captions of each of these images, with their words outside the vocabulary."""
         return [self._captions[index] for index in image_id.tolist()]
 
-    def preview_texts(self, count: int) -> list[list[str]]:
-        captions = self.references(self.splits["train"].columns["image_id"][:count])
+    def preview_texts(self, chosen: Tensor) -> list[list[str]]:
+        captions = self.references(self.splits["train"].columns["image_id"][chosen])
         return [[" ".join(words) for words in sentences] for sentences in captions]
 
     def _labels(self, captions: Sequence[Sequence[Sentence]], longest: int) -> Tensor:

@@ -85,10 +85,10 @@ class DialogueData(ImageTextData):
         rows = [[*self.spec.encode(sentence[: max_length - len(end)]), *end] for sentence in sentences]
         return padded([*rows, []], max(map(len, rows), default=1) or 1)
 
-    def preview_texts(self, count: int) -> list[list[str]]:
-        """The caption of each of the first training images, and its questions with their answers."""
+    def preview_texts(self, chosen: Tensor) -> list[list[str]]:
+        """The caption of each of these training images, and its questions with their answers."""
         columns = self.splits["train"].columns
-        captions, questions, answers = (columns[name][:count].tolist() for name in ("captions", "questions", "answers"))
+        captions, questions, answers = (columns[name][chosen].tolist() for name in ("captions", "questions", "answers"))
         decode = self.spec.decode
         return [
             [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError, some
@@ -16,7 +19,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.image_text import ImageTextData
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.decoded import identity_of_files, kept_content
-from zoo.datamodules.files.image_files import ImageFiles
+from zoo.datamodules.files.image_files import ImageFiles, cores
 from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import Images, ImagesInMemory, Split
@@ -25,28 +28,33 @@ NAMED = 3  # files named in a message
 
 
 class ReadImages(NamedTuple):
-    """Images in files.
+    """Images in files, which are decoded already or when a batch needs them.
 
     Attributes:
-        readable: which files can be read, bool [files]; all else is of these alone.
+        readable: which files are among the images, bool [files]; all else is of these alone.
         files, digests: as in ``Split``.
     """
 
     images: Images
     readable: Tensor
-    files: tuple[str, ...]
-    digests: Tensor
+    files: Sequence[str]
+    digests: Tensor | None
 
 
 class ImageTextFiles(ImageTextData):
     """Image files, each with text from annotations. Images that cannot be read are skipped with a warning.
+
+    If they do not fit in memory, those are found when a batch needs them: in training, the next readable image with its text
+    takes the place of each, in evaluation none does.
 
     Args:
         root: the folder of images and annotations.
         size: height and width in pixels; images are resized to cover it and center-cropped.
         augment: none, light, standard, strong, or a list as in crop:4,jitter; none allows cached features of a frozen encoder.
         min_count: occurrences in training texts that a word needs to be in the vocabulary.
-        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are decoded in every epoch.
+        memory_gb: decoded images up to this many gigabytes are held in memory; beyond that, they are read batch by batch.
+        keep: keep images that do not fit in memory decoded in the cache, if its disk suffices; else each epoch decodes them.
+        workers: threads that decode images that do not fit in memory; 0 for one a core.
     """
 
     smallest = 1  # size
@@ -61,13 +69,17 @@ class ImageTextFiles(ImageTextData):
         augment: str = "none",
         min_count: int = 5,
         memory_gb: float = 2.0,
+        keep: bool = True,
+        workers: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, root=root, augment=augment)
         require_at_least(self.smallest, size=size)
         require_at_least(1, min_count=min_count)
+        require_at_least(0, workers=workers)
         require_folder(f"data.root={self.root}", self.root)
         self.shape = size, int(size * self.aspect)
         self.min_count, self.memory_gb = min_count, memory_gb
+        self.keep, self.workers = keep, workers
         self._has_warned = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -77,6 +89,8 @@ class ImageTextFiles(ImageTextData):
 
     def _warn_of_repeated(self) -> None:
         """Warn once of images of training that are held out, too, by their content."""
+        if self.splits["train"].digests is None:
+            return
         train, found = set(self.splits["train"].content()), {}
         for name in ("val", "test"):
             split = self.splits[name]
@@ -95,21 +109,34 @@ class ImageTextFiles(ImageTextData):
         """``split_by_name`` of images, by the names of their files without folders."""
         return split_by_name([os.path.basename(path) for path in paths], share, seed, self.root, option)
 
-    def read_images(self, paths: Sequence[Path], what: str) -> ReadImages:
-        """Read the images in these files, with a warning about those that cannot be read.
+    def read_images(self, files: dict[str, Sequence[str]]) -> dict[str, ReadImages]:
+        """The images in several lists of files: decoded now if all fit in memory, else when a batch needs them.
 
         Raises:
-            UserError: none can; ``what`` says whose images they are.
+            UserError: none of a list can be read; its key says whose images they are.
         """
-        files, shape = list(map(str, paths)), self.image_spec.shape[1:]
+        shape = self.image_spec.shape[1:]
+        if sum(map(len, files.values())) * 3 * math.prod(shape) <= self.memory_gb * 1e9:
+            return {what: self._decode(list(paths), what) for what, paths in files.items()}
+        workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
+        paths = Paths(chain.from_iterable(files.values()))
+        images = ImageFiles(paths, shape, keep=self.keep, workers=workers)
+        parts = torch.arange(len(paths)).split([len(each) for each in files.values()])
+        return {
+            what: ReadImages(images.subset(part), torch.ones(len(part), dtype=torch.bool), paths[part.numpy()], None)
+            for what, part in zip(files, parts, strict=True)
+        }
+
+    def _decode(self, files: list[str], what: str) -> ReadImages:
+        """Decode the images, with a warning about those that cannot be read."""
+        shape = self.image_spec.shape[1:]
         content = kept_content(files, shape, self.memory_gb, identity_of_files(files, shape))
         readable = content.readable.tolist()
         if not any(readable):
-            raise UserError(f"{self.root}: no image of {what} can be read, such as {paths[0]}")
-        if unreadable := [path for path, good in zip(paths, readable, strict=True) if not good]:
+            raise UserError(f"{self.root}: no image of {what} can be read, such as {files[0]}")
+        if unreadable := [Path(file) for file, good in zip(files, readable, strict=True) if not good]:
             self.unreadable += unreadable
-            count, names = f"{len(unreadable):,} of {len(paths):,} images", some([path.name for path in unreadable], NAMED)
+            count, names = f"{len(unreadable):,} of {len(files):,} images", some([path.name for path in unreadable], NAMED)
             rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {names}")
         kept = tuple(file for file, good in zip(files, readable, strict=True) if good)
-        images = ImageFiles(Paths(kept), shape) if content.pixels is None else ImagesInMemory(content.pixels)
-        return ReadImages(images, content.readable, kept, content.digests[content.readable])
+        return ReadImages(ImagesInMemory(content.pixels), content.readable, kept, content.digests[content.readable])

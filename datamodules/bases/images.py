@@ -225,18 +225,19 @@ class ImageData(DataModule):
             )
             raise UserError(f"{name} has {given}, the model takes {taken}")
 
-    def preview_texts(self, count: int) -> list[list[str]]:
-        """The texts of each of the first ``count`` training images, as sentences."""
+    def preview_texts(self, chosen: Tensor) -> list[list[str]]:
+        """The texts of each of the training images at these indices, as sentences."""
         return []
 
     def preview(self) -> Preview:
         split = self.splits["train"]
         chosen, captions = self._previewed(split)
         images = next(split.images.batches(iter([chosen])))
+        chosen = split.images.used(chosen)
         # each version is a batch of its own, in which every image has its own random parameters
         versions = range(0 if self.augment == "none" else PREVIEWED_VERSIONS)
         drawn = [next(split.images.batches(iter([chosen]), derive_seed(self.seed, "crops", version))) for version in versions]
-        lines = [f"{number}  {'   '.join(texts)}" for number, texts in enumerate(self.preview_texts(PREVIEWED), 1)]
+        lines = [f"{number}  {'   '.join(texts)}" for number, texts in enumerate(self.preview_texts(chosen), 1)]
         shows = f"samples in the first row, augmented ({self.augment}) below" if versions else "samples"
         if self.image_spec.are_points:
             shows = "training and test points"

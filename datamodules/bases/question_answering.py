@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from zoo.datamodules.bases.image_text import ImageTextData, padded
 from zoo.datamodules.loading.splits import Images, Split
@@ -55,12 +56,12 @@ class QuestionData(ImageTextData):
         places = {answer: place for place, answer in enumerate(self.spec.answers)}
         return lambda question: [places.get(answer, UNKNOWN_ANSWER) for answer in question.answers]
 
-    def preview_texts(self, count: int) -> list[list[str]]:
-        """The questions about each of the first training images, with their answers."""
+    def preview_texts(self, chosen: Tensor) -> list[list[str]]:
+        """The questions about each of these training images, with their answers."""
         split = self.splits["train"]
         labels = split.labels if split.labels.dim() == 3 else split.labels[..., None]
         texts = []
-        for questions, answers in zip(split.columns["questions"][:count].tolist(), labels[:count].tolist(), strict=True):
+        for questions, answers in zip(split.columns["questions"][chosen].tolist(), labels[chosen].tolist(), strict=True):
             pairs = [(" ".join(self.spec.decode(words)), given) for words, given in zip(questions, answers, strict=True)]
             texts.append([f"{words}? {self._join_answers(given)}" for words, given in pairs if words])
         return texts

@@ -15,9 +15,10 @@ import torch
 from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.bases.image_text_files import NAMED, ImageTextFiles
+from zoo.datamodules.bases.image_text_files import NAMED, ImageTextFiles, ReadImages
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.bases.question_answering import Question, QuestionData
+from zoo.datamodules.files.paths import select
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import ImageSpec, QuestionSpec
 from zoo.text.tokenization import build_vocabulary
@@ -94,19 +95,20 @@ class QuestionFiles(ImageTextFiles, QuestionData):
         )
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._read(name, annotated) for name, annotated in self.annotations.items()}
+        for name, annotated in self.annotations.items():
+            if missing := [path for path, _ in annotated if not path.is_file()]:
+                raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such image")
+        read = self.read_images({name: [str(path) for path, _ in annotated] for name, annotated in self.annotations.items()})
+        return {name: self._encode(self.annotations[name], each) for name, each in read.items()}
 
-    def _read(self, name: str, annotated: list[QuestionedImage]) -> Split:
-        paths = [path for path, _ in annotated]
-        if missing := [path for path in paths if not path.is_file()]:
-            raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such image")
-        read = self.read_images(paths, name)
+    def _encode(self, annotated: list[QuestionedImage], read: ReadImages) -> Split:
         kept = [group for (_, group), good in zip(annotated, read.readable.tolist(), strict=True) if good]
         rows = [(place, start) for place, group in enumerate(kept) for start in range(0, len(group), self.questions_per_sample)]
         places = torch.tensor([place for place, _ in rows])
         images = read.images.subset(places) if len(rows) > len(kept) else read.images
         split = self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
-        return replace(split, files=tuple(read.files[place] for place, _ in rows), digests=read.digests[places])
+        digests = None if read.digests is None else read.digests[places]
+        return replace(split, files=select(read.files, places.numpy()), digests=digests)
 
 
 def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of: Callable[[Question], str]) -> tuple[str, ...]:

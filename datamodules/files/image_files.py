@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 import torch
@@ -54,14 +55,14 @@ class RandomCrops:
 class ImageFiles:
     """Image files, of which those that cannot be read are found when they are to be.
 
-    In place of an unreadable one comes the next readable of its class, in the order of the files.
+    In place of an unreadable one comes the next readable, in the order of the files: of its class, or of all without labels.
 
     Args:
         paths: all files of which these are some, so that several selections share what is kept.
         shape: (height, width) that they are resized and cropped to.
         crop: how, where it is not at random.
         chosen: int64 [n], which of the paths; None for all.
-        labels: int64 [n], their classes; without them what is unreadable is an error.
+        labels: int64 [n], their classes, if an image is not to be replaced by one of another class.
         strict: what is unreadable is an error.
         keep: keep decoded images in the cache, if its disk suffices.
         workers: threads; 0 for one a core.
@@ -81,6 +82,7 @@ class ImageFiles:
     random_crops: RandomCrops | None = None
     pixel_format: PixelFormat = RGB
     failed: set[int] = field(default_factory=set, repr=False)
+    _replacements: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # by index, of what is unreadable
 
     def __len__(self) -> int:
         return len(self.paths) if self.chosen is None else len(self.chosen)
@@ -114,17 +116,21 @@ class ImageFiles:
                 yield _finished(*begun.popleft())
         finally:
             threads.shutdown(cancel_futures=True)
-        if new := sorted(self.failed - known):
-            names = some([self.paths[row] for row in new], NAMED)
-            effect = "another of its class takes the place of each in training, and none in evaluation"
-            rank_zero_print(f"warning: {len(new):,} of {len(self):,} images cannot be read: {names}; {effect}")
+            self._warn_of(sorted(self.failed - known))
 
     def subset(self, indices: Tensor) -> ImageFiles:
         chosen = indices.numpy() if self.chosen is None else self.chosen[indices.numpy()]
         return replace(self, chosen=chosen, labels=None if self.labels is None else self.labels[indices])
 
-    def unreadable(self, indices: Tensor) -> Tensor:
-        return torch.tensor([self._row(index) in self.failed for index in indices.tolist()], dtype=torch.bool)
+    def used(self, indices: Tensor) -> Tensor:
+        return torch.tensor([self._replacements.get(index, index) for index in indices.tolist()], dtype=torch.int64)
+
+    def _warn_of(self, rows: list[int]) -> None:
+        if rows:
+            names = some([self.paths[row] for row in rows], NAMED)
+            other = "another with its text" if self.labels is None else "another of its class"
+            effect = f"{other} takes the place of each in training, and none in evaluation"
+            rank_zero_print(f"warning: {len(rows):,} of {len(self):,} images cannot be read: {names}; {effect}")
 
     def failed_files(self) -> list[str]:
         """The paths of those, of all selections, that were found to be unreadable."""
@@ -180,24 +186,34 @@ class ImageFiles:
         return random_box(height, width, self.random_crops.min_scale, draws)
 
     def _image(self, index: int, draws: list[float] | None) -> np.ndarray:
-        """An image, or the next readable one of its class."""
+        """An image, or the next readable one in its place."""
         pixels = self._decoded(index, draws)
         if pixels is not None:
             return pixels
         if self.strict:
             raise UserError(f"{self[index]}: is not a readable image: remove it, or set data.strict=false")
-        self.failed.add(self._row(index))
-        if self.labels is None:
-            raise UserError(f"{self[index]}: can no longer be read")
-        members = (self.labels == self.labels[index]).nonzero()[:, 0].tolist()
-        place = members.index(index)
-        for other in members[place + 1 :] + members[:place]:
+        unreadable = [index]
+        for other in self._alternatives(index):
+            other = self._replacements.get(other, other)
             pixels = self._decoded(other, draws)
             if pixels is not None:
+                self.failed.update(map(self._row, unreadable))
+                self._replacements.update(dict.fromkeys(unreadable, other))
                 return pixels
+            unreadable.append(other)
+        if self.labels is None:
+            raise UserError(f"{self[index]}: cannot be read, and no other of the {len(self):,} images can")
         raise UserError(
             f"{self[index]}: cannot be read, and no other image of its class can: put some into its folder, or remove that"
         )
+
+    def _alternatives(self, index: int) -> Iterable[int]:
+        """The other indices, of the same class if there are classes: those that follow, then from the first on."""
+        if self.labels is None:
+            return chain(range(index + 1, len(self)), range(index))
+        members = (self.labels == self.labels[index]).nonzero()[:, 0].tolist()
+        place = members.index(index)
+        return members[place + 1 :] + members[:place]
 
     def _decode(self, file: str) -> np.ndarray:
         return decode(file, self.shape, self.crop, self.pixel_format)

@@ -62,3 +62,10 @@ class Paths(Sequence[str]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None
+
+
+def select(paths: Sequence[str], indices: np.ndarray) -> Sequence[str]:
+    """The paths at these indices, of none none."""
+    if isinstance(paths, Paths):
+        return paths[indices]
+    return tuple(paths[index] for index in indices.tolist()) if paths else ()

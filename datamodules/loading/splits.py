@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.randomness import derive_seed
-from zoo.datamodules.files.paths import Paths
+from zoo.datamodules.files.paths import select
 from zoo.datamodules.loading.loader import Batch, BatchLoader
 from zoo.spec import IGNORE
 
@@ -28,8 +28,8 @@ class Images(Protocol):
     def batches(self, orders: Iterator[Tensor], seed: int | None = None) -> Iterator[Tensor]:
         """uint8 images [n, C, H, W] for each tensor of n indices, in that order; ``seed`` is of random crops in reading."""
 
-    def unreadable(self, indices: Tensor) -> Tensor:
-        """Which of the images at these indices, read before, could not be; bool [n]."""
+    def used(self, indices: Tensor) -> Tensor:
+        """The indices of the images that ``batches`` gave for these, int64 [n]: others in place of those that cannot be read."""
 
     def subset(self, indices: Tensor) -> Images:
         """The images at these indices."""
@@ -52,8 +52,8 @@ class ImagesInMemory:
         for indices in orders:
             yield self.pixels.index_select(0, indices.to(device, non_blocking=True))
 
-    def unreadable(self, indices: Tensor) -> Tensor:
-        return torch.zeros(len(indices), dtype=torch.bool)
+    def used(self, indices: Tensor) -> Tensor:
+        return indices
 
     def subset(self, indices: Tensor) -> ImagesInMemory:
         return ImagesInMemory(self.pixels.index_select(0, indices))
@@ -96,18 +96,19 @@ class Split:
         return [] if self.digests is None else list(map(bytes, self.digests.numpy()))
 
     def subset(self, indices: Tensor) -> Split:
-        if isinstance(self.files, Paths):
-            files = self.files[indices.numpy()]
-        else:
-            files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
         return replace(
             self,
             images=self.images.subset(indices),
             labels=self.labels[indices],
             columns=self._columns(indices),
-            files=files,
+            files=select(self.files, indices.numpy()),
             digests=None if self.digests is None else self.digests[indices],
         )
+
+    def read(self, indices: Tensor) -> Batch:
+        """The samples at these indices, as one batch; others in place of those whose image cannot be read."""
+        images = next(self.images.batches(iter([indices])))
+        return self.batch(images, self.images.used(indices))
 
     def batch(self, images: Tensor, indices: Tensor) -> Batch:
         """A batch of ``images``, those at these indices, with labels and columns."""
@@ -154,7 +155,7 @@ class ImageLoader(BatchLoader):
         drawn = self.split.images.batches(iter(orders), derive_seed(self.seed, "crops", epoch))
         for step, indices, images in zip(steps, orders, drawn, strict=True):
             seed = derive_seed(self.seed, "augment", epoch, step, self.rank)
-            yield {**self.split.batch(images, indices), "seed": seed}
+            yield {**self.split.batch(images, self.split.images.used(indices)), "seed": seed}
 
     def _evaluation(self) -> Iterator[Batch]:
         total = -(-len(self.split) // self.batch_size)
@@ -163,5 +164,5 @@ class ImageLoader(BatchLoader):
         orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
         for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
             batch = self.split.batch(images, indices)
-            batch["labels"][self.split.images.unreadable(indices) | (turn >= total)] = IGNORE
+            batch["labels"][(self.split.images.used(indices) != indices) | (turn >= total)] = IGNORE
             yield batch

@@ -49,7 +49,7 @@ def test_a_batch_of_shapes_says_what_was_said_of_its_pictures(of_shapes: ShapesD
 
 def test_what_is_told_of_a_picture_is_its_dialogue(of_shapes: ShapesDialogues) -> None:
     scenes = shapes.draw_scenes(0, "train", [0, 1], fewest=3)
-    for lines, things, key in zip(of_shapes.preview_texts(2), scenes.things(), scenes.key.tolist(), strict=True):
+    for lines, things, key in zip(of_shapes.preview_texts(torch.arange(2)), scenes.things(), scenes.key.tolist(), strict=True):
         held = dialogues.hold_dialogue(things, key, 6)
         assert lines == [held.caption, *(f"{each.question}? {each.answer}" for each in held.rounds)]
 

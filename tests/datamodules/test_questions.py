@@ -34,7 +34,7 @@ def test_shapes_questions_are_those_of_the_world() -> None:
         assert read(data, "train", row) == [tuple(question) for question in asked]
     assert torch.equal(data.splits["train"].images.pixels, shapes.render(scenes, 64))
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "val": 1000, "test": 1000}
-    first = data.preview_texts(2)[0][0]
+    first = data.preview_texts(torch.arange(2))[0][0]
     question, answer, _ = read(data, "train", 0)[0]
     assert first == f"{question}? {answer}"
     other_seed = opened(ShapesQuestions(4, 7, num_images=6, questions_per_image=5))

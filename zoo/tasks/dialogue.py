@@ -109,7 +109,7 @@ class VisualDialogue(Task):
         samples, named = data.splits[split], SPLIT_NAMES[split]
         require_some(samples, f"{named} dialogues")
         chosen = evenly_spread(len(samples), SHOWN)
-        batch = samples.batch(next(samples.images.batches(iter([chosen]))), chosen)
+        batch = samples.read(chosen)
         probability, predicted = self.predict_step({name: value.to(self.device) for name, value in batch.items()}).cpu().max(-1)
         scenes = []
         for row, index in enumerate(chosen.tolist()):

@@ -139,7 +139,7 @@ class QuestionAnswerer(Task):
         shown = set(chosen[evenly_spread(len(chosen), SHOWN)].tolist())
         scenes, correct, total = [], 0.0, 0
         for indices in chosen.split(data.batch_size):
-            batch = samples.batch(next(samples.images.batches(iter([indices]))), indices)
+            batch = samples.read(indices)
             inputs = {name: batch[name].to(self.device) for name in ("images", "questions")}
             probability, predicted = self.predict_step(inputs).cpu().max(-1)
             scores, mask = accuracies(predicted, batch["labels"]), question_mask(batch["labels"])

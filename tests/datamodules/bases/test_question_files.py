@@ -139,7 +139,7 @@ def test_vqa_is_read_as_published(vqa: Path) -> None:
     assert data.spec.kinds == ("yes-no", "number", "other")
     assert data.splits["train"].columns["kinds"].tolist() == [[2, 0, 1]] * 2
     assert data.summarize()["val_questions"] == 3 and data.summarize()["val_outside"] == 0
-    assert data.preview_texts(1)[0][0] == "what color is the dog? brown"
+    assert data.preview_texts(torch.arange(1))[0][0] == "what color is the dog? brown"
 
 
 @pytest.mark.parametrize(

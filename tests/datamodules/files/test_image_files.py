@@ -115,8 +115,7 @@ def test_the_next_of_the_class_takes_the_place_of_an_unreadable_file(files, home
     assert torch.equal(drawn(images)[4], drawn(images, [0])[0])
     told = capsys.readouterr().err
     assert told.count("warning") == 1 and "3 of 12 images cannot be read" in told and files[8] in told
-    assert images.unreadable(torch.tensor([5, 6, 8])).tolist() == [True, False, True]
-    assert images.subset(torch.tensor([6, 5])).unreadable(torch.arange(2)).tolist() == [False, True]
+    assert images.used(torch.tensor([5, 6, 8])).tolist() == [0, 6, 9]
     assert images.failed_files() == [files[4], files[5], files[8]]
     with pytest.raises(UserError, match=r"0[458]\.\w+: is not a readable image: remove it, or set data.strict=false"):
         drawn(module.replace(images, strict=True))
