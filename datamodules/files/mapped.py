@@ -14,6 +14,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 
@@ -21,7 +22,9 @@ import numpy as np
 
 from zoo.core.files import cache_folder
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.files.paths import file_state
+from zoo.datamodules.files.decoded import locked
+from zoo.datamodules.files.kept_rows import kept_rows
+from zoo.datamodules.files.paths import Paths, file_state
 
 try:
     import fcntl
@@ -31,6 +34,8 @@ except ImportError:  # Windows: processes do not share their work
 MISSING, READABLE, UNREADABLE = 0, 1, 2  # states of a row
 LOCKS = 64  # threads wait for each other if their rows are equal modulo this
 POLL = 0.002  # seconds between tries to lock a row that another process decodes
+LAYOUT = 2  # of the file
+SUFFIXES = (".pixels", ".index", ".locks", ".keys", ".rows")
 SHARE = 0.8  # of the free disk that one file may take
 
 
@@ -39,14 +44,16 @@ class MappedImages:
 
     Args:
         path: of the pixels; the index and the locks are next to it.
-        count: rows.
+        count: rows in the file.
         row_bytes: of the largest image. What an image does not use of its row takes no place on the disk.
+        places: int64 [n], in the file, of the rows that are asked for; None for all.
 
     Raises:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, count: int, row_bytes: int) -> None:
+    def __init__(self, path: Path, count: int, row_bytes: int, places: np.ndarray | None = None) -> None:
+        self._places = np.arange(count) if places is None else places
         self._descriptor = _open(path, count * row_bytes, sparse=True)
         weakref.finalize(self, os.close, self._descriptor)
         self._locks_file = _open(path.with_suffix(".locks"), 0, sparse=True)
@@ -67,6 +74,7 @@ class MappedImages:
             file: the image's path.
             decode: gives the pixels of a file; an exception means that it cannot be read.
         """
+        row = int(self._places[row])
         if not self._is_whole(row, file):
             with self._locked(row):
                 if not self._is_whole(row, file):  # another process may have been faster
@@ -76,10 +84,21 @@ class MappedImages:
 
     def take(self, rows: np.ndarray, out: np.ndarray) -> bool:
         """Copy images that fill their rows to ``out``, uint8 [n, ...], if this process has read all of them before."""
+        rows = self._places[rows]
         if not self._checked[rows].all() or (self._index[rows, 0] != READABLE).any():
             return False
         np.take(self._pixels, rows, 0, out.reshape(len(rows), -1), "clip")  # the mode without another copy
         return True
+
+    @property
+    def holds_others(self) -> bool:
+        """Whether there are rows that may not be asked for."""
+        return len(np.unique(self._places)) < len(self._index)
+
+    def missing(self, rows: np.ndarray | None = None) -> int:
+        """How many of these rows, or of all that may be asked for, nothing is entered for yet."""
+        places = self._places if rows is None else self._places[rows]
+        return int((self._index[places, 0] == MISSING).sum())
 
     def _is_whole(self, row: int, file: str) -> bool:
         """Whether the row holds what is in the file now; unreadable files count."""
@@ -146,37 +165,61 @@ class MappedImages:
                 return True
 
 
-def open_mapped(identity: str, count: int, row_bytes: int, expected: int) -> MappedImages | None:
+def open_mapped(
+    identity: str, paths: Paths, row_bytes: int, usual_bytes: int, rows: np.ndarray | None = None
+) -> MappedImages | None:
     """Open the file of this identity in the cache, or None where the disk does not suffice or cannot be written.
 
+    A path has the same row whatever other paths there are, so what is kept stays when files come or go.
+
     Args:
-        expected: bytes that it will take; other such files are deleted, the least recently used first, if there is no room.
+        identity: of all that pixels depend on besides their file.
+        paths: the files of the rows.
+        usual_bytes: that a row takes; other such files are deleted, the least recently used first, if there is no room.
+        rows: that will be asked for; None for all.
     """
-    path = cache_folder() / "images" / f"{identity}.pixels"
+    digest = blake2b(f"{LAYOUT} {identity} {paths.common_folder}".encode(errors="surrogateescape"), digest_size=16)
+    path = cache_folder() / "images" / f"{digest.hexdigest()}.pixels"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        if not _make_room(path, expected):
-            return None
-        mapped = MappedImages(path, count, row_bytes)
-        os.utime(path)  # the ones used last are kept
+        with locked(path):
+            is_new = not path.exists()
+            mapped = _open_rows(path, paths, row_bytes)
+            has_room = _make_room(path, usual_bytes * mapped.missing(rows))
+            if not has_room and mapped.holds_others:
+                _delete(path)
+                mapped = _open_rows(path, paths, row_bytes)
+                has_room = _make_room(path, usual_bytes * mapped.missing(rows))
+            if not has_room:
+                if is_new:
+                    _delete(path)
+                return None
+            os.utime(path)  # the ones used last are kept
     except OSError:
         return None
     if is_new:
-        rank_zero_print(f"images are decoded once, into {path.parent} (about {expected / 1e9:.1f} GB)")
+        rank_zero_print(f"images are decoded once, into {path.parent} (about {usual_bytes * mapped.missing(rows) / 1e9:.1f} GB)")
     return mapped
 
 
+def _open_rows(path: Path, paths: Paths, row_bytes: int) -> MappedImages:
+    places, count = kept_rows(path, paths)
+    return MappedImages(path, count, row_bytes, places)
+
+
 def _make_room(path: Path, expected: int) -> bool:
+    """Whether there is room for so much more in the file, after deleting others for it."""
     others = sorted(set(path.parent.glob("*.pixels")) - {path}, key=lambda other: other.stat().st_mtime)
-    missing = expected - (path.stat().st_blocks * 512 if path.exists() else 0)
-    while missing > SHARE * shutil.disk_usage(path.parent).free:
+    while expected > SHARE * shutil.disk_usage(path.parent).free:
         if not others:
             return False
-        oldest = others.pop(0)
-        for suffix in (".pixels", ".index", ".locks"):
-            oldest.with_suffix(suffix).unlink(missing_ok=True)
+        _delete(others.pop(0))
     return True
+
+
+def _delete(path: Path) -> None:
+    for suffix in SUFFIXES:
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _map(path: Path, kind: type, shape: tuple[int, int]) -> np.ndarray:
@@ -202,5 +245,5 @@ def _open(path: Path, size: int, sparse: bool) -> int:
 def _signature(file: str) -> int:
     """32 bits that change with the file; 0 if it is gone."""
     with suppress(OSError, ValueError):
-        return zlib.crc32(file_state(file).encode()) | 1
+        return zlib.crc32(f"{file_state(file)} {file}".encode(errors="surrogateescape")) | 1
     return 0

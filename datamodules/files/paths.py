@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from typing import overload
 
@@ -31,8 +32,32 @@ class Paths(Sequence[str]):
         names = [os.fsencode(path) for path in paths]
         lengths = np.fromiter(map(len, names), np.int64, len(names))
         self._bytes = np.frombuffer(b"\0".join(names), np.uint8)
-        self._starts = np.arange(len(names)) + lengths.cumsum() - lengths
-        self._ends = self._starts + lengths
+        self._ends = np.arange(len(names)) + lengths.cumsum()
+        self._starts = self._ends - lengths
+
+    @classmethod
+    def from_bytes(cls, text: np.ndarray) -> Paths:
+        """Paths, at least one, from their uint8 bytes with a null between them."""
+        nulls = (text == 0).nonzero()[0]
+        return cls._of(text, np.concatenate([[0], nulls + 1]), np.concatenate([nulls, [len(text)]]))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Paths]) -> Paths:
+        """All paths of several selections, which may be of the same paths."""
+        if len({id(part._bytes) for part in parts}) == 1:
+            starts, ends = (np.concatenate([getattr(part, name) for part in parts]) for name in ("_starts", "_ends"))
+            return cls._of(parts[0]._bytes, starts, ends)
+        return cls(path for part in parts for path in part)
+
+    @classmethod
+    def _of(cls, text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Paths:
+        paths = object.__new__(cls)
+        paths._bytes, paths._starts, paths._ends = text, starts, ends
+        return paths
+
+    def to_bytes(self) -> np.ndarray:
+        """uint8 with a null between paths, as ``from_bytes`` takes it."""
+        return Paths(self)._bytes
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -44,19 +69,48 @@ class Paths(Sequence[str]):
     def __getitem__(self, index: int | slice | np.ndarray) -> str | Paths:
         """One path, or those of a slice, of indices or of a mask."""
         if isinstance(index, slice | np.ndarray):
-            chosen = object.__new__(Paths)
-            chosen._bytes, chosen._starts, chosen._ends = self._bytes, self._starts[index], self._ends[index]
-            return chosen
+            return self._of(self._bytes, self._starts[index], self._ends[index])
         return os.fsdecode(self._bytes[self._starts[index] : self._ends[index]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        text = self._bytes.tobytes()
-        return (os.fsdecode(text[start:end]) for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True))
+        return map(os.fsdecode, self._texts())
 
+    @cached_property
     def digest(self) -> bytes:
-        """16 bytes that change with the paths that were given, of which a selection has the same."""
-        start = b"" if self._bytes[:1].tobytes() == os.fsencode(os.sep) else os.fsencode(os.getcwd())
-        return blake2b(start + b"\0" + self._bytes.tobytes(), digest_size=16).digest()
+        """16 bytes that change with these paths."""
+        digest = blake2b(self._start() + b"\0", digest_size=16)
+        for part in (self._bytes, self._starts, self._ends):
+            digest.update(np.ascontiguousarray(part))
+        return digest.digest()
+
+    def absolute(self) -> Iterator[bytes]:
+        """The paths as bytes, absolute."""
+        start = self._start()
+        return (start + text for text in self._texts())
+
+    def _texts(self) -> Iterator[bytes]:
+        first = self._starts.min(initial=len(self._bytes))  # a selection may be a small part
+        text = self._bytes[first : self._ends.max(initial=0)].tobytes()
+        starts, ends = (self._starts - first).tolist(), (self._ends - first).tolist()
+        return (text[start:end] for start, end in zip(starts, ends, strict=True))
+
+    @cached_property
+    def common_folder(self) -> str:
+        """The folder, absolute, that all paths are below of which these are a selection."""
+        text, separator = self._bytes.tobytes(), os.fsencode(os.sep)
+        others = text.count(b"\0")
+        folder = os.path.dirname(text[: text.index(b"\0")] if others else text)
+        while folder:
+            beginning = folder.rstrip(separator) + separator
+            if text.startswith(beginning) and text.count(b"\0" + beginning) == others:
+                break
+            above = os.path.dirname(folder)
+            folder = above if above != folder else b""
+        return os.path.abspath(os.fsdecode(self._start() + folder))
+
+    def _start(self) -> bytes:
+        """What makes the paths absolute."""
+        return b"" if self._bytes[:1].tobytes() == os.fsencode(os.sep) else os.fsencode(os.path.join(os.getcwd(), ""))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))

@@ -70,6 +70,20 @@ def test_what_is_kept_is_not_decoded_again(files, home, monkeypatch):
         assert torch.equal(drawn(again.subset(torch.tensor([5]))), drawn(each, [5]))
 
 
+def test_an_added_file_is_the_only_one_that_is_decoded(files, home, monkeypatch):
+    opened_first = module.replace(opened(files), paths=Paths(list(files)[1:]), labels=None, random_crops=CROPS)
+    drawn(opened_first)
+    decoded = []
+
+    def counted(path, *arguments):
+        decoded.append(path)
+        return crops.decode_whole(path, *arguments)
+
+    monkeypatch.setattr(module, "decode_whole", counted)
+    drawn(opened(files, random_crops=CROPS))
+    assert decoded == [files[0]]
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_random_crops_depend_on_seed_and_index_alone(files, home, keep):
     images = opened(files, keep=keep, random_crops=CROPS)

@@ -9,6 +9,7 @@ import pytest
 
 from zoo.datamodules.files import mapped as module
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
+from zoo.datamodules.files.paths import Paths
 
 
 @pytest.fixture
@@ -131,18 +132,60 @@ def test_processes_share_the_work(files, tmp_path):
 def test_room_is_made_of_what_was_not_used_for_long(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path))
     sizes = shutil.disk_usage(tmp_path)
-    assert open_mapped("a", 1, 10, 10) is not None and open_mapped("b", 1, 10, 10) is not None
-    files = tmp_path / "images"
-    os.utime(files / "a.pixels", (1, 1))
+    paths, folder = Paths(["/a/1.jpg"]), tmp_path / "images"
+    assert open_mapped("a", paths, 10, 10) is not None
+    (oldest,) = folder.glob("*.pixels")
+    os.utime(oldest, (1, 1))
+    assert open_mapped("b", paths, 10, 10) is not None
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: sizes._replace(free=0 if oldest.exists() else sizes.free))
+    assert open_mapped("c", paths, 10, 10) is not None
+    assert not oldest.exists() and len(list(folder.glob("*.pixels"))) == 2
+    assert open_mapped("d", paths, 10, 10 * sizes.total) is None
+
+
+def test_files_that_come_and_go_leave_what_is_kept(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    first = open_mapped("a", Paths(files[2:8]), 18, 18)
+    assert all_of(first, files[2:8], decoded) == list(range(2, 8))
+    decoded_now = []
+
+    def counted(file: str) -> np.ndarray:
+        decoded_now.append(file)
+        return decoded(file)
+
+    for numbers, new in ([range(1, 9), {1, 8}], [range(11, -1, -1), {0, 9, 10, 11}], [range(3, 6), set()], [range(2, 8), set()]):
+        paths = [files[number] for number in numbers]
+        assert all_of(open_mapped("a", Paths(paths), 18, 18), paths, counted) == list(numbers)
+        assert sorted(decoded_now) == sorted(files[number] for number in new)
+        decoded_now.clear()
+    assert all_of(first, files[2:8]) == list(range(2, 8))  # a process that is still at work
+    assert len(list((tmp_path / "home" / "images").glob("*.pixels"))) == 1
+    assert open_mapped("b", Paths(files), 18, 18).missing() == 12
+
+
+@pytest.mark.parametrize("suffix", [".keys", ".rows"])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 7, b"\xff" * 1000])
+def test_damaged_rows_give_no_wrong_image(files, tmp_path, monkeypatch, suffix, content):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    all_of(open_mapped("a", Paths(files), 18, 18), files, decoded)
+    (path,) = (tmp_path / "home" / "images").glob(f"*{suffix}")
+    path.write_bytes(content)
+    for paths in (files, files[3:]):
+        assert all_of(open_mapped("a", Paths(paths), 18, 18), paths, decoded) == list(range(12))[-len(paths) :]
+
+
+def test_what_was_kept_of_other_files_goes_if_there_is_no_room(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    sizes = shutil.disk_usage(tmp_path)
+    all_of(open_mapped("a", Paths(files[:6]), 18, 18), files[:6], decoded)
+    (keys,) = (tmp_path / "home" / "images").glob("*.keys")
     monkeypatch.setattr(
-        module.shutil, "disk_usage", lambda path: sizes._replace(free=0 if (files / "a.pixels").exists() else sizes.free)
+        module.shutil, "disk_usage", lambda path: sizes._replace(free=0 if keys.stat().st_size > 48 else sizes.free)
     )
-    assert open_mapped("c", 1, 10, 10) is not None
-    assert sorted(path.name for path in files.glob("*.pixels")) == ["b.pixels", "c.pixels"]
-    assert open_mapped("d", 1, 10, 10 * sizes.total) is None
+    assert open_mapped("a", Paths(files[6:]), 18, 18).missing() == 6 and keys.stat().st_size == 48
 
 
 def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
     (tmp_path / "images").write_text("in the way")
     monkeypatch.setenv("ZOO_HOME", str(tmp_path))
-    assert open_mapped("a", 1, 10, 10) is None
+    assert open_mapped("a", Paths(["/a/1.jpg"]), 10, 10) is None
