@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,6 @@ from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, common_siz
 from zoo.datamodules.files.image_files import ImageFiles, RandomCrops, cores
 from zoo.datamodules.files.image_tree import LONG, NAMED, Tree
 from zoo.datamodules.files.kept_tree import kept_tree
-from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.augmentations import parse_augmentation
@@ -160,8 +161,8 @@ class Folder(ClassificationData):
         return splits
 
     def _in_files(self) -> dict[str, Split]:
-        paths, counts = Paths(self.tree.paths()), [len(files) for files in self.tree.files.values()]
-        labels = torch.tensor([file.label for files in self.tree.files.values() for file in files])
+        paths, counts = self.tree.paths(), [len(files) for files in self.tree.files.values()]
+        labels = torch.from_numpy(self.tree.labels().astype(np.int64))
         workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
         images = ImageFiles(paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers)
         everything = Split(images, labels, files=paths)
@@ -209,7 +210,7 @@ class Folder(ClassificationData):
         self._report(paths, content.readable)
         return content
 
-    def _report(self, paths: list[str], readable: Tensor) -> None:
+    def _report(self, paths: Sequence[str], readable: Tensor) -> None:
         """Warn about files that cannot be read.
 
         Raises:

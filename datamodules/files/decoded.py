@@ -53,7 +53,7 @@ class Content(NamedTuple):
     pixels: Tensor | None
 
 
-def common_size(paths: list[str]) -> tuple[int, int] | None:
+def common_size(paths: Sequence[str]) -> tuple[int, int] | None:
     """(height, width) if all images whose header can be read have the same, else None."""
     sizes: set[tuple[int, int] | None] = set()
     for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "scanning"):
@@ -64,7 +64,7 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
 
 
 def kept_content(
-    paths: list[str],
+    paths: Sequence[str],
     shape: tuple[int, int],
     memory_gb: float,
     fingerprint: str,
@@ -91,7 +91,7 @@ def kept_content(
 
 
 def decode_all(
-    paths: list[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT, pixel_format: PixelFormat = RGB
+    paths: Sequence[str], shape: tuple[int, int], in_memory: bool, crop: Crop = FIT, pixel_format: PixelFormat = RGB
 ) -> Content:
     """Read every file once, to keep its digest and its pixels, or only to find out whether it can be read."""
     readable = np.zeros(len(paths), bool)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+import numpy as np
 from torch import Tensor
 
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.core.files import files_below, is_hidden, require_folder
 from zoo.core.printing import is_utf8
 from zoo.datamodules.files.images import EXTENSIONS, is_image
+from zoo.datamodules.files.paths import Paths
 
 SYNONYMS = {  # in any case, and with "set", "data" or "images" behind, as in Training_Set
     "train": ("train", "training", "trn"),
@@ -39,6 +41,33 @@ class ImageFile(NamedTuple):
     label: int
 
 
+class ImageFileArrays(Sequence[ImageFile]):
+    """Files in arrays, as a million pairs of a string and a number take hundreds of megabytes."""
+
+    def __init__(self, paths: Paths, labels: np.ndarray) -> None:
+        self.paths, self.labels = paths, labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, index: slice) -> ImageFileArrays: ...
+    def __getitem__(self, index: int | slice) -> ImageFile | ImageFileArrays:
+        if isinstance(index, slice):
+            return ImageFileArrays(self.paths[index], self.labels[index])
+        return ImageFile(self.paths[index], int(self.labels[index]))
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        return map(ImageFile, self.paths, self.labels.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None
+
+
 @dataclass(frozen=True)
 class Tree:
     """The image files below a folder, by split.
@@ -49,12 +78,39 @@ class Tree:
     """
 
     classes: tuple[str, ...]
-    files: dict[str, list[ImageFile]]
+    files: Mapping[str, Sequence[ImageFile]]
     notes: tuple[str, ...] = ()
 
-    def paths(self) -> list[str]:
+    @classmethod
+    def of(
+        cls, classes: tuple[str, ...], counts: dict[str, int], paths: Paths, labels: np.ndarray, notes: tuple[str, ...]
+    ) -> Tree:
+        """From arrays of the files of all splits, one split after the other.
+
+        Args:
+            counts: files of each split.
+        """
+        files, first = {}, 0
+        for name, count in counts.items():
+            own = slice(first, first + count)
+            files[name], first = ImageFileArrays(paths[own], labels[own]), own.stop
+        return cls(classes, files, notes)
+
+    def paths(self) -> Paths:
         """The files of all splits, one split after the other."""
-        return [file.path for files in self.files.values() for file in files]
+        parts = [files.paths for files in self.files.values() if isinstance(files, ImageFileArrays)]
+        if len(parts) == len(self.files):
+            return Paths.concatenate(parts)
+        return Paths(file.path for files in self.files.values() for file in files)
+
+    def labels(self) -> np.ndarray:
+        """The class of each file, int64, in the same order."""
+        return np.concatenate(
+            [
+                files.labels if isinstance(files, ImageFileArrays) else np.array([file.label for file in files], np.int64)
+                for files in self.files.values()
+            ]
+        )
 
     def restricted(self, is_kept: Callable[[str], bool]) -> Tree:
         """The tree without other files, and without classes and splits that had no others."""

@@ -7,13 +7,13 @@ import os
 import time
 from contextlib import suppress
 from hashlib import blake2b
-from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 
 from zoo.core.files import cache_folder, replacing
-from zoo.datamodules.files.image_tree import ImageFile, Tree, scan_tree
+from zoo.datamodules.files.image_tree import Tree, scan_tree
+from zoo.datamodules.files.paths import Paths
 
 LARGE = 50_000  # files; fewer are listed within a second
 SETTLED = 2 * 10**9  # nanoseconds: a folder that was changed later may change again without a new time
@@ -44,12 +44,10 @@ def _read(path: Path) -> Tree | None:
         state = json.loads(kept["state"].tobytes())
         if any(os.stat(folder).st_mtime_ns != changed for folder, changed in state["folders"]):
             return None
-        paths, labels = kept["paths"].tobytes().decode().split("\0"), kept["labels"].tolist()
-    files, first = {}, 0
-    for name, count in state["splits"].items():
-        files[name] = list(starmap(ImageFile, zip(paths[first : first + count], labels[first : first + count], strict=True)))
-        first += count
-    return Tree(tuple(state["classes"]), files, tuple(state["notes"]))
+        paths, labels = Paths.from_bytes(kept["paths"]), kept["labels"]
+    if len(paths) != len(labels):
+        return None
+    return Tree.of(tuple(state["classes"]), state["splits"], paths, labels, tuple(state["notes"]))
 
 
 def _write(path: Path, tree: Tree, folders: list[str]) -> None:
@@ -62,9 +60,8 @@ def _write(path: Path, tree: Tree, folders: list[str]) -> None:
         "classes": tree.classes,
         "notes": tree.notes,
     }
-    labels = np.array([file.label for files in tree.files.values() for file in files], np.int32)
     with replacing(path) as file:
-        np.savez(file, state=_bytes(json.dumps(state)), paths=_bytes("\0".join(tree.paths())), labels=labels)
+        np.savez(file, state=_bytes(json.dumps(state)), paths=tree.paths().to_bytes(), labels=tree.labels())
 
 
 def _bytes(text: str) -> np.ndarray:
