@@ -34,3 +34,13 @@ def test_other_warnings_are_handed_on(tmp_path: Path) -> None:
         figure = Figure(figsize=(0.1, 0.1), layout="constrained")
         figure.subplots().set_title("too large")
         write_png(figure, tmp_path / "small.png")
+
+
+def test_a_name_that_is_no_text_is_drawn_with_its_bytes(tmp_path: Path) -> None:
+    for number, name in enumerate(("caf\udce9.png", "caf\\xe9.png")):
+        with style():
+            figure = Figure()
+            figure.suptitle(f"the heading of\n{name}")
+            figure.subplots().set_title(name)
+            write_png(figure, tmp_path / f"{number}.png")
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable, write_output
+from zoo.core.printing import LAYOUT, printable
 
 DPI = 150
 # fallbacks for class names in Chinese, Japanese or Korean, in this order, if installed
@@ -94,8 +95,8 @@ def write_png(figure: Figure, path: Path) -> None:
     write_output(path, png_bytes(figure))
 
 
-def _show_dollars(figure: Figure) -> None:
-    """Draw names with dollar signs as they are, and not as mathematics, which only numbers on axes are."""
+def _show_names(figure: Figure) -> None:
+    """Draw names as they are: dollar signs not as mathematics, which only numbers have, and bytes that are no text escaped."""
     numbers = set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         labels = axis.get_ticklabels(which="both")
@@ -104,11 +105,12 @@ def _show_dollars(figure: Figure) -> None:
     for text in figure.findobj(Text):
         if text not in numbers:
             text.set_parse_math(False)
+            text.set_text(printable(text.get_text(), LAYOUT))
 
 
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure as PNG; equal figures give equal bytes."""
-    _show_dollars(figure)
+    _show_names(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
