@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from zoo.core.printing import composed
 from zoo.datamodules.bases.question_answering import Question
 from zoo.datamodules.bases.question_files import QuestionedImage, QuestionFiles, frequent_answers, group_by_image
 from zoo.datamodules.files.json_files import read_json, text_of
@@ -40,11 +42,15 @@ class CLEVR(QuestionFiles):
         return {split: self._find(split) for split in ("train", "val")}
 
     def _find(self, split: str) -> list[QuestionedImage]:
+        folder = self.root / "images" / split
+        names = os.listdir(folder) if folder.is_dir() else []
+        as_stored = {**{composed(name): name for name in names}, **{name: name for name in names}}
+
+        def path(name: str) -> Path:
+            return folder / as_stored.get(name, as_stored.get(composed(name), name))
+
         def read(content: Any) -> list[tuple[Path, Question]]:
-            return [
-                (self.root / "images" / split / Path(question["image_filename"]).name, _question(question))
-                for question in content["questions"]
-            ]
+            return [(path(Path(question["image_filename"]).name), _question(question)) for question in content["questions"]]
 
         return group_by_image(read_json(self.root / "questions" / f"CLEVR_{split}_questions.json", read))
 

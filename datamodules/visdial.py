@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from zoo.core.errors import UserError
+from zoo.core.files import files_below
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.dialogue import NO_ROUND, DialogueData, Dialogues, Sentence
 from zoo.datamodules.bases.image_text_files import ImageTextFiles, ReadImages
 from zoo.datamodules.bases.options import require_at_least, require_fraction
-from zoo.datamodules.files.images import is_image
+from zoo.datamodules.files.formats import is_image
 from zoo.datamodules.files.json_files import read_json
 from zoo.datamodules.loading.splits import Split
 from zoo.registry.entry import register_data
@@ -100,7 +101,7 @@ class VisDial(ImageTextFiles, DialogueData):
     def _files(self) -> dict[str, Path]:
         """``train`` if it is there, ``val``, and ``dense`` if it is there."""
         found: dict[str, Path] = {}
-        for path in sorted(self.root.rglob("visdial_*.json*")):
+        for path in sorted(map(Path, files_below(self.root))):
             match = WORDS_FILE.fullmatch(path.name)
             kind = match[1] if match else "dense" if DENSE_FILE.fullmatch(path.name) else None
             if kind in found:
@@ -126,7 +127,7 @@ class VisDial(ImageTextFiles, DialogueData):
         return DialogueSpec(image, vocabulary, tuple(known), length, rows.shape[1], talks.dialogues.candidates.shape[2])
 
     def load_splits(self) -> dict[str, Split]:
-        paths = [path for path in sorted(self.root.rglob("*")) if is_image(path.name) and self.is_kept(str(path))]
+        paths = [Path(path) for path in sorted(files_below(self.root)) if is_image(path) and self.is_kept(path)]
         there = {name: self._with_image(name, talks, paths) for name, talks in self._talks.items()}
         read = self.read_images({self._talks[name].path.name: list(found.values()) for name, found in there.items()})
         splits = {

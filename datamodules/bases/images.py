@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.core.errors import UserError
 from zoo.core.files import cache_folder, expanded, replace_file
 from zoo.core.memory import require_memory
+from zoo.core.printing import composed
 from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
 from zoo.datamodules.bases.data_module import DataModule, Preview
@@ -104,8 +105,8 @@ class ImageData(DataModule):
         return split_by_name(self.names(split.files), self.validation, seed, self.root, "data.validation")
 
     def names(self, paths: Sequence[str]) -> list[str]:
-        """What identifies each file, wherever ``root`` is: its path below it, with slashes."""
-        return [path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/") for path in paths]
+        """What identifies each file, wherever ``root`` is: its path below it, with slashes, in composed Unicode."""
+        return [composed(path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")) for path in paths]
 
     # ------------------------------------------------------------------ for models, tasks and commands
 

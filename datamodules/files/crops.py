@@ -13,7 +13,8 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.datamodules.files.images import open_image, orientation, turned_size
+from zoo.datamodules.files.formats import open_image
+from zoo.datamodules.files.images import orientation, turned_size
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 
 TRIES = 10  # boxes, of which the first that fits is taken

@@ -16,7 +16,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from zoo.core.errors import UserError, some
@@ -100,7 +99,6 @@ class ImageFiles:
             UserError: a file that cannot be read and has no replacement.
         """
         warnings.filterwarnings("ignore", module="PIL")  # about large images and odd metadata
-        Image.init()  # here, since loading the formats in several threads at once is not safe
         self._mapped  # noqa: B018 - opened by one thread
         known = self.failed.copy()
         workers = self.workers or cores()

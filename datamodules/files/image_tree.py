@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from zoo.core.errors import UserError, did_you_mean, some
-from zoo.core.files import files_below, is_hidden, require_folder
-from zoo.core.printing import is_utf8
-from zoo.datamodules.files.images import EXTENSIONS, is_image
+from zoo.core.files import LeftOut, describe_left_out, files_below, is_hidden, require_folder
+from zoo.core.printing import composed, is_utf8, shell_word
+from zoo.datamodules.files.formats import is_image, why_no_image
 from zoo.datamodules.files.paths import Paths
 
 SYNONYMS = {  # in any case, and with "set", "data" or "images" behind, as in Training_Set
@@ -153,38 +152,63 @@ def scan_tree(root: Path | None, fewest_classes: int = 2, folders: list[str] | N
 def _scan_tree(root: Path, fewest_classes: int, folders: list[str]) -> Tree:
     folders += [str(root), *(entry.path for entry in _visible(root) if entry.is_dir())]
     places, notes = _split_places(root)
-    classes = _class_names(places["train"])
-    for name, place in list(places.items()):
-        names = classes if name == "train" else _class_names(place)
-        if other := sorted(set(names) - set(classes)):
-            if len(names) == 1:  # test/images/1.jpg, as torchvision's reader wants it
+    classes = tuple(_class_folders(places["train"]))
+    if len(classes) < fewest_classes:
+        raise UserError(
+            f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class"
+        )
+    files, left_out = {}, {}
+    _leave_out_files(root, left_out)
+    for name, place in places.items():
+        of_class = _class_folders(place)
+        if other := sorted(of_class.keys() - set(classes)):
+            if len(of_class) == 1:  # test/images/1.jpg, as torchvision's reader wants it
                 notes.append(_to_predict(place))
-                del places[name]
                 continue
             alike = next(filter(None, (did_you_mean(each, classes) for each in other)), "")
             raise UserError(
                 f"{place}: has classes that {places['train']} lacks: {some(other, NAMED)}: rename or remove them{alike}"
             )
-    if len(classes) < fewest_classes:
-        raise UserError(
-            f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class"
-        )
-    files = {}
-    for name, place in places.items():
+        if place != root:
+            _leave_out_files(place, left_out)
         files[name] = []
         for label, class_name in enumerate(classes):
-            if name != "train" and not (place / class_name).is_dir():
-                continue
-            # no link leads back to other classes
-            found = sorted(filter(is_image, files_below(place / class_name, entered=(root, place), folders=folders)))
-            if not found and name == "train":
-                raise UserError(
-                    f"{place / class_name}: holds no image ({', '.join(EXTENSIONS)}): put some into it, or remove the folder"
-                )
+            found = _find_images(of_class.get(class_name, []), root, place, left_out, folders, required=name == "train")
             files[name] += [ImageFile(path, label) for path in found]
         if not files[name]:
             raise UserError(f"{place}: holds no image in its class folders: put some into them, or remove the folder")
-    return Tree(tuple(classes), files, tuple(notes))
+    notes += [f"left out: {others}"] if (others := describe_left_out(left_out, root)) else []
+    return Tree(classes, files, tuple(notes))
+
+
+def _find_images(
+    of_class: list[Path], root: Path, place: Path, left_out: LeftOut, folders: list[str], required: bool
+) -> list[str]:
+    """The images in the folders of a class, in the order of their composed paths; no link leads back to other classes.
+
+    Raises:
+        UserError: there is none, but one is required.
+    """
+    found: list[str] = []
+    own: LeftOut = {}
+    for folder in of_class:
+        found += files_below(folder, own, why_no_image, entered=(root, place), folders=folders)
+    if required and not found:
+        others = describe_left_out(own, of_class[0])
+        aside = others and f"; left out: {others}"
+        raise UserError(f"{of_class[0]}: holds no image: put some into it, or remove the folder{aside}")
+    for reason, paths in own.items():
+        left_out.setdefault(reason, []).extend(paths)
+    return sorted(sorted(found), key=composed)  # the same order on systems that store accents differently
+
+
+def _leave_out_files(folder: Path, left_out: LeftOut) -> None:
+    """Collect what stands beside class folders."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name) or not entry.is_dir():
+                reason = "hidden" if is_hidden(entry.name) else why_no_image(entry.path) or "images outside class folders"
+                left_out.setdefault(reason, []).append(entry.path)
 
 
 def _split_places(root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -193,7 +217,7 @@ def _split_places(root: Path) -> tuple[dict[str, Path], list[str]]:
     Raises:
         UserError: there is none for training, or several for one split.
     """
-    folders = _class_names(root)
+    folders = _folder_names(root)
     named = {folder: split for folder in folders if (split := split_called(folder))}
     others = [folder for folder in folders if folder not in named]
     # a class may be called "train": a split's folder holds folders and no images, unless there is nothing but splits
@@ -221,7 +245,7 @@ def _split_places(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _to_predict(folder: Path) -> str:
-    return f"{folder.name} has no class folders, so it is for prediction: zoo predict RUN {shlex.quote(str(folder))}"
+    return f"{folder.name} has no class folders, so it is for prediction: zoo predict RUN {shell_word(str(folder))}"
 
 
 def _visible(folder: Path) -> list[os.DirEntry]:
@@ -229,7 +253,15 @@ def _visible(folder: Path) -> list[os.DirEntry]:
         return [entry for entry in entries if not is_hidden(entry.name)]
 
 
-def _class_names(folder: Path) -> list[str]:
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """The folders of each class, in the order of their names; a name in composed and in decomposed Unicode is one class."""
+    found: dict[str, list[Path]] = {}
+    for name in _folder_names(folder):
+        found.setdefault(composed(name), []).append(folder / name)
+    return dict(sorted(found.items()))
+
+
+def _folder_names(folder: Path) -> list[str]:
     """The folders in a folder, sorted.
 
     Raises:
@@ -252,9 +284,9 @@ def _holds_images(folder: Path) -> bool:
 
 def _holds_only_folders(folder: Path) -> bool:
     entries = _visible(folder)
-    return any(entry.is_dir() for entry in entries) and not any(is_image(entry.name) and entry.is_file() for entry in entries)
+    return any(entry.is_dir() for entry in entries) and not any(entry.is_file() and is_image(entry.path) for entry in entries)
 
 
 def _holds_only_images(folder: Path) -> bool:
     entries = _visible(folder)
-    return any(is_image(entry.name) and entry.is_file() for entry in entries) and not any(entry.is_dir() for entry in entries)
+    return any(entry.is_file() and is_image(entry.path) for entry in entries) and not any(entry.is_dir() for entry in entries)

@@ -11,22 +11,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line
+from zoo.datamodules.files.formats import missing_format, open_image
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 from zoo.spec import Crop, ImageSpec
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # others, such as EPS, would start programs
 FIT = Crop()
 ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are exchanged
 
 
 class UnreadableImage(Exception):
     """A file that is not an image, or not a whole one; the text says why."""
-
-
-def is_image(path: str) -> bool:
-    """Whether the name of a file is that of an image."""
-    return path.lower().endswith(EXTENSIONS)
 
 
 def read_image(path: str | BinaryIO | Image.Image, spec: ImageSpec) -> Tensor:
@@ -40,7 +34,8 @@ def read_image(path: str | BinaryIO | Image.Image, spec: ImageSpec) -> Tensor:
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
             pixels = decode(path, spec.shape[1:], spec.crop, PixelFormat.of(spec))
     except Exception as error:  # a damaged file raises almost any
-        raise UnreadableImage(_reason(error)) from error
+        missing = "" if isinstance(path, Image.Image) else missing_format(path)
+        raise UnreadableImage(missing or _reason(error)) from error
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -48,11 +43,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
-
-
-def open_image(path: str | BinaryIO | Image.Image) -> Image.Image:
-    """Open an image of the admitted formats, lazily; one that is open already is copied."""
-    return path.copy() if isinstance(path, Image.Image) else Image.open(path, formats=FORMATS)
 
 
 def array_to_image(array: np.ndarray) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import UserError
+from zoo.core.printing import composed
 
 
 def positions(names: Sequence[str], seed: int) -> Tensor:
@@ -20,9 +20,7 @@ def positions(names: Sequence[str], seed: int) -> Tensor:
 
     A name in composed and in decomposed Unicode is the same one.
     """
-    digests = (
-        blake2b(f"{seed}/{unicodedata.normalize('NFC', name)}".encode(errors="surrogateescape"), digest_size=8) for name in names
-    )
+    digests = (blake2b(f"{seed}/{composed(name)}".encode(errors="surrogateescape"), digest_size=8) for name in names)
     return torch.tensor([(int.from_bytes(digest.digest(), "big") >> 11) / 2**53 for digest in digests], dtype=torch.float64)
 
 

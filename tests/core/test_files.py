@@ -11,6 +11,8 @@ import pytest
 
 from zoo.core.errors import UserError
 from zoo.core.files import (
+    LeftOut,
+    describe_left_out,
     expanded,
     files_below,
     making_folder,
@@ -45,16 +47,28 @@ def test_what_is_no_regular_file_is_refused_in_one_line(workplace: Path, monkeyp
 
 
 def test_files_below_a_folder_are_neither_hidden_nor_read_twice(workplace: Path) -> None:
-    for name in ("a/1", "a/.git/2", "__MACOSX/3", ".4", "b/c/5"):
+    for name in ("a/1", "a/.git/2", "__MACOSX/3", ".4", "b/c/5", "b/c/Thumbs.db", "b/notes"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     Path("a/loop").symlink_to("..")
     Path("b/again").symlink_to("../a")
+    Path("0-again").symlink_to("b/c")  # an earlier path, but not the folder's own
+    Path("b/one more").symlink_to("c/5")
+    Path("b/unhidden").symlink_to("../.4")
+    Path("b/gone").symlink_to("nothing")
     os.mkfifo("b/pipe")
-    hidden: list[str] = []
-    found = sorted(os.path.realpath(path) for path in files_below(workplace, hidden))
-    assert found == [str(workplace / name) for name in ("a/1", "b/c/5")]
-    assert sorted(map(os.path.basename, hidden)) == [".4", ".git", "__MACOSX"]
+    left_out: LeftOut = {}
+    found = sorted(files_below(".", left_out, lambda path: "notes" if "notes" in path else ""))
+    assert found == ["./a/1", "./b/c/5", "./b/unhidden"]
+    assert {reason: sorted(paths) for reason, paths in left_out.items()} == {
+        "hidden": ["./.4", "./__MACOSX", "./a/.git", "./b/c/Thumbs.db"],
+        "broken links": ["./b/gone"],
+        "not regular files": ["./b/pipe"],
+        "notes": ["./b/notes"],
+        "links to others": ["./b/one more"],
+    }
+    words = describe_left_out(left_out, ".")
+    assert "4 hidden (.4, __MACOSX, a/.git and 1 more)" in words and "1 links to others (b/one more)" in words
     assert not list(files_below("a", entered=[workplace / "a"]))
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import shlex
 import shutil
+import unicodedata
 from pathlib import Path
 
 import lightning as L
@@ -70,6 +71,9 @@ def stopped(photos: Path) -> RunFolder:
     with pytest.raises(Fault):
         train("run", steps=6)
     return RunFolder.find("run")
+
+
+AWKWARD = ["two\nlines", '"quoted", so', "-dash", "🐈", "=1+1", "back\\slash", " ", "é" * 120]
 
 
 def rows(folder: RunFolder) -> dict[str, tuple[str, str]]:
@@ -160,3 +164,19 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(UserError, match=r"data.csv.gz is damaged: remove it"):
             DataRecord.read(tmp_path)
+
+
+def test_files_of_any_name_are_found_again_and_in_any_form_of_unicode(photos: Path) -> None:
+    for number, name in enumerate(AWKWARD):
+        picture(photos / "cat" / f"{name}.png", 500 + number)
+    composed, decomposed = (photos / "dog" / unicodedata.normalize(form, "Ünique.png") for form in ("NFC", "NFD"))
+    picture(composed, 600)
+    whole = train("whole")
+    with pytest.raises(Fault):
+        train("run", steps=6)
+    names = {f"cat/{name}.png" for name in AWKWARD} | {"dog/Ünique.png"}
+    assert names <= rows(RunFolder.find("run")).keys()
+    composed.rename(decomposed)
+    assert train("run", resume=True).test == whole.test
+    former, now = weights("whole"), weights("run")
+    assert all(torch.equal(former[name], now[name]) for name in former)

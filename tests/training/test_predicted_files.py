@@ -15,6 +15,7 @@ from PIL import Image
 from zoo.api.trained import load
 from zoo.commands.predictions import print_answers
 from zoo.core.errors import UserError
+from zoo.core.printing import printable
 from zoo.tasks.prediction import Ranking
 from zoo.training import prediction
 
@@ -140,3 +141,32 @@ def test_what_was_said_before_a_fault_is_printed(capsys) -> None:
             print_answers(some(), form)
         out = capsys.readouterr().out
         assert "a.png" in out and (form != "json" or json.loads(out)[0]["class"] == "cat")
+
+
+AWKWARD = ["-dash", "two\nlines", "tab\t", '"quoted"', "=1+1", " spaces ", "back\\slash", "🐈", "é" * 120, "%s {0}", "e\u0301"]
+AWKWARD += ["caf\udce9"]  # a byte that is not UTF-8
+
+
+def test_files_of_any_name_are_predicted(zoo, photos: Path) -> None:
+    folder = Path("awkward")
+    folder.mkdir()
+    for name in AWKWARD:
+        (folder / f"{name}.png").write_bytes((photos / "0.png").read_bytes())
+    files = {f"awkward/{name}.png" for name in AWKWARD}
+    assert {each["file"] for each in json.loads(zoo("predict", "first", folder, "--json").out)} == files
+    rows = list(csv.DictReader(io.StringIO(zoo("predict", "first", folder, "--csv").out)))
+    assert {row["file"] for row in rows} == {printable(file) for file in files} and len({row["class"] for row in rows}) == 1
+    answer = zoo("predict", "first", folder)
+    assert answer.code == 0 and len(answer.out.splitlines()) == len(AWKWARD) + 2
+
+
+def test_what_is_left_out_of_a_folder_is_named(zoo, photos: Path) -> None:
+    for name in ("._0.png", "notes.txt", "README"):
+        (photos / name).write_text("text")
+    (photos / "2.png").rename(photos / "without an ending")
+    answer = zoo("predict", "first", photos, "--json")
+    assert len(json.loads(answer.out)) == 7
+    assert answer.err == "warning: photos: left out: 1 hidden (._0.png), 2 not images (README, notes.txt)\n"
+    for name in Path("photos").glob("*[!t]"):
+        name.unlink()
+    assert zoo("predict", "first", photos).is_one_line_error("photos: holds no images; left out: 1 not images (notes.txt)")

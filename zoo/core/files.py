@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from zoo.core.errors import UserError, near_path
+from zoo.core.errors import UserError, near_path, some
 
 PLAIN_NAME = "must be a plain name, printable, without folders and without a dot in front"
+OF_SYSTEMS = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir"}  # of macOS, Windows and Synology
+NAMED = 3  # names in a message
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -197,45 +200,81 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not meant to be looked into: its name begins with a dot, or a Mac put it into an archive."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is not meant to be looked into: its name begins with a dot, or a system put it there."""
+    return name.startswith(".") or name.lower() in OF_SYSTEMS
+
+
+LeftOut = dict[str, list[str]]  # paths by the reason
 
 
 def files_below(
     folder: str | Path,
-    hidden: list[str] | None = None,
+    left_out: LeftOut | None = None,
+    why_not: Callable[[str], str] = lambda path: "",
     entered: Iterable[str | Path] = (),
     folders: list[str] | None = None,
 ) -> Iterator[str]:
     """The regular files below a folder, in no order, without hidden ones and those in hidden folders.
 
-    Links are followed, but no folder is entered twice, so a loop ends.
+    Links are followed, but no folder is entered twice, so a loop ends, and no file that is there itself counts again.
 
     Args:
-        hidden: gets the paths of hidden files and folders.
+        left_out: gets the paths of what is left out.
+        why_not: the reason to leave a file out; empty if there is none.
         entered: folders that no link may lead back to.
         folders: gets the paths of this folder and those below it.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    seen, waiting = set(map(_identity, entered)), [os.fspath(folder)]
-    while waiting:
-        place = waiting.pop()
+    left_out = {} if left_out is None else left_out
+    own, seen, links = set(), set(map(_identity, entered)), []
+    waiting, linked = [os.fspath(folder)], []  # folders by their own path come first, then links in the order of their paths
+    while waiting or linked:
+        place = waiting.pop() if waiting else heapq.heappop(linked)
         if (identity := _identity(place)) in seen:
             continue
         seen.add(identity)
+        own.add(identity)
         if folders is not None:
             folders.append(place)
         with os.scandir(place) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
-                    if hidden is not None:
-                        hidden.append(entry.path)
-                elif entry.is_dir():
+                    left_out.setdefault("hidden", []).append(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif entry.is_file():
+                elif entry.is_dir():
+                    heapq.heappush(linked, entry.path)
+                elif not entry.is_file():
+                    reason = "broken links" if entry.is_symlink() else "not regular files"
+                    left_out.setdefault(reason, []).append(entry.path)
+                elif reason := why_not(entry.path):
+                    left_out.setdefault(reason, []).append(entry.path)
+                elif entry.is_symlink():
+                    links.append(entry.path)
+                else:
                     yield entry.path
+    inside: dict[str, bool] = {}
+    for link in links:
+        target = os.readlink(link)
+        target = target if target.startswith(os.sep) else os.path.join(os.path.dirname(link), target)
+        beside, _, name = target.rpartition(os.sep)
+        if beside not in inside:
+            inside[beside] = _identity(beside) in own
+        if inside[beside] and not is_hidden(name) and not why_not(target):
+            left_out.setdefault("links to others", []).append(link)
+        else:
+            yield link
+
+
+def describe_left_out(left_out: LeftOut, folder: str | Path) -> str:
+    """Numbers and first names of what is left out below a folder, by reason."""
+    parts = []
+    for reason, paths in left_out.items():
+        names = sorted(os.path.relpath(path, folder) for path in paths) if paths else []
+        parts += [f"{len(paths):,} {reason} ({some(names, NAMED)})"] if paths else []
+    return ", ".join(parts)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -49,6 +49,11 @@ def is_utf8(path: str) -> bool:
     return True
 
 
+def composed(name: str) -> str:
+    """A name in composed Unicode: systems store an accent with its letter or behind it, and both are one name."""
+    return unicodedata.normalize("NFC", name)
+
+
 def make_output_readable() -> None:
     """Let standard output and errors take any text: what their encoding lacks is replaced or escaped."""
     codecs.register_error(READABLE, _replace)

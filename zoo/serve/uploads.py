@@ -14,7 +14,8 @@ from starlette.requests import Request
 from torch import Tensor
 
 from zoo.core.errors import one_line
-from zoo.datamodules.files.images import UnreadableImage, open_image, read_image
+from zoo.datamodules.files.formats import open_image
+from zoo.datamodules.files.images import UnreadableImage, read_image
 from zoo.spec import ImageSpec
 
 FIELD = "images"

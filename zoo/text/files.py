@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.core.errors import UserError, near_path, some
-from zoo.core.files import files_below, read_regular
+from zoo.core.errors import UserError, near_path
+from zoo.core.files import LeftOut, describe_left_out, files_below, read_regular
 from zoo.core.ranks import rank_zero_print
-
-NAMED = 3  # files in a message
 
 
 def read_text(path: Path, label: str) -> str:
@@ -43,12 +41,12 @@ def read_texts(path: Path, label: str) -> list[str]:
 
 
 def _read_all(folder: Path, label: str) -> list[str]:
-    hidden: list[str] = []
+    left_out: LeftOut = {}
     copies: list[str] = []
     strange: list[str] = []
     texts: dict[str, None] = {}  # in order, each once
     try:
-        files = sorted(map(Path, files_below(folder, hidden)))
+        files = sorted(map(Path, files_below(folder, left_out)))
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     for file in files:
@@ -63,14 +61,8 @@ def _read_all(folder: Path, label: str) -> list[str]:
             texts[text] = None
     if strange and not texts:
         raise UserError(f"{label}: none of its files is UTF-8 text, such as {Path(strange[0]).name}")
-    left_out = {"hidden": sorted(hidden), "copies of others": copies, "not UTF-8 text": strange}
-    faults = [
-        f"{len(paths):,} {fault} ({some((Path(path).relative_to(folder) for path in paths), NAMED)})"
-        for fault, paths in left_out.items()
-        if paths
-    ]
-    if faults:
-        rank_zero_print(f"warning: {label}: {len(texts):,} files are read, others left out: {', '.join(faults)}")
+    if faults := describe_left_out({**left_out, "copies of others": copies, "not UTF-8 text": strange}, folder):
+        rank_zero_print(f"warning: {label}: {len(texts):,} files are read, others left out: {faults}")
     return list(texts)
 
 

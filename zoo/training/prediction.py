@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from zoo.core.errors import UserError, some
-from zoo.core.files import expanded, files_below, require_regular
+from zoo.core.files import LeftOut, describe_left_out, expanded, files_below, require_regular
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.files.images import EXTENSIONS, UnreadableImage, array_to_image, is_image, read_image
+from zoo.datamodules.files.formats import why_no_image
+from zoo.datamodules.files.images import UnreadableImage, array_to_image, read_image
 from zoo.datamodules.files.progress import shown
 from zoo.spec import ImageSpec, image_spec
 from zoo.tasks.prediction import Prediction
@@ -160,7 +161,18 @@ def _sources(given: ImageInput) -> list[Source]:
     if not path.is_dir():
         require_regular(path)
         return [Source(str(path), path)]
-    found = sorted(Path(file) for file in files_below(path) if is_image(file))
+    return _in_folder(path)
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    left_out: LeftOut = {}
+    try:
+        found = sorted(map(Path, files_below(folder, left_out, why_no_image)))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    others = describe_left_out(left_out, folder)
     if not found:
-        raise UserError(f"{given}: holds no images ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{folder}: holds no images{others and f'; left out: {others}'}")
+    if others:
+        rank_zero_print(f"warning: {folder}: left out: {others}")
     return [Source(str(file), file, is_named=False) for file in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from zoo.core.errors import UserError
 from zoo.datamodules.coco_captions import CocoCaptions
+from zoo.datamodules.files.named_images import find_images
 from zoo.datamodules.flickr8k import Flickr8k
 from zoo.spec import END, UNKNOWN
 
@@ -322,3 +324,33 @@ def test_training_captions_are_cut_on_request_without_an_end_and_others_are_not(
     batch = data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch["labels"].shape == (2, 2, 6)
     assert len(data.references(data.splits["train"].columns["image_id"])[0][0]) == 17
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_another_form_of_unicode_is_the_same_one(images: Path, written: str, stored: str) -> None:
+    names = [f"crème {number} brûlée.jpg" for number in range(40)]
+    for number, name in enumerate(names):
+        image(images / "Flicker8k_Dataset" / unicodedata.normalize(stored, name), number)
+    lines = [f"{unicodedata.normalize(written, name)},a dish number {number}" for number, name in enumerate(names)]
+    (images / "captions.txt").write_text("\n".join(["image,caption", *lines]) + "\n")
+    data = opened(images, validation=0.2)
+    found = {Path(file).name: split for name, split in data.splits.items() for file in split.files}
+    assert found.keys() == {unicodedata.normalize(stored, name) for name in names}
+    again = {file: name for name in ("train", "val", "test") for file, _ in data.files()[name]}
+    assert again.keys() == {unicodedata.normalize("NFC", f"Flicker8k_Dataset/{name}") for name in names}
+
+
+def test_an_exact_name_comes_before_one_in_another_form(images: Path) -> None:
+    forms = [unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD")]
+    for number, name in enumerate(forms):
+        image(images / name, 90 * number)
+    found = find_images(images, forms)
+    assert found.paths == {name: str(images / name) for name in forms} and not found.ambiguous
+
+
+def test_a_named_file_is_an_image_whatever_its_ending(images: Path) -> None:
+    image(images / "a.png", 20)
+    (images / "a.png").rename(images / "a.dat")
+    (images / "b.dat").write_bytes(b"")
+    found = find_images(images, ["a.dat"])
+    assert found.paths == {"a.dat": str(images / "a.dat")} and len(found.unnamed) == len(NAMES)

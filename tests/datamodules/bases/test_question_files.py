@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,13 @@ def test_clevr_is_read_as_published(clevr: Path) -> None:
     assert kinds == ["count", "exist"]
     assert data.splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 40, 80, 120]
     assert data.splits["test"] is data.splits["val"] and len(data.splits["val"]) == 2
+
+
+def test_a_name_in_another_form_of_unicode_is_the_same_one(clevr: Path) -> None:
+    path = clevr / "questions" / "CLEVR_train_questions.json"
+    path.write_text(path.read_text().replace("CLEVR_train_000002.png", unicodedata.normalize("NFC", "sphère.png")))
+    (clevr / "images/train/CLEVR_train_000002.png").rename(clevr / "images/train" / unicodedata.normalize("NFD", "sphère.png"))
+    assert opened(CLEVR(2, 0, str(clevr), size=16)).splits["train"].images.pixels[:, 0, 5, 5].tolist() == [0, 40, 80, 120]
 
 
 def test_a_picture_with_more_questions_comes_several_times(clevr: Path) -> None:
