@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
 
-from zoo.core.printing import LAYOUT, csv_line, json_text, make_output_readable, printable
+from zoo.core.printing import LAYOUT, csv_line, json_text, make_output_readable, printable, shell_word
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,13 @@ def test_json_stays_json_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encodi
         text = json_text(value, indent=2)
         assert json.loads(text) == value and printable(text, kept="\n") == text
         text.encode(encoding)
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    "name", ["a b", "it's", "é", "two\nlines", "it's\ttwo\\n", "caf\udce9s 'x'", "soft\xadhyphen", "a\u2028b"]
+)
+def test_a_word_for_the_shell_is_printable_and_gives_the_name(name):
+    word = shell_word(name)
+    assert printable(word) == word
+    assert subprocess.check_output(["bash", "-c", f"printf %s {word}"], env={"LC_ALL": "C.UTF-8"}) == os.fsencode(name)

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -38,6 +39,18 @@ def _escaped(letter: str) -> str:
         return f"\\x{ord(letter) - 0xDC00:02x}"
     is_hidden = unicodedata.category(letter) in HIDDEN and letter not in JOINERS
     return letter.encode("unicode_escape").decode() if is_hidden else letter
+
+
+def shell_word(text: str) -> str:
+    """Text as a word of a command to print and copy: what cannot be printed stands as bytes in quotes of bash and zsh."""
+    if printable(text) == text:
+        return shlex.quote(text)
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(each if printable(each) == each else _bytes(each) for each in quoted) + "'"
+
+
+def _bytes(letter: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
 
 
 def is_utf8(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.core.errors import UserError, unknown
+from zoo.core.printing import shell_word
 from zoo.pictures.figure import Picture
 from zoo.pictures.maps import PERCENTILE, draw_maps
 from zoo.pictures.predictions import load_trained, to_rgb
@@ -57,12 +57,12 @@ def saliency(
         f"{name}\n{word} {classes[i]} ({p:.0%})" for name, p, i in zip(shown.names, probabilities, chosen.tolist(), strict=True)
     ]
     heading = f"{folder.path.name}: saliency maps for {f'class {class_name}' if class_name else 'the predicted class'}"
-    again = " ".join(["zoo picture saliency", folder.name, *map(shlex.quote, images)])
+    again = " ".join(["zoo picture saliency", folder.name, *map(shell_word, images)])
     return Picture(
         draw_saliency(to_rgb(shown.images), maps, titles, heading),
         "bright pixels influence the class score most: check whether they belong to the object, or to the background, borders "
         "and watermarks",
-        again if class_name else f"{again} --class {shlex.quote(classes[likely.indices[0, 1]])}",
+        again if class_name else f"{again} --class {shell_word(classes[likely.indices[0, 1]])}",
     )
 
 
