@@ -17,6 +17,7 @@ PANELS = {
         "search": "search.search",
         "diagnose": "diagnose.diagnose",
         "watch": "watch.watch",
+        "runs": "runs.runs",
     },
     "Use": {
         "test": "train.test",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from zoo.registry.registry import Registry, scan
     from zoo.spec import ImageSpec, TextSpec
+    from zoo.training.run_list import RunSummary, list_runs
 
 __all__ = [
     "Entry",
@@ -36,6 +37,7 @@ __all__ = [
     "Interrupted",
     "Recipe",
     "Registry",
+    "RunSummary",
     "SearchResult",
     "TextSpec",
     "TrainedRun",
@@ -47,6 +49,7 @@ __all__ = [
     "finetune",
     "list_data",
     "list_models",
+    "list_runs",
     "load",
     "register_augmentation",
     "register_data",
@@ -67,6 +70,7 @@ _LAZY = {
     "Interrupted": "zoo.core.errors",
     "Recipe": "zoo.config.recipe",
     "Registry": "zoo.registry.registry",
+    "RunSummary": "zoo.training.run_list",
     "SearchResult": "zoo.api.search",
     "TextSpec": "zoo.spec",
     "TrainedRun": "zoo.api.trained",
@@ -77,6 +81,7 @@ _LAZY = {
     "finetune": "zoo.api.training",
     "list_data": "zoo.api.names",
     "list_models": "zoo.api.names",
+    "list_runs": "zoo.training.run_list",
     "load": "zoo.api.trained",
     "register_augmentation": "zoo.registry.entry",
     "register_data": "zoo.registry.entry",

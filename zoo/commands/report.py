@@ -15,7 +15,10 @@ from zoo.core.files import require_writable
 
 def report(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs by name or path; several are compared.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs by name or path, or a pattern such as 'mlp-*'; several are compared."),
+    ],
     output: Annotated[
         str,
         typer.Option(
@@ -35,12 +38,13 @@ def report(
 
     [bold]zoo report resnet20-digits[/bold]\n
     [bold]zoo report first second -o compared.html[/bold]   compare two runs\n
+    [bold]zoo report 'mlp-*'[/bold]   compare all whose names match\n
     [bold]zoo report resnet20-digits --no-samples[/bold]   without predictions
     """
-    from zoo.training.run_folder import RUN_FILES, RunFolder
+    from zoo.training.run_folder import RUN_FILES, RunFolder, expand_pattern
 
     registry = open_registry(context)
-    folders = [RunFolder.find(name, RUN_FILES) for name in runs]
+    folders = [RunFolder.find(name, RUN_FILES) for text in runs for name in expand_pattern(text)]
     if len({folder.path.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is given twice")
     path = Path(output) if output else folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")

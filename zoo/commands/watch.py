@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.commands.shell import Json, RunName, echo, print_json
+from zoo.commands.shell import Json, echo, print_json
+from zoo.core.errors import UserError
 from zoo.core.printing import printable
+from zoo.core.ranks import rank_zero_print
 
 if TYPE_CHECKING:
     from zoo.training.watching import RunStatus, RunWatcher
@@ -20,7 +22,9 @@ BAR_WIDTH = 60
 
 
 def watch(
-    run: RunName,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, by name or path; by default the one that is being trained.")
+    ] = "",
     once: Annotated[
         bool, typer.Option("--once", help="Print the state once and exit; the default when the output is not a terminal.")
     ] = False,
@@ -28,13 +32,14 @@ def watch(
 ) -> None:
     """Follow the progress, speed and metrics of a run that another process trains.
 
+    [bold]zoo watch[/bold]   the run that is being trained\n
     [bold]zoo watch resnet20-digits[/bold]   until the run ends; Ctrl-C stops watching, not the run\n
     [bold]zoo watch resnet20-digits --once[/bold]
     """
     from zoo.training.run_folder import RUN_FILES, RunFolder
     from zoo.training.watching import RunWatcher
 
-    watcher = RunWatcher(RunFolder.find(run, RUN_FILES))
+    watcher = RunWatcher(RunFolder.find(run or _running(), RUN_FILES))
     if json:
         print_json(watcher.status(time()).to_dict())
     elif once or not sys.stdout.isatty():
@@ -42,6 +47,24 @@ def watch(
     else:
         with suppress(KeyboardInterrupt):  # the way to stop watching
             _follow(watcher)
+
+
+def _running() -> str:
+    """The run that is being trained, the latest of several.
+
+    Raises:
+        UserError: there is none.
+    """
+    from zoo.training.run_list import list_runs
+
+    running = list_runs(state="running")
+    if not running:
+        latest = list_runs()
+        advice = f"; the latest is {latest[0].name}: zoo watch {latest[0].name}" if latest else ""
+        raise UserError(f"no run is being trained{advice}")
+    if len(running) > 1:
+        rank_zero_print(f"{len(running)} runs are being trained; this is {running[0].name} (zoo runs --state running lists all)")
+    return str(running[0].path)
 
 
 def _follow(watcher: RunWatcher) -> None:

@@ -96,7 +96,7 @@ def read_json_lines(path: Path, on_damage: Callable[[], None] = lambda: None) ->
         return
     with path.open("rb") as file:
         for line in file:
-            record = _parse(line)
+            record = parse_line(line)
             if record is not None:
                 yield record
             elif line.endswith(b"\n") and line.strip():
@@ -124,7 +124,7 @@ class JsonLinesFollower:
                 if not line.endswith(b"\n"):  # the other half is not there yet
                     return
                 self._offset += len(line)
-                if (record := _parse(line)) is not None:
+                if (record := parse_line(line)) is not None:
                     yield record
 
     def is_restarted(self) -> bool:
@@ -135,7 +135,7 @@ class JsonLinesFollower:
         return is_shorter
 
 
-def _parse(line: bytes) -> Record | None:
+def parse_line(line: bytes) -> Record | None:
     """The object of a line; None for anything else, and for an object whose position in the training is no number."""
     try:
         record = json.loads(line)

@@ -10,13 +10,17 @@ from importlib import metadata
 from typing import Any
 
 import torch
-from torch import nn
+
+from zoo.tasks.task import Task
 
 PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
 
 
-def describe_environment(network: nn.Module) -> dict[str, Any]:
-    """Collect versions, machine and commit, which reproduce a run together with its Run, as plain data."""
+def describe_environment(task: Task) -> dict[str, Any]:
+    """Collect versions, machine and commit, which reproduce a run together with its Run, as plain data.
+
+    ``monitor`` and ``goal`` are the metric of the best checkpoint and its direction.
+    """
     return {
         "started": time.time(),
         "command": " ".join(["zoo", *sys.argv[1:]]),
@@ -25,7 +29,9 @@ def describe_environment(network: nn.Module) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "machine": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in task.parameters()),
+        "monitor": f"val/{task.monitor}",
+        "goal": task.directions[task.monitor],
     }
 
 

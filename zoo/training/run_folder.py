@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ RUNS = Path("runs")  # where new runs go by default
 RUNS_VARIABLE = "ZOO_RUNS"
 _chosen: ContextVar[Path | None] = ContextVar("runs", default=None)
 LOCK = ".lock"
+LOCK_SECONDS = 0.5  # a moment: whoever lists the runs may be asking whether this one is locked
 RUN_FILES = ("run.yaml", "metrics.jsonl", "monitors.jsonl")  # any of which a run leaves behind
 FOLDER_VARIABLE = "ZOO_RUN_FOLDER"  # the folder that rank zero has created, for launched processes
 
@@ -201,10 +203,20 @@ class RunFolder:
             yield
             return
         try:
-            with FileLock(self.path / LOCK, blocking=False):
+            with FileLock(self.path / LOCK, timeout=LOCK_SECONDS):
                 yield
         except Timeout:
             raise UserError(f"run {self.name} is being trained by another process: wait for it, or start a new run") from None
+
+    def is_locked(self) -> bool:
+        """Whether a process is training this run."""
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with FileLock(self.path / LOCK, blocking=False):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def checkpoint(self, which: str) -> Path:
         """Path of the checkpoint ``best`` or ``last``.
@@ -268,6 +280,11 @@ class RunFolder:
 def known_runs() -> list[str]:
     """The names of the runs in ``runs_folder()``."""
     return sorted(path.parent.name for path in runs_folder().glob("*/run.yaml"))
+
+
+def expand_pattern(text: str) -> list[str]:
+    """The names of the runs that match a glob; ``text`` itself where it is none, or none matches."""
+    return (fnmatch.filter(known_runs(), text) or [text]) if set(text) & set("*?[") else [text]
 
 
 @contextmanager

@@ -1,0 +1,265 @@
+"""All runs of a folder at a glance, read from the files that they write, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from zoo.config.recipe import read_config
+from zoo.core.errors import UserError, did_you_mean, one_line, unknown
+from zoo.core.json_lines import Record, parse_line
+from zoo.training.records import to_float
+from zoo.training.run_folder import RUN_FILES, RunFolder, runs_folder
+
+STATES = ("running", "finished", "resumable", "non-finite", "broken")
+SORTS = ("updated", "name", "metric", "duration")
+PART_OF_A_SETTING = ("model", "data", "recipe", "trainer")
+NO_SETTINGS = ("model.name", "data.name", "trainer.logger", "trainer.accelerator", "trainer.timeout_minutes")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in a list.
+
+    Attributes:
+        name: as commands take it.
+        state: running, finished, resumable, non-finite (see ``zoo autopsy``) or broken.
+        problem: why it is broken; empty otherwise.
+        metric: the validation metric by which its best checkpoint is chosen; empty if that is unknown.
+        goal: ``max`` or ``min``.
+        best: the best value of the metric so far, None before the first epoch has ended.
+        test: the metric on the test split, None before the end.
+        epoch, epochs: epochs that have ended, and of the whole run.
+        started, updated: Unix time of the start and of the last record, None where it is unknown.
+        seconds: from the start to the last record, without the pause before a resume.
+        findings: names of the findings that still hold, the last at the end.
+        settings: all of model, data, recipe and trainer, as in ``recipe.lr``.
+        varied: the settings that differ between the listed runs of the same model on the same data.
+    """
+
+    name: str
+    path: Path
+    model: str
+    data: str
+    state: str
+    problem: str = ""
+    metric: str = ""
+    goal: str = "max"
+    best: float | None = None
+    test: float | None = None
+    epoch: int = 0
+    epochs: int | None = None
+    started: float | None = None
+    updated: float | None = None
+    seconds: float | None = None
+    findings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    varied: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return {**vars(self), "path": str(self.path)}
+
+
+def list_runs(
+    pattern: str = "",
+    *,
+    state: str = "",
+    where: dict[str, Any] | None = None,
+    sort: str = "updated",
+    runs: str | Path | None = None,
+) -> list[RunSummary]:
+    """List the runs of a folder.
+
+    Args:
+        pattern: part of a run's, a model's or a data set's name, or a glob such as ``mlp-*``; empty for all.
+        state: running, finished, resumable, non-finite or broken; empty for all.
+        where: settings that they must have, as in ``{"recipe.lr": 0.1}``.
+        sort: ``updated`` or ``duration``, the latest or longest first, ``name``, or ``metric``, the best first.
+        runs: folder; by default ``ZOO_RUNS``, or ``runs``.
+
+    Raises:
+        UserError: an unknown state, order or setting.
+    """
+    if state and state not in STATES:
+        raise unknown("state", state, STATES)
+    if sort not in SORTS:
+        raise unknown("order", sort, SORTS)
+    folders = [RunFolder(path) for path in _run_paths(Path(runs) if runs else runs_folder())]
+    found = [run for run in map(summarize, folders) if state in ("", run.state) and _matches(run, pattern)]
+    found = _with_settings(found, where or {})
+    varied = _varied(found)
+    return sorted((RunSummary(**{**vars(run), "varied": varied[run.path]}) for run in found), key=_order(sort))
+
+
+def _run_paths(folder: Path) -> list[Path]:
+    proofs = {path.parent for proof in RUN_FILES for path in folder.glob(f"*/{proof}")}
+    return sorted(proofs)
+
+
+def _matches(run: RunSummary, pattern: str) -> bool:
+    return not pattern or any(fnmatch(name, pattern) or pattern in name for name in (run.path.name, run.model, run.data))
+
+
+def _with_settings(runs: list[RunSummary], where: dict[str, Any]) -> list[RunSummary]:
+    known = {key for run in runs for key in run.settings}
+    for key in where:
+        if runs and key not in known:
+            raise UserError(f"--where {key}: no run has that setting{did_you_mean(key, known)}")
+    return [run for run in runs if all(_same(run.settings.get(key), value) for key, value in where.items())]
+
+
+def _same(own: Any, wanted: Any) -> bool:
+    return bool(own == wanted) or str(own) == str(wanted)
+
+
+def _varied(runs: Iterable[RunSummary]) -> dict[Path, dict[str, Any]]:
+    """The settings of each run that differ from another one's of the same model and data."""
+    alike: dict[tuple[str, str], list[RunSummary]] = defaultdict(list)
+    for run in runs:
+        alike[run.model, run.data].append(run)
+    varied = {}
+    for group in alike.values():
+        keys = list(dict.fromkeys(key for run in group for key in run.settings if key not in NO_SETTINGS))
+        differing = [key for key in keys if len({json.dumps(run.settings.get(key), default=str) for run in group}) > 1]
+        for run in group:
+            varied[run.path] = {key: run.settings[key] for key in differing if key in run.settings}
+    return varied
+
+
+def _order(sort: str) -> Callable[[RunSummary], Any]:
+    def best(run: RunSummary) -> float:
+        value = math.inf if run.best is None else run.best
+        return -value if run.goal == "max" and run.best is not None else value
+
+    return {
+        "updated": lambda run: -(run.updated or run.started or 0.0),
+        "name": lambda run: run.path.name,
+        "metric": lambda run: (run.metric, best(run)),
+        "duration": lambda run: -(run.seconds or 0.0),
+    }[sort]
+
+
+def summarize(folder: RunFolder) -> RunSummary:
+    """Summarize a run, whatever is left of it."""
+    settings, problem = _settings(folder)
+    environment = _environment(folder)
+    metric, goal = str(environment.get("monitor") or ""), str(environment.get("goal") or "max")
+    started = to_float(environment.get("started"))
+    progress = _Progress(folder, metric, goal, started)
+    epochs = settings.get("recipe.epochs")
+    is_finished = progress.is_tested or (progress.epoch > 0 and progress.epoch == epochs)
+    if folder.is_locked():
+        state = "running"
+    elif problem:
+        state = "broken"
+    elif is_finished:
+        state = "finished"
+    else:
+        state = "non-finite" if folder.is_non_finite_since(progress.updated or 0.0) else "resumable"
+    return RunSummary(
+        name=folder.name,
+        path=folder.path,
+        model=str(settings.get("model.network") or settings.get("model.name") or "?"),
+        data=str(settings.get("data.name") or "?"),
+        state=state,
+        problem=problem,
+        metric=metric,
+        goal=goal,
+        best=progress.best,
+        test=progress.test,
+        epoch=progress.epoch,
+        epochs=epochs if type(epochs) is int else None,
+        started=None if math.isnan(started) else started,
+        updated=progress.updated,
+        seconds=progress.seconds,
+        findings=_findings(folder),
+        settings=settings,
+    )
+
+
+def _settings(folder: RunFolder) -> tuple[dict[str, Any], str]:
+    """The settings of a run by dotted key, and why they cannot be read."""
+    try:
+        sections = read_config(folder.run_file)
+    except UserError as error:
+        return {}, one_line(str(error).removeprefix("--config "))
+    settings = {
+        f"{name}.{key}": value
+        for name in PART_OF_A_SETTING
+        if isinstance(section := sections.get(name), dict)
+        for key, value in section.items()
+    }
+    missing = [key for key in ("model.name", "data.name") if not isinstance(settings.get(key), str)]
+    return settings, f"{folder.run_file} has no {missing[0]}" if missing else ""
+
+
+def _environment(folder: RunFolder) -> dict[str, Any]:
+    try:
+        environment = json.loads((folder.path / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return environment if isinstance(environment, dict) else {}
+
+
+class _Progress:
+    """What the records of a run say of it. They are searched, not parsed: there may be hundreds of thousands."""
+
+    def __init__(self, folder: RunFolder, metric: str, goal: str, started: float) -> None:
+        content = _content(folder.metrics_file)
+        values = _values(content, metric)
+        self.best = (max if goal == "max" else min)(values) if values else None
+        validated, tested = _last_record(content, b'"val/'), _last_record(content, b'"test/')
+        self.epoch = int(validated.get("epoch") or 0) + 1 if validated else 0
+        self.is_tested = tested is not None
+        test = to_float((tested or {}).get(metric.replace("val/", "test/", 1)))
+        self.test = None if math.isnan(test) else test
+        times = _values(content, "time")
+        self.updated = times[-1] if times else None
+        self.seconds = _active_seconds([*([] if math.isnan(started) else [started]), *times])
+
+
+def _values(content: bytes, name: str) -> list[float]:
+    """The finite values of a name in all records."""
+    return [float(text) for text in re.findall(rb'"%b": ?(-?\d[\d.eE+-]*)' % re.escape(name.encode()), content)] if name else []
+
+
+def _last_record(content: bytes, mark: bytes) -> Record | None:
+    """The last record that holds the mark."""
+    start = content.rfind(b"\n", 0, max(0, content.rfind(mark))) + 1
+    return parse_line(content[start:].partition(b"\n")[0]) if mark in content else None
+
+
+def _active_seconds(times: list[float]) -> float | None:
+    """Seconds between the records, without gaps that are far longer than most."""
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
+    if not gaps:
+        return None
+    usual = sorted(gaps)[len(gaps) // 2]
+    return sum(gap for gap in gaps if gap <= max(60.0, 10 * usual))
+
+
+def _findings(folder: RunFolder) -> tuple[str, ...]:
+    standing: dict[tuple[str, str], str] = {}
+    content = _content(folder.monitors_file)
+    lines = [line for line in content.splitlines() if b'"kind":"finding"' in line or b'"kind":"withdrawal"' in line]
+    for record in filter(None, map(parse_line, lines)):
+        key = str(record.get("name")), str(record.get("where"))
+        standing.pop(key, None)
+        if record.get("kind") == "finding":
+            standing[key] = key[0]
+    return tuple(dict.fromkeys(standing.values()))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
