@@ -13,6 +13,7 @@ from zoo.core import __version__
 if TYPE_CHECKING:
     from zoo.api.build import create_data, create_model
     from zoo.api.names import describe, list_data, list_models
+    from zoo.api.runs import RunSummary, list_runs
     from zoo.api.search import SearchResult, search
     from zoo.api.trained import TrainedRun, load
     from zoo.api.training import finetune, train
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     )
     from zoo.registry.registry import Registry, scan
     from zoo.spec import ImageSpec, TextSpec
-    from zoo.training.run_list import RunSummary, list_runs
 
 __all__ = [
     "Entry",
@@ -70,7 +70,7 @@ _LAZY = {
     "Interrupted": "zoo.core.errors",
     "Recipe": "zoo.config.recipe",
     "Registry": "zoo.registry.registry",
-    "RunSummary": "zoo.training.run_list",
+    "RunSummary": "zoo.api.runs",
     "SearchResult": "zoo.api.search",
     "TextSpec": "zoo.spec",
     "TrainedRun": "zoo.api.trained",
@@ -81,7 +81,7 @@ _LAZY = {
     "finetune": "zoo.api.training",
     "list_data": "zoo.api.names",
     "list_models": "zoo.api.names",
-    "list_runs": "zoo.training.run_list",
+    "list_runs": "zoo.api.runs",
     "load": "zoo.api.trained",
     "register_augmentation": "zoo.registry.entry",
     "register_data": "zoo.registry.entry",

@@ -15,7 +15,7 @@ from zoo.core.errors import UserError, some
 from zoo.core.printing import printable
 
 if TYPE_CHECKING:
-    from zoo.training.run_list import RunSummary
+    from zoo.training.run_summary import RunSummary
 
 NUMBERS = ("best", "test", "epoch", "time")
 # columns that a narrow terminal does without, the first of these first
@@ -45,9 +45,9 @@ def runs(
     [bold]zoo runs --state resumable[/bold]\n
     [bold]zoo report $(zoo runs mlp --names)[/bold]   compare them in a page
     """
+    from zoo.api.runs import list_runs
     from zoo.config.recipe import parse_settings
     from zoo.training.run_folder import runs_folder, runs_in
-    from zoo.training.run_list import list_runs
 
     wanted = {
         f"{section}.{key}": value

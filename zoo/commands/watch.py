@@ -55,7 +55,7 @@ def _running() -> str:
     Raises:
         UserError: there is none.
     """
-    from zoo.training.run_list import list_runs
+    from zoo.api.runs import list_runs
 
     running = list_runs(state="running")
     if not running:

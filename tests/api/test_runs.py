@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from zoo.api.runs import list_runs
 from zoo.core.errors import UserError
 from zoo.training.run_folder import RunFolder
-from zoo.training.run_list import list_runs
 
 RECORDS = [
     {"step": 10, "epoch": 0, "time": 1010.0, "train/loss": 2.0},
@@ -127,15 +127,16 @@ def test_watch_without_a_name_takes_the_run_that_is_trained(zoo) -> None:
 def test_a_report_takes_a_pattern(zoo) -> None:
     make("mlp-1", [*RECORDS, TEST])
     make("mlp-2", [*RECORDS, TEST])
-    make("other", [*RECORDS, TEST])
+    make("elsewhere", [*RECORDS, TEST])
     assert zoo("report", "mlp-*", "--no-samples").code == 0
     page = Path("report.html").read_text()
-    assert "mlp-1" in page and "mlp-2" in page and "other" not in page
+    assert "mlp-1" in page and "mlp-2" in page and "elsewhere" not in page
     assert zoo("report", "xyz*").is_one_line_error("xyz*")
 
 
 def test_listing_runs_imports_no_torch(tmp_path) -> None:
-    program = "import sys; from zoo.cli import app; sys.argv = ['zoo', 'runs']; app(standalone_mode=False); print('torch' in sys.modules)"
+    program = "import sys; from zoo.cli import app; sys.argv = ['zoo', 'runs']; app(standalone_mode=False); "
+    program += "print('torch' in sys.modules)"
     make("seen")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
