@@ -164,7 +164,8 @@ def test_images_are_the_same_in_every_form(run: face.TrainedRun, pixels: np.ndar
     assert run.predict(torch.stack([tensor, tensor]))[1].values == predictions[0].values
     Path("folder").mkdir()
     Image.fromarray(pixels).save("folder/b.png")
-    assert [each.values for each in run.predict("folder")] == [predictions[0].values]
+    (alone,) = run.predict("folder")  # kernels of a batch of one may differ in the last digit
+    assert alone.values == pytest.approx(predictions[0].values, abs=1e-6)
     gray = run.predict([pixels[..., 0], pixels[..., :1]])
     assert gray[0].values == gray[1].values
 
