@@ -270,12 +270,21 @@ class DialogueSpec(ImageTextSpec):
 class NavigationSpec(ImageTextSpec):
     """Views from inside an environment, with instructions of at most ``length`` words, ``END`` included.
 
-    ``actions`` are the choices at each step, the last of them to stop; an episode ends after at most ``steps``.
+    ``actions`` are the choices at each step, the last of them to stop; an episode ends after at most ``steps``. It succeeds less
+    than ``success_distance`` from the goal, in ``unit``; if ``requires_stop``, the agent must have stopped there.
+
+    If ``panoramic``, actions are the directions in which one can go from where one is, which differ from place to place (Fried et
+    al. 2018, arXiv:1806.02724): a view is not of pixels, but has a column of features for each action, [features, 1, actions],
+    zero where there is no such action.
     """
 
     actions: tuple[str, ...]
     length: int
     steps: int
+    panoramic: bool = False
+    success_distance: float = 1.0
+    requires_stop: bool = True
+    unit: str = "steps"
 
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from zoo.datamodules.loading.pixels import channel_statistics
 from zoo.datamodules.loading.splits import ImagesInMemory
 from zoo.spec import END, IGNORE, PAD, ImageSpec, NavigationSpec
 
-FAR = 1000  # more steps than any path has: from where the goal cannot be reached
+FAR = 1000  # longer than any path: from where the goal cannot be reached
 POOL = 8  # batches whose episodes are put together by their lengths
 DRAWN_VIEWS = 8
 PREVIEWED = 6  # episodes
@@ -27,8 +27,84 @@ MEASURED = 32  # environments whose views make the statistics
 
 
 @dataclass(frozen=True)
-class Environments:
-    """B environments of P poses, with K goals each.
+class Lookup:
+    """What rows of a batch look up by their poses in a table of all environments: a tensor [N, P, ...] that is never made.
+
+    Attributes:
+        table: [entries, ...].
+        first: the entry of each row's first pose, int64 [N].
+        sharing: the number of consecutive poses that share an entry.
+    """
+
+    table: Tensor
+    first: Tensor
+    sharing: int = 1
+
+    def __getitem__(self, index: Any) -> Any:
+        """The entries of (rows, poses), broadcast, or for rows alone what these look up."""
+        if not isinstance(index, tuple):
+            return replace(self, first=self.first[index])
+        row, pose = index
+        return self.table[self.first[row] + pose // self.sharing]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def to(self, device: torch.device, **options: Any) -> Lookup:
+        """The same on a device, as Lightning moves what is in a batch."""
+        return replace(self, table=self.table.to(device, **options), first=self.first.to(device, **options))
+
+
+class Graphs(ABC):
+    """Environments that are graphs of poses, with the shortest paths to their goals."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+    @abstractmethod
+    def lookup(self, environment: Tensor, goal: Tensor) -> dict[str, Any]:
+        """``views``, ``moves``, ``lengths``, ``distance`` and ``expert`` for rows with these environments and goals, int64 [N].
+
+        All are indexed by row and pose, as ``NavigationAgent`` describes them; ``distance`` is ``FAR`` where no path leads to the
+        goal.
+        """
+
+    def rows(self, environment: Tensor, goal: Tensor) -> dict[str, Any]:
+        """What a batch holds of ``lookup``."""
+        return self.lookup(environment, goal)
+
+    def follow(self, environment: Tensor, goal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Poses and actions of a shortest path from each start, int64 [E, longest + 1]; ``IGNORE`` for actions after the stop.
+
+        Raises:
+            UserError: there is no path.
+        """
+        tables, row = self.lookup(environment, goal), torch.arange(len(start))
+        if len(lost := (tables["distance"][row, start] >= FAR).nonzero()):
+            episode = int(lost[0])
+            raise UserError(f"episode {episode}: no path leads from pose {int(start[episode])} to goal {int(goal[episode])}")
+        pose, poses, actions = start, [], []
+        while True:
+            moves = tables["moves"][row, pose].long()
+            action = tables["expert"][row, pose].long()
+            poses.append(pose)
+            actions.append(action)
+            if bool((action == moves.shape[1] - 1).all()):
+                break
+            pose = moves.gather(1, action[:, None])[:, 0]
+        taken = torch.stack(actions, 1)
+        stopped = (taken == moves.shape[1] - 1).cumsum(1)
+        return torch.stack(poses, 1), taken.where(stopped <= 1, IGNORE)
+
+
+@dataclass(frozen=True)
+class Environments(Graphs):
+    """B environments of P poses, with K goals each, in which every action takes one step.
 
     Attributes:
         views: uint8 [B, P, C, H, W].
@@ -47,27 +123,33 @@ class Environments:
         """Environments with shortest paths to the poses that are true in ``at_goal``, bool [B, K, P]."""
         return cls(views, moves, *shortest_paths(moves, at_goal))
 
+    @property
+    def device(self) -> torch.device:
+        return self.views.device
+
     def to(self, device: torch.device) -> Environments:
-        """The same on a device."""
         return Environments(*(table.to(device) for table in vars(self).values()))
 
-    def follow(self, environment: Tensor, goal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Poses and actions of a shortest path from each start, int64 [E, longest + 1]; ``IGNORE`` for actions after the stop.
+    def lookup(self, environment: Tensor, goal: Tensor) -> dict[str, Any]:
+        count, poses, actions = self.moves.shape
+        first, towards = environment * poses, (environment * self.steps.shape[1] + goal) * poses
+        return {
+            "views": Lookup(self.views.flatten(0, 1), first),
+            "moves": Lookup(self.moves.flatten(0, 1), first),
+            "lengths": Lookup(torch.ones(1, actions, device=self.device), torch.zeros_like(first), poses),
+            "distance": Lookup(self.steps.flatten(), towards),
+            "expert": Lookup(self.expert.flatten(), towards),
+        }
 
-        Raises:
-            UserError: there is no path.
-        """
-        steps = self.steps[environment, goal, start]
-        if len(lost := (steps >= FAR).nonzero()):
-            episode = int(lost[0])
-            raise UserError(f"episode {episode}: no path leads from pose {int(start[episode])} to goal {int(goal[episode])}")
-        poses, actions = [start], []
-        for _ in range(int(steps.max()) + 1):
-            actions.append(self.expert[environment, goal, poses[-1]].long())
-            poses.append(self.moves[environment, poses[-1], actions[-1]].long())
-        taken = torch.stack(actions, 1)
-        stopped = (taken == self.moves.shape[-1] - 1).cumsum(1)
-        return torch.stack(poses[:-1], 1), taken.where(stopped.cumsum(1) <= 1, IGNORE)
+    def rows(self, environment: Tensor, goal: Tensor) -> dict[str, Any]:
+        # plain tensors, with which a step can be replayed from a file
+        return {
+            "views": self.views.index_select(0, environment),
+            "moves": self.moves.index_select(0, environment).long(),
+            "lengths": torch.ones((), device=self.device).expand(len(environment), *self.moves.shape[1:]),
+            "distance": self.steps[environment, goal].long(),
+            "expert": self.expert[environment, goal].long(),
+        }
 
 
 def shortest_paths(moves: Tensor, at_goal: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +173,7 @@ class Episodes:
         words: the instruction, int64 [E, spec.length], and ``num_words``, the number of its words.
         path: the poses of a shortest path, int64 [E, longest + 1], the goal again after its end.
         actions: what is done there, the stop at the goal, and ``IGNORE`` after it.
+        seen: whether evaluation counts it apart, among episodes in environments of the training, bool [E].
     """
 
     environment: Tensor
@@ -100,6 +183,7 @@ class Episodes:
     num_words: Tensor
     path: Tensor
     actions: Tensor
+    seen: Tensor
 
     def __len__(self) -> int:
         return len(self.environment)
@@ -112,14 +196,13 @@ class Episodes:
 class EpisodeLoader(BatchLoader):
     """Episodes as batches for one process, as what Lightning takes for a dataloader.
 
-    Every row of a batch holds its environment: ``views`` [n, P, 3, H, W], ``moves`` [n, P, actions], and towards its goal
-    ``steps`` and ``expert`` [n, P]. Beside them are ``words``, ``start``, ``path`` and ``actions``; ``seen``, whether the
-    environment is one of the training; and ``counted``, false for rows that are there only to keep processes in step.
+    Every row of a batch holds its environment: ``views``, ``moves`` and ``lengths``, and towards its goal ``distance`` and
+    ``expert``. Beside them are ``words``, ``start``, ``path``, ``actions`` and ``seen``; and ``counted``, false for rows that are
+    there only to keep processes in step.
 
     Args:
         environments: of the episodes; may be on a device.
         episodes: the data.
-        first_seen: the index of the first environment of the training; those before it are held out.
         batch_size: episodes a batch.
         seed: of the order; None keeps it, for evaluation.
         **place: rank, world and position, as in ``BatchLoader``.
@@ -127,15 +210,14 @@ class EpisodeLoader(BatchLoader):
 
     def __init__(
         self,
-        environments: Environments,
+        environments: Graphs,
         episodes: Episodes,
-        first_seen: int,
         batch_size: int,
         seed: int | None = None,
         **place: Any,
     ) -> None:
         super().__init__(**place)
-        self.environments, self.episodes, self.first_seen, self.seed = environments, episodes, first_seen, seed
+        self.environments, self.episodes, self.seed = environments, episodes, seed
         self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(episodes) // self.world))
         self.lengths = (episodes.actions != IGNORE).sum(1)
 
@@ -166,25 +248,19 @@ class EpisodeLoader(BatchLoader):
         return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
 
     def _batch(self, indices: Tensor, counted: bool = True) -> Batch:
-        environments, episodes, device = self.environments, self.episodes, self.environments.views.device
+        episodes, device = self.episodes, self.environments.device
         longest = int(self.lengths[indices].max())
         rows = {
             "words": episodes.words[indices, : int(episodes.num_words[indices].max())],
             "start": episodes.start[indices],
             "path": episodes.path[indices, :longest],
             "actions": episodes.actions[indices, :longest],
-            "seen": episodes.environment[indices] >= self.first_seen,
+            "seen": episodes.seen[indices],
             "counted": torch.full((len(indices),), counted),
         }
         rows = {name: value.to(device, non_blocking=True) for name, value in rows.items()}
         place, goal = (part[indices].to(device, non_blocking=True) for part in (episodes.environment, episodes.goal))
-        return {
-            **rows,
-            "views": environments.views.index_select(0, place),
-            "moves": environments.moves.index_select(0, place).long(),
-            "steps": environments.steps[place, goal].long(),
-            "expert": environments.expert[place, goal].long(),
-        }
+        return {**rows, **self.environments.rows(place, goal)}
 
 
 class NavigationData(DataModule):
@@ -216,7 +292,7 @@ class NavigationData(DataModule):
         """Views, words and actions, the stop last, without reading the views."""
 
     @abstractmethod
-    def load_environments(self) -> Environments:
+    def load_environments(self) -> Graphs:
         """All environments, those that are held out first."""
 
     @abstractmethod
@@ -231,7 +307,15 @@ class NavigationData(DataModule):
         episodes = self.splits[split]
         path = episodes.path[episode][episodes.actions[episode] != IGNORE] if poses is None else poses
         shown = path[torch.linspace(0, len(path) - 1, DRAWN_VIEWS).long()]
-        return torch.cat(tuple(self.environments.views[episodes.environment[episode], shown].cpu()), 2)
+        return torch.cat(tuple(self.views_along(split, episode, shown)), 2)
+
+    def views_along(self, split: str, episode: int, poses: Tensor) -> Tensor:
+        """The images from poses of an episode, uint8 [n, C, H, W]; none where there are only features."""
+        return self.environments.views[self.splits[split].environment[episode], poses].cpu()
+
+    def trajectory(self, split: str, episode: int, poses: list[int]) -> dict[str, Any]:
+        """A path as plain data."""
+        return {"episode": episode, "trajectory": poses}
 
     # ------------------------------------------------------------------ what the rest uses
 
@@ -249,7 +333,8 @@ class NavigationData(DataModule):
             if len(instruction) >= self.spec.length:
                 raise UserError(f"an instruction has {len(instruction)} words, but the spec allows {self.spec.length - 1}")
             row[: len(instruction) + 1] = torch.tensor([*self.spec.encode(instruction), END])
-        return Episodes(environment, goal, start, words, (words != PAD).sum(1), path, actions)
+        seen = environment >= self.first_seen
+        return Episodes(environment, goal, start, words, (words != PAD).sum(1), path, actions, seen)
 
     def require_compatible(self, spec: NavigationSpec, name: str) -> None:
         """Refuse to be data for a model that was trained with another ``spec``; ``name`` is this data's, for the message.
@@ -280,12 +365,12 @@ class NavigationData(DataModule):
         if self.trainer is not None:
             self.environments = self.environments.to(self.trainer.strategy.root_device)
         seed, place = self.seed if split == "train" else None, placement(self.trainer, split == "train")
-        return EpisodeLoader(self.environments, episodes, self.first_seen, self.batch_size, seed, **place)
+        return EpisodeLoader(self.environments, episodes, self.batch_size, seed, **place)
 
     def summarize(self) -> dict[str, Any]:
         """A summary of the data, once ``setup`` has run."""
         lengths = (self.splits["train"].actions != IGNORE).sum(1) - 1
-        held_out = {name: split.environment < self.first_seen for name, split in self.splits.items() if name != "train"}
+        held_out = {name: ~self.splits[name].seen for name in ("val", "test")}
         return {
             "views": list(self.spec.image.shape),
             "episodes": {name: len(self.splits[name]) for name in ("train", "val", "test")},
@@ -303,26 +388,36 @@ class NavigationData(DataModule):
         return Preview(lines, images, numbers, shows="environments, with the shortest paths that the instructions describe")
 
     def check_batch(self, batch: Batch) -> None:
-        spec, views, moves, words = self.spec, batch["views"], batch["moves"], batch["words"]
-        poses, shape = views.shape[1], spec.image.shape
-        require(tuple(views.shape[2:]) == shape, f"views are {tuple(views.shape[2:])}, the spec has {shape}")
-        require(moves.shape[1:] == (poses, len(spec.actions)), f"moves are {tuple(moves.shape[1:])} for {poses} poses")
-        require(moves.min() >= 0 and moves.max() < poses, "an action leads to a pose that does not exist")
-        require((moves[:, :, -1] == torch.arange(poses)).all(), f"{spec.actions[-1]!r} must stay at its pose")
+        spec, words, path = self.spec, batch["words"], batch["path"]
+        row = torch.arange(len(path))[:, None]
+        views, moves = batch["views"][row, path], batch["moves"][row, path]
+        require(
+            tuple(views.shape[2:]) == spec.image.shape, f"views are {tuple(views.shape[2:])}, the spec has {spec.image.shape}"
+        )
+        require(
+            moves.shape[2] == len(spec.actions), f"there are moves of {moves.shape[2]} actions, the spec has {len(spec.actions)}"
+        )
+        require(torch.equal(moves[:, :, -1], path), f"{spec.actions[-1]!r} must stay at its pose")
+        if isinstance(tables := batch["moves"], Tensor):
+            require(tables.min() >= -1 and tables.max() < tables.shape[1], "an action leads to a pose that does not exist")
         require(words.min() >= 0 and words.max() < len(spec.vocabulary), "a word is outside the vocabulary of the spec")
         require((words == END).sum(1).eq(1).all(), "an instruction does not end, or ends twice")
         self._check_expert(batch)
 
     def _check_expert(self, batch: Batch) -> None:
         """Check that the expert arrives by a shortest path."""
-        row, pose = torch.arange(len(batch["start"])), batch["start"]
-        left = batch["steps"][row, pose]
-        require((left < self.spec.steps).all(), f"a goal is {int(left.max())} steps away, at most {self.spec.steps} are allowed")
-        for _ in range(int(left.max())):
-            pose = batch["moves"][row, pose, batch["expert"][row, pose]]
-            left = (left - 1).clamp(min=0)
-            require(torch.equal(batch["steps"][row, pose], left), "an action of the expert is not on a shortest path")
-        require((batch["expert"][row, pose] == len(self.spec.actions) - 1).all(), "the expert does not stop at the goal")
+        row, pose, stop = torch.arange(len(batch["start"])), batch["start"], len(self.spec.actions) - 1
+        steps = int((batch["actions"] != IGNORE).sum(1).max()) - 1
+        require(steps < self.spec.steps, f"a goal is {steps} steps away, at most {self.spec.steps} are allowed")
+        for _ in range(steps):
+            action = batch["expert"][row, pose].long()[:, None]
+            length, after = (batch[name][row, pose].gather(1, action)[:, 0] for name in ("lengths", "moves"))
+            left = batch["distance"][row, pose].float() - length * (action[:, 0] != stop)
+            require(after.min() >= 0, "an action of the expert cannot be taken")
+            pose = after
+            is_nearer = torch.isclose(batch["distance"][row, pose].float(), left, atol=1e-3)
+            require(is_nearer.all(), "an action of the expert is not on a shortest path")
+        require((batch["expert"][row, pose] == stop).all(), "the expert does not stop at the goal")
 
     def instruction(self, split: str, episode: int) -> str:
         """The instruction of an episode."""

@@ -274,7 +274,7 @@ def test_held_out_houses_do_not_depend_on_the_number_for_training(data: Rooms) -
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_each_episode_once_on_any_number_of_processes(data: Rooms, world: int) -> None:
     split = data.splits["val"]
-    loaders = [EpisodeLoader(data.environments, split, data.first_seen, 64, rank=rank, world=world) for rank in range(world)]
+    loaders = [EpisodeLoader(data.environments, split, 64, rank=rank, world=world) for rank in range(world)]
     assert len({len(list(loader)) for loader in loaders}) == 1
     batches = [batch for loader in loaders for batch in loader]
     counted = torch.cat([batch["words"].new_full((len(batch["words"]),), 0) + batch["counted"] for batch in batches])
@@ -284,9 +284,7 @@ def test_evaluation_sees_each_episode_once_on_any_number_of_processes(data: Room
 
 
 def test_training_draws_each_episode_once_and_can_begin_anywhere(data: Rooms) -> None:
-    loaders = [
-        EpisodeLoader(data.environments, data.splits["train"], data.first_seen, 16, 3, rank=rank, world=2) for rank in range(2)
-    ]
+    loaders = [EpisodeLoader(data.environments, data.splits["train"], 16, 3, rank=rank, world=2) for rank in range(2)]
     per_rank = [list(loader) for loader in loaders]
     assert [len(batches) for batches in per_rank] == [len(loader) for loader in loaders] == [3, 3]
     whole = per_rank[0]

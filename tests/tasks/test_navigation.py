@@ -83,25 +83,27 @@ def test_an_agent_that_never_stops_never_succeeds_though_it_may_pass_the_goal(da
     agent = Scripted(data, scores)
     batch = showing(next(iter(data.test_dataloader())), next(iter(data.test_dataloader()))["expert"])
     walk = agent.walk(batch)
-    assert batch["steps"].gather(1, walk.poses).eq(0).any(1).all(), "each comes to its goal"
+    assert batch["distance"].gather(1, walk.poses).eq(0).any(1).all(), "each comes to its goal"
     assert not walk.stopped.any() and walk.length.eq(data.spec.steps).all() and walk.walking.all()
-    assert not episode_metrics(batch, walk)["success"].any()
+    metrics = episode_metrics(batch, walk, data.spec)
+    assert not metrics["success"].any() and metrics["oracle_success"].all()
 
 
-def test_figures_are_those_of_the_formulas() -> None:
+def test_figures_are_those_of_the_formulas(data: Rooms) -> None:
     # a corridor of five poses whose goal is the last
-    steps = torch.tensor([[4, 3, 2, 1, 0]]).expand(4, -1)
-    batch = {"steps": steps, "start": torch.tensor([0, 2, 1, 0])}
+    distance = torch.tensor([[4, 3, 2, 1, 0]]).expand(4, -1)
+    batch = {"distance": distance, "start": torch.tensor([0, 2, 1, 0])}
     walk = Walk(
         poses=torch.tensor([[0, 4], [2, 4], [1, 3], [0, 4]]),
         scores=torch.empty(0),
         walking=torch.empty(0),
         stopped=torch.tensor([True, True, True, False]),
-        length=torch.tensor([4, 5, 2, 30]),
+        length=torch.tensor([4.0, 5, 2, 30]),
     )
-    figures = episode_metrics(batch, walk)
+    figures = episode_metrics(batch, walk, data.spec)
     assert figures["success"].tolist() == [1, 1, 0, 0]
     assert figures["spl"].tolist() == [1, pytest.approx(2 / 5), 0, 0]
+    assert figures["oracle_success"].tolist() == [1, 1, 0, 1]
     assert figures["error"].tolist() == [0, 0, 1, 0] and figures["length"].tolist() == [4, 5, 2, 30]
 
 
@@ -188,10 +190,10 @@ def test_attention_is_the_mean_of_what_was_read_weighted_by_how_well_it_answers(
     torch.manual_seed(0)
     agent = Navigator(data.spec, Recipe(), hidden_size=8, channels=[4, 4]).eval()
     memory, (hidden, _) = agent.encode_instruction(next(iter(data.test_dataloader()))["words"])
-    attended = agent.attend(memory, hidden)
+    attended = agent.decoder.attend(memory, hidden)
     for row in range(3):
         keys = memory.keys[row][~memory.is_padding[row]]
-        weights = (keys @ agent.query.weight @ hidden[row]).exp()
+        weights = (keys @ agent.decoder.query.weight @ hidden[row]).exp()
         torch.testing.assert_close(attended[row], (weights / weights.sum()) @ keys)
 
 

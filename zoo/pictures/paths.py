@@ -74,8 +74,8 @@ def draw_walks(data: Any, columns: Sequence[Sequence[Episode]], heading: str) ->
 def _draw_walk(data: Any, panel: Any, episode: Episode) -> None:
     panel.suptitle(f"{textwrap.fill(episode.instruction or '(no instruction)', LETTERS)}\n{episode.outcome}", fontsize=8)
     grid = panel.add_gridspec(VIEWS[0], 2 * VIEWS[1], width_ratios=[1.3] * VIEWS[1] + [1] * VIEWS[1])
-    house = panel.add_subplot(grid[:, : VIEWS[1]])
-    house.imshow(data.draw_walk("test", episode.index, episode.poses).permute(1, 2, 0), interpolation="nearest")
+    house = panel.add_subplot(grid[:, : VIEWS[1]] if len(episode.views) else grid[:, :])
+    house.imshow(data.draw_walk("test", episode.index, episode.poses).permute(1, 2, 0))
     house.axis("off")
     for index, view in enumerate(episode.views):
         axes = panel.add_subplot(grid[index // VIEWS[1], VIEWS[1] + index % VIEWS[1]])
