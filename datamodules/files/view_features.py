@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, some
 from zoo.core.files import cache_folder, replace_file, replacing, require_regular
 
 HEADINGS, ELEVATIONS = 12, 3  # views 30 degrees apart: all headings at an elevation of -30 degrees, then level, then at 30
@@ -51,7 +51,7 @@ class ViewFeatures:
             UserError: the file lacks one.
         """
         if missing := [viewpoint for viewpoint in viewpoints if (scan, viewpoint) not in self.row_of]:
-            raise UserError(f"{self.source}: lacks {len(missing):,} viewpoints of scan {scan}, such as {missing[0]}")
+            raise UserError(f"{self.source}: has no features of viewpoints of scan {scan}: {some(missing)}")
         return torch.tensor([self.row_of[scan, viewpoint] for viewpoint in viewpoints])
 
 

@@ -291,7 +291,7 @@ class TrainedRun:
         return Conversation(self._model_of(VisualDialogue, "holds no dialogue"), image, caption)
 
     def episodes(self) -> tuple[list[Episode], list[Episode]]:
-        """Let a navigation agent follow the instructions of test episodes in unseen worlds: those it failed, and the others.
+        """Let a navigation agent follow the instructions of test episodes in unseen worlds: successes, and failures.
 
         Raises:
             UserError: the model is for another task.
@@ -301,6 +301,24 @@ class TrainedRun:
 
         agent = self._model_of(NavigationAgent, "does not navigate")
         return agent.walk_unseen(build_test_data(self.registry, self.config, agent.spec))
+
+    def trajectories(self, split: str = "test") -> list[dict[str, Any]]:
+        """Let a navigation agent follow all instructions of a split of its data, as in ``official_test`` of ``r2r``.
+
+        Returns:
+            The path of each episode, in the form in which the data's benchmark takes results.
+
+        Raises:
+            UserError: the model is for another task, or there is no such split.
+        """
+        from zoo.tasks.navigation import NavigationAgent
+        from zoo.training.building import build_test_data
+
+        agent = self._model_of(NavigationAgent, "does not navigate")
+        data = build_test_data(self.registry, self.config, agent.spec)
+        if split not in data.splits:
+            raise unknown("split", split, data.splits)
+        return agent.walk_split(data, split)
 
     # ------------------------------------------------------------------ records
 
