@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from zoo.core.download import fetch
 from zoo.core.files import cache_folder, expanded
+from zoo.datamodules.bases.data_module import FileContent
 from zoo.datamodules.bases.language_modeling import TextData
 from zoo.registry.entry import register_data
 from zoo.spec import TextSpec
-from zoo.text.files import read_text, read_texts
+from zoo.text.files import named_texts, read_text
 
 
 @register_data("text", task="language-modeling", tags=["local-files"])
@@ -24,12 +27,30 @@ class TextFiles(TextData):
     def __init__(self, batch_size: int, seed: int, root: str, **options: Any) -> None:
         super().__init__(batch_size, seed, **options)
         self.root = expanded(root)
+        self._kept: frozenset[str] | None = None
+        self._named: dict[str, str] = {}
 
     def load_text(self) -> str:
         return "\n".join(self.load_texts())
 
     def load_texts(self) -> list[str]:
-        return read_texts(self.root, f"data.root={self.root}")
+        self._named = named_texts(self.root, f"data.root={self.root}", self.is_kept)
+        return list(self._named.values())
+
+    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
+        """All files as those of training, of each of which a part is held out."""
+        digests = {name: blake2b(text.encode(), digest_size=16).digest() for name, text in self._named.items()}
+        return {"train": [FileContent(name, digest) for name, digest in digests.items()]}
+
+    def keep_only(self, names: Collection[str]) -> None:
+        self._kept = frozenset(names)
+
+    def is_kept(self, name: str) -> bool:
+        """Whether a file is not left out by ``keep_only``."""
+        if self._kept is not None and name not in self._kept:
+            self.added.append(name)
+            return False
+        return True
 
 
 @register_data("shakespeare", task="language-modeling")

@@ -34,6 +34,7 @@ class TextData(DataModule):
 
     task = "language-modeling"
     has_samples = False
+    content = "texts"
 
     root: Path | None = None
 
