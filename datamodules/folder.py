@@ -19,6 +19,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
 from zoo.datamodules.bases.options import require_at_least, require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, common_size, identity_of_files, kept_content
+from zoo.datamodules.files.digests import DigestTable, NotedDigests
 from zoo.datamodules.files.image_files import ImageFiles, RandomCrops, cores
 from zoo.datamodules.files.image_tree import LONG, NAMED, Tree
 from zoo.datamodules.files.kept_tree import kept_tree
@@ -164,8 +165,9 @@ class Folder(ClassificationData):
         paths, counts = self.tree.paths(), [len(files) for files in self.tree.files.values()]
         labels = torch.from_numpy(self.tree.labels().astype(np.int64))
         workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
-        images = ImageFiles(paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers)
-        everything = Split(images, labels, files=paths)
+        table = DigestTable(paths)
+        images = ImageFiles(paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers, digests=table)
+        everything = Split(images, labels, files=paths, digests=NotedDigests(table))
         parts = torch.arange(len(labels)).split(counts)
         return {name: everything.subset(indices) for name, indices in zip(self.tree.files, parts, strict=True)}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.datamodules.bases.image_text import ImageTextData, padded
+from zoo.datamodules.files.digests import NotedDigests
 from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Images, Split
 from zoo.spec import END, PAD, START, CaptionSpec
@@ -24,7 +25,7 @@ class CaptionedImages:
     images: Images
     captions: Sequence[Sequence[Sentence]]
     files: Sequence[str] = ()
-    digests: Tensor | None = None
+    digests: Tensor | NotedDigests | None = None
 
 
 class CaptionData(ImageTextData):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import lightning as L
 from torch import Tensor
@@ -33,6 +33,14 @@ class Preview:
     shows: str = "samples"
 
 
+class FileContent(NamedTuple):
+    """A file, by its path below the folder of the data, with digests of its bytes, empty before it is read, and of its text."""
+
+    name: str
+    digest: bytes
+    text: bytes = b""
+
+
 class UnreadSplits(dict[str, Any]):
     """The splits before ``setup``: there are none, and whoever asks for one learns what to do."""
 
@@ -47,11 +55,13 @@ class DataModule(L.LightningDataModule):
         task: the task that it is for.
         added: names of files that ``keep_only`` left out.
         has_samples: whether splits hold samples that can be counted and selected, unlike a stream of text.
+        content: what its files hold, in messages.
         splits: name -> samples, once ``setup`` has run.
     """
 
     task: ClassVar[str]
     has_samples: ClassVar[bool] = True
+    content: ClassVar[str] = "images"
     spec: Spec
 
     def __init__(self) -> None:
@@ -82,9 +92,16 @@ class DataModule(L.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         return self.test_dataloader()
 
-    def files(self) -> dict[str, list[tuple[str, str]]]:
-        """Of each split that was read, the files with the digests of their content; none where data does not come in files."""
+    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
+        """The files of each split that was read; none where data does not come in files.
+
+        Args:
+            content: with the digests of files that are read batch by batch, as far as they were; they take a moment.
+        """
         return {}
+
+    def warn_of_repeated(self) -> None:
+        """Warn once of held-out samples that are training samples, too, as far as their content is known."""
 
     def keep_only(self, names: Collection[str]) -> None:
         """Before ``setup``: leave out other files than these, and list them in ``added``."""
@@ -92,8 +109,18 @@ class DataModule(L.LightningDataModule):
     def exclude_from_test(self, digests: Collection[bytes]) -> tuple[int, int]:
         """After ``setup``: leave images with these digests out of the test split; how many were, and of how many.
 
+        Those that are read batch by batch are found in the test.
+
         Raises:
             UserError: none is left.
+        """
+        return 0, 0
+
+    def excluded_in_test(self) -> tuple[int, int]:
+        """After the test: how many images were found to be excluded in reading, and of how many.
+
+        Raises:
+            UserError: all were.
         """
         return 0, 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from zoo.datamodules.bases.images import ImageData
 from zoo.datamodules.bases.options import require_fraction
 from zoo.datamodules.loading.augment import Augmentation
 from zoo.datamodules.loading.loader import Batch
+from zoo.datamodules.loading.splits import Split
 from zoo.spec import IGNORE, PAD, UNKNOWN_ANSWER, ImageTextSpec
+
+DIGESTED = 1024  # samples at a time
 
 
 class ImageTextData(ImageData):
@@ -48,6 +52,16 @@ class ImageTextData(ImageData):
         if spec != self.spec:
             self.splits, self._spec = {}, spec
             self.setup()
+
+    def text_digests(self, split: Split) -> list[bytes]:
+        """Of the words and the answers of each sample, without padding: what is learned from it."""
+        columns = [split.labels, *(column for name, column in sorted(split.columns.items()) if name in self.spec.columns)]
+        digests = []
+        for first in range(0, len(split), DIGESTED):
+            rows = torch.cat([column[first : first + DIGESTED].flatten(1) for column in columns], 1).numpy()
+            kept = (rows != PAD) & (rows != IGNORE)
+            digests += [blake2b(row[there].tobytes(), digest_size=8).digest() for row, there in zip(rows, kept, strict=True)]
+        return digests
 
     def check_batch(self, batch: Batch) -> None:
         super().check_batch(batch)

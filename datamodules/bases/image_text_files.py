@@ -19,6 +19,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.image_text import ImageTextData
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.decoded import identity_of_files, kept_content
+from zoo.datamodules.files.digests import DigestTable, NotedDigests
 from zoo.datamodules.files.image_files import ImageFiles, cores
 from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
@@ -38,7 +39,7 @@ class ReadImages(NamedTuple):
     images: Images
     readable: Tensor
     files: Sequence[str]
-    digests: Tensor | None
+    digests: Tensor | NotedDigests
 
 
 class ImageTextFiles(ImageTextData):
@@ -85,13 +86,10 @@ class ImageTextFiles(ImageTextData):
     def setup(self, stage: str | None = None) -> None:
         if not self.splits:
             super().setup(stage)
-            self._warn_of_repeated()
+            self.warn_of_repeated()
 
-    def _warn_of_repeated(self) -> None:
-        """Warn once of images of training that are held out, too, by their content."""
-        if self.splits["train"].digests is None:
-            return
-        train, found = set(self.splits["train"].content()), {}
+    def warn_of_repeated(self) -> None:
+        train, found = set(self.splits["train"].content()) - {b""}, {}
         for name in ("val", "test"):
             split = self.splits[name]
             repeated = {file for file, digest in zip(split.files, split.content(), strict=True) if digest in train}
@@ -120,10 +118,11 @@ class ImageTextFiles(ImageTextData):
             return {what: self._decode(list(paths), what) for what, paths in files.items()}
         workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
         paths = Paths(chain.from_iterable(files.values()))
-        images = ImageFiles(paths, shape, keep=self.keep, workers=workers)
+        table = DigestTable(paths)
+        images, digests = ImageFiles(paths, shape, keep=self.keep, workers=workers, digests=table), NotedDigests(table)
         parts = torch.arange(len(paths)).split([len(each) for each in files.values()])
         return {
-            what: ReadImages(images.subset(part), torch.ones(len(part), dtype=torch.bool), paths[part.numpy()], None)
+            what: ReadImages(images.subset(part), torch.ones(len(part), dtype=torch.bool), paths[part.numpy()], digests[part])
             for what, part in zip(files, parts, strict=True)
         }
 

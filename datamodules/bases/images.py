@@ -6,9 +6,10 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from zoo.core.memory import require_memory
 from zoo.core.printing import composed
 from zoo.core.randomness import derive_seed
 from zoo.core.violation import require
-from zoo.datamodules.bases.data_module import DataModule, Preview
+from zoo.datamodules.bases.data_module import DataModule, FileContent, Preview
 from zoo.datamodules.files.decoded import locked
+from zoo.datamodules.files.digests import NotedDigests
 from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.files.image_files import ImageFiles
 from zoo.datamodules.loading.augment import Augmentation
@@ -151,15 +153,30 @@ class ImageData(DataModule):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         return {**splits, "train": rest, "val": held_out}
 
-    def files(self) -> dict[str, list[tuple[str, str]]]:
-        found: dict[str, list[tuple[str, str]]] = {}
+    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
+        found: dict[str, list[FileContent]] = {}
         for name in ("train", "val", "test"):
             split = self.splits[name]
             if split.digests is not None and not (name == "test" and split is self.splits["val"]):
-                digests = [digest.hex() for digest in split.content()]
-                found[name] = list(dict.fromkeys(zip(self.names(split.files), digests, strict=True)))
+                is_known = content or isinstance(split.digests, Tensor)
+                digests = split.content() if is_known else [b""] * len(split)
+                found[name] = self._by_file(zip(self.names(split.files), digests, self.text_digests(split), strict=True))
         unreadable = self.names(list(map(str, self.unreadable)))
-        return {**found, "unreadable": [(name, "") for name in unreadable]} if found else {}
+        return {**found, "unreadable": [FileContent(name, b"") for name in unreadable]} if found else {}
+
+    def _by_file(self, samples: Iterable[tuple[str, bytes, bytes]]) -> list[FileContent]:
+        """The files of samples, of which several may be on one image."""
+        found: dict[str, FileContent] = {}
+        for name, digest, text in samples:
+            former = found.get(name)
+            if former is not None and text:
+                text = blake2b(former.text + text, digest_size=len(text)).digest()
+            found[name] = FileContent(name, digest, text)
+        return list(found.values())
+
+    def text_digests(self, split: Split) -> list[bytes]:
+        """A digest of the text of each sample; empty where there is none."""
+        return [b""] * len(split)
 
     def keep_only(self, names: Collection[str]) -> None:
         self._kept = frozenset(names)
@@ -175,14 +192,25 @@ class ImageData(DataModule):
 
     def exclude_from_test(self, digests: Collection[bytes]) -> tuple[int, int]:
         split = self.splits["test"]
+        if isinstance(split.digests, NotedDigests):
+            self.splits["test"] = replace(split, excluded=frozenset(digests))
+            return 0, len(split)
         chosen = torch.tensor([digest not in digests for digest in split.content()])
         if chosen.all():
             return 0, len(split)
         if not chosen.any():
-            others = "remove the copies, or test on other images, as in zoo test RUN --data FOLDER"
-            raise UserError(f"all {split.count_images():,} test images are training images, too, by their content: {others}")
+            raise _all_excluded(split)
         self.splits["test"] = split.subset(chosen.nonzero()[:, 0])
         return split.count_images() - self.splits["test"].count_images(), split.count_images()
+
+    def excluded_in_test(self) -> tuple[int, int]:
+        split = self.splits["test"]
+        if not split.excluded:
+            return 0, len(split)
+        excluded = split.is_excluded(torch.arange(len(split)))
+        if excluded.all():
+            raise _all_excluded(split)
+        return split.subset(excluded.nonzero()[:, 0]).count_images(), split.count_images()
 
     def cache_features(self, encode: Callable[[Tensor], Tensor], network: str) -> None:
         """Replace the images by their features from a frozen network, computed once and cached.
@@ -284,6 +312,11 @@ class ImageData(DataModule):
             with suppress(OSError):  # a read-only cache costs time at the next start, nothing else
                 replace_file(path, json.dumps({"of": type(self).__qualname__, "mean": mean, "std": std}).encode())
         return mean, std
+
+
+def _all_excluded(split: Split) -> UserError:
+    others = "remove the copies, or test on other images, as in zoo test RUN --data FOLDER"
+    return UserError(f"all {split.count_images():,} test images are training images, too, by their content: {others}")
 
 
 def _with_image(spec: Spec, **changes: Any) -> Spec:

@@ -107,8 +107,7 @@ class QuestionFiles(ImageTextFiles, QuestionData):
         places = torch.tensor([place for place, _ in rows])
         images = read.images.subset(places) if len(rows) > len(kept) else read.images
         split = self.encode_split(images, [kept[place][start : start + self.questions_per_sample] for place, start in rows])
-        digests = None if read.digests is None else read.digests[places]
-        return replace(split, files=select(read.files, places.numpy()), digests=digests)
+        return replace(split, files=select(read.files, places.numpy()), digests=read.digests[places])
 
 
 def frequent_answers(annotated: list[QuestionedImage], min_count: int, answer_of: Callable[[Question], str]) -> tuple[str, ...]:

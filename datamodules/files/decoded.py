@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.core.files import cache_folder, replacing_path
+from zoo.datamodules.files.digests import DIGEST_BYTES, new_digest
 from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
@@ -34,7 +35,6 @@ from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 VERSION = 3  # of decoding; a cache of another version is not used
-DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
 
@@ -102,7 +102,7 @@ def decode_all(
         for index in range(len(paths))[chunk]:
             try:
                 with open(paths[index], "rb") as file:
-                    digests[index] = np.frombuffer(file_digest(file, _digest).digest(), np.uint8)
+                    digests[index] = np.frombuffer(file_digest(file, new_digest).digest(), np.uint8)
                     file.seek(0)
                     image = decode(file, shape, crop, pixel_format)
             except Exception:  # a damaged file raises almost any
@@ -116,10 +116,6 @@ def decode_all(
     if pixels is not None and not readable.all():
         pixels = pixels[readable]
     return Content(torch.from_numpy(readable), torch.from_numpy(digests), None if pixels is None else torch.from_numpy(pixels))
-
-
-def _digest() -> Any:
-    return blake2b(digest_size=DIGEST_BYTES)
 
 
 def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:

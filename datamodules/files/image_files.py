@@ -22,6 +22,7 @@ from zoo.core.errors import UserError, some
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, flip_into, random_box, uniforms
 from zoo.datamodules.files.decoded import VERSION, identity_of_files
+from zoo.datamodules.files.digests import DigestTable
 from zoo.datamodules.files.images import FIT, decode
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
 from zoo.datamodules.files.paths import Paths
@@ -66,6 +67,7 @@ class ImageFiles:
         workers: threads; 0 for one a core.
         random_crops: crops in training.
         pixel_format: color or gray, and the range of deep values.
+        digests: of the content of the paths, which gets those of files that are read.
         failed: which of the paths could not be read, shared by all selections of them.
     """
 
@@ -79,6 +81,7 @@ class ImageFiles:
     workers: int = 0
     random_crops: RandomCrops | None = None
     pixel_format: PixelFormat = RGB
+    digests: DigestTable | None = field(default=None, repr=False)
     failed: set[int] = field(default_factory=set, repr=False)
     _replacements: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # by index, of what is unreadable
 
@@ -175,6 +178,8 @@ class ImageFiles:
                 flip_into(out[place], image)
             else:
                 out[place] = image
+            if self.digests is not None:
+                self.digests.note(self._row(self._replacements.get(index, index)))
 
     def _box(self, height: int, width: int, draws: list[float] | None) -> Box:
         if draws is None:

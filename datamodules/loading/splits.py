@@ -6,7 +6,7 @@ the augmentation of a batch follow from (seed, epoch, step, rank) alone, so a lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.randomness import derive_seed
+from zoo.datamodules.files.digests import NotedDigests
 from zoo.datamodules.files.paths import select
 from zoo.datamodules.loading.loader import Batch, BatchLoader
 from zoo.spec import IGNORE
@@ -75,14 +76,16 @@ class Split:
     """Images and their targets: ``labels``, int64 [N] of classes, or [N, ...] of words or several answers.
 
     ``columns`` are further tensors, [N, ...], by their names in a batch, such as questions. Of images in files, ``files`` are the
-    paths and ``digests``, uint8 [N, 16], are of their bytes.
+    paths and ``digests``, uint8 [N, 16], are of their bytes, some of which may be known later. Files with ``excluded`` digests do
+    not count in evaluation.
     """
 
     images: Images
     labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
     files: Sequence[str] = field(default=(), kw_only=True)  # subclasses are given theirs by place
-    digests: Tensor | None = field(default=None, kw_only=True)
+    digests: Tensor | NotedDigests | None = field(default=None, kw_only=True)
+    excluded: Collection[bytes] = field(default=frozenset(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,9 +94,23 @@ class Split:
         """Images, of which one with many questions may be several samples."""
         return len(set(self.files)) if self.files else len(self)
 
-    def content(self) -> list[bytes]:
-        """The digest of each image's file; none without files."""
+    def content(self, read: bool = False) -> list[bytes]:
+        """The digest of each image's file, empty for what was not read; none without files.
+
+        Args:
+            read: read all that was not.
+        """
+        if isinstance(self.digests, NotedDigests):
+            if read:
+                self.digests.read()
+            return self.digests.content()
         return [] if self.digests is None else list(map(bytes, self.digests.numpy()))
+
+    def is_excluded(self, indices: Tensor) -> Tensor:
+        """Which of the samples at these indices, whose images were read, do not count; bool [n]."""
+        if not self.excluded:
+            return torch.zeros(len(indices), dtype=torch.bool)
+        return torch.tensor([digest in self.excluded for digest in self.digests[indices].content()])
 
     def subset(self, indices: Tensor) -> Split:
         return replace(
@@ -164,5 +181,6 @@ class ImageLoader(BatchLoader):
         orders = [index[min(turn, total - 1) * self.batch_size :][: self.batch_size] for turn in turns]
         for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
             batch = self.split.batch(images, indices)
-            batch["labels"][(self.split.images.used(indices) != indices) | (turn >= total)] = IGNORE
+            is_read = self.split.images.used(indices) == indices
+            batch["labels"][~is_read | self.split.is_excluded(indices) | (turn >= total)] = IGNORE
             yield batch

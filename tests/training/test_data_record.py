@@ -10,6 +10,7 @@ import json
 import shlex
 import shutil
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -27,6 +28,7 @@ from zoo.training.run_folder import RunFolder
 
 SETTINGS = ["data.name=folder", "data.root=photos", "data.augment=none", "recipe.epochs=2", "recipe.batch_size=8",
             "trainer.accelerator=cpu"]  # fmt: skip
+LARGE = ["data.memory_gb=0", "data.size=8"]  # read batch by batch
 
 
 def picture(path: Path, seed: int) -> Path:
@@ -35,8 +37,8 @@ def picture(path: Path, seed: int) -> Path:
     return path
 
 
-def train(name: str, resume: bool = False, steps: int | None = None) -> engine.TrainResult:
-    run = resolve(scan(), "softmax", {}, [parse_setting(text) for text in SETTINGS])
+def train(name: str, resume: bool = False, steps: int | None = None, settings: Sequence[str] = ()) -> engine.TrainResult:
+    run = resolve(scan(), "softmax", {}, [parse_setting(text) for text in (*SETTINGS, *settings)])
     folder = RunFolder.find(name) if resume else None
     callbacks = [] if steps is None else [StopAfter(steps)]
     return engine.train(scan(), run, name, folder, callbacks=callbacks, progress=False, monitor=False)
@@ -180,3 +182,111 @@ def test_files_of_any_name_are_found_again_and_in_any_form_of_unicode(photos: Pa
     assert train("run", resume=True).test == whole.test
     former, now = weights("whole"), weights("run")
     assert all(torch.equal(former[name], now[name]) for name in former)
+
+
+def digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def test_the_content_of_large_data_is_recorded_when_it_was_read(photos: Path, capfd) -> None:
+    with pytest.raises(Fault):
+        train("run", steps=1, settings=LARGE)
+    first = rows(RunFolder.find("run"))
+    assert set(first) == {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")}
+    assert {kept for _, kept in first.values()} == {""}  # no file is read for it before the first step
+    train("run", resume=True, settings=LARGE)
+    assert rows(RunFolder.find("run")) == {name: (split, digest(photos / name)) for name, (split, _) in first.items()}
+    train("memory", settings=["data.size=8"])
+    assert rows(RunFolder.find("memory")) == rows(RunFolder.find("run"))
+
+
+def test_large_data_that_has_changed_is_refused_or_named(photos: Path, zoo, capfd) -> None:
+    with pytest.raises(Fault):
+        train("run", steps=6, settings=LARGE)
+    names = [name for name, (split, _) in rows(RunFolder.find("run")).items() if split == "train"]
+    content = (photos / names[0]).read_bytes()
+    shutil.copytree("runs/run", "runs/other")
+    for index in range(5):
+        picture(photos / "cat" / f"more{index}.png", 900 + index)
+    picture(photos / names[0], 555)
+    capfd.readouterr()
+    train("run", resume=True, settings=LARGE)  # found when it is read
+    told = capfd.readouterr().err
+    assert "5 images were added since the run began" in told
+    assert told.count(f"1 images have changed since the run began ({names[0]}): it does not go on exactly") == 1
+    assert zoo("train", "--resume", "other").is_one_line_error(f"1 changed ({names[0]})", "cannot go on exactly")  # known now
+    (photos / names[0]).write_bytes(content)
+    (photos / names[1]).unlink()
+    assert zoo("train", "--resume", "other").is_one_line_error(f"1 missing ({names[1]})", "cannot go on exactly")
+
+
+def test_large_data_is_not_tested_on_what_it_was_trained_on(photos: Path, zoo, capfd) -> None:
+    for index in range(20):  # in both classes, so that some are in both splits
+        shutil.copy(photos / "cat" / f"{index:02}.png", photos / "dog" / f"copy{index:02}.png")
+    counted = {}
+    for name, settings in {"memory": ["data.size=8"], "large": LARGE}.items():
+        capfd.readouterr()
+        result = train(name, settings=settings)
+        told = capfd.readouterr().err
+        assert "test images were trained on, by their content, and are left out" in told
+        counted[name] = told[: told.index(" test images were trained on")].rsplit(": ", 1)[1]
+        tested = json.loads(zoo("test", name, "--json").out)
+        assert tested["test/accuracy"] == pytest.approx(result.test["test/accuracy"])
+        counted[f"{name} again"] = str(np.sum(tested["confusion"]))
+    assert counted["memory"] == counted["large"] and counted["memory again"] == counted["large again"]
+    other = Path("other")
+    train_names = [name for name, (split, _) in rows(RunFolder.find("large")).items() if split == "train"]
+    for name in train_names[:3]:
+        for class_name in ("cat", "dog"):
+            (other / class_name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / name, other / class_name)
+    arguments = (
+        "test",
+        "large",
+        "--data",
+        "folder",
+        "--set",
+        "data.root=other",
+        "--set",
+        "data.size=8",
+        "--set",
+        "data.memory_gb=0",
+    )
+    assert zoo(*arguments).is_one_line_error("test images are training images, too, by their content")
+    picture(other / "dog" / "new.png", 40)
+    answer = zoo(*arguments, "--json")
+    assert np.sum(json.loads(answer.out)["confusion"]) == 1 and "6 of 7 test images were trained on" in answer.err
+
+
+TEXT = ["data.name=text", "data.root=letters", "data.seq_len=8", "recipe.epochs=2", "recipe.batch_size=2",
+        "trainer.accelerator=cpu", "model.hidden_size=4"]  # fmt: skip
+
+
+def write_on(name: str, resume: bool = False, steps: int | None = None) -> engine.TrainResult:
+    run = resolve(scan(), "char-rnn", {}, [parse_setting(text) for text in TEXT])
+    folder = RunFolder.find(name) if resume else None
+    callbacks = [] if steps is None else [StopAfter(steps)]
+    return engine.train(scan(), run, name, folder, callbacks=callbacks, progress=False, monitor=False)
+
+
+def test_texts_are_recorded_too(tmp_path: Path, zoo, capfd) -> None:
+    letters = Path("letters")
+    letters.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (letters / name).write_text(f"{name} is a letter of some length. " * 12)
+    with pytest.raises(Fault):
+        write_on("run", steps=6)
+    assert rows(RunFolder.find("run")) == {name: ("train", digest(letters / name)) for name in ("a.txt", "b.txt")}
+    shutil.copytree("runs/run", "runs/whole")
+    write_on("whole", resume=True)
+    (letters / "aa.txt").write_text("another ß")
+    capfd.readouterr()
+    write_on("run", resume=True)
+    assert "1 texts were added since the run began (aa.txt): it goes on without them" in capfd.readouterr().err
+    ours, expected = weights("run"), weights("whole")
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    (letters / "aa.txt").unlink()
+    with (letters / "b.txt").open("a") as file:
+        file.write("more")
+    answer = zoo("test", "run")
+    assert answer.code == 0 and "texts of text since the training: 1 changed (b.txt)" in answer.err

@@ -207,7 +207,8 @@ def _summarize(kind: str, groups: list[list[Place]], describe: Callable[[str, in
 
 def _equal_files(splits: dict[str, Any]) -> list[list[Place]]:
     """Places of files with equal content."""
-    return _equal((digest, (split, index)) for split, held in splits.items() for index, digest in enumerate(held.content()))
+    found = ((split, enumerate(held.content(read=True))) for split, held in splits.items())
+    return _equal((digest, (split, index)) for split, digests in found for index, digest in digests if digest)
 
 
 def _equal_pixels(splits: dict[str, Any]) -> list[list[Place]]:

@@ -80,7 +80,7 @@ def build_test_data(
     if record and record.files:
         now = DataRecord.of(data)
         if is_own and (changes := record.changes(now, SPLITS)):
-            rank_zero_print(f"warning: images of {section['name']} since the training: {changes}")
+            rank_zero_print(f"warning: {data.content} of {section['name']} since the training: {changes}")
         exclude_trained(data, record.trained_on)
     return data
 

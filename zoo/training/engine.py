@@ -28,7 +28,7 @@ from zoo.tasks.task import Task
 from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
 from zoo.training.checkpoints import KEY, Damaged, copy_checkpoint, read_checkpoint, require_finite, way_out
-from zoo.training.data_record import DataRecord, exclude_trained, require_unchanged
+from zoo.training.data_record import ContentRecorder, DataRecord, exclude_trained, require_unchanged, warn_of_excluded
 from zoo.training.environment import describe_environment
 from zoo.training.faults import explained, hinting_at_resume, restoring, stopped_by_signals, way_out_of_changes
 from zoo.training.metrics_logger import MetricsLogger
@@ -160,7 +160,9 @@ def train(
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
         shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
         post_mortem = [build_autopsy(folder, task, about)] if monitor else []
-        others = [*recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem]
+        recorder = ContentRecorder(data, former.record if former.record.files else files, folder.path)
+        recording = [] if files.is_complete else [recorder]
+        others = [*recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, *recording]
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
         all_callbacks = [Rescue(saving, f"resuming {folder.name} at {former}" if resume else ""), *others, saving]
         trainer = build_trainer(run.trainer, run, logger=[log, trackers], callbacks=all_callbacks)
@@ -178,7 +180,11 @@ def train(
                 trainer.fit(task, datamodule=data, ckpt_path=former.file, weights_only=True)
             # loaded here: Lightning would load the weights before averaging
             task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
+            if recording:
+                exclude_trained(data, DataRecord.of(data).trained_on)
             _evaluate(trainer, task, data, trackers, folder, test)
+            if recording:
+                recorder.complete(trainer)
         was_finished = former.file is not None and trainer.global_step == former.step
         if was_finished and former.file == folder.best and trainer.is_global_zero:
             copy_checkpoint(folder.best, folder.last)  # which was lost
@@ -234,7 +240,7 @@ def _open_data(registry: Registry, run: Run, folder: RunFolder, record: DataReco
         UserError: files that it was trained on have changed.
     """
     data = build_data(registry, run, record)
-    files = DataRecord.of(data)
+    files = DataRecord.of(data, content=bool(record.files))
     if record.files:
         require_unchanged(record, files, data, way_out_of_changes(folder, run, data.task))
     return data, files
@@ -276,6 +282,7 @@ def _evaluate(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers, fol
             task.collect_details(metrics=False)
         with supervised(trainer):
             trainer.test(task, datamodule=data, verbose=False)
+        warn_of_excluded(data)
     if trackers.guests:
         trackers.log_samples("val/samples", task.validation_samples(data))
         trackers.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
@@ -320,6 +327,7 @@ def test(
     task.collect_details()
     with supervised(trainer):
         trainer.test(task, datamodule=module, verbose=False)
+    warn_of_excluded(module)
     return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
 
 

@@ -20,6 +20,7 @@ from zoo.datamodules.files import image_files
 from zoo.datamodules.flickr8k import Flickr8k
 from zoo.datamodules.visdial import VisDial
 from zoo.spec import IGNORE
+from zoo.training.data_record import SPLITS, DataRecord
 
 TRAIN, HELD_OUT = range(8), {"val": range(8, 11), "test": range(11, 14)}
 STEP = 16  # of gray, from each image to the next
@@ -93,11 +94,13 @@ def shown(data: ImageTextFiles, batch: dict[str, Tensor], column: str) -> tuple[
     return (batch["images"][:, 0, 0, 0] // STEP).tolist(), [sum(bit << place for place, bit in enumerate(bits)) for bits in rows]
 
 
-def unreadable(data: ImageTextFiles, *indices: int) -> list[Path]:
-    paths = [path for path in Path(data.root).rglob("*.png") if int(path.stem.split("_")[-1]) in indices]
-    for path in paths:
+def image_files_of(data: ImageTextFiles, *indices: int) -> list[Path]:
+    return [path for path in Path(data.root).rglob("*.png") if int(path.stem.split("_")[-1]) in indices]
+
+
+def make_unreadable(data: ImageTextFiles, *indices: int) -> None:
+    for path in image_files_of(data, *indices):
         path.write_bytes(b"no picture")
-    return paths
 
 
 @each_kind
@@ -146,7 +149,7 @@ def test_the_next_image_with_its_text_takes_the_place_of_an_unreadable_one(
 ) -> None:
     data = build(workplace, memory_gb=0)
     lost = {1, 2, 12}
-    unreadable(data, *lost)
+    make_unreadable(data, *lost)
     ready(data)
     capsys.readouterr()
     rows = [shown(data, batch, column) for batch in batches(data, "train")]
@@ -171,7 +174,72 @@ def test_the_next_image_with_its_text_takes_the_place_of_an_unreadable_one(
 @each_kind
 def test_a_set_without_a_readable_image_is_one_line(workplace: Path, column: str, build: Build) -> None:
     data = build(workplace, memory_gb=0)
-    unreadable(data, *range(14))
+    make_unreadable(data, *range(14))
     with pytest.raises(UserError, match=r"cannot be read, and no other of the \d+ images can") as raised:
         data.setup()
     assert "\n" not in str(raised.value)
+
+
+@each_kind
+@pytest.mark.parametrize("memory", [2.0, 0])
+def test_the_record_knows_the_text_of_each_image(workplace: Path, column: str, build: Build, memory: float) -> None:
+    before = DataRecord.of(ready(build(workplace, memory_gb=memory)))
+    again = DataRecord.of(ready(build(workplace, memory_gb=memory)))
+    assert before.changes(again, SPLITS) == "" and not before.is_reordered(again)
+    data = build(workplace, memory_gb=memory)
+    (file,) = (
+        path for name in ("captions.txt", "train/questions.json", "visdial_1.0_train.json") for path in workplace.glob(name)
+    )
+    text = file.read_text()
+    places = [index for index in range(len(text)) if text.startswith(TEXTS[5], index)]
+    file.write_text(text[: places[0]] + TEXTS[1] + text[places[0] + len(TEXTS[5]) :])
+    changes = before.changes(DataRecord.of(ready(data)), SPLITS)
+    assert changes.startswith("1 with other text (") and "5.png" in changes
+
+
+def test_captions_in_another_order_are_noticed(workplace: Path) -> None:
+    before = DataRecord.of(ready(captions(workplace)))
+    data = captions(workplace)
+    names = workplace / "Flickr_8k.trainImages.txt"
+    names.write_text("\n".join(reversed(names.read_text().split())))
+    after = DataRecord.of(ready(data))
+    assert before.is_reordered(after) and before.changes(after, SPLITS) == ""
+
+
+@each_kind
+def test_copies_in_several_splits_are_named_once_they_were_read(
+    workplace: Path, column: str, build: Build, capsys: pytest.CaptureFixture
+) -> None:
+    data = build(workplace, memory_gb=0)
+    (original,), (copy,) = image_files_of(data, 1), image_files_of(data, 12)
+    copy.write_bytes(original.read_bytes())
+    ready(data)
+    data.splits["train"].digests.read()
+    data.warn_of_repeated()
+    assert "by their content" not in capsys.readouterr().err  # that of test images is not known yet
+    batches(data, "test")
+    data.warn_of_repeated(), data.warn_of_repeated()
+    told = capsys.readouterr().err
+    assert told.count("1 of 3 images of test, such as ") == told.count("are training images, too, by their content") == 1
+    trained = set(data.splits["train"].content())
+    data.exclude_from_test(trained)
+    counted = sum((batch["labels"].flatten(1) != IGNORE).any(1).sum() for batch in batches(data, "test"))
+    assert counted == len(data.splits["test"]) * 2 // 3 and data.excluded_in_test() == (1, 3)
+
+
+@each_kind
+def test_features_of_the_next_image_take_the_place_of_an_unreadable_one(workplace: Path, column: str, build: Build) -> None:
+    data = build(workplace, memory_gb=0)
+    make_unreadable(data, 1, 2, 12)
+    for _ in range(2):  # the second finds them in the cache
+        ready(data).cache_features(lambda images: images.float().mean((2, 3)), "mean")
+        for split, expected in (("train", None), ("test", {11, 13})):
+            seen = set()
+            for batch in batches(data, split):
+                batch["images"] = batch["images"][..., None, None].round().to(torch.uint8)
+                counted = (batch["labels"].flatten(1) != IGNORE).any(1).tolist()
+                pairs = zip(*shown(data, batch, column), strict=True)
+                seen |= {pair for pair, counts in zip(pairs, counted, strict=True) if counts}
+            assert all(image == text for image, text in seen) and not {1, 2, 12} & {image for image, _ in seen}
+            assert expected is None or {image for image, _ in seen} == expected
+        data = build(workplace, memory_gb=0)
