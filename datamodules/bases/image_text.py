@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +83,8 @@ class ImageTextData(ImageData):
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
     """Token indices, int64 [rows, length]: each row padded with ``PAD``, or truncated."""
-    table = torch.full((len(rows), length), PAD)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = torch.tensor(row[:length])
-    return table
+    kept = [row[:length] for row in rows]
+    lengths = np.fromiter(map(len, kept), np.int64, len(kept))
+    table = np.full((len(kept), length), PAD, np.int64)
+    table[np.arange(length) < lengths[:, None]] = np.fromiter(chain.from_iterable(kept), np.int64, lengths.sum())
+    return torch.from_numpy(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zoo.spec import SPECIAL_WORDS, CaptionSpec, ImageSpec
-from zoo.text.tokenization import build_vocabulary, tokenize
+from zoo.text.tokenization import ABBREVIATIONS, build_vocabulary, tokenize
 
 # the second of each is the answer of pycocoevalcap 1.2, PTBTokenizer with Stanford CoreNLP 3.4.1 in Java
 HARD = [
@@ -79,6 +79,15 @@ HARD = [
 @pytest.mark.parametrize(("sentence", "words"), HARD)
 def test_hard_sentences_are_split_as_by_the_reference(sentence, words):
     assert tokenize(sentence) == words.split()
+
+
+@pytest.mark.parametrize("word", [*ABBREVIATIONS.split()[::7], "Ill", "St", "dog", "Cannot", "cannots", "gotta", "I", "İ", "ſt"])
+@pytest.mark.parametrize("end", ["", ".", " .", "..", ". ", "\u00a0.", " . x"])
+def test_plain_sentences_are_split_as_by_the_rules(word, end, monkeypatch):
+    sentence = f"A man rides {word}{end}"
+    quick = tokenize(sentence)
+    monkeypatch.setattr("zoo.text.tokenization._plain_words", lambda text: None)
+    assert tokenize(sentence) == quick
 
 
 def test_a_vocabulary_has_frequent_words_first_and_ties_in_alphabetical_order():
