@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.core.files import cache_folder, replacing_path
-from zoo.datamodules.files.digests import DIGEST_BYTES, new_digest
 from zoo.datamodules.files.images import FIT, decode, upright_size
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
@@ -35,6 +34,7 @@ from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
 VERSION = 3  # of decoding; a cache of another version is not used
+DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
 
@@ -116,6 +116,11 @@ def decode_all(
     if pixels is not None and not readable.all():
         pixels = pixels[readable]
     return Content(torch.from_numpy(readable), torch.from_numpy(digests), None if pixels is None else torch.from_numpy(pixels))
+
+
+def new_digest() -> Any:
+    """A digest of the bytes of a file, without any yet."""
+    return blake2b(digest_size=DIGEST_BYTES)
 
 
 def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:

@@ -10,16 +10,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import blake2b, file_digest
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from zoo.core.files import cache_folder
+from zoo.datamodules.files.decoded import DIGEST_BYTES, locked, new_digest
+from zoo.datamodules.files.kept_rows import kept_rows
 from zoo.datamodules.files.paths import Paths, file_state
 
-DIGEST_BYTES = 16
 # 32 bytes, so that no page of memory cuts a row, and each is written to the disk as a whole
 ROW = np.dtype([("state", "u8"), ("digest", "u1", DIGEST_BYTES), ("unused", "u8")])
 KEPT = 16  # files in the cache
@@ -30,7 +29,7 @@ class DigestTable:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self._rows = _open(cache_folder() / "digests" / f"{paths.digest().hex()}.rows", len(paths))
+        self._places, self._rows = _open(paths)
         self._is_current = np.zeros(len(paths), bool)  # rows that this process has found to be of the file as it is
 
     def note(self, row: int) -> None:
@@ -38,21 +37,22 @@ class DigestTable:
         if self._is_current[row]:
             return
         with suppress(OSError, ValueError):
-            path = self.paths[row]
+            path, place = self.paths[row], self._places[row]
             state = _state(path)
-            if self._rows["state"][row] != state:
+            if self._rows["state"][place] != state:
                 with open(path, "rb") as file:
                     digest = file_digest(file, new_digest).digest()
-                self._rows["digest"][row] = np.frombuffer(digest, np.uint8)
-                self._rows["state"][row] = state
+                self._rows["digest"][place] = np.frombuffer(digest, np.uint8)
+                self._rows["state"][place] = state
             self._is_current[row] = True
 
     def get(self, row: int) -> bytes:
         """The digest of a file as it is now; empty if it was not read."""
-        if not self._is_current[row] and self._rows["state"][row]:
+        place = self._places[row]
+        if not self._is_current[row] and self._rows["state"][place]:
             with suppress(OSError, ValueError):
-                self._is_current[row] = self._rows["state"][row] == _state(self.paths[row])
-        return self._rows["digest"][row].tobytes() if self._is_current[row] else b""
+                self._is_current[row] = self._rows["state"][place] == _state(self.paths[row])
+        return self._rows["digest"][place].tobytes() if self._is_current[row] else b""
 
 
 class NotedDigests:
@@ -76,26 +76,24 @@ class NotedDigests:
                 pass
 
 
-def new_digest() -> Any:
-    return blake2b(digest_size=DIGEST_BYTES)
-
-
 def _state(path: str) -> int:
     """64 bits that change with the file, not zero."""
     return int.from_bytes(blake2b(file_state(path).encode(), digest_size=8).digest(), "little") | 1
 
 
-def _open(path: Path, count: int) -> np.ndarray:
-    """The rows in a file, or in memory, where none can be written."""
-    size = count * ROW.itemsize
+def _open(paths: Paths) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each path among the rows, and the rows: in a file, or in memory, where none can be written."""
+    name = blake2b(paths.common_folder.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    path = cache_folder() / "digests" / f"{name}.digests"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            if os.fstat(file.fileno()).st_size < size:
-                file.truncate(size)
+        with locked(path):
+            places, count = kept_rows(path, paths)
+            with open(path, "ab") as file:
+                file.truncate(max(file.tell(), count * ROW.itemsize))
         os.utime(path)  # the ones used last are kept
-        for former in sorted(path.parent.glob("*.rows"), key=lambda other: other.stat().st_mtime)[:-KEPT]:
-            former.unlink()
-        return np.memmap(path, ROW, "r+", shape=(count,)).view(np.ndarray)
+        for former in sorted(path.parent.glob("*.digests"), key=lambda other: other.stat().st_mtime)[:-KEPT]:
+            for file_of_it in path.parent.glob(f"{former.stem}.*"):
+                file_of_it.unlink()
+        return places, np.memmap(path, ROW, "r+", shape=(count,)).view(np.ndarray)
     except (OSError, ValueError):
-        return np.zeros(count, ROW)
+        return np.arange(len(paths)), np.zeros(len(paths), ROW)
