@@ -336,7 +336,7 @@ def test_a_name_in_another_form_of_unicode_is_the_same_one(images: Path, written
     data = opened(images, validation=0.2)
     found = {Path(file).name: split for name, split in data.splits.items() for file in split.files}
     assert found.keys() == {unicodedata.normalize(stored, name) for name in names}
-    again = {file: name for name in ("train", "val", "test") for file, _ in data.files()[name]}
+    again = {file: name for name in ("train", "val", "test") for file, *_ in data.files()[name]}
     assert again.keys() == {unicodedata.normalize("NFC", f"Flicker8k_Dataset/{name}") for name in names}
 
 
