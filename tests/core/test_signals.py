@@ -40,6 +40,32 @@ def test_a_signal_is_held_until_it_is_released() -> None:
         stop.release(Stopped)
 
 
+def test_a_signal_is_deferred_to_the_end_and_raised_once() -> None:
+    passed = []
+    with pytest.raises(Interrupted), stop.owned():
+        with stop.deferred():
+            send(signal.SIGINT)
+            passed.append("end")
+        passed.append("beyond")
+    assert passed == ["end"]
+    with stop.owned(), stop.raising(Stopped):
+        stop.error = None  # who holds it already is asked for it later
+        with stop.deferred():
+            send(signal.SIGINT)
+        assert stop.requested and not stop.was_raised
+
+
+def test_a_signal_in_the_import_of_torch_waits_for_its_end(tmp_path: Path) -> None:
+    """Its C++ aborts the process at an exception."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.1)\nprint('initialized', flush=True)\n"
+    )
+    command = [sys.executable, "-c", "from zoo.cli import app; app()", "show", "softmax", "--layers"]
+    path = os.pathsep.join([str(tmp_path), str(Path(signals.__file__).parents[2])])
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "initialized\n", "interrupted\n")
+
+
 def test_a_later_signal_is_raised_in_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
     with pytest.raises(Stopped), stop.owned():

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 import typer
@@ -98,7 +100,7 @@ class CommandGroup(TextParameters, TyperGroup):
         except OSError as error:  # without it the libraries of torch end the process themselves
             _fail(f"the current folder: {(error.strerror or '').lower()}")
         if "torch" not in sys.modules:
-            sys.meta_path.insert(0, AnnounceTorch())
+            sys.meta_path.insert(0, TorchImport())
         try:
             with stop.owned(is_command=True):
                 code = super().main(*args, standalone_mode=False, **extra) or 0
@@ -174,13 +176,26 @@ def announce(what: str) -> None:
         rank_zero_print(f"{what} ...")
 
 
-class AnnounceTorch:
-    """An import hook that announces the import of torch, which takes seconds."""
+class TorchImport:
+    """An import hook that announces the import of torch, which takes seconds, and defers signals until it ends.
 
-    def find_spec(self, name: str, *_: Any) -> None:
-        if name == "torch":
+    An exception of Python inside of the C++ that initializes torch would abort the process.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == "torch" else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
             sys.meta_path.remove(self)
             announce("loading PyTorch")
+            with stop.deferred():
+                execute(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def whole_number(option: str, text: str, least: int = 1) -> int:

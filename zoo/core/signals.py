@@ -84,6 +84,18 @@ class StopRequest:
         finally:
             self.error = former
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Hold the first signal until the end, where it is raised: for C++ that aborts the process at an exception."""
+        former, self.error = self.error, None
+        try:
+            yield
+        finally:
+            self.error = former
+        if self.requested and not self.was_raised and former is not None:
+            self.was_raised = True
+            raise former
+
     def release(self, error: type[BaseException]) -> None:
         """Raise the signals that come from now on, and the one that was held.
 
