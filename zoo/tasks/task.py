@@ -466,7 +466,7 @@ class Task(L.LightningModule):
             for module in self.modules():
                 if isinstance(module, MeanLoss):
                     module.set_dtype(torch.float64)
-        if stage == "fit" and not self.recipe.freezing.changes:
+        if stage == "fit":
             self.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

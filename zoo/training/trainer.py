@@ -127,19 +127,31 @@ def _require_processes(settings: TrainerSettings) -> None:
 
 def configure_ddp(strategy: Any, task: Task) -> None:
     """Adapt DDP to models without gradients, to stages that are unfrozen during training, and to exact resumption."""
-    if isinstance(strategy, DDPStrategy):
-        is_sparse = any(getattr(module, "sparse", False) for module in task.modules())
-        if task.recipe.freezing.changes or is_sparse:  # gradients that are sparse cannot be arranged in advance
-            strategy._ddp_kwargs["find_unused_parameters"] = True
-        wrap = strategy.configure_ddp
+    if not isinstance(strategy, DDPStrategy):
+        return
+    if any(getattr(module, "sparse", False) for module in task.modules()):  # gradients that cannot be arranged in advance
+        strategy._ddp_kwargs["find_unused_parameters"] = True
+    wrap, freeze = strategy.configure_ddp, task.freeze
 
-        def configure() -> None:
-            if task.one_pass:
-                return  # torch refuses to wrap a module without gradients
-            wrap()
-            arrange_buckets(strategy.model)
+    def configure() -> None:
+        if task.one_pass:
+            return  # torch refuses to wrap a module without gradients
+        wrap()
+        arrange_buckets(strategy.model)
 
-        strategy.configure_ddp = configure
+    def freeze_and_wrap(epoch: int) -> None:
+        """Wrap the network anew where others of its parameters are trained: DDP waits for those that it was wrapped with."""
+        former = _trained(task)
+        freeze(epoch)
+        if isinstance(strategy.model, DistributedDataParallel) and _trained(task) != former:
+            strategy.model = task
+            configure()
+
+    strategy.configure_ddp, task.freeze = configure, freeze_and_wrap  # type: ignore[method-assign]
+
+
+def _trained(task: Task) -> list[bool]:
+    return [parameter.requires_grad for parameter in task.parameters()]
 
 
 def arrange_buckets(model: DistributedDataParallel) -> None:
@@ -172,3 +184,4 @@ def silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of DDP, and channels_last
