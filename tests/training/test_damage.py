@@ -151,6 +151,20 @@ def test_a_resume_that_fails_changes_nothing_and_its_advice_works(
     assert all(zoo("test", "run", "--checkpoint", which).code == 0 for which in ("best", "last"))
 
 
+@pytest.mark.parametrize(
+    ("value", "named"), [(lambda state: state[:3], "exp_avg is [3, 64] for a parameter of [10, 64]"), (..., "exp_avg missing")]
+)
+def test_a_state_that_does_not_fit_its_parameter_is_refused_before_the_first_step(
+    zoo, folder: RunFolder, value: Any, named: str
+) -> None:
+    shutil.copy(folder.best, folder.last)  # of the first epoch of two
+    change(folder.last, "optimizer_states/0/state/0/exp_avg", value)
+    before = contents(folder)
+    answer = zoo("train", "--resume", "run")
+    assert answer.is_one_line_error(f"error: {folder.last} cannot be restored", f"optimizer_states: {named}"), answer
+    assert contents(folder) == before and zoo(*advice(answer.err)).code == 0
+
+
 def test_only_a_best_checkpoint_that_there_was_is_missed(capsys: pytest.CaptureFixture) -> None:
     """A run that is interrupted in its first epoch has none yet."""
     checkpoints = Checkpoints(RunFolder(Path("runs/run")), dict, [], Selection("val/loss", "min"), 10.0)
@@ -218,6 +232,19 @@ def test_a_network_by_the_name_of_a_run_that_cannot_be_read_is_told_so(zoo, fold
     assert zoo("diagnose", "run").is_one_line_error("runs/run/run.yaml: not YAML")
     folder.run_file.unlink()
     assert zoo("finetune", "run").is_one_line_error("runs/run is not a run: it holds no run.yaml")
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "monitors.jsonl"])
+def test_a_folder_in_place_of_records_is_refused_with_advice_that_works(zoo, folder: RunFolder, file: str) -> None:
+    place = folder.path / file
+    place.unlink()
+    place.mkdir()
+    for _ in range(2):
+        answer = zoo("train", "--resume", "run")
+        assert answer.is_one_line_error(f"error: {place}: is a folder, not a file: move it away")
+    place.rename(folder.path / "away")
+    again = zoo("train", "--resume", "run")
+    assert again.code == 0 and f"warning: {file} lost records" in again.err
 
 
 def test_a_name_that_a_kill_left_is_free(zoo) -> None:

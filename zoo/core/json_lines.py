@@ -26,11 +26,16 @@ class JsonLinesWriter:
 
     Args:
         position: in bytes; by default the end of the file.
+
+    Raises:
+        UserError: a folder is in its place.
     """
 
     def __init__(self, path: Path, position: int | None = None, digits: int | None = None) -> None:
         self.path, self.digits = path, digits
         self._position, self._is_cut = position, False
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, not a file: move it away, and records begin anew")
 
     @property
     def has_lost_records(self) -> bool:

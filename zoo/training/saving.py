@@ -10,9 +10,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim import Optimizer
 
 from zoo.callbacks.throughput import Throughput
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, some
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
 from zoo.core.signals import Stopped, stop
@@ -20,6 +22,9 @@ from zoo.training.checkpoints import FORMAT, KEY, copy_checkpoint, read_checkpoi
 from zoo.training.run_folder import RunFolder
 from zoo.training.selection import Selection
 from zoo.training.stopping import Stopping
+
+# what torch's optimizers keep for each weight
+STATE_OF_WEIGHTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "grad_avg", "momentum_buffer", "square_avg"}
 
 
 class Checkpoints(Stopping):
@@ -138,8 +143,27 @@ class Checkpoints(Stopping):
         self.saved_at = time.monotonic()
 
 
+def require_fitting_state(optimizer: Optimizer) -> None:
+    """Check the state of an optimizer, which torch restores unseen and which would fail in the first step.
+
+    Raises:
+        ValueError: that of a parameter lacks what another's has, or what torch keeps for each weight is of another shape.
+    """
+    states = [(parameter, state) for parameter, state in optimizer.state.items() if isinstance(parameter, Tensor) and state]
+    names = {name for _, state in states for name in state}
+    for parameter, state in states:
+        if missing := sorted(map(str, names - state.keys())):
+            raise ValueError(f"optimizer_states: {some(missing)} missing in the state of a parameter")
+        for name in names & STATE_OF_WEIGHTS:
+            if isinstance(state[name], Tensor) and state[name].shape != parameter.shape:
+                shapes = f"{list(state[name].shape)} for a parameter of {list(parameter.shape)}"
+                raise ValueError(f"optimizer_states: {name} is {shapes}")
+
+
 class Rescue(L.Callback):
-    """Saves a checkpoint on an exception between two steps. Put it first, before other callbacks let go of their state.
+    """Refuses a restored state that would fail in the first step, and saves a checkpoint on an exception between two steps.
+
+    Put it first, before other callbacks let go of their state.
 
     Args:
         greeting: printed when the training starts, with everything restored.
@@ -149,6 +173,8 @@ class Rescue(L.Callback):
         self.checkpoints, self.greeting = checkpoints, greeting
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            require_fitting_state(optimizer)
         if self.greeting:
             rank_zero_print(self.greeting)
 
