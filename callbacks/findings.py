@@ -161,7 +161,7 @@ def check_gradients(history: list[Record], rates: list[float]) -> Iterator[Findi
     """Findings in the newest record of ``GradientMonitor``; ``rates`` are the learning rates at each record."""
     newest, recent = history[-1], history[-AGREEING:]
     norm = newest["norm"]
-    if norm > EXPLODING * math.hypot(1, _weight_norm(newest)):
+    if norm > EXPLODING * math.hypot(1, _weight_norm(newest)) and not newest.get("clipped"):
         yield Finding(
             "exploding-gradients", "error", "all parameters", f"the gradient norm is {norm:.3g} at step {newest['step']}",
             "repeated multiplication by factors above one, as in recurrent networks, or far too high a learning rate",

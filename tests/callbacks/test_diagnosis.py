@@ -203,6 +203,7 @@ def test_a_recurrent_network_that_explodes() -> None:
             return self.head(self.cell(inputs[..., None].repeat(1, 5, 1))[0][:, -1])
 
     assert {"exploding-gradients", "initial-loss"} <= names(examine(Learner(Recurrent(), 1e-6)))
+    assert "exploding-gradients" not in names(examine(Learner(Recurrent(), 1e-6), gradient_clip_val=1.0)), "as was advised"
 
 
 def test_batch_norm_on_tiny_batches() -> None:
@@ -287,6 +288,19 @@ def test_a_decay_that_is_larger_than_the_gradient(kind: str) -> None:
     sound = Decaying(mlp(width=64))
     sound.decay = 5e-4
     assert not examine(sound)
+
+
+@pytest.mark.parametrize(("decay", "is_ruin"), [(1.0, False), (100.0, True)])
+def test_a_decoupled_decay_is_judged_by_whether_the_network_still_learns(decay: float, is_ruin: bool) -> None:
+    class Decaying(Learner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), 0.003, weight_decay=decay)
+
+    module = Decaying(mlp(width=64))
+    found = examine(module, max_epochs=8)
+    inputs, labels = samples(256, 1)
+    accuracy = float((module(inputs).argmax(1) == labels).float().mean())
+    assert ("weight-decay-too-high" in names(found)) == is_ruin == (accuracy < 0.6), (found, accuracy)
 
 
 def test_a_finding_is_told_once_with_evidence_cause_and_remedy() -> None:
