@@ -93,6 +93,9 @@ def test_data_of_wrong_values_is_refused_and_a_root_may_be_a_path(tmp_path: Path
     for batch_size in (0, None, "8"):
         with pytest.raises(face.UserError, match=f"batch_size={batch_size!r}: must be a whole number, at least 1"):
             face.create_data("digits", batch_size=batch_size)
+    for seed in (-1, None, 0.5):
+        with pytest.raises(face.UserError, match=f"seed={seed}: must be a whole number, at least 0"):
+            face.create_data("digits", seed=seed)
     (tmp_path / "cat").mkdir()
     assert face.create_data("folder", root=tmp_path).root == tmp_path
 

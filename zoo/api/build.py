@@ -76,14 +76,20 @@ def create_model(
     return model
 
 
-def _positive(name: str, value: object) -> int:
-    """A whole number of any integer type, at least 1, and not more than any image or data set has."""
+def _whole(name: str, value: object, least: int) -> int:
+    """A whole number of any integer type."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise UserError(f"{name}={value!r}: must be a whole number, at least 1")
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise UserError(f"{name}={value!r}: must be a whole number, at least {least}")
+    return number
+
+
+def _positive(name: str, value: object) -> int:
+    """A whole number that is not more than any image or data set has."""
+    number = _whole(name, value, 1)
     if number > LARGEST:
         raise UserError(f"{name}={value!r}: must be at most {LARGEST:,}")
     return number
@@ -125,5 +131,5 @@ def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **opt
     section = data_section(current_registry(), name)
     entry = current_registry().data_set(section.pop("name"))
     chosen = check_options(entry, {**section, **options})
-    data: DataModule = entry.load()(_positive("batch_size", batch_size), seed, **chosen)
+    data: DataModule = entry.load()(_positive("batch_size", batch_size), _whole("seed", seed, 0), **chosen)
     return data

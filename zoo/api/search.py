@@ -125,11 +125,13 @@ def search(
         >>> found = zoo.search("mlp", {"recipe.lr": "log:1e-4..1e-1"}, trials=10, epochs=2)
         >>> run = found.train(name="best")
     """
+    from zoo.api.training import require_name
+
     plan, budget = plan_search(
         model, over, data, epochs=epochs, settings=settings, sampler=sampler, pruner=pruner, metric=metric, folds=folds,
         seed=seed, workers=workers, trials=trials,
     )  # fmt: skip
-    return run_plan(plan, budget, name or f"{model}-{plan.base['data']['name']}", storage)
+    return run_plan(plan, budget, require_name(name) if name else f"{model}-{plan.base['data']['name']}", storage)
 
 
 def plan_search(

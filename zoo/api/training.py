@@ -86,8 +86,9 @@ def train(
 
         if name is None:
             raise UserError("--resume-if-exists: give the run a name with --name")
+        name = require_name(name)
         with runs_in(runs):
-            folder = RunFolder(runs_folder() / str(name))
+            folder = RunFolder(runs_folder() / name)
             if folder.run_file.exists():
                 return _continue(folder, run, "--resume-if-exists", callbacks=require_callbacks(callbacks), progress=progress)
     return start(run, name, runs, callbacks=callbacks, progress=progress)
@@ -179,16 +180,28 @@ def require_callbacks(callbacks: Any) -> list[L.Callback]:
     return several
 
 
+def require_name(name: Any) -> str:
+    """The name of a run or study as text.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if not isinstance(name, (str, Path)):
+        raise UserError(f"name={name!r}: must be text")
+    return str(name)
+
+
 def start(
     run: Run, name: str | None = None, runs: str | Path | None = None, callbacks: Sequence[L.Callback] = (), **options: Any
 ) -> TrainedRun:
     """Train a resolved Run in a new folder; ``options`` are those of ``zoo.training.engine.train``."""
     chosen = require_callbacks(callbacks)
+    named = None if name is None else require_name(name)
     from zoo.training import engine
     from zoo.training.run_folder import runs_in
 
     with runs_in(runs):
-        outcome = engine.train(current_registry(), run, None if name is None else str(name), callbacks=chosen, **options)
+        outcome = engine.train(current_registry(), run, named, callbacks=chosen, **options)
         return TrainedRun(outcome.folder, outcome=outcome)
 
 
