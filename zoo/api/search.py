@@ -40,6 +40,11 @@ class SearchResult:
         return f"<search {self.location.name}: {len(self.study.trials)} trials by val/{self.plan.metric}>"
 
     @property
+    def is_over(self) -> bool:
+        """Whether there are trials, and all of them have ended."""
+        return bool(self.study.trials) and all(trial.state.is_finished() for trial in self.study.trials)
+
+    @property
     def trials(self) -> list[dict[str, object]]:
         """All trials, best first: ``trial``, ``state``, the metric by its name, ``parameters``, ``seconds``."""
         from zoo.studies.report import records

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from zoo.api.search import plan_search, run_plan
+from zoo.api.search import SearchResult, plan_search, run_plan
 from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import Interrupted, UserError
 from zoo.core.ranks import rank_zero_print
@@ -71,7 +71,10 @@ def search(
         from zoo.studies.study import StudyLocation, find
 
         location = StudyLocation(*where)
-        _print_search(registry, location, *find(location, registry), json, zoo_command(context))
+        found = SearchResult(*find(location, registry), location)
+        _print_search(registry, found, json, zoo_command(context))
+        if found.is_over:
+            found.require_a_result()
         return
     numbers = {
         "folds": whole_number("--folds", folds),
@@ -97,13 +100,14 @@ def search(
         again = shlex.join(["zoo", *map(hide_password, sys.argv[1:])])
         rank_zero_print(f"{stopped}. To continue: {again}")
         sys.exit(130)
-    _print_search(registry, found.location, plan, found.study, json, zoo_command(context))
+    _print_search(registry, found, json, zoo_command(context))
     found.require_a_result()
 
 
-def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json: bool, zoo: str) -> None:
+def _print_search(registry: Registry, found: SearchResult, json: bool, zoo: str) -> None:
     from zoo.studies.report import records, table, write_best, write_picture
 
+    plan, study, location = found.plan, found.study, found.location
     best, picture = write_best(study, location, plan, registry), write_picture(study, location, plan)
     if json:
         files = {"config": str(best), "picture": str(picture)} if best else {}
@@ -113,5 +117,5 @@ def _print_search(registry: Registry, location: Any, plan: Any, study: Any, json
     if best is not None:
         echo("", f"{location.folder}/   {best.name}  {picture.name}  trials/")
         echo(f"next: {zoo} train --config {shlex.quote(str(best))}")
-    else:
+    elif not found.is_over:
         echo("", "no trial is complete yet. next: run the command that started the study again to continue it")
