@@ -130,24 +130,22 @@ def test_a_run_says_what_its_commands_say(zoo, run: face.TrainedRun, pixels: np.
 def test_a_checkpoint_names_its_run(zoo, run: face.TrainedRun) -> None:
     Path("first").write_text("")  # a file of that name hides no run
     assert face.load("first").path == run.path
-    says = "is a checkpoint of a run: name the run, as in zoo"
-    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says} predict first IMAGE...$"):
+    says = "is a checkpoint of a run: name the run in its place:"
+    with pytest.raises(face.UserError, match=f"^runs/first/checkpoints/best.ckpt {says} first$"):
         face.load("runs/first/checkpoints/best.ckpt")
-    assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(
-        f"{says} predict first IMAGE... --checkpoint last"
-    )
+    assert zoo("predict", "runs/first/checkpoints/last.ckpt", "a.png").is_one_line_error(f"{says} first --checkpoint last")
     last = "runs/first/checkpoints/last.ckpt"
-    assert zoo("finetune", last, "--data", "digits").is_one_line_error(f"{says} finetune first --weights {last}")
+    assert zoo("finetune", last, "--data", "digits").is_one_line_error(f"{says} first --weights {last}")
 
 
 def test_files_of_other_runtimes_and_weights_alone_are_refused(zoo) -> None:
     for name in ("m.onnx", "m.pt2", "m.pth"):
         Path(name).write_bytes(b"")
-    writes = "zoo export --to safetensors writes a file that can be loaded"
+    writes = "`zoo export --to safetensors` writes a file that can be loaded"
     with pytest.raises(face.UserError, match=f"^m.onnx is for ONNX Runtime: {writes}$"):
         face.load("m.onnx")
     assert zoo("predict", "m.pt2", "a.png").is_one_line_error(f"m.pt2 is for torch.export: {writes}")
-    assert zoo("predict", "m.pth", "a.png").is_one_line_error("name one, as in zoo predict torchvision:resnet50 --weights m.pth")
+    assert zoo("predict", "m.pth", "a.png").is_one_line_error("in its place: torchvision:resnet50 --weights m.pth")
 
 
 def test_a_published_network_says_that_it_is_one() -> None:
@@ -407,6 +405,8 @@ def test_values_to_search_over_are_a_list() -> None:
         ({"runs": "a\0b"}, "is no path"),
         ({"config": 5}, "5 is no path"),
         ({"callbacks": 5}, "callbacks=5: give a list"),
+        ({"name": 5}, "name=5: must be text"),
+        ({"name": 5, "resume_if_exists": True}, "name=5: must be text"),
     ],
 )
 def test_arguments_of_another_type_are_named(wrong: dict[str, object], named: str) -> None:

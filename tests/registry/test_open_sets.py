@@ -80,7 +80,7 @@ def test_a_run_remembers_its_plugins(zoo, ingredients: Path) -> None:
     moved = ingredients.rename(ingredients.with_suffix(".bak"))
     for command in (("test", "first"), ("train", "--resume", "first"), ("report", "first")):
         assert zoo(*command).is_one_line_error(
-            "run first needs the plugin", "ingredients.py, which is missing: zoo --plugin NEW/ingredients.py"
+            "run first needs the plugin", "ingredients.py, which is missing", "zoo --plugin NEW/ingredients.py"
         )
     (ingredients.parent / "new").mkdir()
     place = moved.rename(ingredients.parent / "new" / "ingredients.py")

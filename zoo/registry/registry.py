@@ -154,7 +154,8 @@ class Registry:
             if Path(plugin).name not in given:
                 if not Path(plugin).is_file():
                     raise UserError(
-                        f"{run} needs the plugin {plugin}, which is missing: zoo --plugin NEW/{Path(plugin).name} loads it"
+                        f"{run} needs the plugin {plugin}, which is missing: pass it from its new place with "
+                        f"zoo --plugin NEW/{Path(plugin).name}"
                     )
                 if plugin not in _trusted():
                     raise UserError(

@@ -28,6 +28,7 @@ IDENTITY = "zoo"  # attribute of a study: the identity of its search
 HEARTBEAT_SECONDS = 30  # between heartbeats of a trial in a database; a file needs none
 SILENCE_SECONDS = 120  # without a heartbeat, after which a trial in a database is lost
 CONNECT_SECONDS = 10
+DRIVERS = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}  # module -> its package, where the name is another
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def _opening_explained(location: StudyLocation) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{error.filename or location}: {(error.strerror or str(error)).lower()}") from error
     except ImportError as error:
-        missing = getattr(error.__cause__, "name", None) or "of its driver"
+        module = getattr(error.__cause__, "name", None) or "of its driver"
+        missing = DRIVERS.get(module, module)
         raise UserError(f"--storage {location} needs the Python package {missing}: pip install {missing}") from error
     except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
         if location.storage:

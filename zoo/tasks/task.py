@@ -517,7 +517,7 @@ class Task(L.LightningModule):
         """Return the error that ends training, with advice."""
         if self.recipe.decays_past_zero:
             return Diverged(f"{what}: recipe.weight_decay={self.recipe.weight_decay} takes more than the weights in each step")
-        return Diverged(f"{what}: lower recipe.lr={self.recipe.lr} or limit the gradient with --set recipe.gradient_clip_val=1")
+        return Diverged(f"{what}: lower recipe.lr={self.recipe.lr}, or set recipe.gradient_clip_val where gradients explode")
 
     @property
     def _is_exact(self) -> bool:

@@ -81,7 +81,7 @@ def _first_steps(setup: Setup) -> list[Check]:
     if not losses.values or not math.isfinite(losses.values[0]):
         of_loss = [Finding(
             "not-finite", "error", "loss", "it is not finite at the first step, whatever the learning rate",
-            "a logarithm of 0, a division by 0, or a nan in the inputs", "zoo train, then zoo autopsy, which names the layer",
+            "a logarithm of 0, a division by 0, or a nan in the inputs", "`zoo train`, then `zoo autopsy`, which names the layer",
         )]  # fmt: skip
     checks = [Check("initial loss", f"{losses.values[0]:.3g}{guess}" if losses.values else "not finite", of_loss)]
     first = next((record for record in records if record["kind"] == "activations"), None)
@@ -122,7 +122,7 @@ def _overfit_batch(setup: Setup) -> Check:
         "cannot-overfit", "error", "one batch", f"its loss went from {values[0]:.3g} to {values[-1]:.3g} in {len(values)} steps",
         "it cannot memorize even one batch: a layer is detached, the learning rate is far too low or too high, or the loss does "
         "not depend on the labels",
-        "zoo tune for the learning rate; then check for layers without a gradient",
+        "`zoo tune` for the learning rate; then check for layers without a gradient",
     )  # fmt: skip
     return Check("overfit one batch", summary, [] if learned else [finding])
 

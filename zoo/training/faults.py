@@ -82,7 +82,7 @@ def explained(run: Run, saving: Checkpoints, started: Event) -> Iterator[None]:
         raise UserError(f"Lightning refuses the settings: {one_line(error, 300)}") from error
     except (MemoryError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
-            raise UserError(f"out of memory with {size}: a smaller one needs less, and zoo tune finds the largest") from error
+            raise UserError(f"out of memory with {size}: a smaller one needs less, and `zoo tune` finds the largest") from error
         if not saving.has_stepped and "more than 1 value per channel" in str(error):
             larger = "a larger one" if run.recipe.batch_size == 1 else "more training images"
             raise UserError(f"{size}: batch norm needs more than one value of each channel in a batch: {larger}") from error

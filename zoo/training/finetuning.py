@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
             raise
         names = [*registry.models, *known_runs(), *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "`zoo list --pretrained` lists them"
+        hint = f"did you mean {near[0]!r}?" if near else "`zoo list` and `zoo list --pretrained` show them"
         raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error
     return folder.read_run().model, weights or backbone
 
@@ -111,6 +112,6 @@ def _of_file(path: Path) -> Run:
 
         if was_exported(path):
             return run_of_exported(path)
-    raise refusal(path, "finetune") or UserError(
+    raise refusal(path, f"--weights {shlex.quote(str(path))}") or UserError(
         f"{path}: is not a weight file ({', '.join(WEIGHT_FILES)}): name the run, or what `--to safetensors` wrote"
     )

@@ -16,14 +16,14 @@ from zoo.tasks.task import Task
 
 # finding -> what to try, where a command or key of the zoo helps
 REMEDIES = {
-    "constant-input": "inspect a batch with zoo data preview",
+    "constant-input": "inspect a batch with `zoo data preview`",
     "exploding-gradients": "gradient clipping (--set recipe.gradient_clip_val=1), an LSTM, or a lower recipe.lr",
     "frozen-parameters": "requires_grad_(True), or --set recipe.freeze=... if it is intended",
-    "learning-rate-too-high": "a ten times lower recipe.lr, or zoo tune",
-    "learning-rate-too-low": "a hundred times higher recipe.lr, or zoo tune",
-    "memorized-labels": "inspect samples and labels with zoo data preview; are files and labels in the same order?",
-    "not-learning": "zoo diagnose, which checks whether the network can overfit a single batch",
-    "small-batch-norm": "a larger recipe.batch_size, --set trainer.sync_batchnorm=true, or group norm",
+    "learning-rate-too-high": "a ten times lower recipe.lr, or `zoo tune`",
+    "learning-rate-too-low": "a hundred times higher recipe.lr, or `zoo tune`",
+    "memorized-labels": "inspect samples and labels with `zoo data preview`; are files and labels in the same order?",
+    "not-learning": "`zoo diagnose`, which checks whether the network can overfit a single batch",
+    "small-batch-norm": "a larger recipe.batch_size, trainer.sync_batchnorm=true on several GPUs, or group norm",
     "weight-decay-too-high": "--set recipe.weight_decay=0",
 }
 

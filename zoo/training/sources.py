@@ -53,22 +53,26 @@ def find_trained(
         from zoo.training.exported import ExportedFile
 
         return ExportedFile(path)
-    if path.is_file() and not is_run and (error := refusal(path, "predict")):
+    if path.is_file() and not is_run and (error := refusal(path)):
         raise error
     return RunFolder.find(str(name))
 
 
-def refusal(path: Path, command: str) -> UserError | None:
-    """The error for a known kind of file that is no trained model by itself, with what to name instead in a command."""
+def refusal(path: Path, last: str = "--checkpoint last") -> UserError | None:
+    """The error for a known kind of file that is no trained model by itself, with what to name in its place.
+
+    Args:
+        last: what chooses the last checkpoint of a run, where ``last.ckpt`` was named.
+    """
     if runtime := OTHER_RUNTIMES.get(path.suffix):
-        return UserError(f"{path} is for {runtime}: zoo export --to safetensors writes a file that can be loaded")
-    run, quoted = RunFolder(path.parent.parent), shlex.quote(str(path))
+        return UserError(f"{path} is for {runtime}: `zoo export --to safetensors` writes a file that can be loaded")
+    run = RunFolder(path.parent.parent)
     if path in (run.best, run.last) and run.run_file.is_file():
-        last = f" --weights {quoted}" if command == "finetune" else " --checkpoint last"
-        which = last if path == run.last else ""
-        inputs = " IMAGE..." if command == "predict" else ""
-        return UserError(f"{path} is a checkpoint of a run: name the run, as in zoo {command} {run.name}{inputs}{which}")
+        which = f" {last}" if path == run.last else ""
+        return UserError(f"{path} is a checkpoint of a run: name the run in its place: {run.name}{which}")
     if path.suffix not in WEIGHT_FILES:
         return None
-    example = f"zoo {command} torchvision:resnet50 --weights {quoted}"
-    return UserError(f"{path} does not name the network of its weights: name one, as in {example}")
+    return UserError(
+        f"{path} does not name the network of its weights: where --weights is an option, name one in its place: "
+        f"torchvision:resnet50 --weights {shlex.quote(str(path))}"
+    )

@@ -50,7 +50,7 @@ class PublishedNetwork:
         Raises:
             UserError: always.
         """
-        raise UserError(f"{self.name} is a published network, not a run: zoo predict and zoo test take it, or fine-tune it first")
+        raise UserError(f"{self.name} is a published network, not a run, without checkpoints: `zoo finetune` makes a run of it")
 
     def data_options(self, spec: ImageSpec, given: dict[str, Any]) -> dict[str, Any]:
         """The data section of a Run where images are prepared as its weights expect, except for what was set otherwise."""
