@@ -154,7 +154,6 @@ def age(runs: Path) -> None:
         ("test points", ["picture", "picture", "picture"]),
         ("train softmax --name run", ["train"]),
         ("train --resume run --set recipe.lr=0.5", ["train"]),
-        ("predict runs/run/checkpoints/last.ckpt a.png", ["predict"]),
         ("predict run a.png", ["picture"]),
         ("picture curves run", ["picture"]),
         ("picture mistakes points", ["picture"]),
