@@ -49,7 +49,7 @@ def advised(text: str) -> Iterator[list[str]]:
             continue
         words = []
         for word in found[1].split():
-            if word.startswith("("):
+            if word.startswith(("(", "$(")):  # a remark, or a command in a command
                 break
             word = word.removesuffix("...")  # of a placeholder for several
             words.append(word.rstrip(".,;:)"))
