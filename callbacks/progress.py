@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from zoo.callbacks.diagnosis import Diagnosis
@@ -21,28 +20,45 @@ from zoo.callbacks.sparkline import sparkline
 
 REFRESH_SECONDS = 0.2
 TREND_WIDTH = 16
+LEAST_BAR, MOST_BAR = 10, 40  # cells
+GAP = "  "
 LINE_SECONDS = 2.0  # short epochs share a line of a log
 COLORS = {"error": "red", "warning": "yellow"}
 
 
-class _ShrinkingColumn(TextColumn):
-    """Is truncated before the other columns where a terminal is too narrow."""
+class Part(NamedTuple):
+    """A part of the line: where a terminal is too narrow, those of the highest ``rank`` are left out, whole."""
 
-    def render(self, task: Task) -> Text:
-        text = super().render(task)
-        text.no_wrap, text.overflow = True, "ellipsis"
-        return text
+    text: str
+    rank: int
+    style: str = ""
 
 
-class _Bar(Progress):
-    """A bar with one line below it for a finding, truncated to the width of the terminal."""
+class Line:
+    """As many parts as a terminal is wide, with a bar where there is room, and a line for a finding below."""
 
-    finding: Finding | None = None
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.done = 0.0  # fraction
+        self.finding: Finding | None = None
 
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
+        yield self.fitted(options.max_width)
         if self.finding is not None:
             yield Text(self.finding.one_line, COLORS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
+
+    def fitted(self, width: int) -> Text:
+        kept = sorted(self.parts, key=lambda part: part.rank)
+        while len(kept) > 1 and len(GAP.join(part.text for part in kept)) > width:
+            kept.pop()
+        pieces = [Text(part.text, part.style) for part in self.parts if part in kept]
+        room = min(MOST_BAR, width - sum(len(piece) + len(GAP) for piece in pieces))
+        if room >= LEAST_BAR:
+            full = round(self.done * room)
+            pieces.insert(1, Text.assemble(("━" * full, "bar.complete"), ("━" * (room - full), "bar.back")))
+        line = Text(GAP, no_wrap=True, overflow="crop").join(pieces)
+        line.no_wrap, line.overflow = True, "crop"
+        return line
 
 
 class TrainingProgress(L.Callback):
@@ -74,45 +90,37 @@ class TrainingProgress(L.Callback):
         self.terminal = _can_draw() if terminal is None else terminal
         self.diagnosis = diagnosis
         self.printed = 0  # findings
-        self.bar: _Bar | None = None
+        self.live: Live | None = None
+        self.line = Line()
         self.shown_at = self.started_at = 0.0
         self.first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started_at, self.first_step = time.monotonic(), trainer.fit_loop.total_batch_idx + 1
         if self.terminal and trainer.is_global_zero:
-            columns = (
-                TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[trend]}"),
-                _ShrinkingColumn("{task.fields[metrics]}", table_column=Column()),
-            )  # fmt: skip
-            self.bar = _Bar(*columns, console=Console(stderr=True), auto_refresh=False)
-            self.bar.add_task("", total=self._total(trainer), epoch="", rate="", trend="", metrics="")
-            self.bar.start()
+            self._compose(trainer)
+            self.live = Live(self.line, console=Console(stderr=True), auto_refresh=False)
+            self.live.start(refresh=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         self._print_findings(trainer)
-        if self.bar is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
-            self._refresh(trainer, self.bar)
+        if self.live is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
+            self._refresh(trainer, self.live)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trend in self.metrics:
             self.history.append(self.metrics[self.trend])
         self._print_findings(trainer)
-        if self.bar is not None:
-            self._refresh(trainer, self.bar)
+        if self.live is not None:
+            self._refresh(trainer, self.live)
         elif trainer.is_global_zero and self._line_is_due(trainer):
-            done = trainer.fit_loop.total_batch_idx + 1
-            elapsed = time.monotonic() - self.started_at
-            left = elapsed / max(1, done - self.first_step) * max(0, self._total(trainer) - done)
-            times = f"{_clock(elapsed)} elapsed, {_clock(left)} left"
+            times = f"{_clock(time.monotonic() - self.started_at)} elapsed, {_clock(self._seconds_left(trainer))} left"
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             print(f"{epoch}  {self._metrics()}  {times}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_findings(trainer)
-        if self.bar is not None:
-            self.bar.finding = None
+        self.line.finding = None
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -121,7 +129,7 @@ class TrainingProgress(L.Callback):
 
     def _print_findings(self, trainer: L.Trainer) -> None:
         """Print new findings to a log."""
-        if self.diagnosis is None or self.bar is not None or not trainer.is_global_zero:
+        if self.diagnosis is None or self.live is not None or not trainer.is_global_zero:
             return
         new = slice(self.printed, None)
         for step, finding in zip(self.diagnosis.steps[new], self.diagnosis.findings[new], strict=True):
@@ -138,29 +146,54 @@ class TrainingProgress(L.Callback):
     def _total(self, trainer: L.Trainer) -> int:
         return int(trainer.num_training_batches * (trainer.max_epochs or 1))
 
-    def _metrics(self) -> str:
-        return printable("  ".join(f"{name} {self.metrics[name]:.4g}" for name in self.show if name in self.metrics))
-
-    def _refresh(self, trainer: L.Trainer, bar: _Bar) -> None:
-        self.shown_at = time.monotonic()
+    def _seconds_left(self, trainer: L.Trainer) -> float:
         done = trainer.fit_loop.total_batch_idx + 1
-        rate = (done - self.first_step) / max(1e-9, self.shown_at - self.started_at)
-        bar.update(
-            bar.task_ids[0], completed=done, rate=f"{rate:.1f} steps/s",
-            trend=sparkline(self.history, TREND_WIDTH), metrics=self._metrics(),
-            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-        )  # fmt: skip
-        bar.finding = self.diagnosis.most_severe if self.diagnosis else None
-        bar.refresh()
+        elapsed = time.monotonic() - self.started_at
+        return elapsed / max(1, done - self.first_step) * max(0, self._total(trainer) - done)
+
+    def _metrics(self) -> str:
+        return "  ".join(self._metric(name) for name in self.show if name in self.metrics)
+
+    def _metric(self, name: str) -> str:
+        return printable(f"{name} {self.metrics[name]:.4g}")
+
+    def _refresh(self, trainer: L.Trainer, live: Live) -> None:
+        self.shown_at = time.monotonic()
+        self._compose(trainer)
+        self.line.finding = self.diagnosis.most_severe if self.diagnosis else None
+        live.refresh()
+
+    def _compose(self, trainer: L.Trainer) -> None:
+        """Fill the line; the watched metric, the first of the others, time left and step are the last to be left out."""
+        done, total = trainer.fit_loop.total_batch_idx + 1, self._total(trainer)
+        taken = done - self.first_step
+        rate = taken / max(1e-9, time.monotonic() - self.started_at)
+        shown = [name for name in self.show if name in self.metrics and name != self.trend]
+        metrics = [Part(self._metric(name), 1 if name == shown[0] else 7) for name in shown]
+        if self.trend in self.metrics:
+            metrics.append(Part(self._metric(self.trend), 0))
+        if len(self.history) > 1:
+            metrics.append(Part(f"{printable(self.trend)} {sparkline(self.history, TREND_WIDTH)}", 5))
+        self.line.done = done / total if total else 0.0
+        self.line.parts = [
+            Part(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", 4),
+            Part(f"{done}/{total}", 3),
+            Part(f"{rate:.1f} steps/s", 6),
+            Part(f"{_clock(self._seconds_left(trainer)) if taken else '?'} left", 2),
+            *metrics,
+        ]
 
     def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
 
 def _can_draw() -> bool:
-    return sys.stderr.isatty() or (Console().is_jupyter and find_spec("ipywidgets") is not None)
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return sys.stderr.isatty() and not console.is_dumb_terminal
 
 
 def _clock(seconds: float) -> str:

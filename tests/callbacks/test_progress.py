@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.findings import Finding
-from zoo.callbacks.progress import TrainingProgress
+from zoo.callbacks.progress import Line, Part, TrainingProgress
 
 
 class Anybodys(L.LightningModule):
@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_bar_that_reaches_its_end(capfd: pytest.CaptureFixture
     fit(progress, max_epochs=2)
     told = capfd.readouterr().err
     assert "6/6" in told and "2/2" in told and "steps/s" in told
-    assert progress.bar is None, "the bar is closed"
+    assert progress.live is None, "the bar is closed"
 
 
 def test_a_bar_shows_how_the_metric_went_from_epoch_to_epoch(capfd: pytest.CaptureFixture) -> None:
@@ -65,6 +65,43 @@ def test_a_bar_shows_how_the_metric_went_from_epoch_to_epoch(capfd: pytest.Captu
     assert "▁▅█" in capfd.readouterr().err
 
 
+LINE = [
+    Part("epoch 3/10", 4), Part("300/1000", 3), Part("42.5 steps/s", 6), Part("0:01:23 left", 2),
+    Part("train/loss 0.1234", 1), Part("val/loss 0.4321", 7), Part("val/accuracy 0.9021", 0), Part("val/accuracy ▁▅█", 5),
+]  # fmt: skip
+EPOCH, LEFT, LOSS, WATCHED = "epoch 3/10", "0:01:23 left", "train/loss 0.1234", "val/accuracy 0.9021"
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (130, [EPOCH, "━", "300/1000", "42.5 steps/s", LEFT, LOSS, WATCHED, "val/accuracy ▁▅█"]),
+        (80, [EPOCH, "300/1000", LEFT, LOSS, WATCHED]),
+        (60, [LEFT, LOSS, WATCHED]),
+        (40, [LOSS, WATCHED]),
+        (20, [WATCHED]),
+    ],
+)
+def test_a_narrow_terminal_leaves_out_whole_parts_and_the_watched_metric_last(width: int, expected: list[str]) -> None:
+    line = Line()
+    line.parts, line.done = LINE, 0.3
+    shown = line.fitted(width).plain
+    assert len(shown) <= width and [part for part in shown.split("  ") if "━" not in part] == [
+        p for p in expected if "━" not in p
+    ]
+    assert ("━" in shown) == (width > 80)
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert TrainingProgress({}, ()).terminal
+    monkeypatch.setenv("TERM", "dumb")
+    assert not TrainingProgress({}, ()).terminal
+
+
 def test_the_bar_is_closed_when_a_training_fails() -> None:
     class Failing(Anybodys):
         def training_step(self, batch, batch_idx):
@@ -77,7 +114,7 @@ def test_the_bar_is_closed_when_a_training_fails() -> None:
     )  # fmt: skip
     with pytest.raises(RuntimeError):
         trainer.fit(Failing(), DataLoader(torch.randn(4, 2)))
-    assert progress.bar is None
+    assert progress.live is None
 
 
 DEAD = Finding("dead-units", "warning", "network.stage2", "62% of its units\nwere zero", "too large a step", "leaky-relu")
