@@ -17,18 +17,21 @@ from zoo.core.errors import UserError, some
 from zoo.core.randomness import derive_seed
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.bases.classification import ClassificationData
+from zoo.datamodules.bases.images import SAMPLED
 from zoo.datamodules.bases.options import require_at_least, require_fraction
 from zoo.datamodules.files.decoded import MIXED_SIZE, Cache, Content, common_size, identity_of_files, kept_content
 from zoo.datamodules.files.digests import DigestTable, NotedDigests
 from zoo.datamodules.files.image_files import ImageFiles, RandomCrops, cores
-from zoo.datamodules.files.image_tree import LONG, NAMED, Tree
+from zoo.datamodules.files.image_tree import LONG, NAMED, ImageFile, Tree
 from zoo.datamodules.files.kept_tree import kept_tree
+from zoo.datamodules.files.pixel_format import PixelFormat, is_deep, is_gray
+from zoo.datamodules.files.value_range import Values, measured_values, sampled_modes
 from zoo.datamodules.loading.held_out import split_by_name
 from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import register_data
 from zoo.registry.registry import current_registry
-from zoo.spec import Crop, ImageSpec
+from zoo.spec import Crop, ImageSpec, is_range
 
 
 @register_data("folder", task="classification", tags=["local-files", "color"])
@@ -36,12 +39,15 @@ class Folder(ClassificationData):
     """Your own images, one folder per class: root/cat/1.jpg, or root/train/cat/1.jpg and root/test/cat/2.jpg.
 
     With a folder for training, those for testing and validation are used, too, by any of their usual names, as in ``Training``,
-    ``dev`` or ``test_set``; missing splits are drawn from the training images. All images become RGB, transparent parts white;
-    those of another size are resized and cropped. Files that cannot be read are skipped with a warning.
+    ``dev`` or ``test_set``; missing splits are drawn from the training images. Images become RGB, or gray if all are; transparent
+    parts become white. Those of another size are resized and cropped. Files that cannot be read are skipped with a warning.
 
     Args:
         root: folder that contains one folder per class.
         size: height and width in pixels; 0 keeps the size of the images if all have the same, and is 224 otherwise.
+        channels: 1 for gray, 3 for RGB; 0 for one if all images are gray, by the headers of 2,000 of them, and three otherwise.
+        value_range: values of deep gray images, those of more than 8 bits, that become 0 and 255, as in [0, 4095]; empty for the
+            lowest and the highest in the training images.
         validation: fraction of the training images held out if there is no validation folder, or one of k folds, as in 2/5.
         test: fraction of the images held out for testing if there is no test folder.
         strict: fail if an image cannot be read, instead of skipping it.
@@ -60,6 +66,8 @@ class Folder(ClassificationData):
         batch_size: int,
         seed: int,
         root: str,
+        channels: Literal[0, 1, 3] = 0,
+        value_range: list[float] = [],  # noqa: B006
         test: float = 0.1,
         strict: bool = False,
         memory_gb: float = 2.0,
@@ -76,6 +84,9 @@ class Folder(ClassificationData):
         if not 0 < crop_pct <= 1:
             raise UserError(f"data.crop_pct={crop_pct}: must be more than 0 and at most 1")
         require_at_least(0, stored_size=stored_size, workers=workers)
+        if value_range and not is_range(value_range):
+            raise UserError(f"data.value_range={value_range}: give the lowest and the highest value, as in [0,4095]")
+        self.channels, self.value_range = channels, tuple(map(float, value_range))
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.keep, self.stored_size, self.workers = keep, stored_size, workers
         self.crop = Crop(crop, crop_pct, interpolation)
@@ -103,17 +114,18 @@ class Folder(ClassificationData):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the files, with their content, with size and crop."""
-        return identity_of_files(self.tree.paths(), (self.size, self.size), self.crop)
+        """Changes with the files, with their content, with size, crop and channels."""
+        return identity_of_files(self.tree.paths(), (self.size, self.size), self.crop, PixelFormat(self._channels))
 
     def build_spec(self) -> ImageSpec:
         height, width = self._shape
-        return ImageSpec(3, height, width, classes=self.tree.classes, crop=self.crop)
+        return ImageSpec(self._channels, height, width, classes=self.tree.classes, crop=self.crop)
 
     def summarize(self) -> dict[str, Any]:
         images = self.splits["train"].images
         unreadable = images.failed_files() if isinstance(images, ImageFiles) else map(str, self.unreadable)
-        return {**super().summarize(), "unreadable": list(unreadable)}
+        value_range = {"value_range": list(self.spec.value_range)} if self.spec.value_range else {}
+        return {**super().summarize(), **value_range, "unreadable": list(unreadable)}
 
     def download(self) -> None:
         if self._fits_in_memory:
@@ -121,6 +133,10 @@ class Folder(ClassificationData):
 
     def test_on_everything(self) -> None:
         self._whole = True
+
+    def use_preprocessing(self, spec: ImageSpec) -> None:
+        self.channels = self.channels or spec.channels
+        self.value_range, self._values = self.value_range or spec.value_range, None
 
     def build_loader(self, split: str) -> ImageLoader:
         limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
@@ -133,6 +149,9 @@ class Folder(ClassificationData):
         if self.splits:
             return
         super().setup(stage)
+        self._spec = replace(self.spec, value_range=self._pixel_format.value_range)
+        for text in self._values.warnings() if self._values else ():
+            self._note(text)
         self.augmentation.transforms = self.augmentation.transforms[_transforms_of_reading(self.splits["train"]) :]
         for name, split in self.splits.items():
             counts = torch.bincount(split.labels, minlength=len(self.spec.classes))
@@ -165,8 +184,10 @@ class Folder(ClassificationData):
         paths, counts = self.tree.paths(), [len(files) for files in self.tree.files.values()]
         labels = torch.from_numpy(self.tree.labels().astype(np.int64))
         workers = self.workers or max(1, cores() // getattr(self.trainer, "num_devices", 1))
-        table = DigestTable(paths)
-        images = ImageFiles(paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers, digests=table)
+        table, pixels = DigestTable(paths), self._pixel_format
+        images = ImageFiles(
+            paths, self._shape, self.crop, None, labels, self.strict, self.keep, workers, pixel_format=pixels, digests=table
+        )
         everything = Split(images, labels, files=paths, digests=NotedDigests(table))
         parts = torch.arange(len(labels)).split(counts)
         return {name: everything.subset(indices) for name, indices in zip(self.tree.files, parts, strict=True)}
@@ -175,9 +196,12 @@ class Folder(ClassificationData):
         """Add a test split, held out of the training images, if there is no folder for it."""
         if "test" in splits:
             return splits
-        train, seed = splits["train"], derive_seed(self.seed, "testing")
-        chosen, rest = split_by_name(self.names(train.files), self.test, seed, self.root, "data.test")
+        train = splits["train"]
+        chosen, rest = self._hold_out_test(train.files)
         return {**splits, "train": train.subset(rest), "test": train.subset(chosen)}
+
+    def _hold_out_test(self, paths: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return split_by_name(self.names(paths), self.test, derive_seed(self.seed, "testing"), self.root, "data.test")
 
     def with_validation(self, splits: dict[str, Split]) -> dict[str, Split]:
         splits = super().with_validation(splits)
@@ -200,15 +224,50 @@ class Folder(ClassificationData):
             return self.size, self.size
         return Cache(self.fingerprint).shape() or common_size(self.tree.paths()) or (MIXED_SIZE, MIXED_SIZE)
 
+    @cached_property
+    def _modes(self) -> set[str]:
+        return sampled_modes(self.tree.paths())
+
+    @cached_property
+    def _channels(self) -> int:
+        return self.channels or (1 if self._modes and all(map(is_gray, self._modes)) else 3)
+
+    @cached_property
+    def _pixel_format(self) -> PixelFormat:
+        """What images are converted to; this decodes deep ones to find their range."""
+        return PixelFormat(self._channels, self._values.value_range if self._values else self.value_range)
+
+    @cached_property
+    def _values(self) -> Values | None:
+        """Of deep training images, of ``SAMPLED`` of them if the images do not fit in memory; None if the range is known."""
+        if self.value_range or not any(map(is_deep, self._modes)):
+            return None
+        files = self._training_files()
+        if not self._fits_in_memory and len(files) > SAMPLED:
+            files = [files[place * len(files) // SAMPLED] for place in range(SAMPLED)]
+        return measured_values([file.path for file in files], [self.tree.classes[file.label] for file in files])
+
+    def _training_files(self) -> list[ImageFile]:
+        """The files that will be left for training."""
+        files = self.tree.files["train"]
+        if "test" not in self.tree.files:
+            files = [files[index] for index in self._hold_out_test([file.path for file in files])[1].tolist()]
+        if "val" not in self.tree.files:
+            split = Split(None, torch.empty(0), files=[file.path for file in files])
+            files = [files[index] for index in self.hold_out(split)[1].tolist()]
+        return files
+
     @property
     def _fits_in_memory(self) -> bool:
-        return sum(map(len, self.tree.files.values())) * 3 * math.prod(self._shape) <= self.memory_gb * 1e9
+        count = sum(map(len, self.tree.files.values()))
+        return count * self._channels * math.prod(self._shape) <= self.memory_gb * 1e9
 
     @cached_property
     def _content(self) -> Content:
         """The decoded images, if they fit in memory, and which files can be read."""
         paths, shape = self.tree.paths(), self._shape
-        content = kept_content(paths, shape, self.memory_gb, self.fingerprint, self.crop)
+        key = "-".join(map(str, (self.fingerprint, *self._pixel_format.value_range)))
+        content = kept_content(paths, shape, self.memory_gb, key, self.crop, self._pixel_format)
         self._report(paths, content.readable)
         return content
 

@@ -127,6 +127,9 @@ class DataModule(L.LightningDataModule):
     def test_on_everything(self) -> None:
         """Before ``setup``: test on all of data that has no test split of its own, for a model that was trained on other data."""
 
+    def use_preprocessing(self, spec: Spec) -> None:
+        """Before ``setup``: prepare images as for a model that was trained with ``spec``, where no option says otherwise."""
+
     def require_compatible(self, spec: Spec, name: str) -> None:
         """Be data for a model that was trained with ``spec``; ``name`` is this data's, for the message.
 

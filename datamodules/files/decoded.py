@@ -25,10 +25,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zoo.core.errors import some
 from zoo.core.files import cache_folder, replacing_path
-from zoo.datamodules.files.images import FIT, decode, upright_size
+from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.images import FIT, decode, mode_of, upright_size
 from zoo.datamodules.files.paths import file_state
-from zoo.datamodules.files.pixel_format import RGB, PixelFormat
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat, is_gray
 from zoo.datamodules.files.progress import shown
 from zoo.spec import Crop
 
@@ -37,6 +39,7 @@ VERSION = 3  # of decoding; a cache of another version is not used
 DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
+NAMED = 3  # files in a message
 
 
 class Content(NamedTuple):
@@ -56,7 +59,7 @@ class Content(NamedTuple):
 def common_size(paths: Sequence[str]) -> tuple[int, int] | None:
     """(height, width) if all images whose header can be read have the same, else None."""
     sizes: set[tuple[int, int] | None] = set()
-    for found in _in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "scanning"):
+    for found in in_threads(lambda chunk: {upright_size(path) for path in paths[chunk]}, len(paths), "scanning"):
         sizes |= found - {None}
         if len(sizes) > 1:
             return None
@@ -96,6 +99,7 @@ def decode_all(
     """Read every file once, to keep its digest and its pixels, or only to find out whether it can be read."""
     readable = np.zeros(len(paths), bool)
     digests = np.zeros((len(paths), DIGEST_BYTES), np.uint8)
+    colored = np.zeros(len(paths), bool)
     pixels = np.empty((len(paths), pixel_format.channels, *shape), np.uint8) if in_memory else None
 
     def work(chunk: slice) -> None:
@@ -104,6 +108,8 @@ def decode_all(
                 with open(paths[index], "rb") as file:
                     digests[index] = np.frombuffer(file_digest(file, new_digest).digest(), np.uint8)
                     file.seek(0)
+                    colored[index] = pixel_format.channels == 1 and not is_gray(mode_of(file))
+                    file.seek(0)
                     image = decode(file, shape, crop, pixel_format)
             except Exception:  # a damaged file raises almost any
                 continue
@@ -111,11 +117,18 @@ def decode_all(
             if pixels is not None:
                 pixels[index] = image.transpose(2, 0, 1)
 
-    for _ in _in_threads(work, len(paths), "decoding" if in_memory else "checking"):
+    for _ in in_threads(work, len(paths), "decoding" if in_memory else "checking"):
         pass
+    if (colored & readable).any():
+        say_converted([paths[index] for index in (colored & readable).nonzero()[0]], len(paths))
     if pixels is not None and not readable.all():
         pixels = pixels[readable]
     return Content(torch.from_numpy(readable), torch.from_numpy(digests), None if pixels is None else torch.from_numpy(pixels))
+
+
+def say_converted(colored: Sequence[str], count: int) -> None:
+    """Say which of ``count`` images lose their colors."""
+    rank_zero_print(f"{len(colored):,} of {count:,} images have colors and become gray: {some(colored, NAMED)}")
 
 
 def new_digest() -> Any:
@@ -123,7 +136,7 @@ def new_digest() -> Any:
     return blake2b(digest_size=DIGEST_BYTES)
 
 
-def _in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
+def in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:
     """The results of ``work`` for each chunk of ``count`` images, in order."""
     chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
     Image.init()  # here, since loading the formats in several threads at once is not safe

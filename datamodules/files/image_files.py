@@ -21,12 +21,12 @@ from torch import Tensor
 from zoo.core.errors import UserError, some
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, flip_into, random_box, uniforms
-from zoo.datamodules.files.decoded import VERSION, identity_of_files
+from zoo.datamodules.files.decoded import VERSION, identity_of_files, say_converted
 from zoo.datamodules.files.digests import DigestTable
-from zoo.datamodules.files.images import FIT, decode
+from zoo.datamodules.files.images import FIT, decode, mode_of
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
 from zoo.datamodules.files.paths import Paths
-from zoo.datamodules.files.pixel_format import RGB, PixelFormat
+from zoo.datamodules.files.pixel_format import RGB, PixelFormat, is_gray
 from zoo.spec import Crop
 
 CHUNK = 16  # images that a thread takes at a time
@@ -69,6 +69,7 @@ class ImageFiles:
         pixel_format: color or gray, and the range of deep values.
         digests: of the content of the paths, which gets those of files that are read.
         failed: which of the paths could not be read, shared by all selections of them.
+        colored: the files with colors that became gray, shared likewise.
     """
 
     paths: Paths
@@ -83,6 +84,7 @@ class ImageFiles:
     pixel_format: PixelFormat = RGB
     digests: DigestTable | None = field(default=None, repr=False)
     failed: set[int] = field(default_factory=set, repr=False)
+    colored: set[str] = field(default_factory=set, repr=False)
     _replacements: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # by index, of what is unreadable
 
     def __len__(self) -> int:
@@ -103,7 +105,7 @@ class ImageFiles:
         """
         warnings.filterwarnings("ignore", module="PIL")  # about large images and odd metadata
         self._mapped  # noqa: B018 - opened by one thread
-        known = self.failed.copy()
+        known, converted = self.failed.copy(), self.colored.copy()
         workers = self.workers or cores()
         threads = ThreadPoolExecutor(workers)
         begun: deque[tuple[Tensor, list[Future[None]]]] = deque()
@@ -116,6 +118,8 @@ class ImageFiles:
                 yield _finished(*begun.popleft())
         finally:
             threads.shutdown(cancel_futures=True)
+            if colored := sorted(self.colored - converted):
+                say_converted(colored, len(self))
             self._warn_of(sorted(self.failed - known))
 
     def subset(self, indices: Tensor) -> ImageFiles:
@@ -217,7 +221,16 @@ class ImageFiles:
         return members[place + 1 :] + members[:place]
 
     def _decode(self, file: str) -> np.ndarray:
+        self._look_for_color(file)
         return decode(file, self.shape, self.crop, self.pixel_format)
+
+    def _decode_whole(self, file: str) -> np.ndarray:
+        self._look_for_color(file)
+        return decode_whole(file, self.random_crops.stored_size, self.pixel_format)
+
+    def _look_for_color(self, file: str) -> None:
+        if self.pixel_format.channels == 1 and not is_gray(mode_of(file) or "L"):
+            self.colored.add(file)
 
     def _decoded(self, index: int, draws: list[float] | None) -> np.ndarray | None:
         """An image as it is used, uint8 [H, W, C], or None if it cannot be read."""
@@ -225,12 +238,15 @@ class ImageFiles:
         file, interpolation = self.paths[row], self.crop.interpolation
         if self._mapped is None:
             try:
-                return decode_box(file, choose, self.shape, interpolation, self.pixel_format) if draws else self._decode(file)
+                if draws is None:
+                    return self._decode(file)
+                self._look_for_color(file)
+                return decode_box(file, choose, self.shape, interpolation, self.pixel_format)
             except Exception:  # a damaged file raises almost any
                 return None
         if crops is None:
             return self._mapped.get(row, file, self._decode)
-        whole = self._mapped.get(row, file, lambda path: decode_whole(path, crops.stored_size, self.pixel_format))
+        whole = self._mapped.get(row, file, self._decode_whole)
         if whole is None:
             return None
         return cut(whole, choose(*whole.shape[:2]), self.shape, interpolation)

@@ -90,6 +90,15 @@ def upright_size(path: str) -> tuple[int, int] | None:
         return None
 
 
+def mode_of(path: str | BinaryIO) -> str:
+    """Pillow's mode of an image, from its header; empty if it cannot be read."""
+    try:
+        with open_image(path) as image:
+            return image.mode
+    except Exception:  # a damaged file raises almost any
+        return ""
+
+
 def turned_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an image that is not loaded yet, once it is turned upright."""
     # Pillow's size of a TIFF is turned already, in newer versions

@@ -89,16 +89,21 @@ class Card:
     def _input(self) -> str:
         channels, height, width = self.task.spec.shape
         order = "RGB" if channels == 3 else "grayscale" if channels == 1 else f"{channels} channels"
-        gray = ", and converted to grayscale" if channels == 1 else ""
+        gray = "colors become gray, " if channels == 1 else ""
+        low, high = self.task.spec.value_range or (0, 65535)
+        deep = f"gray values of more than 8 bits from {low:g} to {high:g} become 0 to 255, "
         return (
             f"## Input and output\n\n"
             f"`{INPUT}`: uint8, [N, {channels}, {height}, {width}], {order} from 0 to 255, with any batch size N. "
             "Normalization is part of the network.\n"
-            f"Preprocessing: EXIF orientation is applied, transparency becomes white, {self._cropped()} "
-            f"({self.task.spec.crop.interpolation}, Pillow){gray}.\n"
+            f"Preprocessing: EXIF orientation is applied, {deep}transparency becomes white, {gray}{self._cropped()} "
+            f"({self.task.spec.crop.interpolation}, Pillow).\n"
             "\n"
             f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below.{self._alone()}"
         )
+
+    def _value_range(self) -> str:
+        return ", ".join(f"{value!r}" for value in self.task.spec.value_range)
 
     def _cropped(self) -> str:
         crop, (_, height, width) = self.task.spec.crop, self.task.spec.shape
@@ -128,11 +133,12 @@ class Card:
     def snippet(self) -> str:
         """A program that classifies photo.jpg."""
         channels, height, width = self.task.spec.shape
-        gray = '.convert("L")' if channels == 1 else ""
         names = {"file": json.dumps(self.file), "classes": CLASSES, "input": INPUT}
         crop = self.task.spec.crop
         sides = [round(side / crop.pct) for side in (width, height)]
-        names |= {"width": width, "height": height, "gray": gray, "filter": crop.interpolation.upper()}
+        names |= {"width": width, "height": height, "filter": crop.interpolation.upper()}
+        names |= {"mode": "L" if channels == 1 else "RGB", "value_range": self._value_range() or TYPE_RANGE}
+        names["drafted"] = DRAFTED.format(side=2 * max(width, height)) if crop.mode == "fit" else ""
         names["cropped"] = CROPS[crop.mode].format(**names, sides=tuple(sides), side=min(sides))
         if self.library:
             load, code = self.library.statements(len(self.task.spec.classes), self.file), SNIPPETS["library"]
@@ -166,10 +172,19 @@ NOT_STATED = "not stated"
 USES = {"train": "training", "val": "validation", "test": "test"}
 
 PREPARED = """\
-image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGBA")
-image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-{cropped}{gray}
+image = Image.open("photo.jpg")
+{drafted}image = ImageOps.exif_transpose(image)
+if image.mode == "F" or image.mode.startswith("I"):  # gray of more than 8 bits
+    values = np.asarray(image, np.float64)
+    low, high = {value_range}
+    values = np.nan_to_num(np.clip((values - low) / (high - low) * 255, 0, 255))
+    image = Image.fromarray(values.round().astype(np.uint8))
+image = image.convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("{mode}")
+{cropped}
 """
+TYPE_RANGE = '0, 65535 if image.mode != "F" else 1 if np.nanmax(values) <= 1 else 255'
+DRAFTED = 'image.draft("RGB", ({side}, {side}))  # decodes a JPEG at a fraction of its size\n'
 CENTERED = """
 left, top = (round((side - kept) / 2) for side, kept in zip(image.size, ({width}, {height})))
 image = image.crop((left, top, left + {width}, top + {height}))"""

@@ -61,7 +61,12 @@ def export(
     task, run = load_task(registry, checkpoint, checkpoint_file)
     require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
     data = own_test_data(registry, run, task.spec)
-    about = {CLASSES: json.dumps(task.spec.classes), "model": run.model["name"], "license": license or NOT_STATED}
+    about = {
+        CLASSES: json.dumps(task.spec.classes),
+        "value_range": json.dumps(task.spec.value_range),
+        "model": run.model["name"],
+        "license": license or NOT_STATED,
+    }
     loaded = path.name if format.suffix else HUB_WEIGHTS
     library = library_model(task) if format.name in ("safetensors", "hub") else None
     try:

@@ -48,6 +48,7 @@ class EfficientNetLite0(Classifier):
     """
 
     channels_last = True
+    repeats_gray = True
     statistics_of_files = STATISTICS
     size_of_files = 224
 

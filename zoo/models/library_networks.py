@@ -33,6 +33,7 @@ class LibraryNetwork(Classifier):
     """Network of a library; gray images are repeated over three channels."""
 
     channels_last = True
+    repeats_gray = True
     size_of_files = 224
     network: nn.Module
     head: str  # name of the output layer

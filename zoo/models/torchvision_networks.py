@@ -91,6 +91,7 @@ class ImageNetClassifier(Classifier):
     """Network for color images; gray ones are repeated over three channels."""
 
     channels_last = True
+    repeats_gray = True
     network: nn.Module
 
     def forward(self, images: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ class Classifier(Task):
             network expect by custom; None is unknown.
         size_of_files: pixels a side of those images; 0 is unknown.
         left_out: the beginnings of names in such files that serve training alone and have no place here.
+        repeats_gray: whether gray images become three equal channels in the network itself.
         library_model: how a library builds ``network``, if that is all that has weights; None for networks of the zoo.
     """
 
@@ -82,6 +83,7 @@ class Classifier(Task):
     statistics_of_files: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     size_of_files: int = 0
     left_out: ClassVar[tuple[str, ...]] = ()
+    repeats_gray: ClassVar[bool] = False
     library_model: LibraryModel | None = None
 
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:

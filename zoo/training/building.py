@@ -40,11 +40,12 @@ def open_data(registry: Registry, run: Run) -> Any:
     return entry.load()(run.recipe.batch_size, run.recipe.seed, **run.options("data"))
 
 
-def build_data(registry: Registry, run: Run, record: DataRecord | None = None) -> Any:
+def build_data(registry: Registry, run: Run, record: DataRecord | None = None, spec: Spec | None = None) -> Any:
     """The data of a Run, brought to this machine, read and split; its spec is complete.
 
     Args:
         record: of the files that the Run was begun with, to leave out others.
+        spec: that it was begun with, whose preprocessing is used.
 
     Raises:
         UserError: what the data set says is wrong with its files or options.
@@ -52,6 +53,8 @@ def build_data(registry: Registry, run: Run, record: DataRecord | None = None) -
     data = open_data(registry, run)
     if record and record.files:
         data.keep_only(record.files)
+    if spec:
+        data.use_preprocessing(spec)
     data.prepare_data()
     data.setup()
     return data
@@ -74,6 +77,7 @@ def build_test_data(
     is_own = _place(section) == _place(run.data)
     if not is_own:
         data.test_on_everything()
+    data.use_preprocessing(spec)
     data.prepare_data()
     data.setup()
     data.require_compatible(spec, section["name"])

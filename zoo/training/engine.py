@@ -133,7 +133,7 @@ def train(
     # the lock before what removes: another process may hold a folder that this one has taken over
     with stopped_by_signals(folder, is_new), folder.locked(), folder.removed_unless_started(is_new) as started:
         former = _Former.read(resume, checkpoint)
-        data, files = _open_data(registry, run, folder, former.record)
+        data, files = _open_data(registry, run, folder, former)
         task = _build(registry, run, data, former)
         on_data(data)
         exclude_trained(data, files.trained_on)
@@ -233,16 +233,17 @@ class _Former:
         return f"step {self.step:,}, epoch {self.content['epoch'] + 1}, from {self.file.name}" if self.file else "the first step"
 
 
-def _open_data(registry: Registry, run: Run, folder: RunFolder, record: DataRecord) -> tuple[Any, DataRecord]:
+def _open_data(registry: Registry, run: Run, folder: RunFolder, former: _Former) -> tuple[Any, DataRecord]:
     """The data of a Run, split as it was if it is resumed, and the record of its files.
 
     Raises:
         UserError: files that it was trained on have changed.
     """
-    data = build_data(registry, run, record)
-    files = DataRecord.of(data, content=bool(record.files))
-    if record.files:
-        require_unchanged(record, files, data, way_out_of_changes(folder, run, data.task))
+    spec = described(registry, former.content, former.file)[1] if former.file else None
+    data = build_data(registry, run, former.record, spec)
+    files = DataRecord.of(data, content=bool(former.record.files))
+    if former.record.files:
+        require_unchanged(former.record, files, data, way_out_of_changes(folder, run, data.task))
     return data, files
 
 

@@ -26,7 +26,8 @@ HEAD = {"epochs": 60, "batch_size": 64, "optimizer": "adamw", "lr": 3e-3, "weigh
 def resolve_finetuning(
     registry: Registry, backbone: str, weights: str, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]
 ) -> Run:
-    """Resolve the Run of a fine-tuning. Images are scaled to the size of the pretrained weights, unless ``data.size`` is set.
+    """Resolve the Run of a fine-tuning. Images get the size and the channels of the pretrained weights, unless
+    ``data.size`` or ``data.channels`` is set.
 
     Args:
         backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, or a file that ``zoo export`` wrote.
@@ -47,11 +48,12 @@ def resolve_finetuning(
     if head_only:  # then the features of an image do not change, and are computed once
         given["data"] = {"augment": "none"}
     run = resolve(registry, model["name"], config, [given, *settings], recipe=HEAD if head_only else EVERYTHING)
-    if "size" not in run.data or any("size" in (layer.get("data") or {}) for layer in layers):
-        return run
-    from zoo.training.weights.loading import match_image_size
+    chosen = {option for layer in layers for option in layer.get("data") or {}}
+    if not {"size", "channels"} & set(run.data) - chosen:
+        return run  # without torch
+    from zoo.training.weights.loading import match_images
 
-    return match_image_size(registry, run)
+    return match_images(registry, run, chosen)
 
 
 def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -63,17 +64,33 @@ def open_weights(registry: Registry, run: Run) -> Weights:
     return weights_of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
 
 
-def match_image_size(registry: Registry, run: Run) -> Run:
-    """Set the image size of a Run to that of its pretrained weights, if it is known.
+def match_images(registry: Registry, run: Run, given: Collection[str]) -> Run:
+    """Set the image size of a Run to that of its pretrained weights, if it is known, and the channels to those that they take.
+
+    Args:
+        given: options of the data that stay as they are.
 
     Raises:
         UserError: as ``open_weights`` does.
     """
-    source = run.recipe.weights
-    is_library = source.partition(":")[0] in (*LIBRARIES, HUB)
-    spec = library_spec(source) if is_library else open_weights(registry, run).spec
-    size = spec.height if spec else registry.model(run.model["name"]).load().size_of_files
-    return run.model_copy(update={"data": {**run.data, "size": size}}) if size else run
+    source, network = run.recipe.weights, registry.model(run.model["name"]).load()
+    wanted = {"size", "channels"} & set(run.data) - set(given)
+    if network.repeats_gray:
+        wanted.discard("channels")
+    if not wanted:
+        return run
+    weights = None if source.partition(":")[0] in (*LIBRARIES, HUB) else open_weights(registry, run)
+    spec = weights.spec if weights else library_spec(source)
+    size = spec.height if spec else network.size_of_files
+    channels = spec.channels if spec else _input_channels(weights) if weights else 0
+    matched = {name: value for name, value in (("size", size), ("channels", channels)) if value and name in wanted}
+    return run.model_copy(update={"data": {**run.data, **matched}})
+
+
+def _input_channels(weights: Weights) -> int:
+    """1 or 3, the channels that the first convolution takes; 0 if it takes others, or there is none."""
+    first = next((value.shape[1] for value in weights.state.values() if value.ndim == 4), 0)
+    return first if first in (1, 3) else 0
 
 
 def load_backbone(task: Task, weights: Weights, advice: str = OMIT) -> LoadReport:
