@@ -45,11 +45,12 @@ def _reason(error: Exception) -> str:
     return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
 
 
-def array_to_image(array: np.ndarray) -> Image.Image:
+def array_to_image(array: np.ndarray, is_deep: bool = False) -> Image.Image:
     """Convert an array to an image.
 
     Args:
         array: [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels; uint8, or floats from 0 to 1.
+        is_deep: gray values of other types than uint8 are those of a deep image.
 
     Raises:
         UserError: another shape, type or range.
@@ -62,6 +63,8 @@ def array_to_image(array: np.ndarray) -> Image.Image:
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in channels)):
         expected = "[H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
         raise UserError(f"an array of shape {array.shape} is not an image: expected {expected}")
+    if is_deep and array.ndim == 2 and array.dtype.kind in "iuf" and array.dtype != np.uint8:
+        return Image.fromarray(array.astype(np.float32))
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
             raise UserError(f"floating-point pixels from {array.min():.3g} to {array.max():.3g}: expected 0 to 1, or uint8")

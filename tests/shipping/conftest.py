@@ -86,10 +86,10 @@ def serve(trained: Trained):
 
     @contextmanager
     def start(limits: Limits = Limits(), **options: Any) -> Iterator[Server]:  # noqa: B008, it is frozen
-        task = trained.classifier()
+        task, run = options.pop("task", None) or trained.classifier(), options.pop("run", trained.run)
         hosts = options.pop("hosts", ())
         batches = Batches(options.pop("network", predictor(task)), **options)
-        application = Application(task, trained.run, "colorist", {"test/accuracy": 0.75}, limits, batches, hosts)
+        application = Application(task, run, "colorist", {"test/accuracy": 0.75}, limits, batches, hosts)
         listener = listen("127.0.0.1", 0)
         server = uvicorn.Server(uvicorn.Config(application, http=TimedProtocol, ws="none", log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -251,7 +251,8 @@ def test_a_fault_before_anything_was_saved_offers_no_resume(zoo, monkeypatch: py
 
 def test_too_few_images_to_hold_some_out_are_said_before_anything_is_trained(zoo, workplace: Path) -> None:
     root = photographs(workplace / "photos", count=1)
-    answer = zoo("finetune", "resnet20", "--weights", "base.pth", "--data", "folder", "--set", f"data.root={root}")
+    given = ("--set", f"data.root={root}", "--set", "data.channels=3")
+    answer = zoo("finetune", "resnet20", "--weights", "base.pth", "--data", "folder", *given)
     assert answer.is_one_line_error("none of 2 images is held out", "data.test=0.")
 
 

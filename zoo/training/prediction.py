@@ -60,8 +60,10 @@ def predict(
     """
     if not inputs:
         raise UserError("there is nothing to predict for: give images")
-    sources = [source for each in inputs for source in _sources(each)]
-    if not hasattr(task, "predict_images"):
+    takes_images = hasattr(task, "predict_images")
+    is_deep = takes_images and bool(image_spec(task.spec).value_range)
+    sources = [source for each in inputs for source in _sources(each, is_deep)]
+    if not takes_images:
         raise UserError(task.cannot(name, "takes no image files"))
     if image_spec(task.spec).are_points:
         raise UserError(f"this {name} was trained on points in the plane, not on images")
@@ -125,7 +127,7 @@ def read_one(given: ImageInput, spec: ImageSpec) -> torch.Tensor:
     Raises:
         UserError: it is missing or cannot be read, or these are several.
     """
-    sources = _sources(given)
+    sources = _sources(given, bool(spec.value_range))
     if len(sources) != 1 or not sources[0].is_named:
         raise UserError(f"{given if isinstance(given, (str, Path)) else 'a batch'}: give one image")
     content = sources[0].content
@@ -145,14 +147,14 @@ def read_named(file: Path, spec: ImageSpec) -> torch.Tensor:
         raise UserError(f"{file}: {error}") from None
 
 
-def _sources(given: ImageInput) -> list[Source]:
+def _sources(given: ImageInput, is_deep: bool) -> list[Source]:
     if isinstance(given, Image.Image):
         return [Source("image", given)]
     if isinstance(given, (np.ndarray, torch.Tensor)):
         if isinstance(given, torch.Tensor):
             given = given.float() if given.is_floating_point() else given  # NumPy has no bfloat16
         array = given.numpy(force=True) if isinstance(given, torch.Tensor) else given
-        return [Source("image", array_to_image(each)) for each in (array if array.ndim == 4 else [array])]
+        return [Source("image", array_to_image(each, is_deep)) for each in (array if array.ndim == 4 else [array])]
     if not isinstance(given, (str, Path)):
         raise UserError(f"{type(given).__name__} is not an image: give paths, Pillow images, arrays or tensors")
     path = expanded(given)
