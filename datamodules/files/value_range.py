@@ -18,7 +18,8 @@ from PIL import Image
 from zoo.core.errors import some
 from zoo.core.files import cache_folder, replace_file
 from zoo.datamodules.files.decoded import identity_of_files, in_threads, locked
-from zoo.datamodules.files.images import mode_of, open_image
+from zoo.datamodules.files.formats import open_image
+from zoo.datamodules.files.images import mode_of
 from zoo.datamodules.files.pixel_format import is_deep
 
 HEADERS = 2000  # files whose modes are looked at
