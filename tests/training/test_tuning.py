@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from zoo.config.recipe import Recipe, parse_setting, resolve
+from zoo.core.allocator import keep_freed_memory
 from zoo.core.errors import UserError
 from zoo.models.softmax import Linear
 from zoo.optim.optimizers import build_optimizer
 from zoo.registry.registry import scan
 from zoo.training import memory, tuning
-from zoo.training.allocator import keep_freed_memory
 from zoo.training.tuning import Setup, build_setup, range_test, read_range_test, search_batch, smooth
 
 

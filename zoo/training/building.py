@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.config.options import check_options
 from zoo.config.recipe import Run
+from zoo.core.allocator import keep_freed_memory
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import expanded
 from zoo.core.memory import available_memory, require_memory
@@ -22,7 +23,6 @@ from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
-from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
 from zoo.training.data_record import SPLITS, DataRecord, exclude_trained
 from zoo.training.run_folder import RunFolder

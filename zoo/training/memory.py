@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from zoo.core import memory as core
-from zoo.training.allocator import return_freed_memory
+from zoo.core.allocator import return_freed_memory
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
