@@ -11,7 +11,6 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -32,6 +31,7 @@ from zoo.datamodules.files.images import FIT, decode, mode_of, upright_size
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat, is_gray
 from zoo.datamodules.files.progress import shown
+from zoo.datamodules.files.threads import reading_threads
 from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
@@ -140,7 +140,7 @@ def in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[
     """The results of ``work`` for each chunk of ``count`` images, in order."""
     chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
     Image.init()  # here, since loading the formats in several threads at once is not safe
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = reading_threads(os.cpu_count() or 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from zoo.core.errors import UserError, some
 from zoo.core.ranks import rank_zero_print
-from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut, decode_box, decode_whole, flip_into, random_box, uniforms
+from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut_into, decode_box, decode_whole, random_box, uniforms
 from zoo.datamodules.files.decoded import VERSION, identity_of_files, say_converted
 from zoo.datamodules.files.digests import DigestTable
 from zoo.datamodules.files.images import FIT, decode, mode_of
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
 from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat, is_gray
+from zoo.datamodules.files.threads import reading_threads
 from zoo.spec import Crop
 
 CHUNK = 16  # images that a thread takes at a time
@@ -107,7 +108,7 @@ class ImageFiles:
         self._mapped  # noqa: B018 - opened by one thread
         known, converted = self.failed.copy(), self.colored.copy()
         workers = self.workers or cores()
-        threads = ThreadPoolExecutor(workers)
+        threads = reading_threads(workers)
         begun: deque[tuple[Tensor, list[Future[None]]]] = deque()
         try:
             for indices in orders:
@@ -177,11 +178,7 @@ class ImageFiles:
             if self._mapped.take(rows, out):
                 return
         for place, index in enumerate(indices.tolist()):
-            image = self._image(index, draws and draws[place])
-            if draws and self.random_crops.flip and draws[place][-1] < 0.5:
-                flip_into(out[place], image)
-            else:
-                out[place] = image
+            self._write(out[place], index, draws and draws[place])
             if self.digests is not None:
                 self.digests.note(self._row(self._replacements.get(index, index)))
 
@@ -190,21 +187,19 @@ class ImageFiles:
             return center_box(height, width, self.shape[1] / self.shape[0])
         return random_box(height, width, self.random_crops.min_scale, draws)
 
-    def _image(self, index: int, draws: list[float] | None) -> np.ndarray:
-        """An image, or the next readable one in its place."""
-        pixels = self._decoded(index, draws)
-        if pixels is not None:
-            return pixels
+    def _write(self, out: np.ndarray, index: int, draws: list[float] | None) -> None:
+        """Write an image to ``out``, uint8 [H, W, C], or the next readable one in its place."""
+        if self._decode_into(out, index, draws):
+            return
         if self.strict:
             raise UserError(f"{self[index]}: is not a readable image: remove it, or set data.strict=false")
         unreadable = [index]
         for other in self._alternatives(index):
             other = self._replacements.get(other, other)
-            pixels = self._decoded(other, draws)
-            if pixels is not None:
+            if self._decode_into(out, other, draws):
                 self.failed.update(map(self._row, unreadable))
                 self._replacements.update(dict.fromkeys(unreadable, other))
-                return pixels
+                return
             unreadable.append(other)
         if self.labels is None:
             raise UserError(f"{self[index]}: cannot be read, and no other of the {len(self):,} images can")
@@ -232,24 +227,32 @@ class ImageFiles:
         if self.pixel_format.channels == 1 and not is_gray(mode_of(file) or "L"):
             self.colored.add(file)
 
-    def _decoded(self, index: int, draws: list[float] | None) -> np.ndarray | None:
-        """An image as it is used, uint8 [H, W, C], or None if it cannot be read."""
-        row, crops, choose = self._row(index), self.random_crops, partial(self._box, draws=draws)
+    def _decode_into(self, out: np.ndarray, index: int, draws: list[float] | None) -> bool:
+        """Write an image as it is used; False if it cannot be read."""
+        row, crops = self._row(index), self.random_crops
         file, interpolation = self.paths[row], self.crop.interpolation
+        flip = draws is not None and crops.flip and draws[-1] < 0.5
         if self._mapped is None:
+            choose = partial(self._box, draws=draws)
             try:
                 if draws is None:
-                    return self._decode(file)
-                self._look_for_color(file)
-                return decode_box(file, choose, self.shape, interpolation, self.pixel_format)
+                    out[...] = self._decode(file)
+                else:
+                    self._look_for_color(file)
+                    out[...] = decode_box(file, choose, self.shape, interpolation, self.pixel_format, flip)
             except Exception:  # a damaged file raises almost any
-                return None
-        if crops is None:
-            return self._mapped.get(row, file, self._decode)
-        whole = self._mapped.get(row, file, self._decode_whole)
-        if whole is None:
-            return None
-        return cut(whole, choose(*whole.shape[:2]), self.shape, interpolation)
+                return False
+        elif crops is None:
+            pixels = self._mapped.get(row, file, self._decode)
+            if pixels is None:
+                return False
+            out[...] = pixels
+        else:
+            whole = self._mapped.get(row, file, self._decode_whole)
+            if whole is None:
+                return False
+            cut_into(out, whole, self._box(*whole.shape[:2], draws), interpolation, flip)
+        return True
 
 
 def _finished(batch: Tensor, tasks: list[Future[None]]) -> Tensor:

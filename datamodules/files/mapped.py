@@ -32,7 +32,7 @@ except ImportError:  # Windows: processes do not share their work
     fcntl = None
 
 MISSING, READABLE, UNREADABLE = 0, 1, 2  # states of a row
-LOCKS = 64  # threads wait for each other if their rows are equal modulo this
+LOCKS = 1024  # threads wait for each other if their rows are equal modulo this
 POLL = 0.002  # seconds between tries to lock a row that another process decodes
 LAYOUT = 2  # of the file
 SUFFIXES = (".pixels", ".index", ".locks", ".keys", ".rows")
@@ -107,7 +107,7 @@ class MappedImages:
         state, *shape, checksum, signature = self._index[row].tolist()
         if state == MISSING or signature != _signature(file):
             return False
-        if state == READABLE and zlib.crc32(self._pixels[row, : math.prod(shape)]) != checksum:
+        if state == READABLE and _checksum(self._pixels[row, : math.prod(shape)]) != checksum:
             return False
         self._checked[row] = True
         return True
@@ -123,7 +123,7 @@ class MappedImages:
         if not self._is_full:
             try:
                 self._write(pixels, row * self._pixels.shape[1])
-                self._enter(row, READABLE, *pixels.shape, zlib.crc32(pixels), signature)
+                self._enter(row, READABLE, *pixels.shape, _checksum(pixels.reshape(-1)), signature)
             except OSError as error:
                 self._is_full = True
                 rank_zero_print(f"warning: decoded images are no longer kept in {cache_folder()}: {error.strerror}")
@@ -240,6 +240,13 @@ def _open(path: Path, size: int, sparse: bool) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _checksum(pixels: np.ndarray) -> int:
+    """32 bits that change with any of the pixels, uint8 [n]: their sum as 64-bit numbers, in a tenth of the time of a CRC."""
+    whole = len(pixels) // 8 * 8
+    total = int(pixels[:whole].view(np.uint64).sum()) + int(pixels[whole:].sum())
+    return (total ^ total >> 32) & 0xFFFFFFFF
 
 
 def _signature(file: str) -> int:

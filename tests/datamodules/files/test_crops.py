@@ -9,7 +9,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
 from zoo.datamodules.files import crops
-from zoo.datamodules.files.crops import Box, center_box, cut, decode_box, decode_whole, flip_into, random_box, uniforms
+from zoo.datamodules.files.crops import Box, center_box, cut, decode_box, decode_whole, random_box, uniforms
 
 
 def photograph(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -52,12 +52,13 @@ def test_a_box_is_cut_and_resized_as_pillow_does(interpolation):
         assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 2
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (224, 224, 3), (3, 30_000, 3), (60, 700, 1)])
-def test_flipping_mirrors_every_row(shape):
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    out = np.zeros_like(image)
-    flip_into(out, image)
-    assert np.array_equal(out, image[:, ::-1])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("box", [Box(0, 0, 60, 70), Box(5, 11, 50, 40), Box(7, 3, 1, 1)])
+def test_a_flipped_box_is_mirrored(box, channels):
+    image = np.random.default_rng(0).integers(0, 256, (60, 70, channels), np.uint8)
+    plain, flipped = (cut(image, box, (50, 40), flip=flip) for flip in (False, True))
+    assert np.abs(flipped.astype(int) - plain[:, ::-1]).max() <= 1  # of the rounding of weights
+    assert box[2:] != (50, 40) or np.array_equal(plain, image[5:55, 11:51]) and np.array_equal(flipped, plain[:, ::-1])
 
 
 def test_the_center_box_has_the_proportions():
