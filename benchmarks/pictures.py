@@ -3,18 +3,21 @@
     python benchmarks/pictures.py --count 20000
 
 It makes files of 500x375 pixels in a temporary folder. All loaders give batches of 64 uint8 images at 224 pixels, shuffled,
-with one worker a core. The zoo's first epoch, with its setup, decodes and keeps; later ones read that. Prints rates and ratios.
+with one worker a core, in turns. The zoo's first epoch, with its setup, decodes and keeps; later ones read that. Prints rates
+and ratios.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ from torchvision.datasets import ImageFolder
 import zoo
 from zoo.datamodules.files.image_files import cores
 
+OTHERS, OURS = ("torchvision", "timm"), ("zoo, first epoch", "zoo, later epochs")
 WIDTH, HEIGHT, SIZE, BATCH, CLASSES = 500, 375, 224, 64, 10
 
 
@@ -71,31 +75,43 @@ def timm_batches(root: Path, workers: int) -> Iterator[torch.Tensor]:
     return (batch for batch, _ in loader)
 
 
+def zoo_data(root: Path, home: Path, **options: Any) -> Any:
+    """The data with an empty cache."""
+    shutil.rmtree(home, ignore_errors=True)
+    os.environ["ZOO_HOME"] = str(home)
+    augment = "resized-crop:0.08,hflip"
+    fixed = {"size": SIZE, "augment": augment, "validation": 0.01, "test": 0.01, "memory_gb": 0}
+    return zoo.create_data("folder", batch_size=BATCH, root=str(root), **fixed, **options)
+
+
+def zoo_batches(data: Any, epoch: int) -> Iterator[torch.Tensor]:
+    data.prepare_data()
+    data.setup()
+    loader = data.train_dataloader()
+    loader.position = lambda: (epoch, 0)
+    return (data.on_after_batch_transfer(batch, 0)["images"] for batch in loader)
+
+
 def main(count: int = 2000, epochs: int = 3, workers: int = 0, keep: bool = True, folder: str = "") -> None:
-    """Measure torchvision's, timm's and the zoo's batches and print the ratios."""
+    """Measure torchvision's, timm's and the zoo's batches in turns and print the ratios."""
     workers = workers or cores()
     with tempfile.TemporaryDirectory(dir=folder or None) as place:
         root = Path(place) / "pictures"
         make_files(root, count)
-        os.environ["ZOO_HOME"] = str(Path(place) / "home")
-        options = {"size": SIZE, "augment": "resized-crop:0.08,hflip", "validation": 0.001, "test": 0.001, "memory_gb": 0}
-        data = zoo.create_data("folder", batch_size=BATCH, root=str(root), keep=keep, workers=workers, **options)
-
-        def ours(epoch: int) -> Iterator[torch.Tensor]:
-            data.prepare_data()
-            data.setup()
-            loader = data.train_dataloader()
-            loader.position = lambda: (epoch, 0)
-            return (data.on_after_batch_transfer(batch, 0)["images"] for batch in loader)
-
-        others = {"torchvision": torchvision_batches, "timm": timm_batches}
-        rates = {name: [rate(partial(batches, root, workers)) for _ in range(epochs)] for name, batches in others.items()}
-        rates["zoo, first epoch"] = [rate(partial(ours, 0))]
-        rates["zoo, later epochs"] = [rate(partial(ours, epoch)) for epoch in range(1, epochs + 1)]
+        rates: dict[str, list[float]] = {name: [] for name in (*OTHERS, *OURS)}
+        for epoch in range(1, epochs + 1):
+            data = zoo_data(root, Path(place) / "home", keep=keep, workers=workers)
+            for name, batches in (
+                ("torchvision", partial(torchvision_batches, root, workers)),
+                ("zoo, first epoch", partial(zoo_batches, data, 0)),
+                ("timm", partial(timm_batches, root, workers)),
+                ("zoo, later epochs", partial(zoo_batches, data, epoch)),
+            ):
+                rates[name].append(rate(batches))
         for name, values in rates.items():
             print(f"{name:<18}{median(values):>8,.0f} images/s   (lowest {min(values):,.0f}, highest {max(values):,.0f})")
-        for name in ("zoo, first epoch", "zoo, later epochs"):
-            ratios = (f"{median(rates[name]) / median(rates[other]):.2f} over {other}" for other in others)
+        for name in OURS:
+            ratios = (f"{median(rates[name]) / median(rates[other]):.2f} over {other}" for other in OTHERS)
             print(f"{name}: {', '.join(ratios)}")
 
 
