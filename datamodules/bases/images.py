@@ -104,11 +104,16 @@ class ImageData(DataModule):
         if not split.files:
             return split_at_random(len(split), float(self.validation), derive_seed(self.seed, "val"))
         seed = derive_seed(self.seed, "hold out")
-        return split_by_name(self.names(split.files), self.validation, seed, self.root, "data.validation")
+        return split_by_name(self.names(split.files), self.validation, seed, self.source, "data.validation")
 
     def names(self, paths: Sequence[str]) -> list[str]:
         """What identifies each file, wherever ``root`` is: its path below it, with slashes, in composed Unicode."""
         return [composed(path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")) for path in paths]
+
+    @property
+    def source(self) -> object:
+        """What the images come from, in messages."""
+        return self.root
 
     # ------------------------------------------------------------------ for models, tasks and commands
 

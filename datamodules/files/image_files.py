@@ -204,7 +204,7 @@ class ImageFiles:
         if self.labels is None:
             raise UserError(f"{self[index]}: cannot be read, and no other of the {len(self):,} images can")
         raise UserError(
-            f"{self[index]}: cannot be read, and no other image of its class can: put some into its folder, or remove that"
+            f"{self[index]}: cannot be read, and no other image of its class can: add some, or remove the class"
         )
 
     def _alternatives(self, index: int) -> Iterable[int]:
