@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,9 @@ def kept_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
     place = f"{root}\0{os.path.abspath(root or '')}".encode(errors="surrogateescape")
     path = cache_folder() / "trees" / f"{blake2b(place, digest_size=16).hexdigest()}.npz"
     with suppress(Exception):  # missing or damaged, in whatever way
-        tree = _read(path)
-        if tree is not None and len(tree.classes) >= fewest_classes:
+        tree, times = read_tree(path)
+        is_unchanged = all(os.stat(folder).st_mtime_ns == changed for folder, changed in times)
+        if is_unchanged and len(tree.classes) >= fewest_classes:
             return tree
     folders: list[str] = []
     tree = scan_tree(root, fewest_classes, folders)
@@ -39,30 +41,34 @@ def kept_tree(root: Path | None, fewest_classes: int = 2) -> Tree:
     return tree
 
 
-def _read(path: Path) -> Tree | None:
-    with np.load(path) as kept:
-        state = json.loads(kept["state"].tobytes())
-        if any(os.stat(folder).st_mtime_ns != changed for folder, changed in state["folders"]):
-            return None
-        paths, labels = Paths.from_bytes(kept["paths"]), kept["labels"]
-    if len(paths) != len(labels):
-        return None
-    return Tree.of(tuple(state["classes"]), state["splits"], paths, labels, tuple(state["notes"]))
-
-
 def _write(path: Path, tree: Tree, folders: list[str]) -> None:
     times = [(folder, os.stat(folder).st_mtime_ns) for folder in folders]
-    if max(changed for _, changed in times) > time.time_ns() - SETTLED:
-        return
-    state = {
-        "folders": times,
+    if max(changed for _, changed in times) <= time.time_ns() - SETTLED:
+        write_tree(path, tree, times)
+
+
+def write_tree(path: Path, tree: Tree, state: Any) -> None:
+    """Write a tree to a file, with plain data on which it depends."""
+    about = {
+        "state": state,
         "splits": {name: len(files) for name, files in tree.files.items()},
         "classes": tree.classes,
         "notes": tree.notes,
     }
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     with replacing(path) as file:
-        np.savez(file, state=_bytes(json.dumps(state)), paths=tree.paths().to_bytes(), labels=tree.labels())
+        np.savez(file, about=text, paths=tree.paths().to_bytes(), labels=tree.labels())
 
 
-def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)
+def read_tree(path: Path) -> tuple[Tree, Any]:
+    """The tree of a file, and what it depends on.
+
+    Raises:
+        Exception: it is missing or damaged, in whatever way.
+    """
+    with np.load(path) as kept:
+        about = json.loads(kept["about"].tobytes())
+        paths, labels = Paths.from_bytes(kept["paths"]), kept["labels"]
+    if len(paths) != len(labels):
+        raise ValueError("damaged")
+    return Tree.of(tuple(about["classes"]), about["splits"], paths, labels, tuple(about["notes"])), about["state"]
