@@ -286,8 +286,7 @@ class ClassifiedFiles(ClassificationData):
         for label, class_name in enumerate(self.tree.classes):
             if label not in left["train"]:
                 raise UserError(
-                    f"{self.source}: class {class_name!r} of train has no image that can be read: "
-                    "add some, or remove the class"
+                    f"{self.source}: class {class_name!r} of train has no image that can be read: add some, or remove the class"
                 )
         if unread := [name for name, labels in left.items() if not labels]:
             raise UserError(f"{self.source}: no image of {unread[0]} can be read")

@@ -203,9 +203,7 @@ class ImageFiles:
             unreadable.append(other)
         if self.labels is None:
             raise UserError(f"{self[index]}: cannot be read, and no other of the {len(self):,} images can")
-        raise UserError(
-            f"{self[index]}: cannot be read, and no other image of its class can: add some, or remove the class"
-        )
+        raise UserError(f"{self[index]}: cannot be read, and no other image of its class can: add some, or remove the class")
 
     def _alternatives(self, index: int) -> Iterable[int]:
         """The other indices, of the same class if there are classes: those that follow, then from the first on."""

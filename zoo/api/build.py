@@ -114,7 +114,7 @@ def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **opt
     """Build a LightningDataModule. Nothing is downloaded or read until a Trainer, or you, call ``prepare_data`` and ``setup``.
 
     Args:
-        name: as ``list_data`` shows it, or the path of a folder of images, one folder per class.
+        name: as ``list_data`` shows it, or the path of a folder of images, one folder per class, or of a table of them.
         batch_size: samples per device and batch.
         seed: of splits, order and augmentation.
         options: of the data set, as in ``augment="crop:4,hflip"``.

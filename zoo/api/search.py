@@ -109,7 +109,7 @@ def search(
         model: as ``list_models`` shows it.
         over: key -> a list of values, or a range: ``log:LOW..HIGH``, ``uniform:LOW..HIGH`` or ``choice:A,B``; for a grid,
             ``LOW..HIGH:POINTS``.
-        data: as ``list_data`` shows it, or a folder of images; by default the model's own.
+        data: as ``list_data`` shows it, or a folder or table of images; by default the model's own.
         epochs: of each trial.
         trials: their number; by default 20, or the whole grid.
         sampler: ``random``, ``grid`` or ``tpe``.

@@ -155,7 +155,7 @@ class TrainedRun:
         """Evaluate on a test split.
 
         Args:
-            data: a data set with the same classes, or a folder of images; by default that of the training.
+            data: a data set with the same classes, or a folder or table of images; by default that of the training.
             settings: of data and trainer, as in ``{"trainer.devices": 2}``.
 
         Returns:

@@ -49,7 +49,8 @@ def train(
 
     Args:
         model: as ``list_models`` shows it; may be omitted if ``config`` names one.
-        data: as ``list_data`` shows it, or a folder of images, one folder per class; by default the model's own.
+        data: as ``list_data`` shows it, or a folder of images, one folder per class, or a table of them; by
+            default the model's own.
         epochs: number of training epochs; by default the recipe's.
         devices: number of devices, or ``auto``.
         nodes: number of machines.

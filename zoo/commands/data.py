@@ -28,7 +28,7 @@ def list_data(
 
 
 def _find_data(context: typer.Context, name: str, settings: list[str]) -> tuple[Entry, list[str]]:
-    """The data set of that name, or of images in the folder of that path, and its settings."""
+    """The data set of that name, or of images in the folder or table of that path, and its settings."""
     registry = open_registry(context)
     if name in registry.data:
         return registry.data_set(name), settings
@@ -62,15 +62,20 @@ def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
 
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)
-    needs_root = any(option.name == "root" and option.default == REQUIRED for option in entry.options)
-    if needs_root and not (root := expanded(options["root"])).exists():
-        raise UserError(f"data.root={options['root']}: there is no such file or folder{near_path(root)}")
+    where = _required(entry)
+    if where and "local-files" in entry.tags and not (path := expanded(options[where])).exists():
+        raise UserError(f"data.{where}={options[where]}: there is no such file or folder{near_path(path)}")
     return options
+
+
+def _required(entry: Entry) -> str:
+    """The option that says where the files are, if the data set has them nowhere by itself."""
+    return next((option.name for option in entry.options if option.default == REQUIRED), "")
 
 
 def show_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder of images.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder or table of images.")],
     settings: SetData = [],  # noqa: B006
     measure: Annotated[
         bool, typer.Option("--measure", help="Also load the data: split sizes, statistics, unreadable files.")
@@ -90,7 +95,8 @@ def show_data(
         echo("")
     for key, value in facts.items():
         echo(f"{key:<12} {value}")
-    root = " --set data.root=FOLDER" if any(option.default == REQUIRED for option in entry.options) else ""
+    where = _required(entry)
+    root = f" --set data.{where}={'FOLDER' if where == 'root' else 'PATH'}" if where else ""
     echo("", f"next    zoo data preview {entry.name}{root}    zoo train NAME --data {entry.name}{root}")
 
 
@@ -108,7 +114,7 @@ def fetch_data(
 
 def preview_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder of images.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Data set, such as digits, or a folder or table of images.")],
     settings: SetData = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default NAME.png.")] = "",
 ) -> None:
@@ -135,7 +141,7 @@ def preview_data(
 
 def advise_data(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Classification data set, or a folder of images.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Classification data set, or a folder or table of images.")],
     settings: SetData = [],  # noqa: B006
     json: Json = False,
 ) -> None:

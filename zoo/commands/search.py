@@ -28,7 +28,7 @@ def search(
     ] = [],  # noqa: B006
     data: Annotated[
         str,
-        typer.Option(metavar="DATA", help="Data set, or a folder of images; the default is the model's own."),
+        typer.Option(metavar="DATA", help="Data set, or a folder or table of images; the default is the model's own."),
     ] = "",
     epochs: Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs of each trial.")] = None,
     settings: Set = [],  # noqa: B006

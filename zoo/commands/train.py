@@ -32,7 +32,9 @@ from zoo.core.ranks import rank_zero_print
 
 DataName = Annotated[
     str,
-    typer.Option(metavar="DATA", help="Data set, or a folder of images; the default is the model's own and needs no download."),
+    typer.Option(
+        metavar="DATA", help="Data set, or a folder or table of images; the default is the model's own and needs no download."
+    ),
 ]
 Epochs = Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs.")]
 Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of devices, or auto.")]

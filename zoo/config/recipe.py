@@ -191,6 +191,7 @@ class Run(Section):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
+TABLES = (".csv", ".tsv", ".parquet")  # endings of paths that are tables of images
 SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
 
 
@@ -306,10 +307,13 @@ def recipe_with(model: Entry, changes: dict[str, Any]) -> Recipe:
 
 
 def data_section(registry: Registry, name: str | Path) -> dict[str, Any]:
-    """The data section of a Run for the name of a data set, or for the path of a folder of images."""
+    """The data section of a Run for the name of a data set, or for the path of a folder of images or of a table of them."""
     text = str(name)
     is_path = isinstance(name, Path) or any(mark in text for mark in "/\\~.") or (text and Path(text).is_dir())
-    return {"name": "folder", "root": text} if is_path and text not in registry.data else {"name": text}
+    if not is_path or text in registry.data:
+        return {"name": text}
+    is_table = text.lower().endswith(TABLES) and not Path(text).is_dir()
+    return {"name": "table", "path": text} if is_table else {"name": "folder", "root": text}
 
 
 def _with_folder(registry: Registry, layer: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Card:
 
     def _data(self) -> str:
         data = self.run.data["name"]
-        if root := self.run.data.get("root"):
+        if root := self.run.data.get("path") or self.run.data.get("root"):
             data = f"{data} ({plain(Path(root).name)})"
         known = {} if isinstance(self.data, str) else self.data.counts
         counts = [f"{known[name]:,} {use}" for name, use in USES.items() if name in known]

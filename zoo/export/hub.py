@@ -79,7 +79,7 @@ def front_matter(task: Classifier, run: Run, registry: Registry, name: str, metr
     stated = license.strip().lower().replace(" ", "-")
     known = {"license": stated} if stated in LICENSES else {"license": "other", "license_name": stated} if stated else {}
     data = registry.data_set(run.data["name"])
-    is_own = any(option.name == "root" and option.default == REQUIRED for option in data.options)
+    is_own = any(option.default == REQUIRED for option in data.options)
     results = [
         EvalResult(PIPELINE, data.name, data.name, metric.removeprefix("test/"), value, dataset_split="test")
         for metric, value in metrics.items()

@@ -117,12 +117,12 @@ def _lack(file: Path) -> str:
 
 
 def network_and_data(subject: Subject) -> tuple[str, str]:
-    """Names of the network and the data, as far as they are known; of a folder of images also its path."""
+    """Names of the network and the data, as far as they are known; of your own images also their path."""
     settings = subject.settings
     data = settings.get("data", {})
     network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
-    root = f" ({data['root']})" if data.get("root") else ""
-    return str(network), f"{data.get('name', '')}{root}"
+    path = data.get("path") or data.get("root")
+    return str(network), f"{data.get('name', '')}{f' ({path})' if path else ''}"
 
 
 def count_findings(findings: Sequence[Finding]) -> str:

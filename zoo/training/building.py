@@ -89,10 +89,10 @@ def build_test_data(
     return data
 
 
-def _place(section: dict[str, Any]) -> tuple[str, Path | None]:
-    """Which data it is: its name and its folder."""
-    root = section.get("root")
-    return section["name"], expanded(root).resolve() if root else None
+def _place(section: dict[str, Any]) -> list[Any]:
+    """Which data it is: its name, its folder or file, and the configuration on a hub."""
+    places = [section.get(key) for key in ("root", "path")]
+    return [section["name"], section.get("config"), *(expanded(place).resolve() if place else None for place in places)]
 
 
 def build_task(registry: Registry, run: Run, spec: Spec) -> Task:

@@ -142,16 +142,16 @@ def portable(run: dict[str, Any]) -> dict[str, Any]:
 
     Options of the data that name them are left out, since whoever reads it has others; elsewhere the last part of the path stays.
     """
-    data = {key: value for key, value in run["data"].items() if key != "root" and not _is_path(value)}
+    data = {key: value for key, value in run["data"].items() if key != "root" and not _is_path(value, bare=key == "path")}
     model = {key: Path(value).name if _is_path(value) else value for key, value in run["model"].items()}
     recipe = {key: Path(value).name if _is_path(value) else value for key, value in run["recipe"].items()}
     plugins = [Path(plugin).name for plugin in run.get("plugins", ())]
     return {**run, "data": data, "model": model, "recipe": recipe, "plugins": plugins, "wandb": {}}
 
 
-def _is_path(value: Any) -> bool:
-    """Whether a value is a path of this machine: absolute, or with folders and there."""
+def _is_path(value: Any, bare: bool = False) -> bool:
+    """Whether a value is a path of this machine: absolute, or with folders, or ``bare``, and there."""
     if not isinstance(value, str):
         return False
     path = Path(os.path.expanduser(value))
-    return path.is_absolute() or (os.sep in value and path.exists())
+    return path.is_absolute() or ((bare or os.sep in value) and path.exists())

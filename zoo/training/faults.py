@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import lightning as L
 import torch
@@ -110,8 +111,17 @@ def way_out_of_changes(folder: RunFolder, run: Run, kind: str) -> str:
     """What to do where the files of a run have changed."""
     ways = [f"put them back, or start a new run: zoo train --config {shlex.quote(str(folder.run_file))}"]
     if kind == "classification":
-        ways.append(f"with its weights: zoo finetune {folder.name} --data {shlex.quote(run.data['root'])} --keep-head")
+        ways.append(f"with its weights: zoo finetune {folder.name} {_same_images(run.data)} --keep-head")
     return ", or ".join(ways)
+
+
+def _same_images(data: dict[str, Any]) -> str:
+    """The arguments that name the images of a run."""
+    if data["name"] == "folder":
+        return f"--data {shlex.quote(data['root'])}"
+    keys = ("path", "root", "config", "revision", "image_column", "label_column", "split_column")
+    given = [f"--set {shlex.quote(f'data.{key}={data[key]}')}" for key in keys if data.get(key)]
+    return " ".join([f"--data {data['name']}", *given])
 
 
 def _command_to_resume(folder: RunFolder) -> str:

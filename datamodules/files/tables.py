@@ -1,0 +1,134 @@
+"""Tables of images, in CSV or parquet: the columns of paths, labels and splits."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo.core.errors import UserError, one_line, some
+from zoo.core.files import read_regular, require_regular
+from zoo.datamodules.files.formats import FORMAT_OF
+from zoo.datamodules.files.image_rows import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    Row,
+    find_column,
+    label_text,
+    require_classes,
+    require_column,
+)
+
+DELIMITERS = ",;\t|"
+TEXT_ENDINGS = (".csv", ".tsv", ".txt")
+INSTALL = "pip install 'bestiary[hf]'"
+
+
+class ColumnOptions(NamedTuple):
+    """The names of columns that a user gave; empty to find them."""
+
+    image: str = ""
+    label: str = ""
+    split: str = ""
+
+
+def read_table(path: Path, options: ColumnOptions) -> list[Row]:
+    """The rows of a CSV file, with any of the usual delimiters, or of a parquet file.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks a column.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        columns, read = _open_parquet(path)
+    elif ending in TEXT_ENDINGS:
+        columns, read = _open_text(path)
+    else:
+        raise UserError(f"data.path={path}: is no table: its name must end in {', '.join((*TEXT_ENDINGS, '.parquet'))}")
+    source = str(path)
+    image = require_column(options.image, "image_column", columns, IMAGE_COLUMNS, source)
+    label = require_column(options.label, "label_column", columns, LABEL_COLUMNS, source)
+    split = find_column(options.split, "split_column", columns, SPLIT_COLUMNS, source)
+    wanted = [image, label, *([split] if split else [])]
+    rows = []
+    for number, (path_cell, label_cell, *split_cell) in read(wanted):
+        if not isinstance(path_cell, str | None):
+            raise UserError(_not_paths(source, image, path_cell))
+        named = None if not split else "" if split_cell[0] is None else str(split_cell[0]).strip()
+        rows.append(Row((path_cell or "").strip(), label_text(label_cell, label, source), named, number))
+    if not rows:
+        raise UserError(f"{source}: has no rows")
+    require_classes({row.label for row in rows if row.label}, label, source)
+    return rows
+
+
+def _not_paths(source: str, column: str, value: object) -> str:
+    if isinstance(value, bytes | dict):
+        return f"{source}: column {column!r} holds images, not their paths: read it by --data hf --set data.path={source}"
+    return f"{source}: column {column!r} holds {type(value).__name__} values, not paths: choose another by data.image_column=NAME"
+
+
+Read = Callable[[Sequence[str]], Iterator[tuple[int, tuple[Any, ...]]]]  # numbers and cells of rows, for names of columns
+
+
+def _open_text(path: Path) -> tuple[list[str], Read]:
+    try:
+        text = read_regular(path, f"data.path={path}").decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8: save it as CSV in UTF-8") from None
+    lines = text.splitlines()
+    if not text.strip():
+        raise UserError(f"{path}: is empty: its first line must name the columns, as in path,label")
+    delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader(lines[:1], delimiter=each), ())))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    columns = [name.strip() for name in next(reader)]
+    if any(name.rpartition(".")[2].lower() in FORMAT_OF for name in columns if "." in name):
+        example = f"path{delimiter}label"
+        raise UserError(f"{path}: its first line must name the columns, as in {example}, but is {one_line(lines[0], 60)}")
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+        places = [columns.index(name) for name in wanted]
+        try:
+            for cells in reader:
+                if len(cells) > len(columns) and any(cells[len(columns) :]):
+                    raise UserError(
+                        f"{path}: line {reader.line_num} has {len(cells)} cells and the first line {len(columns)}: "
+                        f"put cells that contain {delimiter!r} in quotes"
+                    )
+                if any(cells):
+                    yield reader.line_num, tuple(cells[place] if place < len(cells) else "" for place in places)
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num}: {one_line(error)}") from None
+
+    return columns, read
+
+
+def _open_parquet(path: Path) -> tuple[list[str], Read]:
+    require_regular(path, f"data.path={path}")
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path}: reading parquet needs pyarrow: {INSTALL}") from None
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is no parquet file that can be read: {one_line(error, 100)}") from None
+    columns = file.schema_arrow.names
+    if doubled := {name for name in columns if columns.count(name) > 1}:
+        raise UserError(f"{path}: has several columns {some(sorted(doubled))}")
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        number = 0
+        try:
+            for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
+                for cells in zip(*(batch.column(name).to_pylist() for name in wanted), strict=True):
+                    number += 1
+                    yield number, cells
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path}: cannot be read: {one_line(error, 100)}") from None
+
+    return columns, read
