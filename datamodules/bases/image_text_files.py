@@ -20,6 +20,7 @@ from zoo.datamodules.bases.image_text import ImageTextData
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.files.decoded import identity_of_files, kept_content
 from zoo.datamodules.files.digests import DigestTable, NotedDigests
+from zoo.datamodules.files.formats import how_to_read
 from zoo.datamodules.files.image_files import ImageFiles, cores
 from zoo.datamodules.files.paths import Paths
 from zoo.datamodules.loading.held_out import split_by_name
@@ -132,10 +133,11 @@ class ImageTextFiles(ImageTextData):
         content = kept_content(files, shape, self.memory_gb, identity_of_files(files, shape))
         readable = content.readable.tolist()
         if not any(readable):
-            raise UserError(f"{self.root}: no image of {what} can be read, such as {files[0]}")
+            raise UserError(f"{self.root}: no image of {what} can be read, such as {files[0]}{how_to_read(files)}")
         if unreadable := [Path(file) for file, good in zip(files, readable, strict=True) if not good]:
             self.unreadable += unreadable
             count, names = f"{len(unreadable):,} of {len(files):,} images", some([path.name for path in unreadable], NAMED)
-            rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {names}")
+            remedy = how_to_read(map(str, unreadable))
+            rank_zero_print(f"warning: {self.root}: {count} cannot be read and are skipped: {names}{remedy}")
         kept = tuple(file for file, good in zip(files, readable, strict=True) if good)
         return ReadImages(ImagesInMemory(content.pixels), content.readable, kept, content.digests[content.readable])

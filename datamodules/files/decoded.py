@@ -27,6 +27,7 @@ from torch import Tensor
 from zoo.core.errors import some
 from zoo.core.files import cache_folder, replacing_path
 from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.formats import how_to_read
 from zoo.datamodules.files.images import FIT, decode, mode_of, upright_size
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat, is_gray
@@ -152,11 +153,12 @@ def in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[
 def identity_of_files(paths: Sequence[str], shape: tuple[int, int], crop: Crop = FIT, pixel_format: PixelFormat = RGB) -> str:
     """Hex digits that change with the files, with their content, with the shape, the crop and the format.
 
-    Of the content it knows size, times and inode, so it changes when two files change places.
+    Of the content it knows size, times and inode, so it changes when two files change places. It changes, too, when their format
+    is installed.
     """
     digest = blake2b(f"{VERSION} {shape} {crop} {pixel_format}".encode(), digest_size=16)
     for path in paths:
-        digest.update(f"{os.path.abspath(path)} {file_state(path)}\n".encode(errors="surrogateescape"))
+        digest.update(f"{os.path.abspath(path)} {file_state(path)}{how_to_read([path])}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

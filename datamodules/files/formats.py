@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import BinaryIO
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 # formats that are read, with their endings; others, such as EPS, would start programs
 FORMATS = {
@@ -25,7 +27,7 @@ FORMATS = {
 REMEDIES = {"AVIF": "pip install -U pillow", "HEIF": "pip install 'bestiary[heic]'"}
 BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF")
 ENDING = re.compile(r"[a-z][a-z0-9]{1,4}")
-NOT_IMAGES = "not images"
+OTHER = "of other types"
 
 
 def _readable() -> tuple[str, ...]:
@@ -52,10 +54,10 @@ def why_no_image(path: str) -> str:
     _, dot, ending = path.rpartition(".")
     ending = ending.lower()
     if found := FORMAT_OF.get(ending):
-        return "" if found in READABLE else f"{found} images, which need {REMEDIES.get(found, 'another build of Pillow')}"
+        return "" if found in READABLE else f"of type {found}, which needs {REMEDIES.get(found, 'another build of Pillow')}"
     if dot and ENDING.fullmatch(ending):
-        return NOT_IMAGES
-    return "" if _opens(path) else NOT_IMAGES
+        return OTHER
+    return "" if _opens(path) else OTHER
 
 
 def is_image(path: str) -> bool:
@@ -63,24 +65,43 @@ def is_image(path: str) -> bool:
     return not why_no_image(path)
 
 
+def how_to_read(paths: Iterable[str]) -> str:
+    """The end of a message about files that cannot be read: what reads those of formats that are not installed; else empty."""
+    missing = {FORMAT_OF.get(path.rpartition(".")[2].lower()) for path in paths} & (REMEDIES.keys() - set(READABLE))
+    return "".join(f"; {name} images need {REMEDIES[name]}" for name in sorted(missing))
+
+
+class MissingFormat(OSError):
+    """An image of a format that another installation reads. It has a number of an error, as what may be readable another time."""
+
+
 def open_image(path: str | BinaryIO | Image.Image) -> Image.Image:
-    """Open an image of a readable format, lazily; one that is open already is copied."""
-    return path.copy() if isinstance(path, Image.Image) else Image.open(path, formats=READABLE)
+    """Open an image of a readable format, lazily; one that is open already is copied.
 
-
-def missing_format(path: str | BinaryIO) -> str:
-    """The format of a file, with the way to read it, if that takes another installation; else empty."""
-    with suppress(OSError, ValueError):
-        if isinstance(path, str | os.PathLike):
-            with open(path, "rb") as file:
-                start = file.read(12)
-        else:
-            path.seek(0)
-            start = path.read(12)
-        found = BRANDS.get(start[8:]) if start[4:8] == b"ftyp" else None
+    Raises:
+        MissingFormat: it takes another installation.
+        Exception: it is no image; a damaged file raises almost any.
+    """
+    if isinstance(path, Image.Image):
+        return path.copy()
+    try:
+        return Image.open(path, formats=READABLE)
+    except UnidentifiedImageError:
+        found = _brand(path)
         if found and found not in READABLE:
-            return f"{found}, which needs {REMEDIES[found]}"
-    return ""
+            raise MissingFormat(errno.ENOTSUP, f"of type {found}, which needs {REMEDIES[found]}") from None
+        raise
+
+
+def _brand(path: str | BinaryIO) -> str | None:
+    """The format that the first bytes of an HEIF container name."""
+    if isinstance(path, str | os.PathLike):
+        with open(path, "rb") as file:
+            start = file.read(12)
+    else:
+        path.seek(0)
+        start = path.read(12)
+    return BRANDS.get(start[8:]) if start[4:8] == b"ftyp" else None
 
 
 def _opens(path: str) -> bool:

@@ -23,6 +23,7 @@ from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.files.crops import LONGEST, Box, center_box, cut_into, decode_box, decode_whole, random_box, uniforms
 from zoo.datamodules.files.decoded import VERSION, identity_of_files, say_converted
 from zoo.datamodules.files.digests import DigestTable
+from zoo.datamodules.files.formats import how_to_read
 from zoo.datamodules.files.images import FIT, decode, mode_of
 from zoo.datamodules.files.mapped import MappedImages, open_mapped
 from zoo.datamodules.files.paths import Paths
@@ -132,10 +133,11 @@ class ImageFiles:
 
     def _warn_of(self, rows: list[int]) -> None:
         if rows:
-            names = some([self.paths[row] for row in rows], NAMED)
+            files = [self.paths[row] for row in rows]
+            count, names = f"{len(rows):,} of {len(self):,} images", some(files, NAMED)
             other = "another with its text" if self.labels is None else "another of its class"
             effect = f"{other} takes the place of each in training, and none in evaluation"
-            rank_zero_print(f"warning: {len(rows):,} of {len(self):,} images cannot be read: {names}; {effect}")
+            rank_zero_print(f"warning: {count} cannot be read: {names}; {effect}{how_to_read(files)}")
 
     def failed_files(self) -> list[str]:
         """The paths of those, of all selections, that were found to be unreadable."""

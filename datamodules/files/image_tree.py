@@ -207,7 +207,7 @@ def _leave_out_files(folder: Path, left_out: LeftOut) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_hidden(entry.name) or not entry.is_dir():
-                reason = "hidden" if is_hidden(entry.name) else why_no_image(entry.path) or "images outside class folders"
+                reason = "hidden" if is_hidden(entry.name) else why_no_image(entry.path) or "outside class folders"
                 left_out.setdefault(reason, []).append(entry.path)
 
 

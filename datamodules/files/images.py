@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from zoo.core.errors import UserError, one_line
-from zoo.datamodules.files.formats import missing_format, open_image
+from zoo.datamodules.files.formats import MissingFormat, open_image
 from zoo.datamodules.files.pixel_format import RGB, PixelFormat
 from zoo.spec import Crop, ImageSpec
 
@@ -34,14 +34,13 @@ def read_image(path: str | BinaryIO | Image.Image, spec: ImageSpec) -> Tensor:
             warnings.simplefilter("ignore")  # of Pillow, about large images and odd metadata
             pixels = decode(path, spec.shape[1:], spec.crop, PixelFormat.of(spec))
     except Exception as error:  # a damaged file raises almost any
-        missing = "" if isinstance(path, Image.Image) else missing_format(path)
-        raise UnreadableImage(missing or _reason(error)) from error
+        raise UnreadableImage(_reason(error)) from error
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return error.strerror if isinstance(error, MissingFormat) else error.strerror.lower()
     return "not an image" if "cannot identify" in str(error) else f"cannot be read: {one_line(error)}"
 
 

@@ -62,13 +62,13 @@ def test_files_below_a_folder_are_neither_hidden_nor_read_twice(workplace: Path)
     assert found == ["./a/1", "./b/c/5", "./b/unhidden"]
     assert {reason: sorted(paths) for reason, paths in left_out.items()} == {
         "hidden": ["./.4", "./__MACOSX", "./a/.git", "./b/c/Thumbs.db"],
-        "broken links": ["./b/gone"],
-        "not regular files": ["./b/pipe"],
+        "dangling": ["./b/gone"],
+        "not regular": ["./b/pipe"],
         "notes": ["./b/notes"],
-        "links to others": ["./b/one more"],
+        "linked again": ["./b/one more"],
     }
     words = describe_left_out(left_out, ".")
-    assert "4 hidden (.4, __MACOSX, a/.git and 1 more)" in words and "1 links to others (b/one more)" in words
+    assert "4 hidden (.4, __MACOSX, a/.git and 1 more)" in words and "1 linked again (b/one more)" in words
     assert not list(files_below("a", entered=[workplace / "a"]))
 
 

@@ -143,6 +143,13 @@ def test_dialogues_find_their_pictures_and_candidates(root: Path) -> None:
     assert "relevance" not in next(iter(data.train_dataloader()))
 
 
+def test_links_to_folders_and_files_are_followed(root: Path) -> None:
+    for name in ("train2014", "visdial_1.0_train.json"):
+        (root / name).rename(root.parent / name)
+        (root / name).symlink_to(root.parent / name)
+    assert {name: len(split) for name, split in read(root).splits.items()} == {"train": 3, "test": 3, "val": 3}
+
+
 def test_words_are_cut_and_rare_ones_unknown(root: Path) -> None:
     data = read(root, max_length=3, max_caption_length=4, min_count=7, num_answers=2)
     batch = next(iter(data.test_dataloader()))

@@ -166,7 +166,7 @@ def test_what_is_left_out_of_a_folder_is_named(zoo, photos: Path) -> None:
     (photos / "2.png").rename(photos / "without an ending")
     answer = zoo("predict", "first", photos, "--json")
     assert len(json.loads(answer.out)) == 7
-    assert answer.err == "warning: photos: left out: 1 hidden (._0.png), 2 not images (README, notes.txt)\n"
+    assert answer.err == "warning: photos: left out: 1 hidden (._0.png), 2 of other types (README, notes.txt)\n"
     for name in Path("photos").glob("*[!t]"):
         name.unlink()
-    assert zoo("predict", "first", photos).is_one_line_error("photos: holds no images; left out: 1 not images (notes.txt)")
+    assert zoo("predict", "first", photos).is_one_line_error("photos: holds no images; left out: 1 of other types (notes.txt)")

@@ -247,7 +247,7 @@ def files_below(
                 elif entry.is_dir():
                     heapq.heappush(linked, entry.path)
                 elif not entry.is_file():
-                    reason = "broken links" if entry.is_symlink() else "not regular files"
+                    reason = "dangling" if entry.is_symlink() else "not regular"
                     left_out.setdefault(reason, []).append(entry.path)
                 elif reason := why_not(entry.path):
                     left_out.setdefault(reason, []).append(entry.path)
@@ -263,7 +263,7 @@ def files_below(
         if beside not in inside:
             inside[beside] = _identity(beside) in own
         if inside[beside] and not is_hidden(name) and not why_not(target):
-            left_out.setdefault("links to others", []).append(link)
+            left_out.setdefault("linked again", []).append(link)
         else:
             yield link
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from PIL import Image
 
 from zoo.core.errors import UserError
 from zoo.datamodules.coco_captions import CocoCaptions
+from zoo.datamodules.files import formats
 from zoo.datamodules.files.named_images import find_images
 from zoo.datamodules.flickr8k import Flickr8k
 from zoo.spec import END, UNKNOWN
+from zoo.training.data_record import DataRecord
 
 # the first lines of the published files, with their spelling and their spaces
 NAMES = ["1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg", "1002674143_1b742ab4b8.jpg", "1003163366_44323f5815.jpg"]
@@ -354,3 +357,27 @@ def test_a_named_file_is_an_image_whatever_its_ending(images: Path) -> None:
     (images / "b.dat").write_bytes(b"")
     found = find_images(images, ["a.dat"])
     assert found.paths == {"a.dat": str(images / "a.dat")} and len(found.unnamed) == len(NAMES)
+
+
+def test_a_named_image_of_a_format_that_is_not_installed_is_skipped_with_what_reads_it(images: Path, capsys, monkeypatch) -> None:
+    write_captions(images)
+    write_lists(images)
+    for path in (images / "captions.txt", images / "Flickr_8k.trainImages.txt"):
+        path.write_text(path.read_text().replace(NAMES[0], "photo.heic"))
+    (images / "Flicker8k_Dataset" / NAMES[0]).rename(images / "photo.heic")
+    (images / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setattr(formats, "READABLE", ("JPEG",))
+    opened(images)
+    warning = "1 of 2 images cannot be read and are skipped: photo.heic; HEIF images need pip install 'bestiary[heic]'\n"
+    assert capsys.readouterr().err.endswith(warning)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(images: Path) -> None:
+    write_captions(images)
+    write_lists(images)
+    os.rename(images / "Flicker8k_Dataset", os.fsencode(images) + b"/caf\xe9")
+    data = opened(images)
+    names = {name for split in ("train", "val", "test") for name, *_ in data.files()[split]}
+    assert names == {f"caf\udce9/{name}" for name in NAMES}
+    DataRecord.of(data).write(images)
+    assert DataRecord.read(images).files.keys() == names

@@ -36,10 +36,10 @@ def test_hidden_and_foreign_files_are_left_out_and_named_and_folders_below_a_cla
     assert capfd.readouterr().err == f"warning: {root}: {note}\n"
     assert note.startswith("left out: ")
     assert sorted(note.removeprefix("left out: ").removesuffix(")").split("), ")) == [
-        "1 broken links (dog/gone.png",
-        "1 images outside class folders (stray.png",
-        "1 links to others (dog/again.png",
-        "3 not images (cat/notes.txt, dog/README, list.csv",
+        "1 dangling (dog/gone.png",
+        "1 linked again (dog/again.png",
+        "1 outside class folders (stray.png",
+        "3 of other types (cat/notes.txt, dog/README, list.csv",
         "4 hidden (.hidden, __MACOSX, cat/._x.jpg and 1 more",
     ]
 
@@ -73,8 +73,8 @@ def test_a_class_of_files_that_are_no_images_says_what_they_are(root, monkeypatc
     with pytest.raises(UserError) as error:
         ready(root)
     assert str(error.value).startswith(f"{root / 'owl'}: holds no image: put some into it, or remove the folder; left out: ")
-    assert "5 HEIF images, which need pip install 'bestiary[heic]' (0.heic, 1.heic, 2.heic and 2 more)" in str(error.value)
-    assert "1 not images (notes.txt)" in str(error.value) and "\n" not in str(error.value)
+    assert "5 of type HEIF, which needs pip install 'bestiary[heic]' (0.heic, 1.heic, 2.heic and 2 more)" in str(error.value)
+    assert "1 of other types (notes.txt)" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_class_in_composed_and_decomposed_unicode_is_one(root):
