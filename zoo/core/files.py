@@ -229,7 +229,7 @@ def files_below(
     """
     left_out = {} if left_out is None else left_out
     own, seen, links = set(), set(map(_identity, entered)), []
-    waiting, linked = [os.fspath(folder)], []  # folders by their own path come first, then links in the order of their paths
+    waiting, linked = [os.fspath(folder)], list[str]()  # folders by their own path first, then links in the order of their paths
     while waiting or linked:
         place = waiting.pop() if waiting else heapq.heappop(linked)
         if (identity := _identity(place)) in seen:
