@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.core.errors import UserError
+from zoo.optim.optimizers import build_optimizer, decay_groups
 from zoo.spec import ImageSpec
 
 SMALL = ImageSpec(3, 32, 32, classes=tuple("0123456789"))
@@ -200,8 +201,26 @@ def test_softmax_regression_starts_at_the_loss_of_guessing_and_is_linear():
     assert float(loss) == pytest.approx(math.log(10))
     nn.init.normal_(task.linear.weight)
     nn.init.normal_(task.linear.bias)
-    expected = torch.einsum("kchw,nchw->nk", task.linear.weight.view(10, 3, 32, 32), images(SMALL)) + task.linear.bias
+    templates = task.linear.weight.view(10, 3, 32, 32) / math.sqrt(3072)
+    expected = torch.einsum("kchw,nchw->nk", templates, images(SMALL)) + task.linear.bias
     assert_same_logits(task, images(SMALL), expected.detach())
+
+
+def test_a_larger_copy_of_the_images_changes_nothing_in_the_training_of_a_linear_classifier():
+    logits = []
+    for enlarged in (1, 4):
+        side = 4 * enlarged
+        task = zoo.create_model("softmax", ImageSpec(3, side, side, classes=tuple("01234")))
+        pixels = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        pixels = pixels.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
+        optimizer = build_optimizer(decay_groups(task.parameters(), task.recipe), task.recipe, task.recipe.lr)
+        for _ in range(20):
+            optimizer.zero_grad()
+            F.cross_entropy(task(pixels), torch.arange(16) % 5).backward()
+            optimizer.step()
+        logits.append(task(pixels).detach())
+    assert logits[0].std() > 0.1
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11-imagenet", "vgg11-bn-imagenet"])

@@ -29,7 +29,7 @@ def data_set(name: str, **options):
 def linear(weights: list, bias: list, spec: ImageSpec = TWO):
     task = bestiary.create_model("softmax", spec).eval()
     with torch.no_grad():
-        task.linear.weight.copy_(torch.tensor(weights))
+        task.linear.weight.copy_(torch.tensor(weights) * 2**0.5)  # of two coordinates
         task.linear.bias.copy_(torch.tensor(bias))
     return task
 

@@ -47,7 +47,7 @@ class Squares(Classifier):
 def test_the_gradient_of_a_linear_score_is_the_template_of_its_class_in_units_of_pixels() -> None:
     task, classes = linear(), torch.tensor([2, 0, 1])
     weights = task.linear.weight.detach().double().numpy().reshape(3, *SPEC.shape)
-    expected = weights[[2, 0, 1]] * SCALE
+    expected = weights[[2, 0, 1]] / np.sqrt(weights[0].size) * SCALE
     assert np.allclose(score_gradients(task, images(), classes), expected, rtol=1e-5)
     # noise changes nothing about a slope that is the same everywhere
     assert np.allclose(smooth_gradients(task, images(), classes, samples=3), expected, rtol=1e-4)

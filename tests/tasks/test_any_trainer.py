@@ -105,7 +105,7 @@ def test_prediction_takes_images_alone_in_a_tuple_or_with_labels() -> None:
     images, labels = samples()
     model = softmax()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPEC.mean, SPEC.std))
-    expected = model.linear(((images / 255 - mean) / std).flatten(1)).softmax(1)
+    expected = model.linear(((images / 255 - mean) / std).flatten(1) / images[0].numel() ** 0.5).softmax(1)
     for batches in (DataLoader(images, 16), loader(images), loader(images, labels), loader(images / 255)):
         predicted = torch.cat(trainer().predict(model, batches))
         torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-6)

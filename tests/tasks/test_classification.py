@@ -43,8 +43,8 @@ def make_batch(n: int, classes: int = 4, seed: int = 0) -> dict[str, torch.Tenso
 
 
 def logits_by_hand(linear: nn.Linear, images: torch.Tensor) -> torch.Tensor:
-    scaled = vision.normalize(images.float() / 255, MEAN, STD)
-    return scaled.reshape(len(images), -1) @ linear.weight.T + linear.bias
+    scaled = vision.normalize(images.float() / 255, MEAN, STD).flatten(1)
+    return scaled @ linear.weight.T / scaled.shape[1] ** 0.5 + linear.bias
 
 
 class Records(Logger):

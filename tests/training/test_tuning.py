@@ -58,7 +58,7 @@ def test_the_losses_are_those_of_a_plain_loop(optimizer: str) -> None:
     for batch, rate in zip(data.train_dataloader(), np.geomspace(1e-4, 1e-1, 8), strict=False):
         for group in plain.param_groups:
             group["lr"] = rate
-        pixels = (batch["images"] / 255 - spec.mean[0]) / spec.std[0]
+        pixels = (batch["images"] / 255 - spec.mean[0]) / spec.std[0] / math.sqrt(math.prod(spec.shape))
         loss = nn.functional.cross_entropy(layer(pixels.flatten(1)), batch["labels"])
         plain.zero_grad(), loss.backward(), plain.step()
         losses.append(loss.item())
@@ -258,13 +258,11 @@ def test_the_command_finds_both_and_what_it_proposes_trains(zoo) -> None:
 def test_the_command_tells_in_words_and_draws(zoo) -> None:
     answer = zoo("tune", "softmax", "--only", "lr", "-o", "rates.png")
     assert answer.code == 0 and "images/s" not in answer.out
-    assert "instead of the recipe's 0.003" in answer.out and answer.out.splitlines()[-1].startswith(
-        "next: zoo train softmax --set"
-    )
+    assert "instead of the recipe's 0.5" in answer.out and answer.out.splitlines()[-1].startswith("next: zoo train softmax --set")
     assert Path("rates.png").read_bytes()[:4] == b"\x89PNG"
     answer = zoo("tune", "softmax", "--only", "batch")
     assert "1,295 fits of" in answer.out and "\nlearning rate" not in answer.out
-    assert answer.out.splitlines()[-1] == "next: zoo train softmax --set recipe.lr=0.003 --set recipe.batch_size=128"
+    assert answer.out.splitlines()[-1] == "next: zoo train softmax --set recipe.lr=0.5 --set recipe.batch_size=128"
 
 
 def test_a_batch_that_does_not_fit_is_lowered_before_the_rate_is_sought(zoo, monkeypatch: pytest.MonkeyPatch) -> None:
