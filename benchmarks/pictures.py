@@ -104,8 +104,9 @@ def main(count: int = 2000, epochs: int = 3, workers: int = 0, keep: bool = True
             for name, batches in (
                 ("torchvision", partial(torchvision_batches, root, workers)),
                 ("zoo, first epoch", partial(zoo_batches, data, 0)),
+                ("zoo, later epochs", partial(zoo_batches, data, 2 * epoch)),
                 ("timm", partial(timm_batches, root, workers)),
-                ("zoo, later epochs", partial(zoo_batches, data, epoch)),
+                ("zoo, later epochs", partial(zoo_batches, data, 2 * epoch + 1)),
             ):
                 rates[name].append(rate(batches))
         for name, values in rates.items():
