@@ -2,7 +2,7 @@
 
     pip install faiss-cpu
     python benchmarks/knn.py
-    python benchmarks/knn.py --data folder --set data.root=FOLDER
+    python benchmarks/knn.py --data FOLDER/
 
 All three search the same training images, in memory and ready in the form that each likes best, for the same queries, in turns
 within one process and with all cores. The ratios are of the medians, to the faster of the other two.

@@ -76,7 +76,7 @@ def read_routes(path: Path) -> list[Route]:
 
 @register_data("r2r", task="navigation", tags=["local-files"], paper="1711.07280")
 class R2R(NavigationData):
-    """Room-to-Room: 21,582 instructions for paths through 90 photographed buildings (Anderson et al. 2018).
+    """21,582 instructions for paths through 90 photographed buildings: Room-to-Room (Anderson et al. 2018).
 
     An agent goes from viewpoint to neighboring viewpoint of a graph. Its files lie anywhere below the folder: R2R_train.json,
     R2R_val_seen.json and R2R_val_unseen.json (or .json.gz), SCAN_connectivity.json of each building, and ResNet-152-imagenet.tsv,

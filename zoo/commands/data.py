@@ -23,7 +23,7 @@ def list_data(
     json: Json = False,
 ) -> None:
     """List the data sets."""
-    first = "" if pattern or task else "your own images: zoo train resnet20 --data folder --set data.root=FOLDER\n"
+    first = "" if pattern or task else "your own images: zoo train resnet20 --data FOLDER/\n"
     print_list(open_registry(context), "data", pattern, task, json, f"{first}next: zoo data show NAME    zoo data preview NAME")
 
 

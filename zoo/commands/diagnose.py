@@ -30,7 +30,7 @@ def diagnose(
     Checks the initial loss, activations and gradients in each layer, overfitting of a single batch, and the learning rate.
 
     [bold]zoo diagnose resnet20[/bold]   on the built-in digits\n
-    [bold]zoo diagnose vit --data folder --set data.root=photos[/bold]   on your own images\n
+    [bold]zoo diagnose vit --data photos/[/bold]   on your own images\n
     [bold]zoo diagnose mlp --set model.init=large-normal --set recipe.lr=3[/bold]   an example that fails
     """
     registry = open_registry(context)

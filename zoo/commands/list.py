@@ -174,7 +174,7 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
     else:
         numbers = ("pixels", "ImageNet top-1 %")
         print_table([backbone.row() for backbone in found], ("backbone", *numbers), numbers)
-        echo("", "next: zoo finetune BACKBONE --data folder --set data.root=FOLDER --freeze backbone")
+        echo("", "next: zoo finetune BACKBONE --data FOLDER/ --freeze backbone")
 
 
 def show(

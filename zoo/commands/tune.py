@@ -44,7 +44,7 @@ def tune(
 
     [bold]zoo tune resnet20[/bold]   on the built-in digits\n
     [bold]zoo tune resnet20 -o rates.png[/bold]   with a plot of loss over learning rate\n
-    [bold]zoo tune vit --data folder --set data.root=photos --only lr[/bold]   on your own images, one folder per class\n
+    [bold]zoo tune vit --data photos/ --only lr[/bold]   on your own images, one folder per class\n
     [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the learning rate for this batch size\n
     [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the learning rate of a new head
 
