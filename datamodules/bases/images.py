@@ -170,7 +170,7 @@ class ImageData(DataModule):
         return {**found, "unreadable": [FileContent(name, b"") for name in unreadable]} if found else {}
 
     def _by_file(self, samples: Iterable[tuple[str, bytes, bytes]]) -> list[FileContent]:
-        """The files of samples, of which several may be on one image."""
+        """The files of samples, of which several may be on one image where there is text about it."""
         found: dict[str, FileContent] = {}
         for name, digest, text in samples:
             former = found.get(name)

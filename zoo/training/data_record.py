@@ -49,8 +49,9 @@ class DataRecord:
         """
         found: dict[str, File] = {}
         for split, files in data.files(content).items():
-            for name, digest, text in files:
-                found.setdefault(name, File(split, digest, text))  # one that is tested, too, was trained on
+            unread = File(split, b"")  # one for all: there may be millions
+            for name, digest, text in files:  # the first split counts: a file that is tested, too, was trained on
+                found.setdefault(name, File(split, digest, text) if digest or text else unread)
         return cls(found)
 
     @classmethod
@@ -62,26 +63,31 @@ class DataRecord:
         """
         path = folder / FILE
         try:
-            text = gzip.decompress(path.read_bytes()).decode(errors="surrogateescape")
-            rows = csv.reader(io.StringIO(text, newline=""))
-            files = {name: File(split, *map(_from_hex, digests)) for split, name, *digests in rows}
+            files, unread = {}, {split: File(split, b"") for split in (*SPLITS, UNREADABLE)}
+            with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as text:
+                for split, name, *digests in csv.reader(text):
+                    files[name] = unread[split] if digests == [""] else File(split, *map(_from_hex, digests))
             if not files:
                 raise ValueError
             return cls(files)
         except (FileNotFoundError, NotADirectoryError):
             return cls({})
-        except (OSError, EOFError, ValueError, TypeError, csv.Error, zlib.error):
+        except (OSError, EOFError, ValueError, TypeError, KeyError, csv.Error, zlib.error):
             raise UserError(f"{path} is damaged: remove it to go on without knowing what the run was trained on") from None
 
     def write(self, folder: Path) -> None:
         """Write it beside the settings of a run, if there are files."""
         if self.files:
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows(
-                (file.split, name, file.digest.hex(), *([file.text.hex()] if file.text else []))
-                for name, file in self.files.items()
-            )
-            replace_file(folder / FILE, gzip.compress(text.getvalue().encode(errors="surrogateescape"), mtime=0))
+            packed = io.BytesIO()
+            with (
+                gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as compressed,
+                io.TextIOWrapper(compressed, encoding="utf-8", errors="surrogateescape", newline="") as text,
+            ):
+                csv.writer(text).writerows(
+                    (file.split, name, file.digest.hex(), *([file.text.hex()] if file.text else []))
+                    for name, file in self.files.items()
+                )
+            replace_file(folder / FILE, packed.getvalue())
 
     @property
     def trained_on(self) -> set[bytes]:
@@ -111,6 +117,8 @@ class DataRecord:
 
     def changes(self, now: DataRecord, splits: tuple[str, ...]) -> str:
         """How the files of these splits differ now, in words with counts and names; empty if they do not."""
+        if self.files == now.files:  # as usual, and at once for millions
+            return ""
         former = {name: file for name, file in self.files.items() if file.split in splits}
         common = {name: (file, now.files[name]) for name, file in former.items() if name in now.files}
         found = {
