@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,30 +16,41 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from zoo.config.recipe import WandbSettings
+from zoo.callbacks import findings
+from zoo.config.recipe import WandbSettings, resolve
+from zoo.registry.registry import scan
 from zoo.tasks.samples import SampleImage, Samples
+from zoo.training.building import build_task, open_data
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking import tracker as tracker_module
 from zoo.training.tracking import wandb_tracker
-from zoo.training.tracking.guest import Guest
+from zoo.training.tracking.guest import OPENING_SECONDS, Guest
 from zoo.training.tracking.trackers import Trackers
 from zoo.training.tracking.wandb_tracker import WandbTracker
 
+REGISTRY = scan()
 DIRECTIONS = {"val/accuracy": "max", "train/loss": "min"}
 
 
 class FakeServer:
-    """As much of a W&B server as a run needs; ``hangs`` says which requests (parts of path or query) it never answers."""
+    """As much of a W&B server as a run needs; ``hangs`` says which requests (parts of path or query) it never answers.
+
+    It keeps the history of one run, which may be resumed, and its alerts.
+    """
 
     def __init__(self) -> None:
         self.hangs: tuple[str, ...] = ()
+        self.is_broken = False  # answers 500
         self.requests: list[str] = []
+        self.lines: dict[str, list[str]] = {}  # of the files of the one run
+        self.alerts: list[dict[str, Any]] = []
         self.released = threading.Event()
         outer = self
 
@@ -46,7 +59,8 @@ class FakeServer:
                 self.reply(b"")
 
             def do_POST(self) -> None:
-                self.reply(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.reply(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
 
             do_PUT = do_POST
 
@@ -57,7 +71,12 @@ class FakeServer:
                     outer.released.wait()
                     self.close_connection = True
                     return
+                if outer.is_broken:
+                    self.send_error(500)
+                    return
                 data = outer.graphql(json.loads(body)) if self.path == "/graphql" else {}
+                if "/file_stream" in self.path:
+                    outer.keep(json.loads(body))
                 answer = json.dumps(data).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
@@ -73,15 +92,36 @@ class FakeServer:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
+    def keep(self, sent: dict[str, Any]) -> None:
+        """Put lines of the run's files where they belong: a resumed run sends those after what is there."""
+        for name, part in (sent.get("files") or {}).items():
+            at = part["offset"]
+            self.lines.setdefault(name, [])[at : at + len(part["content"])] = part["content"]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines.get("wandb-history.jsonl", ())]
+
     def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
         query, variables = request["query"], request.get("variables") or {}
+        project = {"id": "p", "name": "bestiary", "entity": {"id": "e", "name": "someone"}}
+        if "query RunResumeStatus" in query and self.lines:
+            lines = self.lines["wandb-history.jsonl"]
+            counts = {"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0}
+            tails = {"historyTail": json.dumps(lines[-1:]), "eventsTail": "[]"}
+            kept = {"config": "{}", "summaryMetrics": "{}", "wandbConfig": "{}", "tags": [], "displayName": "mlp-digits"}
+            return {"data": {"model": {**project, "bucket": {"id": "b", "name": variables["name"], **counts, **tails, **kept}}}}
         if "upsertBucket" in query:
-            project = {"id": "p", "name": "bestiary", "entity": {"id": "e", "name": "someone"}}
-            bucket = {"id": "b", "name": variables["name"], "displayName": variables["displayName"], "project": project}
-            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+            lines = len(self.lines.get("wandb-history.jsonl", ()))
+            names = {"name": variables["name"], "displayName": variables["displayName"]}
+            bucket = {"id": "b", **names, "project": project, "historyLineCount": lines}
+            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": not self.lines}}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
+        if "notifyScriptableRunAlert" in query:
+            self.alerts.append(variables)
+            return {"data": {"notifyScriptableRunAlert": {"success": True}}}
         return {"data": {"model": None, "viewer": None, "serverInfo": None, "entity": None}}
 
     def stop(self) -> None:
@@ -274,6 +314,34 @@ def test_init_that_hangs_after_the_probe_is_given_up(tmp_path, server, monkeypat
     assert log.run_id and any(tmp_path.glob(f"wandb/offline-run-*-{log.run_id}"))
 
 
+def wandb_sync(*parts: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, parts)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("modes", [("offline", "offline"), ("online", "offline"), ("online", "online")])
+def test_a_resumed_run_arrives_whole_with_steps_that_rise(tmp_path, server, monkeypatch, caplog, modes):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    run_id = None
+    for part, mode in enumerate(modes):
+        log = tracker(tmp_path, mode=mode, run_id=run_id)
+        log.open()
+        for step in range(3):
+            log.log_metrics({"train/loss": 9.0 - 3 * part - step}, 3 * part + step)
+        log.close()
+        run_id = log.run_id
+        time.sleep(1.1)  # folders are named by the second
+    assert not warnings_of(caplog)
+    if modes[1] == "offline":
+        parts = log.remains().partition("wandb sync ")[2].split()
+        assert len(parts) == modes.count("offline")
+        done = wandb_sync(*parts)
+        assert done.returncode == 0, done.stderr
+    assert [(row["trainer/step"], row["train/loss"]) for row in server.history] == [(step, 9.0 - step) for step in range(6)]
+    own = [row["_step"] for row in server.history]
+    assert own == sorted(set(own)), "W&B drops a step that it has"
+
+
 def test_online_run_sends_its_history(tmp_path, server, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     log = tracker(tmp_path, mode="online", run_id="kept1234")
@@ -305,7 +373,43 @@ def test_server_that_dies_during_the_run_holds_up_neither_tables_nor_the_end(tmp
     assert time.monotonic() - start < 12
     assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [2.0, 1.0]
     (warning,) = warnings_of(caplog)
-    assert "images and tables" in warning and f"wandb sync {tmp_path}" in warning
+    assert "images and tables" in warning and f"wandb sync --include-online {tmp_path}" in warning
+
+
+@pytest.mark.parametrize("fault", ["hangs", "answers 500", "dies"])
+def test_a_server_that_fails_in_the_middle_leaves_a_whole_record_that_can_be_synced(tmp_path, server, monkeypatch, caplog, fault):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 1.0)
+    monkeypatch.setattr(WandbTracker, "closing_seconds", 4.0)
+    waited = []
+    wait = Guest._wait
+    monkeypatch.setattr(Guest, "_wait", lambda self, *limit: (waited.append(limit[1]), wait(self, *limit))[1])
+    log = WandbTracker(WandbSettings(mode="online"), tmp_path, "mlp-digits", {}, None, DIRECTIONS)
+    trackers = Trackers({"wandb": log})
+    with trackers.opened(RunFolder(tmp_path)):
+        trackers.log_metrics({"train/loss": 3.0}, 1)
+        if fault == "hangs":
+            server.hangs = ("/",)
+        elif fault == "dies":
+            server.http.shutdown()
+            server.http.server_close()
+        server.is_broken = fault == "answers 500"
+        for step in (2, 3):
+            trackers.log_metrics({"train/loss": 4.0 - step}, step)
+        trackers.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
+        trackers.log_monitors(monitored(tmp_path / "monitors.jsonl"))
+    assert waited == [OPENING_SECONDS, 4.0], "nothing else holds up a training"
+    assert [row["train/loss"] for row in history(tmp_path) if "train/loss" in row] == [3.0, 2.0, 1.0]
+    (warning,) = warnings_of(caplog)
+    (folder,) = (path for path in (tmp_path / "wandb").glob("run-*") if path.is_dir())
+    command = warning.partition("wandb sync ")[2]
+    assert command == f"--include-online {folder}"
+    if fault == "answers 500":  # and works again
+        server.is_broken = False
+        done = wandb_sync(*command.split())
+        assert done.returncode == 0, done.stderr
+        assert [row["train/loss"] for row in server.history if "train/loss" in row] == [3.0, 2.0, 1.0]
 
 
 def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_path, server):
@@ -321,7 +425,8 @@ assert "wandb" not in sys.modules
 log.open()
 log.log_metrics({{"train/loss": 2.0}}, 1)
 """
-    environment = {**os.environ, "WANDB_BASE_URL": server.url}
+    fonts = matplotlib.get_cachedir()  # which it would else build, and say so, in the empty home
+    environment = {**os.environ, "WANDB_BASE_URL": server.url, "MPLCONFIGDIR": fonts}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert history(tmp_path)[0]["train/loss"] == 2.0
@@ -376,6 +481,55 @@ def test_environment_fills_what_is_not_set(tmp_path, monkeypatch):
     run = run_record(tmp_path / "settings")
     assert (run.project, run.entity, run.run_group, run.job_type) == ("fish", "me", "mine", "train")
     assert list(run.tags) == ["three"]
+
+
+def test_errors_are_alerts_and_warnings_are_not(tmp_path, server, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    log = WandbTracker(WandbSettings(mode="online", inside="off"), tmp_path, "mlp-digits", {}, None, DIRECTIONS)
+    trackers = Trackers({"wandb": log})
+    finding = {"kind": "finding", "step": 4, "epoch": 0, "where": "relu", "evidence": "all are zero", "try": "less"}
+    with pytest.raises(ValueError, match="nan"), trackers.opened(RunFolder(tmp_path)):
+        trackers.log_record({**finding, "name": "dead-units", "severity": "error"})
+        trackers.log_record({**finding, "name": "initial-loss", "severity": "warning"})
+        raise ValueError("the loss is nan at step 5")
+    told = [(alert["title"], alert["text"], alert["severity"]) for alert in server.alerts]
+    assert told == [
+        ("dead-units: mlp-digits", "relu: all are zero. Try: less", "ERROR"),
+        ("failed: mlp-digits", "the loss is nan at step 5", "ERROR"),
+    ]
+    assert not warnings_of(caplog)
+
+
+def test_name_notes_id_and_folder_come_from_the_environment(tmp_path, monkeypatch):
+    variables = {"NAME": "chosen", "NOTES": "why", "RUN_ID": "own12345", "RESUME": "allow", "DIR": str(tmp_path / "elsewhere")}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "elsewhere").mkdir()
+    log = tracker(tmp_path / "run")
+    log.open()
+    log.close()
+    run = run_record(tmp_path / "elsewhere")
+    assert (run.display_name, run.notes, run.run_id, log.run_id) == ("chosen", "why", "own12345", "own12345")
+    assert not (tmp_path / "run").exists() and str(tmp_path / "elsewhere") in log.remains()
+
+
+@pytest.mark.parametrize("console", ["wrap", "off"])
+def test_console_log_and_git_are_as_wandb_itself_is_set(tmp_path, console):
+    program = f"""
+from pathlib import Path
+from zoo.config.recipe import WandbSettings
+from zoo.training.tracking.wandb_tracker import WandbTracker
+log = WandbTracker(WandbSettings(mode="offline"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})
+log.open()
+print("epoch 1/2")
+print(log._run.settings.disable_git)
+log.close(0)
+"""  # in a process of its own: pytest puts streams of its own in place of those that wandb wraps
+    own = {"WANDB_CONSOLE": console, "WANDB_DISABLE_GIT": str(console == "off"), "MPLCONFIGDIR": matplotlib.get_cachedir()}
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"epoch 1/2\n{console == 'off'}\n", "")
+    lines = "".join(record.output_raw.line + record.output.line for record in records(tmp_path))
+    assert ("epoch 1/2" in lines) == (console == "wrap")
 
 
 def test_environment_may_only_lower_the_mode(tmp_path, server, monkeypatch, caplog):
@@ -445,6 +599,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     assert set(charts) == {"depth/spread", "depth/updates", "test/confusion"}
     pairs = {(row["Actual"], row["Predicted"]): row["nPredictions"] for row in found["test/confusion_table"]}
     right = sum(pairs[name, name] for name in map(str, range(10)))
+    assert len(metric_names(folder)) < 60
     assert len(pairs) == 100 and right / sum(pairs.values()) == pytest.approx(own[-1]["test/accuracy"])
     assert set(own[-1]) == {"step", "epoch", "time", "test/accuracy", "test/loss"}, "a guest changes no record"
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -471,17 +626,121 @@ def test_a_resumed_training_goes_on_in_the_same_wandb_run(zoo, monkeypatch):
     assert run_record(Path("runs/seen")).run_id == first
 
 
-def test_records_of_monitors_are_sent_as_numbers_and_histograms(tmp_path):
-    log = tracker(tmp_path)
+LAYERS = {
+    "conv": {"type": "Conv2d", "mean": 0.5, "signal": 2.0, "dead": None, "saturated": None, "rank": 7.0, "histogram": [0] * 65},
+    "relu": {"type": "ReLU", "mean": 0.5, "dead": 0.25, "histogram": [0] * 33 + [7] + [0] * 31},
+    "relu2": {"type": "ReLU", "mean": 0.5, "dead": 0.75, "histogram": [0] * 65},
+    "head": {"type": "Linear", "mean": 0.5, "signal": float("nan"), "dead": None, "rank": 3.0, "histogram": [0] * 65},
+}
+PARAMETERS = {
+    "conv.weight": {"norm": 3.0, "update_ratio": 0.01, "zero": 0.5, "histogram": [1] * 65},
+    "conv.bias": {"norm": 1.0, "update_ratio": 1e-9, "zero": 0.0, "histogram": [1] * 65},
+    "head.weight": {"norm": 2.0, "update_ratio": 0.001, "zero": 0.0, "histogram": [1] * 65},
+}
+
+
+def log_inside(folder: Path, **settings: Any) -> dict[str, Any]:
+    """What the history holds of two records and a finding, by name."""
+    log = tracker(folder, **settings)
     log.open()
-    layer = {"type": "ReLU", "mean": 0.5, "dead": None, "histogram": [0] * 33 + [7] + [0] * 31}
-    log.log_record({"kind": "activations", "step": 4, "epoch": 0, "seconds": 0.1, "layers": {"relu": layer}})
-    finding = {"kind": "finding", "step": 4, "epoch": 0, "name": "dead-units", "where": "relu", "evidence": "most are zero"}
-    log.log_record(finding)
+    log.log_record({"kind": "activations", "step": 4, "epoch": 0, "seconds": 0.1, "layers": LAYERS})
+    log.log_record({"kind": "gradients", "step": 4, "epoch": 0, "seconds": 0.1, "norm": 3.5, "parameters": PARAMETERS})
+    finding = {"kind": "finding", "step": 4, "epoch": 0, "name": "dead-units", "severity": "warning", "where": "relu2"}
+    log.log_record({**finding, "evidence": "most are zero"})
     log.close()
-    row = next(row for row in history(tmp_path) if "activations/relu/mean" in row)
-    assert (row["trainer/step"], row["activations/relu/mean"]) == (4, 0.5) and "activations/relu/dead" not in row
-    assert any(key.startswith("activations/relu/histogram") for key in row)
+    return {key: value for row in history(folder) for key, value in row.items() if not key.startswith("_")}
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    updates = [item for record in records(folder) if record.HasField("summary") for item in record.summary.update]
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+
+def metric_names(folder: Path) -> set[str]:
+    """All names that W&B has to keep: of the history, the summary and the definitions."""
+    defined = {record.metric.name for record in records(folder) if record.HasField("metric") and record.metric.name}
+    rows = [*history(folder), summary(folder)]
+    tables = {
+        key.removesuffix("._type") for row in rows for key in row if key.endswith("._type")
+    }  # each is one, with all its fields
+    return defined | {next((table for table in tables if key.startswith(f"{table}.")), key) for row in rows for key in row}
+
+
+def test_of_the_records_of_monitors_totals_and_the_worst_layers_are_sent(tmp_path):
+    sent = log_inside(tmp_path)
+    assert str(sent.pop("worst/signal_min")) == str(sent.pop("worst/signal_max")) == "nan"  # worse than any other
+    assert sent == {
+        "trainer/step": 4, "activations/seconds": 0.1, "gradients/seconds": 0.1, "gradients/norm": 3.5,
+        "worst/dead_units": 0.75, "worst/rank": 3.0, "worst/gradient_norm_min": 1.0, "worst/gradient_norm_max": 3.0,
+        "worst/update_ratio_min": 0.001, "worst/update_ratio_max": 0.01, "worst/zero_gradient": 0.5,
+    }  # fmt: skip
+    told = summary(tmp_path)
+    assert (told["worst/dead_units/where"], told["worst/signal_max/where"]) == ("relu2", "head")
+    assert (told["worst/update_ratio_min/where"], told["worst/gradient_norm_min/where"]) == ("head.weight", "conv.bias")
+    assert told["finding/dead-units"] == "relu2: most are zero"
+
+
+def test_chosen_layers_are_sent_in_full_when_asked_for(tmp_path):
+    sent = log_inside(tmp_path, inside="full", layers=("relu", "head*"))
+    assert (sent["activations/relu/mean"], sent["gradients/head.weight/norm"]) == (0.5, 2.0)
+    assert "activations/relu/saturated" not in sent
+    assert sum(key.startswith("activations/relu/histogram") for key in sent) > 1
+    assert {key.split("/")[1] for key in sent if key.count("/") > 1} == {"relu", "head", "head.weight"}
+    assert sent["worst/gradient_norm_max"] == 3.0, "the worst of all, chosen or not"
+
+
+def test_nothing_from_inside_is_sent_when_it_is_off(tmp_path):
+    assert log_inside(tmp_path, inside="off") == {}
+    assert not [key for key in summary(tmp_path) if not key.startswith("_")]
+
+
+def layer_records(task: torch.nn.Module) -> list[dict[str, Any]]:
+    """Records of all monitors, as a training of this network gives them, and a finding of each kind."""
+    layers = [name for name, module in task.named_modules() if name and (not list(module.children()) or module._parameters)]
+    values = dict.fromkeys(("mean", "std", "min", "max", "zero", "signal", "dead", "saturated", "rank"), 0.5)
+    of_parameter = dict.fromkeys(("norm", "weight_norm", "update_ratio", "cosine", "zero"), 0.5)
+    at = {"step": 0, "epoch": 0, "seconds": 0.1}
+    totals = dict.fromkeys(("norm", "clipped", "noise_scale", "decay"), 0.5)
+    counted = {"histogram": [1] * 65}
+    rows = {name: {"type": "Linear", **values, **counted, "quantiles": [0.0] * 5, "input": {"mean": 0.5}} for name in layers}
+    own = {name: {**of_parameter, **counted} for name, _ in task.named_parameters()}
+    source = "".join((Path(findings.__file__).parent / name).read_text() for name in ("findings.py", "diagnosis.py"))
+    kinds = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)", *"(?:error|warning)"', source))
+    assert len(kinds) >= 20
+    told = [{"kind": "finding", **at, "name": name, "severity": "error", "where": "x", "evidence": "y"} for name in kinds]
+    return [
+        {"kind": "activations", **at, "layers": rows},
+        {"kind": "gradients", **at, **totals, "without": [], "parameters": own},
+        {"kind": "throughput", **at, **dict.fromkeys(("steps_per_second", "data_loading", "memory"), 0.5)},
+        *told,
+    ]
+
+
+TASKS = sorted({entry.task for entry in REGISTRY.models.values()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TASKS)
+def test_any_model_of_the_registry_has_under_100_metric_names(tmp_path, kind):
+    log, most = tracker(tmp_path), 0
+    log.open()
+    for name in (name for name, entry in REGISTRY.models.items() if entry.task == kind):
+        run = resolve(REGISTRY, name, {}, [])
+        with torch.device("meta"):
+            task = build_task(REGISTRY, run, open_data(REGISTRY, run).spec)
+        shown = {f"{stage}/{metric}": 0.5 for stage in ("train", "val", "test") for metric in task.directions}
+        log.log_metrics({**shown, "train/lr": 0.1, "train/loss": 1.0, "train/samples_per_second": 1.0, "epoch": 0}, 0)
+        written = layer_records(task)
+        most = max(most, sum(len(record.get("layers", ())) + len(record.get("parameters", ())) for record in written))
+        for record in written:
+            log.log_record(record)
+        lines = [record for record in written if record["kind"] != "throughput"]
+        (tmp_path / "monitors.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    classes = ["cat", "dog"]
+    log.log_monitors(tmp_path / "monitors.jsonl", classes, [[3, 1], [0, 2]])
+    log.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
+    log.close()
+    assert most > 3 and 30 < len(metric_names(tmp_path)) < 100  # of all models of the task together
 
 
 def monitored(path: Path) -> Path:
@@ -548,6 +807,10 @@ def test_what_monitors_recorded_becomes_tables_and_charts_by_depth(tmp_path, cap
         assert set(chart["fieldSettings"].values()) <= set(found[f"{key}_table"][0])
         assert f"{key}_table" in json.dumps(chart["userQuery"])
     assert {row["trainer/step"] for row in history(tmp_path)} == {90} and not warnings_of(caplog)
+    (artifact,) = [record.artifact for record in records(tmp_path) if record.artifact.type == "monitors"]
+    (entry,) = artifact.manifest.contents
+    assert (artifact.name, entry.path) == (f"mlp-digits-{log.run_id}-inside", "monitors.jsonl.gz")
+    assert gzip.decompress(Path(entry.local_path).read_bytes()) == (tmp_path / "monitors.jsonl").read_bytes()
 
 
 def test_a_training_without_records_sends_no_tables(tmp_path, caplog):

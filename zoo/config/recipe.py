@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from zoo.config.freezing import Freezing
 from zoo.config.options import check_options, validate
@@ -150,11 +150,24 @@ class WandbSettings(Section):
         (), max_length=100, description="labels to filter by, of at most 64 characters each"
     )
     artifacts: bool = Field(False, description="upload the best and the last checkpoint")
+    inside: Literal["summary", "full", "off"] = Field(
+        "summary", description="activations and gradients: totals and the worst layers, full (also wandb.layers), or off"
+    )
+    layers: tuple[str, ...] = Field(
+        (), description="globs of layers and parameters whose statistics and histograms inside=full logs; default: all"
+    )
 
-    @field_validator("mode", mode="before")
+    @field_validator("mode", "inside", mode="before")
     @classmethod
-    def _yaml_reads_off_as_false(cls, mode: Any) -> Any:
-        return "off" if mode is False else mode
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @field_validator("layers")
+    @classmethod
+    def _need_full(cls, layers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if layers and info.data.get("inside", "full") != "full":
+            raise ValueError("need wandb.inside=full")
+        return layers
 
 
 class Run(Section):

@@ -59,6 +59,9 @@ class Tracker:
     def log_checkpoints(self, best: Path, last: Path) -> None:
         """Log the files of the trained weights, once at the end; either may be missing."""
 
+    def log_failure(self, text: str) -> None:
+        """Report the error that ends the run, before it is closed."""
+
     def close(self, exit_code: int) -> None:
         """End the run; other codes than 0 are failures."""
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.config.recipe import Run
+from zoo.core.errors import one_line
 from zoo.registry.registry import Registry
 from zoo.tasks.samples import Samples
 from zoo.tasks.task import Task
@@ -76,7 +77,9 @@ class Trackers(Logger):
             guest.open()
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):  # which an interrupt is not
+                self._call("log_failure", one_line(error, 1000))
             self._close(1)
             raise
         for guest in self.guests:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
-from collections.abc import Sequence
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ from zoo.tasks.samples import Samples
 from zoo.training.tracking.guest import first_line
 from zoo.training.tracking.tracker import Tracker
 from zoo.training.tracking.wandb_server import why_not_online, why_unreachable, within
+from zoo.training.tracking.worst import selected, totals, worst
 
 STEP = "trainer/step"  # not W&B's own step, under which it drops what a resumed run logs again
+ROW_BYTES = 64  # each row of the history has its time and step, and takes more
 INIT_SECONDS = 5.0
 TABLE_SECONDS = 5.0
 FINISH_SECONDS = 8.0
@@ -59,9 +64,10 @@ class WandbTracker(Tracker):
         self._run: Any = None
         self._records: Path | None = None
         self._server = ""
-        self._takes_tables = True
+        self._takes_files = True
         self._owns_service = False
         self._step = 0
+        self._first: int | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -75,7 +81,7 @@ class WandbTracker(Tracker):
 
         # An existing service belongs to an outer program, which ends it itself.
         self._owns_service = "WANDB_SERVICE" not in os.environ
-        known = wandb.setup(wandb.Settings(silent=True, quiet=True, console="off")).settings
+        known = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
         self._server = known.base_url
         if known.mode == "disabled":
             return
@@ -83,30 +89,32 @@ class WandbTracker(Tracker):
         if known.mode in ("offline", "dryrun") or mode == "online" and (reason := why_not_online(self._server)):
             mode = "offline"
         try:
-            self._start(mode, known.project)
+            self._start(mode, known)
         except Exception as error:
             if mode == "offline":
                 raise
             reason = first_line(error)
-            self._start("offline", known.project)
+            self._start("offline", known)
         if reason:
             self.warn(f"is offline: {reason}")
 
-    def _start(self, mode: str, known_project: str | None) -> None:
+    def _start(self, mode: str, known: Any) -> None:
+        """Start the run; what is not given here, W&B takes from its environment variables and its settings file: ``known``."""
         import wandb
 
         settings = self.settings
+        former = sum(file.stat().st_size for file in self._files()) // ROW_BYTES if self._run_id else 0
         run = wandb.init(
             mode=mode,
-            project=settings.project or known_project or "bestiary",
+            project=settings.project or known.project or "bestiary",
             entity=settings.entity,
             group=settings.group,
             job_type=settings.job_type,
             tags=settings.tags or None,
-            name=self._name,
+            name=known.run_name or self._name,
             id=self._run_id,
             resume="allow" if self._run_id else None,
-            dir=self.folder,
+            dir=None if os.environ.get("WANDB_DIR") else self.folder,
             config=self.config,
             settings=wandb.Settings(
                 init_timeout=INIT_SECONDS,
@@ -115,38 +123,66 @@ class WandbTracker(Tracker):
                 reinit="create_new",
                 silent=True,
                 quiet=True,
-                console="off",
-                save_code=False,
-                disable_git=True,
             ),
         )
         self._run, self._run_id, self._records = run, run.id, Path(run.dir).parent
+        self._first = former if former > run.step else None
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP)
         for metric, direction in self.directions.items():
             run.define_metric(metric, summary=direction, step_metric=STEP)
 
+    def _log(self, values: dict[str, Any]) -> None:
+        """Log a row, at an own step of W&B after those of all former parts of the run.
+
+        An offline part counts from zero again, and W&B drops what comes at a step that it has.
+        """
+        first, self._first = self._first, None
+        self._run.log({**values, STEP: self._step}, step=first, commit=True)
+
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._step = max(self._step, step or 0)
         if self._run:
-            self._run.log({**metrics, STEP: self._step})
+            self._log(metrics)
 
     def log_record(self, record: dict[str, Any]) -> None:
-        """Log scalars and histograms; findings become entries of the summary."""
+        """Log as much of it as ``inside`` says; findings become entries of the summary."""
         if not self._run:
             return
-        import wandb
-
+        if record["kind"] == "finding" and record.get("severity") == "error":
+            self._alert(record["name"], f"{record['where']}: {record['evidence']}. Try: {record['try']}")
+        if self.settings.inside == "off":
+            return
         self._step = max(self._step, record["step"])
         if record["kind"] == "finding":
             self._run.summary[f"finding/{record['name']}"] = f"{record['where']}: {record['evidence']}"
         elif record["kind"] == "withdrawal":
             self._run.summary[f"finding/{record['name']}"] = f"withdrawn at step {record['step']}"
         else:
-            pictures = {
-                name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in histograms(record).items() if any(counts)
-            }
-            self._run.log({**scalars(record), **pictures, STEP: self._step})
+            found = list(worst(record))
+            metrics = {each.metric: each.value for each in found}
+            self._log({**self._inside(record), **metrics})
+            if found:
+                self._run.summary.update({f"{each.metric}/where": each.where for each in found})
+
+    def log_failure(self, text: str) -> None:
+        self._alert("failed", text)
+
+    def _alert(self, what: str, text: str) -> None:
+        """Have W&B send a message, by mail or Slack as its user has set."""
+        if self._run:
+            self._run.alert(f"{what}: {self._name}"[:63], text, level="ERROR")  # 64 are refused
+
+    def _inside(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Totals of a record, and statistics and histograms of the layers that were asked for."""
+        if self.settings.inside != "full":
+            return scalars(totals(record))
+        import wandb
+
+        record = selected(record, self.settings.layers or ("*",))
+        counted = {name: counts for name, counts in histograms(record).items() if any(counts)}
+        drawn = {name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in counted.items()}
+        return {**scalars(record), **drawn}
 
     def log_samples(self, key: str, samples: Samples) -> None:
         """Log tables: classified images, one row a question or caption of an image, and texts."""
@@ -157,25 +193,48 @@ class WandbTracker(Tracker):
                 self._log_table(key, table)
 
     def log_monitors(self, monitors: Path, classes: Sequence[str] = (), confusion: Sequence[Sequence[int]] = ()) -> None:
-        """Log tables and charts."""
+        """Log tables, charts and, as an artifact, all records."""
         if not self._run:
             return
         from zoo.training.tracking.wandb_tables import confusion_chart, monitor_tables
 
-        tables = monitor_tables(monitors)
+        tables = {}
+        if self.settings.inside != "off":
+            tables.update(monitor_tables(monitors))
         if confusion and len(classes) <= self.most_classes:
             tables["test/confusion"] = confusion_chart(classes, confusion)
         for key, table in tables.items():
             self._log_table(key, table)
+        if self.settings.inside != "off" and monitors.exists() and monitors.stat().st_size:
+            self._within_limit(lambda: self._log_all_records(monitors))
+
+    def _log_all_records(self, monitors: Path) -> None:
+        """Log the records of every layer and parameter as an artifact, compressed."""
+        import wandb
+
+        packed = Path(self._run.dir) / f"{monitors.name}.gz"
+        with monitors.open("rb") as lines, gzip.open(packed, "wb", compresslevel=3) as file:
+            shutil.copyfileobj(lines, file)
+        description = "Statistics of every layer and parameter on the recorded steps: pandas.read_json(FILE, lines=True)"
+        artifact = wandb.Artifact(self._artifact_name("inside"), type="monitors", description=description)
+        artifact.add_file(str(packed), name=packed.name, skip_cache=True, policy="immutable")
+        self._run.log_artifact(artifact)
+
+    def _artifact_name(self, *kind: str) -> str:
+        """Of this run, in the letters that W&B takes."""
+        return re.sub(r"[^\w.-]", "-", "-".join((self._name, str(self._run_id), *kind)))[-128:]
 
     def _log_table(self, key: str, table: Any) -> None:
-        """Log a table within a time limit: unlike scalars it is not queued, and wandb may wait for the server."""
-        if not self._takes_tables:
+        self._within_limit(lambda: self._log({key: table}))
+
+    def _within_limit(self, log: Callable[[], None]) -> None:
+        """Log files within a time limit: unlike scalars they are not queued, and wandb may wait for the server."""
+        if not self._takes_files:
             return
         try:
-            within(TABLE_SECONDS, lambda: self._run.log({key: table, STEP: self._step}))
+            within(TABLE_SECONDS, log)
         except TimeoutError as error:
-            self._takes_tables = False
+            self._takes_files = False
             self.warn(f"no longer receives images and tables: {error}")
 
     def upload_seconds(self, *files: Path) -> float:
@@ -197,7 +256,7 @@ class WandbTracker(Tracker):
         import wandb
 
         for alias, path in files.items():
-            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._name}-{self._run_id}")[-128:], type="model")
+            artifact = wandb.Artifact(self._artifact_name(), type="model")
             artifact.add_file(str(path), name=path.name, skip_cache=True)
             logged = self._run.log_artifact(artifact, aliases=[alias])
             if not self._run.offline:
@@ -221,6 +280,20 @@ class WandbTracker(Tracker):
             with suppress(Exception):
                 within(TEARDOWN_SECONDS, wandb.teardown)
 
+    def _files(self) -> list[Path]:
+        """What all parts of this run, started and resumed, wrote."""
+        folders = self._parent().glob(f"*run-*-{self._run_id}")
+        return sorted(file for folder in folders for file in folder.glob("*.wandb"))
+
+    def _parent(self) -> Path:
+        """Where W&B puts the folders of runs."""
+        return self._records.parent if self._records else Path(os.environ.get("WANDB_DIR") or self.folder) / "wandb"
+
     def remains(self) -> str:
-        records = self._records
-        return f"records are in {records.parent}, to upload them later: wandb sync {records}" if records else ""
+        if not self._records:
+            return ""
+        former = [file.parent for file in self._files() if not file.with_suffix(".wandb.synced").exists()]
+        parts = [part for part in former if part.name.startswith("offline-") and part != self._records]
+        online = () if self._records.name.startswith("offline-") else ("--include-online",)  # else wandb skips it
+        command = shlex.join(["wandb", "sync", *online, *map(str, [*parts, self._records])])
+        return f"records are in {self._records.parent}, to upload them later: {command}"
