@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class TextFiles(TextData):
         self._named = named_texts(self.root, f"data.root={self.root}", self.is_kept)
         return list(self._named.values())
 
-    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
+    def files(self, content: bool = True) -> dict[str, Iterable[FileContent]]:
         """All files as those of training, of each of which a part is held out."""
         digests = {name: blake2b(text.encode(), digest_size=16).digest() for name, text in self._named.items()}
         return {"train": [FileContent(name, digest) for name, digest in digests.items()]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -92,7 +92,7 @@ class DataModule(L.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         return self.test_dataloader()
 
-    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
+    def files(self, content: bool = True) -> dict[str, Iterable[FileContent]]:
         """The files of each split that was read; none where data does not come in files.
 
         Args:

@@ -6,10 +6,11 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -158,30 +159,24 @@ class ImageData(DataModule):
             raise UserError(f"no image is left for training: data.validation={self.validation} is too large")
         return {**splits, "train": rest, "val": held_out}
 
-    def files(self, content: bool = True) -> dict[str, list[FileContent]]:
-        found: dict[str, list[FileContent]] = {}
+    def files(self, content: bool = True) -> dict[str, Iterable[FileContent]]:
+        found: dict[str, Iterable[FileContent]] = {}
         for name in ("train", "val", "test"):
             split = self.splits[name]
             if split.digests is not None and not (name == "test" and split is self.splits["val"]):
-                is_known = content or isinstance(split.digests, Tensor)
-                digests = split.content() if is_known else [b""] * len(split)
-                found[name] = self._by_file(zip(self.names(split.files), digests, self.text_digests(split), strict=True))
+                found[name] = self._contents(split, content or isinstance(split.digests, Tensor))
         unreadable = self.names(list(map(str, self.unreadable)))
         return {**found, "unreadable": [FileContent(name, b"") for name in unreadable]} if found else {}
 
-    def _by_file(self, samples: Iterable[tuple[str, bytes, bytes]]) -> list[FileContent]:
-        """The files of samples, of which several may be on one image where there is text about it."""
-        found: dict[str, FileContent] = {}
-        for name, digest, text in samples:
-            former = found.get(name)
-            if former is not None and text:
-                text = blake2b(former.text + text, digest_size=len(text)).digest()
-            found[name] = FileContent(name, digest, text)
-        return list(found.values())
+    def _contents(self, split: Split, is_known: bool) -> Iterator[FileContent]:
+        """The files of a split; those of millions of samples are not held at once, unless there is text about them."""
+        texts = self.text_digests(split)
+        samples = map(FileContent, self.names(split.files), split.content() if is_known else repeat(b""), texts or repeat(b""))
+        yield from _by_file(samples) if texts else samples
 
     def text_digests(self, split: Split) -> list[bytes]:
-        """A digest of the text of each sample; empty where there is none."""
-        return [b""] * len(split)
+        """A digest of the text of each sample; none where there is no text."""
+        return []
 
     def keep_only(self, names: Collection[str]) -> None:
         self._kept = frozenset(names)
@@ -327,3 +322,14 @@ def _all_excluded(split: Split) -> UserError:
 def _with_image(spec: Spec, **changes: Any) -> Spec:
     """The spec with changes to its part about images."""
     return replace(spec, **changes) if isinstance(spec, ImageSpec) else replace(spec, image=replace(spec.image, **changes))
+
+
+def _by_file(samples: Iterable[FileContent]) -> Iterable[FileContent]:
+    """The files of samples, of which several may be about one image: the digest is of all their texts."""
+    found: dict[str, FileContent] = {}
+    for sample in samples:
+        former = found.get(sample.name)
+        if former is not None and sample.text:
+            sample = sample._replace(text=blake2b(former.text + sample.text, digest_size=len(sample.text)).digest())
+        found[sample.name] = sample
+    return found.values()

@@ -99,13 +99,17 @@ class DataRecord:
         """Whether the content of all files is known."""
         return all(file.digest or file.split == UNREADABLE for file in self.files.values())
 
-    def completed(self, now: DataRecord) -> DataRecord:
-        """The record with the digests of files that have been read since."""
-        files = {
-            name: file if file.digest or name not in now.files else file._replace(digest=now.files[name].digest)
-            for name, file in self.files.items()
-        }
-        return DataRecord(files)
+    def complete(self, data: Any) -> list[str]:
+        """Take over the digests of files that have been read since; the names of those whose content is another."""
+        changed = {}
+        for files in data.files().values():
+            for name, digest, _ in files:
+                former = self.files.get(name)
+                if former and digest and not former.digest:
+                    self.files[name] = former._replace(digest=digest)
+                elif former and _differ(former.digest, digest):
+                    changed[name] = former
+        return list(changed)
 
     def changed(self, now: DataRecord, splits: tuple[str, ...] = SPLITS) -> list[str]:
         """The files of these splits whose content is another now, as far as it is known."""
@@ -218,12 +222,10 @@ class ContentRecorder(L.Callback):
 
     def complete(self, trainer: L.Trainer) -> None:
         """Write the digests of what was read, and warn of files that are not those that the run began with."""
-        now = DataRecord.of(self.data)
-        changed = self.record.changed(now)
+        changed = self.record.complete(self.data)
         if changed and not self._has_warned:
             self._has_warned = True
             count = f"{len(changed):,} {self.data.content} have changed since the run began ({some(changed, NAMED)})"
             rank_zero_print(f"warning: {count}: it does not go on exactly")
-        self.record = self.record.completed(now)
         if trainer.is_global_zero:
             self.record.write(self.folder)
