@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from statistics import median
 from typing import Any
 
@@ -112,8 +112,12 @@ def check_activations(history: list[Record]) -> Iterator[Finding]:
 
 
 def _check_signal(layers: dict[str, Any]) -> Iterator[Finding]:
-    """Activations that shrink or grow from layer to layer, in the order in which they ran."""
-    signals = [(name, layer["signal"]) for name, layer in layers.items() if layer.get("signal") is not None]
+    """Activations that shrink or grow from layer to layer, in the order in which they ran.
+
+    The outputs of a layer before a normalization may have any scale: it is undone.
+    """
+    undone = {name for name, after in pairwise(layers) if "Norm" in layers[after]["type"]}
+    signals = [(name, row["signal"]) for name, row in layers.items() if row.get("signal") is not None and name not in undone]
     hidden = [(name, signal) for name, signal in signals[:-1] if math.isfinite(signal)]  # without the head, which may be small
     if len(hidden) < 2 or hidden[0][1] <= 0:
         return

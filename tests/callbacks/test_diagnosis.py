@@ -105,6 +105,19 @@ def test_a_signal_that_is_lost_under_biases() -> None:
     assert lost.where not in ("network.0", "network.2") and "standard deviation of its outputs" in lost.evidence
 
 
+def test_what_a_normalization_undoes_is_neither_vanishing_nor_exploding() -> None:
+    def layer(kind: str, signal: float) -> dict[str, object]:
+        return {"type": kind, "signal": signal, "input": None, "dead": None, "zero": 0.0, "saturated": None}
+
+    convs = {f"{place}.conv": layer("Conv2d", scale) for place, scale in enumerate((1e3, 1e-3, 1e5, 1e-5))}
+    norms = {f"{place}.norm": layer("BatchNorm2d", 1.0) for place in range(4)}
+    rows = {name: row for pair in zip(convs.items(), norms.items(), strict=True) for name, row in pair}
+    head = {"head": layer("Linear", 0.1)}
+    assert not list(check_activations([{"step": 0, "layers": {**rows, **head}}]))
+    found = {finding.name for finding in check_activations([{"step": 0, "layers": {**convs, **head}}])}
+    assert found == {"vanishing-activations"}
+
+
 def test_a_layer_that_is_given_the_same_for_all_samples_loses_nothing() -> None:
     layers = {f"layer{place}": {"type": "Linear", "signal": signal} for place, signal in enumerate((1.0, 0.0, 0.5, 0.0))}
     assert not list(check_activations([{"layers": layers}]))
