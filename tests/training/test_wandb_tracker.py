@@ -319,6 +319,7 @@ def wandb_sync(*parts: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [("offline", "offline"), ("online", "offline"), ("online", "online")])
 def test_a_resumed_run_arrives_whole_with_steps_that_rise(tmp_path, server, monkeypatch, caplog, modes):
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -513,6 +514,7 @@ def test_name_notes_id_and_folder_come_from_the_environment(tmp_path, monkeypatc
     assert not (tmp_path / "run").exists() and str(tmp_path / "elsewhere") in log.remains()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("console", ["wrap", "off"])
 def test_console_log_and_git_are_as_wandb_itself_is_set(tmp_path, console):
     program = f"""
