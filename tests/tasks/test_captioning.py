@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo.config.recipe import Recipe
+from zoo.datamodules.loading.splits import ImagesInMemory
 from zoo.metrics.captions import caption_scores
 from zoo.spec import END, IGNORE, PAD, SPECIAL_WORDS, START, CaptionSpec, ImageSpec
 from zoo.tasks.captioning import Captioner
@@ -59,6 +61,15 @@ def test_the_loss_is_the_mean_over_all_words_of_all_captions_ends_included() -> 
     assert len(losses) == 4 + 2 + 3
     loss = task.training_step(batch(["a b c", "c"], ["b b"]), 0)
     assert float(loss.detach()) == pytest.approx(sum(losses) / 9, rel=1e-5)
+
+
+@dataclass
+class Split:
+    images: ImagesInMemory
+    columns: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images.pixels)
 
 
 def data(references: list[list[str]], truths: list[bool] | None = None) -> SimpleNamespace:
@@ -120,3 +131,19 @@ def test_a_caption_never_has_more_words_than_the_spec_says() -> None:
         task.table[:, END] = -100
     assert task.generate(task.encode(batch(["a"], ["b"])["images"]), 1).shape == (2, SPEC.length)
     assert task.generate(task.encode(batch(["a"], ["b"])["images"]), 3).shape == (2, SPEC.length)
+
+
+def test_trackers_get_captions_beside_the_references_of_the_same_images() -> None:
+    given = [["a b"], ["b", "c"], ["a"]]
+    split = ImagesInMemory(torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2).contiguous())
+    columns = {"image_id": torch.tensor([2, 0, 1])}
+    of = data(given)
+    of.splits = {"val": Split(split, columns)}
+    task = Table()
+    samples = task.validation_samples(of)
+    shown = [(int(each.image[0, 0, 0]), each.turns[0].expected) for each in samples.scenes]
+    assert shown == [(0, "a"), (1, "a b"), (2, "b / c")]
+    for each in samples.scenes:
+        with torch.no_grad():
+            (written,) = task.generate(task.encode(each.image[None]), 1).tolist()
+        assert each.turns[0].answer.split()[: len(SPEC.decode(written))] == SPEC.decode(written)

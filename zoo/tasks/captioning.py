@@ -18,6 +18,7 @@ from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.decoding import Decode, Sampling, beam_search, greedy, sample, until
 from zoo.tasks.language_modeling import map_state
 from zoo.tasks.prediction import Prediction
+from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread
 from zoo.tasks.task import Task, to_pixels
 
 State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
@@ -138,6 +139,20 @@ class Captioner(Task):
             drawn = sample(self.decoder(encoded[copies]), prompt[copies], length, sampling, generator_seed)
             found = ((text, None) for text in until(END, drawn).tolist())
         return [Prediction({"caption": " ".join(self.spec.decode(text)), "log_probability": total}) for text, total in found]
+
+    def validation_samples(self, data: Any) -> Samples:
+        """Captions of some validation images, beside the references."""
+        samples = super().validation_samples(data)
+        if not samples.images or not hasattr(data, "references"):
+            return samples
+        split = data.splits["val"]
+        chosen = evenly_spread(len(split), len(samples.images))
+        references = (" / ".join(map(" ".join, given)) for given in data.references(split.columns["image_id"][chosen]))
+        pairs = zip(samples.images, references, strict=True)
+        scenes = [
+            Scene(each.image, each.label, each.label, (Turn("caption", each.predicted, expected=given),)) for each, given in pairs
+        ]
+        return Samples(samples.about, scenes=scenes)
 
     # ------------------------------------------------------------------ steps
 
