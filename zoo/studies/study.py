@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ IDENTITY = "zoo"  # attribute of a study: the identity of its search
 HEARTBEAT_SECONDS = 30  # between heartbeats of a trial in a database; a file needs none
 SILENCE_SECONDS = 120  # without a heartbeat, after which a trial in a database is lost
 CONNECT_SECONDS = 10
-DRIVERS = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}  # module -> its package, where the name is another
+DRIVERS = {  # module -> its package, where the name is another; those of PostgreSQL with the library of its clients
+    "MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -208,9 +211,11 @@ def _opening_explained(location: StudyLocation) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{error.filename or location}: {(error.strerror or str(error)).lower()}") from error
     except ImportError as error:
-        module = getattr(error.__cause__, "name", None) or "of its driver"
+        module = getattr(error.__cause__, "name", None)
+        if not module:  # the driver is there, and a library that it needs is not
+            raise UserError(f"--storage {location}: {one_line(error.__cause__ or error, 200)}") from error
         missing = DRIVERS.get(module, module)
-        raise UserError(f"--storage {location} needs the Python package {missing}: pip install {missing}") from error
+        raise UserError(f"--storage {location} needs the Python package {missing}: pip install {shlex.quote(missing)}") from error
     except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
         if location.storage:
             raise
