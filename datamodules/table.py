@@ -48,5 +48,5 @@ class Table(ClassifiedFiles):
         return self.path
 
     def list_files(self, whole: bool) -> Tree:
-        rows = read_table(self.path, self.columns)
-        return tree_of_rows(rows, Source(str(self.path), self.root), 1 if whole else 2, whole)
+        rows, notes = read_table(self.path, self.columns)
+        return tree_of_rows(rows, Source(str(self.path), self.root, notes=notes), 1 if whole else 2, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +19,8 @@ from zoo.core.printing import composed
 from zoo.datamodules.files.image_tree import LONG, NAMED, SYNONYMS, Tree, split_called
 from zoo.datamodules.files.paths import Paths
 
-IMAGE_COLUMNS = ("image", "img", "path", "file", "file_name", "filename", "filepath", "file_path", "image_path", "image_file")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label", "class_name")
+IMAGE_COLUMNS = ("image", "img", "path", "file", "filename", "filepath", "imagepath", "imagefile", "imagename", "imageid")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "finelabel", "classname")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 
@@ -47,15 +48,19 @@ class Source:
         name: in messages.
         root: folder of relative paths.
         classes: names in their order; without them those of the rows, sorted.
+        notes: what reading them found, one line each.
     """
 
     name: str
     root: Path
     classes: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def find_column(given: str, option: str, columns: Sequence[str], usual: Sequence[str], source: str) -> str:
-    """The column that an option names, or else the first of the usual ones that is there, in any case; empty if there is none.
+    """The column that an option names, or else the first of the usual ones that is there; empty if there is none.
+
+    Case, spaces, hyphens and underscores of a usual name do not matter, as in ``File Name``.
 
     Raises:
         UserError: the column that is named is not there.
@@ -65,8 +70,8 @@ def find_column(given: str, option: str, columns: Sequence[str], usual: Sequence
             near = did_you_mean(given, columns)
             raise UserError(f"data.{option}={given}: {source} has no such column{near or ': it has ' + some(columns, 20)}")
         return given
-    by_lower = {column.strip().lower(): column for column in reversed(columns)}
-    return next((by_lower[name] for name in usual if name in by_lower), "")
+    plain = {re.sub(r"[\s_-]", "", column.lower()): column for column in reversed(columns)}
+    return next((plain[name] for name in usual if name in plain), "")
 
 
 def require_column(given: str, option: str, columns: Sequence[str], usual: Sequence[str], source: str) -> str:
@@ -129,9 +134,12 @@ def tree_of_rows(rows: Iterable[Row], source: Source, fewest_classes: int = 2, w
     Raises:
         UserError: no rows, no files, too few classes, or two rows that contradict each other.
     """
-    notes: list[str] = []
+    notes = [*source.notes]
     complete = _complete(rows, notes)
-    found = _existing(_in_splits(complete, source, notes), source, notes)
+    placed = _in_splits(complete, source, notes)
+    if not placed:
+        raise UserError(f"{source.name}: holds no row with an image and a label")
+    found = _existing(placed, source, notes)
     if whole and not any(row.split == "train" for row in found):
         found = [row._replace(split="train") for row in found]
     classes = _classes(found, source, fewest_classes)
@@ -182,6 +190,8 @@ def _in_splits(rows: Iterable[Row], source: Source, notes: list[str]) -> list[Ro
         repeated.append(row.number)
     if others:
         names = some((f"{name or 'no name'} ({count:,})" for name, count in others.most_common()), NAMED)
+        if not first:
+            raise UserError(f"{source.name}: no row is of a split called train, val or test: they are of {names}: rename them")
         notes.append(f"rows of other splits than train, val and test are not used: {names}")
     if repeated:
         what = "that repeats another" if len(repeated) == 1 else "that repeat others"
@@ -201,8 +211,6 @@ def _existing(rows: list[Row], source: Source, notes: list[str]) -> list[Row]:
     Raises:
         UserError: none is.
     """
-    if not rows:
-        raise UserError(f"{source.name}: holds no row with an image and a label")
     found, missing = [], []
     for row in rows:
         path = next((each for each in _spellings(row.image) if os.path.isfile(os.path.join(source.root, each))), None)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zoo.core.errors import UserError, one_line, some
 from zoo.core.files import read_regular, require_regular
+from zoo.core.printing import shell_word
 from zoo.datamodules.files.formats import FORMAT_OF
 from zoo.datamodules.files.image_rows import (
     IMAGE_COLUMNS,
@@ -21,6 +22,7 @@ from zoo.datamodules.files.image_rows import (
     require_classes,
     require_column,
 )
+from zoo.datamodules.files.image_tree import split_called
 
 DELIMITERS = ",;\t|"
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
@@ -35,34 +37,44 @@ class ColumnOptions(NamedTuple):
     split: str = ""
 
 
-def read_table(path: Path, options: ColumnOptions) -> list[Row]:
-    """The rows of a CSV file, with any of the usual delimiters, or of a parquet file.
+def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]]:
+    """The rows of a CSV file, with any of the usual delimiters, or of a parquet file, and notes about columns.
 
     Raises:
         UserError: it is missing or damaged, or lacks a column.
     """
-    ending = path.suffix.lower()
-    if ending == ".parquet":
-        columns, read = _open_parquet(path)
-    elif ending in TEXT_ENDINGS:
-        columns, read = _open_text(path)
-    else:
-        raise UserError(f"data.path={path}: is no table: its name must end in {', '.join((*TEXT_ENDINGS, '.parquet'))}")
+    columns, texts, read = _open(path)
     source = str(path)
     image = require_column(options.image, "image_column", columns, IMAGE_COLUMNS, source)
     label = require_column(options.label, "label_column", columns, LABEL_COLUMNS, source)
     split = find_column(options.split, "split_column", columns, SPLIT_COLUMNS, source)
-    wanted = [image, label, *([split] if split else [])]
-    rows = []
-    for number, (path_cell, label_cell, *split_cell) in read(wanted):
+    others = [] if split else [name for name in texts if name not in (image, label)]
+    rows, with_others = [], set()
+    for number, (path_cell, label_cell, *cells) in read([image, label, *([split] if split else others)]):
         if not isinstance(path_cell, str | None):
             raise UserError(_not_paths(source, image, path_cell))
-        named = None if not split else "" if split_cell[0] is None else str(split_cell[0]).strip()
+        named = None if not split else "" if cells[0] is None else str(cells[0]).strip()
         rows.append(Row((path_cell or "").strip(), label_text(label_cell, label, source), named, number))
+        if len(with_others) < len(others):
+            with_others |= {name for name, cell in zip(others, cells, strict=True) if split_called((cell or "").strip()) is None}
     if not rows:
         raise UserError(f"{source}: has no rows")
     require_classes({row.label for row in rows if row.label}, label, source)
-    return rows
+    unused = [name for name in others if name not in with_others]
+    return rows, [
+        f"column {name!r} names splits and is not used: data.split_column={shell_word(name)} uses it" for name in unused
+    ]
+
+
+def _open(path: Path) -> tuple[list[str], list[str], Read]:
+    """The columns, those of text, and what reads."""
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _open_parquet(path)
+    if ending in TEXT_ENDINGS:
+        columns, read = _open_text(path)
+        return columns, columns, read
+    raise UserError(f"data.path={path}: is no table: its name must end in {', '.join((*TEXT_ENDINGS, '.parquet'))}")
 
 
 def _not_paths(source: str, column: str, value: object) -> str:
@@ -106,7 +118,7 @@ def _open_text(path: Path) -> tuple[list[str], Read]:
     return columns, read
 
 
-def _open_parquet(path: Path) -> tuple[list[str], Read]:
+def _open_parquet(path: Path) -> tuple[list[str], list[str], Read]:
     require_regular(path, f"data.path={path}")
     try:
         import pyarrow
@@ -120,6 +132,9 @@ def _open_parquet(path: Path) -> tuple[list[str], Read]:
     columns = file.schema_arrow.names
     if doubled := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}: has several columns {some(sorted(doubled))}")
+    types = {field.name: field.type for field in file.schema_arrow}
+    if embedded := [name for name, each in types.items() if pyarrow.types.is_struct(each) and each.get_field_index("bytes") >= 0]:
+        raise UserError(_not_paths(str(path), embedded[0], b""))
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         number = 0
@@ -131,4 +146,5 @@ def _open_parquet(path: Path) -> tuple[list[str], Read]:
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{path}: cannot be read: {one_line(error, 100)}") from None
 
-    return columns, read
+    texts = [name for name, each in types.items() if pyarrow.types.is_string(each) or pyarrow.types.is_large_string(each)]
+    return columns, texts, read

@@ -72,6 +72,28 @@ def test_columns_that_are_named(root):
             _ = Table(4, 0, str(path), **options).tree
 
 
+def test_spaces_and_underscores_in_usual_names_do_not_matter(root):
+    rows = rows_of_folder(make(root, 10))
+    rows = [{"Image Path": row["file_name"], "Class-Name": row["label"], "Sub Set": "train"} for row in rows]
+    rows[3]["Sub Set"] = "Test"
+    assert sizes(ready(write_csv(root / "list.csv", rows)))["test"] == 1
+
+
+def test_an_unused_column_that_names_splits_is_said(root, capfd):
+    rows = [
+        {"path": row["file_name"], "label": row["label"], "note": "train", "part": ("train", "test")[index % 2]}
+        for index, row in enumerate(rows_of_folder(make(root, 10)))
+    ]
+    rows[0]["note"] = "blurred"
+    for path in (write_csv(root / "list.csv", rows), write_parquet(root / "list.parquet", rows)):
+        assert ready(path, test=0.3, validation=0.3).notes == [
+            "column 'part' names splits and is not used: data.split_column=part uses it"
+        ]
+        data = ready(path, split_column="part", validation=0.3)
+        assert "names splits" not in " ".join(data.notes) and sizes(data)["test"] == 10
+    capfd.readouterr()
+
+
 def test_paths_are_below_the_root_beside_it_or_absolute(root, tmp_path):
     rows = rows_of_folder(make(root, 10))
     (root / "lists").mkdir()
@@ -142,6 +164,7 @@ def test_a_test_uses_all_rows_of_an_outside_table(root):
         ("path,label\nkat/00.png,cat\nkat/01.png,dog\n", "none of its 2 files is there: 'kat/00.png' .*'cat'.*data.root"),
         ("path,label,split\ncat/00.png,cat,train\ncat/01.png,dog,train\ncat/02.png,dgo,test\n", "training rows lack: dgo.*'dog'"),
         ("path,label\ncat/00.png,cat\n", "has only the class 'cat': at least two"),
+        ("path,label,split\ncat/00.png,cat,True\n", "no row is of a split called train, val or test: they are of True .1.: "),
         ("path,label\n,\n", "has no rows"),
         ("path,label\n,cat\n", "holds no row with an image and a label"),
     ],
@@ -167,6 +190,7 @@ def test_other_encodings_types_and_files_are_refused(root):
     image = {"bytes": b"x", "path": "cat/00.png"}
     for row, words in (
         ({"image": image, "label": "cat"}, "holds images, not their paths: read it by --data hf --set data.path="),
+        ({"pic": image, "kind": "cat"}, "column 'pic' holds images, not their paths: read it by --data hf --set data.path="),
         ({"image": 3, "label": "cat"}, "column 'image' holds int values, not paths"),
         ({"image": "cat/00.png", "label": 0.5}, "holds numbers like 0.5"),
         ({"image": "cat/00.png", "label": ["cat"]}, "column 'label' holds list values: one label"),
