@@ -19,6 +19,7 @@ from zoo.core.errors import UserError, near_path, one_line
 from zoo.core.files import files_below
 from zoo.core.ranks import rank_zero_print
 from zoo.datamodules.files.image_rows import IMAGE_COLUMNS, LABEL_COLUMNS, Row, find_column, label_text, require_column
+from zoo.datamodules.files.image_tree import SAVED
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.progress import shown
 
@@ -106,7 +107,7 @@ def _load(source: HubSource) -> dict[str, Any]:
     with _one_line_errors(source):
         if not source.is_local:
             found = datasets.load_dataset(source.path, source.config or None, revision=source.revision or None)
-        elif any((source.place / name).exists() for name in ("dataset_dict.json", "state.json")):
+        elif any((source.place / name).exists() for name in SAVED):
             found = datasets.load_from_disk(place)
         else:
             path = os.path.expanduser(source.path)

@@ -24,6 +24,8 @@ SYNONYMS = {  # in any case, and with "set", "data" or "images" behind, as in Tr
     "test": ("test", "testing", "tst"),
 }
 LONG = {"train": "training", "val": "validation", "test": "test"}  # names of the splits in messages
+SPLIT_LIKE = re.compile("train|valid|test|eval|holdout|fold|split")
+SAVED = ("dataset_dict.json", "state.json")  # in a folder that the library datasets has saved
 NAMED = 3  # names in a message
 
 
@@ -139,6 +141,10 @@ def scan_tree(root: Path | None, fewest_classes: int = 2, folders: list[str] | N
     if root is None:
         raise UserError("data.root is empty: set it to the folder with one folder of images per class")
     require_folder(f"data.root={root}", root)
+    if any((root / name).is_file() for name in SAVED):
+        raise UserError(
+            f"{root}: is a data set of the library datasets: read it by --data hf --set data.path={shell_word(str(root))}"
+        )
     try:
         tree = _scan_tree(root, fewest_classes, [] if folders is None else folders)
     except OSError as error:
@@ -154,8 +160,14 @@ def _scan_tree(root: Path, fewest_classes: int, folders: list[str]) -> Tree:
     places, notes = _split_places(root)
     classes = tuple(_class_folders(places["train"]))
     if len(classes) < fewest_classes:
+        deeper = root / classes[0]
+        hint = (
+            f"; for its folders: data.root={shell_word(str(deeper))}"
+            if places["train"] == root and _holds_several(deeper)
+            else ""
+        )
         raise UserError(
-            f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class"
+            f"{places['train']}: holds only one class folder, {classes[0]!r}: at least two are needed, one for each class{hint}"
         )
     files, left_out = {}, {}
     _leave_out_files(root, left_out)
@@ -177,6 +189,7 @@ def _scan_tree(root: Path, fewest_classes: int, folders: list[str]) -> Tree:
             files[name] += [ImageFile(path, label) for path in found]
         if not files[name]:
             raise UserError(f"{place}: holds no image in its class folders: put some into them, or remove the folder")
+    notes += _alike(classes, root, folders) if places["train"] == root else []
     notes += [f"left out: {others}"] if (others := describe_left_out(left_out, root)) else []
     return Tree(classes, files, tuple(notes))
 
@@ -194,6 +207,10 @@ def _find_images(
     for folder in of_class:
         found += files_below(folder, own, why_no_image, entered=(root, place), folders=folders)
     if required and not found:
+        if of_class[0].is_symlink():
+            raise UserError(
+                f"{of_class[0]}: is a link to {of_class[0].resolve()}, which holds no image for this class: remove it"
+            )
         others = describe_left_out(own, of_class[0])
         aside = others and f"; left out: {others}"
         raise UserError(f"{of_class[0]}: holds no image: put some into it, or remove the folder{aside}")
@@ -209,6 +226,24 @@ def _leave_out_files(folder: Path, left_out: LeftOut) -> None:
             if is_hidden(entry.name) or not entry.is_dir():
                 reason = "hidden" if is_hidden(entry.name) else why_no_image(entry.path) or "outside class folders"
                 left_out.setdefault(reason, []).append(entry.path)
+
+
+def _alike(classes: Sequence[str], root: Path, folders: list[str]) -> list[str]:
+    """A note if all classes hold folders of the same names and one is named like a split, as in ``train1`` and ``holdout``."""
+    if not any(SPLIT_LIKE.search(name.lower()) for name in classes):
+        return []
+    inner: dict[str, set[str]] = {name: set() for name in classes}
+    for place in folders:
+        name, _, below = os.path.relpath(place, root).partition(os.sep)
+        if below and os.sep not in below:
+            inner.setdefault(composed(name), set()).add(composed(below))
+    shared = sorted(set.intersection(*inner.values()))
+    if len(shared) < 2:
+        return []
+    return [
+        f"the classes {some(classes, NAMED)} all have folders {some(shared, NAMED)}: if these are the classes, "
+        "name the folders around them train, val and test"
+    ]
 
 
 def _split_places(root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -276,6 +311,10 @@ def _folder_names(folder: Path) -> list[str]:
             f"{folder}: holds no class folder; sort its images into one folder for each class, as in {folder}/cat/1.jpg"
         )
     return names
+
+
+def _holds_several(folder: Path) -> bool:
+    return sum(entry.is_dir() for entry in _visible(folder)) > 1
 
 
 def _holds_images(folder: Path) -> bool:
