@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +81,7 @@ class ClassifiedFiles(ClassificationData):
         if value_range and not is_range(value_range):
             raise UserError(f"data.value_range={value_range}: give the lowest and the highest value, as in [0,4095]")
         self.channels, self.value_range = channels, tuple(map(float, value_range))
+        self._given_range = self.value_range
         self.test, self.strict, self.memory_gb = test, strict, memory_gb
         self.keep, self.stored_size, self.workers = keep, stored_size, workers
         self.crop = Crop(crop, crop_pct, interpolation)
@@ -138,6 +139,10 @@ class ClassifiedFiles(ClassificationData):
     def use_preprocessing(self, spec: ImageSpec) -> None:
         self.channels = self.channels or spec.channels
         self.value_range, self._values = self.value_range or spec.value_range, None
+        self.crop = spec.crop if self.crop == Crop() else self.crop
+        if not self.size and spec.height == spec.width and self._shape != (spec.height, spec.width):
+            self.size = spec.height  # only where images have others, as it is part of the key of what is cached
+            del self._shape, self.fingerprint
 
     def build_loader(self, split: str) -> ImageLoader:
         limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
@@ -151,7 +156,7 @@ class ClassifiedFiles(ClassificationData):
             return
         super().setup(stage)
         self._spec = replace(self.spec, value_range=self._pixel_format.value_range)
-        for text in self._values.warnings() if self._values else ():
+        for text in self._range_warnings():
             self._note(text)
         self.augmentation.transforms = self.augmentation.transforms[_transforms_of_reading(self.splits["train"]) :]
         for name, split in self.splits.items():
@@ -241,7 +246,15 @@ class ClassifiedFiles(ClassificationData):
     @cached_property
     def _values(self) -> Values | None:
         """Of deep training images, of ``SAMPLED`` of them if the images do not fit in memory; None if the range is known."""
-        if self.value_range or not any(map(is_deep, self._modes)):
+        return None if self.value_range else self._measured()
+
+    def _range_warnings(self) -> Iterable[str]:
+        if self._given_range and (measured := self._measured()):
+            return measured.warnings_of(self._given_range)
+        return self._values.warnings() if self._values else ()
+
+    def _measured(self) -> Values | None:
+        if not any(map(is_deep, self._modes)):
             return None
         files = self._training_files()
         if not self._fits_in_memory and len(files) > SAMPLED:

@@ -252,7 +252,9 @@ class ImageData(DataModule):
                 "points in the plane" if each.are_points else f"images of {'x'.join(map(str, each.shape))}"
                 for each in (own, wanted)
             )
-            raise UserError(f"{name} has {given}, the model takes {taken}")
+            is_size = own.channels == wanted.channels and wanted.height == wanted.width and not wanted.are_points
+            hint = f": set data.size={wanted.height}" if is_size and hasattr(self, "size") else ""
+            raise UserError(f"{name} has {given}, the model takes {taken}{hint}")
 
     def preview_texts(self, chosen: Tensor) -> list[list[str]]:
         """The texts of each of the training images at these indices, as sentences."""

@@ -77,6 +77,16 @@ class Values:
                 f"levels; data.value_range=[{self.bulk_low:g},{self.bulk_high:g}] would clip those few"
             )
 
+    def warnings_of(self, given: tuple[float, float]) -> Iterator[str]:
+        """What a range that somebody chose does not show, one line each."""
+        low, high = given
+        shown = f"data.value_range=[{low:g},{high:g}]"
+        if outside := [name for name, (least, most) in self.ranges.items() if most <= low or least >= high]:
+            yield (
+                f"all images of {some(outside, NAMED)} are outside {shown} and become black or white: "
+                f"the training images have values from {self.low:,g} to {self.high:,g}"
+            )
+
 
 def measured_values(paths: Sequence[str], classes: Sequence[str]) -> Values | None:
     """Decode images to find the range of the deep ones, once, and keep it in the cache; None if none is deep.

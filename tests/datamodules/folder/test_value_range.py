@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_folders import all_pixels, ready
+from image_folders import all_pixels, make, ready
 from PIL import Image
 
 from zoo.core.errors import UserError
@@ -87,6 +87,18 @@ def test_the_range_of_a_trained_model_is_used(root):
     assert {int(image.max()) for image in all_pixels(other, "train")} == {0, 255}
 
 
+def test_size_and_crop_of_a_trained_model_are_used(root):
+    trained = ready(make(root / "a", size=(40, 20)), size=16, crop="squash", validation=0)
+    for options in ({}, {"memory_gb": 0}):
+        other = Folder(4, 0, str(make(root / "b", size=(12, 12))), augment="none", **options)
+        other.use_preprocessing(trained.spec)
+        other.prepare_data()
+        other.setup()
+        assert other.spec.shape == (3, 16, 16) and other.spec.crop == trained.spec.crop
+        same = ready(root / "b", size=16, crop="squash", augment="none", **options)
+        assert torch.equal(all_pixels(other, "train"), all_pixels(same, "train"))
+
+
 def test_beyond_memory_it_is_that_of_a_sample(root, monkeypatch):
     deep(root)
     whole = ready(root, validation=0, augment="none")
@@ -120,6 +132,14 @@ def test_a_nearly_constant_class_is_named_with_a_range_that_shows_it(root, capsy
     narrower = ready(root, validation=0, value_range=[100, 180])
     shown = all_pixels(narrower, "train")[narrower.splits["train"].labels == narrower.spec.classes.index("dark")]
     assert not narrower.notes and shown.unique().numel() == 48
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_gb": 0}])
+def test_a_class_outside_a_chosen_range_is_named(root, options):
+    deep(root, levels={"dim": (1000, 1400), "bright": (2000, 3000)})
+    (warning,) = ready(root, validation=0, value_range=[0, 2000], **options).notes
+    assert warning.startswith("all images of bright are outside data.value_range=[0,2000] and become black or white")
+    assert not ready(root, validation=0, value_range=[0, 2001], **options).notes
 
 
 def test_a_few_extreme_pixels_are_said(root):
