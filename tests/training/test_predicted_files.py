@@ -170,3 +170,17 @@ def test_what_is_left_out_of_a_folder_is_named(zoo, photos: Path) -> None:
     for name in Path("photos").glob("*[!t]"):
         name.unlink()
     assert zoo("predict", "first", photos).is_one_line_error("photos: holds no images; left out: 1 of other types (notes.txt)")
+
+
+def test_images_that_show_nothing_within_the_range_of_the_network_are_named(zoo, capfd) -> None:
+    for label, name in enumerate(("dark", "bright")):
+        Path("deep", name).mkdir(parents=True)
+        for number in range(20):
+            values = np.random.default_rng(100 * label + number).integers(1000, 2000, (8, 8)) + 2000 * label
+            Image.fromarray(values.astype(np.uint16)).save(f"deep/{name}/{number}.png")
+    assert zoo("train", "softmax", "--data", "deep", *QUICK, "--name", "first").code == 0
+    Image.fromarray(np.random.default_rng(0).random((8, 8), np.float32)).save("other.tiff")
+    answer = zoo("predict", "first", "deep/dark/0.png", "other.tiff")
+    assert answer.code == 0 and len(answer.out.splitlines()) == 4
+    (warning,) = [line for line in answer.err.splitlines() if line.startswith("warning")]
+    assert warning.startswith("warning: 1 image is constant for ") and warning.endswith(": other.tiff")

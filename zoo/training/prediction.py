@@ -73,6 +73,8 @@ def predict(
         takes = ", ".join(f"--{option}" for option in known) or "none"
         raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
     images = _read_all(sources, image_spec(task.spec), batch_size, progress)
+    if is_deep:
+        images = _name_constant(images, image_spec(task.spec).value_range)
     return _predictions(task, images, given, [str(each) if isinstance(each, (str, Path)) else "image" for each in inputs])
 
 
@@ -119,6 +121,23 @@ def _read_all(
             yield list(names), torch.stack(images)
     if refused:
         raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
+
+
+def _name_constant(
+    images: Iterable[tuple[list[str], torch.Tensor]], value_range: tuple[float, ...]
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Pass images on, and say which show nothing, as those of other values than the network was trained on do."""
+    found: list[str] = []
+    for names, pixels in images:
+        flat = pixels.flatten(1)
+        found += [name for name, same in zip(names, (flat.amin(1) == flat.amax(1)).tolist(), strict=True) if same]
+        yield names, pixels
+    if found:
+        low, high = value_range
+        rank_zero_print(
+            f"warning: {len(found):,} image{' is' if len(found) == 1 else 's are'} constant for the network, "
+            f"which takes gray values of more than 8 bits from {low:,g} to {high:,g}: {some(found)}"
+        )
 
 
 def read_one(given: ImageInput, spec: ImageSpec) -> torch.Tensor:
