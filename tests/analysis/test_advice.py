@@ -52,6 +52,15 @@ def split_photographs() -> None:
                 photograph(ROOT / split / name / f"{index}.png", 100 * number + 10 * label + index)
 
 
+def test_beyond_memory_headers_are_read_and_no_more_is_claimed() -> None:
+    photographs(cat=20, dog=20)
+    found = advice(memory_gb=0)
+    assert report(found)[-2] == "problems none: no duplicates, no unreadable headers; damage behind them is found in training"
+    (ROOT / "cat" / "003.png").write_bytes(b"no image")
+    found = advice(memory_gb=0)
+    assert found.unreadable == ["photos/cat/003.png"] and "1 unreadable: photos/cat/003.png" in found.warnings()
+
+
 def test_images_are_counted_in_every_class_and_split() -> None:
     split_photographs()
     for extra in range(3):

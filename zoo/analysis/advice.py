@@ -74,9 +74,10 @@ class Advice:
         majority_baseline: test accuracy of always predicting the largest training class.
         imbalance: ratio of the largest to the smallest training class.
         sizes: None if the images are not files.
-        unreadable: files that were skipped.
+        unreadable: files that were skipped, or beyond memory, where none is decoded for this, those without a readable header.
         notes: folders that are not used and classes that a split lacks, one line each.
         duplicates: one entry per kind that occurs.
+        is_decoded: whether all images were decoded, as those in memory are.
     """
 
     data: str
@@ -88,12 +89,14 @@ class Advice:
     notes: list[str]
     duplicates: list[Duplicates]
     suggestion: Suggestion
+    is_decoded: bool = True
 
     def warnings(self) -> list[str]:
         """Problems to fix before training, one line each."""
         lines = [_describe_duplicates(each, self._count(each.kind)) for each in self.duplicates]
         if self.unreadable:
-            lines.append(f"unreadable and skipped: {some(self.unreadable, EXAMPLES)}")
+            what = "unreadable and skipped" if self.is_decoded else f"{len(self.unreadable):,} unreadable"
+            lines.append(f"{what}: {some(self.unreadable, EXAMPLES)}")
         lines += self.notes
         if self.imbalance >= IMBALANCED:
             small, large = _smallest_and_largest(self.images["train"])
@@ -123,6 +126,8 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     Raises:
         UserError: it is not for image classification.
     """
+    from zoo.datamodules.files.image_files import ImageFiles
+
     spec = data.spec
     if not getattr(spec, "classes", ()) or spec.are_points:
         raise UserError(f"{name} is not for image classification: see `zoo data list --task classification`")
@@ -131,7 +136,11 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     images = {split: _by_class(found, spec.classes) for split, found in labels.items()}
     files = {split: listed[split].files for split in labels}
     in_files = all(listed[split].digests is not None for split in labels)
-    sizes = _sizes([path for paths in files.values() for path in paths], (spec.width, spec.height)) if in_files else None
+    paths = [path for of_split in files.values() for path in of_split] if in_files else []
+    shapes = _shapes(paths)
+    unreadable = [str(path) for path in getattr(data, "unreadable", ())]
+    unreadable += [path for path, shape in zip(paths, shapes, strict=True) if not shape]
+    known = [shape for shape in shapes if shape]
     if in_files:
         root = f"{data.root}{os.sep}"
         duplicates = find_duplicates(
@@ -145,11 +154,12 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
         images,
         images["test"][large[0]] / max(1, len(labels["test"])),
         large[1] / max(1, small[1]),
-        sizes,
-        [str(path) for path in getattr(data, "unreadable", ())],
+        _sizes(known, (spec.width, spec.height)) if known else None,
+        unreadable,
         list(getattr(data, "notes", ())),
         duplicates,
         suggest(images["train"], name, settings),
+        not any(isinstance(listed[split].images, ImageFiles) for split in labels),
     )
 
 
@@ -233,11 +243,16 @@ def _equal(found: Iterable[tuple[bytes, Place]]) -> list[list[Place]]:
 # ---------------------------------------------------------------------------------------------- sizes
 
 
-def _sizes(paths: list[str], scaled_to: tuple[int, int]) -> Sizes:
+def _shapes(paths: list[str]) -> list[tuple[int, int] | None]:
+    """(height, width) of each file, from its header."""
     from zoo.datamodules.files.images import upright_size
 
     with ThreadPoolExecutor() as pool:
-        shapes = [size[::-1] for size in pool.map(upright_size, paths, chunksize=64) if size]
+        return list(pool.map(upright_size, paths, chunksize=64))
+
+
+def _sizes(found: list[tuple[int, int]], scaled_to: tuple[int, int]) -> Sizes:
+    shapes = [shape[::-1] for shape in found]
     shapes.sort(key=lambda size: (size[0] * size[1], size))
     enlarged = sum(width < scaled_to[0] or height < scaled_to[1] for width, height in shapes)
     return Sizes(shapes[0], shapes[(len(shapes) - 1) // 2], shapes[-1], scaled_to, enlarged)
@@ -319,5 +334,8 @@ def report(advice: Advice) -> list[str]:
         found = f"all {smallest}" if smallest == largest else f"{smallest} to {largest}, median {middle}"
         scaling = "not scaled" if found == f"all {scaled}" else f"scaled to {scaled}"
         lines.append(f"sizes    {found}; {scaling}{enlarged}. fine-tuning scales them to the input size of its weights")
-    lines += [f"problem  {line}" for line in advice.warnings()] or ["problems none: no duplicates, no unreadable files"]
+    none = "no duplicates, no unreadable " + (
+        "files" if advice.is_decoded else "headers; damage behind them is found in training"
+    )
+    lines += [f"problem  {line}" for line in advice.warnings()] or [f"problems none: {none}"]
     return [*lines, f"advice   {advice.suggestion.reason}"]
