@@ -134,7 +134,8 @@ class ImageTextFiles(ImageTextData):
         readable = content.readable.tolist()
         if not any(readable):
             raise UserError(f"{self.root}: no image of {what} can be read, such as {files[0]}{how_to_read(files)}")
-        if unreadable := [Path(file) for file, good in zip(files, readable, strict=True) if not good]:
+        found = [Path(file) for file, good in zip(files, readable, strict=True) if not good]
+        if unreadable := [path for path in found if path not in self.unreadable]:  # not again, as when a model's words are used
             self.unreadable += unreadable
             count, names = f"{len(unreadable):,} of {len(files):,} images", some([path.name for path in unreadable], NAMED)
             remedy = how_to_read(map(str, unreadable))

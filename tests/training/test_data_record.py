@@ -23,7 +23,7 @@ from zoo.config.recipe import parse_setting, resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import engine
-from zoo.training.data_record import FILE, DataRecord
+from zoo.training.data_record import FILE, DataRecord, File
 from zoo.training.run_folder import RunFolder
 
 SETTINGS = ["data.name=folder", "data.root=photos", "data.augment=none", "recipe.epochs=2", "recipe.batch_size=8",
@@ -158,6 +158,12 @@ def test_what_was_trained_on_is_left_out_of_every_test(photos: Path, zoo, capfd)
     capfd.readouterr()
     again = train("again")  # training tests the same images as zoo test
     assert json.loads(zoo("test", "again", "--json").out)["test/accuracy"] == pytest.approx(again.test["test/accuracy"])
+
+
+def test_a_file_that_became_unreadable_is_not_in_another_split() -> None:
+    before = DataRecord({"a.png": File("train", b"1"), "b.png": File("test", b"2")})
+    after = DataRecord({"a.png": File("unreadable", b""), "b.png": File("val", b"2")})
+    assert before.changes(after, ("train", "val", "test")) == "1 in another split (b.png), 1 unreadable (a.png)"
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:

@@ -133,8 +133,9 @@ class DataRecord:
             "in another split": [
                 name
                 for name, (before, after) in common.items()
-                if before.split != after.split and not _differ(before.digest, after.digest)
+                if before.split != after.split and after.split != UNREADABLE and not _differ(before.digest, after.digest)
             ],
+            "unreadable": [name for name, (before, after) in common.items() if before.split != after.split == UNREADABLE],
         }
         return ", ".join(f"{len(names):,} {what} ({some(names, NAMED)})" for what, names in found.items() if names)
 
