@@ -68,6 +68,7 @@ def test_a_run_given_by_its_path_gives_the_picture_its_name(zoo, write_run, monk
         (["confusion", "first", "--checkpoint", "last"], ["first has no last.ckpt yet"]),
         (["confusion", "first", "--checkpoint", "lest"], ["no checkpoint 'lest'", "'best'"]),
         (["confusion", "first", "--data", "digit"], ["no data set 'digit'"]),
+        (["confusion", "first", "--data", "elsewhere/"], ["first has no best.ckpt yet"]),
         (["gradient-flow", "--set", "data.size=8"], ["gradient-flow takes no --set: omit it"]),
         (["curves", "first", "-o", "picture.jpg"], ["--output picture.jpg", ".png"]),
         (["curves", "first", "-o", "picture"], ["--output picture", ".png"]),

@@ -12,7 +12,7 @@ from zoo.commands.list import print_entry, print_list
 from zoo.commands.shell import Json, SetData, echo, open_registry, print_json, print_wrapped
 from zoo.core.errors import UserError, near_path
 from zoo.core.files import expanded
-from zoo.core.printing import LAYOUT, printable
+from zoo.core.printing import LAYOUT, printable, shell_word
 from zoo.registry.entry import REQUIRED, Entry
 
 
@@ -96,7 +96,9 @@ def show_data(
     for key, value in facts.items():
         echo(f"{key:<12} {value}")
     where = _required(entry)
-    root = f" --set data.{where}={'FOLDER' if where == 'root' else 'PATH'}" if where else ""
+    place = [f"data.{where}={'FOLDER' if where == 'root' else 'PATH'}"] if where else []
+    place = [] if any(text.startswith(f"data.{where}=") for text in settings) else place
+    root = "".join(f" --set {shell_word(text)}" for text in (*place, *settings))
     echo("", f"next    zoo data preview {entry.name}{root}    zoo train NAME --data {entry.name}{root}")
 
 

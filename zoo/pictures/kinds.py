@@ -130,7 +130,9 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     if not kind.fewest <= len(names) <= kind.most:
         raise UserError(f"write it as zoo picture {kind.call}: {len(names) or 'no'} runs were given")
     if "data" in given:
-        registry.data_set(given["data"])
+        from zoo.config.recipe import data_section
+
+        registry.data_set(data_section(registry, given["data"])["name"])
     sources = [_find(registry, kind, name) for name in names]
     from zoo.training.run_folder import RunFolder
 
