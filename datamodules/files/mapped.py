@@ -198,7 +198,7 @@ def open_mapped(
     except OSError:
         return None
     if is_new:
-        rank_zero_print(f"images are decoded once, into {path.parent} (about {usual_bytes * mapped.missing(rows) / 1e9:.1f} GB)")
+        rank_zero_print(f"images are decoded once, into {path.parent} (about {_size(usual_bytes * mapped.missing(rows))})")
     return mapped
 
 
@@ -215,6 +215,11 @@ def _make_room(path: Path, expected: int) -> bool:
             return False
         _delete(others.pop(0))
     return True
+
+
+def _size(count: float) -> str:
+    """A number of bytes as it is read."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
 def _delete(path: Path) -> None:
