@@ -22,6 +22,8 @@ class Folder(ClassifiedFiles):
         root: folder that contains one folder per class.
     """
 
+    labels_in_paths = True
+
     def __init__(self, batch_size: int, seed: int, root: str, **options: Any) -> None:
         super().__init__(batch_size, seed, root=root, **options)
 

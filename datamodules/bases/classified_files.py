@@ -7,8 +7,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +56,8 @@ class ClassifiedFiles(ClassificationData):
         crop_pct: fraction of the resized image that is kept, with center and squash.
         interpolation: interpolation of resizing.
     """
+
+    labels_in_paths: ClassVar[bool] = False  # then a file with another label has another name
 
     def __init__(
         self,
@@ -132,6 +135,12 @@ class ClassifiedFiles(ClassificationData):
     def download(self) -> None:
         if self._fits_in_memory:
             _ = self._content  # decoded now, by one process, and found in the cache by the others
+
+    def text_digests(self, split: Split) -> list[bytes]:
+        if self.labels_in_paths:
+            return super().text_digests(split)
+        of_class = [blake2b(name.encode(), digest_size=8).digest() for name in self.spec.classes]
+        return [of_class[label] for label in split.labels.tolist()]
 
     def test_on_everything(self) -> None:
         self._whole = True

@@ -126,7 +126,7 @@ def _one_line_errors(source: HubSource) -> Iterator[None]:
         reason = one_line(error, 300) or type(error).__name__
         if isinstance(error, ConnectionError) or type(error).__name__ == "DatasetNotFoundError":
             path = Path(source.path)
-            reason = f"is no file or folder here{near_path(path)}, and the hub does not give it: {reason}"
+            reason = f"is no file or folder here, and the hub does not give it: {reason}{near_path(path)}"
         raise UserError(f"data.path={source.path}: {reason}") from error
 
 

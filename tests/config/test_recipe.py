@@ -41,6 +41,15 @@ def test_where_a_key_is_text_the_value_is_the_text(text: str) -> None:
     assert tagged.wandb.tags == ("010", "no", "[") and tagged.recipe.weights == text
 
 
+def test_two_places_of_the_same_data_are_refused() -> None:
+    for name, text in (("photos/", "data.root=other"), ("a.csv", "data.path=b.csv")):
+        for settings in ([{"data": {"name": name}}, parse_setting(text)], [parse_setting(text), {"data": {"name": name}}]):
+            with pytest.raises(UserError, match=f"^{text}: the data is {name}: omit one of the two$"):
+                resolve(REGISTRY, "mlp", {}, settings)
+    run = resolve(REGISTRY, "mlp", {}, [{"data": {"name": "a.csv"}}, parse_setting("data.root=other")])
+    assert (run.data["path"], run.data["root"]) == ("a.csv", "other")
+
+
 def test_a_value_is_interpreted_by_the_type_of_its_key() -> None:
     texts = ("wandb.project=2024_01", "wandb.entity=null", "recipe.precision=16", "recipe.gradient_clip_val=null",
              "recipe.milestones=[0.3, 6e-1]", "recipe.compile=yes", "trainer.devices=[0, 1]", "data.validation=2/5")  # fmt: skip

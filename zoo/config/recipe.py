@@ -244,6 +244,7 @@ def resolve(
     if not name:
         raise UserError("no model was given: `zoo list` shows all")
     entry = registry.model(name)
+    _require_one_place(registry, settings)
     config, *settings = layers = [_with_folder(registry, layer) for layer in (config, *settings)]
     data_name = next((n for layer in reversed(layers) if (n := (layer.get("data") or {}).get("name"))), None) or entry.data
     if not data_name:
@@ -327,6 +328,16 @@ def data_section(registry: Registry, name: str | Path) -> dict[str, Any]:
         return {"name": text}
     is_table = text.lower().endswith(TABLES) and not Path(text).is_dir()
     return {"name": "table", "path": text} if is_table else {"name": "folder", "root": text}
+
+
+def _require_one_place(registry: Registry, settings: list[dict[str, Any]]) -> None:
+    """Refuse a path in the place of a data set's name beside another for the same data."""
+    given = [data for layer in settings if (data := layer.get("data"))]
+    name = next((data["name"] for data in reversed(given) if data.get("name")), "")
+    for key, place in data_section(registry, name).items():
+        other = next((data[key] for data in reversed(given) if key in data), place)
+        if key != "name" and other != place:
+            raise UserError(f"data.{key}={other}: the data is {name}: omit one of the two")
 
 
 def _with_folder(registry: Registry, layer: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class DataRecord:
         common = {name: (file, now.files[name]) for name, file in former.items() if name in now.files}
         found = {
             "changed": self.changed(now, splits),
-            "with other text": [name for name, (before, after) in common.items() if _differ(before.text, after.text)],
+            "with other text or labels": [name for name, (before, after) in common.items() if _differ(before.text, after.text)],
             "missing": [name for name in former if name not in now.files],
             "added": [name for name in now.files if name not in self.files],
             "in another split": [

@@ -194,7 +194,7 @@ def test_the_record_knows_the_text_of_each_image(workplace: Path, column: str, b
     places = [index for index in range(len(text)) if text.startswith(TEXTS[5], index)]
     file.write_text(text[: places[0]] + TEXTS[1] + text[places[0] + len(TEXTS[5]) :])
     changes = before.changes(DataRecord.of(ready(data)), SPLITS)
-    assert changes.startswith("1 with other text (") and "5.png" in changes
+    assert changes.startswith("1 with other text or labels (") and "5.png" in changes
 
 
 def test_captions_in_another_order_are_noticed(workplace: Path) -> None:

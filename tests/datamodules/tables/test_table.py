@@ -13,6 +13,7 @@ from zoo.config.recipe import data_section
 from zoo.core.errors import UserError
 from zoo.datamodules.table import Table
 from zoo.registry.registry import scan
+from zoo.training.data_record import DataRecord
 from zoo.training.faults import way_out_of_changes
 from zoo.training.run_folder import RunFolder
 
@@ -92,6 +93,16 @@ def test_an_unused_column_that_names_splits_is_said(root, capfd):
         data = ready(path, split_column="part", validation=0.3)
         assert "names splits" not in " ".join(data.notes) and sizes(data)["test"] == 10
     capfd.readouterr()
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_gb": 0}])
+def test_a_label_that_changed_is_found(root, options):
+    rows = rows_of_folder(make(root, 20))
+    path = write_csv(root / "list.csv", rows)
+    before = DataRecord.of(ready(path, **options))
+    rows[4]["label"] = "dog"
+    after = DataRecord.of(ready(write_csv(path, rows), **options))
+    assert before.changes(after, ("train", "val", "test")) == f"1 with other text or labels ({rows[4]['file_name']})"
 
 
 def test_paths_are_below_the_root_beside_it_or_absolute(root, tmp_path):
