@@ -10,7 +10,7 @@ from typing import Any
 from zoo.core.files import cache_folder
 from zoo.datamodules.bases.classified_files import ClassifiedFiles
 from zoo.datamodules.files.decoded import locked
-from zoo.datamodules.files.hub_rows import HubSource, open_splits, rows_of
+from zoo.datamodules.files.hub_rows import HubSource, open_splits, rows_of, unread_images
 from zoo.datamodules.files.image_rows import Source, require_classes, tree_of_rows
 from zoo.datamodules.files.image_tree import Tree
 from zoo.datamodules.files.kept_tree import read_tree, write_tree
@@ -68,7 +68,8 @@ class HubImages(ClassifiedFiles):
                 require_classes({row.label for row in rows if row.label}, splits[0].label, self.source)
             is_written = any(written for _, written in listed)
             self.root = folder if is_written else given or self.asked.place
-            tree = tree_of_rows(rows, Source(self.source, Path(self.root), classes), 1 if whole else 2, whole)
+            notes = [] if is_written else unread_images(self.asked, rows)
+            tree = tree_of_rows(rows, Source(self.source, Path(self.root), classes, notes), 1 if whole else 2, whole)
             if is_written:
                 os.sync()
                 write_tree(kept, tree, state)

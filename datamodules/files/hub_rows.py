@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from zoo.core.errors import UserError, near_path, one_line
+from zoo.core.errors import UserError, near_path, one_line, some
 from zoo.core.files import files_below
+from zoo.core.printing import shell_word
 from zoo.core.ranks import rank_zero_print
+from zoo.datamodules.files.formats import is_image
 from zoo.datamodules.files.image_rows import IMAGE_COLUMNS, LABEL_COLUMNS, Row, find_column, label_text, require_column
-from zoo.datamodules.files.image_tree import SAVED
+from zoo.datamodules.files.image_tree import NAMED, SAVED, split_called
 from zoo.datamodules.files.paths import file_state
 from zoo.datamodules.files.progress import shown
 
@@ -185,6 +187,30 @@ def rows_of(splits: list[HubSplit], source: HubSource, folder: Path) -> Iterator
                 elif os.path.isfile(path):
                     _link(folder / key, path)
                 yield Row(key, label, named, number), True
+
+
+def unread_images(source: HubSource, rows: list[Row]) -> list[str]:
+    """Notes about a folder of images that the library reads otherwise than the data set ``folder`` does."""
+    if not source.is_local or not os.path.isdir(os.path.expanduser(source.path)):
+        return []
+    root = os.path.abspath(source.place)
+    read = {os.path.normpath(os.path.join(root, row.image)): row.split for row in rows}
+    instead = f"--data folder --set data.root={shell_word(source.path)}"
+    unread = sorted({os.path.relpath(path, root) for path in files_below(root) if is_image(path)} - _below(read, root))
+    notes = (
+        [f"{len(unread):,} of the images are not read by the library datasets ({some(unread, NAMED)}): {instead}"]
+        if unread
+        else []
+    )
+    folders = {path.partition(os.sep)[0] for path in _below(read, root)}
+    places = {name: split for name in folders if (split := split_called(name))}
+    if len(places) > 1 and len({row.split for row in rows}) < len(set(places.values())):
+        notes.append(f"the folders {some(sorted(places), NAMED)} are not read as splits by the library datasets: {instead}")
+    return notes
+
+
+def _below(paths: Iterable[str], root: str) -> set[str]:
+    return {os.path.relpath(path, root) for path in paths}
 
 
 def _label(value: Any, split: HubSplit, source: HubSource) -> str:

@@ -115,6 +115,17 @@ def test_rows_without_a_label_are_left_out_and_other_splits_named(root, tmp_path
     assert sum(sizes(data).values()) == 20
 
 
+def test_what_the_library_leaves_out_of_a_folder_of_images_is_said(root):
+    make(root / "Training_Set", 10)
+    make(root / "Testing", 10)
+    (root / "Testing" / "cat" / "00.png").rename(root / "Testing" / "cat" / "without ending")
+    instead = f"--data folder --set data.root={root}"
+    assert list(ready(root, validation=0.3, test=0.3).notes) == [
+        f"1 of the images are not read by the library datasets (Testing/cat/without ending): {instead}",
+        f"the folders Testing, Training_Set are not read as splits by the library datasets: {instead}",
+    ]
+
+
 def test_a_single_file_and_binary_columns(root, tmp_path):
     make(root, 10)
     rows = [{"image": (root / row["file_name"]).read_bytes(), "label": row["label"]} for row in rows_of_folder(root)]
