@@ -112,6 +112,15 @@ def embedded(runs: Path, zoo: Any) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), "embedded.parquet")
 
 
+def saved(runs: Path, zoo: Any) -> None:
+    """A folder that the library datasets has saved."""
+    from datasets import Dataset, Image
+
+    files = sorted(Path("photos").rglob("*.png"))
+    columns = {"image": list(map(str, files)), "label": [file.parent.name for file in files]}
+    Dataset.from_dict(columns).cast_column("image", Image()).save_to_disk("saved")
+
+
 def table(runs: Path, zoo: Any) -> None:
     files = sorted(Path("photos").rglob("*.png"))
     Path("photos.csv").write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))

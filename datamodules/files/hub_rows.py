@@ -195,7 +195,7 @@ def unread_images(source: HubSource, rows: list[Row]) -> list[str]:
         return []
     root = os.path.abspath(source.place)
     read = {os.path.normpath(os.path.join(root, row.image)): row.split for row in rows}
-    instead = f"--data folder --set data.root={shell_word(source.path)}"
+    instead = f"{shell_word(source.path.rstrip('/') + '/')} as the data, in place of hf, reads all"
     unread = sorted({os.path.relpath(path, root) for path in files_below(root) if is_image(path)} - _below(read, root))
     notes = (
         [f"{len(unread):,} of the images are not read by the library datasets ({some(unread, NAMED)}): {instead}"]

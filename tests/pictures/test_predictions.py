@@ -28,12 +28,13 @@ def trained(zoo) -> RunFolder:
 
 
 def reference_predictions(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and probabilities of the test images, by the weights alone: a product of matrices."""
+    """Labels and probabilities of the test images, by the weights alone: a product of matrices with images of norm 1."""
     checkpoint = read_checkpoint(folder.best)
     data = building.build_data(scan(), folder.read_run())
     pixels = data.splits["test"].images.pixels.flatten(1).double() / 255
     spec, state = checkpoint["bestiary"]["spec"], checkpoint["state_dict"]
-    scores = (pixels - spec["mean"][0]) / spec["std"][0] @ state["linear.weight"].double().T + state["linear.bias"].double()
+    pixels = (pixels - spec["mean"][0]) / spec["std"][0] / pixels.shape[1] ** 0.5
+    scores = pixels @ state["linear.weight"].double().T + state["linear.bias"].double()
     return data.splits["test"].labels.numpy(), scores.softmax(1).numpy()
 
 

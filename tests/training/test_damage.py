@@ -152,15 +152,17 @@ def test_a_resume_that_fails_changes_nothing_and_its_advice_works(
 
 
 @pytest.mark.parametrize(
-    ("value", "named"), [(lambda state: state[:3], "exp_avg is [3, 64] for a parameter of [10, 64]"), (..., "exp_avg missing")]
+    ("value", "named"),
+    [(lambda state: state[:3], "exp_avg is [3, 64] for a parameter of [10, 64]"), (..., "exp_avg missing")],
 )
-def test_a_state_that_does_not_fit_its_parameter_is_refused_before_the_first_step(
-    zoo, folder: RunFolder, value: Any, named: str
-) -> None:
+def test_a_state_that_does_not_fit_its_parameter_is_refused_before_the_first_step(zoo, value: Any, named: str) -> None:
+    adam = ("--set", "recipe.optimizer=adamw", "--set", "recipe.lr=0.003")
+    assert zoo("train", "softmax", "--epochs", "2", "--set", "trainer.limit_train_batches=3", *adam, "--name", "adam").code == 0
+    folder = RunFolder(Path("runs/adam"))
     shutil.copy(folder.best, folder.last)  # of the first epoch of two
     change(folder.last, "optimizer_states/0/state/0/exp_avg", value)
     before = contents(folder)
-    answer = zoo("train", "--resume", "run")
+    answer = zoo("train", "--resume", "adam")
     assert answer.is_one_line_error(f"error: {folder.last} cannot be restored", f"optimizer_states: {named}"), answer
     assert contents(folder) == before and zoo(*advice(answer.err)).code == 0
 

@@ -229,8 +229,8 @@ def test_a_run_is_continued_by_the_same_command_alone(zoo) -> None:
     job = ["train", "softmax", "--epochs", "1", "--resume-if-exists"]
     assert zoo(*job).is_one_line_error("--resume-if-exists", "--name")
     assert zoo(*job, "--name", "job").code == 0
-    assert zoo(*job, "--name", "job", "--set", "recipe.lr=0.5").is_one_line_error(
-        "--resume-if-exists continues a run as it is, but recipe.lr=0.5", "zoo train --config runs/job/run.yaml"
+    assert zoo(*job, "--name", "job", "--set", "recipe.lr=0.4").is_one_line_error(
+        "--resume-if-exists continues a run as it is, but recipe.lr=0.4", "zoo train --config runs/job/run.yaml"
     )
 
 

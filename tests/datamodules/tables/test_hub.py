@@ -119,7 +119,7 @@ def test_what_the_library_leaves_out_of_a_folder_of_images_is_said(root):
     make(root / "Training_Set", 10)
     make(root / "Testing", 10)
     (root / "Testing" / "cat" / "00.png").rename(root / "Testing" / "cat" / "without ending")
-    instead = f"--data folder --set data.root={root}"
+    instead = f"{root}/ as the data, in place of hf, reads all"
     assert ready(root, validation=0.3, test=0.3).notes[:2] == [
         f"1 of the images are not read by the library datasets (Testing/cat/without ending): {instead}",
         f"the folders Testing, Training_Set are not read as splits by the library datasets: {instead}",
