@@ -28,13 +28,13 @@ QUICK += ("--set", "trainer.limit_val_batches=1", "--set", "trainer.limit_test_b
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of softmax on digits, whose first epoch is the best."""
+    """The folder of a run of softmax on digits with Adam, whose first epoch is the best."""
     from zoo.config.recipe import parse_setting, resolve
     from zoo.training import engine
 
     path = tmp_path_factory.mktemp("trained") / "run"
     path.mkdir()
-    settings = [f"recipe.epochs={QUICK[1]}", *QUICK[3::2]]
+    settings = [f"recipe.epochs={QUICK[1]}", "recipe.optimizer=adamw", "recipe.lr=0.003", *QUICK[3::2]]
     run = resolve(scan(), "softmax", {}, [parse_setting(text) for text in settings])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Selection, "is_best", lambda self, metrics, standard_error: first.pop())
@@ -155,14 +155,13 @@ def test_a_resume_that_fails_changes_nothing_and_its_advice_works(
     ("value", "named"),
     [(lambda state: state[:3], "exp_avg is [3, 64] for a parameter of [10, 64]"), (..., "exp_avg missing")],
 )
-def test_a_state_that_does_not_fit_its_parameter_is_refused_before_the_first_step(zoo, value: Any, named: str) -> None:
-    adam = ("--set", "recipe.optimizer=adamw", "--set", "recipe.lr=0.003")
-    assert zoo("train", "softmax", "--epochs", "2", "--set", "trainer.limit_train_batches=3", *adam, "--name", "adam").code == 0
-    folder = RunFolder(Path("runs/adam"))
+def test_a_state_that_does_not_fit_its_parameter_is_refused_before_the_first_step(
+    zoo, folder: RunFolder, value: Any, named: str
+) -> None:
     shutil.copy(folder.best, folder.last)  # of the first epoch of two
     change(folder.last, "optimizer_states/0/state/0/exp_avg", value)
     before = contents(folder)
-    answer = zoo("train", "--resume", "adam")
+    answer = zoo("train", "--resume", "run")
     assert answer.is_one_line_error(f"error: {folder.last} cannot be restored", f"optimizer_states: {named}"), answer
     assert contents(folder) == before and zoo(*advice(answer.err)).code == 0
 
