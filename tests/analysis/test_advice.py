@@ -61,6 +61,18 @@ def test_beyond_memory_headers_are_read_and_no_more_is_claimed() -> None:
     assert found.unreadable == ["photos/cat/003.png"] and "1 unreadable: photos/cat/003.png" in found.warnings()
 
 
+def test_a_training_does_not_wait_until_large_data_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    split_photographs()
+    data = Folder(4, 0, root="photos", size=16, memory_gb=0)
+    data.prepare_data()
+    data.setup()
+    monkeypatch.setattr("zoo.analysis.advice.SAMPLED", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.datamodules.files.digests.DigestTable.note", None)  # which reads a file
+        brief = advise(data, "folder", read=False).brief()
+    assert len(brief) == 1 and brief[0] in advise(data, "folder").brief()
+
+
 def test_images_are_counted_in_every_class_and_split() -> None:
     split_photographs()
     for extra in range(3):

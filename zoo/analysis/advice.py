@@ -20,6 +20,7 @@ from typing import Any
 from zoo.core.errors import UserError, some
 
 EXAMPLES = 3  # listed in messages
+SAMPLED = 2000  # files of a large set that is not to be read, whose sizes are looked at
 FEW, MANY = 50, 200  # training images per class
 IMBALANCED = 3  # from this ratio of the largest to the smallest class on, accuracy says little about the smallest
 BACKBONE = "efficientnet-lite0"  # its pretrained weights come as a Python package, without a download
@@ -115,13 +116,14 @@ class Advice:
         return sum(self.images.get(split, {}).values())
 
 
-def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
+def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True) -> Advice:
     """Check a data set.
 
     Args:
         data: data module for image classification, after ``setup``.
         name: its name.
         settings: its options, as in ``data.root=photos``, for the suggested command.
+        read: read all files of data beyond memory; otherwise it is judged by what was read and by the sizes of some files.
 
     Raises:
         UserError: it is not for image classification.
@@ -137,6 +139,8 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     files = {split: listed[split].files for split in labels}
     in_files = all(listed[split].digests is not None for split in labels)
     paths = [path for of_split in files.values() for path in of_split] if in_files else []
+    if not read and any(isinstance(held.images, ImageFiles) for held in listed.values()):
+        paths = [paths[place * len(paths) // SAMPLED] for place in range(SAMPLED)] if len(paths) > SAMPLED else paths
     shapes = _shapes(paths)
     unreadable = [str(path) for path in getattr(data, "unreadable", ())]
     unreadable += [path for path, shape in zip(paths, shapes, strict=True) if not shape]
@@ -144,7 +148,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = ()) -> Advice:
     if in_files:
         root = f"{data.root}{os.sep}"
         duplicates = find_duplicates(
-            _equal_files(listed), labels, lambda split, i: _named(files[split][i].removeprefix(root), split)
+            _equal_files(listed, read), labels, lambda split, i: _named(files[split][i].removeprefix(root), split)
         )
     else:
         duplicates = find_duplicates(_equal_pixels(listed), labels, lambda split, i: f"{split} {i}")
@@ -215,9 +219,9 @@ def _summarize(kind: str, groups: list[list[Place]], describe: Callable[[str, in
     return Duplicates(kind, len(groups), images, examples)
 
 
-def _equal_files(splits: dict[str, Any]) -> list[list[Place]]:
-    """Places of files with equal content."""
-    found = ((split, enumerate(held.content(read=True))) for split, held in splits.items())
+def _equal_files(splits: dict[str, Any], read: bool) -> list[list[Place]]:
+    """Places of files with equal content, as far as they were read."""
+    found = ((split, enumerate(held.content(read=read))) for split, held in splits.items())
     return _equal((digest, (split, index)) for split, digests in found for index, digest in digests if digest)
 
 

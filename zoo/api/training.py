@@ -151,14 +151,14 @@ def finetuning_run(
 
 
 def advise_on(run: Run) -> Callable[[Any], None]:
-    """A function that warns of problems in the images of a Run, once they are read."""
+    """A function that warns of problems in the images of a Run, as far as they are read; it does not read millions of files."""
 
     def warn(data: Any) -> None:
         from zoo.analysis.advice import advise
         from zoo.core.ranks import rank_zero_print
 
         if not data.spec.are_points:
-            for line in advise(data, run.data["name"]).brief():
+            for line in advise(data, run.data["name"], read=False).brief():
                 rank_zero_print(line)
 
     return warn
