@@ -282,8 +282,8 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
     assert zoo("serve", run, "--host", "1.2.3.4.5").is_one_line_error("--host 1.2.3.4.5")
     assert zoo("serve", run, "--allow-host", "http://x").is_one_line_error("--allow-host http://x", "a name alone")
     assert zoo("serve", "nowhere").is_one_line_error("no run 'nowhere'")
-    monkeypatch.delitem(sys.modules, "zoo.serve.server")
-    monkeypatch.delattr("zoo.serve.server")
+    monkeypatch.delitem(sys.modules, "zoo.serve.server", raising=False)
+    monkeypatch.delattr("zoo.serve.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it were not installed
     assert zoo("serve", run).is_one_line_error("uvicorn", "bestiary[serve]")
 
