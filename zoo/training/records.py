@@ -70,6 +70,14 @@ class Metrics:
         return max((self._numbers[name][-3], self._numbers[name][-2]) for name in names)
 
 
+def note_finding(standing: dict[tuple[str, str], Record], record: Record) -> None:
+    """Add a finding to those that stand, by name and place, as the last one, or take away one that is withdrawn."""
+    key = str(record.get("name")), str(record.get("where"))
+    standing.pop(key, None)
+    if record["kind"] == "finding":
+        standing[key] = record
+
+
 def is_number(value: Any) -> bool:
     return type(value) in (int, float)
 

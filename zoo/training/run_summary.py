@@ -12,7 +12,7 @@ from typing import Any
 from zoo.config.recipe import read_config
 from zoo.core.errors import UserError, one_line
 from zoo.core.json_lines import Record, parse_line
-from zoo.training.records import to_float
+from zoo.training.records import note_finding, to_float
 from zoo.training.run_folder import RunFolder
 
 STATES = ("running", "finished", "resumable", "non-finite", "broken")
@@ -163,15 +163,13 @@ def _active_seconds(times: list[float]) -> float | None:
 
 
 def _findings(folder: RunFolder) -> tuple[str, ...]:
-    standing: dict[tuple[str, str], str] = {}
+    standing: dict[tuple[str, str], Record] = {}
     content = _content(folder.monitors_file)
     lines = [line for line in content.splitlines() if b'"kind":"finding"' in line or b'"kind":"withdrawal"' in line]
     for record in filter(None, map(parse_line, lines)):
-        key = str(record.get("name")), str(record.get("where"))
-        standing.pop(key, None)
-        if record.get("kind") == "finding":
-            standing[key] = key[0]
-    return tuple(dict.fromkeys(standing.values()))
+        if record.get("kind") in ("finding", "withdrawal"):
+            note_finding(standing, record)
+    return tuple(dict.fromkeys(name for name, _ in standing))
 
 
 def _content(path: Path) -> bytes:

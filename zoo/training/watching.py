@@ -14,7 +14,7 @@ from zoo.config.recipe import Run
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError
 from zoo.core.json_lines import JsonLinesFollower
-from zoo.training.records import Metrics, is_number
+from zoo.training.records import Metrics, is_number, note_finding
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records from which the throughput is estimated
@@ -137,10 +137,7 @@ class RunWatcher:
             if record.get("kind") == "throughput" and is_number(record.get("data_loading")):
                 self._data_loading = record["data_loading"]
             elif record.get("kind") in ("finding", "withdrawal"):
-                key = str(record.get("name")), str(record.get("where"))
-                self._findings.pop(key, None)
-                if record["kind"] == "finding" and record.get("severity") in SEVERITIES:
-                    self._findings[key] = record
+                note_finding(self._findings, record)
 
     def status(self, now: float) -> RunStatus:
         """The status at a Unix time in seconds."""
@@ -201,4 +198,5 @@ def _shown(metrics: Metrics) -> dict[str, list[float]]:
 
 def _most_severe(findings: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
     """The last of the most severe findings."""
-    return max(reversed(list(findings)), key=lambda finding: SEVERITIES.index(finding["severity"]), default=None)
+    known = [finding for finding in findings if finding.get("severity") in SEVERITIES]
+    return max(reversed(known), key=lambda finding: SEVERITIES.index(finding["severity"]), default=None)
