@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from zoo.registry import entry
+
+if TYPE_CHECKING:
+    from tests.wandb_service import WandbService
 
 HERE = Path(__file__).parent
 # networks in tests are tiny: threads cost more than they give, above all on a machine that does other work
@@ -81,6 +85,32 @@ def zoo(capfd: pytest.CaptureFixture):
         return Answer(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """wandb with no traces of whoever runs the tests, and none left for the next test."""
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # whatever goes wrong, nothing leaves this machine
+    (tmp_path / "home").mkdir()
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+
+
+@pytest.fixture
+def wandb_server(own_wandb: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbService]:
+    """A service of W&B on this machine, to which runs go."""
+    from tests.wandb_service import WandbService
+
+    service = WandbService()
+    monkeypatch.setenv("WANDB_BASE_URL", service.url)
+    yield service
+    service.stop()
 
 
 @pytest.fixture(scope="session")
