@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from zoo.datamodules.files.threads import reading_threads
 from zoo.spec import Crop
 
 MIXED_SIZE = 224  # pixels a side, where the images have different sizes: what most pretrained networks take
-VERSION = 3  # of decoding; a cache of another version is not used
+VERSION = 4  # of decoding; a cache of another version is not used
 DIGEST_BYTES = 16
 KEPT = 8  # decoded folders in the cache
 CHUNK = 128  # images that a thread takes at a time
@@ -107,7 +107,7 @@ def decode_all(
         for index in range(len(paths))[chunk]:
             try:
                 with open(paths[index], "rb") as file:
-                    digests[index] = np.frombuffer(file_digest(file, new_digest).digest(), np.uint8)
+                    digests[index] = content_digest(file)
                     file.seek(0)
                     colored[index] = pixel_format.channels == 1 and not is_gray(mode_of(file))
                     file.seek(0)
@@ -132,9 +132,9 @@ def say_converted(colored: Sequence[str], count: int) -> None:
     rank_zero_print(f"{len(colored):,} of {count:,} images have colors and become gray: {some(colored, NAMED)}")
 
 
-def new_digest() -> Any:
-    """A digest of the bytes of a file, without any yet."""
-    return blake2b(digest_size=DIGEST_BYTES)
+def content_digest(file: BinaryIO) -> np.ndarray:
+    """The first bytes of the SHA-256 of an open file, uint8 [16]: processors compute it in half the time of BLAKE2."""
+    return np.frombuffer(file_digest(file, "sha256").digest(), np.uint8, DIGEST_BYTES)
 
 
 def in_threads(work: Callable[[slice], Any], count: int, what: str) -> Iterator[Any]:

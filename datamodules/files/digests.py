@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 
 import numpy as np
 from torch import Tensor
 
 from zoo.core.files import cache_folder
-from zoo.datamodules.files.decoded import DIGEST_BYTES, locked, new_digest
+from zoo.datamodules.files.decoded import DIGEST_BYTES, content_digest, locked
 from zoo.datamodules.files.kept_rows import kept_rows
 from zoo.datamodules.files.paths import Paths, file_state
 
@@ -41,8 +41,7 @@ class DigestTable:
             state = _state(path)
             if self._rows["state"][place] != state:
                 with open(path, "rb") as file:
-                    digest = file_digest(file, new_digest).digest()
-                self._rows["digest"][place] = np.frombuffer(digest, np.uint8)
+                    self._rows["digest"][place] = content_digest(file)
                 self._rows["state"][place] = state
             self._is_current[row] = True
 
@@ -83,7 +82,7 @@ def _state(path: str) -> int:
 
 def _open(paths: Paths) -> tuple[np.ndarray, np.ndarray]:
     """The place of each path among the rows, and the rows: in a file, or in memory, where none can be written."""
-    name = blake2b(paths.common_folder.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    name = blake2b(f"SHA-256 {paths.common_folder}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
     path = cache_folder() / "digests" / f"{name}.digests"
     try:
         with locked(path):
