@@ -20,7 +20,8 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
 import zoo
-from zoo.config.recipe import Recipe, resolve
+from zoo.config.recipe import Recipe
+from zoo.config.resolution import resolve
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")

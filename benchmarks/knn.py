@@ -22,7 +22,8 @@ import typer
 from sklearn.neighbors import NearestNeighbors as SklearnNeighbors
 
 import zoo
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.layers.neighbors import NearestNeighbors
 from zoo.training import building
 

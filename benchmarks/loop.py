@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from turns import take_turns, tell
 
 import zoo
-from zoo.config.recipe import Run, parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
+from zoo.config.settings import parse_setting
 from zoo.training import building
 
 PLUGIN = Path(__file__).with_name("random_images.py")

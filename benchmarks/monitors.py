@@ -21,7 +21,7 @@ import typer
 import zoo
 from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.gradient_monitor import GradientMonitor
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.training import building
 from zoo.training.trainer import silence_lightning
 

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.training import engine
 
 WARMING_UP = 2  # turns that do not count

@@ -131,7 +131,8 @@ EXIT_CODES = {"autopsy": 1}  # the fault occurs again
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run on images and one on points."""
-    from zoo.config.recipe import parse_setting, resolve
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_setting
     from zoo.training import engine
     from zoo.training.run_folder import RunFolder
 

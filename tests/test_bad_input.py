@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.config.recipe import Recipe, TrainerSettings, WandbSettings
+from zoo.config.recipe import Recipe
+from zoo.config.run import TrainerSettings, WandbSettings
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.registry import scan
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.core.files import making_folder
 from zoo.registry.registry import scan

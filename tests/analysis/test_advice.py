@@ -197,7 +197,9 @@ def test_the_regime_follows_from_the_images_of_the_usual_class(counts: list[int]
 
 def test_the_settings_of_the_command_are_those_of_the_model() -> None:
     """What is suggested is checked as ``zoo finetune`` would, as far as these keys are known."""
-    from zoo.config.recipe import Recipe, parse_setting, resolve
+    from zoo.config.recipe import Recipe
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_setting
 
     for count in (5, 50, 500):
         words = shlex.split(suggest({"a": count, "b": count}, "digits", []).command)

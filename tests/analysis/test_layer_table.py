@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.analysis.layer_table import LayerTable, tabulate
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec

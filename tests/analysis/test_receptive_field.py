@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.analysis.receptive_field import Axis, ReceptiveFields
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.training.building import build_task

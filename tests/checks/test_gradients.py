@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.checks.gradients import Base, check_gradients, compare_gradients
-from zoo.config.recipe import Run, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training.building import build_task, open_data

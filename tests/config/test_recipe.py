@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo.config.recipe import Run, differences, parse_setting, parse_settings, read_config, recipe_with, resolve, resolve_test
+from zoo.config.resolution import recipe_with, resolve, resolve_test
+from zoo.config.run import Run, differences
+from zoo.config.settings import parse_setting, parse_settings, read_config
 from zoo.core.errors import UserError
 from zoo.registry.annotations import parse_annotation
 from zoo.registry.registry import scan

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo as bestiary
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import engine

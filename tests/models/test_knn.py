@@ -8,7 +8,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 import zoo
-from zoo.config.recipe import Recipe, resolve
+from zoo.config.recipe import Recipe
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import building, engine

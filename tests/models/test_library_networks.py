@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from zoo.config.options import check_options
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training.building import build_task, open_data

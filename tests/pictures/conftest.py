@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder
 

@@ -15,7 +15,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from zoo.config.recipe import Run, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
 from zoo.registry.registry import Registry, scan
 from zoo.serve.application import Application, predictor
 from zoo.serve.batches import Batches

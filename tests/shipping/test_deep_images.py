@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.datamodules.files.images import read_image
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan

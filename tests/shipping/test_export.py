@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.export import agreement, export
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import zoo as package
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.datamodules.files.images import read_image
 from zoo.export import export
 from zoo.export.formats import FORMATS

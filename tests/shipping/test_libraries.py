@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.export import export
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan

@@ -22,7 +22,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
 from zoo.api.search import plan_search
-from zoo.config.recipe import parse_setting, read_config, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting, read_config
 from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan

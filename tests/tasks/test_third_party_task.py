@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from zoo.checks.contract import check_entry
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.registry.registry import scan
 from zoo.report.samples import take_samples
 from zoo.tasks.task import Task

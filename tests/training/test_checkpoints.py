@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.json_lines import JsonLinesWriter, read_json_lines
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec, spec_from_primitives, spec_to_primitives

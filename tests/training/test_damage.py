@@ -29,7 +29,8 @@ QUICK += ("--set", "trainer.limit_val_batches=1", "--set", "trainer.limit_test_b
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of softmax on digits with Adam, whose first epoch is the best."""
-    from zoo.config.recipe import parse_setting, resolve
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_setting
     from zoo.training import engine
 
     path = tmp_path_factory.mktemp("trained") / "run"

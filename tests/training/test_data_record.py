@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training import engine

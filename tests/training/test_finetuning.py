@@ -17,7 +17,9 @@ from torch import nn
 from torchvision import models
 
 from zoo.api.trained import load
-from zoo.config.recipe import Run, parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
+from zoo.config.settings import parse_setting
 from zoo.registry.registry import scan
 from zoo.tasks.task import Diverged
 from zoo.training import building, engine

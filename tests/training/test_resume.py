@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.errors import Interrupted, UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan

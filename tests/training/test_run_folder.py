@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RUNS, RunFolder

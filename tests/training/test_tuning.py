@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.config.recipe import Recipe, parse_setting, resolve
+from zoo.config.recipe import Recipe
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.allocator import keep_freed_memory
 from zoo.core.errors import UserError
 from zoo.models.softmax import Linear

@@ -14,7 +14,7 @@ import torch
 
 from tests.training.wandb_tracking import DIRECTIONS, classified, monitored, tracker, wandb_sync, warnings_of
 from tests.wandb_records import history
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking import wandb_tracker
 from zoo.training.tracking.guest import OPENING_SECONDS, Guest
@@ -131,7 +131,7 @@ def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_p
     program = f"""
 import sys
 from pathlib import Path
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.training.tracking import wandb_tracker
 wandb_tracker.FINISH_SECONDS = 2.0
 log = wandb_tracker.WandbTracker(WandbSettings(mode="online"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})

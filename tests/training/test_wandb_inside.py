@@ -14,7 +14,7 @@ import torch
 from tests.training.wandb_tracking import classified, monitored, tracker, warnings_of
 from tests.wandb_records import history, metric_names, panels, records, summary, tables
 from zoo.callbacks import findings
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.registry.registry import scan
 from zoo.training.building import build_task, open_data
 

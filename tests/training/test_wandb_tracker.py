@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.training.wandb_tracking import DIRECTIONS, classified, monitored, tracker, wandb_sync, warnings_of
 from tests.wandb_records import history, records, run_record
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.trackers import Trackers
 from zoo.training.tracking.wandb_tracker import WandbTracker
@@ -150,7 +150,7 @@ def test_name_notes_id_and_folder_come_from_the_environment(tmp_path, monkeypatc
 def test_console_log_and_git_are_as_wandb_itself_is_set(tmp_path, console):
     program = f"""
 from pathlib import Path
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.training.tracking.wandb_tracker import WandbTracker
 log = WandbTracker(WandbSettings(mode="offline"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})
 log.open()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zoo.callbacks.sparkline import sparkline
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.registry.registry import scan
 from zoo.training.run_folder import RunFolder
 from zoo.training.watching import RunWatcher

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.tasks.samples import SampleImage, Samples
 from zoo.training.tracking import tracker as tracker_module
 from zoo.training.tracking.guest import Guest

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.analysis.receptive_field import Axis, ReceptiveFields
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec

@@ -48,7 +48,8 @@ def create_model(
         >>> model = zoo.create_model("resnet20", num_classes=10, image_size=32)
     """
     from zoo.config.options import check_options
-    from zoo.config.recipe import Recipe, recipe_with
+    from zoo.config.recipe import Recipe
+    from zoo.config.resolution import recipe_with
 
     entry = current_registry().model(name)
     if spec is not None and not (num_classes is None and image_size is None):
@@ -126,7 +127,7 @@ def create_data(name: str | Path, *, batch_size: int = 128, seed: int = 0, **opt
         >>> data = zoo.create_data("digits", batch_size=64)
     """
     from zoo.config.options import check_options
-    from zoo.config.recipe import data_section
+    from zoo.config.resolution import data_section
 
     section = data_section(current_registry(), name)
     entry = current_registry().data_set(section.pop("name"))

@@ -157,7 +157,7 @@ def plan_search(
 ) -> tuple[Search, Budget]:
     """Resolve a search and its budget; ``plugins`` are the files that its processes read."""
     from zoo.api.training import flag_sections
-    from zoo.config.recipe import parse_settings
+    from zoo.config.settings import parse_settings
     from zoo.studies import plan
 
     registry = current_registry()

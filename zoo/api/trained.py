@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from zoo.callbacks.findings import Finding
-    from zoo.config.recipe import Run
+    from zoo.config.run import Run
     from zoo.export.export import Exported
     from zoo.tasks.language_modeling import LanguageModel
     from zoo.tasks.navigation import Episode
@@ -58,7 +58,7 @@ def load(
         >>> run = zoo.load("mlp-digits")
         >>> run.predict(["a.jpg", "b.jpg"])
     """
-    from zoo.config.recipe import parse_settings
+    from zoo.config.settings import parse_settings
     from zoo.training.run_folder import runs_in
     from zoo.training.sources import find_trained
 
@@ -165,7 +165,8 @@ class TrainedRun:
         Raises:
             UserError: the data has other classes, or cannot be read.
         """
-        from zoo.config.recipe import parse_settings, resolve_test
+        from zoo.config.resolution import resolve_test
+        from zoo.config.settings import parse_settings
 
         layers = parse_settings(settings, ("data", "trainer"))
         if self.is_published and not data:
@@ -418,7 +419,7 @@ class TrainedRun:
             UserError: it is an exported file, or another setting would change.
         """
         from zoo.api.training import require_callbacks, resume
-        from zoo.config.recipe import parse_settings
+        from zoo.config.settings import parse_settings
 
         layers = parse_settings(settings or ())
         given = require_callbacks(callbacks)

@@ -15,7 +15,7 @@ from zoo.registry.registry import current_registry
 if TYPE_CHECKING:
     import lightning as L
 
-    from zoo.config.recipe import Run
+    from zoo.config.run import Run
     from zoo.training.run_folder import RunFolder
 
 # where a run computes and where it is tracked, not what it computes
@@ -78,7 +78,8 @@ def train(
     # names first: they are answered before anything heavier is imported
     if model:
         registry.model(model)
-    from zoo.config.recipe import parse_settings, read_config, resolve
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_settings, read_config
 
     given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb, logger)
     run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
@@ -143,7 +144,7 @@ def finetuning_run(
 ) -> Run:
     """Resolve the Run of a fine-tuning."""
     registry = current_registry()
-    from zoo.config.recipe import parse_settings, read_config
+    from zoo.config.settings import parse_settings, read_config
     from zoo.training.finetuning import resolve_finetuning
 
     layers = [*parse_settings(settings), given]
@@ -220,7 +221,7 @@ def resume(
     Raises:
         UserError: a setting would change what is computed.
     """
-    from zoo.config.recipe import resolve
+    from zoo.config.resolution import resolve
 
     run = resolve(current_registry(), model or None, folder.read_run().model_dump(mode="json"), settings)
     return _continue(folder, run, "--resume", checkpoint=checkpoint, **options)
@@ -228,7 +229,7 @@ def resume(
 
 def _continue(folder: RunFolder, run: Run, flag: str, **options: Any) -> TrainedRun:
     """Continue an existing run, whose settings must be those of ``run``; ``flag`` is what asked for it."""
-    from zoo.config.recipe import differences
+    from zoo.config.run import differences
 
     former = folder.read_run()
     changed = [text for text in differences(former, run) if not text.startswith(CHANGEABLE_ON_RESUME)]

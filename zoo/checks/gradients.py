@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.config.recipe import Recipe, Run, resolve
+from zoo.config.recipe import Recipe
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
 from zoo.core.violation import Violation, require
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry

@@ -36,7 +36,7 @@ def check(
     if gradients:
         _check_gradients(registry, entry, json)
         return
-    from zoo.config.recipe import parse_setting
+    from zoo.config.settings import parse_setting
 
     given = [parse_setting(text, ("model", "data") if entry.kind == "model" else ("data",)) for text in settings]
     from zoo.checks.contract import check_entry

@@ -32,7 +32,7 @@ def _find_data(context: typer.Context, name: str, settings: list[str]) -> tuple[
     registry = open_registry(context)
     if name in registry.data:
         return registry.data_set(name), settings
-    from zoo.config.recipe import data_section
+    from zoo.config.resolution import data_section
 
     section = data_section(registry, name)
     return registry.data_set(section["name"]), [*(f"data.{key}={section[key]}" for key in section if key != "name"), *settings]
@@ -58,7 +58,7 @@ def _read_data(entry: Entry, settings: list[str]) -> Any:
 def _data_options(entry: Entry, settings: list[str]) -> dict[str, Any]:
     """All options of a data set, validated; a root that the user gives must exist."""
     from zoo.config.options import check_options
-    from zoo.config.recipe import parse_setting
+    from zoo.config.settings import parse_setting
 
     given = {key: value for text in settings for key, value in parse_setting(text, ("data",))["data"].items()}
     options = check_options(entry, given)

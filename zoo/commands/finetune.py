@@ -28,7 +28,7 @@ from zoo.commands.train import (
 from zoo.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from zoo.config.recipe import Run
+    from zoo.config.run import Run
 
 
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Load weights from a safetensors or .pth file.")]
@@ -99,7 +99,8 @@ def resolve_either(
 
     A model is trained from scratch unless weights or a freezing plan are given; any other backbone is fine-tuned.
     """
-    from zoo.config.recipe import parse_settings, resolve
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_settings
     from zoo.training.finetuning import resolve_finetuning
 
     finetunes = bool(weights or freeze) or name not in registry.models

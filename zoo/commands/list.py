@@ -215,7 +215,8 @@ def show(
 
 
 def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:
-    from zoo.config.recipe import parse_setting, resolve
+    from zoo.config.resolution import resolve
+    from zoo.config.settings import parse_setting
     from zoo.spec import parse_image_shape
 
     chosen = [{"data": {"name": data}}] if data else []

@@ -46,7 +46,7 @@ def runs(
     [bold]zoo report $(zoo runs mlp --names)[/bold]   compare them in a page
     """
     from zoo.api.runs import list_runs
-    from zoo.config.recipe import parse_settings
+    from zoo.config.settings import parse_settings
     from zoo.training.run_folder import runs_folder, runs_in
 
     wanted = {

@@ -61,7 +61,7 @@ def search(
     [bold]zoo search mlp --show[/bold]   results so far
     """
     registry = open_registry(context)
-    from zoo.config.recipe import data_section
+    from zoo.config.resolution import data_section
 
     data_name = data_section(registry, data)["name"] if data else registry.model(name).data
     where = (study or f"{name}-{data_name}", storage)

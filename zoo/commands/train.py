@@ -99,7 +99,7 @@ def train(
         return
     if config or run_name:
         raise UserError(f"--resume continues a run as it is: omit {'--config' if config else '--name'}")
-    from zoo.config.recipe import parse_settings
+    from zoo.config.settings import parse_settings
     from zoo.training.run_folder import RunFolder, runs_in
 
     layers = [*parse_settings(settings), api.flag_sections(data, epochs, precision, **flags)]
@@ -174,7 +174,7 @@ def test(
     if json:
         print_json({**tested, **tested.details})
         return
-    from zoo.config.recipe import data_section
+    from zoo.config.resolution import data_section
 
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
     echo(f"{trained.config.network} on {tested_on}: {metrics_line(tested)}")

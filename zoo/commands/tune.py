@@ -15,7 +15,7 @@ from zoo.core.errors import UserError, unknown
 from zoo.core.ranks import rank_zero_print
 
 if TYPE_CHECKING:
-    from zoo.config.recipe import Run
+    from zoo.config.run import Run
     from zoo.training.tuning import BatchSearch
 
 PARTS = ("lr", "batch")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.download import nothing_downloaded
 from zoo.core.errors import UserError, one_line
 from zoo.export.files import Opened

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core import __version__
 from zoo.core.printing import printable
 from zoo.export.agreement import Agreement, OwnData

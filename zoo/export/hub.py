@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core import __version__
 from zoo.registry.entry import REQUIRED
 from zoo.registry.registry import Registry

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture

@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import nn
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.layers.cells import ReadableLSTM, ReadableRNN
 from zoo.pictures.figure import DIVERGING, Picture

@@ -130,7 +130,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     if not kind.fewest <= len(names) <= kind.most:
         raise UserError(f"write it as zoo picture {kind.call}: {len(names) or 'no'} runs were given")
     if "data" in given:
-        from zoo.config.recipe import data_section
+        from zoo.config.resolution import data_section
 
         registry.data_set(data_section(registry, given["data"])["name"])
     sources = [_find(registry, kind, name) for name in names]

@@ -13,7 +13,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.config.recipe import Run, parse_setting, resolve_test
+from zoo.config.resolution import resolve_test
+from zoo.config.run import Run
+from zoo.config.settings import parse_setting
 from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.config.recipe import parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.settings import parse_setting
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, plane_points, set_up_axes

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.pictures.predictions import open_test_data
 from zoo.registry.registry import Registry

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from zoo.config.recipe import Run, parse_setting, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
+from zoo.config.settings import parse_setting
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.predictions import load_trained

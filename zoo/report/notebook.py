@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from html import escape
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
 from zoo.report.history import read_history

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zoo.config.recipe import Run, read_config
+from zoo.config.run import Run
+from zoo.config.settings import read_config
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError, one_line, some
 from zoo.registry.registry import Registry

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import one_line
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, read_upload, read_uploads

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zoo.config.recipe import Run, differences, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run, differences
 from zoo.core.errors import UserError, unknown
 from zoo.registry.registry import Registry
 from zoo.studies.space import Dimension, grid_points, nested, read_space

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zoo.config.recipe import SECTIONS, Run
+from zoo.config.run import SECTIONS, Run
 from zoo.config.values import Written, load_yaml
 from zoo.core.errors import UserError, unknown
 

@@ -12,7 +12,8 @@ from typing import Any
 import lightning as L
 import optuna
 
-from zoo.config.recipe import Run, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import Registry
 from zoo.studies.plan import Search

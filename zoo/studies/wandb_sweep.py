@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from zoo.config.recipe import SECTIONS, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import SECTIONS
 from zoo.core.errors import UserError
 from zoo.core.files import write_output
 from zoo.registry.registry import Registry

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.config.options import check_options
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.allocator import keep_freed_memory
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import expanded

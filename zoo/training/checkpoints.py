@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins import CheckpointIO
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError, one_line
 from zoo.core.files import replacing, replacing_path, require_regular
 from zoo.training.run_folder import RunFolder

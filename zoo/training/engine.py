@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.progress import TrainingProgress
 from zoo.callbacks.throughput import Throughput
-from zoo.config.recipe import Run, TrainerSettings
+from zoo.config.run import Run, TrainerSettings
 from zoo.core.errors import UserError, some
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print, require_valid_launch

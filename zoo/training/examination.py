@@ -15,7 +15,7 @@ from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.findings import Finding
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.recording import Record
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.registry.registry import Registry
 from zoo.training.monitoring import REMEDIES
 from zoo.training.tuning import Setup, build_setup, fit, range_test

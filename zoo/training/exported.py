@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import current_registry
 from zoo.training.checkpoints import KEY, read_checkpoint, require_checkpoint

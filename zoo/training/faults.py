@@ -13,7 +13,8 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from zoo.config.recipe import Recipe, Run
+from zoo.config.recipe import Recipe
+from zoo.config.run import Run
 from zoo.core.errors import Failure, Interrupted, UserError, one_line
 from zoo.core.ranks import is_follower
 from zoo.core.signals import stop

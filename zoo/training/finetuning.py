@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from zoo.config.recipe import LIBRARIES, Run, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry

@@ -11,7 +11,7 @@ from zoo.callbacks.activation_statistics import ActivationStatistics
 from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.gradient_monitor import GradientMonitor
 from zoo.callbacks.throughput import Throughput
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.tasks.task import Task
 
 # finding -> what to try, where a command or key of the zoo helps

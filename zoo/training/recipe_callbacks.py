@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 
 
 class Patience(EarlyStopping):

@@ -19,7 +19,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from zoo.config.recipe import Run, read_config
+from zoo.config.run import Run
+from zoo.config.settings import read_config
 from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import PLAIN_NAME, expanded, is_plain_name, making_folder, replace_file
 from zoo.core.json_lines import read_json_lines

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.config.recipe import read_config
+from zoo.config.settings import read_config
 from zoo.core.errors import UserError, one_line
 from zoo.core.json_lines import Record, parse_line
 from zoo.training.records import note_finding, to_float

@@ -18,7 +18,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from zoo.config.recipe import Run, TrainerSettings
+from zoo.config.run import Run, TrainerSettings
 from zoo.core.errors import UserError, one_line
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO

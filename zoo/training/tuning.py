@@ -17,7 +17,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
 from zoo.tasks.task import Diverged, Task

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zoo.callbacks.sparkline import sparkline
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError
 from zoo.core.json_lines import JsonLinesFollower

@@ -9,7 +9,7 @@ import pytest
 from image_folders import make, picture, save, sizes
 from ways import rows_of_folder, write_csv, write_parquet
 
-from zoo.config.recipe import data_section
+from zoo.config.resolution import data_section
 from zoo.core.errors import UserError
 from zoo.datamodules.table import Table
 from zoo.registry.registry import scan

@@ -14,7 +14,9 @@ from safetensors.torch import save, save_file
 from torch import nn
 from torchvision import models
 
-from zoo.config.recipe import Recipe, Run, resolve
+from zoo.config.recipe import Recipe
+from zoo.config.resolution import resolve
+from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec

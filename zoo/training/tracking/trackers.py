@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.config.recipe import Run
+from zoo.config.run import Run
 from zoo.core.errors import one_line
 from zoo.registry.registry import Registry
 from zoo.tasks.samples import Samples

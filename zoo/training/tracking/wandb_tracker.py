@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.callbacks.bins import EDGES
 from zoo.callbacks.recording import histograms, scalars
-from zoo.config.recipe import WandbSettings
+from zoo.config.run import WandbSettings
 from zoo.tasks.samples import Samples
 from zoo.training.tracking.guest import first_line
 from zoo.training.tracking.tracker import Tracker

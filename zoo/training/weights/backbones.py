@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from zoo.config.recipe import LIBRARIES
+from zoo.config.run import LIBRARIES
 from zoo.core.errors import UserError, unknown
 from zoo.registry.registry import Registry
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zoo.config.recipe import LIBRARIES, Run
+from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError, some
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry

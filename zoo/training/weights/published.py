@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoo.config.recipe import LIBRARIES, Run, resolve
+from zoo.config.resolution import resolve
+from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError
 from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry, current_registry

@@ -1,0 +1,77 @@
+"""Settings as they are written: YAML files, ``--set section.key=value``, and dictionaries from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from zoo.config.run import SECTIONS
+from zoo.config.values import Written, load_yaml
+from zoo.core.errors import UserError, unknown
+from zoo.core.files import expanded, read_regular
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file with the sections of a Run.
+
+    Raises:
+        UserError: the file is missing or is not such a file.
+    """
+    try:
+        tree = load_yaml(read_regular(expanded(path)).decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"--config {path}: not a text file") from None
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path}: {error}") from None
+    if not isinstance({} if tree is None else tree, dict):
+        raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
+    return tree or {}
+
+
+def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:
+    """Parse a setting such as ``recipe.lr=0.1`` into section -> key -> value, which is interpreted by the type of the key.
+
+    Raises:
+        UserError: not of that form, or an unknown section.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    section, name = _section_and_name(key.strip(), text, sections)
+    return {section: {name: Written(value)}}
+
+
+def parse_settings(
+    settings: Mapping[str, object] | Sequence[str] | None, sections: tuple[str, ...] = SECTIONS
+) -> list[dict[str, dict[str, Any]]]:
+    """Parse settings, as ``{"recipe.lr": 0.1}`` or ``["recipe.lr=0.1"]``, into section -> key -> value each.
+
+    Raises:
+        UserError: as ``parse_setting``.
+    """
+    if not isinstance(settings, (Mapping, Sequence, NoneType)) or isinstance(settings, (str, bytes)):
+        raise UserError(f"settings={settings!r}: give a dict, as in {{'recipe.lr': 0.1}}")
+    if not isinstance(settings, Mapping):
+        if strange := [text for text in settings or () if not isinstance(text, str)]:
+            raise UserError(f"settings: {strange[0]!r}: write it as section.key=value, for example recipe.lr=0.1")
+        return [parse_setting(text, sections) for text in settings or ()]
+    parsed = []
+    for key, value in settings.items():
+        section, name = _section_and_name(str(key), str(key), sections)
+        parsed.append({section: {name: value}})
+    return parsed
+
+
+def _section_and_name(key: str, text: str, sections: tuple[str, ...]) -> tuple[str, str]:
+    section, dot, name = key.partition(".")
+    if not (dot and name):
+        raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    if section in SECTIONS and section not in sections:
+        raise UserError(f"--set {text}: {section} settings do not apply here, only {', '.join(sections)}")
+    if section not in sections:
+        raise unknown("section", section, sections)
+    return section, name
