@@ -55,7 +55,7 @@ def test_few_classes_are_all_told_with_the_whole_matrix(capsys) -> None:
 def test_more_classes_are_told_with_the_pairs_that_are_confused_most(capsys) -> None:
     found, (table, pairs) = told(capsys, 13)
     assert len(table) == 1 + 13 and pairs[0] == "most often confused, 10 of 10 pairs"
-    assert pairs[2].split() == ["class", "9", "class", "10", "9", "90.0%"]
+    assert pairs[2].split() == ["class", "9", "class", "10", "9", "90%"]
     counts = [int(line.split()[4]) for line in pairs[2:]]
     assert counts == sorted(counts, reverse=True) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 1]
     assert confused_pairs([[5, 0], [0, 3]]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,9 @@ def test_a_matrix_of_many_classes_drops_numbers_and_then_names(classes, numbers)
     names = [f"name of class {index}" for index in range(classes)]
     with style():
         axes = draw_confusion(counts, names, "title").axes[0]
+        bar = axes.get_figure().axes[1]
     assert len(axes.texts) == (2 * classes - 1 if numbers else 0)
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["0%", "5%", "25%", "50%", "100%"]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert (labels == names) == (classes <= 100)
     shares = axes.images[0].get_array()
@@ -117,7 +120,8 @@ def test_mistakes_among_photographs_are_told_by_their_files(zoo, workplace, monk
         answer = zoo("picture", "mistakes", f"held-{memory}")
         assert answer.code == 0 and f"; the most confident is {Path('shades/test/0/0-2.png')}\n" in answer.out, answer
     assert [title.splitlines()[0] for title in titles] == ["true 0", "true 0"]
-    assert [title.splitlines()[-1].split()[-1] for title in titles] == ["0-2.png", "0-2.png"]
+    assert all(re.fullmatch(r"predicted 1 \(\d+%\)", title.splitlines()[1]) for title in titles)
+    assert [title.splitlines()[2] for title in titles] == ["0-2.png", "0-2.png"]
 
 
 def test_points_are_no_images_to_look_at(zoo, workplace):

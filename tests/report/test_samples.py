@@ -96,7 +96,7 @@ def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
         with torch.inference_mode():
             said = task.predict_step({"images": pictures[index][None], "questions": words})[0].argmax(-1).tolist()
         right += sum(task.spec.answers[s] == answer for s, (_, answer, _) in zip(said, of_picture, strict=False))
-    assert int(count) == sum(map(len, asked)) and float(share) == pytest.approx(100 * right / int(count), abs=0.006)
+    assert int(count) == sum(map(len, asked)) and float(share) == pytest.approx(100 * right / int(count), abs=0.06)
 
 
 def test_what_several_people_answered_is_told() -> None:
@@ -162,7 +162,9 @@ def test_sequences_are_told_beside_what_is_said(train, zoo, data: str, metric: s
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.texts) == 6
     tested = json.loads(zoo("test", "asked", "--json", "--set", "trainer.limit_test_batches=1").out)
-    assert f"is correct on {tested[f'test/{metric}']:.2%}" in samples.about
+    count = int(re.search(r"Of the first (\d+) test sequences", samples.about)[1])
+    decimals = 0 if count <= 100 else 1
+    assert f"is correct on {tested[f'test/{metric}']:.{decimals}%} " in samples.about
     task, module = open_run(folder)
     batch = next(iter(module.test_dataloader()))
     with torch.inference_mode():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.shell import echo, print_table
+from zoo.core.counts import percentage
 from zoo.core.files import replace_file
 from zoo.core.printing import csv_line
 
@@ -56,7 +57,7 @@ def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> 
         return
     rows = []
     for true, predicted, count in pairs[:SHOWN_PAIRS]:
-        rows.append((names[true], names[predicted], f"{count:,}", f"{count / sum(confusion[true]):.1%}"))
+        rows.append((names[true], names[predicted], f"{count:,}", percentage(count, sum(confusion[true]))))
     echo("", f"most often confused, {len(rows)} of {len(pairs):,} pairs")
     print_table(rows, ("true", "predicted", counted, "fraction"), numbers=(counted, "fraction"))
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from zoo.core.counts import percentage
 from zoo.metrics.calibration import BINS, CalibrationError
 from zoo.pictures.figure import COLORS, Picture
 from zoo.pictures.predictions import predict_test_data
@@ -38,15 +39,16 @@ def calibration(
     """Draw the reliability diagram of a classifier and a histogram of its confidence (Guo et al. 2017)."""
     tested = predict_test_data(registry, runs[0], checkpoint, data, settings)
     bins, error = calibration_bins(tested.probabilities, tested.labels)
-    title = f"{tested.run_name} ({len(tested.labels):,} samples)\nexpected calibration error {error:.4f}"
-    sure, accuracy = float(tested.probabilities.amax(1).double().mean()), tested.accuracy
+    count, sure, accuracy = len(tested.labels), float(tested.probabilities.amax(1).double().mean()), tested.accuracy
+    title = f"{tested.run_name} ({count:,} {tested.kind})\nexpected calibration error {error:.4f}"
     direction = "overconfident" if sure > accuracy else "underconfident"
     verdict = "neither over- nor underconfident" if abs(sure - accuracy) < NEGLIGIBLE else direction
     following = "confusion" if tested.task.spec.are_points else "mistakes"
     return Picture(
         draw_calibration(bins, sure, accuracy, title),
         "bars below the diagonal mean overconfidence, above it underconfidence; short bars in the histogram mean few samples; "
-        f"on average it is {verdict} (mean confidence {sure:.1%}, accuracy {accuracy:.1%})",
+        f"on average it is {verdict} "
+        f"(mean confidence {percentage(sure * count, count)}, accuracy {percentage(accuracy * count, count)})",
         f"zoo picture {following} {runs[0].name}",
     )
 
@@ -79,8 +81,10 @@ def draw_calibration(bins: Bins, confidence: float, accuracy: float, title: str)
     upper.plot((0, 1), (0, 1), color="black", linewidth=1, linestyle="--", label="perfect calibration")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
     lower.bar(middles, bins.counts[there] / bins.counts.sum(), color="0.6", **common)
+    count = int(bins.counts.sum())
     for value, name, color, line in ((confidence, "mean confidence", COLORS[2], "-"), (accuracy, "accuracy", COLORS[0], "--")):
-        lower.axvline(value, color=color, linestyle=line, linewidth=1.4, label=f"{name} {value:.1%}")
+        label = f"{name} {percentage(value * count, count)}"
+        lower.axvline(value, color=color, linestyle=line, linewidth=1.4, label=label)
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction of samples", ylim=(0, None))
     figure.legend(handles=[*upper.containers, *upper.lines, *lower.lines], loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.config.resolution import resolve_test
 from zoo.config.run import Run
 from zoo.config.settings import parse_setting
+from zoo.core.counts import out_of
 from zoo.core.errors import UserError
 from zoo.pictures.figure import SEQUENTIAL, Picture
 from zoo.pictures.tiles import draw_tiles
@@ -28,9 +29,10 @@ from zoo.training.exported import ExportedFile, read_trained
 from zoo.training.run_folder import RunFolder
 
 SHOWN_MISTAKES = 24
-TILE = 190  # pixels
+TILE = 240  # pixels
 MAX_NUMBERS = 20  # classes, with counts in the cells of a confusion matrix
 MAX_NAMES = 100  # classes, with names along the axes
+SHARES = (0, 0.05, 0.25, 0.5, 1)  # ticks of the color bar of a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         return float((self.predictions == self.labels).double().mean())
+
+    @property
+    def kind(self) -> str:
+        return "test points" if self.task.spec.are_points else "test images"
 
 
 def load_trained(registry: Registry, folder: RunFolder | ExportedFile, checkpoint: str) -> tuple[Task, Run]:
@@ -109,7 +115,8 @@ def confusion(
     tested = predict_test_data(registry, runs[0], checkpoint, data, settings)
     classes = tested.task.spec.classes
     counts = confusion_counts(tested)
-    title = f"{tested.run_name}: test accuracy {tested.accuracy:.2%} ({len(tested.labels):,} samples)"
+    wrong = int((tested.predictions != tested.labels).sum())
+    title = f"{tested.run_name}: {out_of(len(tested.labels) - wrong, len(tested.labels), tested.kind)} correct"
     return Picture(
         draw_confusion(counts, classes, title),
         "rows are true classes and columns predictions, so the diagonal is correct; " + _most_confused(counts, classes),
@@ -145,7 +152,8 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Fi
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     picture = axes.imshow(shares, cmap=SEQUENTIAL, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    figure.colorbar(picture, ax=axes, shrink=0.6, label="fraction of true class (square-root scale)")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.6, label="percentage of the true class")
+    bar.set_ticks(SHARES, labels=[f"{share:.0%}" for share in SHARES])
     size = 9 if n <= MAX_NUMBERS else min(9.0, 0.6 * 72 * (side - 2) / n)
     if n <= MAX_NAMES:
         upright = max(map(len, classes)) > 2 and n > 4
@@ -177,11 +185,10 @@ def mistakes(
     files = [split.files[index] for index in shown.tolist()] if split.files else [""] * len(shown)
     columns = tested.labels[shown], tested.predictions[shown], tested.probabilities.amax(1)[shown]
     titles = [
-        f"true {classes[true]}\npredicted {classes[predicted]}\n{probability:.0%} {_shorten(Path(file).name)}".rstrip()
+        f"true {classes[true]}\npredicted {classes[predicted]} ({probability:.0%})\n{Path(file).name}".rstrip()
         for true, predicted, probability, file in zip(*(column.tolist() for column in columns), files, strict=True)
     ]
-    share = f"{len(order):,} of {len(tested.labels):,} test images misclassified"
-    heading = f"{tested.run_name}: {share}; most confident first"
+    heading = f"{tested.run_name}: {out_of(len(order), len(tested.labels), tested.kind)} misclassified; most confident first"
     images = next(split.images.batches(iter([shown])))
     return Picture(
         draw_tiles(to_rgb(images), titles, heading, side=TILE),
@@ -189,10 +196,6 @@ def mistakes(
         "for what the others have in common" + (f"; the most confident is {files[0]}" if files[0] else ""),
         f"zoo picture confusion {folder.name}",
     )
-
-
-def _shorten(name: str, longest: int = 14) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def most_confident_mistakes(tested: Predictions) -> Tensor:

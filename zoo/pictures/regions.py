@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from zoo.config.resolution import resolve
 from zoo.config.settings import parse_setting
+from zoo.core.counts import percentage
 from zoo.core.errors import UserError
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, plane_points, set_up_axes
@@ -36,7 +37,7 @@ NEIGHBORS = {
     for metric in ("L1", "L2")
 }
 STANDARD = [*NEIGHBORS["L1"], SOFTMAX, *NEIGHBORS["L2"], MLP]
-CROSS = "misclassified test point"
+MARKS = "dots: training points, crosses: misclassified test points; both in the color of the true class"
 LOOK_FOR = (
     "colors are predicted classes, paler with lower probability, dots and crosses (misclassified test points) are true "
     "classes; look for islands around single training points (overfitting) and for boundaries too straight (underfitting)"
@@ -66,8 +67,10 @@ class Panel:
         return torch.from_numpy(self.probabilities.argmax(2))[y, x] != split.labels
 
     @property
-    def accuracy(self) -> float:
-        return 1 - float(self.wrong.double().mean())
+    def accuracy(self) -> str:
+        """On the test points, as a percentage."""
+        wrong = self.wrong
+        return percentage(int((~wrong).sum()), len(wrong))
 
 
 def regions(
@@ -140,17 +143,17 @@ def draw_regions(panels: Sequence[Panel], columns: int) -> Figure:
     for axes in list(places)[len(panels) :]:
         axes.axis("off")
     classes = max((panel.data.spec.classes for panel in panels), key=len)
-    cross = Line2D([], [], linestyle="", marker="X", color="gray", markeredgecolor="black", markersize=6, label=CROSS)
-    handles = [*class_handles(classes), cross]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns), handletextpad=0.2)
+    ncols, title = min(len(classes), 2 * columns), textwrap.fill(MARKS, int(13 * figure.get_figwidth()))
+    style = {"title": title, "title_fontsize": 8, "handletextpad": 0.2}
+    figure.legend(handles=class_handles(classes), loc="outside lower center", ncols=ncols, **style)
     return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    set_up_axes(axes, f"{panel.title}: test accuracy {panel.accuracy:.1%}")
+    set_up_axes(axes, f"{panel.title}: test accuracy {panel.accuracy}")
     axes.imshow(region_colors(panel.probabilities), origin="lower", extent=(0, 1, 0, 1), interpolation="nearest")
     train, test, wrong = panel.data.splits["train"], panel.data.splits["test"], panel.wrong
     draw_points(axes, train.images.pixels, train.labels, panel.probabilities.shape[2])
     x, y = coordinates(test.images.pixels[wrong]).T
     colors = class_colors(panel.probabilities.shape[2])[test.labels[wrong].numpy()]
-    axes.scatter(x, y, s=16, c=colors, marker="X", edgecolors="black", linewidths=0.5)
+    axes.scatter(x, y, s=28, c=colors, marker="X", edgecolors="black", linewidths=0.5)

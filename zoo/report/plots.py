@@ -30,6 +30,8 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256, interp_palette
 from bokeh.plotting import figure
 
+from zoo.core.counts import percentage
+from zoo.pictures.predictions import MAX_NUMBERS, SHARES
 from zoo.report.history import Columns, heat, thin
 
 # medium lightness, visible on white and black; distinguishable by lightness where hue is not enough
@@ -44,8 +46,6 @@ ROW = 18  # pixels of a row in a heat map
 LONGEST = 26  # characters of a tick label
 TABLE_COLUMNS = 6
 MOST_LINE_POINTS = 12_000  # of all lines of a plot
-COUNTED = 20  # classes, with counts in the cells of a confusion matrix
-SHARES = (0, 0.05, 0.25, 0.5, 1)  # ticks of its color bar
 SCROLLS = ".bk-Canvas { touch-action: pan-y; }"  # a finger on a plot still scrolls the page
 
 
@@ -181,7 +181,7 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
     }  # fmt: skip
     source = ColumnDataSource(data)
     glyph = plot.rect("x", "y", 1, 1, source=source, line_color=None, fill_color={"field": "share", "transform": mapper})
-    if n <= COUNTED:
+    if n <= MAX_NUMBERS:
         style = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px"}
         plot.text("x", "y", "text", source=source, text_color="ink", **style)
     tips = [("true", "@true"), ("predicted", "@predicted"), ("images", "@count")]
@@ -197,7 +197,7 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
     bar.ticker = FixedTicker(ticks=[math.sqrt(share) for share in SHARES])
     bar.major_label_overrides = {math.sqrt(share): f"{share:.0%}" for share in SHARES}
     worst = sorted(((int(count), i, j) for count, i, j in zip(cells, true, predicted, strict=True) if i != j), reverse=True)[:20]
-    rows = [(classes[i], classes[j], f"{count:,}", f"{count / counts[i].sum():.1%}") for count, i, j in worst]
+    rows = [(classes[i], classes[j], f"{count:,}", percentage(count, int(counts[i].sum()))) for count, i, j in worst]
     return _plot(
         title, caption, plot, ("true", "predicted", "images", "fraction of the class"), rows or [("no mistakes", "", "", "")]
     )

@@ -44,7 +44,7 @@ def _regions(panel: Panel) -> Scene:
     """The predicted class of every point of the plane."""
     with style():
         png = png_bytes(draw_regions([panel], columns=1))
-    alt = f"Decision regions: test accuracy {panel.accuracy:.1%}"
+    alt = f"Decision regions: test accuracy {panel.accuracy}"
     return Scene(
         png, alt, "The predicted class of each point, paler where the network is less confident, and the training points."
     )

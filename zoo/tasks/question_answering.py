@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
+from zoo.core.counts import percentage
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
@@ -151,7 +152,7 @@ class QuestionAnswerer(Task):
                     )
                     scenes.append(Scene(batch["images"][row].cpu(), f"{named} image {index}", turns=turns))
         part = part_of(len(chosen), len(samples), f"{named} images")
-        accuracy = f"{correct / total:.2%} of the {total:,} questions" if total else "no question"
+        accuracy = f"{percentage(correct, total)} of the {total:,} questions" if total else "no question"
         about = f"The best checkpoint is correct on {accuracy} about {part}."
         return Samples(f"{about} Below are {len(scenes)} of these, wrong answers first.", scenes=scenes)
 

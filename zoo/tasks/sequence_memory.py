@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.config.recipe import Recipe
+from zoo.core.counts import percentage
 from zoo.core.errors import UserError
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import SequenceSpec
@@ -100,7 +101,8 @@ class SequenceMemory(Task):
             text = f"input      {read}\nexpected   {expected}\npredicted  {answer}"
             texts.append(Text(title, text, is_aligned=bool(self.spec.symbols)))
         what = "of the target symbols" if self.spec.symbols else f"(off by less than {TOLERANCE})"
-        about = f"Of the first {len(inputs):,} {named} sequences the best checkpoint is correct on {scores.mean():.2%} {what}."
+        correct = percentage(float(scores.sum()), len(scores))
+        about = f"Of the first {len(inputs):,} {named} sequences the best checkpoint is correct on {correct} {what}."
         return Samples(about, texts=texts)
 
     def _difference(self, predicted: Tensor, target: Tensor) -> str:
