@@ -11,16 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from zoo.core.errors import UserError
 from zoo.layers.attention import SelfAttention
 from zoo.pictures.caption_attention import word_attention
-from zoo.pictures.figure import SEQUENTIAL, Picture
-from zoo.pictures.maps import PERCENTILE, draw_maps
+from zoo.pictures.figure import Picture
+from zoo.pictures.maps import PERCENTILE, draw_maps, draw_scale
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
@@ -162,9 +160,8 @@ def draw_attention(
         _draw_patches(row[0], maps.shape[2:])
         for axes, largest in zip(row[1:], values.max((1, 2)), strict=True):
             axes.set_xlabel(f"{largest:.1f}×", fontsize=7, labelpad=2)
-    scale, extend = ScalarMappable(Normalize(0, limit), SEQUENTIAL), "max" if multiples.max() > limit else "neither"
-    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", extend=extend, shrink=0.6, aspect=40)
-    bar.set_label("attention relative to uniform (1 = uniform attention); the maximum is below each map", fontsize=8)
+    label = "attention relative to uniform (1 = uniform attention); the maximum is below each map"
+    draw_scale(figure, grid, limit, label, is_exceeded=bool(multiples.max() > limit))
     return figure
 
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.config.run import Run
+from zoo.core.counts import out_of
 from zoo.core.errors import UserError
 from zoo.metrics.captions import cider_of_each
 from zoo.pictures.figure import Picture
@@ -29,6 +32,7 @@ TEST_IMAGES = 4
 MAX_FILES = 12
 COLUMNS = 10  # tiles per row
 TILE = 1.15  # inches per side
+MIN_WIDTH = 4.6  # inches of a figure, for its heading and the scale
 DARKEST = 0.12  # brightness where there is no attention
 SHOWN_CAPTIONS = 20
 CAPTION_WIDTH = 32  # characters per line
@@ -60,10 +64,10 @@ def word_attention(
             shown.names,
             words,
             maps,
-            f"{folder.path.name}: attention for each word, relative to the maximum of each map",
+            f"{folder.path.name}: attention for each word",
         ),
-        "brightness is the attention when the word above was generated: check whether the network attends to the object that the "
-        "word names, and what it attends to for function words",
+        "brightness is the attention when the word above was generated, and the number below its maximum, relative to uniform "
+        "attention: check whether the network attends to the object that the word names; function words need none",
         f"zoo picture captions {folder.name}",
     )
 
@@ -95,11 +99,11 @@ def draw_words(
     """
     rows = [math.ceil((1 + len(caption)) / COLUMNS) for caption in words]
     columns = min(COLUMNS, 1 + max(map(len, words)))
-    figure = Figure((TILE * columns + 0.3, (TILE + 0.25) * sum(rows) + 0.5), layout="constrained")
+    figure = Figure((max(TILE * columns + 0.3, MIN_WIDTH), (TILE + 0.4) * sum(rows) + 1.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     grid = figure.subplots(sum(rows), columns, squeeze=False)
     for axes in grid.flat:
-        axes.axis("off")
+        axes.set(xticks=[], yticks=[], frame_on=False)
     for place, (image, name, caption, of_words) in enumerate(zip(images, names, words, maps, strict=True)):
         tiles = grid[sum(rows[:place]) : sum(rows[: place + 1])].flat
         axes = next(tiles)
@@ -109,7 +113,12 @@ def draw_words(
             axes = next(tiles)
             axes.imshow(shade(image, values), interpolation="nearest")
             axes.set_title(word, fontsize=9)
-    figure.suptitle(heading, fontsize=10)
+            axes.set_xlabel(f"{values.max() * values.size:.1f}×", fontsize=7, labelpad=2)
+    figure.suptitle(f"{heading}\n", fontsize=10)  # the empty line keeps it off the titles below
+    brightness = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("brightness", [(DARKEST,) * 3, (1.0,) * 3]))
+    bar = figure.colorbar(brightness, ax=grid, orientation="horizontal", shrink=0.4, aspect=40)
+    bar.set_ticks([0, 0.5, 1], labels=["0", "half", "maximum"])
+    bar.set_label("attention; below each map its maximum relative to uniform attention", fontsize=8)
     return figure
 
 
@@ -144,7 +153,7 @@ def captions(
     titles = [
         _title(written[i], references[i][0], float(scores[i]), None if truths is None else truths[i]) for i in chosen.tolist()
     ]
-    share = "" if truths is None else f"; {sum(truths) / len(truths):.1%} of all {len(truths):,} captions are true"
+    share = "" if truths is None else f"; {out_of(sum(truths), len(truths), 'captions')} true"
     heading = f"{folder.path.name}: best captions first, worst last, with a reference in brackets{share}"
     return Picture(
         draw_tiles(to_rgb(images), titles, heading, side=CAPTION_TILE),

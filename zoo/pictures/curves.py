@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from zoo.core.errors import UserError, some, unknown
 from zoo.core.json_lines import read_json_lines
-from zoo.pictures.figure import COLORS, Picture
+from zoo.pictures.figure import COLORS, Picture, longest_line
 from zoo.registry.registry import Registry
 from zoo.training.records import Metrics
 from zoo.training.run_folder import RunFolder
@@ -158,7 +158,8 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
     handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]
     if len(stages) > 1:
         handles += [Line2D([], [], color="gray", **stage_style(f"{stage}/"), label=STAGES.get(stage, stage)) for stage in stages]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    columns = max(1, int(figure.get_figwidth() / (0.7 + longest_line((str(each.get_label()) for each in handles), 9))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
     if heading:
         figure.suptitle(textwrap.fill(heading, 64 * len(quantities)), fontsize=9)
     return figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,11 @@ def check_output(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"--output {path}: pictures are PNG files, so the name must end in .png")
     require_writable("--output", path)
+
+
+def longest_line(texts: Iterable[str], size: float) -> float:
+    """Approximate width in inches of the longest line of some texts, in a font of ``size`` points."""
+    return 0.0085 * size * max(len(line) for text in texts for line in text.split("\n"))
 
 
 def image_grid(figure: Figure, rows: int, columns: int) -> np.ndarray:

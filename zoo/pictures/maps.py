@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from zoo.pictures.figure import SEQUENTIAL, image_grid
+from zoo.pictures.figure import SEQUENTIAL, image_grid, longest_line
 
 PERCENTILE = 99  # at which a color scale ends, so that single pixels do not dominate it
+SCALE = 0.75  # inches below the maps
 
 
 def draw_maps(
@@ -29,7 +32,8 @@ def draw_maps(
         The figure and its axes, [n, 1 + maps].
     """
     count, columns = len(images), 1 + maps.shape[1]
-    figure = Figure((1.8 + tile * columns, 1.5 + (tile + 0.22) * count), layout="constrained")
+    size = 0.3 + longest_line(row_titles, 8) + tile * columns, 0.85 + SCALE + (tile + 0.22) * count
+    figure = Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.04, h_pad=0.05)
     grid = image_grid(figure, count, columns)
     for row, image, of_image, ends, title in zip(grid, images, maps, limits, row_titles, strict=True):
@@ -41,3 +45,10 @@ def draw_maps(
         axes.set_title(title, fontsize=9)
     figure.suptitle(f"{heading}\n", fontsize=10)  # the empty line keeps it off the titles below
     return figure, grid
+
+
+def draw_scale(figure: Figure, grid: np.ndarray, end: float, label: str, *, is_exceeded: bool) -> None:
+    """Draw the color scale, from 0 to ``end``, below the maps of ``draw_maps``."""
+    scale, extend = ScalarMappable(Normalize(0, end), SEQUENTIAL), "max" if is_exceeded else "neither"
+    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", extend=extend, shrink=0.6, aspect=40)
+    bar.set_label(label, fontsize=8)

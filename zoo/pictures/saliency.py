@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.core.errors import UserError, unknown
 from zoo.core.printing import shell_word
 from zoo.pictures.figure import Picture
-from zoo.pictures.maps import PERCENTILE, draw_maps
+from zoo.pictures.maps import PERCENTILE, draw_maps, draw_scale
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
@@ -111,5 +111,7 @@ def draw_saliency(images: np.ndarray, maps: np.ndarray, titles: Sequence[str], h
         titles: to the left of each image.
     """
     limits = np.percentile(maps, PERCENTILE, axis=(2, 3))
-    heading = f"{heading}\neach map is scaled to its own maximum"
-    return draw_maps(images, maps, limits, titles, ("gradient", "SmoothGrad"), heading, TILE)[0]
+    figure, grid = draw_maps(images, maps, limits, titles, ("gradient", "SmoothGrad"), heading, TILE)
+    label = f"gradient magnitude relative to the {PERCENTILE}th percentile of each map"
+    draw_scale(figure, grid, 1, label, is_exceeded=True)
+    return figure

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from zoo.pictures.figure import DIVERGING, DPI
 
 GAP, MARGIN = 12, 24  # all lengths are pixels
-LINE, LETTER = 21, 10  # height of a line of a title, and width of an average letter
+LINE = 21  # height of a line of a title
 HEADING_LINE, HEADING_LETTER = 26, 10
 SCALE_BAR = 80
 MIN_WIDTH = 460  # of the sheet, for the heading
+WIDEST = 18  # width of the widest letter of a title
+KEPT_END = 6  # letters at the end of a line that is shortened: a probability, or what kind of file it is
 
 
 def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: int = 130) -> Figure:
@@ -32,13 +36,15 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
     factor = max(1, round(side / width)) if width <= side else side / width
     height, width = round(height * factor), round(width * factor)
     columns = _columns(count)
-    band = LINE * max((title.count("\n") + 1 for title in titles), default=0)
+    bands = [
+        LINE * max((title.count("\n") + 1 for title in titles[start : start + columns]), default=0)
+        for start in range(0, count, columns)
+    ]
     signed = images.ndim == 3
     sheet_width = max(2 * MARGIN + columns * (width + GAP) - GAP, MIN_WIDTH)
     heading = textwrap.fill(heading, (sheet_width - 2 * MARGIN) // HEADING_LETTER)
     top_of_tiles = GAP + HEADING_LINE * (heading.count("\n") + 1) + GAP
-    rows = math.ceil(count / columns)
-    sheet_height = top_of_tiles + MARGIN + rows * (height + band + GAP) + (SCALE_BAR if signed else 0)
+    sheet_height = top_of_tiles + sum(bands) + len(bands) * (height + GAP) + MARGIN + (SCALE_BAR if signed else 0)
 
     figure = Figure((sheet_width / DPI, sheet_height / DPI))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -49,11 +55,12 @@ def draw_tiles(images: np.ndarray, titles: Sequence[str], heading: str, side: in
     coloring = {"cmap": DIVERGING, "norm": Normalize(-limit, limit)} if signed else {}
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        left, top = MARGIN + column * (width + GAP), top_of_tiles + row * (height + band + GAP) + band
+        left, top = MARGIN + column * (width + GAP), top_of_tiles + row * (height + GAP) + sum(bands[: row + 1])
         smoothing = "nearest" if factor >= 1 else "antialiased"
         axes.imshow(image, extent=(left, left + width, top + height, top), interpolation=smoothing, **coloring)
         if titles:
-            axes.text(left, top - 7, _cut(titles[index], width), fontsize=8, va="baseline", linespacing=1.1)
+            style = {"fontsize": 8, "va": "baseline", "linespacing": 1.1, "parse_math": False}
+            _shorten(axes.text(left, top - 7, titles[index], **style), width)
     axes.set(xlim=(0, sheet_width), ylim=(sheet_height, 0), aspect="auto")  # imshow changes them
     if signed:
         _scale_bar(figure, coloring, sheet_width, sheet_height)
@@ -74,7 +81,24 @@ def _scale_bar(figure: Figure, coloring: dict, sheet_width: int, sheet_height: i
     bar.ax.tick_params(labelsize=8, length=2)
 
 
-def _cut(title: str, width: int) -> str:
-    """Truncate each line to the width of a tile."""
-    room = max(3, width // LETTER)
-    return "\n".join(line if len(line) <= room else line[: room - 1] + "…" for line in title.split("\n"))
+def _shorten(title: Text, width: int) -> None:
+    """Leave out the middle of each line of a title that is wider than its tile."""
+    lines = []
+    for line in title.get_text().split("\n"):
+        kept = len(line)
+        title.set_text(line)
+        while kept > KEPT_END + 1 and (drawn := _width(title)) > width:
+            kept -= max(1, int((drawn - width) / WIDEST))
+            title.set_text(_without_middle(line, max(kept, KEPT_END + 1)))
+        lines.append(title.get_text())
+    title.set_text("\n".join(lines))
+
+
+def _without_middle(line: str, length: int) -> str:
+    return f"{line[: length - KEPT_END - 1].rstrip()}…{line[-KEPT_END:]}"
+
+
+def _width(text: Text) -> float:
+    with warnings.catch_warnings():  # of missing glyphs, which are reported when the figure is written
+        warnings.simplefilter("ignore")
+        return text.get_window_extent(dpi=DPI).width
