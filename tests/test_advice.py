@@ -307,6 +307,7 @@ CASES = [
     Case("picture filters resnet20", "train"),
     Case("picture calibration run", "picture", ("zoo picture • •",)),
     Case("picture regions points", "picture"),
+    Case("tune run --calibrate", "picture", ("zoo picture calibration •",)),
     Case("picture filters torchvision:resnet18", "finetune", ("• is a published network, not a run",)),
     # ---- files of weights
     Case("predict w.pth a.png", "instead", (), weights(dict), {"resnet50": "resnet18"}),

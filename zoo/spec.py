@@ -50,6 +50,9 @@ class ImageSpec:
     Pixels are stored as integers from 0 to 255; ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1]. Images of other
     sizes are resized and cropped as ``crop`` says. In gray images of more than 8 bits, the two values of ``value_range`` become
     0 and 255; empty is the range of their type.
+
+    ``temperature`` divides the logits in front of the softmax. Data sets leave it at 1; a calibrated network has one that was
+    fitted on validation images.
     """
 
     channels: int
@@ -60,6 +63,7 @@ class ImageSpec:
     std: tuple[float, ...] = ()
     crop: Crop = Crop()
     value_range: tuple[float, ...] = ()
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         crop = Crop(**self.crop) if isinstance(self.crop, dict) else self.crop  # a checkpoint has plain data
@@ -72,6 +76,8 @@ class ImageSpec:
         object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
         if self.value_range and not is_range(self.value_range):
             raise ValueError(f"value_range={list(self.value_range)}: must be two finite numbers, the lower first")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature}: must be finite and above zero")
 
     @property
     def shape(self) -> tuple[int, int, int]:

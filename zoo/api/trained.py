@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.tasks.navigation import Episode
     from zoo.tasks.prediction import Prediction
     from zoo.tasks.task import Task
+    from zoo.training.calibrating import Calibration
     from zoo.training.conversation import Conversation
     from zoo.training.engine import TestResult, TrainResult
     from zoo.training.exported import ExportedFile
@@ -320,6 +321,28 @@ class TrainedRun:
         if split not in data.splits:
             raise unknown("split", split, data.splits)
         return agent.walk_split(data, split)
+
+    def calibrate(self, *, undo: bool = False) -> list[Calibration]:
+        """Fit a temperature on the validation images, by which probabilities are calibrated from then on (Guo et al. 2017).
+
+        It divides the logits, so that no predicted class changes, and is kept in the checkpoints.
+
+        Args:
+            undo: go back to the probabilities of the training.
+
+        Returns:
+            For the checkpoints ``best`` and ``last``, the temperature, and the loss and calibration error before and after.
+
+        Raises:
+            UserError: it is not a run of a classifier, has no validation images, or no temperature fits them.
+        """
+        folder = self._folder("calibrate")
+        self.require_classifier("tune --calibrate")
+        from zoo.training.calibrating import calibrate
+
+        found = calibrate(self.registry, folder, undo)
+        self.__dict__.pop("model", None)  # which has the former temperature
+        return found
 
     # ------------------------------------------------------------------ records
 

@@ -1,4 +1,4 @@
-"""``zoo tune``: suggest a learning rate and a batch size."""
+"""``zoo tune``: suggest a learning rate and a batch size, or calibrate the probabilities of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.api.trained import load
 from zoo.commands.finetune import Freeze, Weights, resolve_either
 from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table, zoo_command
 from zoo.commands.train import DataName
@@ -30,7 +31,10 @@ LIMITS = {
 def tune(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model, such as resnet20, or a backbone as zoo finetune takes it.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Model, such as resnet20, or a backbone as zoo finetune takes it; to calibrate, a run."
+        ),
     ],
     data: DataName = "",
     weights: Weights = "",
@@ -38,19 +42,34 @@ def tune(
     settings: Set = [],  # noqa: B006
     only: Annotated[str, typer.Option(metavar="PART", help="Tune only lr or batch; default both.")] = "",
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Plot loss over learning rate to this PNG.")] = "",
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Fit the temperature of a run's probabilities on its validation images and keep it, or set it to 1 again.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Find a learning rate (range test) and the largest batch that fits in memory.
+    """Find a learning rate (range test) and the largest batch that fits in memory; or calibrate a run (temperature scaling).
 
     [bold]zoo tune resnet20[/bold]   on the built-in digits\n
     [bold]zoo tune resnet20 -o rates.png[/bold]   with a plot of loss over learning rate\n
     [bold]zoo tune vit --data photos/ --only lr[/bold]   on your own images, one folder per class\n
     [bold]zoo tune mlp --set recipe.batch_size=512[/bold]   the learning rate for this batch size\n
-    [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the learning rate of a new head
+    [bold]zoo tune efficientnet-lite0 --freeze backbone --only lr[/bold]   the learning rate of a new head\n
+    [bold]zoo tune resnet20-digits --calibrate[/bold]   calibrated probabilities from a trained classifier
 
     A model is trained from scratch unless --freeze or --weights is given; any other backbone is fine-tuned.
     """
     registry = open_registry(context)
+    if calibrate is not None:
+        given = {"--data": data, "--weights": weights, "--freeze": freeze, "--set": settings, "--only": only, "--output": output}
+        if strange := [flag for flag, value in given.items() if value]:
+            flag = "--calibrate" if calibrate else "--no-calibrate"
+            raise UserError(f"{flag} takes a run alone, with the data that it was trained on: omit {strange[0]}")
+        _calibrate(context, name, calibrate, json)
+        return
     if only and only not in PARTS:
         raise unknown("part", only, PARTS)
     if output and only == "batch":
@@ -139,3 +158,23 @@ def _print_batches(run: Run, search: BatchSearch, batch_size: int) -> None:
         echo(f"               the recipe's {run.recipe.batch_size} does not: {batch_size}")
     elif search.largest > batch_size:
         echo(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")
+
+
+def _calibrate(context: typer.Context, name: str, is_on: bool, json: bool) -> None:
+    trained = load(name)
+    found = trained.calibrate(undo=not is_on)
+    again = f"{zoo_command(context)} picture calibration {shlex.quote(name)}"
+    if json:
+        print_json({"run": name, "checkpoints": found, "next": again})
+        return
+    rows = []
+    for each in found:
+        fitted = f"fitted on {each.images:,} validation images" if is_on else "as in training"
+        echo(f"{each.checkpoint}.ckpt  temperature {each.temperature:.4g}, {fitted}")
+        for split, after in each.after.items():
+            before = each.before[split]
+            pairs = ((before.calibration_error, after.calibration_error), (before.loss, after.loss))
+            changes = (f"{former:.4f} -> {new:.4f}" for former, new in pairs)
+            rows.append((f"{each.checkpoint}.ckpt", split, *changes, f"{after.accuracy:.4f}"))
+    print_table(rows, ("checkpoint", "split", "calibration error", "loss", "accuracy"))
+    echo(f"next: {again}")

@@ -99,8 +99,14 @@ class Card:
             f"Preprocessing: EXIF orientation is applied, {deep}transparency becomes white, {gray}{self._cropped()} "
             f"({self.task.spec.crop.interpolation}, Pillow).\n"
             "\n"
-            f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below.{self._alone()}"
+            f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
+            f"{self._calibrated()}{self._alone()}"
         )
+
+    def _calibrated(self) -> str:
+        temperature = self.task.spec.temperature
+        fitted = f" They are calibrated: logits are divided by {temperature:.6g}, which was fitted on the validation images."
+        return "" if temperature == 1 else fitted
 
     def _value_range(self) -> str:
         return ", ".join(f"{value!r}" for value in self.task.spec.value_range)
@@ -148,7 +154,9 @@ class Card:
                 "mean": self.task.spec.mean,
                 "std": self.task.spec.std,
             }
-            return code.format(**names, repeated=".expand(-1, 3, -1, -1)" if channels == 1 else "")
+            names["repeated"] = ".expand(-1, 3, -1, -1)" if channels == 1 else ""
+            names["divided"] = "" if self.task.spec.temperature == 1 else f".div({self.task.spec.temperature!r})"
+            return code.format(**names)
         return SNIPPETS[self.format.name if self.format.suffix else "safetensors"].format(**names)
 
     def _classes(self) -> str:
@@ -213,7 +221,7 @@ with safetensors.safe_open({{file}}, framework="pt") as weights:
 pixels = torch.from_numpy(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None] / np.float32(255))
 mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in ({{mean}}, {{std}}))
 with torch.inference_mode():
-    probabilities = network(((pixels - mean) / std){{repeated}}).softmax(1)[0]
+    probabilities = network(((pixels - mean) / std){{repeated}}){{divided}}.softmax(1)[0]
 for name, probability in zip(classes, probabilities.tolist()):
     print(f"{{{{name}}}}: {{{{probability:.4f}}}}")
 """,

@@ -257,6 +257,11 @@ class Classifier(Task):
             values = module(values)
         return values
 
+    def calibrated_logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """The logits divided by the temperature of the spec, float32 [N, classes]; their softmax is the probability."""
+        logits = self.logits(batch).float()
+        return logits if self.spec.temperature == 1 else logits / self.spec.temperature
+
     def batch_from_tuple(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         if self.training not in self._checked_stages and images.is_floating_point():
             self._warn_of_range(images)
@@ -320,7 +325,7 @@ class Classifier(Task):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """The probability of each class, [N, classes]."""
-        return self.logits(batch).float().softmax(1)
+        return self.calibrated_logits(batch).softmax(1)
 
     @property
     def prediction_shape(self) -> tuple[int, ...]:
@@ -332,7 +337,7 @@ class Classifier(Task):
         return {"images": images, "labels": torch.randint(0, len(self.spec.classes), (n,), generator=generator)}
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
-        logits, labels = self.logits(batch).float(), batch["labels"]
+        logits, labels = self.calibrated_logits(batch), batch["labels"]
         for name, metric in self.metrics[stage].items():
             if name == "loss":
                 metric.update(self.test_losses(logits, labels), labels != IGNORE)

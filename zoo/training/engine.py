@@ -178,8 +178,7 @@ def train(
         with trackers.opened(folder), folder.passed_on(), hinting_at_resume(registry, folder, run, started):
             with explained(run, saving, started), restoring(trainer, saving, former.file), supervised(trainer):
                 trainer.fit(task, datamodule=data, ckpt_path=former.file, weights_only=True)
-            # loaded here: Lightning would load the weights before averaging
-            task.load_state_dict(_best_weights(folder, trainer.is_global_zero))
+            _load_best(registry, task, folder, trainer.is_global_zero)
             if recording:
                 exclude_trained(data, DataRecord.of(data).trained_on)
             _evaluate(trainer, task, data, trackers, folder, test)
@@ -289,15 +288,19 @@ def _evaluate(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers, fol
         trackers.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
 
 
-def _best_weights(folder: RunFolder, is_rank_zero: bool) -> dict[str, Any]:
-    """The weights of the best checkpoint, or, where that of a finished run was lost, of the last, which takes its place."""
+def _load_best(registry: Registry, task: Task, folder: RunFolder, is_rank_zero: bool) -> None:
+    """Load the best checkpoint, or, where that of a finished run was lost, the last, which takes its place.
+
+    Not by Lightning, which would load the weights before averaging.
+    """
     try:
-        return read_checkpoint(folder.best)["state_dict"]
+        best = read_checkpoint(folder.best)
     except UserError:
-        weights = read_checkpoint(folder.last)["state_dict"]
+        best = read_checkpoint(folder.last)
         if is_rank_zero:
             copy_checkpoint(folder.last, folder.best)
-        return weights
+    task.load_state_dict(best["state_dict"])
+    task.spec = described(registry, best, folder.best)[1]  # it may have been calibrated before the training was resumed
 
 
 def test(
