@@ -15,6 +15,8 @@ from zoo.core.errors import unknown
         ("width", ["widths"], "did you mean 'widths'?"),
         ("tset", ["root", "test"], "did you mean 'test'?"),
         ("zzz", [], "there is none"),
+        ("ONNX", ["hub", "onnx"], "did you mean 'onnx'?"),
+        ("Digits", ["digits", "rings"], "did you mean 'digits'?"),  # in another case it is no other name
     ],
 )
 def test_a_hint_is_the_present_name_or_one_of_similar_spelling(name: str, known: list[str], hint: str) -> None:

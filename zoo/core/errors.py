@@ -79,9 +79,16 @@ def some(names: Iterable[object], shown: int = 5) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for a message about an unknown name, if a known one is similar."""
+    near = _nearest(name, known, 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _nearest(name: str, known: Iterable[str], count: int, cutoff: float) -> list[str]:
+    """The known names of similar spelling, in any case; that alone which differs in nothing else."""
     by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    name = name.lower()
+    near = [name] if name in by_lower else difflib.get_close_matches(name, by_lower, count, cutoff)
+    return [by_lower[each] for each in near]
 
 
 def near_path(path: Path) -> str:
@@ -107,7 +114,7 @@ def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     known = sorted(known)
     former = FORMER_NAMES.get(name, "")
     cutoff = 0.8 if former else 0.5  # a name with a known meaning is hardly a misspelling of one that looks a little like it
-    near = [former] if former.partition(".")[0] in known else difflib.get_close_matches(str(name), known, n=3, cutoff=cutoff)
+    near = [former] if former.partition(".")[0] in known else _nearest(str(name), known, 3, cutoff)
     if near:
         return UserError(f"no {what} {name!r}: did you mean {' or '.join(map(repr, near))}?")
     if not known and not hint:
