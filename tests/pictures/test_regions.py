@@ -122,6 +122,8 @@ def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
     answer = zoo("picture", "regions", "--data", "blobs", "--set", "data.num_samples=60", "--json")
     assert answer.code == 0, answer.err
     assert [path.name for path in workplace.iterdir()] == ["blobs-regions.png"]
+    named = [line for line in answer.err.splitlines() if "of 8)" in line]
+    assert named[0] == "1-NN, L1 (1 of 8)" and named[-1] == "mlp (8 of 8)"
 
 
 def test_nearest_neighbors_give_each_point_the_class_of_the_nearest(monkeypatch):

@@ -18,6 +18,7 @@ from zoo.config.resolution import resolve
 from zoo.config.settings import parse_setting
 from zoo.core.counts import percentage
 from zoo.core.errors import UserError
+from zoo.core.ranks import rank_zero_print
 from zoo.pictures.figure import Picture
 from zoo.pictures.plane import STEPS, class_colors, class_handles, coordinates, draw_points, plane_points, set_up_axes
 from zoo.pictures.predictions import load_trained
@@ -108,10 +109,11 @@ def _panel_of_run(registry: Registry, folder: RunFolder, checkpoint: str, points
 def _standard_panels(registry: Registry, data: str, settings: Sequence[str]) -> list[Panel]:
     """Train k-nearest neighbors, a linear classifier and a perceptron in temporary runs."""
     layers = [*(parse_setting(text, ("data",)) for text in settings), {"data": {"name": data}, "trainer": SMALL}]
+    runs = [(title, resolve(registry, training["model"]["name"], {}, [training, *layers])) for title, training in STANDARD]
     panels = []
     with temporary_runs():
-        for title, training in STANDARD:
-            run = resolve(registry, training["model"]["name"], {}, [training, *layers])
+        for number, (title, run) in enumerate(runs, 1):
+            rank_zero_print(f"{title} ({number} of {len(runs)})")
             task, run = load_trained(registry, engine.train(registry, run).folder, "best")
             panels.append(Panel(title, building.build_data(registry, run), plane_probabilities(task)))
     return panels
