@@ -34,7 +34,7 @@ class QuestionedImage(NamedTuple):
 class QuestionFiles(ImageTextFiles, QuestionData):
     """Image files with questions. A subclass implements ``load_annotations`` and ``build_answers``.
 
-    The vocabulary is that of the training questions. Questions without words are skipped with a warning.
+    The vocabulary is that of the training questions. Questions without words or without an image are skipped with a warning.
 
     Args:
         questions_per_sample: maximum number of questions per sample; an image with more becomes several samples.
@@ -63,18 +63,28 @@ class QuestionFiles(ImageTextFiles, QuestionData):
 
     @cached_property
     def annotations(self) -> dict[str, list[QuestionedImage]]:
-        """What ``load_annotations`` returns, without questions that have no words, and with a validation split."""
+        """What ``load_annotations`` returns, without questions that have no words or no image, and with a validation split."""
         found: dict[str, list[QuestionedImage]] = {}
-        empty = 0
+        missing: list[str] = []
+        wordless = 0
         for name, annotated in self.load_annotations().items():
-            annotated = [image for image in annotated if self.is_kept(str(image.path))]
-            with_words = [QuestionedImage(path, [question for question in group if question.words]) for path, group in annotated]
-            found[name] = [image for image in with_words if image.questions]
-            empty += sum(len(group) for _, group in annotated) - sum(len(group) for _, group in found[name])
+            found[name], before = [], len(missing)
+            for path, group in annotated:
+                if not self.is_kept(str(path)):
+                    continue
+                if not path.is_file():
+                    missing.append(path.name)
+                    continue
+                questions = [question for question in group if question.words]
+                wordless += len(group) - len(questions)
+                found[name] += [QuestionedImage(path, questions)] if questions else []
             if not found[name]:
-                raise UserError(f"{self.root}: has no questions for {name}")
-        if empty:
-            rank_zero_print(f"warning: {self.root}: {empty:,} questions without words are skipped")
+                why = f": none of their images is there, such as {missing[-1]}" if len(missing) > before else ""
+                raise UserError(f"{self.root}: has no questions for {name}{why}")
+        left_out = [f"{len(missing):,} missing images ({some(missing, NAMED)})"] if missing else []
+        left_out += [f"{wordless:,} questions without words"] if wordless else []
+        if left_out:
+            rank_zero_print(f"warning: {self.root}: skipped {' and '.join(left_out)}")
         if "val" not in found:  # here, since an image may become several samples
             train = found["train"]
             paths, seed = [image.path for image in train], derive_seed(self.seed, "hold out")
@@ -95,9 +105,6 @@ class QuestionFiles(ImageTextFiles, QuestionData):
         )
 
     def load_splits(self) -> dict[str, Split]:
-        for name, annotated in self.annotations.items():
-            if missing := [path for path, _ in annotated if not path.is_file()]:
-                raise UserError(f"{self.root}: questions of {name} are on {some(missing, NAMED)}: no such image")
         read = self.read_images({name: [str(path) for path, _ in annotated] for name, annotated in self.annotations.items()})
         return {name: self._encode(self.annotations[name], each) for name, each in read.items()}
 

@@ -319,7 +319,7 @@ def rewritten(path: str, content: Any) -> Callable[[Path], None]:
         (rewritten("train/questions.json", [["what?", "yes"]]), "train/questions.json: is not laid out as published"),
         (rewritten("train/questions.json", {"what?": "yes"}), "train/questions.json: is not laid out as published"),
         (rewritten("test/questions.json", []), "has no questions for test"),
-        (rewritten("test/questions.json", [["what?", "yes", 77]]), "77.png: no such image"),
+        (rewritten("test/questions.json", [["what?", "yes", 77]]), "none of their images is there, such as 77.png"),
         (rewritten("test/questions.json", [["what?", None, 0]]), "test/questions.json: is not laid out as published: None is no"),
     ],
 )
@@ -330,13 +330,14 @@ def test_what_is_wrong_is_said_in_one_line(easy: Path, break_it: Callable[[Path]
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-def test_questions_without_words_and_unreadable_pictures_are_left_out_and_told(easy: Path, capsys) -> None:
+def test_questions_without_words_or_a_readable_image_are_left_out_and_told(easy: Path, capsys) -> None:
     questions = json.loads((easy / "test" / "questions.json").read_text())
-    write_json(easy / "test" / "questions.json", [*questions, ["?", "yes", 0]])
+    write_json(easy / "test" / "questions.json", [*questions, ["?", "yes", 0], ["unseen?", "yes", 77]])
     (easy / "test" / "images" / "1.png").write_bytes(b"not a picture")
     data = opened(EasyVQA(2, 0, str(easy)))
     told = capsys.readouterr().err
-    assert "1 questions without words are skipped" in told and "1 of 3 images cannot be read" in told and "1.png" in told
+    assert "skipped 1 missing images (77.png) and 1 questions without words" in told
+    assert "1 of 3 images cannot be read" in told and "1.png" in told
     assert len(data.splits["test"]) == 2 and data.summarize()["test_questions"] == 4
 
 
