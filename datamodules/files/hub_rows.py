@@ -28,6 +28,7 @@ from zoo.datamodules.files.progress import shown
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # of a data set on the hub
 CACHED = re.compile(r".*/(?:snapshots|extracted)/[^/]+/")  # where the library keeps files, in front of their own paths
 LONGEST = 200  # bytes of a folder's or file's name
+HUB_SECONDS = 10  # in which the hub must answer
 INSTALL = "pip install 'bestiary[hf]'"
 
 
@@ -108,7 +109,7 @@ def _load(source: HubSource) -> dict[str, Any]:
     place = os.path.abspath(source.place)
     with _one_line_errors(source):
         if not source.is_local:
-            found = datasets.load_dataset(source.path, source.config or None, revision=source.revision or None)
+            found = _from_hub(source)
         elif any((source.place / name).exists() for name in SAVED):
             found = datasets.load_from_disk(place)
         else:
@@ -116,6 +117,37 @@ def _load(source: HubSource) -> dict[str, Any]:
             file = None if os.path.isdir(path) else os.path.basename(path)
             found = datasets.load_dataset(place, source.config or None, data_files=file, streaming=True)
     return found if isinstance(found, dict) else {"train": found}
+
+
+def _from_hub(source: HubSource) -> Any:
+    """Load a data set of the hub, from the library's cache alone where the hub does not answer.
+
+    The library would try again for half a minute before it looks there.
+
+    Raises:
+        ConnectionError: the hub does not answer, and the cache does not hold it.
+    """
+    import datasets
+
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = was_offline or not _hub_answers()
+    try:
+        return datasets.load_dataset(source.path, source.config or None, revision=source.revision or None)
+    except ConnectionError as error:
+        raise (error if was_offline else ConnectionError("it cannot be reached")) from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # of the library's HTTP client, which has changed
+        return False
+    return True
 
 
 @contextmanager

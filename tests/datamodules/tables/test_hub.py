@@ -151,7 +151,23 @@ def test_a_data_set_of_the_hub_is_asked_for_by_name_and_linked_files_keep_their_
     assert len(asked) == 1, "what was fetched stays"
 
 
-def test_what_cannot_be_read_is_refused_in_one_line(zoo, root, tmp_path, workplace):
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_answer_is_not_asked_again_but_its_cache(root, monkeypatch, answers):
+    make(root, 5)
+
+    def load(*_, **__):
+        assert datasets.config.HF_HUB_OFFLINE is not answers
+        return DatasetDict(train=set_of(root))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("zoo.datamodules.files.hub_rows._hub_answers", lambda: answers)
+    assert sum(sizes(ready("user/kept", test=0.3, validation=0.3)).values()) == 10
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(zoo, root, tmp_path, workplace, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     (workplace / "script").mkdir()
     (workplace / "script" / "script.py").write_text("raise SystemExit('run')")
     (workplace / "empty").mkdir()
@@ -165,7 +181,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(zoo, root, tmp_path, workpla
         ("other", ["no column is named as an image is: it has text, label"]),
         ("pet", ["data.path=pet: is no file or folder here, and the hub does not give it: ", "; did you mean 'pets'?"]),
         ("./pet", ["data.path=./pet: there is no such file or folder; did you mean 'pets'?"]),
-        ("user/absent", ["data.path=user/absent: is no file or folder here", "hub does not give it"]),
+        ("user/absent", ["data.path=user/absent: is no file or folder here", "hub does not give it: it cannot be reached"]),
     ):
         answer = zoo("train", "softmax", "--data", "hf", "--set", f"data.path={path}")
         assert answer.is_one_line_error(*words), (path, answer)
