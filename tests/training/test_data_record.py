@@ -253,6 +253,9 @@ def test_large_data_is_not_tested_on_what_it_was_trained_on(photos: Path, zoo, c
     arguments = ["test", "large", "--data", "folder", *(part for setting in settings for part in ("--set", setting))]
     refused = zoo(*arguments)
     assert refused.code == 2 and "all 6 test images are training images, too, by their content" in refused.err
+    (other / "dog" / "new.png").write_bytes(b"not a picture")
+    refused = zoo(*arguments, "--set", "trainer.limit_test_batches=1")
+    assert refused.code == 2 and "no test sample counts" in refused.err and "raise trainer.limit_test_batches=1" in refused.err
     picture(other / "dog" / "new.png", 40)
     answer = zoo(*arguments, "--json")
     assert np.sum(json.loads(answer.out)["confusion"]) == 1 and "6 of 7 test images were trained on" in answer.err

@@ -41,7 +41,7 @@ from zoo.training.selection import Selection
 from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.stopping import Stopping
 from zoo.training.tracking.trackers import Trackers, build_trackers
-from zoo.training.trainer import build_trainer, configure_ddp, require_batches, silence_lightning
+from zoo.training.trainer import build_trainer, configure_ddp, require_batches, require_counted, silence_lightning
 from zoo.training.weights.loading import load_backbone, open_weights
 
 MONITOR_DIGITS = 5  # significant digits in monitors.jsonl
@@ -283,6 +283,7 @@ def _evaluate(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers, fol
         with supervised(trainer):
             trainer.test(task, datamodule=data, verbose=False)
         warn_of_excluded(data)
+        require_counted(trainer, task, "test")
     if trackers.guests:
         trackers.log_samples("val/samples", task.validation_samples(data))
         trackers.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
@@ -332,6 +333,7 @@ def test(
     with supervised(trainer):
         trainer.test(task, datamodule=module, verbose=False)
     warn_of_excluded(module)
+    require_counted(trainer, task, "test")
     return TestResult(_test_metrics(trainer), details=task.details, is_rank_zero=trainer.is_global_zero)
 
 

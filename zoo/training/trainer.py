@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.config.run import Run, TrainerSettings
 from zoo.core.errors import UserError, one_line
+from zoo.metrics.mean_loss import MeanLoss
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import PlainCheckpointIO
 from zoo.training.processes import manage_processes
@@ -115,6 +116,20 @@ def require_batches(trainer: L.Trainer, data: Any, split: str) -> None:
         if int(batches * fraction) < 1:
             least = math.ceil(1000 / batches) / 1000
             raise UserError(f"trainer.{key}={fraction}: less than one of {batches} batches: at least {least}, or a number (int)")
+
+
+def require_counted(trainer: L.Trainer, task: Task, split: str) -> None:
+    """Refuse an evaluation, which has ended, in which no sample counted: its metrics are no numbers.
+
+    Raises:
+        UserError: so it was.
+    """
+    losses = [each for name, each in task.named_modules() if isinstance(each, MeanLoss) and split in name.split(".")]
+    if losses and not any(loss.samples for loss in losses):
+        key = f"limit_{split}_batches"
+        limit = getattr(trainer, key)
+        more = f"; raise trainer.{key}={limit}" if isinstance(limit, int) or limit < 1 else ""
+        raise UserError(f"no {split} sample counts: each image is a training image, by its content, or cannot be read{more}")
 
 
 def _require_processes(settings: TrainerSettings) -> None:
