@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from zoo.api.trained import load
-from zoo.commands.shell import Checkpoint, Json, RunOrFile, announce, echo, open_registry, print_json, whole_number
+from zoo.commands.shell import Checkpoint, Json, RunOrFile, echo, open_registry, print_json, whole_number
+from zoo.commands.status import status
 from zoo.core.errors import UserError
 
 
@@ -35,7 +36,7 @@ def export(
     [bold]zoo export flowers --to hub -o flowers-hub[/bold]   a folder to upload to a model hub
     """
     open_registry(context)
-    announce("exporting and verifying")
+    status.show("exporting and verifying")
     done = load(run, checkpoint=checkpoint).export(to, output, license=license)
     agreement, loads = done.agreement, done.format.loads
     if json:

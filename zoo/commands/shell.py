@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from zoo.commands.status import TorchImport, status
 from zoo.core.errors import Failure, UserError, one_line
-from zoo.core.printing import json_text, make_output_readable, printable
+from zoo.core.printing import columns_of, json_text, make_output_readable, padded, printable
 from zoo.core.ranks import error_print, rank_zero_print
 from zoo.core.signals import stop
 from zoo.registry.registry import Registry, scan
@@ -29,6 +28,10 @@ REFUSED = {  # by the system, for reasons that are not ours: names, places, righ
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
     errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
+
+WIDE = "\ufdd0"  # is no character
+GAP = "  "  # between columns
+LEAST_WRAPPED = 20  # columns of a terminal for a text in a table; in fewer it is truncated
 
 
 class TextParameters:
@@ -123,6 +126,8 @@ class CommandGroup(TextParameters, TyperGroup):
             if error.errno not in REFUSED:
                 raise
             _fail(f"{error.filename or 'output'}: {error.strerror.lower()}")
+        finally:
+            status.clear()
 
 
 def _fail(text: str, code: int = 2) -> None:
@@ -168,34 +173,6 @@ def open_registry(context: typer.Context) -> Registry:
     for warning in registry.warnings:
         rank_zero_print(f"warning: {warning}")
     return registry
-
-
-def announce(what: str) -> None:
-    """Name work that takes a while, on a terminal alone."""
-    if sys.stderr.isatty():
-        rank_zero_print(f"{what} ...")
-
-
-class TorchImport:
-    """An import hook that announces the import of torch, which takes seconds, and defers signals until it ends.
-
-    An exception of Python inside of the C++ that initializes torch would abort the process.
-    """
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name == "torch" else None
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            sys.meta_path.remove(self)
-            announce("loading PyTorch")
-            with stop.deferred():
-                execute(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def whole_number(option: str, text: str, least: int = 1) -> int:
@@ -245,30 +222,45 @@ def print_wrapped(text: str, indent: int = 0) -> None:
     """Print a paragraph, wrapped between words to the width of the terminal; all lines but the first are indented."""
     import textwrap
 
-    filled = textwrap.fill(text, terminal_width(), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
-    echo(*filled.split("\n"))
+    # a character of two columns counts as two: one stands behind it until the lines are printed
+    spread = "".join(letter + WIDE * (columns_of(letter) - 1) for letter in text)
+    unbroken = {"break_on_hyphens": False, "break_long_words": False}
+    lines = textwrap.wrap(spread, terminal_width(), subsequent_indent=" " * indent, **unbroken)
+    echo(*(line.replace(WIDE, "") for line in lines))
 
 
 def name_width(names: Iterable[str]) -> int:
     """The width of a column of names; a few long ones may stand out."""
-    return min(28, max(map(len, names)))
+    return min(28, max(map(columns_of, names)))
 
 
 def print_items(items: Iterable[tuple[str, str]], width: int) -> None:
     """Print (name, description) pairs, the names in a column of this width."""
     for name, description in items:
-        print_wrapped(f"  {name:{width}}  {description}", indent=width + 4)
+        print_wrapped(f"  {padded(name, width)}  {description}", indent=width + 4)
 
 
 def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: tuple[str, ...] = ()) -> None:
-    """Print aligned columns, those of ``numbers`` to the right; truncated to the width of a terminal, whole in a pipe."""
-    aligns = [str.rjust if title in numbers else str.ljust for title in header]
+    """Print aligned columns, those of ``numbers`` to the right.
+
+    Where a terminal is too narrow, a last column of text is wrapped if there is room, and other rows are truncated.
+    """
     rows = [tuple(map(printable, row)) for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
     width = terminal_width() if sys.stdout.isatty() else 10**6
+    indent = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
+    wraps = header[-1] not in numbers and width - indent >= LEAST_WRAPPED
     for row in rows:
-        line = "  ".join(align(cell, w) for align, cell, w in zip(aligns, row, widths, strict=True)).rstrip()
-        print(line if len(line) <= width else line[: width - 1] + "…")
+        cells = [padded(cell, w, title in numbers) for cell, w, title in zip(row, widths, header, strict=True)]
+        line = GAP.join(cells).rstrip()
+        if columns_of(line) <= width:
+            print(line)
+        elif wraps:
+            print_wrapped(line, indent)
+        else:
+            from rich.cells import set_cell_size
+
+            print(f"{set_cell_size(line, width - 1)}…")
 
 
 def metrics_line(metrics: dict[str, float]) -> str:

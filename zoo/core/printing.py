@@ -41,6 +41,21 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode() if is_hidden else letter
 
 
+def columns_of(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a Chinese character, none for an accent behind its letter."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def padded(text: str, columns: int, right: bool = False) -> str:
+    """Text with blanks behind it, or in front if it stands to the ``right``, to so many columns of a terminal."""
+    blanks = " " * (columns - columns_of(text))
+    return blanks + text if right else text + blanks
+
+
 def shell_word(text: str) -> str:
     """Text as a word of a command to print and copy: what cannot be printed stands as bytes in quotes of bash and zsh."""
     if printable(text) == text:
