@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         register_loss,
         register_model,
         register_optimizer,
+        register_task,
     )
     from zoo.registry.registry import Registry, scan
     from zoo.spec import ImageSpec, TextSpec
@@ -57,6 +58,7 @@ __all__ = [
     "register_loss",
     "register_model",
     "register_optimizer",
+    "register_task",
     "scan",
     "search",
     "train",
@@ -89,6 +91,7 @@ _LAZY = {
     "register_loss": "zoo.registry.entry",
     "register_model": "zoo.registry.entry",
     "register_optimizer": "zoo.registry.entry",
+    "register_task": "zoo.registry.entry",
     "scan": "zoo.registry.registry",
     "search": "zoo.api.search",
     "train": "zoo.api.training",

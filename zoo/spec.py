@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo.core.errors import UserError, some
 
@@ -65,6 +65,8 @@ class ImageSpec:
     value_range: tuple[float, ...] = ()
     temperature: float = 1.0
 
+    task: ClassVar[str] = "classification"  # whose loop trains networks for such images
+
     def __post_init__(self) -> None:
         crop = Crop(**self.crop) if isinstance(self.crop, dict) else self.crop  # a checkpoint has plain data
         object.__setattr__(self, "crop", crop)
@@ -83,6 +85,11 @@ class ImageSpec:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)"""
         return self.channels, self.height, self.width
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of a network for these images."""
+        return len(self.classes)
 
     @property
     def are_points(self) -> bool:
@@ -295,8 +302,8 @@ class NavigationSpec(ImageTextSpec):
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
 KINDS: dict[str, type[Spec]] = {
-    "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec, "question": QuestionSpec,
-    "dialogue": DialogueSpec, "navigation": NavigationSpec,
+    "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec,
+    "question": QuestionSpec, "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_former_names_of_options_are_known() -> None:
 def test_a_loss_is_for_a_task() -> None:
     recipe = resolve(REGISTRY, "svm", {}, [parse_setting("recipe.loss_args.margin=2")]).recipe
     assert (recipe.loss, recipe.loss_args) == ("hinge", {"margin": 2.0})
-    with pytest.raises(UserError, match="recipe.loss=hinge: is for classification, and lstm for"):
+    with pytest.raises(UserError, match="recipe.loss=hinge: is for classification, and adding-problem for sequence-memory"):
         resolve(REGISTRY, "lstm", {}, [parse_setting("recipe.loss=hinge")])
 
 

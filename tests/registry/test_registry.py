@@ -49,7 +49,7 @@ def test_both_readers_agree_on_every_name() -> None:
 def test_every_model_has_data_of_its_task_and_a_class_of_its_task() -> None:
     registry = scan()
     for entry in registry.models.values():
-        assert registry.data_set(entry.data).task == entry.task == entry.load().task
+        assert registry.data_set(entry.data).task == entry.task == entry.load().with_loop(entry.task).task
         assert "offline" in registry.data_set(entry.data).tags, f"{entry.name} needs a network"
 
 

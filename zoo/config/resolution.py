@@ -64,7 +64,7 @@ def resolve(
             raise UserError(f"{entry.name} is for {entry.task!r}, and no data is{did_you_mean(entry.task, tasks)}")
         wrong = (
             f"is for {entry.task} and cannot take {data_name}, which is for {data_entry.task}"
-            if data_entry.task != entry.task
+            if data_entry.task not in registry.tasks_of(entry.task)
             else f"needs images, and {data_name} is points in the plane"
         )
         raise UserError(f"{entry.name} {wrong}: data that fits: {', '.join(fitting)}")
@@ -91,7 +91,7 @@ def resolve(
     return Run(
         model={"name": entry.name, **check_options(entry, merged["model"])},
         data={"name": data_name, **data_options},
-        recipe=_with_arguments(registry, entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
+        recipe=_with_arguments(registry, data_entry, validate(Recipe, merged["recipe"], "recipe", "recipe key")),
         trainer=trainer,
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
         plugins=(*registry.plugin_files, *(file for file in registry.live_files() if file not in registry.plugin_files)),
@@ -178,7 +178,7 @@ def _without_foreign_arguments(layers: list[dict[str, Any]], settings: list[dict
     return layers
 
 
-def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
+def _with_arguments(registry: Registry, data: Entry, recipe: Recipe) -> Recipe:
     """The recipe with all arguments of its optimizer and its loss.
 
     Raises:
@@ -190,8 +190,10 @@ def _with_arguments(registry: Registry, model: Entry, recipe: Recipe) -> Recipe:
         raise UserError("recipe.loss_args: name the loss, too: recipe.loss=...")
     if recipe.loss:
         loss = registry.find("loss", recipe.loss)
-        if loss.task != model.task:
-            raise UserError(f"recipe.loss={recipe.loss}: is for {loss.task}, and {model.name} for {model.task}")
+        if loss.task != data.task:
+            fitting = sorted(name for name, each in registry.entries("loss").items() if each.task == data.task)
+            choice = f": choose from {', '.join(fitting)}" if fitting else ""
+            raise UserError(f"recipe.loss={recipe.loss}: is for {loss.task}, and {data.name} for {data.task}{choice}")
         arguments["loss_args"] = check_options(loss, recipe.loss_args, as_json=True)
     return recipe.model_copy(update=arguments)
 
@@ -212,8 +214,9 @@ def resolve_test(
         options = {**options, **(layer.get("data") or {})}
         trainer.update(layer.get("trainer") or {})
     entry = registry.data_set(named["name"])
-    task = registry.model(run.model["name"]).task
+    task = registry.task_of(run.model["name"], run.data["name"])
     if entry.task != task:
-        raise UserError(f"{entry.name} is for {entry.task}, the model for {task}: {', '.join(registry.data_for(task))} fit")
+        fitting = sorted(name for name, each in registry.data.items() if each.task == task)
+        raise UserError(f"{entry.name} is for {entry.task}, the model for {task}: {', '.join(fitting)} fit")
     section = {"name": entry.name, **check_options(entry, options)}
     return section, validate(TrainerSettings, trainer, "trainer", "trainer key")

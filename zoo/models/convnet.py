@@ -16,7 +16,7 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 
 @register_model(
@@ -29,7 +29,7 @@ from zoo.tasks.classification import Classifier
         "epochs": 30, "batch_size": 128, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.05, "schedule": "one-cycle",
     },
 )  # fmt: skip
-class ConvNet(Classifier):
+class ConvNet(ImageModel):
     """Small convolutional network: blocks of 3x3 convolution, activation and 2x2 max-pooling, and one hidden layer.
 
     Args:
@@ -79,7 +79,7 @@ class ConvNet(Classifier):
             make_activation(activation),
             make_dropout(dropout),
         )
-        self.head = nn.Linear(hidden_size, len(spec.classes))
+        self.head = nn.Linear(hidden_size, spec.outputs)
         initialize([self.convolutions, self.hidden], init, activation)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, Weights, in_color
+from zoo.tasks.images import ImageModel, Weights, in_color
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.library_images import timm_spec
 
@@ -39,7 +39,7 @@ INSTALL = "pip install 'bestiary[lite0]'"
     },
     paper="1905.11946",
 )  # fmt: skip
-class EfficientNetLite0(Classifier):
+class EfficientNetLite0(ImageModel):
     """EfficientNet-Lite0 (Tan and Le 2019): inverted residual blocks; its ImageNet weights need no download.
 
     Args:
@@ -66,7 +66,7 @@ class EfficientNetLite0(Classifier):
             raise UserError(f"efficientnet-lite0 needs timm, which is not installed: {INSTALL}") from None
         spec.require_size("efficientnet-lite0", 32)
         self.name = network
-        self.network = create_model(network, pretrained=False, num_classes=len(spec.classes))
+        self.network = create_model(network, pretrained=False, num_classes=spec.outputs)
         self.library_model = LibraryModel("timm", network)
         reset_head(self.network.classifier)
         self.dropout = make_dropout(dropout)

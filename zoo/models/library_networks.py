@@ -15,7 +15,7 @@ from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, in_color
+from zoo.tasks.images import ImageModel, in_color
 from zoo.tasks.library import LibraryModel
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
@@ -29,7 +29,7 @@ RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "sch
 COMMON = {"tags": ["cnn", "imagenet", "library"], "data": "digits", "data_options": {"size": 32}, "recipe": RECIPE}
 
 
-class LibraryNetwork(Classifier):
+class LibraryNetwork(ImageModel):
     """Network of a library; gray images are repeated over three channels."""
 
     channels_last = True
@@ -108,10 +108,10 @@ class TorchvisionNetwork(LibraryNetwork):
             options = {"input_size": (spec.height, spec.width)}
         create = models.get_model_builder(network)
         options = {name: value for name, value in options.items() if name not in network_args}
-        self.network = self._build(f"torchvision's {network}", create, network_args, num_classes=len(spec.classes), **options)
+        self.network = self._build(f"torchvision's {network}", create, network_args, num_classes=spec.outputs, **options)
         constructed = options | dict.fromkeys({"init_weights"} & set(options), False)
         self.library_model = LibraryModel("torchvision", network, {**constructed, **network_args})
-        self.head = _last_layer(self.network, len(spec.classes))
+        self.head = _last_layer(self.network, spec.outputs)
         reset_head(self.network.get_submodule(self.head))
 
     def converted_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -150,7 +150,7 @@ class TimmNetwork(LibraryNetwork):
         config = timm.get_pretrained_cfg(network, allow_unregistered=True)
         size = {"img_size": _square_side(spec, network)} if config and config.fixed_input_size else {}
         create = partial(timm.create_model, name)
-        self.network = self._build(f"timm's {network}", create, network_args, num_classes=len(spec.classes), **size)
+        self.network = self._build(f"timm's {network}", create, network_args, num_classes=spec.outputs, **size)
         self.library_model = LibraryModel("timm", name, {**size, **network_args})
         head = self.network.get_classifier() if hasattr(self.network, "get_classifier") else None
         names = [name for name, module in self.network.named_modules() if module is head]

@@ -15,7 +15,7 @@ from zoo.layers.norms import norm_1d
 from zoo.registry.annotations import Activation
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 
 @register_model(
@@ -29,7 +29,7 @@ from zoo.tasks.classification import Classifier
         "epochs": 20, "batch_size": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.3, "schedule": "one-cycle",
     },
 )  # fmt: skip
-class MLP(Classifier):
+class MLP(ImageModel):
     """Multilayer perceptron: fully connected hidden layers.
 
     Args:
@@ -59,7 +59,7 @@ class MLP(Classifier):
             nn.Sequential(nn.Linear(before, after), norm_1d(norm, after), make_activation(activation), make_dropout(dropout))
             for before, after in zip(widths, widths[1:], strict=False)
         )
-        self.head = nn.Linear(widths[-1], len(spec.classes))
+        self.head = nn.Linear(widths[-1], spec.outputs)
         initialize(self.hidden, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 RECIPE = {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "schedule": "one-cycle"}
 PAPER = {"data": "digits", "tiny": {"depth": 8, "width": 4}, "paper": "1512.03385"}
@@ -58,7 +58,7 @@ class BasicBlock(nn.Module):
 @register_model("resnet44", task="classification", summary="ResNet-44 for small images (He et al. 2015)", depth=44, **SMALL)
 @register_model("resnet32", task="classification", summary="ResNet-32 for small images (He et al. 2015)", depth=32, **SMALL)
 @register_model("resnet20", task="classification", summary="ResNet-20 for small images (He et al. 2015)", depth=20, **SMALL)
-class ResNet(Classifier):
+class ResNet(ImageModel):
     """Residual network for small images: three stages of basic blocks (He et al. 2015, section 4.2).
 
     Args:
@@ -107,7 +107,7 @@ class ResNet(Classifier):
         self.stage2 = stage(width, 2 * width, 2)
         self.stage3 = stage(2 * width, 4 * width, 2)
         self.dropout = make_dropout(dropout)
-        self.head = nn.Linear(4 * width, len(spec.classes))
+        self.head = nn.Linear(4 * width, spec.outputs)
         initialize([self.stem, self.stage1, self.stage2, self.stage3], init, activation)
         for module in self.modules():
             if zero_init_residual and isinstance(module, BasicBlock):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo.config.recipe import Recipe
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 # a step of Adam would change a score by the learning rate times the number of pixels, and memorize photographs
 RECIPE = {"epochs": 100, "batch_size": 128, "optimizer": "sgd", "lr": 0.5, "weight_decay": 1e-4, "schedule": "one-cycle"}
@@ -20,7 +20,7 @@ RECIPE = {"epochs": 100, "batch_size": 128, "optimizer": "sgd", "lr": 0.5, "weig
                 data="digits", augment="none", recipe={**RECIPE, "loss": "hinge"})  # fmt: skip
 @register_model("softmax", task="classification", summary="Softmax regression: a linear classifier with cross-entropy",
                 tags=["linear"], data="digits", augment="none", recipe=RECIPE)  # fmt: skip
-class Linear(Classifier):
+class Linear(ImageModel):
     """Linear classifier of pixels; each row of weights is a template of its class.
 
     Standardized pixels are divided by the square root of their number, which makes the mean square of an image's norm 1: then one
@@ -30,7 +30,7 @@ class Linear(Classifier):
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         channels, height, width = spec.shape
-        self.linear = nn.Linear(channels * height * width, len(spec.classes))
+        self.linear = nn.Linear(channels * height * width, spec.outputs)
         nn.init.zeros_(self.linear.weight)  # the loss is convex, and so starts at ln(classes)
         nn.init.zeros_(self.linear.bias)
 

@@ -25,7 +25,7 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier, in_color
+from zoo.tasks.images import ImageModel, in_color
 from zoo.tasks.library import LibraryModel
 
 # depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
@@ -87,7 +87,7 @@ TINY_VIT = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 VIT = {**DIGITS, "tags": ["transformer", "attention", "imagenet"], "tiny": TINY_VIT, "recipe": VIT_RECIPE, "paper": "2010.11929"}
 
 
-class ImageNetClassifier(Classifier):
+class ImageNetClassifier(ImageModel):
     """Network for color images; gray ones are repeated over three channels."""
 
     channels_last = True
@@ -127,7 +127,7 @@ class ImageNetResNet(ImageNetClassifier):
         if zero_init_residual and norm == "none":
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero")
         options = {"norm_layer": partial(norm_2d, norm), "zero_init_residual": zero_init_residual}
-        self.network = TorchvisionResNet(*RESNETS[depth], num_classes=len(spec.classes), **options)
+        self.network = TorchvisionResNet(*RESNETS[depth], num_classes=spec.outputs, **options)
         if norm == "batch" and depth >= 18:
             self.library_model = LibraryModel("torchvision", f"resnet{depth}")
 
@@ -178,14 +178,14 @@ class ImageNetVGG(ImageNetClassifier):
         features = make_layers(vgg_layers[VGGS[depth]], batch_norm=batch_norm)
         is_published_size = hidden_size == 4096
         with nullcontext() if is_published_size else torch.device("meta"):  # layers of 120 million weights to be replaced
-            self.network = TorchvisionVGG(features, num_classes=len(spec.classes), dropout=make_dropout(dropout).p)
+            self.network = TorchvisionVGG(features, num_classes=spec.outputs, dropout=make_dropout(dropout).p)
         if is_published_size:
             self.library_model = LibraryModel("torchvision", f"vgg{depth}{'_bn' if batch_norm else ''}")
         else:
             classifier = self.network.classifier
             classifier[0] = nn.Linear(classifier[0].in_features, hidden_size)
             classifier[3] = nn.Linear(hidden_size, hidden_size)
-            classifier[6] = nn.Linear(hidden_size, len(spec.classes))
+            classifier[6] = nn.Linear(hidden_size, spec.outputs)
 
     def stages(self) -> dict[str, nn.Module]:
         layers = self.network.features
@@ -230,7 +230,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
             raise UserError(f"this network needs square images, not {spec.height}x{spec.width}; vit takes other shapes too")
         require_positive(depth=depth)
         sizes = spec.height, patch_size, depth, num_heads, embed_dim, 4 * embed_dim
-        self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=len(spec.classes))
+        self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=spec.outputs)
         if name := VITS.get((patch_size, embed_dim, depth, num_heads)):
             self.library_model = LibraryModel("torchvision", name, {"image_size": spec.height})
         reset_head(self.network.heads.head)

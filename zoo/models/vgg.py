@@ -14,7 +14,7 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 # depth -> convolutions a block; the depth counts the paper's three fully connected layers, of which one is left
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -31,7 +31,7 @@ BASE = {
 @register_model("vgg16", task="classification", summary="VGG-16 for small images: batch norm, one linear layer", depth=16, **BASE)
 @register_model("vgg13", task="classification", summary="VGG-13 for small images: batch norm, one linear layer", depth=13, **BASE)
 @register_model("vgg11", task="classification", summary="VGG-11 for small images: batch norm, one linear layer", depth=11, **BASE)
-class VGG(Classifier):
+class VGG(ImageModel):
     """VGG for small images: five blocks of 3x3 convolutions and max-pooling, and a linear head.
 
     Args:
@@ -73,7 +73,7 @@ class VGG(Classifier):
             self.blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = make_dropout(dropout)
-        self.head = nn.Linear(channels, len(spec.classes))
+        self.head = nn.Linear(channels, spec.outputs)
         initialize(self.blocks, init, activation)
 
     def forward(self, images: Tensor) -> Tensor:

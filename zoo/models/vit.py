@@ -15,7 +15,7 @@ from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, 
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 
 @register_model(
@@ -31,7 +31,7 @@ from zoo.tasks.classification import Classifier
     },
     paper="2010.11929",
 )  # fmt: skip
-class VisionTransformer(Classifier):
+class VisionTransformer(ImageModel):
     """ViT for small images (Dosovitskiy et al. 2020).
 
     Args:
@@ -70,7 +70,7 @@ class VisionTransformer(Classifier):
         )
         self.norm = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.global_pool = global_pool
-        self.head = nn.Linear(embed_dim, len(spec.classes))
+        self.head = nn.Linear(embed_dim, spec.outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.norm(self.blocks(self.embedding(images)))

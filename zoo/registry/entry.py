@@ -43,6 +43,7 @@ KINDS = {
         "augmentation", "datamodules/loading/augment", "zoo list --augmentations", ("batch", "generator", "classes")
     ),
     "logger": Kind("logger", "training/tracking/loggers", "zoo list --loggers", ("folder", "run_id", "step")),
+    "task": Kind("task", "tasks", "zoo list", ("self", "spec", "recipe")),
 }
 PLUGIN_FILE = "zoo_plugin_"  # the module of a file that is given with --plugin
 REQUIRED = "required"
@@ -66,7 +67,8 @@ class Entry:
 
     Attributes:
         kind: one of ``KINDS``.
-        task: a model takes the data sets and losses of its own task.
+        task: what it is for; of a task, the task of the models that it trains, too. A model takes the data sets and losses of
+            its own task and of those that train it.
         tiny: options of a small variant, for checks.
         recipe: the model's own hyper-parameters.
         data: default data set of a model, and ``data_options`` its settings.
@@ -192,6 +194,16 @@ def register_model(name: str, *, task: str, **keywords: Any) -> Decorator:
 def register_data(name: str, *, task: str, **keywords: Any) -> Decorator:
     """Register a LightningDataModule class as the data set ``name``. The arguments are those of ``register_model``."""
     return _register("data", name, {"task": task, **keywords})
+
+
+def register_task(name: str, *, task: str) -> Decorator:
+    """Register a class that derives from ``ImageModel`` as the loop for data of the task ``name``, which its spec names, too.
+
+    Args:
+        task: that of the models that it trains, as in ``register_task("multilabel", task="classification")``: each of them takes
+            data for ``name``. A task whose models derive from it need not be registered.
+    """
+    return _register("task", name, {"task": task})
 
 
 def register_optimizer(name: str, **keywords: Any) -> Decorator:

@@ -83,8 +83,20 @@ class Registry:
 
     def data_for(self, task: str, tags: tuple[str, ...] = ()) -> list[str]:
         """List the data sets for a model of ``task`` with these ``tags``: ``points`` are not for all."""
-        fitting = (name for name, entry in self.data.items() if entry.task == task)
+        trained = self.tasks_of(task)
+        fitting = (name for name, entry in self.data.items() if entry.task in trained)
         return sorted(name for name in fitting if not (NEED_IMAGES & set(tags) and "points" in self.data[name].tags))
+
+    def tasks_of(self, task: str) -> list[str]:
+        """The tasks of the data that models of ``task`` take: their own first, and those that train the same networks."""
+        return [task, *sorted(name for name, entry in self.entries("task").items() if entry.task == task != name)]
+
+    def task_of(self, model: str, data: str) -> str:
+        """The task of a model on a data set: that of the data, if both are known and fit; empty for an unknown model."""
+        if model not in self.models:
+            return ""
+        own, of_data = self.models[model].task, self.data[data].task if data in self.data else ""
+        return of_data if of_data in self.tasks_of(own) else own
 
     def find(self, kind: str, name: str) -> Entry:
         """Find an entry by kind and name.

@@ -151,7 +151,7 @@ def _read_decorator(kind: str, call: ast.Call, node: Definition, source: Source)
             if keyword.arg is None and not isinstance(value, dict):
                 raise ValueError(f"line {call.lineno}: ** unpacks {value!r}, which is no dictionary")
             keywords |= {keyword.arg: value} if keyword.arg else value
-    if not isinstance(keywords.get("task", ""), str) or (kind in ("model", "data", "loss") and "task" not in keywords):
+    if not isinstance(keywords.get("task", ""), str) or (kind in ("task", "model", "data", "loss") and "task" not in keywords):
         raise ValueError(f"line {call.lineno}: {name!r} has no literal task")
     parameters, docs, complete = _signature(node, source, read)
     doc = ast.get_docstring(node)

@@ -63,9 +63,9 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     name = str(subject.settings.get("model", {}).get("name", ""))
     if name in registry.models:
         entry = registry.model(name)
-        subject.summary, subject.task = entry.summary, entry.task
+        subject.summary, subject.task = entry.summary, registry.task_of(name, str(subject.settings.get("data", {}).get("name")))
         try:
-            subject.directions = dict(entry.load().directions)
+            subject.directions = dict(entry.load().with_loop(subject.task).directions)
         except Exception as error:  # a plugin's own fault
             notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are unknown.")
     elif name:

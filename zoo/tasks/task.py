@@ -173,6 +173,11 @@ class Task(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @classmethod
+    def with_loop(cls, task: str) -> type[Self]:
+        """The class with the loop for data of ``task``: where models bring their loop along, the class itself."""
+        return cls
+
     def stages(self) -> dict[str, nn.Module]:
         """The modules that hold the parameters, from input to output, the head last.
 

@@ -11,7 +11,7 @@ from image_folders import all_pixels, make, ready
 from PIL import Image
 
 from zoo.core.errors import UserError
-from zoo.datamodules.bases import classified_files
+from zoo.datamodules.bases import image_file_data
 from zoo.datamodules.files import value_range as module
 from zoo.datamodules.folder import Folder
 
@@ -58,7 +58,7 @@ def test_images_held_out_do_not_count(root):
 
 def test_the_spec_is_known_without_decoding(root, monkeypatch):
     deep(root)
-    monkeypatch.setattr(classified_files, "measured_values", None)
+    monkeypatch.setattr(image_file_data, "measured_values", None)
     assert Folder(4, 0, str(root)).spec.shape == (1, 6, 8)
 
 
@@ -104,7 +104,7 @@ def test_beyond_memory_it_is_that_of_a_sample(root, monkeypatch):
     whole = ready(root, validation=0, augment="none")
     data = ready(root, memory_gb=0, validation=0, augment="none")
     assert data.spec == whole.spec and torch.equal(all_pixels(data, "train"), all_pixels(whole, "train"))
-    monkeypatch.setattr(classified_files, "SAMPLED", 4)  # every second file, among them the first of each class
+    monkeypatch.setattr(image_file_data, "SAMPLED", 4)  # every second file, among them the first of each class
     paths = sorted((root / "train").rglob("*.png"))
     Image.fromarray(np.full((6, 8), 9000, np.uint16)).save(paths[1])
     assert ready(root, memory_gb=0, validation=0).spec.value_range == (1000, 5080)

@@ -20,7 +20,8 @@ from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec
-from zoo.tasks.classification import Classifier, Weights
+from zoo.tasks.classification import Classifier
+from zoo.tasks.images import Weights
 from zoo.training import engine
 from zoo.training.exported import write_exported
 from zoo.training.run_folder import RunFolder

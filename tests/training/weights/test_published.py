@@ -24,7 +24,7 @@ from zoo.datamodules.files.images import read_image
 from zoo.datamodules.loading.class_names import match_classes
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec
-from zoo.tasks.classification import Weights
+from zoo.tasks.images import Weights
 from zoo.tasks.task import Task
 from zoo.training.prediction import predict
 from zoo.training.weights.files import read_weights

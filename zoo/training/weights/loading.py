@@ -11,7 +11,7 @@ from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError, some
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import Classifier, Weights
+from zoo.tasks.images import ImageModel, Weights
 from zoo.tasks.task import Task
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
@@ -106,7 +106,7 @@ def load_backbone(task: Task, weights: Weights, advice: str = OMIT) -> LoadRepor
     Raises:
         UserError: a tensor is missing, unexpected or of another shape; nothing was loaded.
     """
-    if not isinstance(task, Classifier):
+    if not isinstance(task, ImageModel):
         raise UserError(f"recipe.weights={weights.origin}: only image classifiers load pretrained weights")
     if not weights.state:  # pretrained
         weights = task.pretrained_weights()
@@ -133,14 +133,14 @@ def load_backbone(task: Task, weights: Weights, advice: str = OMIT) -> LoadRepor
     )
 
 
-def _start_head(task: Classifier) -> None:
+def _start_head(task: ImageModel) -> None:
     *_, head = task.stages().values()
     if isinstance(head, nn.Linear):
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
 
-def _require_head(match: Match, task: Classifier, weights: Weights, advice: str) -> None:
+def _require_head(match: Match, task: ImageModel, weights: Weights, advice: str) -> None:
     """Refuse to keep a head for other classes.
 
     Raises:
@@ -158,7 +158,7 @@ def _require_head(match: Match, task: Classifier, weights: Weights, advice: str)
         raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {advice}")
 
 
-def _require_fit(match: Match, needed: set[str], task: Classifier, weights: Weights) -> None:
+def _require_fit(match: Match, needed: set[str], task: ImageModel, weights: Weights) -> None:
     """Refuse weights of another network, and those that are not finite.
 
     Raises:

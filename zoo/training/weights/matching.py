@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zoo.core.errors import UserError, some
-from zoo.tasks.classification import Classifier, Weights
+from zoo.tasks.images import ImageModel, Weights
 from zoo.tasks.library import MODULE
 
 LIBRARY_PREFIX = f"{MODULE}."  # of the names of a library's network inside a model of the zoo
@@ -39,11 +39,11 @@ class Match:
     left_out: list[str]
 
 
-def _own_prefix(task: Classifier) -> str:
+def _own_prefix(task: ImageModel) -> str:
     return LIBRARY_PREFIX if all(name.startswith(LIBRARY_PREFIX) for name in task.state_dict()) else ""
 
 
-def match_weights(task: Classifier, weights: Weights) -> Match:
+def match_weights(task: ImageModel, weights: Weights) -> Match:
     """Find the place of each tensor, by name, or by order if the recipe of the task says so.
 
     Raises:
@@ -52,7 +52,7 @@ def match_weights(task: Classifier, weights: Weights) -> Match:
     return _match_by_order(task, weights) if task.recipe.weights_by_order else _match_by_name(task, weights)
 
 
-def _match_by_name(task: Classifier, weights: Weights) -> Match:
+def _match_by_name(task: ImageModel, weights: Weights) -> Match:
     """Match by name, after the library's own conversion if there is one."""
     own, state = _own_prefix(task), weights.state
     bare = {name.removeprefix(own): name for name in task.state_dict()}
@@ -74,7 +74,7 @@ def _match_by_name(task: Classifier, weights: Weights) -> Match:
     return Match({bare[name]: value for name, value in values.items() if name in bare}, names, prefix, unexpected, left_out)
 
 
-def _needs_conversion(task: Classifier, values: dict[str, Tensor], bare: dict[str, str]) -> bool:
+def _needs_conversion(task: ImageModel, values: dict[str, Tensor], bare: dict[str, str]) -> bool:
     """Whether the file has a name that the network has not, or a tensor of another shape, apart from a head that is replaced."""
     own, replaced = task.state_dict(), set() if task.recipe.keep_head else task.head_names()
     return any(
@@ -94,7 +94,7 @@ def _prefix_in_file(found: Iterable[str], bare: Iterable[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""  # of equals, the one that the file has first
 
 
-def _match_by_order(task: Classifier, weights: Weights) -> Match:
+def _match_by_order(task: ImageModel, weights: Weights) -> Match:
     """Match by order.
 
     Raises:
@@ -113,7 +113,7 @@ def _match_by_order(task: Classifier, weights: Weights) -> Match:
     return Match({name: weights.state[of_file] for name, of_file in names.items()}, names, "", [], [])
 
 
-def match_in_order(task: Classifier, weights: Weights) -> dict[str, str] | None:
+def match_in_order(task: ImageModel, weights: Weights) -> dict[str, str] | None:
     """Own names -> names in the file, if the tensors agree in order and shape; the head may have another number of classes."""
     own, head, found = task.state_dict(), task.head_names(), weights.state
     if len(found) != len(own):  # old files lack the counters of batch norms
@@ -129,7 +129,7 @@ def match_in_order(task: Classifier, weights: Weights) -> dict[str, str] | None:
     return pairs
 
 
-def differences(match: Match, needed: set[str], task: Classifier, weights: Weights) -> list[str]:
+def differences(match: Match, needed: set[str], task: ImageModel, weights: Weights) -> list[str]:
     """Every kind of difference in names and shapes, counted, with the first of each, by their names in the file."""
     own, prefix = task.state_dict(), _own_prefix(task)
     # old files lack the counters that batch norms have had since torch 0.4.1

@@ -16,7 +16,7 @@ from zoo.registry.registry import Registry, current_registry
 from zoo.spec import ImageSpec
 
 if TYPE_CHECKING:
-    from zoo.tasks.classification import Classifier, Weights
+    from zoo.tasks.images import ImageModel, Weights
 
 Settings = list[dict[str, dict[str, Any]]]
 
@@ -64,7 +64,7 @@ class PublishedNetwork:
         defaults = current_registry().data_set(given["name"]).defaults
         return {**given, **{key: value for key, value in wanted.items() if key in given and given[key] == defaults[key]}}
 
-    def open(self) -> Classifier:
+    def open(self) -> ImageModel:
         """The network, in evaluation; raises as ``open_published`` does."""
         return open_published(current_registry(), self.name, self.weights, self.settings)[0]
 
@@ -85,7 +85,7 @@ class PublishedNetwork:
 
 def open_published(
     registry: Registry, name: str, weights: str = "", settings: Sequence[dict[str, Any]] = ()
-) -> tuple[Classifier, Run]:
+) -> tuple[ImageModel, Run]:
     """Build a network with its published weights and head, ready to evaluate: its spec has their classes and preprocessing.
 
     Args:
@@ -126,7 +126,7 @@ def _usual_spec(registry: Registry, name: str, run: Run) -> ImageSpec:
     return registry.model(run.model["name"]).load().published_spec()
 
 
-def _classes_in(task: Classifier, weights: Weights) -> int:
+def _classes_in(task: ImageModel, weights: Weights) -> int:
     """The number of classes of the head in a file."""
     from zoo.training.weights.matching import match_weights
 
