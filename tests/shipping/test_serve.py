@@ -80,6 +80,15 @@ def test_it_answers_as_predict_does(zoo, trained, address: str) -> None:
     assert status == 200 and raw["probability"] == pytest.approx(told[0]["probability"], abs=1e-6) and len(raw["top"]) == 1
 
 
+def test_files_that_are_no_images_have_an_error_in_their_place(trained, address: str) -> None:
+    good = png(trained.picture("yellow", 1))
+    files = ("notes.txt", b"not an image"), ("a.png", good), ("large.png", png(Image.new("1", (10_000, 6_000)))), ("b.png", good)
+    status, _, told = ask(address, "POST", "/predict", *form(*files))
+    assert status == 200 and [entry["file"] for entry in told] == [name for name, _ in files]
+    assert [entry.get("error", "")[:12] for entry in told] == ["not an image", "", "10000x6000 p", ""]
+    assert told[1]["class"] == told[3]["class"] == "yellow" and told[0].keys() == {"file", "error"}
+
+
 def test_it_tells_what_it_serves(trained, address: str) -> None:
     status, _, told = ask(address, "GET", "/model")
     assert status == 200

@@ -23,7 +23,7 @@ from torch import Tensor
 from zoo.config.run import Run
 from zoo.core.errors import one_line
 from zoo.serve.batches import Batches
-from zoo.serve.uploads import Limits, read_upload, read_uploads
+from zoo.serve.uploads import Limits, Unreadable, read_upload, read_uploads
 from zoo.tasks.classification import Classifier
 from zoo.tasks.prediction import rank
 
@@ -115,19 +115,28 @@ class Application(Starlette):
         return JSONResponse(self.about)
 
     async def predict(self, request: Request) -> JSONResponse:
-        """Predict uploaded images; the JSON is that of ``zoo predict --json``."""
+        """Predict uploaded images; the JSON is that of ``zoo predict --json``, with an error in the place of a file without one.
+
+        Raises:
+            HTTPException: none of the files can be read.
+        """
         top = request.query_params.get("top", str(TOP))
         if not (top.isascii() and top.isdecimal() and int(top[:9])):
             raise HTTPException(400, f"top={top[:20]}: must be a positive integer")
         uploads = await read_uploads(request, self.limits)
-        images = [await self._decoded(name, content) for name, content in uploads]
+        names, contents = zip(*uploads, strict=True)
+        decoded = [await self._decoded(content) for content in contents]
+        images = [each for each in decoded if not isinstance(each, Unreadable)]
+        if not images:
+            raise HTTPException(decoded[0].status, f"{names[0]}: {decoded[0].reason}")
         rows = await asyncio.gather(*map(self.batches.ask, images))
-        rankings = rank(torch.stack(rows), self.spec.classes, "class", int(top[:9]))
-        return JSONResponse([{"file": name, **each.to_dict()} for (name, _), each in zip(uploads, rankings, strict=True)])
+        rankings = iter(rank(torch.stack(rows), self.spec.classes, "class", int(top[:9])))
+        answers = [{"error": each.reason} if isinstance(each, Unreadable) else next(rankings).to_dict() for each in decoded]
+        return JSONResponse([{"file": name, **answer} for name, answer in zip(names, answers, strict=True)])
 
-    async def _decoded(self, name: str, content: bytes) -> Tensor:
+    async def _decoded(self, content: bytes) -> Tensor | Unreadable:
         async with self.decoding:
-            return await asyncio.to_thread(read_upload, name, content, self.spec, self.limits)
+            return await asyncio.to_thread(read_upload, content, self.spec, self.limits)
 
 
 class KnownHosts:

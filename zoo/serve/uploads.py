@@ -105,12 +105,16 @@ async def _files_of_form(request: Request, body: bytes, limits: Limits) -> list[
     return files
 
 
-def read_upload(name: str, content: bytes, spec: ImageSpec, limits: Limits) -> Tensor:
-    """Decode an uploaded file to uint8 [channels, height, width].
+@dataclass(frozen=True)
+class Unreadable:
+    """An uploaded file that is no image (``status`` 400), or one of too many pixels (413), and why."""
 
-    Raises:
-        HTTPException: not an image (400), or too many pixels (413).
-    """
+    status: int
+    reason: str
+
+
+def read_upload(content: bytes, spec: ImageSpec, limits: Limits) -> Tensor | Unreadable:
+    """Decode an uploaded file to uint8 [channels, height, width]."""
     try:
         with open_image(BytesIO(content)) as image:
             width, height = image.size
@@ -118,8 +122,8 @@ def read_upload(name: str, content: bytes, spec: ImageSpec, limits: Limits) -> T
         width = height = 0  # read_image gives the reason
     if width * height > limits.pixels:
         most = f"{limits.pixels / 1e6:g} million"
-        raise HTTPException(413, f"{name}: {width}x{height} pixels, at most {most} are allowed")
+        return Unreadable(413, f"{width}x{height} pixels, at most {most} are allowed")
     try:
         return read_image(BytesIO(content), spec)
     except UnreadableImage as error:
-        raise HTTPException(400, f"{name}: {one_line(error, 200)}") from None
+        return Unreadable(400, one_line(error, 200))

@@ -108,7 +108,7 @@ def test_every_reader_gives_the_pixels_of_pillow(tmp_path, monkeypatch, kind):
     channels_first = torch.tensor(pixels.transpose(2, 0, 1))
     spec = ImageSpec(3, *SHAPE, classes=())
     assert torch.equal(read_image(str(path), spec), channels_first)
-    assert torch.equal(read_upload("an image", path.read_bytes(), spec, Limits()), channels_first)
+    assert torch.equal(read_upload(path.read_bytes(), spec, Limits()), channels_first)
     assert np.array_equal(decode_whole(str(path), 999), pixels)
     assert np.array_equal(decode_box(str(path), lambda height, width: Box(0, 0, height, width), SHAPE, "bilinear"), pixels)
     for keep in (True, False):
