@@ -14,6 +14,7 @@ import yaml
 from zoo.config.run import Run
 from zoo.core import __version__
 from zoo.core.printing import printable
+from zoo.datamodules.files.formats import REMEDIES
 from zoo.export.agreement import Agreement, OwnData
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
@@ -134,7 +135,10 @@ class Card:
         )
 
     def _use(self) -> str:
-        return f"## Use\n\n```python\n{self.snippet()}```"
+        alone = self.library or self.format.name not in ("safetensors", "hub")
+        install = "pip install pillow-heif" if alone else REMEDIES["HEIF"]
+        register = ", and in the program `import pillow_heif; pillow_heif.register_heif_opener()`" if alone else ""
+        return f"## Use\n\n```python\n{self.snippet()}```\n\nHEIC images need `{install}`{register}."
 
     def snippet(self) -> str:
         """A program that classifies photo.jpg."""
