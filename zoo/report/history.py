@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo.callbacks.bins import BINS
 from zoo.core.json_lines import read_json_lines
-from zoo.training.records import Metrics, is_number, to_float
+from zoo.training.records import Metrics, Standing, StandingFindings, is_number, to_float
 
 ACTIVATIONS = ("mean", "std", "signal", "min", "max", "zero", "dead", "saturated", "rank")
 GRADIENTS = ("norm", "weight_norm", "update_ratio", "cosine")
@@ -92,22 +92,18 @@ def read_history(folder: Path) -> History:
         history.metrics.add(record)
     layers, parameters = _Rows(ACTIVATIONS), _Rows(GRADIENTS)
     series: dict[str, dict[int, float]] = {}
-    findings: list[tuple[int, dict[str, str]]] = []
+    findings = StandingFindings()
     for record in read_json_lines(folder / "monitors.jsonl", lambda: unread.update(["monitors.jsonl"])):
         step, kind = record.get("step"), record.get("kind")
         if step is None or (kind == "finding" and not record.get("name")):
             unread["monitors.jsonl"] += 1
             continue
+        findings.add(record)
         step = int(step)
         if kind == "activations":
             layers.add(step, record.get("layers"))
         elif kind == "gradients":
             parameters.add(step, record.get("parameters"))
-        elif kind == "finding":
-            findings.append((step, {key: str(record.get(key) or "") for key in FINDING}))
-        elif kind == "withdrawal":
-            own = tuple(str(record.get(key) or "") for key in ("name", "where"))
-            findings = [each for each in findings if (each[1]["name"], each[1]["where"]) != own]
         for name in SERIES.get(kind if isinstance(kind, str) else "", ()):
             if is_number(record.get(name)):
                 series.setdefault(name, {})[step] = to_float(record[name])
@@ -115,7 +111,7 @@ def read_history(folder: Path) -> History:
     for name, values in series.items():
         steps = sorted(values)
         history.series[name] = (np.array(steps), np.array([values[step] for step in steps]))
-    history.findings, history.unread = _summed_up(findings), dict(unread)
+    history.findings, history.unread = _worst_first(findings), dict(unread)
     return history
 
 
@@ -166,19 +162,18 @@ def _histograms(counts: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: row for name, row, is_sound in zip(lists, array, sound, strict=True) if is_sound}
 
 
-def _summed_up(findings: Iterable[tuple[int, dict[str, str]]]) -> list[Finding]:
-    """Merge findings by name and layer, and sort them by severity and step."""
-    seen: dict[tuple[str, str], Finding] = {}
-    for step, fields in findings:
-        key = (fields["name"], fields["where"])
-        former = seen.get(key)
-        seen[key] = Finding(fields, former.first if former else step, step, former.times + 1 if former else 1)
+def _worst_first(findings: Iterable[Standing]) -> list[Finding]:
+    """The findings, sorted by severity and first step."""
 
     def order(finding: Finding) -> tuple[int, int]:
         severity = finding.fields["severity"]
         return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES), finding.first
 
-    return sorted(seen.values(), key=order)
+    found = [
+        Finding({key: str(last.get(key) or "") for key in FINDING}, int(first["step"]), int(last["step"]), times)
+        for first, last, times in findings
+    ]
+    return sorted(found, key=order)
 
 
 # ------------------------------------------------------------------ thinning

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from array import array
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.core.json_lines import POSITION, Record
 
 if TYPE_CHECKING:
     import numpy as np
+
+IDLE_SECONDS = 60.0  # between two records, in which no run counts as paused
 
 
 class Metrics:
@@ -70,12 +73,37 @@ class Metrics:
         return max((self._numbers[name][-3], self._numbers[name][-2]) for name in names)
 
 
-def note_finding(standing: dict[tuple[str, str], Record], record: Record) -> None:
-    """Add a finding to those that stand, by name and place, as the last one, or take away one that is withdrawn."""
-    key = str(record.get("name")), str(record.get("where"))
-    standing.pop(key, None)
-    if record["kind"] == "finding":
-        standing[key] = record
+class Standing(NamedTuple):
+    """A finding that was not withdrawn: its first and its last record, and how many there were."""
+
+    first: Record
+    last: Record
+    times: int
+
+
+class StandingFindings:
+    """The findings of a run that stand, each once by its name and place, in the order of their last records."""
+
+    def __init__(self) -> None:
+        self._standing: dict[tuple[str, str], Standing] = {}
+
+    def add(self, record: Record) -> None:
+        """Take in a record of the monitors: a finding, the withdrawal of one, or any other, which changes nothing."""
+        kind = record.get("kind")
+        if kind not in ("finding", "withdrawal"):
+            return
+        key = str(record.get("name") or ""), str(record.get("where") or "")
+        former = self._standing.pop(key, None)
+        if kind == "finding":
+            self._standing[key] = Standing(former.first, record, former.times + 1) if former else Standing(record, record, 1)
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self._standing.values())
+
+
+def longest_interval(seconds: Sequence[float]) -> float:
+    """The seconds between two records of a run at work, given those between some: after more, it was paused or has stopped."""
+    return max(IDLE_SECONDS, 10 * statistics.median(seconds)) if seconds else IDLE_SECONDS
 
 
 def is_number(value: Any) -> bool:

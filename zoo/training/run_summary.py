@@ -12,7 +12,7 @@ from typing import Any
 from zoo.config.settings import read_config
 from zoo.core.errors import UserError, one_line
 from zoo.core.json_lines import Record, parse_line
-from zoo.training.records import note_finding, to_float
+from zoo.training.records import StandingFindings, longest_interval, to_float
 from zoo.training.run_folder import RunFolder
 
 STATES = ("running", "finished", "resumable", "non-finite", "broken")
@@ -154,22 +154,19 @@ def _last_record(content: bytes, mark: bytes) -> Record | None:
 
 
 def _active_seconds(times: list[float]) -> float | None:
-    """Seconds between the records, without gaps that are far longer than most."""
+    """Seconds between the records, without pauses."""
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
-    if not gaps:
-        return None
-    usual = sorted(gaps)[len(gaps) // 2]
-    return sum(gap for gap in gaps if gap <= max(60.0, 10 * usual))
+    longest = longest_interval(gaps)
+    return sum(gap for gap in gaps if gap <= longest) if gaps else None
 
 
 def _findings(folder: RunFolder) -> tuple[str, ...]:
-    standing: dict[tuple[str, str], Record] = {}
+    standing = StandingFindings()
     content = _content(folder.monitors_file)
     lines = [line for line in content.splitlines() if b'"kind":"finding"' in line or b'"kind":"withdrawal"' in line]
     for record in filter(None, map(parse_line, lines)):
-        if record.get("kind") in ("finding", "withdrawal"):
-            note_finding(standing, record)
-    return tuple(dict.fromkeys(name for name, _ in standing))
+        standing.add(record)
+    return tuple(dict.fromkeys(str(each.last.get("name")) for each in standing))
 
 
 def _content(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,11 +13,10 @@ from zoo.config.run import Run
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError
 from zoo.core.json_lines import JsonLinesFollower
-from zoo.training.records import Metrics, is_number, note_finding
+from zoo.training.records import Metrics, StandingFindings, is_number, longest_interval
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records from which the throughput is estimated
-IDLE_SECONDS = 60.0  # a run without a record for so long, and for ten times the usual interval, may have stopped
 SEVERITIES = ("warning", "error")
 
 
@@ -121,7 +119,7 @@ class RunWatcher:
     def _forget_monitors(self) -> None:
         self._monitored_step = 0
         self._data_loading: float | None = None
-        self._findings: dict[tuple[str, str], dict[str, Any]] = {}  # by name and place
+        self._findings = StandingFindings()
 
     def _update(self) -> None:
         """Read what is new: records of monitors are not kept, as their histograms would fill the memory."""
@@ -136,8 +134,7 @@ class RunWatcher:
             self._monitored_step = max(self._monitored_step, int(record.get("step") or 0))
             if record.get("kind") == "throughput" and is_number(record.get("data_loading")):
                 self._data_loading = record["data_loading"]
-            elif record.get("kind") in ("finding", "withdrawal"):
-                note_finding(self._findings, record)
+            self._findings.add(record)
 
     def status(self, now: float) -> RunStatus:
         """The status at a Unix time in seconds."""
@@ -149,7 +146,7 @@ class RunWatcher:
         at, epoch = metrics.last(*validated) if validated else (0.0, 0.0)
         steps = round(at / (epoch + 1) * epochs) if validated and epochs else None
         finished = bool(metrics.of_stages("test"))
-        rate, interval = _throughput(self._recent)
+        rate, longest = _throughput(self._recent)
         idle = max(0.0, now - last) if last is not None else self._seconds_since_start(now)
         return RunStatus(
             name=self.folder.name,
@@ -166,10 +163,10 @@ class RunWatcher:
             idle_seconds=idle,
             is_finished=finished,
             is_non_finite=not finished and self.folder.is_non_finite_since(last or 0.0),
-            may_have_stopped=not finished and idle is not None and idle > max(IDLE_SECONDS, 10 * interval),
+            may_have_stopped=not finished and idle is not None and idle > longest,
             has_lost_metrics=not metrics and self.folder.has_ended_an_epoch(),
             metrics=_shown(metrics),
-            finding=_most_severe(self._findings.values()),
+            finding=_most_severe(each.last for each in self._findings),
         )
 
     def _seconds_since_start(self, now: float) -> float | None:
@@ -179,13 +176,13 @@ class RunWatcher:
 
 
 def _throughput(records: Iterable[dict[str, Any]]) -> tuple[float | None, float]:
-    """Steps a second and the median seconds between records; pauses, as between an interrupt and a resume, do not count."""
+    """Steps a second, without pauses as between an interrupt and a resume, and the seconds after which it is one."""
     timed = [(r["step"], r["time"]) for r in records if r.get("step") is not None and r.get("time") is not None]
     gaps = [(later[0] - earlier[0], later[1] - earlier[1]) for earlier, later in zip(timed, timed[1:], strict=False)]
-    interval = statistics.median([seconds for _, seconds in gaps]) if gaps else 0.0
-    kept = [(steps, seconds) for steps, seconds in gaps if seconds <= max(IDLE_SECONDS, 10 * interval)]
+    longest = longest_interval([seconds for _, seconds in gaps])
+    kept = [(steps, seconds) for steps, seconds in gaps if seconds <= longest]
     steps, seconds = sum(each for each, _ in kept), sum(each for _, each in kept)
-    return (steps / seconds if seconds > 0 and steps > 0 else None), interval
+    return (steps / seconds if seconds > 0 and steps > 0 else None), longest
 
 
 def _shown(metrics: Metrics) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ from wandb.plot import CustomChart
 
 from zoo.core.json_lines import read_json_lines
 from zoo.tasks.samples import Samples
+from zoo.training.records import StandingFindings
 from zoo.training.tracking.media import picture
 
 FINDING = ("step", "severity", "name", "where", "evidence", "cause", "try")
@@ -32,17 +33,14 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
     the network. ``depth/spread`` and ``depth/updates`` are charts over the rows of those tables, with a line for each of up to
     six records.
     """
-    findings: dict[tuple[str, str], list[Any]] = {}
+    findings = StandingFindings()
     last: dict[str, Rows] = {}
     spread: dict[int, dict[str, Any]] = {}
     updates: dict[int, dict[str, Any]] = {}
     for record in read_json_lines(monitors):
         step, kind = record.get("step"), record.get("kind")
         rows = record.get("layers" if kind == "activations" else "parameters")
-        if kind == "finding":
-            findings.setdefault((str(record.get("name")), str(record.get("where"))), [record.get(key) for key in FINDING])
-        elif kind == "withdrawal":
-            findings.pop((str(record.get("name")), str(record.get("where"))), None)
+        findings.add(record)
         if step is None or not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
             continue
         if kind == "activations":
@@ -53,8 +51,8 @@ def monitor_tables(monitors: Path) -> dict[str, wandb.Table | CustomChart]:
             # biases start at zero, so they have no ratio
             updates[step] = {n: row.get("update_ratio") for n, row in rows.items() if "bias" not in n.rpartition(".")[2]}
     tables: dict[str, wandb.Table | CustomChart] = {}
-    if findings:
-        worst_first = sorted(findings.values(), key=lambda row: (row[1], row[0]))  # "error" is before "warning"
+    if found := [[each.first.get(key) for key in FINDING] for each in findings]:
+        worst_first = sorted(found, key=lambda row: (row[1], row[0]))  # "error" is before "warning"
         tables["findings"] = wandb.Table(columns=list(FINDING), data=worst_first)
     if layers := last.get("activations"):
         tables["layers"] = _table("layer", LAYER, layers)
