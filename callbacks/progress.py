@@ -107,6 +107,12 @@ class TrainingProgress(L.Callback):
         if self.live is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
             self._refresh(trainer, self.live)
 
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self.live is not None and time.monotonic() - self.shown_at > REFRESH_SECONDS:
+            self._refresh(trainer, self.live, f"validating {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}")
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.trend in self.metrics:
             self.history.append(self.metrics[self.trend])
@@ -157,9 +163,11 @@ class TrainingProgress(L.Callback):
     def _metric(self, name: str) -> str:
         return printable(f"{name} {self.metrics[name]:.4g}")
 
-    def _refresh(self, trainer: L.Trainer, live: Live) -> None:
+    def _refresh(self, trainer: L.Trainer, live: Live, phase: str = "") -> None:
         self.shown_at = time.monotonic()
         self._compose(trainer)
+        if phase:
+            self.line.parts.insert(1, Part(phase, 1))
         self.line.finding = self.diagnosis.most_severe if self.diagnosis else None
         live.refresh()
 
@@ -182,6 +190,49 @@ class TrainingProgress(L.Callback):
             Part(f"{_clock(self._seconds_left(trainer)) if taken else '?'} left", 2),
             *metrics,
         ]
+
+    def _close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+class EvaluationProgress(L.Callback):
+    """A bar of a test on standard error, from rank zero only and on a terminal alone, of which nothing stays.
+
+    Args:
+        terminal: draw it; by default as ``TrainingProgress`` does.
+    """
+
+    def __init__(self, terminal: bool | None = None) -> None:
+        self.terminal = _can_draw() if terminal is None else terminal
+        self.live: Live | None = None
+        self.line = Line()
+        self.shown_at = self.started_at = 0.0
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.shown_at = self.started_at = time.monotonic()
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        now = time.monotonic()
+        if not self.terminal or not trainer.is_global_zero or now - self.shown_at <= REFRESH_SECONDS:
+            return
+        done, total = batch_idx + 1, int(trainer.num_test_batches[dataloader_idx])
+        left = _clock((now - self.started_at) / done * (total - done))
+        self.shown_at, self.line.done = now, done / total
+        self.line.parts = [Part("testing", 2), Part(f"{done}/{total}", 0), Part(f"{left} left", 1)]
+        if self.live is None:
+            self.live = Live(self.line, console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.live.start()
+        self.live.refresh()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
 
     def _close(self) -> None:
         if self.live is not None:

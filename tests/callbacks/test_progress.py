@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from zoo.callbacks.diagnosis import Diagnosis
 from zoo.callbacks.findings import Finding
-from zoo.callbacks.progress import Line, Part, TrainingProgress
+from zoo.callbacks.progress import EvaluationProgress, Line, Part, TrainingProgress
 
 
 class Anybodys(L.LightningModule):
@@ -202,3 +202,27 @@ def test_the_worst_finding_stays_when_a_training_breaks_off(terminal: int, capfd
         fit(progress, max_epochs=2, callbacks=[Finds(diagnosis, {2: BURST}), Fails(), diagnosis, progress])
     shown = screen(capfd.readouterr().err)
     assert len(shown) == 2 and shown[0].startswith("epoch 1/2") and shown[1].startswith("error: exploding-gradients")
+
+
+class Evaluated(Anybodys):
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.layer(batch)
+
+    test_step = validation_step
+
+
+def test_validation_has_its_place_in_the_bar_and_nothing_of_a_test_stays(terminal: int, capfd: pytest.CaptureFixture) -> None:
+    progress, testing = TrainingProgress({}, (), terminal=True), EvaluationProgress(terminal=True)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[progress, testing], max_epochs=1, num_sanity_val_steps=0,
+    )  # fmt: skip
+    model, data = Evaluated(), DataLoader(torch.randn(12, 2), batch_size=4)
+    trainer.fit(model, data, data)
+    told = capfd.readouterr().err
+    assert all(f"validating {number}/3" in told for number in (1, 2, 3))
+    assert screen(told)[-1].startswith("epoch 1/1") and "validating" not in screen(told)[-1]
+    trainer.test(model, data, verbose=False)
+    told = capfd.readouterr().err
+    assert all(re.search(rf"testing.*{number}/3", told) for number in (1, 2, 3))
+    assert not screen(told) and testing.live is None

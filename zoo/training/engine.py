@@ -16,7 +16,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from zoo.callbacks.findings import Finding
-from zoo.callbacks.progress import TrainingProgress
+from zoo.callbacks.progress import EvaluationProgress, TrainingProgress
 from zoo.callbacks.throughput import Throughput
 from zoo.config.run import Run, TrainerSettings
 from zoo.core.errors import UserError, some
@@ -158,7 +158,7 @@ def train(
         log = MetricsLogger(metrics)
         monitors, diagnosis = build_monitors(run, task, [monitored.append, trackers.log_record]) if monitor else ([], None)
         names = SHOWN + ((metric,) if metric not in SHOWN else ())
-        shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis)] if progress else []
+        shown = [TrainingProgress(log.latest, names, trend=metric, diagnosis=diagnosis), EvaluationProgress()] if progress else []
         post_mortem = [build_autopsy(folder, task, about)] if monitor else []
         recorder = ContentRecorder(data, former.record if former.record.files else files, folder.path)
         recording = [] if files.is_complete else [recorder]
@@ -327,7 +327,7 @@ def test(
     require_valid_launch()
     module = build_test_data(registry, run, task.spec, data, record)
     run = run.model_copy(update={"data": data})
-    trainer = build_trainer(settings, run, logger=False, callbacks=[Stopping()])
+    trainer = build_trainer(settings, run, logger=False, callbacks=[Stopping(), EvaluationProgress()])
     require_batches(trainer, module, "test")
     task.collect_details()
     with supervised(trainer):
