@@ -220,7 +220,7 @@ class ImageFileData(ImageData):
         if names[:1] != ["resized-crop"] or not isinstance(train.images, ImageFiles):
             return train
         stored = self.stored_size or math.ceil(max(self._shape) * 8 / 7)
-        crops = RandomCrops(transforms[0][1], stored, flip=names[1:2] == ["hflip"])
+        crops = RandomCrops(transforms[0][1]["min_scale"], stored, flip=names[1:2] == ["hflip"])
         return replace(train, images=replace(train.images, random_crops=crops))
 
     @cached_property

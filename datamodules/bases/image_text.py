@@ -15,7 +15,7 @@ from zoo.core.errors import UserError
 from zoo.core.violation import require
 from zoo.datamodules.bases.images import ImageData
 from zoo.datamodules.bases.options import require_fraction
-from zoo.datamodules.loading.augment import Augmentation
+from zoo.datamodules.loading.augmentations.augmentation import Augmentation
 from zoo.datamodules.loading.loader import Batch
 from zoo.datamodules.loading.splits import Split
 from zoo.spec import IGNORE, PAD, UNKNOWN_ANSWER, ImageTextSpec

@@ -28,7 +28,7 @@ from zoo.datamodules.files.decoded import locked
 from zoo.datamodules.files.digests import NotedDigests
 from zoo.datamodules.files.features import cached_features
 from zoo.datamodules.files.image_files import ImageFiles
-from zoo.datamodules.loading.augment import Augmentation
+from zoo.datamodules.loading.augmentations.augmentation import Augmentation
 from zoo.datamodules.loading.held_out import split_at_random, split_by_name
 from zoo.datamodules.loading.loader import Batch, placement
 from zoo.datamodules.loading.pixels import channel_statistics, resize

@@ -40,7 +40,7 @@ KINDS = {
     "optimizer": Kind("optimizer", "optim/optimizers", "zoo list --optimizers", ("self", "params", "lr", "weight_decay")),
     "loss": Kind("loss", "optim/losses", "zoo list --losses", ("logits", "targets", "reduction", "label_smoothing")),
     "augmentation": Kind(
-        "augmentation", "datamodules/loading/augment", "zoo list --augmentations", ("batch", "generator", "classes")
+        "augmentation", "datamodules/loading/augmentations", "zoo list --augmentations", ("batch", "generator", "classes")
     ),
     "logger": Kind("logger", "training/tracking/loggers", "zoo list --loggers", ("folder", "run_id", "step")),
     "task": Kind("task", "tasks", "zoo list", ("self", "spec", "recipe")),
@@ -224,10 +224,10 @@ def register_loss(name: str, *, task: str, **keywords: Any) -> Decorator:
 
 
 def register_augmentation(name: str, **keywords: Any) -> Decorator:
-    """Register a function ``(batch, generator, strength)`` as an item of ``data.augment``, as in ``crop:4,hflip``.
+    """Register a function ``(batch, generator, ...)`` as an item of ``data.augment``, as in ``crop:4,rand:2,9``.
 
-    It returns the batch with other ``images``, drawing random numbers from the CPU ``generator``. A strength is optional, and
-    its default that of the parameter. A function that takes ``classes`` as well mixes labels (``targets``).
+    It returns the batch with other ``images``, drawing random numbers from the CPU ``generator``. Its other parameters are the
+    numbers after the colon, in order. A function that takes ``classes`` as well mixes labels (``targets``).
     """
     return _register("augmentation", name, keywords)
 

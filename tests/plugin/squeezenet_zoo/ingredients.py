@@ -47,8 +47,10 @@ def focal(logits, targets, reduction, gamma: float = 2.0):
     return losses.mean() if reduction == "mean" else losses
 
 
-@register_augmentation("invert")
-def invert(batch, generator, probability: float = 0.5):
-    """Invert the colors of each image with a probability."""
-    chosen = torch.rand(len(batch["images"]), 1, 1, 1, generator=generator) < probability
-    return {**batch, "images": torch.where(chosen.to(batch["images"].device), 255 - batch["images"], batch["images"])}
+@register_augmentation("gray")
+def gray(batch, generator, probability: float = 0.5):
+    """Take the color from each image with a probability."""
+    images = batch["images"]
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < probability
+    without = images.float().mean(1, keepdim=True).to(images.dtype)
+    return {**batch, "images": torch.where(chosen.to(images.device), without, images)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,19 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from zoo.core.errors import UserError
-from zoo.datamodules.loading.augment import Augmentation, _beta
+from zoo.datamodules.loading.augmentations.augmentation import Augmentation
+from zoo.datamodules.loading.augmentations.cropping import flip_left_right
+from zoo.datamodules.loading.augmentations.erasing import cutout
+from zoo.datamodules.loading.augmentations.mixing import _beta
+from zoo.datamodules.loading.augmentations.policies import rand_augment
 
 GEOMETRY = ["crop:2", "hflip", "vflip", "resized-crop:0.3", "jitter:0.4", "cutout:3"]
+OPERATIONS = [
+    "rotate:90", "shear-x:0.9", "shear-y:0.9", "translate-x:0.5", "translate-y:0.5", "affine", "brightness", "contrast",
+    "sharpness", "erasing:0.9", "trivial", "rand:2,20",
+]  # fmt: skip
+BY_CHANCE = ["posterize:2", "solarize:90", "autocontrast", "invert"]
+OF_COLOR = ["saturation", "hue:0.4", "jitter:0.4,0.2"]
 MIXING = ["mixup:0.5", "cutmix:1.0"]
 EVERYTHING = ",".join(GEOMETRY + MIXING)
 SHAPES = [(1, 8, 8), (3, 6, 10), (1, 9, 5), (3, 7, 4)]
@@ -38,7 +49,7 @@ def hand_made(images: torch.Tensor) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------ what holds for all
 
 
-@pytest.mark.parametrize("description", [*GEOMETRY, *MIXING, EVERYTHING])
+@pytest.mark.parametrize("description", [*GEOMETRY, *OPERATIONS, *BY_CHANCE, *MIXING, EVERYTHING])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_seed_alone_decides_and_the_input_is_left_alone(description, shape):
     batch = make_batch(16, shape)
@@ -54,21 +65,34 @@ def test_the_seed_alone_decides_and_the_input_is_left_alone(description, shape):
         assert torch.equal(first["labels"], labels)
 
 
-@pytest.mark.parametrize("description", GEOMETRY)
+@pytest.mark.parametrize("description", [*GEOMETRY, *OPERATIONS, *BY_CHANCE, "equalize", *OF_COLOR])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_copies_of_one_image_are_changed_differently(description, channels):
-    image = make_batch(1, (channels, 8, 6), smallest=1)["images"]
+    image = 40 + make_batch(1, (channels, 18, 16))["images"] // 2
     changed = augment(description, hand_made(image.repeat(64, 1, 1, 1)))["images"]
     different = len(changed.flatten(1).unique(dim=0))
-    assert different == 2 if "flip" in description else different > 15
+    if description in ("saturation", "hue:0.4") and channels == 1:
+        assert torch.equal(changed[:1], image) and different == 1
+    elif description in ("hflip", "vflip", "equalize", *BY_CHANCE):
+        assert different == 2
+    else:
+        assert different > (4 if "translate" in description else 15)
     assert changed.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("description", [*GEOMETRY, *MIXING])
+@pytest.mark.parametrize("description", [*GEOMETRY, *OPERATIONS, *BY_CHANCE, *OF_COLOR, *MIXING])
 def test_the_memory_layout_of_the_images_does_not_matter(description):
     batch = make_batch(8, (3, 6, 10))
     striding = {**batch, "images": batch["images"].contiguous(memory_format=torch.channels_last)}
     assert torch.equal(augment(description, batch)["images"], augment(description, striding)["images"])
+
+
+@pytest.mark.parametrize("description", [*OPERATIONS, *BY_CHANCE, *OF_COLOR])
+def test_operations_take_the_floating_point_images_of_mixing(description):
+    batch = make_batch(16, (3, 8, 10))
+    mixed = augment(f"mixup:1,{description}", batch)
+    assert mixed["images"].is_floating_point() and mixed["images"].min() >= 0 and mixed["images"].max() <= 255
+    assert "targets" in mixed
 
 
 @pytest.mark.parametrize("description", ["", "none", " , none"])
@@ -332,7 +356,8 @@ def test_an_unknown_transform_is_one_line_with_the_nearest_name(description, nea
 @pytest.mark.parametrize(
     "item",
     ["crop:x", "crop:", "crop:0", "crop:-1", "crop:2.5", "cutout:0", "jitter:-0.1", "mixup:nan", "mixup:inf", "cutmix:0",
-     "resized-crop:1.5", "resized-crop:0"],
+     "resized-crop:1.5", "resized-crop:0", "hue:0.6", "rotate:181", "posterize:9", "posterize:2.5", "solarize:256", "rand:2,31",
+     "rand:11,9", "rand:0,9", "rand:2,9,1", "erasing:2", "crop:4,4", "affine:10,2"],
 )  # fmt: skip
 def test_a_wrong_strength_is_one_line_that_names_the_transform(item):
     with pytest.raises(UserError, match=item.partition(":")[0]) as error:
@@ -340,13 +365,24 @@ def test_a_wrong_strength_is_one_line_that_names_the_transform(item):
     assert "\n" not in str(error.value) and item in str(error.value)
 
 
-def test_a_strength_where_none_is_taken_is_one_line():
-    with pytest.raises(UserError, match="hflip.*takes no argument"):
-        Augmentation("hflip:0.5", 10)
+@pytest.mark.parametrize("item", ["hflip:0.5", "trivial:9", "trivial:9,9"])
+def test_a_strength_where_none_is_taken_is_one_line(item):
+    with pytest.raises(UserError, match=f"{item[:5]}.*takes no argument"):
+        Augmentation(item, 10)
+
+
+def test_a_number_after_a_comma_is_a_further_argument():
+    batch = make_batch(16, (3, 8, 10))
+    both = augment("hflip, rand:2, 20 ,cutout:3", batch)["images"]
+    generator = torch.Generator().manual_seed(0)
+    steps = [flip_left_right, partial(rand_augment, operations=2, magnitude=20), partial(cutout, size=3)]
+    for step in steps:
+        batch = step(batch, generator)
+    assert torch.equal(both, batch["images"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second kind of device")
-@pytest.mark.parametrize("description", [*GEOMETRY, *MIXING])
+@pytest.mark.parametrize("description", [*GEOMETRY, *OPERATIONS, *BY_CHANCE, *OF_COLOR, *MIXING])
 def test_a_seed_gives_the_same_pictures_on_a_gpu(description):
     batch = make_batch(16, (3, 12, 10))
     there = augment(description, {key: value.cuda() for key, value in batch.items()})

@@ -1,0 +1,1 @@
+"""Transforms of training batches, listed by ``zoo list --augmentations``: one idea a file, combined by ``augmentation.py``."""
