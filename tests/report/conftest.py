@@ -84,7 +84,8 @@ def write_run() -> Callable[..., RunFolder]:
 
     def write(name: str, metrics: list = (), monitors: list = (), settings: dict | None = None, rest: str = "") -> RunFolder:
         folder = RunFolder(RUNS / name)
-        environment = {"command": f"zoo train softmax --name {name}", "parameters": 650, "device": "cpu"}
+        environment = {"command": f"zoo train softmax --name {name}", "device": "cpu"}
+        environment |= {"parameters": 650, "trained_parameters": 65}
         folder.describe(resolve(scan(), "softmax", {}, [settings or {}]), environment)
         folder.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in metrics))
         if monitors:

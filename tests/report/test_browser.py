@@ -84,6 +84,13 @@ return null;
 """
 
 
+GAPS = """
+const right = element => Math.round(element.getBoundingClientRect().right);
+const groups = [...document.querySelectorAll(".plots")];
+return groups.filter(group => right(group) != right(group.lastElementChild)).map(group => group.innerText);
+"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_a_report_opens_everywhere(browser, page: Path, size: tuple[int, int], scheme: str) -> None:
@@ -94,6 +101,7 @@ def test_a_report_opens_everywhere(browser, page: Path, size: tuple[int, int], s
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script(GAPS) == []
     ink = browser.execute_script("return getComputedStyle(document.body).color")  # rgb(1, 2, 3)
     assert ink[4:-1].replace(" ", "") in browser.execute_script(DRAWN)  # text in plots is as that around them
 

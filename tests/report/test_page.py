@@ -44,11 +44,14 @@ class Page(html.parser.HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.texts: list[tuple[str, str]] = []  # (innermost element, text)
         self.open: list[str] = []
+        self.rows: list[list[str]] = []  # of all tables: their cells
         self.feed(file.read_text(encoding="utf-8"))
         assert not self.open, f"not closed: {self.open}"
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attributes}))
+        if tag == "tr":
+            self.rows.append([])
         if tag not in VOID:
             self.open.append(tag)
 
@@ -57,6 +60,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, text: str) -> None:
         self.texts.append((self.open[-1] if self.open else "", text))
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(text)
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -148,6 +153,7 @@ def test_best_last_and_test_figures_stand_in_a_table(write_run) -> None:
     subject = read_subject(scan(), write_run("figures", records), "figures")
     assert summarize_metrics(subject) == {"accuracy": ("0.9", "2", "0.7", "0.8"), "loss": ("0.4", "2", "0.6", "–")}
     told = dict(facts(subject))
+    assert told["Parameters"] == "650 (65 trained)"
     assert told["Steps"] == "30" and told["Epochs"].startswith("3 of ")
     assert told["Duration (until the last record)"] == "3:25"
 
@@ -191,10 +197,25 @@ def test_a_run_of_a_plugin_that_is_missing_is_shown(report, write_run, metrics) 
     folder.run_file.write_text(folder.run_file.read_text().replace("name: softmax", "name: squeezenet"))
     page = report("foreign")
     assert_sound(page)
-    assert (
-        "The model 'squeezenet' is not registered, perhaps because a plugin is missing" in page.text
-        and "Learning curves" in page.text
-    )
+    assert "The model 'squeezenet' is not registered, perhaps because a plugin is missing" in page.text
+    assert "Best values of accuracy are unknown: only the model says" in page.text and "Learning curves" in page.text
+    assert ["loss", "0.5", "1", "0.5", "0.6"] in page.rows  # a loss is low in any model
+
+
+def test_a_comparison_says_in_its_cells_what_is_unknown_without_a_plugin(report, write_run, metrics) -> None:
+    write_run("known", metrics(100))
+    foreign = write_run("foreign", metrics(100))
+    foreign.run_file.write_text(foreign.run_file.read_text().replace("name: softmax", "name: squeezenet"))
+    page = report("known", "foreign", "--no-samples")
+    table = {row[0]: row[1:5] for row in page.rows[:3]}
+    assert table["run"] == ["best val/loss", "test/loss", "best val/accuracy", "test/accuracy"]
+    assert table["known"] == ["0.5", "0.6", "0.75", "0.7"] and table["foreign"] == ["0.5", "0.6", "unknown", "0.7"]
+    assert "Best values are unknown for foreign: the model is not available here" in page.text
+
+    file = foreign.path / "environment.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "monitor": "val/accuracy", "goal": "max"}))  # as a training does
+    page = report("known", "foreign", "--no-samples")
+    assert page.rows[2][:5] == ["foreign", "0.5", "0.6", "0.75", "0.7"] and "Best values" not in page.text
 
 
 def test_a_curve_with_a_peak_is_logarithmic(report, write_run, metrics) -> None:

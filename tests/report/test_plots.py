@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from zoo.report.history import columns
-from zoo.report.plots import INK, Line, Plot, confusion_plot, heat_map, layer_lines, line_plot, number
+from zoo.report.plots import HEIGHT, INK, Line, Plot, confusion_plot, heat_map, layer_lines, line_plot, number
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -76,7 +76,7 @@ def test_a_heat_map_has_a_row_for_each_layer_and_a_column_for_each_record() -> N
     steps = np.arange(0, 100, 10)
     values = np.random.default_rng(0).random((3, 10))
     names = [f"network.trunk.first_half.{name}.conv" for name in "abc"]
-    plot = heat_map("Spread", "", names, steps, values, columns(steps, 300), "log")
+    plot = heat_map("Spread", "", names, steps, values, columns(steps, 300), "log", HEIGHT)
     (source,) = data(plot)
     rows = [array(row)[0] for row in source["image"]]
     np.testing.assert_allclose(np.stack(rows), values, rtol=1e-6)
@@ -99,7 +99,7 @@ def test_a_heat_map_has_a_row_for_each_layer_and_a_column_for_each_record() -> N
 @pytest.mark.parametrize("value", [0.0, -1.0, 5.0, math.nan, math.inf])
 def test_a_heat_map_of_one_value_has_a_scale(scale: str, value: float) -> None:
     steps = np.arange(3)
-    plot = heat_map("Dead", "", ["a"], steps, np.full((1, 3), value), columns(steps, 300), scale)
+    plot = heat_map("Dead", "", ["a"], steps, np.full((1, 3), value), columns(steps, 300), scale, HEIGHT)
     (mapper,) = models(plot, "LogColorMapper" if scale == "log" else "LinearColorMapper")
     assert mapper["low"] < mapper["high"]
     assert scale != "signed" or mapper["low"] == -mapper["high"]
@@ -142,7 +142,7 @@ def test_names_from_outside_cannot_leave_the_script() -> None:
     steps = np.arange(3)
     plots = [
         line_plot("Loss", "", [Line(steps, steps * 1.0, HOSTILE), Line(steps, steps * 1.0, "<!--", 1)], "step", most=300),
-        heat_map("Spread", "", [HOSTILE, "b"], steps, np.ones((2, 3)), columns(steps, 300), "log"),
+        heat_map("Spread", "", [HOSTILE, "b"], steps, np.ones((2, 3)), columns(steps, 300), "log", HEIGHT),
         layer_lines("Updates", "", steps, [HOSTILE], np.ones((1, 3)), 1e-3, 300),
         confusion_plot("Confusion", "", np.ones((2, 2), dtype=int), [HOSTILE, "b"]),
     ]
@@ -153,7 +153,7 @@ def test_names_from_outside_cannot_leave_the_script() -> None:
 
 def test_text_has_the_color_that_the_page_replaces() -> None:
     steps = np.arange(3)
-    plot = heat_map("Spread", "", ["a", "b"], steps, np.ones((2, 3)), columns(steps, 300), "log")
+    plot = heat_map("Spread", "", ["a", "b"], steps, np.ones((2, 3)), columns(steps, 300), "log", HEIGHT)
     axes, (bar,) = models(plot, "LinearAxis"), models(plot, "ColorBar")
     assert len(axes) == 2
     assert all(INK in str(each["major_label_text_color"]) for each in (*axes, bar))

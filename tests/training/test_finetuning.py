@@ -25,7 +25,7 @@ from zoo.tasks.task import Diverged
 from zoo.training import building, engine
 from zoo.training.finetuning import resolve_finetuning
 from zoo.training.run_folder import RunFolder
-from zoo.training.stage_plan import describe_plan, stage_plan
+from zoo.training.stage_plan import count_trained, describe_plan, stage_plan
 
 QUICK = [
     "trainer.limit_train_batches=3",
@@ -90,6 +90,7 @@ def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     assert {stage.name: stage.lr for stage in plan} == pytest.approx(rates)
     assert [stage.first_epoch for stage in plan] == [None, None, 4, 2, 1]  # the first two would thaw after the end
     assert sum(stage.parameters for stage in plan) == sum(parameter.numel() for parameter in task.parameters())
+    assert count_trained(task) == sum(stage.parameters for stage in plan[2:])
     assert (
         describe_plan(plan)
         == "trained: the head alone at first, the rest stage by stage from epoch 2 to 4; lr from 0.025 (stage2) to 0.1 (head)"
@@ -182,6 +183,7 @@ def test_a_folder_of_photographs_from_one_end_to_the_other(zoo, workplace: Path)
     assert answer.code == 0, answer.err
     assert "from shuffle.pth; its head was replaced" in answer.err and "trained: the head alone, 2,050 of" in answer.err
     assert "next: zoo predict head IMAGE..." in answer.out
+    assert json.loads(Path("runs/head/environment.json").read_text())["trained_parameters"] == 2050
     spec = torch.load(RunFolder.find("head").best, weights_only=True)["bestiary"]["spec"]
     assert list(spec["classes"]) == ["across", "down"] and list(spec["mean"]) == [0.485, 0.456, 0.406]
     assert zoo("predict", "head", root / "down" / "0.png").code == 0

@@ -22,6 +22,7 @@ from zoo.report.plots import INK, confusion_plot
 from zoo.report.samples import scene, take_samples, thumbnail
 from zoo.report.subject import (
     TIME,
+    UNKNOWN,
     Subject,
     count_findings,
     facts,
@@ -108,15 +109,16 @@ def _contents(runs: list[dict[str, Any]], several: bool) -> list[tuple[str, str]
 
 def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]:
     history, samples = subject.history, subject.samples
-    confusion = []
+    confusion = None
     if samples.confusion is not None:
         caption = "Rows are true classes, columns predictions; colors are fractions of each row on a square-root scale."
-        confusion = [confusion_plot("Confusion matrix", caption, samples.confusion.numpy(), samples.classes)]
+        confusion = confusion_plot("Confusion matrix", caption, samples.confusion.numpy(), samples.classes)
     no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored, or records were lost."
     network, data = network_and_data(subject)
     return {
         "label": subject.label,
         "headline": " on ".join(filter(None, (network, data))),
+        "summary": subject.summary,
         "facts": facts(subject),
         "metrics_header": ("metric", "best", "at epoch", "last", "test"),
         "metrics": [(name, *row) for name, row in summarize_metrics(subject).items()],
@@ -164,8 +166,8 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     data = dict.fromkeys(name for subject in subjects if (name := network_and_data(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
     notes = [f"These runs have different {unlike}: their metrics are not comparable."] if unlike else []
-    if unknown := [subject.label for subject in subjects if not subject.directions]:
-        notes.append(f"Best values are unknown for {some(unknown)}: the model is not available here.")
+    if lacking := [subject.label for subject, table in zip(subjects, tables, strict=True) if _has_unknown(table)]:
+        notes.append(f"Best values are unknown for {some(lacking)}: the model is not available here.")
     return {
         "notes": notes,
         "metrics_header": header,
@@ -176,9 +178,14 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     }
 
 
+def _has_unknown(table: dict[str, tuple[str, ...]]) -> bool:
+    return any(UNKNOWN in row for row in table.values())
+
+
 def differing_settings(settings: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of settings that differ between runs: key and value per run; runs with unknown settings do not count."""
     flat = [dict(_flat(tree)) for tree in settings]
-    keys = dict.fromkeys(key for each in flat for key in each)
+    sections = list(dict.fromkeys(section for tree in settings for section in tree))
+    keys = sorted(dict.fromkeys(key for each in flat for key in each), key=lambda key: sections.index(key.partition(".")[0]))
     rows = [(key, *(each.get(key, "–") if each else "unknown" for each in flat)) for key in keys]
     return [row for row in rows if len(set(row[1:]) - {"unknown"}) > 1]

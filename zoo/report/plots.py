@@ -44,6 +44,8 @@ HEIGHT = 280  # pixels
 MIN_SHARE = 0.1  # at the end of a scale of shares, so that few do not look like all
 ROW = 18  # pixels of a row in a heat map
 LONGEST = 26  # characters of a tick label
+LETTER = 7  # pixels, the width of a character of a tick label
+PAIRS = 12  # of classes, beside a confusion matrix
 TABLE_COLUMNS = 6
 MOST_LINE_POINTS = 12_000  # of all lines of a plot
 SCROLLS = ".bk-Canvas { touch-action: pan-y; }"  # a finger on a plot still scrolls the page
@@ -98,6 +100,8 @@ def line_plot(
         plot.line("x", "y", source=source, color=color, alpha=1 if line.bold else 0.75, legend_label=line.name, **looks)
         if len(line.x) <= 12:  # single points would be invisible
             plot.scatter("x", "y", source=source, color=color, size=5 if line.bold else 3, legend_label=line.name)
+    if max((np.nanmax(np.abs(line.y), initial=0) for line in lines), default=0) >= 1000:
+        plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")  # 20,000
     plot.add_tools(HoverTool(tooltips=[("", "@name"), (x_label, "@x{0.[00]}"), ("value", "@y{0.[00000]}")]))
     _legend(plot, [line.name for line in lines])
     return _plot(title, caption, plot, *_line_table(lines, x_label))
@@ -128,7 +132,7 @@ def layer_lines(
 
 
 def heat_map(
-    title: str, caption: str, names: Sequence[str], steps: np.ndarray, values: np.ndarray, where: Columns, scale: str
+    title: str, caption: str, names: Sequence[str], steps: np.ndarray, values: np.ndarray, where: Columns, scale: str, height: int
 ) -> Plot:
     """Plot layers, the first at the top, over steps.
 
@@ -137,11 +141,11 @@ def heat_map(
         steps, values: all records, [n] and [rows, n], for the table.
         where: columns that ``values`` are drawn in.
         scale: of the colors: ``log``; ``share``, which starts at zero; or ``signed``, which is symmetric around zero.
+        height: pixels, as of ``height_of_rows``.
     """
     cells = heat(values, where).astype(np.float32)
     mapper = _colors(cells, scale)
     rows = len(names)
-    height = max(150, min(620, 90 + ROW * rows))
     plot = _figure(title, "step", "", height, x_range=(where.start, where.end), y_range=(rows, 0))
     source = ColumnDataSource(
         {
@@ -164,13 +168,20 @@ def heat_map(
     return _plot(title, caption, plot, *_layer_table(names, steps, values))
 
 
+def height_of_rows(rows: int) -> int:
+    """Height of a heat map in which so many rows can be told apart, and of those beside it."""
+    return max(HEIGHT, min(620, 90 + ROW * rows))
+
+
 def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequence[str]) -> Plot:
     """Plot a confusion matrix, [classes, classes], with colors normalized by row and, for few classes, counts in the cells."""
     n = len(classes)
     true, predicted = counts.nonzero()
     cells = counts[true, predicted]
     shares = cells / counts.sum(1)[true]
-    side = max(260, min(620, 120 + 22 * n))
+    names = [_short(name, 14) for name in classes]
+    longest = max(map(len, names))
+    side = min(700, 200 + 26 * n) + (LETTER * longest if longest > 2 else 0)
     plot = _figure(title, "predicted", "true", side, x_range=(0, n), y_range=(n, 0))
     mapper = LinearColorMapper(palette=Cividis256, low=0, high=1)
     plot.background_fill_color = Cividis256[0]  # cells without images
@@ -184,23 +195,23 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
     if n <= MAX_NUMBERS:
         style = {"text_align": "center", "text_baseline": "middle", "text_font_size": "11px"}
         plot.text("x", "y", "text", source=source, text_color="ink", **style)
+        widest = LETTER * len(f"{int(cells.max()):,}") + 6
+        plot.min_width = 110 + LETTER * longest + n * widest  # below which counts would overlap
     tips = [("true", "@true"), ("predicted", "@predicted"), ("images", "@count")]
     plot.add_tools(HoverTool(renderers=[glyph], tooltips=tips))
-    names = [_short(name, 14) for name in classes]
     ticks = [place + 0.5 for place in range(0, n, math.ceil(n / 40))]
     for axis in (plot.xaxis, plot.yaxis):
         axis.ticker = FixedTicker(ticks=ticks)
         axis.major_label_overrides = {tick: names[int(tick)] for tick in ticks}
-    plot.xaxis.major_label_orientation = "vertical" if max(map(len, names)) > 2 else "horizontal"
+    plot.xaxis.major_label_orientation = math.pi / 2 if longest > 2 else 0
     plot.grid.visible = False
     bar = _color_bar(plot, mapper)
     bar.ticker = FixedTicker(ticks=[math.sqrt(share) for share in SHARES])
     bar.major_label_overrides = {math.sqrt(share): f"{share:.0%}" for share in SHARES}
-    worst = sorted(((int(count), i, j) for count, i, j in zip(cells, true, predicted, strict=True) if i != j), reverse=True)[:20]
+    wrong = ((int(count), i, j) for count, i, j in zip(cells, true, predicted, strict=True) if i != j)
+    worst = sorted(wrong, reverse=True)[:PAIRS]
     rows = [(classes[i], classes[j], f"{count:,}", percentage(count, int(counts[i].sum()))) for count, i, j in worst]
-    return _plot(
-        title, caption, plot, ("true", "predicted", "images", "fraction of the class"), rows or [("no mistakes", "", "", "")]
-    )
+    return _plot(title, caption, plot, ("true", "predicted", "images", "of the class"), rows or [("no mistakes", "", "", "")])
 
 
 # ------------------------------------------------------------------ parts

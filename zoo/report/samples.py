@@ -45,9 +45,7 @@ def _regions(panel: Panel) -> Scene:
     with style():
         png = png_bytes(draw_regions([panel], columns=1))
     alt = f"Decision regions: test accuracy {panel.accuracy}"
-    return Scene(
-        png, alt, "The predicted class of each point, paler where the network is less confident, and the training points."
-    )
+    return Scene(png, alt, "The predicted class of each point, paler where the network is less confident.")
 
 
 def thumbnail(image: Tensor) -> str:

@@ -24,6 +24,7 @@ from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 
 TIME = "Duration (until the last record)"
+UNKNOWN = "unknown"
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Subject:
     Attributes:
         run: None if ``run.yaml`` was written by another version.
         settings: section -> key -> value, as in ``run.yaml``.
-        directions: metric -> "max" or "min", of the model's task; empty if the model is unknown.
+        directions: metric -> "max" or "min", of the model's task; if the model is unknown, only of what the run has recorded.
         notes: sentences about missing parts.
         command: beginning of the suggested commands.
     """
@@ -67,15 +68,22 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         try:
             subject.directions = dict(entry.load().with_loop(subject.task).directions)
         except Exception as error:  # a plugin's own fault
-            notes.append(f"{name} cannot be imported ({one_line(error, 150)}), so best values are unknown.")
+            notes.append(f"{name} cannot be imported ({one_line(error, 150)}).")
     elif name:
-        notes.append(f"The model {name!r} is not registered, perhaps because a plugin is missing, so best values are unknown.")
+        notes.append(f"The model {name!r} is not registered, perhaps because a plugin is missing.")
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         notes.append("environment.json is missing or damaged: versions and machine are unknown.")
+    subject.directions = subject.directions or _recorded_directions(subject.environment)
     _note_what_is_missing(subject)
     return subject
+
+
+def _recorded_directions(environment: dict[str, Any]) -> dict[str, str]:
+    """Directions that are known without the model: of the loss, and of the metric that chose the best checkpoint."""
+    monitor, goal = str(environment.get("monitor")).removeprefix("val/"), environment.get("goal")
+    return {"loss": "min", **({monitor: goal} if goal in ("min", "max") else {})}
 
 
 def _read_settings(subject: Subject) -> None:
@@ -107,6 +115,8 @@ def _note_what_is_missing(subject: Subject) -> None:
         notes.append(f"monitors.jsonl {lack}: there are no activations, gradients and throughput.")
     for file, count in history.unread.items():
         notes.append(f"{count:,} unreadable line{'s' if count > 1 else ''} of {file} skipped.")
+    if undecided := [name for name, (best, *_) in summarize_metrics(subject).items() if best == UNKNOWN]:
+        notes.append(f"Best values of {some(undecided)} are unknown: only the model says whether they should be high or low.")
     for name in metrics.names:
         steps = (step for step, value in zip(metrics.steps(name), metrics.values(name), strict=True) if not math.isfinite(value))
         if (step := next(steps, None)) is not None:
@@ -150,13 +160,12 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
         if times:
             start = started if type(started) is float and math.isfinite(started) else min(times)
             rows.append((TIME, format_duration(max(times) - start)))
-    parameters = environment.get("parameters")
+    parameters, trained = environment.get("parameters"), environment.get("trained_parameters")
     if isinstance(parameters, int):
-        rows.append(("Parameters", f"{parameters:,}"))
+        of_which = f" ({'all' if trained == parameters else f'{trained:,}'} trained)" if isinstance(trained, int) else ""
+        rows.append(("Parameters", f"{parameters:,}{of_which if parameters else ''}"))
     if environment.get("device"):
         rows.append(("Device", str(environment["device"])))
-    if subject.summary:
-        rows.append(("Description", subject.summary))
     return rows
 
 
@@ -169,7 +178,7 @@ def summarize_metrics(subject: Subject) -> dict[str, tuple[str, str, str, str]]:
         if (validated := f"val/{name}") in metrics.names:
             pairs = zip(metrics.values(validated), metrics.epochs(validated), strict=True)
             values = [(value, epoch) for value, epoch in pairs if math.isfinite(value)]
-        best, at = "–", "–"
+        best, at = UNKNOWN if values else "–", "–"
         direction = subject.directions.get(name, subject.directions.get(name.partition("_")[0]))  # accuracy_count is an accuracy
         if values and direction:
             choose = max if direction == "max" else min

@@ -11,7 +11,7 @@ import numpy as np
 from zoo.pictures.curves import curve
 from zoo.report.histograms import HistogramPicture, histogram_pictures
 from zoo.report.history import History, Table, columns
-from zoo.report.plots import Line, Plot, heat_map, layer_lines, line_plot
+from zoo.report.plots import Line, Plot, heat_map, height_of_rows, layer_lines, line_plot
 from zoo.report.subject import Subject
 
 CELLS = 20_000  # of one heat map
@@ -19,7 +19,12 @@ MOST_ROWS = 300  # of a heat map
 MOST_HISTOGRAMS = 60  # of one kind and run
 PEAK = 50  # times the median, from which a scale is logarithmic
 UPDATE = 1e-3  # recommended ratio of updates to weights
-FIRST_CURVES = ("loss", "accuracy", "lr")
+# the first curves, with title and caption; others have the names of their metrics
+CURVES = {
+    "loss": ("Loss", "Both high: underfitting. A widening gap: overfitting. Jumps: learning rate too high."),
+    "accuracy": ("Accuracy", ""),
+    "lr": ("Learning rate", ""),
+}
 NOT_CURVES = ("samples_per_second",)
 
 
@@ -54,18 +59,13 @@ def curve_plots(subjects: Sequence[Subject], most: int) -> list[Plot]:
                 lines.setdefault(quantity, []).append(Line(x, y, name, int(color), stage == "val" or not only))
     # a single record is in the summary
     lines = {name: group for name, group in lines.items() if any(len(line.x) > 1 for line in group)}
-    order = sorted(lines, key=lambda q: FIRST_CURVES.index(q) if q in FIRST_CURVES else len(FIRST_CURVES))
-    captions = {
-        "loss": "Both high: underfitting. A widening gap: overfitting. Jumps: learning rate too high.",
-    }
-    titles = {"lr": "Learning rate"}
+    if not any(line.y.any() for line in lines.get("clipped", ())):
+        lines.pop("clipped", None)
+    order = sorted(lines, key=lambda quantity: list(CURVES).index(quantity) if quantity in CURVES else len(CURVES))
     plots = []
     for name in order:
-        title, caption, log = (
-            titles.get(name, name.replace("_", " ").capitalize()),
-            captions.get(name, ""),
-            _has_peaks(lines[name]),
-        )
+        title, caption = CURVES.get(name, (name, ""))
+        log = _has_peaks(lines[name])
         caption += " Logarithmic scale because of peaks." if log else ""
         plots.append(line_plot(title, caption, lines[name], "epochs", most=most, log=log))
     return plots
@@ -82,9 +82,10 @@ def _has_peaks(lines: Sequence[Line]) -> bool:
 
 def _maps(table: Table, kinds: Sequence[tuple[str, str, str, str]], most: int) -> list[Plot]:
     """Heat maps of those (statistic, title, caption, scale) that were recorded."""
-    plots = []
+    plots, recorded = [], {statistic: np.flatnonzero(table.recorded(statistic)) for statistic, *_ in kinds}
+    height = height_of_rows(max(map(len, recorded.values())))
     for statistic, title, caption, scale in kinds:
-        rows = np.flatnonzero(table.recorded(statistic))
+        rows = recorded[statistic]
         if not len(rows):
             continue
         if len(rows) > MOST_ROWS:
@@ -92,7 +93,7 @@ def _maps(table: Table, kinds: Sequence[tuple[str, str, str, str]], most: int) -
             rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(int)]
         where = columns(table.steps, max(20, min(most, CELLS // len(rows))))
         names = [table.names[row] for row in rows]
-        plots.append(heat_map(title, caption, names, table.steps, table.values[statistic][rows], where, scale))
+        plots.append(heat_map(title, caption, names, table.steps, table.values[statistic][rows], where, scale, height))
     return plots
 
 

@@ -237,7 +237,8 @@ class NavigationAgent(Task):
                 success, length, error = (metrics[name][row] for name in ("success", "length", "error"))
                 outcome = f"{length:.3g} {self.spec.unit}, shortest path {shortest[row]:.3g}"
                 if not success:
-                    outcome += f"; {'stopped' if walk.stopped[row] else 'out of steps'} {error:.3g} from the goal"
+                    end = "stopped" if walk.stopped[row] else "ran out of steps,"
+                    outcome += f"; {end} {error:.3g} {self.spec.unit} from the goal"
                 poses = walk.poses[row, : int(walk.steps[row]) + 1].cpu()
                 views = data.views_along(split, first + row, poses[evenly_spread(len(poses), MOST_VIEWS)])
                 found[not success].append(Episode(first + row, data.instruction(split, first + row), outcome, poses, views))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from zoo.tasks.task import Task
+from zoo.training.stage_plan import count_trained
 
 PACKAGES = ("bestiary", "torch", "torchvision", "lightning", "torchmetrics")
 
@@ -30,6 +31,7 @@ def describe_environment(task: Task) -> dict[str, Any]:
         "machine": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
+        "trained_parameters": count_trained(task),
         "monitor": f"val/{task.monitor}",
         "goal": task.directions[task.monitor],
     }

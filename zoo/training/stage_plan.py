@@ -45,6 +45,14 @@ def stage_plan(task: Task) -> list[PlannedStage]:
     ]
 
 
+def count_trained(task: Task) -> int:
+    """Number of parameters that are trained in some epoch, by the task's recipe."""
+    plan = stage_plan(task) if task.recipe.freeze != "none" else []
+    never = [task.stages()[stage.name] for stage in plan if stage.first_epoch is None]
+    frozen = {parameter for stage in never for parameter in stage.parameters()}
+    return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad and parameter not in frozen)
+
+
 def describe_plan(plan: list[PlannedStage]) -> str:
     """A plan as one line."""
     trained = [stage for stage in plan if stage.first_epoch is not None]
