@@ -12,11 +12,12 @@ from zoo.core.errors import UserError, one_line
 from zoo.core.files import making_folder
 from zoo.export.agreement import Agreement, OwnData, check_agreement, own_test_data
 from zoo.export.card import NOT_STATED, Card
-from zoo.export.files import CLASSES, library_model, open_file, require_packages, write_file
+from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
 from zoo.export.hub import front_matter
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier, require_classifier
+from zoo.tasks.library import library_model
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 from zoo.training.sources import HUB_WEIGHTS

@@ -22,7 +22,7 @@ from zoo.export.formats import FORMATS, Format
 from zoo.export.hub import write_config
 from zoo.registry.registry import Registry
 from zoo.tasks.classification import Classifier
-from zoo.tasks.library import MODULE, LibraryModel
+from zoo.tasks.library import MODULE, library_model, library_prefix
 from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported
 from zoo.training.sources import HUB_WEIGHTS
@@ -69,8 +69,7 @@ def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], abo
         UserError: the format does not support the network.
     """
     if format.name == "safetensors":
-        prefix = f"{MODULE}." if library_model(task) else ""
-        write_exported(checkpoint, path, prefix, **{CLASSES: about[CLASSES]})
+        write_exported(checkpoint, path, library_prefix(task), **{CLASSES: about[CLASSES]})
         return
     if format.name == "hub":
         path.mkdir()
@@ -93,11 +92,6 @@ def open_file(format: Format, path: Path, registry: Registry) -> Opened:
             setattr(task, MODULE, library.load(len(task.spec.classes), path))
         return torch.inference_mode()(Deployed(task))
     return {"onnx": _open_onnx, "torch-export": _open_torch_export}[format.name](path)
-
-
-def library_model(task: Classifier) -> LibraryModel | None:
-    """How a library builds the network, if it holds all weights."""
-    return task.library_model if all(name.startswith(f"{MODULE}.") for name in task.state_dict()) else None
 
 
 # ---------------------------------------------------------------------------------------------- torch.export

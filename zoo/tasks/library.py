@@ -61,3 +61,14 @@ class LibraryModel:
         if self.name.startswith("mnasnet"):  # its layers ask for their version, which such a file does not hold
             return [build, "state = network.state_dict()", f"state.update({weights})", "network.load_state_dict(state)"]
         return [build, f"network.load_state_dict({weights})"]
+
+
+def library_model(task: nn.Module) -> LibraryModel | None:
+    """How a library builds the network of a task, if it holds all weights."""
+    is_whole = all(name.startswith(f"{MODULE}.") for name in task.state_dict())
+    return getattr(task, "library_model", None) if is_whole else None
+
+
+def library_prefix(task: nn.Module) -> str:
+    """What the names of all weights begin with in the zoo, and not in the library; empty for networks of the zoo."""
+    return f"{MODULE}." if library_model(task) else ""

@@ -134,7 +134,17 @@ def write_exported(checkpoint: dict[str, Any], path: Path, prefix: str = "", **m
     weights = {name.removeprefix(prefix): value.contiguous().clone() for name, value in checkpoint["state_dict"].items()}
     about = {"format": checkpoint[KEY]["format"], "run": portable(checkpoint[KEY]["run"]), "spec": checkpoint[KEY]["spec"]}
     own = {"format": "pt", PREFIX: prefix, KEY: json.dumps(about, ensure_ascii=False)}  # other libraries ask for the first
-    path.write_bytes(save(weights, metadata={**metadata, **own}))
+    path.write_bytes(_in_fixed_order(save(weights, metadata={**metadata, **own})))
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted, so that equal networks are equal files: the library writes it in any order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def portable(run: dict[str, Any]) -> dict[str, Any]:
