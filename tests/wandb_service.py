@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.wandb_artifact_store import ArtifactStore
+
+FEATURES = ("ARTIFACT_DIGEST_ALGORITHM", "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE")
 
 
 class WandbService:
     """As much of a W&B server as a run needs; ``hangs`` says which requests (parts of path or query) it never answers.
 
-    It keeps the history of one run, which may be resumed, and its alerts.
+    It keeps the history of one run, which may be resumed, its alerts, and artifacts of any number of runs.
     """
 
     def __init__(self) -> None:
@@ -21,6 +27,7 @@ class WandbService:
         self.requests: list[str] = []
         self.lines: dict[str, list[str]] = {}  # of the files of the one run
         self.alerts: list[dict[str, Any]] = []
+        self.faults: list[str] = []  # requests that it could not answer
         self.released = threading.Event()
         outer = self
 
@@ -44,10 +51,11 @@ class WandbService:
                 if outer.is_broken:
                     self.send_error(500)
                     return
-                data = outer.graphql(json.loads(body)) if self.path == "/graphql" else {}
-                if "/file_stream" in self.path:
-                    outer.keep(json.loads(body))
-                answer = json.dumps(data).encode()
+                try:
+                    answer = outer.answer(self.path, body)
+                except Exception:
+                    outer.faults.append(f"{request[:500]}\n{traceback.format_exc()}")
+                    raise
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -60,7 +68,17 @@ class WandbService:
         self.http.daemon_threads = True
         self.http.handle_error = lambda *args: None
         self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.artifacts = ArtifactStore(self.url)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, path: str, body: bytes) -> bytes:
+        if path == "/graphql":
+            return json.dumps(self.graphql(json.loads(body))).encode()
+        if path.startswith(("/manifest/", "/file/")) and body:
+            self.artifacts.put(path, body)
+        if "/file_stream" in path:
+            self.keep(json.loads(body))
+        return self.artifacts.get(path) or b"{}"
 
     def keep(self, sent: dict[str, Any]) -> None:
         """Put lines of the run's files where they belong: a resumed run sends those after what is there."""
@@ -74,6 +92,9 @@ class WandbService:
 
     def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
         query, variables = request["query"], request.get("variables") or {}
+        operation = re.search(r"(?:query|mutation) (\w+)", query)
+        if operation and (data := self.artifacts.answer(operation[1], variables)):
+            return {"data": data}
         project = {"id": "p", "name": "bestiary", "entity": {"id": "e", "name": "someone"}}
         if "query RunResumeStatus" in query and self.lines:
             lines = self.lines["wandb-history.jsonl"]
@@ -92,9 +113,12 @@ class WandbService:
         if "notifyScriptableRunAlert" in query:
             self.alerts.append(variables)
             return {"data": {"notifyScriptableRunAlert": {"success": True}}}
-        return {"data": {"model": None, "viewer": None, "serverInfo": None, "entity": None}}
+        viewer = {"id": "someone", "entity": "someone", "username": "someone"}
+        features = [{"name": name, "isEnabled": True} for name in FEATURES]
+        return {"data": {"model": None, "viewer": viewer, "serverInfo": {"features": features}, "entity": None}}
 
     def stop(self) -> None:
         self.released.set()
         self.http.shutdown()
         self.http.server_close()
+        assert not self.faults, "\n".join(self.faults)

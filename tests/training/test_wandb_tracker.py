@@ -185,25 +185,10 @@ def test_environment_may_only_lower_the_mode(tmp_path, wandb_server, monkeypatch
 
 def test_other_ranks_do_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    settings = WandbSettings(mode="online", artifacts=True)
+    settings = WandbSettings(mode="online", artifacts="weights")
     trackers = Trackers({"wandb": WandbTracker(settings, tmp_path, "mlp-digits", {}, None, DIRECTIONS)})
     with trackers.opened(RunFolder(tmp_path)):
         trackers.log_metrics({"train/loss": 2.0}, 1)
         trackers.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
         trackers.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
     assert not trackers.run_ids and not (tmp_path / "wandb").exists()
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_checkpoints_are_two_versions_of_one_artifact_when_asked_for(tmp_path, asked):
-    for name in ("best", "last"):
-        (tmp_path / f"{name}.ckpt").write_bytes(name.encode())
-    log = tracker(tmp_path, artifacts=asked)
-    log.open()
-    log.upload(tmp_path / "best.ckpt", tmp_path / "last.ckpt")
-    log.close()
-    artifacts = [record.artifact for record in records(tmp_path) if record.HasField("artifact")]
-    versions = [(a.type, a.name, sorted(a.aliases), [f.path for f in a.manifest.contents]) for a in artifacts]
-    name = f"mlp-digits-{log.run_id}"
-    both = [("model", name, ["best", "latest"], ["best.ckpt"]), ("model", name, ["last", "latest"], ["last.ckpt"])]
-    assert versions == (both if asked else [])

@@ -59,7 +59,15 @@ class WandbSettings(Section):
     tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
         (), max_length=100, description="labels to filter by, of at most 64 characters each"
     )
-    artifacts: bool = Field(False, description="upload the best and the last checkpoint")
+    artifacts: Literal["off", "weights", "checkpoint"] = Field(
+        "off", description="of the best and the last checkpoint upload the weights, as zoo.load reads them, or all of it; or off"
+    )
+    link: str | None = Field(
+        None,
+        pattern=r"^[^/:]+/([^/:]+/)?[^/:]+$",
+        description="link the best uploaded model to a collection, as in wandb-registry-model/flowers",
+    )
+    log_data: bool = Field(False, description="upload the files of the data, too, not just what identifies them")
     inside: Literal["summary", "full", "off"] = Field(
         "summary", description="activations and gradients: totals and the worst layers, full (also wandb.layers), or off"
     )
@@ -67,10 +75,17 @@ class WandbSettings(Section):
         (), description="globs of layers and parameters whose statistics and histograms inside=full logs; default: all"
     )
 
-    @field_validator("mode", "inside", mode="before")
+    @field_validator("mode", "artifacts", "inside", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
+
+    @field_validator("link")
+    @classmethod
+    def _need_artifacts(cls, link: str | None, info: ValidationInfo) -> str | None:
+        if link and info.data.get("artifacts", "off") == "off":
+            raise ValueError("needs wandb.artifacts=weights")
+        return link
 
     @field_validator("layers")
     @classmethod

@@ -70,6 +70,11 @@ def one_line(error: object, longest: int | None = None) -> str:
     return " ".join(str(error).split())[:longest]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error; after it libraries give advice on settings that do not apply here."""
+    return one_line(next(iter(str(error).strip().splitlines()), ""), 200) or type(error).__name__
+
+
 def some(names: Iterable[object], shown: int = 5) -> str:
     """The first names, and how many more there are."""
     texts = list(map(str, names))

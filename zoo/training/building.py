@@ -23,9 +23,11 @@ from zoo.core.ranks import rank_zero_print
 from zoo.registry.registry import Registry
 from zoo.spec import Spec, spec_from_primitives
 from zoo.tasks.task import Task
-from zoo.training.checkpoints import KEY, Damaged, read_checkpoint, require_finite, way_out
+from zoo.training.checkpoints import KEY, Damaged, require_finite, way_out
 from zoo.training.data_record import SPLITS, DataRecord, exclude_trained
+from zoo.training.exported import read_trained
 from zoo.training.run_folder import RunFolder
+from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
 MOST_TENSORS = 20_000  # of weights; a deeper network is surely a mistake
 
@@ -223,6 +225,6 @@ def load_weights(task: Task, state_dict: dict[str, Any], path: Path, network: st
 
 
 def open_run(registry: Registry, name: str) -> Task:
-    """The trained model of a run, by name or path."""
-    best = RunFolder.find(name).checkpoint("best")
-    return load_task(registry, read_checkpoint(best), best)[0]
+    """The trained model of a run, by name or path, or of W&B."""
+    best = fetch_model(name) if is_wandb_model(name) else RunFolder.find(name).checkpoint("best")
+    return load_task(registry, read_trained(best), best)[0]

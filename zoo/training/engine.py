@@ -24,6 +24,7 @@ from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print, require_valid_launch
 from zoo.registry.registry import Registry
 from zoo.spec import spec_to_primitives
+from zoo.tasks.images import Weights
 from zoo.tasks.task import Task
 from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
@@ -40,6 +41,7 @@ from zoo.training.saving import Checkpoints, Rescue
 from zoo.training.selection import Selection
 from zoo.training.stage_plan import describe_plan, stage_plan
 from zoo.training.stopping import Stopping
+from zoo.training.tracking.lineage import data_origins, weight_origins
 from zoo.training.tracking.trackers import Trackers, build_trackers
 from zoo.training.trainer import build_trainer, configure_ddp, require_batches, require_counted, silence_lightning
 from zoo.training.weights.loading import load_backbone, open_weights
@@ -75,18 +77,21 @@ class TestResult(dict[str, float]):
         self.details, self.is_rank_zero = details, is_rank_zero
 
 
-def load_initial_weights(registry: Registry, task: Task, run: Run) -> None:
-    """Load the pretrained weights of a Run into a new network, and print what was loaded.
+def load_initial_weights(registry: Registry, task: Task, run: Run) -> Weights | None:
+    """Load the pretrained weights of a Run into a new network, print what was loaded, and return those of ``recipe.weights``.
 
     Raises:
         UserError: they cannot be read, or do not fit.
     """
     task.load_pretrained(partial(open_run, registry))
     if run.recipe.weights:
-        rank_zero_print(str(load_backbone(task, open_weights(registry, run))))
+        weights = open_weights(registry, run)
+        rank_zero_print(str(load_backbone(task, weights)))
         rank_zero_print(describe_plan(stage_plan(task)))
-    elif run.recipe.freeze != "none" and not task.has_pretrained_parts:
+        return weights
+    if run.recipe.freeze != "none" and not task.has_pretrained_parts:
         rank_zero_print(f"warning: recipe.freeze={run.recipe.freeze} without recipe.weights: the frozen weights are random")
+    return None
 
 
 def train(
@@ -134,7 +139,7 @@ def train(
     with stopped_by_signals(folder, is_new), folder.locked(), folder.removed_unless_started(is_new) as started:
         former = _Former.read(resume, checkpoint)
         data, files = _open_data(registry, run, folder, former)
-        task = _build(registry, run, data, former)
+        task, weights = _build(registry, run, data, former)
         on_data(data)
         exclude_trained(data, files.trained_on)
         if run.recipe.compile:
@@ -176,6 +181,10 @@ def train(
         if is_new and trainer.is_global_zero:
             folder.describe(run, environment)
         with trackers.opened(folder), folder.passed_on(), hinting_at_resume(registry, folder, run, started):
+            if former.file is None:
+                trackers.log_origins(partial(weight_origins, run, task, weights))
+            if not recording:
+                trackers.log_origins(partial(data_origins, run, data, files))
             with explained(run, saving, started), restoring(trainer, saving, former.file), supervised(trainer):
                 trainer.fit(task, datamodule=data, ckpt_path=former.file, weights_only=True)
             _load_best(registry, task, folder, trainer.is_global_zero)
@@ -184,6 +193,7 @@ def train(
             _evaluate(trainer, task, data, trackers, folder, test)
             if recording:
                 recorder.complete(trainer)
+                trackers.log_origins(partial(data_origins, run, data, recorder.record))
         was_finished = former.file is not None and trainer.global_step == former.step
         if was_finished and former.file == folder.best and trainer.is_global_zero:
             copy_checkpoint(folder.best, folder.last)  # which was lost
@@ -246,8 +256,8 @@ def _open_data(registry: Registry, run: Run, folder: RunFolder, former: _Former)
     return data, files
 
 
-def _build(registry: Registry, run: Run, data: Any, former: _Former) -> Task:
-    """The network of a Run with its initial weights, or with those of the checkpoint.
+def _build(registry: Registry, run: Run, data: Any, former: _Former) -> tuple[Task, Weights | None]:
+    """The network of a Run with its initial weights, and those that were given; or with the weights of the checkpoint.
 
     Raises:
         UserError: it does not fit the data, or the weights do not fit it.
@@ -258,9 +268,8 @@ def _build(registry: Registry, run: Run, data: Any, former: _Former) -> Task:
         run.recipe.freezing.check(tuple(task.stages()), run.recipe.epochs)
     if former.file:
         _restore(registry, task, run, former.content, former.file)
-    else:
-        load_initial_weights(registry, task, run)
-    return task
+        return task, None
+    return task, load_initial_weights(registry, task, run)
 
 
 def _restore(registry: Registry, task: Task, run: Run, former: dict[str, Any], file: Path) -> None:

@@ -14,6 +14,7 @@ from zoo.core.files import expanded
 from zoo.registry.registry import Registry
 from zoo.training.sources import WEIGHT_FILES, exported_file, refusal
 from zoo.training.weights.backbones import HUB, PRETRAINED_TAG, find_backbone
+from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
 # A small learning rate preserves what was learned; cosine after an epoch of warmup
 EVERYTHING = {
@@ -31,8 +32,9 @@ def resolve_finetuning(
     ``data.size`` or ``data.channels`` is set.
 
     Args:
-        backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, or a file that ``zoo export`` wrote.
-        weights: a file; empty takes the backbone's own.
+        backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, a model at W&B, or a file that ``zoo export``
+            wrote.
+        weights: a file or a model at W&B; empty takes the backbone's own.
         config, settings: as ``resolve`` takes them.
 
     Raises:
@@ -59,7 +61,7 @@ def resolve_finetuning(
 
 def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The model section of a Run, and its initial weights."""
-    if weights and not expanded(weights).is_file():
+    if weights and not expanded(weights).is_file() and not is_wandb_model(weights):
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if HUB in (library, network.partition(":")[0]):
@@ -85,13 +87,15 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
 
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
-    """The same, of a run or an exported file."""
+    """The same, of a run, a model at W&B or an exported file."""
     from zoo.training.run_folder import RunFolder, known_runs, runs_folder
 
     path = expanded(backbone)
     path = exported_file(path) or path
     if path.is_file():
         return _of_file(path).model, weights or str(path)
+    if is_wandb_model(backbone):
+        return _of_file(fetch_model(backbone)).model, weights or backbone
     try:
         folder = RunFolder.find(backbone)
     except UserError as error:

@@ -11,6 +11,7 @@ from zoo.core.files import expanded
 from zoo.registry.registry import current_registry
 from zoo.training.run_folder import RunFolder, runs_folder
 from zoo.training.weights.backbones import is_published
+from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
 if TYPE_CHECKING:
     from zoo.training.exported import ExportedFile
@@ -31,7 +32,7 @@ def exported_file(path: Path) -> Path | None:
 def find_trained(
     name: str | Path, weights: str | Path = "", settings: list[dict[str, dict[str, Any]]] | None = None
 ) -> RunFolder | ExportedFile | PublishedNetwork:
-    """Find a run by name or path, an exported file or hub folder, or a network with published weights.
+    """Find a run by name or path, an exported file or hub folder, a model at W&B, or a network with published weights.
 
     Args:
         weights: of a published network, a file in place of its own.
@@ -48,6 +49,10 @@ def find_trained(
     if weights or settings:
         what = f"--weights {weights}" if weights else "settings of model and recipe"
         raise UserError(f"{what}: {name} is no published network, as torchvision:resnet50 is, and has its own: omit them")
+    if is_wandb_model(name) and not path.exists():
+        from zoo.training.exported import ExportedFile
+
+        return ExportedFile(fetch_model(str(name)))
     is_run = (runs_folder() / name / "run.yaml").is_file()
     if exported_file(path) and not is_run:
         from zoo.training.exported import ExportedFile

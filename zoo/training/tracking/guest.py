@@ -5,10 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from contextvars import copy_context
 from typing import Any
 
-from zoo.core.errors import one_line
+from zoo.core.errors import first_line
+from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.tracker import Tracker
 
 OPENING_SECONDS = 15.0
@@ -22,7 +23,8 @@ class Guest:
         self.tracker = tracker
         self._waiting: queue.SimpleQueue[tuple[Callable[[], Any], str, threading.Event]] = queue.SimpleQueue()
         self._is_working = True
-        threading.Thread(target=self._serve, name=f"tracker {tracker.title}", daemon=True).start()
+        work = copy_context().run  # runs are found where they are for the caller
+        threading.Thread(target=work, args=(self._serve,), name=f"tracker {tracker.title}", daemon=True).start()
 
     def open(self) -> None:
         """Start the tracker, within a time limit."""
@@ -43,11 +45,11 @@ class Guest:
             done.set()
         return done
 
-    def upload(self, best: Path, last: Path) -> None:
-        """Log the checkpoints, within the time limit of the tracker."""
-        failing = "has no checkpoints"
-        done = self.call("log_checkpoints", best, last, failing=failing)
-        if seconds := self.tracker.upload_seconds(best, last):
+    def upload(self, folder: RunFolder) -> None:
+        """Log the trained weights, within the time limit of the tracker."""
+        failing = "has no trained weights"
+        done = self.call("log_trained", folder, failing=failing)
+        if seconds := self.tracker.upload_seconds(folder):
             self._wait(done, seconds, failing)
 
     def close(self, exit_code: int = 0) -> None:
@@ -72,6 +74,7 @@ class Guest:
 
     def _wait(self, done: threading.Event, seconds: float, failing: str) -> None:
         if not done.wait(seconds):
+            self.tracker.is_lost = True
             self._stop(f"{failing}: no response within {seconds:.0f} s")
 
     def _stop(self, what: str) -> None:
@@ -79,8 +82,3 @@ class Guest:
         if self._is_working:
             self._is_working = False
             self.tracker.warn(what)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error; after it libraries give advice on settings that do not apply here."""
-    return one_line(next(iter(str(error).strip().splitlines()), ""), 200) or type(error).__name__

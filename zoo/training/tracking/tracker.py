@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.tasks.samples import Samples
+from zoo.training.run_folder import RunFolder
+from zoo.training.tracking.lineage import Origin
 
 notices = logging.getLogger(__name__)
 
@@ -19,11 +21,13 @@ class Tracker:
         title: name in messages.
         closing_seconds: how long the end of a training waits for what is not sent yet.
         most_classes: of a confusion matrix that it shows.
+        is_lost: whether it did not respond within a time limit: it gets little time from then on.
     """
 
     title = "tracker"
     closing_seconds = 10.0
     most_classes = 100
+    is_lost = False
     _has_warned = False
 
     @property
@@ -33,6 +37,9 @@ class Tracker:
 
     def open(self) -> None:
         """Start the run, before the first step."""
+
+    def log_origins(self, find: Callable[[], Sequence[Origin]]) -> None:
+        """Log what the run was made from, which ``find`` looks up: that takes a while."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None) -> None:
         """Log metrics at an optimizer step, by default the latest."""
@@ -52,12 +59,12 @@ class Tracker:
             confusion: number of test images by true class (row) and predicted class (column); empty if unknown.
         """
 
-    def upload_seconds(self, *files: Path) -> float:
-        """How long the end of a training waits for the upload of these files."""
+    def upload_seconds(self, folder: RunFolder) -> float:
+        """How long the end of a training waits for the upload of the trained weights."""
         return 0.0
 
-    def log_checkpoints(self, best: Path, last: Path) -> None:
-        """Log the files of the trained weights, once at the end; either may be missing."""
+    def log_trained(self, folder: RunFolder) -> None:
+        """Log the trained weights of a run, once at the end; either checkpoint may be missing."""
 
     def log_failure(self, text: str) -> None:
         """Report the error that ends the run, before it is closed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from zoo.config.run import Run
 from zoo.core.errors import one_line
 from zoo.registry.registry import Registry
+from zoo.tasks.library import library_prefix
 from zoo.tasks.samples import Samples
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.guest import Guest
+from zoo.training.tracking.lineage import Origin
 from zoo.training.tracking.tracker import Tracker
 
 
@@ -47,6 +49,9 @@ class Trackers(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the configuration is logged when a tracker is opened."""
+
+    def log_origins(self, find: Callable[[], Sequence[Origin]]) -> None:
+        self._call("log_origins", find)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._call("log_metrics", dict(metrics), step)
@@ -83,7 +88,7 @@ class Trackers(Logger):
             self._close(1)
             raise
         for guest in self.guests:
-            guest.upload(folder.best, folder.last)
+            guest.upload(folder)
         self._close(0)
 
     def _close(self, exit_code: int) -> None:
@@ -116,7 +121,9 @@ def build_trackers(
         from zoo.training.tracking.wandb_tracker import WandbTracker
 
         directions = {f"{stage}/{name}": way for stage in ("val", "test") for name, way in task.directions.items()}
-        trackers["wandb"] = WandbTracker(run.wandb, folder.path, folder.name, config, run_ids.get("wandb"), directions)
+        trackers["wandb"] = WandbTracker(
+            run.wandb, folder.path, folder.name, config, run_ids.get("wandb"), directions, library_prefix(task)
+        )
     if run.trainer.logger:
         from zoo.training.tracking.loggers import lightning_tracker
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from zoo.training.tracking.guest import first_line
+from zoo.core.errors import first_line
 
+PROJECT = "bestiary"  # of runs and models where neither they nor W&B's settings name another
 PROBE_SECONDS = 3.0
+CHECK_SECONDS = 2.0  # between looks at whether a server is still there
 
 
 def why_not_online(server: str) -> str | None:
@@ -44,11 +47,15 @@ def why_unreachable(server: str) -> str | None:
         return f"{server}: {first_line(error)}"
 
 
-def within(seconds: float, work: Callable[[], Any]) -> Any:
+def within(seconds: float, work: Callable[[], Any], server: str = "") -> Any:
     """Run ``work`` in a thread with a time limit, which name resolution and wandb's own waits lack.
+
+    Args:
+        server: which must stay reachable while it takes long.
 
     Raises:
         TimeoutError: it takes longer; the thread is abandoned and does not delay the exit.
+        ConnectionError: the server is unreachable; likewise.
         Exception: raised by ``work``.
     """
     outcome: dict[str, Any] = {}
@@ -61,7 +68,11 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
+    end = time.monotonic() + seconds
+    while thread.is_alive() and (left := end - time.monotonic()) > 0:
+        thread.join(min(left, CHECK_SECONDS) if server else left)
+        if server and thread.is_alive() and (reason := why_unreachable(server)):
+            raise ConnectionError(reason)
     if thread.is_alive():
         raise TimeoutError(f"no response within {seconds:.0f} s")
     if "error" in outcome:

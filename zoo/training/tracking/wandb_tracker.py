@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.callbacks.bins import EDGES
 from zoo.callbacks.recording import histograms, scalars
 from zoo.config.run import WandbSettings
+from zoo.core.errors import first_line
 from zoo.tasks.samples import Samples
-from zoo.training.tracking.guest import first_line
+from zoo.training.run_folder import RunFolder
+from zoo.training.tracking.lineage import Origin, artifact_name
 from zoo.training.tracking.tracker import Tracker
-from zoo.training.tracking.wandb_server import why_not_online, why_unreachable, within
+from zoo.training.tracking.wandb_artifacts import origin_artifact, trained_files, use
+from zoo.training.tracking.wandb_server import PROJECT, why_not_online, why_unreachable, within
 from zoo.training.tracking.worst import selected, totals, worst
 
 STEP = "trainer/step"  # not W&B's own step, under which it drops what a resumed run logs again
@@ -27,7 +31,9 @@ INIT_SECONDS = 5.0
 TABLE_SECONDS = 5.0
 FINISH_SECONDS = 8.0
 TEARDOWN_SECONDS = 2.0
-UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of a checkpoint
+LOST_SECONDS = 2.0  # to finish a run whose server did not respond before
+UPLOAD_SECONDS = 5.0
+UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of trained weights
 
 
 class WandbTracker(Tracker):
@@ -40,10 +46,10 @@ class WandbTracker(Tracker):
         config: the resolved Run and its environment, as plain data.
         run_id: the id of a resumed run, or None for a new one.
         directions: metric name -> "min" or "max", the value that the summary keeps.
+        prefix: of the names of weights, which a library's network loses when they are uploaded.
     """
 
     title = "W&B"
-    closing_seconds = FINISH_SECONDS + TEARDOWN_SECONDS
     most_classes = 100  # W&B shows 10,000 rows of a table, one for each pair of classes
 
     def __init__(
@@ -54,11 +60,13 @@ class WandbTracker(Tracker):
         config: dict[str, Any],
         run_id: str | None,
         directions: dict[str, str],
+        prefix: str = "",
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.config = config
         self.directions = directions
+        self.prefix = prefix
         self._name = name
         self._run_id = run_id
         self._run: Any = None
@@ -68,6 +76,16 @@ class WandbTracker(Tracker):
         self._owns_service = False
         self._step = 0
         self._first: int | None = None
+        self._is_linked = False
+
+    @property
+    def closing_seconds(self) -> float:
+        """Within which ``close`` ends."""
+        return self._finish_seconds + TEARDOWN_SECONDS
+
+    @property
+    def _finish_seconds(self) -> float:
+        return LOST_SECONDS if self.is_lost else FINISH_SECONDS
 
     @property
     def run_id(self) -> str | None:
@@ -106,7 +124,7 @@ class WandbTracker(Tracker):
         former = sum(file.stat().st_size for file in self._files()) // ROW_BYTES if self._run_id else 0
         run = wandb.init(
             mode=mode,
-            project=settings.project or known.project or "bestiary",
+            project=settings.project or known.project or PROJECT,
             entity=settings.entity,
             group=settings.group,
             job_type=settings.job_type,
@@ -221,53 +239,85 @@ class WandbTracker(Tracker):
         self._run.log_artifact(artifact)
 
     def _artifact_name(self, *kind: str) -> str:
-        """Of this run, in the letters that W&B takes."""
-        return re.sub(r"[^\w.-]", "-", "-".join((self._name, str(self._run_id), *kind)))[-128:]
+        return artifact_name(self._name, str(self._run_id), *kind)
 
     def _log_table(self, key: str, table: Any) -> None:
         self._within_limit(lambda: self._log({key: table}))
 
     def _within_limit(self, log: Callable[[], None]) -> None:
-        """Log files within a time limit: unlike scalars they are not queued, and wandb may wait for the server."""
+        """Log files within a time limit: unlike scalars they are not queued, and wandb may wait for the server.
+
+        After the first that took longer, no others are logged.
+        """
         if not self._takes_files:
             return
         try:
             within(TABLE_SECONDS, log)
         except TimeoutError as error:
-            self._takes_files = False
-            self.warn(f"no longer receives images and tables: {error}")
+            self._takes_files, self.is_lost = False, True
+            self.warn(f"no longer receives images, tables and artifacts: {error}")
 
-    def upload_seconds(self, *files: Path) -> float:
-        """As long as a slow connection needs."""
-        if not self.settings.artifacts:
-            return 0.0
-        return FINISH_SECONDS + sum(path.stat().st_size for path in files if path.exists()) / UPLOAD_BYTES_A_SECOND
-
-    def log_checkpoints(self, best: Path, last: Path) -> None:
-        """If enabled, upload both files as versions "best" and "last" of one artifact, unless the server does not answer.
-
-        Once at the end, so that storage does not fill up.
-        """
-        files = {alias: path for alias, path in (("best", best), ("last", last)) if path.exists()}
-        if not (self._run and self.settings.artifacts):
+    def log_origins(self, find: Callable[[], Sequence[Origin]]) -> None:
+        """Declare what the run was made from as its inputs; one that cannot be found leaves the rest of the run as it is."""
+        if not self._run:
             return
-        if not self._run.offline and (reason := why_unreachable(self._server)):
-            raise ConnectionError(reason)
-        import wandb
+        try:
+            for origin in find():
+                artifact = origin_artifact(origin)
+                self._within_limit(partial(use, self._run, artifact, origin.artifact))
+        except Exception as error:
+            self.warn(f"has no lineage: {first_line(error)}")
 
-        for alias, path in files.items():
-            artifact = wandb.Artifact(self._artifact_name(), type="model")
-            artifact.add_file(str(path), name=path.name, skip_cache=True)
-            logged = self._run.log_artifact(artifact, aliases=[alias])
+    def upload_seconds(self, folder: RunFolder) -> float:
+        """As long as a slow connection needs."""
+        if self.settings.artifacts == "off":
+            return 0.0
+        return (
+            UPLOAD_SECONDS
+            + sum(path.stat().st_size for path in (folder.best, folder.last) if path.exists()) / UPLOAD_BYTES_A_SECOND
+        )
+
+    def log_trained(self, folder: RunFolder) -> None:
+        """If enabled, upload the trained weights as versions "best" and "last" of one artifact, and link the best.
+
+        Once at the end, so that storage does not fill up, and unless the server does not answer.
+        """
+        if not (self._run and self._takes_files) or self.settings.artifacts == "off":
+            return
+        end, logged = time.monotonic() + self.upload_seconds(folder), None
+        if not self._run.offline and (reason := why_unreachable(self._server)):
+            self.is_lost = True
+            raise ConnectionError(reason)
+        monitor, is_whole = self.config.get("environment", {}).get("monitor", ""), self.settings.artifacts == "checkpoint"
+        for trained in trained_files(folder, monitor, self.prefix, is_whole, Path(self._run.dir)):
+            log = partial(self._run.log_artifact, trained.artifact(self._artifact_name()), aliases=list(trained.aliases))
+            logged = self._bounded(TABLE_SECONDS, log)
             if not self._run.offline:
-                logged.wait()
+                self._bounded(max(0.0, end - time.monotonic()), logged.wait)
+        if self.settings.link and logged and not self._run.offline:
+            self._link(logged)
+
+    def _link(self, best: Any) -> None:
+        try:
+            self._bounded(TABLE_SECONDS, lambda: self._run.link_artifact(best, self.settings.link))
+            self._is_linked = True
+        except Exception as error:
+            self.warn(f"has not linked the model: {first_line(error)}")
+
+    def _bounded(self, seconds: float, work: Callable[[], Any]) -> Any:
+        """Run ``work`` within a time limit, and as long as the server is there."""
+        try:
+            return within(seconds, work, "" if self._run.offline else self._server)
+        except (TimeoutError, ConnectionError):
+            self.is_lost = True
+            raise
 
     def close(self, exit_code: int = 0) -> None:
         """Finish the run within a time limit; what was not sent stays on disk."""
         run, self._run = self._run, None
         try:
             if run:
-                within(FINISH_SECONDS, lambda: run.finish(exit_code))
+                within(self._finish_seconds, lambda: run.finish(exit_code))
         finally:
             self._end_service()
 
@@ -296,4 +346,12 @@ class WandbTracker(Tracker):
         parts = [part for part in former if part.name.startswith("offline-") and part != self._records]
         online = () if self._records.name.startswith("offline-") else ("--include-online",)  # else wandb skips it
         command = shlex.join(["wandb", "sync", *online, *map(str, [*parts, self._records])])
-        return f"records are in {self._records.parent}, to upload them later: {command}"
+        return f"records are in {self._records.parent}, to upload them later: {command}{self._remaining_link()}"
+
+    def _remaining_link(self) -> str:
+        """How to link the model once it is uploaded; empty unless that is to be done."""
+        if not self.settings.link or self._is_linked:
+            return ""
+        project = "/".join(part for part in (self.settings.entity, self.settings.project or PROJECT) if part)
+        program = f"import wandb; wandb.Api().artifact('{project}/{self._artifact_name()}:best').link('{self.settings.link}')"
+        return f" && {shlex.join(['python', '-c', program])}"

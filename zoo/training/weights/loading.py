@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from zoo.training.weights.backbones import HUB
 from zoo.training.weights.files import read_weights, weights_of_zoo
 from zoo.training.weights.libraries import library_spec, read_library_weights
 from zoo.training.weights.matching import NAMED, Match, differences, match_in_order, match_weights
+from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
 PRETRAINED = "pretrained"  # the weights that come with a model
 OMIT = "omit --keep-head (recipe.keep_head)"
@@ -61,6 +62,8 @@ def open_weights(registry: Registry, run: Run) -> Weights:
     path = expanded(source)
     if path.is_file():
         return read_weights(path, run.recipe.weights_key)
+    if is_wandb_model(source):
+        return replace(read_weights(fetch_model(source), run.recipe.weights_key), origin=source)
     return weights_of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
 
 
