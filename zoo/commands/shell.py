@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -66,6 +67,29 @@ def _process_text(parameter: Any, context: Any, value: Any) -> Any:
 
 class TextCommand(TextParameters, TyperCommand):
     """A command of text and flags."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        if any("--set" in parameter.opts for parameter in self.params):
+            arguments = _options_as_settings(arguments)
+        return super().parse_args(context, arguments)
+
+
+def _options_as_settings(arguments: list[str]) -> list[str]:
+    """Put ``--set`` before settings that are written as options, as ``wandb agent`` does.
+
+    They are ``--recipe.lr=0.1``, ``--recipe.lr 0.1``, and ``--recipe={'lr': 0.1}`` for nested keys.
+    """
+    written: list[str] = []
+    words = list(arguments)
+    while words and words[0] != "--":
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        if re.fullmatch(r"--\w+=\{.*", word, re.DOTALL) or re.fullmatch(r"--\w+\.[\w.]+", name):
+            value = "" if equals or not words or words[0].startswith("--") else f"={words.pop(0)}"
+            written += ["--set", word[2:] + value]
+        else:
+            written.append(word)
+    return [*written, *words]
 
 
 class CommandGroup(TextParameters, TyperGroup):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from zoo.config.run import SECTIONS
-from zoo.config.values import Written, load_yaml
+from zoo.config.values import Written, load_mapping, load_yaml
 from zoo.core.errors import UserError, unknown
 from zoo.core.files import expanded, read_regular
 
@@ -35,14 +36,31 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:
     """Parse a setting such as ``recipe.lr=0.1`` into section -> key -> value, which is interpreted by the type of the key.
 
+    ``recipe={lr: 0.1, optimizer_args: {eps: 1e-8}}`` is several: ``recipe.lr`` and ``recipe.optimizer_args.eps``.
+
     Raises:
         UserError: not of that form, or an unknown section.
     """
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
+    if "." not in key and value.startswith("{"):
+        section, _ = _section_and_name(f"{key.strip()}.*", text, sections)
+        return {section: _items(text, value)}
     section, name = _section_and_name(key.strip(), text, sections)
     return {section: {name: Written(value)}}
+
+
+def _items(text: str, value: str) -> dict[str, Any]:
+    """The keys and values of a section, with a dotted key for each item of a dictionary."""
+    items: dict[str, Any] = {}
+    try:
+        for key, inner in load_mapping(value).items():
+            dotted = {f"{key}.{name}": item for name, item in inner.items()} if isinstance(inner, dict) else {}
+            items.update(dotted or {key: inner})
+        return {key: Written(item if isinstance(item, str) else json.dumps(item)) for key, item in items.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--set {text}: {error}") from None
 
 
 def parse_settings(

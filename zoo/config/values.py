@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from contextlib import suppress
 from types import UnionType
@@ -85,6 +86,22 @@ def load_yaml(text: str) -> Any:
     return _parse(text, Any)
 
 
+def load_mapping(text: str) -> dict[str, Any]:
+    """Parse a dictionary as Python, JSON or YAML write it.
+
+    Raises:
+        ValueError: it is none, with the reason in one line.
+    """
+    mapping = None
+    if len(text) <= LONGEST:
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            mapping = ast.literal_eval(text)
+    mapping = load_yaml(text) if mapping is None else mapping
+    if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
+        raise ValueError("not keys and values")
+    return mapping
+
+
 def interpret(text: Written, kind: Any) -> Any:
     """Interpret what was written by the type of its key: as it stands where that is text, and as YAML elsewhere.
 
@@ -147,7 +164,7 @@ def _as_text(text: str, kinds: tuple[Any, ...]) -> tuple[bool, Any]:
     for choice in choices:
         if str(choice) == text:
             return True, choice
-    if type(None) in kinds and text in ("", "~", "null"):
+    if type(None) in kinds and text in ("", "~", "null", "None"):
         return True, None
     only_text = all(kind in (str, type(None)) or get_origin(kind) is Literal for kind in kinds)
     return only_text and all(isinstance(choice, str) for choice in choices), text
