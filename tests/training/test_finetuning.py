@@ -80,7 +80,7 @@ def test_groups_rates_and_gradients_equal_the_plan_in_every_epoch() -> None:
     what = finetuned("recipe.freeze=epochs:1+2", "recipe.epochs=4", "recipe.layer_decay=0.5", "recipe.lr=0.1",
                      "recipe.schedule=constant", "recipe.warmup_epochs=0")  # fmt: skip
     recorder = Recorder()
-    engine.train(scan(), what, "tuned", callbacks=[recorder], test=False)
+    engine.train(scan(), what, "tuned", callbacks=[recorder])
     assert recorder.trained == [["head"], ["stage3", "head"], ["stage3", "head"], ["stage2", "stage3", "head"]]
     assert recorder.modes == recorder.trained  # what is frozen runs as in evaluation, in spite of every train()
     rates = {"stem": 0.00625, "stage1": 0.0125, "stage2": 0.025, "stage3": 0.05, "head": 0.1}
@@ -104,9 +104,7 @@ def of_batch_norms(state: dict[str, torch.Tensor], stages: tuple[str, ...]) -> d
 @pytest.mark.parametrize(("norms", "moves"), [("keep", False), ("update", True)])
 def test_statistics_of_frozen_stages_move_only_if_asked(norms: str, moves: bool, base: Path) -> None:
     before = torch.load(base, weights_only=True)
-    engine.train(
-        scan(), finetuned("recipe.freeze=until:stage2", "recipe.epochs=2", f"recipe.frozen_norms={norms}"), "tuned", test=False
-    )
+    engine.train(scan(), finetuned("recipe.freeze=until:stage2", "recipe.epochs=2", f"recipe.frozen_norms={norms}"), "tuned")
     after = torch.load(RunFolder.find("tuned").last, weights_only=True)["state_dict"]
     frozen, trained = ("stem", "stage1", "stage2"), ("stage3",)
     assert of_batch_norms(after, frozen) and of_batch_norms(after, trained)
@@ -138,12 +136,12 @@ def test_images_are_looked_at_once_where_nothing_in_front_of_the_head_changes(mo
     original = cls.forward
     monkeypatch.setattr(cls, "forward", lambda self, images: (looked.append(len(images)), original(self, images))[1])
     settings = ("recipe.freeze=backbone", "recipe.epochs=3", "data.augment=none")
-    engine.train(scan(), finetuned(*settings), "first", test=False)
+    engine.train(scan(), finetuned(*settings), "first")
     images = sum(looked)
     assert images == 1797 + 2  # all digits, and two to see what follows the features
-    engine.train(scan(), finetuned(*settings, "recipe.lr=0.1"), "second", test=False)
+    engine.train(scan(), finetuned(*settings, "recipe.lr=0.1"), "second")
     assert sum(looked) == images + 2  # found where they were put
-    engine.train(scan(), finetuned(*settings, "data.augment=crop:1", "recipe.epochs=1"), "augmented", test=False)
+    engine.train(scan(), finetuned(*settings, "data.augment=crop:1", "recipe.epochs=1"), "augmented")
     assert sum(looked) > images + 4
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zoo.training.run_folder import RunFolder
 
 # where a run computes and where it is tracked, not what it computes
-CHANGEABLE_ON_RESUME = ("trainer.accelerator=", "trainer.logger=", "trainer.strategy=", "trainer.timeout_minutes=", "wandb.")
+CHANGEABLE_ON_RESUME = (
+    "trainer.accelerator=", "trainer.logger=", "trainer.strategy=", "trainer.test=", "trainer.timeout_minutes=", "wandb.",
+)  # fmt: skip
 
 # processes may change if they read as much at once: then the steps stay where they were, though not to the bit
 PARTS_OF_GLOBAL_BATCH = ("trainer.devices=", "trainer.num_nodes=", "recipe.batch_size=")
@@ -37,6 +39,7 @@ def train(
     precision: str | None = None,
     wandb: str | None = None,
     logger: str | Sequence[str] | None = None,
+    test: bool | None = None,
     settings: Settings = (),
     config: str | Path = "",
     name: str | None = None,
@@ -59,6 +62,7 @@ def train(
         precision: ``32``, ``bf16``, ``16`` or ``64``.
         wandb: ``online`` or ``offline``.
         logger: other experiment trackers by name: ``tensorboard``, ``mlflow``, ``csv``.
+        test: whether to test the best checkpoint at the end; by default it is tested.
         settings: any others by their keys, as in ``{"model.hidden_sizes": [64], "recipe.lr": 1e-3}``.
         config: YAML file of settings, such as the ``run.yaml`` of a run.
         name: of the run; by default made from model and data.
@@ -81,7 +85,7 @@ def train(
     from zoo.config.resolution import resolve
     from zoo.config.settings import parse_settings, read_config
 
-    given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb, logger)
+    given = flag_sections(data, epochs, precision, None, devices, nodes, strategy, accelerator, wandb, logger, test)
     run = resolve(registry, model or None, read_config(config) if config else {}, [*parse_settings(settings), given])
     if resume_if_exists:
         from zoo.training.run_folder import RunFolder, runs_folder, runs_in
@@ -111,6 +115,7 @@ def finetune(
     precision: str | None = None,
     wandb: str | None = None,
     logger: str | Sequence[str] | None = None,
+    test: bool | None = None,
     settings: Settings = (),
     config: str | Path = "",
     name: str | None = None,
@@ -132,7 +137,7 @@ def finetune(
     Examples:
         >>> run = zoo.finetune("timm:resnet18.a1_in1k", data="photos/", freeze="backbone")
     """
-    given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb, logger)
+    given = flag_sections(data, epochs, precision, freeze, devices, nodes, strategy, accelerator, wandb, logger, test)
     if keep_head:
         given["recipe"] = {**given.get("recipe", {}), "keep_head": True}
     run = finetuning_run(backbone, weights, config, settings, given)
@@ -272,6 +277,7 @@ def flag_sections(
     accelerator: str | None = None,
     wandb: str | None = None,
     logger: str | Sequence[str] | None = None,
+    test: bool | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What was given as settings of a Run: section -> key -> value.
 
@@ -291,6 +297,7 @@ def flag_sections(
                 "strategy": strategy,
                 "accelerator": accelerator,
                 "logger": loggers,
+                "test": test,
             },
             "wandb": {"mode": wandb},
         }

@@ -19,6 +19,7 @@ from zoo.commands.train import (
     LoggerNames,
     NewName,
     Nodes,
+    NoTest,
     Precision,
     RunsDir,
     Strategy,
@@ -67,6 +68,7 @@ def finetune(
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
     logger: LoggerNames = [],  # noqa: B006
+    no_test: NoTest = False,
     json: Json = False,
 ) -> None:
     """Fine-tune a pretrained network: keep its weights and replace its head.
@@ -82,7 +84,7 @@ def finetune(
     registry = open_registry(context)
     settings = [*settings, *(["recipe.keep_head=true"] if keep_head else [])]
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
-    flags["logger"] = list(logger) or None
+    flags |= {"logger": list(logger) or None, "test": False if no_test else None}
     chosen = {"epochs": epochs, "precision": precision, "freeze": freeze, **flags}
     if plan:
         run = api.finetuning_run(backbone, weights, config or "", settings, api.flag_sections(data, **chosen))

@@ -52,6 +52,8 @@ LoggerNames = Annotated[
     list[str], typer.Option("--logger", metavar="NAME", help="Another experiment tracker: tensorboard, mlflow, csv; repeatable.")
 ]
 
+NoTest = Annotated[bool, typer.Option("--no-test", help="Leave the test split for later: zoo test RUN.")]
+
 
 def train(
     context: typer.Context,
@@ -71,6 +73,7 @@ def train(
     settings: Set = [],  # noqa: B006
     wandb: Wandb = None,
     logger: LoggerNames = [],  # noqa: B006
+    no_test: NoTest = False,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume a run exactly where it was saved.")] = None,
     checkpoint: Annotated[
         str, typer.Option(metavar="WHICH", help="Checkpoint to resume from: best or last; the default is the latest.")
@@ -89,7 +92,7 @@ def train(
     """
     open_registry(context)
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
-    flags["logger"] = list(logger) or None
+    flags |= {"logger": list(logger) or None, "test": False if no_test else None}
     if resume is None:
         if checkpoint:
             raise UserError(f"--checkpoint {checkpoint}: is for --resume RUN")
@@ -123,12 +126,12 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
     if not outcome.is_rank_zero:
         return
     if json:
-        print_json({"run": str(run.path), **outcome.test})
+        print_json({"run": str(run.path), **outcome.metrics})
         return
     name = outcome.folder.name
     if outcome.was_finished:
         echo(f"{name} was already finished: nothing left to train")
-    echo(f"{run.config.network} on {run.config.data['name']}: {metrics_line(outcome.test)}")
+    echo(f"{run.config.network} on {run.config.data['name']}: {metrics_line(outcome.metrics)}")
     echo(f"{run.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
     for finding in outcome.findings:
         echo(finding)

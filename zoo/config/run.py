@@ -11,6 +11,7 @@ from zoo.config.recipe import Recipe, Section
 from zoo.core.errors import unknown
 
 LIBRARIES = ("torchvision", "timm")  # whose networks are models of the zoo under one name each
+WANDB_PROJECT = "bestiary"  # where neither a setting nor a variable of W&B names one
 SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
 # of Lightning's: processes that are spawned or forked do not give the trained network back, and Lightning has no sharded strategy
 # for CPUs, where it could be tried
@@ -34,6 +35,7 @@ class TrainerSettings(Section):
     )
     limit_val_batches: int | float = Field(1.0, gt=0, description="validation batches: number or fraction")
     limit_test_batches: int | float = Field(1.0, gt=0, description="test batches: number or fraction")
+    test: bool = Field(True, description="test the best checkpoint at the end of training")
     logger: tuple[str, ...] = Field((), description="experiment trackers beside W&B; zoo list --loggers shows all")
     log_every_n_steps: int = Field(50, ge=1, description="steps between two records of the training loss")
     monitor_every_n_steps: int = Field(
@@ -52,7 +54,7 @@ class WandbSettings(Section):
     """Settings of Weights & Biases. Environment variables (WANDB_PROJECT, ...) are the defaults."""
 
     mode: Literal["off", "online", "offline"] = Field("off", description="off, online or offline; off does not import wandb")
-    project: str | None = Field(None, description="default: WANDB_PROJECT or bestiary")
+    project: str | None = Field(None, description=f"default: the variable WANDB_PROJECT, or {WANDB_PROJECT}")
     entity: str | None = Field(None, description="user or team")
     group: str | None = Field(None, description="group of runs")
     job_type: str | None = Field(None, description="type of run, as in train or sweep")

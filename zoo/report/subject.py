@@ -108,7 +108,7 @@ def _note_what_is_missing(subject: Subject) -> None:
         notes.append(f"metrics.jsonl {_lack(subject.folder.metrics_file)}: there are no metrics and no learning curves.")
     trained = subject.run.recipe.epochs if subject.run else None
     ended = {epoch for name in metrics.of_stages("val") for epoch in metrics.epochs(name)}
-    if trained and metrics and len(ended) < trained and not metrics.of_stages("test"):
+    if trained and metrics and len(ended) < trained and not metrics.has_end:
         notes.append(f"Training had not finished: {len(ended):,} of {trained:,} epochs.")
     if not history.has_monitors:
         lack = _lack(subject.folder.monitors_file)

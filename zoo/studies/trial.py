@@ -75,8 +75,9 @@ class TrainingObjective:
     def _fit(self, run: Run, path: Path, recorder: MetricRecorder) -> None:
         folder = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
+        run = run.model_copy(update={"trainer": run.trainer.model_copy(update={"test": False})})
         try:
-            engine.train(self.registry, run, folder=folder, callbacks=[recorder], test=False, progress=False, monitor=False)
+            engine.train(self.registry, run, folder=folder, callbacks=[recorder], progress=False, monitor=False)
         except (UserError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise TrialFailed(one_line(error, 100)) from error

@@ -5,6 +5,7 @@ Everything that can be checked is checked before the first step; from then on no
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from zoo.training.metrics_logger import MetricsLogger
 from zoo.training.monitoring import build_monitors
 from zoo.training.processes import require_launcher, supervised
 from zoo.training.recipe_callbacks import recipe_callbacks
+from zoo.training.records import BEST
 from zoo.training.run_folder import RunFolder
 from zoo.training.saving import Checkpoints, Rescue
 from zoo.training.selection import Selection
@@ -52,8 +54,13 @@ SHOWN = ("train/loss", "train/accuracy", "val/loss")  # in the progress bar, whe
 
 @dataclass
 class TrainResult:
-    """Result of training: its folder, test metrics of the best checkpoint, and findings of the monitors; ``was_finished`` if it
-    was resumed without a step."""
+    """Result of training.
+
+    Attributes:
+        best: validation metric of the best checkpoint, and ``test``, its test metrics, none without a test.
+        was_finished: whether it was resumed without a step.
+        findings: of the monitors.
+    """
 
     folder: RunFolder
     is_rank_zero: bool
@@ -62,6 +69,11 @@ class TrainResult:
     test: dict[str, float] = field(default_factory=dict)
     was_finished: bool = False
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Test metrics by name, or, without a test, the validation metric of the best checkpoint."""
+        return self.test or ({} if self.best is None else {f"val/{self.task.monitor}": self.best})
 
 
 class TestResult(dict[str, float]):
@@ -103,12 +115,11 @@ def train(
     checkpoint: str = "",
     folder: RunFolder | None = None,
     callbacks: Sequence[L.Callback] = (),
-    test: bool = True,
     progress: bool = True,
     monitor: bool = True,
     on_data: Callable[[Any], None] = lambda data: None,
 ) -> TrainResult:
-    """Train, save the best and the last checkpoint, and test the best.
+    """Train, save the best and the last checkpoint, and test the best unless ``trainer.test`` is off.
 
     Args:
         registry: of models and data sets.
@@ -118,7 +129,6 @@ def train(
         checkpoint: from which it is resumed: ``best`` or ``last``, or empty for the latest.
         folder: existing folder for a new run outside ``runs/``.
         callbacks: in addition to those of the recipe.
-        test: whether to test the best checkpoint at the end.
         progress: whether to show a progress bar.
         monitor: whether to record activations and gradients, and to locate the first non-finite value.
         on_data: called with the data before training begins.
@@ -171,7 +181,7 @@ def train(
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
         all_callbacks = [Rescue(saving, f"resuming {folder.name} at {former}" if resume else ""), *others, saving]
         trainer = build_trainer(run.trainer, run, logger=[log, trackers], callbacks=all_callbacks)
-        for split in ("train", "val", "test") if test else ("train", "val"):
+        for split in ("train", "val", "test") if run.trainer.test else ("train", "val"):
             require_batches(trainer, data, split)
         configure_ddp(trainer.strategy, task)
         task.to(trainer.strategy.root_device)
@@ -190,7 +200,11 @@ def train(
             _load_best(registry, task, folder, trainer.is_global_zero)
             if recording:
                 exclude_trained(data, DataRecord.of(data).trained_on)
-            _evaluate(trainer, task, data, trackers, folder, test)
+            if run.trainer.test:
+                _test_best(trainer, task, data, trackers)
+            else:
+                _record_best(trainer, selection)
+            _show_best(task, data, trackers, folder)
             if recording:
                 recorder.complete(trainer)
                 trackers.log_origins(partial(data_origins, run, data, recorder.record))
@@ -283,19 +297,28 @@ def _restore(registry: Registry, task: Task, run: Run, former: dict[str, Any], f
         task.set_normalization(spec.mean, spec.std)
 
 
-def _evaluate(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers, folder: RunFolder, test: bool) -> None:
-    """Test the best weights, and give the trackers what they show of them."""
-    classes = getattr(task.spec, "classes", ())
-    if test:
-        if len(classes) <= trackers.most_classes:
-            task.collect_details(metrics=False)
-        with supervised(trainer):
-            trainer.test(task, datamodule=data, verbose=False)
-        warn_of_excluded(data)
-        require_counted(trainer, task, "test")
+def _test_best(trainer: L.Trainer, task: Task, data: Any, trackers: Trackers) -> None:
+    if len(getattr(task.spec, "classes", ())) <= trackers.most_classes:
+        task.collect_details(metrics=False)
+    with supervised(trainer):
+        trainer.test(task, datamodule=data, verbose=False)
+    warn_of_excluded(data)
+    require_counted(trainer, task, "test")
+
+
+def _record_best(trainer: L.Trainer, selection: Selection) -> None:
+    """Record the validation metric of the best checkpoint, which marks the end of a run without a test."""
+    name = selection.monitor.replace("val/", f"{BEST}/", 1)
+    value = math.nan if selection.best is None else selection.best
+    for logger in trainer.loggers:
+        logger.log_metrics({name: value, "epoch": trainer.current_epoch}, trainer.global_step)
+
+
+def _show_best(task: Task, data: Any, trackers: Trackers, folder: RunFolder) -> None:
+    """Give the trackers what they show of the best weights."""
     if trackers.guests:
         trackers.log_samples("val/samples", task.validation_samples(data))
-        trackers.log_monitors(folder.monitors_file, classes, task.details.get("confusion", ()))
+        trackers.log_monitors(folder.monitors_file, getattr(task.spec, "classes", ()), task.details.get("confusion", ()))
 
 
 def _load_best(registry: Registry, task: Task, folder: RunFolder, is_rank_zero: bool) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 IDLE_SECONDS = 60.0  # between two records, in which no run counts as paused
+BEST = "best"  # stage of the validation metric of the best checkpoint, recorded at the end of a run without a test
+ENDS = ("test", BEST)  # stages that are recorded once, at the end
 
 
 class Metrics:
@@ -51,6 +53,11 @@ class Metrics:
     def of_stages(self, *stages: str) -> list[str]:
         """The names that begin with one of the stages, as in ``val``."""
         return [name for name in self._numbers if name.partition("/")[0] in stages]
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the run has ended as it should, with a test or without."""
+        return bool(self.of_stages(*ENDS))
 
     def steps(self, name: str) -> array[float]:
         return self._numbers[name][::3]

@@ -27,6 +27,7 @@ from zoo.core.json_lines import read_json_lines
 from zoo.core.printing import is_utf8
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
+from zoo.training.records import Metrics
 
 RUNS = Path("runs")  # where new runs go by default
 RUNS_VARIABLE = "ZOO_RUNS"
@@ -78,11 +79,12 @@ class RunFolder:
 
     @classmethod
     def claim(cls, name: str | None, run: Run) -> RunFolder:
-        """Create the folder of a new run.
+        """Create the folder of a new run; that of a trial of a W&B sweep is by default named after the trial.
 
         Raises:
             UserError: the name is taken or invalid, or the folder cannot be created.
         """
+        name = name or trial_name(run)
         if is_follower():
             if name is None and FOLDER_VARIABLE not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
@@ -235,7 +237,7 @@ class RunFolder:
                 reason = f"but its best.ckpt, from which it goes on: zoo train --resume {self.name}"
             elif self.autopsy_file.exists():
                 reason = f"as its loss or a gradient was not finite before one was saved: zoo autopsy {self.name}"
-            elif self.test_metrics():
+            elif Metrics(read_json_lines(self.metrics_file)).has_end:
                 reason = f"though it was finished, so the file is gone; to train it again: zoo train --resume {self.name}"
             else:
                 reason = f"yet: zoo train --resume {self.name}"
@@ -276,6 +278,12 @@ class RunFolder:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"{self.run_file} is damaged: {where}: {one_line(first['msg'].lower(), 200)}") from None
+
+
+def trial_name(run: Run) -> str | None:
+    """Name of the run that an agent of a W&B sweep has started, the same in each of its processes; None elsewhere."""
+    trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    return f"{run.network}-{run.data['name']}-{trial}" if trial else None
 
 
 def known_runs() -> list[str]:

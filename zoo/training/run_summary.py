@@ -12,7 +12,7 @@ from typing import Any
 from zoo.config.settings import read_config
 from zoo.core.errors import UserError, one_line
 from zoo.core.json_lines import Record, parse_line
-from zoo.training.records import StandingFindings, longest_interval, to_float
+from zoo.training.records import ENDS, StandingFindings, longest_interval, to_float
 from zoo.training.run_folder import RunFolder
 
 STATES = ("running", "finished", "resumable", "non-finite", "broken")
@@ -71,7 +71,7 @@ def summarize(folder: RunFolder) -> RunSummary:
     started = to_float(environment.get("started"))
     progress = _Progress(folder, metric, goal, started)
     epochs = settings.get("recipe.epochs")
-    is_finished = progress.is_tested or (progress.epoch > 0 and progress.epoch == epochs)
+    is_finished = progress.has_end or (progress.epoch > 0 and progress.epoch == epochs)
     if folder.is_locked():
         state = "running"
     elif problem:
@@ -134,7 +134,7 @@ class _Progress:
         self.best = (max if goal == "max" else min)(values) if values else None
         validated, tested = _last_record(content, b'"val/'), _last_record(content, b'"test/')
         self.epoch = int(validated.get("epoch") or 0) + 1 if validated else 0
-        self.is_tested = tested is not None
+        self.has_end = any(b'"%b/' % stage.encode() in content for stage in ENDS)
         test = to_float((tested or {}).get(metric.replace("val/", "test/", 1)))
         self.test = None if math.isnan(test) else test
         times = _values(content, "time")

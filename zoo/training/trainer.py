@@ -44,7 +44,7 @@ def build_trainer(settings: TrainerSettings, run: Run, logger: Any, callbacks: l
     _skip_empty_hooks(callbacks)
     try:
         trainer = L.Trainer(
-            **settings.model_dump(exclude={"monitor_every_n_steps", "timeout_minutes", "logger"}),
+            **settings.model_dump(exclude={"monitor_every_n_steps", "timeout_minutes", "logger", "test"}),
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             gradient_clip_val=recipe.gradient_clip_val,

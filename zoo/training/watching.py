@@ -13,7 +13,7 @@ from zoo.config.run import Run
 from zoo.core.clock import format_duration
 from zoo.core.errors import UserError
 from zoo.core.json_lines import JsonLinesFollower
-from zoo.training.records import Metrics, StandingFindings, is_number, longest_interval
+from zoo.training.records import ENDS, Metrics, StandingFindings, is_number, longest_interval
 from zoo.training.run_folder import RunFolder
 
 RECENT = 30  # records from which the throughput is estimated
@@ -145,7 +145,7 @@ class RunWatcher:
         step = int(max((*(metrics.last(name)[0] for name in metrics.names), self._monitored_step), default=0))
         at, epoch = metrics.last(*validated) if validated else (0.0, 0.0)
         steps = round(at / (epoch + 1) * epochs) if validated and epochs else None
-        finished = bool(metrics.of_stages("test"))
+        finished = metrics.has_end
         rate, longest = _throughput(self._recent)
         idle = max(0.0, now - last) if last is not None else self._seconds_since_start(now)
         return RunStatus(
@@ -186,9 +186,9 @@ def _throughput(records: Iterable[dict[str, Any]]) -> tuple[float | None, float]
 
 
 def _shown(metrics: Metrics) -> dict[str, list[float]]:
-    """The training loss, the validation metrics with the loss last, and the test metrics of a finished run."""
+    """The training loss, the validation metrics with the loss last, and what is recorded at the end of a run."""
     validated = sorted(metrics.of_stages("val"), key=lambda name: name == "val/loss")
-    names = [*(["train/loss"] if "train/loss" in metrics.names else []), *validated, *metrics.of_stages("test")]
+    names = [*(["train/loss"] if "train/loss" in metrics.names else []), *validated, *metrics.of_stages(*ENDS)]
     curves = {name: [value for value in metrics.values(name) if not math.isnan(value)] for name in names}
     return {name: values for name, values in curves.items() if values}
 
