@@ -16,24 +16,20 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 from optuna.trial import TrialState
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
 from zoo.api.search import plan_search
 from zoo.config.resolution import resolve
-from zoo.config.settings import parse_setting, read_config
+from zoo.config.settings import read_config
 from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.studies import study as studies
-from zoo.studies.plan import Budget, Search
+from zoo.studies.plan import Search
 from zoo.studies.points import POINT, TrialFailed, Worker, build_pruner, finished_points
 from zoo.studies.space import grid_points, nested, read_space
 from zoo.studies.study import StudyLocation, find, is_finished, open_or_create
 from zoo.studies.trial import MetricRecorder
-from zoo.studies.wandb_sweep import sweep
 
 REGISTRY = scan()
 EXPLODING = ["--set", "recipe.optimizer=sgd", "--set", "recipe.weight_decay=1"]  # at a rate of 1e30
@@ -631,62 +627,6 @@ def test_names_and_ranges_are_answered_before_anything_heavy_is_imported() -> No
         "assert not {'torch', 'optuna', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# ---------------------------------------------------------------------------------------------- W&B sweeps
-
-
-def test_a_sweep_has_the_distributions_that_wandb_itself_reads_as_ours() -> None:
-    ranges = (LR, "model.dropout=uniform:0..0.5", "recipe.batch_size=log:8..512", "recipe.epochs=uniform:1..9")
-    choices = (
-        "recipe.optimizer=choice:sgd,adamw",
-        "model.hidden_sizes=choice:[64],[512,256]",
-        "recipe.decay_norms_and_biases=choice:true,false",
-    )
-    search = search_of(*ranges, *choices)
-    ours = in_memory(search, 1, lambda *_: 0.0)[0].distributions
-    written = yaml.safe_load(yaml.safe_dump(sweep(REGISTRY, search, Budget(30))))
-    assert (written["method"], written["run_cap"]) == ("random", 30)
-    assert written["metric"] == {"name": "val/accuracy", "goal": "maximize"}
-    for key, parameter in written["parameters"].items():
-        theirs = sweep_parameter_to_distribution(parameter)
-        if isinstance(theirs, optuna.distributions.CategoricalDistribution):
-            # flags as flags, lists as the text that YAML reads
-            assert tuple(yaml.safe_load(str(v)) for v in theirs.choices) == tuple(map(yaml.safe_load, ours[key].choices))
-        else:
-            assert theirs == ours[key]
-
-
-def test_a_sweep_of_a_grid_lists_its_points_and_hyperband_is_successive_halving() -> None:
-    search = search_of("recipe.lr=log:1e-4..1e-1:4", "recipe.epochs=uniform:1..3", sampler="grid", metric="loss")
-    written = sweep(REGISTRY, search, Budget(12, "asha"))
-    assert written["method"] == "grid" and written["early_terminate"]["type"] == "hyperband"
-    assert written["parameters"]["recipe.lr"]["values"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1])
-    assert written["parameters"]["recipe.epochs"] == {"values": [1, 2, 3]}
-
-
-def test_what_an_agent_runs_is_zoo_train_with_these_settings(zoo, tmp_path: Path) -> None:
-    answer = zoo("search", "mlp", "--epochs", "5", "--set", "data.augment=crop:1,cutout:2", "--over", LR, "--over",
-                 "model.hidden_sizes=choice:[64],[512, 256]", "--sampler", "tpe", "--wandb-sweep", "my sweep.yaml")  # fmt: skip
-    assert answer.code == 0 and "wandb sweep 'my sweep.yaml'" in answer.out and not Path("searches").exists()
-    written = yaml.safe_load(Path("my sweep.yaml").read_text())
-    assert written["method"] == "bayes"
-    # as wandb's agent puts a command together
-    chosen = {"args": {"recipe.lr": {"value": 1e-05}, "model.hidden_sizes": {"value": "[512, 256]"}}}
-    variables = {**create_sweep_command_args(chosen), "env": ["/usr/bin/env"]}
-    command = [word for part in create_sweep_command(written["command"])
-               for word in (variables[part[2:-1]] if part.startswith("${") and part.endswith("}") else [part])]  # fmt: skip
-    fake = tmp_path / "bin" / "zoo"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    words = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert words[:6] == ["train", "mlp", "--data", "digits", "--wandb", "online"]
-    settings = [word.removeprefix("--set=") for word in words[6:] if word != "--set"]
-    run = resolve(REGISTRY, "mlp", {}, [*map(parse_setting, settings)])
-    assert (run.recipe.epochs, run.recipe.lr, run.model["hidden_sizes"]) == (5, 1e-5, [512, 256])
-    assert run.data["augment"] == "crop:1,cutout:2"
 
 
 def test_a_plan_that_was_kept_is_the_same_search() -> None:

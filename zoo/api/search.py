@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.studies.plan import Budget, Search
     from zoo.studies.study import StudyLocation
 
-Ranges = Mapping[str, str | Sequence[object]] | Sequence[str]
+Ranges = Mapping[str, str | Sequence[object]] | Sequence[str] | Path
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +108,7 @@ def search(
     Args:
         model: as ``list_models`` shows it.
         over: key -> a list of values, or a range: ``log:LOW..HIGH``, ``uniform:LOW..HIGH`` or ``choice:A,B``; for a grid,
-            ``LOW..HIGH:POINTS``.
+            ``LOW..HIGH:POINTS``. Or the file of a W&B sweep configuration, of which it takes the ranges.
         data: as ``list_data`` shows it, or a folder or table of images; by default the model's own.
         epochs: of each trial.
         trials: their number; by default 20, or the whole grid.
@@ -163,10 +163,29 @@ def plan_search(
     registry = current_registry()
     if over is None or over == {}:
         raise UserError("name what to search over, as in {'recipe.lr': 'log:1e-4..1e-1'}")
-    texts = [f"{key}={_range(values)}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
-    layers = [*parse_settings(settings), flag_sections(data, epochs)]
+    if isinstance(over, (str, Path)):
+        over = [str(over)]
+    given = [f"{key}={_range(values)}" for key, values in over.items()] if isinstance(over, Mapping) else list(over)
+    texts, constants = _with_sweeps(given)
+    layers = [*parse_settings(settings), *parse_settings(constants), flag_sections(data, epochs)]
     planned = plan.plan_search(registry, model, layers, texts, sampler, metric, folds, seed)
     return planned, plan.plan_budget(planned, trials, pruner, workers, list(plugins or registry.plugin_files))
+
+
+def _with_sweeps(given: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The ranges that were given, with those of a sweep configuration in the place of its file, and its constants."""
+    from zoo.studies.wandb_sweep import ENDINGS, read_sweep
+
+    texts: list[str] = []
+    constants: dict[str, Any] = {}
+    for text in given:
+        if "=" in text or not text.endswith(ENDINGS):
+            texts.append(text)
+            continue
+        ranges, fixed = read_sweep(text)
+        texts += ranges
+        constants |= fixed
+    return texts, constants
 
 
 def _range(values: Any) -> str:

@@ -23,7 +23,8 @@ def search(
         list[str],
         typer.Option(
             metavar="KEY=RANGE",
-            help="Key and range: log:LOW..HIGH, uniform:LOW..HIGH or choice:A,B; for a grid, LOW..HIGH:POINTS.",
+            help="Key and range: log:LOW..HIGH, uniform:LOW..HIGH or choice:A,B; for a grid, LOW..HIGH:POINTS. "
+            "Or a W&B sweep configuration with ranges.",
         ),
     ] = [],  # noqa: B006
     data: Annotated[
@@ -89,7 +90,7 @@ def search(
     if wandb_sweep:
         from zoo.studies.wandb_sweep import write_sweep
 
-        write_sweep(Path(wandb_sweep), registry, plan, budget)
+        write_sweep(Path(wandb_sweep), registry, plan, budget, where[0])
         echo(f"{wandb_sweep} is written. next: wandb sweep {shlex.quote(wandb_sweep)}")
         return
     from zoo.studies.study import hide_password

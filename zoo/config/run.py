@@ -11,7 +11,6 @@ from zoo.config.recipe import Recipe, Section
 from zoo.core.errors import unknown
 
 LIBRARIES = ("torchvision", "timm")  # whose networks are models of the zoo under one name each
-WANDB_PROJECT = "bestiary"  # where neither a setting nor a variable of W&B names one
 SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
 # of Lightning's: processes that are spawned or forked do not give the trained network back, and Lightning has no sharded strategy
 # for CPUs, where it could be tried
@@ -54,7 +53,7 @@ class WandbSettings(Section):
     """Settings of Weights & Biases. Environment variables (WANDB_PROJECT, ...) are the defaults."""
 
     mode: Literal["off", "online", "offline"] = Field("off", description="off, online or offline; off does not import wandb")
-    project: str | None = Field(None, description=f"default: the variable WANDB_PROJECT, or {WANDB_PROJECT}")
+    project: str | None = Field(None, description="default: WANDB_PROJECT or bestiary")
     entity: str | None = Field(None, description="user or team")
     group: str | None = Field(None, description="group of runs")
     job_type: str | None = Field(None, description="type of run, as in train or sweep")

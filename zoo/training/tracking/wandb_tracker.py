@@ -36,6 +36,10 @@ UPLOAD_SECONDS = 5.0
 UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of trained weights
 
 
+def _leave_to_agent() -> None:
+    """Do nothing when the server stops a trial of a sweep: the agent sends a signal, and a second one would end it unsaved."""
+
+
 class WandbTracker(Tracker):
     """Logs metrics, records of the monitors, samples and, if enabled, the checkpoints of a run.
 
@@ -126,8 +130,8 @@ class WandbTracker(Tracker):
             mode=mode,
             project=settings.project or known.project or PROJECT,
             entity=settings.entity,
-            group=settings.group,
-            job_type=settings.job_type,
+            group=settings.group or known.run_group or known.sweep_id,
+            job_type=settings.job_type or known.run_job_type or ("sweep" if known.sweep_id else None),
             tags=settings.tags or None,
             name=known.run_name or self._name,
             id=self._run_id,
@@ -139,6 +143,7 @@ class WandbTracker(Tracker):
                 finish_timeout=FINISH_SECONDS,  # also bounds wandb's own hook at the interpreter's exit
                 finish_timeout_raises=True,
                 reinit="create_new",
+                stop_fn=_leave_to_agent if known.sweep_id else None,
                 silent=True,
                 quiet=True,
             ),
