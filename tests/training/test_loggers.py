@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ import pytest
 from zoo.training.tracking import guest as guest_module
 from zoo.training.tracking import tracker as tracker_module
 from zoo.training.tracking.guest import Guest
+from zoo.training.tracking.loggers import code, markdown, mlflow_name
 from zoo.training.tracking.tracker import Tracker
 
 TRAIN = ("train", "mlp", "--set", "trainer.accelerator=cpu", "--set", "trainer.log_every_n_steps=5")
@@ -182,3 +184,24 @@ def test_whatever_a_tracker_raises_the_training_goes_on(caplog, error: BaseExcep
     guest.call("log_metrics", {}, 1)
     guest.close()
     assert len(caplog.records) == 1 and "cannot be started" in caplog.text and Broken.closed == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["activations//tanh12/mean", "gradients/stage1.0.conv/norm", "../a/./b/..", "größe: <x>/a", "val/loss"]
+)
+def test_mlflow_takes_the_name_of_any_metric(name: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert mlflow_name("val/loss") == "val/loss" and mlflow_name("activations//tanh12/mean") == "activations/tanh12/mean"
+    _validate_metric_name(mlflow_name(name))
+
+
+def test_tensorboard_shows_texts_as_they_are() -> None:
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    text = "1. *a* _b_ # <b>c</b> [d](e) `f` \\n & {g} ![h](i)\n# head | x |\n- y"
+    shown = html.unescape(markdown_to_safe_html(markdown(text)))
+    assert shown.removeprefix("<p>").removesuffix("</p>") == text.replace("\n", "<br>\n")
+    aligned = "input   3  <s>*7*\npredict 13 _"
+    shown = html.unescape(markdown_to_safe_html(code(aligned)))
+    assert shown == f"<pre><code>{aligned}\n</code></pre>"

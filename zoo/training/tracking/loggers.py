@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class TensorBoardTracker(LightningTracker):
     def log_record(self, record: dict[str, Any]) -> None:
         super().log_record(record)
         if record["kind"] == "finding":
-            text = f"**{record['name']}** in {record['where']}: {record['evidence']}"
+            text = f"**{record['name']}** in {markdown(record['where'])}: {markdown(record['evidence'])}"
             self.logger.experiment.add_text("findings", text, record["step"])
         for name, counts in histograms(record).items():
             if any(counts):
@@ -107,11 +109,15 @@ class TensorBoardTracker(LightningTracker):
         for number, (image, text) in enumerate(captioned(samples)):
             if image:
                 self.logger.experiment.add_image(f"{key}/{number}", np.array(image.convert("RGB")), self._step, dataformats="HWC")
-            self.logger.experiment.add_text(f"{key}/{number}", text.replace("\n", "  \n"), self._step)
+            shown = markdown(text) if image else code(text)
+            self.logger.experiment.add_text(f"{key}/{number}", shown, self._step)
 
 
 class MLflowTracker(LightningTracker):
     """Adds findings as tags, and samples as artifacts: PNG files and texts."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None) -> None:
+        super().log_metrics({mlflow_name(name): value for name, value in metrics.items()}, step)
 
     def log_record(self, record: dict[str, Any]) -> None:
         super().log_record(record)
@@ -124,6 +130,22 @@ class MLflowTracker(LightningTracker):
             if image:
                 self.logger.experiment.log_image(self.logger.run_id, image, f"{key}/{number:02}.png")
             self.logger.experiment.log_text(self.logger.run_id, text, f"{key}/{number:02}.txt")
+
+
+def markdown(text: str) -> str:
+    """Text as it stands, line by line, in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(text, quote=False)).replace("\n", "  \n")
+
+
+def code(text: str) -> str:
+    """Text as it stands, spaces included, in Markdown."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def mlflow_name(metric: str) -> str:
+    """The name of a metric as MLflow takes it: without other signs than it allows, and as a path without empty parts."""
+    parts = re.sub(r"[^\w\-. /]", "_", metric, flags=re.ASCII).split("/")
+    return "/".join(part for part in parts if part.strip("."))
 
 
 def lightning_tracker(

@@ -70,11 +70,12 @@ def sample_table(samples: Samples) -> wandb.Table | None:
         for each in samples.images:
             table.add_data(wandb.Image(picture(each.image)), each.label, each.predicted, each.probability)
     elif samples.scenes:
-        table = wandb.Table(columns=["image", "title", "question", "prediction", "expected", "correct"])
+        table = wandb.Table(columns=["image", "title", "question", "prediction", "expected", "correct", "probability"])
         for scene in samples.scenes:
             image = wandb.Image(picture(scene.image))
             for turn in scene.turns:
-                table.add_data(image, scene.title, turn.question, turn.answer, turn.expected, turn.is_correct)
+                answer = (turn.question, turn.answer, turn.expected, turn.is_correct, turn.probability)
+                table.add_data(image, scene.title, *answer)
     elif samples.texts:
         table = wandb.Table(columns=["title", "text"], data=[[text.title, text.text] for text in samples.texts])
     else:
