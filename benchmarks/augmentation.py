@@ -42,8 +42,7 @@ def main(
     layout = torch.channels_last if task.channels_last else torch.contiguous_format
     task = task.to(memory_format=layout)
     optimizer = torch.optim.SGD(task.parameters(), 1e-4, 0.9, fused=True)
-    presets = {"light": data.light, "standard": data.standard, "strong": data.strong}
-    augmentations = {each: Augmentation(presets.get(each, each), len(data.spec.classes), 32) for each in augment}
+    augmentations = {each: Augmentation(data.transforms_of(each, 32), len(data.spec.classes), 32) for each in augment}
     times: dict[str, list[float]] = {each: [] for each in augment}
     split, step = data.splits["train"], 0
     for turn in range(rounds + 1):

@@ -41,7 +41,7 @@ class ImageTextData(ImageData):
     def __init__(self, batch_size: int, seed: int, augment: str = "none", validation: float = 0.1, **options: Any) -> None:
         require_fraction(validation=validation)
         super().__init__(batch_size, seed, augment=augment, validation=validation, **options)
-        if mixing := Augmentation(self.augment, classes=1).mixing:
+        if mixing := Augmentation(self.transforms_of(self.augment, self.size), classes=1).mixing:
             raise UserError(f"data.augment={mixing[0]}: mixes the labels of images, which is impossible for text: remove it")
 
     def require_compatible(self, spec: ImageTextSpec, name: str) -> None:

@@ -36,6 +36,8 @@ from zoo.datamodules.loading.splits import ImageLoader, ImagesInMemory, Split
 from zoo.spec import ImageSpec, Spec, image_spec
 
 SAMPLED = 2000  # images for the statistics of a set that is not in memory
+LARGE = 96  # pixels of the shorter side from which images are large
+FOR_LARGE_IMAGES = {"standard": "resized-crop:0.35,hflip", "strong": "resized-crop:0.08,hflip,trivial,erasing:0.25"}
 PREVIEWED, PREVIEWED_VERSIONS = 8, 4  # images, and augmented versions of each
 
 
@@ -59,7 +61,7 @@ class ImageData(DataModule):
 
     light = "hflip"  # every pixel stays in its place, or in its mirror image's
     standard = "crop:4,hflip"
-    strong = "crop:4,hflip,jitter,cutout:8"
+    strong = "crop:4,hflip,trivial,cutout:8"
     class_count: int = 1  # for augmentations that mix classes
 
     def __init__(
@@ -77,8 +79,8 @@ class ImageData(DataModule):
         require_memory(f"data.size={size}", batch_size * 3 * size * size, f"{batch_size} images of {size}x{size}")
         self.batch_size, self.seed, self.size, self.validation = batch_size, seed, size, validation
         self.root = expanded(root) if root else None
-        self.augment = {"light": self.light, "standard": self.standard, "strong": self.strong}.get(augment, augment)
-        Augmentation(self.augment, classes=1)  # a wrong description is refused now, not after a download
+        self.augment = augment
+        Augmentation(self.transforms_of(augment, size), classes=1)  # a wrong description is refused now, not after a download
         self._spec: Spec | None = None
         self._kept: frozenset[str] | None = None
         self.unreadable: list[Path] = []
@@ -131,6 +133,18 @@ class ImageData(DataModule):
         """The part of the spec that is about images."""
         return image_spec(self.spec)
 
+    @classmethod
+    def transforms_of(cls, augment: str, side: int) -> str:
+        """The transforms of a preset for images of ``side`` pixels; what is no preset is returned unchanged.
+
+        The presets here are for small images. In large ones a shift by four pixels is nothing, and ``standard`` and ``strong``
+        crop boxes of different sizes. A preset of a subclass is for all of its images.
+        """
+        if augment not in ("light", "standard", "strong"):
+            return augment
+        own: str = getattr(cls, augment)
+        return FOR_LARGE_IMAGES.get(augment, own) if side >= LARGE and own == getattr(ImageData, augment) else own
+
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
@@ -140,6 +154,7 @@ class ImageData(DataModule):
             shape = self.image_spec.shape
             require_memory(f"data.size={self.size}", count * math.prod(shape), f"{count:,} images of {shape[1]}x{shape[2]}")
             splits = {name: self._resized(split) for name, split in splits.items()}
+        self.augment = self.transforms_of(self.augment, min(self.image_spec.shape[1:]))
         self.splits = self.with_validation(splits)
         self.splits.setdefault("test", self.splits["val"])
         mean, std = self._statistics(self.splits["train"])

@@ -84,7 +84,7 @@ def test_spec_is_known_without_files():
         name.lower().replace("t-shirt/top", "t-shirt") for name in torchvision.datasets.FashionMNIST.classes
     ]
     assert Mnist(8, 0, size=32).spec.shape == (1, 32, 32)
-    assert "hflip" not in Mnist(8, 0).augment and "hflip" in FashionMnist(8, 0).augment
+    assert "hflip" not in Mnist.standard and "hflip" in FashionMnist.standard
 
 
 @pytest.mark.parametrize("cls", [Mnist, FashionMnist])

@@ -41,6 +41,7 @@ def load(
     weights: str | Path = "",
     settings: Settings = (),
     runs: str | Path | None = None,
+    tta: bool = False,
 ) -> TrainedRun:
     """Load a trained model.
 
@@ -51,6 +52,8 @@ def load(
         weights: of a published network, a file in place of its own.
         settings: of a published network, as in ``{"recipe.weights_key": "model_ema"}``.
         runs: folder of the runs; by default ``ZOO_RUNS`` or ``runs``.
+        tta: test-time augmentation: whether ``test`` and ``predict`` average probabilities over mirrored and shifted images, as
+            far as the training did the same to images.
 
     Raises:
         UserError: there is none.
@@ -64,7 +67,7 @@ def load(
     from zoo.training.sources import find_trained
 
     with runs_in(runs):
-        return TrainedRun(find_trained(name, weights, parse_settings(settings, ("model", "recipe"))), checkpoint)
+        return TrainedRun(find_trained(name, weights, parse_settings(settings, ("model", "recipe"))), checkpoint, tta=tta)
 
 
 class TrainedRun:
@@ -76,14 +79,19 @@ class TrainedRun:
         config: its settings, resolved.
         entry: its model in the registry.
         outcome: of training in this process.
+        tta: whether predictions are averaged over views.
     """
 
     def __init__(
-        self, source: RunFolder | ExportedFile | PublishedNetwork, checkpoint: str = "best", outcome: TrainResult | None = None
+        self,
+        source: RunFolder | ExportedFile | PublishedNetwork,
+        checkpoint: str = "best",
+        outcome: TrainResult | None = None,
+        tta: bool = False,
     ) -> None:
         if checkpoint not in CHECKPOINTS:
             raise unknown("checkpoint", checkpoint, CHECKPOINTS)
-        self.source, self.checkpoint, self.outcome = source, checkpoint, outcome
+        self.source, self.checkpoint, self.outcome, self.tta = source, checkpoint, outcome, tta
         self.registry = current_registry()
         self.config: Run = source.read_run()
         name = self.config.model["name"]
@@ -142,6 +150,15 @@ class TrainedRun:
         return isinstance(self.source, PublishedNetwork)
 
     def _open(self) -> Task:
+        task = self._open_network()
+        if self.tta:
+            from zoo.training.test_time import average_views
+
+            # published networks were trained on photographs, as folders hold
+            average_views(self.registry, task, self.entry.name, {"name": "folder"} if self.is_published else self.config.data)
+        return task
+
+    def _open_network(self) -> Task:
         if self.is_published:
             return self.source.open()
         file = self.file  # before torch is imported
@@ -161,7 +178,7 @@ class TrainedRun:
 
         Returns:
             Metrics by name, as in ``test/accuracy``, the same on any number of devices; ``details`` has the confusion matrix and
-            metrics of each class.
+            metrics of each class, and with ``tta`` the number of ``views``.
 
         Raises:
             UserError: the data has other classes, or cannot be read.
@@ -179,7 +196,10 @@ class TrainedRun:
         from zoo.training import engine
         from zoo.training.data_record import DataRecord
 
-        return engine.test(self.registry, task, self.config, section, trainer, DataRecord.read(self.path))
+        tested = engine.test(self.registry, task, self.config, section, trainer, DataRecord.read(self.path))
+        if self.tta:
+            tested.details["views"] = len(task.views)
+        return tested
 
     def predict(
         self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object

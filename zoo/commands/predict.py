@@ -14,6 +14,7 @@ import typer
 from zoo.api.trained import load
 from zoo.commands.predictions import answer_format, print_answers, write_answers
 from zoo.commands.shell import (
+    AverageViews,
     Checkpoint,
     Json,
     PublishedWeights,
@@ -49,6 +50,7 @@ def predict(
     weights: PublishedWeights = "",
     settings: SetPublished = [],  # noqa: B006
     checkpoint: Checkpoint = "best",
+    tta: AverageViews = False,
     json: Json = False,
 ) -> None:
     """Classify, caption or answer questions about images.
@@ -70,7 +72,7 @@ def predict(
         options["temperature"] = decimal_number("--temperature", temperature)
     written_as = answer_format(json, csv, output)
     open_registry(context)
-    trained = load(run, checkpoint=checkpoint, weights=weights, settings=settings)
+    trained = load(run, checkpoint=checkpoint, weights=weights, settings=settings, tta=tta)
     comes_at_once = not output and written_as != "table" and sys.stdout.isatty()  # then the results are the progress
     predictions = trained.stream(inputs, progress=not comes_at_once, **options)
     if output:

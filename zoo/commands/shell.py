@@ -189,6 +189,12 @@ SetPublished = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Published network: a setting, as in recipe.weights_key=model_ema."),
 ]
+AverageViews = Annotated[
+    bool,
+    typer.Option(
+        "--tta", help="Average probabilities over mirrored and shifted images, as far as the training mirrored and shifted them."
+    ),
+]
 Checkpoint = Annotated[str, typer.Option(metavar="WHICH", help="Checkpoint to load: best or last.")]
 
 

@@ -14,6 +14,7 @@ from zoo.api import training as api
 from zoo.api.trained import TrainedRun, load
 from zoo.commands.classes import print_classes, write_classes
 from zoo.commands.shell import (
+    AverageViews,
     Checkpoint,
     Json,
     PublishedWeights,
@@ -149,6 +150,7 @@ def test(
     settings: SetData = [],  # noqa: B006
     csv: Annotated[str, typer.Option(metavar="FILE", help="Write precision, recall and F1 of every class to this file.")] = "",
     checkpoint: Checkpoint = "best",
+    tta: AverageViews = False,
     json: Json = False,
 ) -> None:
     """Evaluate a trained model on the test split; for classifiers, with per-class metrics and a confusion matrix.
@@ -156,12 +158,13 @@ def test(
     [bold]zoo test resnet20-digits[/bold]\n
     [bold]zoo test resnet20-digits --json[/bold]   metrics, classes and confusion matrix as one object\n
     [bold]zoo test resnet20-digits --csv classes.csv[/bold]   per-class metrics as a file\n
+    [bold]zoo test resnet20-cifar10 --tta[/bold]   test-time augmentation\n
     [bold]zoo test flowers.safetensors --data more/[/bold]   an exported file, on other images\n
     [bold]zoo test torchvision:resnet50 --data photos/[/bold]   published weights, on folders named after ImageNet's classes
     """
     registry = open_registry(context)
     of_network = [text for text in settings if text.startswith(("model.", "recipe."))]
-    trained = load(run, checkpoint=checkpoint, weights=weights, settings=of_network)
+    trained = load(run, checkpoint=checkpoint, weights=weights, settings=of_network, tta=tta)
     if csv:
         if trained.entry.task != "classification":
             named = trained.entry.name
@@ -180,7 +183,8 @@ def test(
     from zoo.config.resolution import data_section
 
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
-    echo(f"{trained.config.network} on {tested_on}: {metrics_line(tested)}")
+    how = f", mean of {tested.details['views']} views" if tta else ""
+    echo(f"{trained.config.network} on {tested_on}{how}: {metrics_line(tested)}")
     if "confusion" in tested.details:
         again, name = zoo_command(context), shlex.quote(run)
         counted = "points" if "points" in registry.data_set(tested_on).tags else "images"

@@ -228,6 +228,7 @@ def register_augmentation(name: str, **keywords: Any) -> Decorator:
 
     It returns the batch with other ``images``, drawing random numbers from the CPU ``generator``. Its other parameters are the
     numbers after the colon, in order. A function that takes ``classes`` as well mixes labels (``targets``).
+    Test-time augmentation does what the tags ``mirrors-x``, ``mirrors-y`` and ``moves`` say that training did.
     """
     return _register("augmentation", name, keywords)
 

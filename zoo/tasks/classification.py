@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ class Classifier(ImageModel):
     def calibrated(self, logits: Tensor) -> Tensor:
         """The logits, float32 [N, classes], divided by the temperature of the spec; their softmax is the probability."""
         return logits if self.spec.temperature == 1 else logits / self.spec.temperature
+
+    def merge_views(self, logits: Tensor) -> Tensor:
+        """Logits, [N, classes], whose probabilities are the mean of those of several views, [views, N, classes]."""
+        return (self.calibrated(logits).log_softmax(2).logsumexp(0) - math.log(len(logits))) * self.spec.temperature
 
     def predictions(self, logits: Tensor) -> Tensor:
         """The probability of each class, [N, classes]."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -67,6 +67,8 @@ class ImageModel(Task):
 
     Attributes:
         default_loss: of the loop, where the recipe names none.
+        views: functions of images whose predictions are averaged, in a test; a loop that can has ``merge_views``, which gives
+            the outputs, [N, outputs], whose prediction is the mean of those of outputs [views, N, outputs].
         statistics_of_files: mean and std of the images, per channel and scaled to [0, 1], that files with weights of this
             network expect by custom; None is unknown.
         size_of_files: pixels a side of those images; 0 is unknown.
@@ -106,6 +108,7 @@ class ImageModel(Task):
         self.criterion = build_loss(self.recipe, self.default_loss)
         self.build_metrics()
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
+        self.views: Sequence[Callable[[Tensor], Tensor]] = ()
 
     # ------------------------------------------------------------------ for loops to implement
 
@@ -296,7 +299,10 @@ class ImageModel(Task):
         return self.feature_extractor()(images)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The score of each class, [N, classes], of the images of a batch or of the features in their place."""
+        """The outputs, [N, outputs], for the images of a batch or the features in their place, over all ``views``."""
+        if self.views:
+            images = batch["images"]
+            return self.merge_views(torch.stack([self(self.normalize(view(images))).float() for view in self.views]))
         if not self._after_features:
             return self(self.normalize(batch["images"]))
         values = batch["images"]

@@ -119,7 +119,7 @@ def translate_y(batch: Batch, generator: torch.Generator, fraction: Fraction = 0
     return _warp(batch, vertical_translation, uniform(n, fraction * height, generator).round())
 
 
-@register_augmentation("affine")
+@register_augmentation("affine", tags=["moves"])
 def affine(
     batch: Batch,
     generator: torch.Generator,

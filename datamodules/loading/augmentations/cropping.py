@@ -12,7 +12,7 @@ from zoo.registry.augmentations import Fraction, Pixels
 from zoo.registry.entry import register_augmentation
 
 
-@register_augmentation("crop")
+@register_augmentation("crop", tags=["moves"])
 def padded_crop(batch: Batch, generator: torch.Generator, padding: Pixels = 4) -> Batch:
     """Shift each image by up to ``padding`` pixels, filling with zeros (He et al. 2015, section 4.2).
 
@@ -30,13 +30,13 @@ def padded_crop(batch: Batch, generator: torch.Generator, padding: Pixels = 4) -
     return {**batch, "images": rows.index_select(0, starts).view(images.shape)}
 
 
-@register_augmentation("hflip")
+@register_augmentation("hflip", tags=["mirrors-x"])
 def flip_left_right(batch: Batch, generator: torch.Generator) -> Batch:
     """Flip each image left to right with probability 0.5."""
     return _flip(batch, generator, -1)
 
 
-@register_augmentation("vflip")
+@register_augmentation("vflip", tags=["mirrors-y"])
 def flip_upside_down(batch: Batch, generator: torch.Generator) -> Batch:
     """Flip each image upside down with probability 0.5."""
     return _flip(batch, generator, -2)
@@ -48,7 +48,7 @@ def _flip(batch: Batch, generator: torch.Generator, axis: int) -> Batch:
     return {**batch, "images": images.index_copy(0, chosen, images.index_select(0, chosen).flip(axis))}
 
 
-@register_augmentation("resized-crop")
+@register_augmentation("resized-crop", tags=["moves"])
 def resized_crop(batch: Batch, generator: torch.Generator, min_scale: Fraction = 0.35) -> Batch:
     """Crop a random box and resize it to the image size (Szegedy et al. 2015).
 
