@@ -160,10 +160,13 @@ def follow(zoo, text: str, command: tuple[str, ...] = (), names: dict[str, str] 
     """
     lines = [completed(words, command, names) for words in advised(text)]
     followed = [words[0] for words in lines]
-    for data, each in re.findall(r"(--data [a-z]+ )?--set ([\w.]+=(?:'[^']*'|\.\.\.|[^\s`)]*[^\s`).,;:]))", text):
+    for data, each in re.findall(
+        r"(?:the data set ([a-z]+) reads it, with )?--set ([\w.]+=(?:'[^']*'|\.\.\.|[^\s`)]*[^\s`).,;:]))", text
+    ):
         each = named(shlex.split(re.sub(r"=(FOLDER|\.\.\.)$", "=photos", each).replace("=N", "=64"))[0], names)
         if not each.startswith(("recipe.KEY", "data.KEY")) and not any(each in words for words in lines):
-            lines.append([*command, *data.split(), "--set", each])
+            read = [data if word == command[-1] else word for word in command] if data and command[0] == "data" else command
+            lines.append([*read, *(["--data", data] if data and command[0] != "data" else []), "--set", each])
             followed.append("--set")
     if "in its place: " in text:
         wrong = next(word for word in command if word in text)
@@ -254,7 +257,8 @@ CASES = [
     Case("data show folder", "data train", (" --set •",)),
     Case("data show table", "data train", (" --set •",), table, {"PATH": "photos.csv"}),
     Case("train softmax --data table --set data.path=embedded.parquet", "--set", ("•: column • holds images, not",), embedded),
-    Case("train softmax --data saved", "--set", ("•: is a data set of the library datasets: read it by --data hf",), saved),
+    Case("train softmax --data saved", "--set", ("•: is of the library datasets: the data set hf",), saved),
+    Case("data preview saved", "--set", ("•: is of the library datasets: the data set hf",), saved),
     # ---- what is missing or does not fit
     Case("train", "list", ("zoo list", "no model was given: `zoo list` shows all")),
     Case("train qqqqqqqq", "list"),

@@ -100,7 +100,7 @@ def _load(source: HubSource) -> dict[str, Any]:
     try:
         import datasets
     except ImportError:
-        raise UserError(f"--data hf needs the library datasets: {INSTALL}") from None
+        raise UserError(f"the data set hf needs the library datasets: {INSTALL}") from None
     if not source.is_local and not NAME.fullmatch(source.path):
         path = Path(source.path)
         raise UserError(f"data.path={source.path}: there is no such file or folder{near_path(path)}")

@@ -143,7 +143,7 @@ def scan_tree(root: Path | None, fewest_classes: int = 2, folders: list[str] | N
     require_folder(f"data.root={root}", root)
     if any((root / name).is_file() for name in SAVED):
         raise UserError(
-            f"{root}: is a data set of the library datasets: read it by --data hf --set data.path={shell_word(str(root))}"
+            f"{root}: is of the library datasets: the data set hf reads it, with --set data.path={shell_word(str(root))}"
         )
     try:
         tree = _scan_tree(root, fewest_classes, [] if folders is None else folders)

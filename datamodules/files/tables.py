@@ -79,7 +79,7 @@ def _open(path: Path) -> tuple[list[str], list[str], Read]:
 
 def _not_paths(source: str, column: str, value: object) -> str:
     if isinstance(value, bytes | dict):
-        return f"{source}: column {column!r} holds images, not their paths: read it by --data hf --set data.path={source}"
+        return f"{source}: column {column!r} holds images, not paths: the data set hf reads it, with --set data.path={source}"
     return f"{source}: column {column!r} holds {type(value).__name__} values, not paths: choose another by data.image_column=NAME"
 
 

@@ -34,8 +34,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise UserError(
-                f"--temperature {self.temperature:g}: must be above 0, from {LEAST_TEMPERATURE:g} on; "
-                "--greedy takes the most probable character"
+                f"--temperature {self.temperature:g}: must be above 0, from {LEAST_TEMPERATURE:g} on; at 0 decode greedily"
             )
         if self.top_k < 0:
             raise UserError(f"--top-k {self.top_k}: must be 0 (all) or a number of characters")

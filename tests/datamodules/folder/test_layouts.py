@@ -93,7 +93,7 @@ def test_which_folders_are_splits_classes_or_unused(root, capfd, folders, classe
         (lambda root: make(root, classes=("cat",)), "only one class folder, 'cat'"),
         (lambda root: make(root / "all"), "only one class folder, 'all'.*; for its folders: data.root=.*/all$"),
         (lambda root: (make(root), (root / "loop").symlink_to(root)), "loop: is a link to .*/pictures, which holds no image for"),
-        (lambda root: (make(root), (root / "state.json").write_text("{}")), "read it by --data hf --set data.path=.*pictures$"),
+        (lambda root: (make(root), (root / "state.json").write_text("{}")), "set hf reads it, with --set data.path=.*pictures$"),
         (lambda root: (make(root), (root / "owl").mkdir()), "owl: holds no image"),
         (lambda root: (make(root), (root / "dog" / "00.png").rename(root / "x.png"),
                        [path.write_text("x") for path in (root / "dog").iterdir()]), "class 'dog' of train has no"),

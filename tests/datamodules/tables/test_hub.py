@@ -201,7 +201,7 @@ def test_without_the_library_the_command_to_install_it_is_given(root):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
-    assert first == "--data hf needs the library datasets: pip install 'bestiary[hf]'"
+    assert first == "the data set hf needs the library datasets: pip install 'bestiary[hf]'"
     assert second.endswith("reading parquet needs pyarrow: pip install 'bestiary[hf]'")
 
 

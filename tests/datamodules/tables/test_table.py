@@ -200,8 +200,11 @@ def test_other_encodings_types_and_files_are_refused(root):
             _ = Table(4, 0, str(root / name)).tree
     image = {"bytes": b"x", "path": "cat/00.png"}
     for row, words in (
-        ({"image": image, "label": "cat"}, "holds images, not their paths: read it by --data hf --set data.path="),
-        ({"pic": image, "kind": "cat"}, "column 'pic' holds images, not their paths: read it by --data hf --set data.path="),
+        ({"image": image, "label": "cat"}, "holds images, not paths: the data set hf reads it"),
+        (
+            {"pic": image, "kind": "cat"},
+            "column 'pic' holds images, not paths: the data set hf reads it",
+        ),
         ({"image": 3, "label": "cat"}, "column 'image' holds int values, not paths"),
         ({"image": "cat/00.png", "label": 0.5}, "holds numbers like 0.5"),
         ({"image": "cat/00.png", "label": ["cat"]}, "column 'label' holds list values: one label"),
