@@ -28,3 +28,11 @@ def test_a_last_column_of_text_is_wrapped_and_other_rows_are_cut(monkeypatch, ca
     shell.print_table([("猫" * 30, "1")], ("name", "count"), numbers=("count",))
     lines = capsys.readouterr().out.splitlines()
     assert all(line.endswith("…") and cell_len(line) <= 40 for line in lines[1::2])
+
+
+def test_a_preview_of_long_sequences_fits_a_terminal_and_is_whole_in_a_pipe(zoo, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = zoo("data", "preview", "adding-problem").out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    wrapped = zoo("data", "preview", "adding-problem").out
+    assert wrapped.split() == whole.split() and max(map(len, wrapped.splitlines())) <= 80 < max(map(len, whole.splitlines()))

@@ -32,6 +32,11 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
         Freezing.parse(text)
 
 
+def test_a_plan_in_another_case_gets_its_name() -> None:
+    with pytest.raises(ValueError, match="; did you mean 'backbone'?"):
+        Freezing.parse("Backbone")
+
+
 @pytest.mark.parametrize(
     ("text", "epochs", "message"),
     [

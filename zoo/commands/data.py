@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from zoo.commands.list import print_entry, print_list
-from zoo.commands.shell import Json, SetData, echo, open_registry, print_json, print_wrapped
+from zoo.commands.shell import Json, SetData, echo, open_registry, print_json, print_wrapped, terminal_width
 from zoo.core.errors import UserError, near_path
 from zoo.core.files import expanded
-from zoo.core.printing import LAYOUT, printable, shell_word
+from zoo.core.printing import LAYOUT, columns_of, printable, shell_word
 from zoo.registry.entry import REQUIRED, Entry
 
 
@@ -137,8 +138,11 @@ def preview_data(
         return
     if output:
         raise UserError(f"--output {output}: {name} is printed, not drawn")
-    for text in preview.lines:
-        print(printable(text, kept=LAYOUT))
+    for line in "\n".join(preview.lines).split("\n"):
+        if sys.stdout.isatty() and columns_of(line) > terminal_width():
+            print_wrapped(line)
+        else:
+            print(printable(line, kept=LAYOUT))
 
 
 def advise_data(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoo.core.errors import UserError, unknown
+from zoo.core.errors import UserError, did_you_mean, unknown
 
 FORMS = "none, backbone, until:STAGE, epochs:N or epochs:N+M"
 
@@ -42,7 +42,7 @@ class Freezing:
             return cls(text, until=found[1])
         if (found := re.fullmatch(r"epochs:(\d+)(?:\+(\d+))?", text)) and int(found[1]) and found[2] != "0":
             return cls(text, head_epochs=int(found[1]), stage_epochs=int(found[2] or 0))
-        raise ValueError(f"must be {FORMS}")
+        raise ValueError(f"must be {FORMS}{did_you_mean(text, ('none', 'backbone'))}")
 
     @property
     def changes(self) -> bool:
