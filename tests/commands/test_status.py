@@ -53,3 +53,14 @@ def test_nothing_is_shown_elsewhere(monkeypatch: pytest.MonkeyPatch, where: str)
     status.show("working")
     status.clear()
     assert not shown.content
+
+
+def test_a_stream_that_was_replaced_or_closed_meanwhile_can_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, status = terminal(monkeypatch), StatusLine()
+    status.show("working")
+    former = sys.stdout
+    monkeypatch.setattr(sys, "stdout", None)
+    status.clear()
+    status.show("working")
+    print("done", file=former)
+    assert not status.text and shown.content.count("working ...") == shown.content.count("\x1b[2K") == 2

@@ -25,25 +25,26 @@ class StatusLine:
 
     def show(self, what: str) -> None:
         """Name the work, in place of what is shown."""
-        if is_follower() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        if is_follower() or sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return
         self.clear()
         sys.stderr.write(f"{what} ...")
         sys.stderr.flush()
         self.text = what
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed is None
             self._clear_before_writing(stream)
 
     def clear(self) -> None:
         if self.text:
             self.text = ""
-            for stream in (sys.stdout, sys.stderr):
+            for stream in filter(None, (sys.stdout, sys.stderr)):
                 vars(stream).pop("write", None)
             sys.stderr.write(ERASE)
             sys.stderr.flush()
 
     def _clear_before_writing(self, stream: Any) -> None:
         def write(text: str) -> int:
+            vars(stream).pop("write", None)
             self.clear()
             written: int = stream.write(text)
             return written
