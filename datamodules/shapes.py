@@ -1,4 +1,4 @@
-"""Scenes of colored shapes with captions, questions or dialogues whose answers are known.
+"""Scenes of colored shapes with labels, captions, questions or dialogues whose answers are known.
 
 The scenes follow from the options and from the split alone: they are the same for every seed, and no two splits share one.
 """
@@ -10,25 +10,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from zoo.core.errors import UserError
 from zoo.core.memory import require_memory
 from zoo.datamodules.bases.captioning import CaptionData, CaptionedImages, Sentence
 from zoo.datamodules.bases.dialogue import DialogueData, Dialogues
-from zoo.datamodules.bases.image_text import ImageTextData
+from zoo.datamodules.bases.images import ImageData
+from zoo.datamodules.bases.multilabel import MultiLabelData
 from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.bases.question_answering import Question, QuestionData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import captions, dialogues, questions, shapes
 from zoo.registry.entry import register_data
-from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, QuestionSpec
+from zoo.spec import SPECIAL_WORDS, CaptionSpec, DialogueSpec, ImageSpec, MultiLabelSpec, QuestionSpec
 
 MOST_QUESTIONS = 24  # about an image, since of a single shape not much can be asked
 MOST_ROUNDS = 10  # of a dialogue
 FEWEST_TO_TALK_ABOUT = 3  # objects in the scene of a dialogue
 
 
-class ShapesData(ImageTextData):
+class ShapesData(ImageData):
     """Scenes of colored shapes on a dark ground.
 
     Args:
@@ -58,6 +60,41 @@ class ShapesData(ImageTextData):
 
     def render(self, scenes: shapes.Scenes) -> ImagesInMemory:
         return ImagesInMemory(shapes.render(scenes, self.size))
+
+
+@register_data("shapes-labels", task="multilabel", tags=["offline", "color"], tiny={"num_images": 200})
+class ShapesLabels(ShapesData, MultiLabelData):
+    """Colored shapes with several labels each: the shapes and the colors that are in the image.
+
+    Scenes have one to five objects, each of one of four shapes and seven colors.
+
+    Args:
+        num_images: number of training images; validation and testing have 1,000 each.
+        augment: none, light, standard, strong, or a list as in hflip,crop:2.
+    """
+
+    light = standard = "hflip"
+    strong = "hflip,crop:2"
+
+    def __init__(
+        self, batch_size: int, seed: int, num_images: int = 6_000, size: int = 32, augment: str = "standard", **options: Any
+    ) -> None:
+        super().__init__(batch_size, seed, num_images, size, augment, **options)
+
+    def build_spec(self) -> MultiLabelSpec:
+        return MultiLabelSpec(*self.scene_spec.shape, classes=(*shapes.SHAPES, *shapes.COLORS))
+
+    def load_splits(self) -> dict[str, Split]:
+        return {name: self._draw(name) for name in shapes.SPLITS}
+
+    def _draw(self, name: str) -> Split:
+        scenes = self.draw_scenes(name)
+        is_there = torch.arange(shapes.MOST) < scenes.count[:, None]
+        found = [
+            (one_hot(getattr(scenes, kind), len(names)) * is_there[:, :, None]).amax(1)
+            for kind, names in (("shape", shapes.SHAPES), ("color", shapes.COLORS))
+        ]
+        return Split(self.render(scenes), torch.cat(found, 1).to(torch.int8))
 
 
 @register_data("shapes-captions", task="captioning", tags=["offline", "color"], tiny={"num_images": 200}, num_images=20_000)

@@ -50,6 +50,7 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
     ("page", "least"),
     [
         ("python", 5),
+        ("multilabel", 1),
         ("data", 1),
         ("recurrence", 3),
         ("autopsy", 1),

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
         register_task,
     )
     from zoo.registry.registry import Registry, scan
-    from zoo.spec import ImageSpec, TextSpec
+    from zoo.spec import ImageSpec, MultiLabelSpec, TextSpec
 
 __all__ = [
     "Entry",
     "ImageSpec",
+    "MultiLabelSpec",
     "Interrupted",
     "Recipe",
     "Registry",
@@ -69,6 +70,7 @@ __all__ = [
 _LAZY = {
     "Entry": "zoo.registry.entry",
     "ImageSpec": "zoo.spec",
+    "MultiLabelSpec": "zoo.spec",
     "Interrupted": "zoo.core.errors",
     "Recipe": "zoo.config.recipe",
     "Registry": "zoo.registry.registry",

@@ -129,6 +129,25 @@ class ImageSpec:
             )
 
 
+@dataclass(frozen=True)
+class MultiLabelSpec(ImageSpec):
+    """Images of one size, each with any number of classes at once.
+
+    Labels are int8 [N, classes]: 1 or 0, or ``IGNORE`` where that is unknown. A class is predicted from its probability in
+    ``thresholds`` on, which training chooses on the validation images; without any it is 0.5.
+    """
+
+    thresholds: tuple[float, ...] = ()
+
+    task: ClassVar[str] = "multilabel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        if len(self.thresholds) not in (0, len(self.classes)):
+            raise ValueError(f"thresholds need {len(self.classes)} values, one per class")
+
+
 def is_range(values: Sequence[float]) -> bool:
     """Whether these are two finite numbers, the lower first."""
     return len(values) == 2 and all(map(math.isfinite, values)) and values[0] < values[1]
@@ -302,7 +321,7 @@ class NavigationSpec(ImageTextSpec):
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
 KINDS: dict[str, type[Spec]] = {
-    "image": ImageSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec,
+    "image": ImageSpec, "multilabel": MultiLabelSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec,
     "question": QuestionSpec, "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
 

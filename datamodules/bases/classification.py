@@ -69,6 +69,10 @@ class ClassificationData(ImageData):
         """Classes, shape, images in each split, and statistics, once ``setup`` has run."""
         return {"classes": list(self.spec.classes), **super().summarize()}
 
+    def label_text(self, label: Tensor) -> str:
+        """The name of a class, whose label is a 0-d tensor."""
+        return self.spec.classes[int(label)]
+
     def _previewed(self, split: Split) -> tuple[Tensor, list[str]]:
         """The first image of each class, then the second, and so on."""
         labels = split.labels
@@ -77,7 +81,7 @@ class ClassificationData(ImageData):
             members = (labels == label).nonzero()[:, 0]
             order[members] = torch.arange(len(members)) * (int(labels.max()) + 1) + label
         chosen = order.argsort()[:PREVIEWED]
-        return chosen, [self.spec.classes[label] for label in labels[chosen].tolist()]
+        return chosen, list(map(self.label_text, labels[chosen]))
 
     def check_batch(self, batch: Batch) -> None:
         super().check_batch(batch)

@@ -120,7 +120,7 @@ def require_classes(labels: Iterable[str], column: str, source: str) -> None:
 
 
 def _not_classes(source: str, column: str, value: float) -> str:
-    return f"{source}: column {column!r} holds numbers like {value:g}: classes are needed, and regression is not supported"
+    return f"{source}: column {column!r} holds numbers like {value:g}, not classes"
 
 
 def tree_of_rows(rows: Iterable[Row], source: Source, fewest_classes: int = 2, whole: bool = False) -> Tree:
@@ -129,6 +129,7 @@ def tree_of_rows(rows: Iterable[Row], source: Source, fewest_classes: int = 2, w
     Rows without an image, a label or a known split, repeated rows, and files that are missing are left out, which notes say.
 
     Args:
+        fewest_classes: 0 if labels are no classes, such as numbers: then all that occur are kept.
         whole: rows for testing alone may do.
 
     Raises:
@@ -245,6 +246,8 @@ def _classes(rows: list[Row], source: Source, fewest_classes: int) -> tuple[str,
     if not present:
         only = LONG[rows[0].split]
         raise UserError(f"{source.name}: has {only} rows but none for training, whose split is train")
+    if not fewest_classes:
+        return tuple(sorted({row.label for row in rows}))
     for split, text in LONG.items():
         if other := sorted({row.label for row in rows if row.split == split} - present):
             near = next(filter(None, (did_you_mean(each, present) for each in other)), "")

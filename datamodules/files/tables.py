@@ -1,4 +1,4 @@
-"""Tables of images, in CSV or parquet: the columns of paths, labels and splits."""
+"""Tables of images, in CSV, parquet or JSON: the columns of paths, labels and splits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from zoo.datamodules.files.image_rows import (
     require_column,
 )
 from zoo.datamodules.files.image_tree import split_called
+from zoo.datamodules.files.json_files import read_json
 
 DELIMITERS = ",;\t|"
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
@@ -43,7 +44,7 @@ def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]
     Raises:
         UserError: it is missing or damaged, or lacks a column.
     """
-    columns, texts, read = _open(path)
+    columns, texts, read = open_table(path)
     source = str(path)
     image = require_column(options.image, "image_column", columns, IMAGE_COLUMNS, source)
     label = require_column(options.label, "label_column", columns, LABEL_COLUMNS, source)
@@ -51,10 +52,8 @@ def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]
     others = [] if split else [name for name in texts if name not in (image, label)]
     rows, with_others = [], set()
     for number, (path_cell, label_cell, *cells) in read([image, label, *([split] if split else others)]):
-        if not isinstance(path_cell, str | None):
-            raise UserError(_not_paths(source, image, path_cell))
-        named = None if not split else "" if cells[0] is None else str(cells[0]).strip()
-        rows.append(Row((path_cell or "").strip(), label_text(label_cell, label, source), named, number))
+        named = split_text(cells[0]) if split else None
+        rows.append(Row(path_text(path_cell, image, source), label_text(label_cell, label, source), named, number))
         if len(with_others) < len(others):
             with_others |= {name for name, cell in zip(others, cells, strict=True) if split_called((cell or "").strip()) is None}
     if not rows:
@@ -66,15 +65,67 @@ def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]
     ]
 
 
-def _open(path: Path) -> tuple[list[str], list[str], Read]:
-    """The columns, those of text, and what reads."""
+def read_targets(
+    path: Path,
+    options: ColumnOptions,
+    choose: Callable[[list[str]], Sequence[str]],
+    text_of: Callable[[Sequence[Any], str], str],
+) -> list[Row]:
+    """The rows of a table whose labels are not classes.
+
+    Args:
+        options: ``label`` is not used.
+        choose: the columns that make the label, out of all but those of paths and splits.
+        text_of: the text of a label, for the cells of these columns and a place for messages; empty if it is missing.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks a column.
+    """
+    columns, _, read = open_table(path)
+    source = str(path)
+    image = require_column(options.image, "image_column", columns, IMAGE_COLUMNS, source)
+    split = find_column(options.split, "split_column", columns, SPLIT_COLUMNS, source)
+    wanted = choose([name for name in columns if name not in (image, split)])
+    rows = []
+    for number, (path_cell, *cells) in read([image, *wanted, *([split] if split else [])]):
+        named = split_text(cells.pop()) if split else None
+        rows.append(Row(path_text(path_cell, image, source), text_of(cells, f"{source}: row {number}"), named, number))
+    if not rows:
+        raise UserError(f"{source}: has no rows")
+    return rows
+
+
+def path_text(cell: object, column: str, source: str) -> str:
+    """A cell of the column of paths; empty if there is none.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if not isinstance(cell, str | None):
+        raise UserError(_not_paths(source, column, cell))
+    return (cell or "").strip()
+
+
+def split_text(cell: object) -> str:
+    """A cell of the column of splits; empty if there is none."""
+    return "" if cell is None else str(cell).strip()
+
+
+def open_table(path: Path) -> tuple[list[str], list[str], Read]:
+    """The columns of a table, those of text, and what reads them.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     ending = path.suffix.lower()
+    if ending == ".json":
+        return _open_json(path)
     if ending == ".parquet":
         return _open_parquet(path)
     if ending in TEXT_ENDINGS:
         columns, read = _open_text(path)
         return columns, columns, read
-    raise UserError(f"data.path={path}: is no table: its name must end in {', '.join((*TEXT_ENDINGS, '.parquet'))}")
+    raise UserError(f"data.path={path}: is no table: its name must end in {', '.join((*TEXT_ENDINGS, '.parquet', '.json'))}")
 
 
 def _not_paths(source: str, column: str, value: object) -> str:
@@ -116,6 +167,25 @@ def _open_text(path: Path) -> tuple[list[str], Read]:
             raise UserError(f"{path}: line {reader.line_num}: {one_line(error)}") from None
 
     return columns, read
+
+
+def _open_json(path: Path) -> tuple[list[str], list[str], Read]:
+    """A list of objects, one a row, or an object that maps each path to its label."""
+    require_regular(path, f"data.path={path}")
+    content = read_json(path, lambda content: content)
+    if isinstance(content, dict):
+        content = [{"image": name, "label": label} for name, label in content.items()]
+    if not isinstance(content, list) or not content or not all(isinstance(row, dict) for row in content):
+        shapes = '{"a.jpg": ["cat", "dog"], ...} or [{"image": "a.jpg", "label": ["cat", "dog"]}, ...]'
+        raise UserError(f"{path}: holds no rows: write it as {shapes}")
+    columns = list(dict.fromkeys(name for row in content for name in row))
+    texts = [name for name in columns if all(isinstance(row.get(name), str | None) for row in content)]
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        for number, row in enumerate(content, 1):
+            yield number, tuple(row.get(name) for name in wanted)
+
+    return columns, texts, read
 
 
 def _open_parquet(path: Path) -> tuple[list[str], list[str], Read]:

@@ -24,7 +24,7 @@ class Mine(ResNet):
 '''
 QUICK = ("--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.monitor_every_n_steps=0")
 EACH = (
-    "--set", "recipe.optimizer=lion", "--set", "recipe.optimizer_args.betas=[0.9,0.95]", "--set", "recipe.loss=focal",
+    "--set", "recipe.optimizer=lion", "--set", "recipe.optimizer_args.betas=[0.9,0.95]", "--set", "recipe.loss=softmax-focal",
     "--set", "recipe.loss_args.gamma=1", "--set", "data.augment=crop:1,gray:0.2",
 )  # fmt: skip
 
@@ -40,7 +40,7 @@ def test_what_a_plugin_brings_is_listed_without_being_run(zoo, ingredients: Path
     ingredients.write_text(INGREDIENTS + "\nraise SystemExit('this file was run')\n")
     for option, name, arguments in (
         ("--optimizers", "lion", {"betas": [0.9, 0.99]}),
-        ("--losses", "focal", {"gamma": 2.0}),
+        ("--losses", "softmax-focal", {"gamma": 2.0}),
         ("--augmentations", "gray", {"probability": 0.5}),
     ):
         (entry,) = json.loads(zoo("--plugin", ingredients, "list", option, name, "--json").out)
@@ -53,7 +53,7 @@ def test_what_a_plugin_brings_is_listed_without_being_run(zoo, ingredients: Path
 
 def test_an_installed_package_brings_them_too(plugin: Path) -> None:
     registry = scan()
-    for kind, name in (("optimizer", "lion"), ("loss", "focal"), ("augmentation", "gray")):
+    for kind, name in (("optimizer", "lion"), ("loss", "softmax-focal"), ("augmentation", "gray")):
         assert registry.find(kind, name).origin == "squeezenet-zoo 1.2.0"
         assert registry.find(kind, name).load().__module__ == "squeezenet_zoo.ingredients"
 

@@ -131,7 +131,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True
     from zoo.datamodules.files.image_files import ImageFiles
 
     spec = data.spec
-    if not getattr(spec, "classes", ()) or spec.are_points:
+    if data.task != "classification" or spec.are_points:
         raise UserError(f"{name} is not for image classification: see `zoo data list --task classification`")
     listed = data.splits
     labels = {split: listed[split].labels.tolist() for split in ("train", "val", "test") if split in listed}

@@ -357,7 +357,7 @@ class TrainedRun:
             UserError: it is not a run of a classifier, has no validation images, or no temperature fits them.
         """
         folder = self._folder("calibrate")
-        self.require_classifier("tune --calibrate")
+        self.require_classifier("tune --calibrate", "classification")
         from zoo.training.calibrating import calibrate
 
         found = calibrate(self.registry, folder, undo)
@@ -439,14 +439,19 @@ class TrainedRun:
 
         return export(self.registry, self.file, format, path, self.name, self.metrics, license)
 
-    def require_classifier(self, command: str) -> None:
-        """Check the task without importing torch.
+    @property
+    def task(self) -> str:
+        """The task of its training, as in ``multilabel``."""
+        return self.registry.task_of(self.entry.name, self.config.data["name"])
+
+    def require_classifier(self, command: str, task: str = "") -> None:
+        """Check without importing torch that the model is a network of images, and its training that of ``task``, if given.
 
         Raises:
-            UserError: the model is for another one.
+            UserError: it is not.
         """
-        if self.entry.task != "classification":
-            raise UserError(f"zoo {command} is for classification, and {self.name} ({self.entry.name}) is for {self.entry.task}")
+        if self.entry.task != "classification" or self.task != (task or self.task):
+            raise UserError(f"zoo {command} is for classification, and {self.name} ({self.entry.name}) is for {self.task}")
 
     def resume(
         self, *, settings: Settings = (), checkpoint: str = "", callbacks: Sequence[L.Callback] = (), progress: bool = True

@@ -163,7 +163,7 @@ def advise_on(run: Run) -> Callable[[Any], None]:
         from zoo.analysis.advice import advise
         from zoo.core.ranks import rank_zero_print
 
-        if not data.spec.are_points:
+        if data.task == "classification" and not data.spec.are_points:
             for line in advise(data, run.data["name"], read=False).brief():
                 rank_zero_print(line)
 

@@ -6,7 +6,7 @@ wrong gradient passes for a kink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -65,17 +65,20 @@ class ParameterCheck:
         return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in vars(self).items()}
 
 
-def check_gradients(registry: Registry, entry: Entry, samples: int = 4, points: int = 2) -> Iterator[ParameterCheck]:
+def check_gradients(
+    registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]] = (), samples: int = 4, points: int = 2
+) -> Iterator[ParameterCheck]:
     """Check every parameter of a model's ``tiny`` variant, in training mode, on random batches; of none, if there is none.
 
     Args:
+        settings: trees of section -> key -> value that go over the tiny variant, as in its data.
         samples: in a batch; its statistics are part of the loss when there is batch norm.
         points: see ``compare_gradients``.
 
     Raises:
         UserError: the model cannot be built, or leaves float64.
     """
-    run = resolve(registry, entry.name, {}, [{"model": entry.tiny}])
+    run = resolve(registry, entry.name, {}, [{"model": entry.tiny}, *settings])
     task = building.build_task(registry, run, building.open_data(registry, run).spec).double().train()
     parameters = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
     losses = [_repeatable_loss(task, task.example_batch(samples, seed)) for seed in range(BATCHES if parameters else 0)]

@@ -56,9 +56,10 @@ class TinyRun:
 
 
 def _tiny_run(registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]]) -> TinyRun:
+    data = next((name for layer in reversed(settings) if (name := layer.get("data", {}).get("name"))), entry.data)
     tiny = {
         "model": entry.tiny,
-        "data": registry.data_set(entry.data).tiny if entry.data else {},
+        "data": {"name": data, **registry.data_set(data).tiny} if data else {},
         "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
     }
     limits = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,20 +25,19 @@ def check(
 
     [bold]zoo --plugin mine.py check mine[/bold]\n
     [bold]zoo check folder --set data.root=photos[/bold]   a data set in files\n
+    [bold]zoo check resnet20 --set data.name=shapes-labels[/bold]   a model on other data\n
     [bold]zoo check resnet20 --gradients[/bold]   analytic gradients against central differences
     """
     registry = open_registry(context)
     if name not in registry.models and name not in registry.data:
         raise unknown("model or data set", name, [*registry.models, *registry.data], "`zoo list` and `zoo data list` show them")
     entry = registry.model(name) if name in registry.models else registry.data_set(name)
-    if gradients and settings:
-        raise UserError("--set and --gradients are mutually exclusive")
-    if gradients:
-        _check_gradients(registry, entry, json)
-        return
     from zoo.config.settings import parse_setting
 
     given = [parse_setting(text, ("model", "data") if entry.kind == "model" else ("data",)) for text in settings]
+    if gradients:
+        _check_gradients(registry, entry, given, json)
+        return
     from zoo.checks.contract import check_entry
 
     results = check_entry(registry, entry, given)
@@ -51,13 +50,13 @@ def check(
         raise typer.Exit(1)
 
 
-def _check_gradients(registry: Registry, entry: Entry, json: bool) -> None:
+def _check_gradients(registry: Registry, entry: Entry, settings: list[dict[str, dict[str, Any]]], json: bool) -> None:
     if entry.kind != "model":
         raise UserError(f"--gradients is for models; {entry.name} is a data set")
     from zoo.checks.gradients import check_gradients
 
     results = []
-    for result in check_gradients(registry, entry):  # slow for a large network: print results as they come
+    for result in check_gradients(registry, entry, settings):  # slow for a large network: print results as they come
         results.append(result)
         if not json:
             shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"

@@ -13,13 +13,13 @@ from zoo.core.printing import csv_line
 MOST_CLASSES = 30  # rows of the table; with more classes, the worst are shown
 MOST_COLUMNS = 12  # of the confusion matrix; with more classes, the most confused pairs are shown
 SHOWN_PAIRS = 10
-METRICS = ("precision", "recall", "f1")
+COUNT = "images"  # among the metrics of a class
 
-Findings = dict[str, Any]  # as a classifier leaves them: "classes" and "confusion"
+Findings = dict[str, Any]  # as a classifier leaves them: "classes" and, if each image has one class, "confusion"
 
 
 def print_classes(findings: Findings, counted: str, see_all: str) -> None:
-    """Print the metrics of each class, or of the worst, and the confusion matrix or the most confused pairs.
+    """Print the metrics of each class, or of the worst, and, where there is one, the confusion matrix or the most confused pairs.
 
     Args:
         counted: what a sample is, as in "images".
@@ -36,12 +36,21 @@ def print_classes(findings: Findings, counted: str, see_all: str) -> None:
         echo("", f"the {len(shown)} of {len(classes):,} classes with the lowest f1{missing}; all of them: {see_all}")
     else:
         echo("")
-    rows = [(name, f"{one['images']:,}", *(f"{one[metric]:.4f}" for metric in METRICS)) for name, one in shown.items()]
-    print_table(rows, ("class", counted, *METRICS), numbers=(counted, *METRICS))
+    metrics = _metrics_of(classes)
+    rows = [(name, f"{one[COUNT]:,}", *(f"{one[metric]:.4f}" for metric in metrics)) for name, one in shown.items()]
+    titles = tuple(metric.replace("_", " ") for metric in metrics)
+    print_table(rows, ("class", counted, *titles), numbers=(counted, *titles))
+    if "confusion" not in findings:
+        return
     if len(classes) <= MOST_COLUMNS:
         _print_matrix(list(classes), findings["confusion"])
     else:
         _print_pairs(list(classes), findings["confusion"], counted)
+
+
+def _metrics_of(classes: dict[str, dict[str, Any]]) -> list[str]:
+    """The metrics of each class, without its number of images."""
+    return [metric for metric in next(iter(classes.values())) if metric != COUNT]
 
 
 def _print_matrix(names: list[str], confusion: list[list[int]]) -> None:
@@ -79,7 +88,8 @@ def write_classes(findings: Findings, path: Path) -> None:
     Raises:
         OSError: nothing was changed.
     """
-    lines = [csv_line(("class", "images", *METRICS))]
+    metrics = _metrics_of(findings["classes"])
+    lines = [csv_line(("class", COUNT, *metrics))]
     for name, one in findings["classes"].items():
-        lines.append(csv_line((name, one["images"], *(f"{one[metric]:.6f}" for metric in METRICS))))
+        lines.append(csv_line((name, one[COUNT], *(f"{one[metric]:.6f}" for metric in metrics))))
     replace_file(path, "".join(lines).encode())

@@ -47,7 +47,7 @@ def export(
     echo(f"{done.file}: {done.bytes / 1e6:.1f} MB, loaded by {loads}")
     if done.loading:
         echo(f"in Python, without bestiary: {done.loading}")
-    echo(f"verified on {agreement.images}: probabilities differ by at most {agreement.difference:.1g}")
+    echo(f"verified on {agreement.images}: {agreement.outputs} differ by at most {agreement.difference:.1g}")
     if done.without:
         echo(f"its own test images are not available: {done.without}")
     if done.format.suffix:

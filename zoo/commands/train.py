@@ -167,8 +167,7 @@ def test(
     trained = load(run, checkpoint=checkpoint, weights=weights, settings=of_network, tta=tta)
     if csv:
         if trained.entry.task != "classification":
-            named = trained.entry.name
-            raise UserError(f"--csv {csv}: per-class metrics are for classifiers, and {named} is for {trained.entry.task}")
+            raise UserError(_no_classes(csv, trained))
         require_writable("--csv", Path(csv))
     flags = {"devices": devices, "accelerator": accelerator}
     given = [f"trainer.{key}={value}" for key, value in flags.items() if value is not None]
@@ -176,6 +175,8 @@ def test(
     if not tested.is_rank_zero:
         return
     if csv:
+        if "classes" not in tested.details:
+            raise UserError(_no_classes(csv, trained))
         write_classes(tested.details, Path(csv))
     if json:
         print_json({**tested, **tested.details})
@@ -185,11 +186,15 @@ def test(
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
     how = f", mean of {tested.details['views']} views" if tta else ""
     echo(f"{trained.config.network} on {tested_on}{how}: {metrics_line(tested)}")
-    if "confusion" in tested.details:
+    if "classes" in tested.details:
         again, name = zoo_command(context), shlex.quote(run)
         counted = "points" if "points" in registry.data_set(tested_on).tags else "images"
         print_classes(tested.details, counted, f"{again} test {name} --csv FILE")
         look = "regions" if counted == "points" else "mistakes"
-        if trained.is_published:
+        if trained.is_published or "confusion" not in tested.details:
             return
         echo("", f"next: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")
+
+
+def _no_classes(csv: str, trained: TrainedRun) -> str:
+    return f"--csv {csv}: per-class metrics are for classifiers, and {trained.entry.name} is for {trained.task}"

@@ -14,20 +14,24 @@ from zoo.export.files import Opened
 from zoo.registry.entry import REQUIRED
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 from zoo.training.building import build_test_data
 
 BATCHES = (1, 2, 13, 48)  # a graph may be right only for the batch size it was traced with
 IMAGES = sum(BATCHES)
-TOLERANCE = 1e-4  # of a probability
+TOLERANCE = 1e-4  # of a probability, or of a value relative to its scale
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The images that were compared, and the largest difference of a probability."""
+    """The images that were compared, the largest difference of an output, whether decisions, which are equal, were compared,
+    too, and what the outputs are.
+    """
 
     images: str
     difference: float
+    has_decisions: bool
+    outputs: str = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,22 @@ def own_test_data(registry: Registry, run: Run, spec: ImageSpec) -> OwnData | st
     return OwnData(images.cpu(), {name: len(split) for name, split in data.splits.items()})
 
 
-def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Agreement:
+def check_agreement(task: ImageModel, opened: Opened, data: OwnData | str) -> Agreement:
     """Compare the predictions of the original and the file in batches of several sizes.
 
     Args:
         data: test images, or a reason why random ones are used.
 
     Raises:
-        UserError: a predicted class differs, or a probability by more than the tolerance.
+        UserError: a decision differs, or an output by more than the tolerance.
     """
     if isinstance(data, str):
         images, named = task.example_batch(IMAGES)["images"], f"{IMAGES} random images"
     else:
         images, named = data.images, f"{len(data.images)} test images"
         images = images[torch.arange(IMAGES) % len(images)]  # repeats a small test set
+    outputs = task.describe_outputs()
+    scales = torch.tensor(outputs.scales or [1.0])
     largest, others = 0.0, 0
     for batch in images.split(BATCHES):
         with torch.inference_mode():
@@ -76,11 +82,12 @@ def check_agreement(task: Classifier, opened: Opened, data: OwnData | str) -> Ag
         if theirs.shape != ours.shape:
             shapes = f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"
             raise UserError(f"the exported network has outputs of {shapes} for {len(batch)} images; nothing was written")
-        largest = max(largest, (theirs - ours).abs().max().nan_to_num(torch.inf).item())
-        others += int((theirs.argmax(1) != ours.argmax(1)).sum())
+        largest = max(largest, ((theirs - ours) / scales).abs().max().nan_to_num(torch.inf).item())
+        if (decided := task.decisions(ours)) is not None:
+            others += int((task.decisions(theirs) != decided).sum())
     if others or largest > TOLERANCE:
         raise UserError(
-            f"the exported network differs from the original on {named}: probabilities by up to {largest:.2g} "
-            f"(tolerance {TOLERANCE:g}), {others} predicted classes; nothing was written"
+            f"the exported network differs from the original on {named}: {outputs.name} by up to {largest:.2g} "
+            f"(tolerance {TOLERANCE:g}), {others} decisions; nothing was written"
         )
-    return Agreement(named, largest)
+    return Agreement(named, largest, decided is not None, outputs.name)

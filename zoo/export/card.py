@@ -6,6 +6,7 @@ import html
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from zoo.datamodules.files.formats import REMEDIES
 from zoo.export.agreement import Agreement, OwnData
 from zoo.export.files import CLASSES, INPUT
 from zoo.export.formats import Format
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.outputs import Outputs
 from zoo.training.exported import portable
 
 
@@ -37,12 +39,17 @@ class Card:
     format: Format
     file: str
     run: Run
-    task: Classifier
+    task: ImageModel
     library: LibraryModel | None
     data: OwnData | str
     metrics: dict[str, float]
     license: str
     agreement: Agreement
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What the network predicts."""
+        return self.task.describe_outputs()
 
     def text(self) -> str:
         """Render as Markdown."""
@@ -55,14 +62,14 @@ class Card:
         libraries = f" With {self.library.library} alone: `{self._loading()}`." if self.library else ""
         return (
             f"# {plain(self.name)}\n\n"
-            f"`{file}`: an image classifier with {len(self.task.spec.classes)} classes. Architecture: "
+            f"`{file}`: {self.outputs.network}. Architecture: "
             f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
             f"{__version__}; the file is loaded by {self.format.loads}.{libraries}\n\n"
             f"License: {plain(self.license) or NOT_STATED}"
         )
 
     def _loading(self) -> str:
-        return self.library.loading(len(self.task.spec.classes), self.file) if self.library else ""
+        return self.library.loading(self.task.spec.outputs, self.file) if self.library else ""
 
     def _data(self) -> str:
         data = self.run.data["name"]
@@ -74,7 +81,7 @@ class Card:
         weights = self._settings()["recipe"]["weights"]
         source = "" if weights == "pretrained" else f" from {plain(weights)}"
         pretrained = f" Initialized with pretrained weights{source}." if weights else ""
-        return f"## Data\n\n{trained}{pretrained} Every image is assigned one of these classes, even if it shows none of them."
+        return f"## Data\n\n{trained}{pretrained}{after(self.outputs.meaning)}"
 
     def _metrics(self) -> str:
         if self.metrics:
@@ -82,9 +89,11 @@ class Card:
             text = f"On the test images:\n\n| metric | value |\n|---|---|\n{text}"
         else:
             text = "These weights were not tested before the export."
+        decided = "predicted classes are equal, and " if self.agreement.has_decisions else ""
+        scaled = " of their standard deviation" if self.outputs.scales else ""
         return (
             f"## Metrics\n\n{text}\n\nThe file was compared with the original on {self.agreement.images}: "
-            f"predicted classes are equal, and probabilities differ by at most {self.agreement.difference:.1g}."
+            f"{decided}{self.outputs.name} differ by at most {self.agreement.difference:.1g}{scaled}."
         )
 
     def _input(self) -> str:
@@ -100,14 +109,10 @@ class Card:
             f"Preprocessing: EXIF orientation is applied, {deep}transparency becomes white, {gray}{self._cropped()} "
             f"({self.task.spec.crop.interpolation}, Pillow).\n"
             "\n"
-            f"`probabilities`: float32, [N, {len(self.task.spec.classes)}], in the order of the classes below."
-            f"{self._calibrated()}{self._alone()}"
+            f"`{self.outputs.name}`: float32, [N, {self.task.spec.outputs}], in the order of the {self.outputs.title.lower()} "
+            "below."
+            f"{after(self.outputs.about)}{self._alone()}"
         )
-
-    def _calibrated(self) -> str:
-        temperature = self.task.spec.temperature
-        fitted = f" They are calibrated: logits are divided by {temperature:.6g}, which was fitted on the validation images."
-        return "" if temperature == 1 else fitted
 
     def _value_range(self) -> str:
         return ", ".join(f"{value!r}" for value in self.task.spec.value_range)
@@ -141,9 +146,9 @@ class Card:
         return f"## Use\n\n```python\n{self.snippet()}```\n\nHEIC images need `{install}`{register}."
 
     def snippet(self) -> str:
-        """A program that classifies photo.jpg."""
+        """A program that prints the outputs for photo.jpg."""
         channels, height, width = self.task.spec.shape
-        names = {"file": json.dumps(self.file), "classes": CLASSES, "input": INPUT}
+        names = {"file": json.dumps(self.file), "classes": CLASSES, "input": INPUT, "output": self.outputs.name}
         crop = self.task.spec.crop
         sides = [round(side / crop.pct) for side in (width, height)]
         names |= {"width": width, "height": height, "filter": crop.interpolation.upper()}
@@ -151,7 +156,7 @@ class Card:
         names["drafted"] = DRAFTED.format(side=2 * max(width, height)) if crop.mode == "fit" else ""
         names["cropped"] = CROPS[crop.mode].format(**names, sides=tuple(sides), side=min(sides))
         if self.library:
-            load, code = self.library.statements(len(self.task.spec.classes), self.file), SNIPPETS["library"]
+            load, code = self.library.statements(self.task.spec.outputs, self.file), SNIPPETS["library"]
             names |= {
                 "load": "\n".join(load),
                 "library": self.library.library,
@@ -159,13 +164,15 @@ class Card:
                 "std": self.task.spec.std,
             }
             names["repeated"] = ".expand(-1, 3, -1, -1)" if channels == 1 else ""
-            names["divided"] = "" if self.task.spec.temperature == 1 else f".div({self.task.spec.temperature!r})"
+            names["from_logits"] = self.outputs.from_logits
             return code.format(**names)
         return SNIPPETS[self.format.name if self.format.suffix else "safetensors"].format(**names)
 
     def _classes(self) -> str:
-        names = "\n".join(f"{place}. {plain(name)}" for place, name in enumerate(self.task.spec.classes))
-        return f"## Classes\n\n{names}"
+        notes = [f", {note}" for note in self.outputs.notes] or [""] * len(self.outputs.names)
+        rows = zip(self.outputs.names, notes, strict=True)
+        names = "\n".join(f"{place}. {plain(name)}{note}" for place, (name, note) in enumerate(rows))
+        return f"## {self.outputs.title}\n\n{names}"
 
     def _recipe(self) -> str:
         return f"## Training\n\n```yaml\n{yaml.safe_dump(self._settings(), sort_keys=False, allow_unicode=True)}```"
@@ -173,6 +180,11 @@ class Card:
     def _settings(self) -> dict[str, Any]:
         run = portable(self.run.model_dump(mode="json"))
         return {key: run[key] for key in ("model", "recipe")}
+
+
+def after(sentences: str) -> str:
+    """Sentences as they follow others."""
+    return f" {sentences}" if sentences else ""
 
 
 def plain(name: str) -> str:
@@ -225,9 +237,9 @@ with safetensors.safe_open({{file}}, framework="pt") as weights:
 pixels = torch.from_numpy(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None] / np.float32(255))
 mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in ({{mean}}, {{std}}))
 with torch.inference_mode():
-    probabilities = network(((pixels - mean) / std){{repeated}}){{divided}}.softmax(1)[0]
-for name, probability in zip(classes, probabilities.tolist()):
-    print(f"{{{{name}}}}: {{{{probability:.4f}}}}")
+    {{output}} = network(((pixels - mean) / std){{repeated}}){{from_logits}}[0]
+for name, value in zip(classes, {{output}}.tolist()):
+    print(f"{{{{name}}}}: {{{{value:.4f}}}}")
 """,
     "safetensors": """\
 from pathlib import Path
@@ -243,9 +255,9 @@ file = Path({file})
 network, run = load_task(scan(), read_exported(file), file)
 images = read_image("photo.jpg", network.spec)[None]
 with torch.inference_mode():
-    probabilities = network.predict_step({{"images": images}})[0]
-for name, probability in zip(network.spec.classes, probabilities.tolist()):
-    print(f"{{name}}: {{probability:.4f}}")
+    {output} = network.predict_step({{"images": images}})[0]
+for name, value in zip(network.describe_outputs().names, {output}.tolist()):
+    print(f"{{name}}: {{value:.4f}}")
 """,
     "onnx": f"""\
 import json
@@ -258,9 +270,9 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession({{file}})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["{{classes}}"])
 pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None]
-probabilities = session.run(None, {{{{"{{input}}": pixels}}}})[0][0]
-for name, probability in zip(classes, probabilities):
-    print(f"{{{{name}}}}: {{{{probability:.4f}}}}")
+{{output}} = session.run(None, {{{{"{{input}}": pixels}}}})[0][0]
+for name, value in zip(classes, {{output}}):
+    print(f"{{{{name}}}}: {{{{value:.4f}}}}")
 """,
     "torch-export": f"""\
 import json
@@ -275,8 +287,8 @@ network = torch.export.load({{file}}, extra_files=kept).module()
 classes = json.loads(kept["{{classes}}"])
 pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None].copy()
 with torch.inference_mode():
-    probabilities = network(torch.from_numpy(pixels))[0]
-for name, probability in zip(classes, probabilities.tolist()):
-    print(f"{{{{name}}}}: {{{{probability:.4f}}}}")
+    {{output}} = network(torch.from_numpy(pixels))[0]
+for name, value in zip(classes, {{output}}.tolist()):
+    print(f"{{{{name}}}}: {{{{value:.4f}}}}")
 """,
 }

@@ -1,4 +1,4 @@
-"""Export a trained classifier: write the file, compare it with the original, and write its model card."""
+"""Export a trained network of images: write the file, compare it with the original, and write its model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.export.files import CLASSES, open_file, require_packages, write_file
 from zoo.export.formats import Format, card_file
 from zoo.export.hub import front_matter
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import Classifier, require_classifier
+from zoo.tasks.images import ImageModel, require_image_model
 from zoo.tasks.library import library_model
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
@@ -46,7 +46,7 @@ class Exported:
 def export(
     registry: Registry, checkpoint_file: Path, format: Format, path: Path, name: str, metrics: dict[str, float], license: str
 ) -> Exported:
-    """Write a trained classifier to ``path``, with a model card, atomically and only if its predictions agree.
+    """Write a trained network of images to ``path``, with a model card, atomically and only if its predictions agree.
 
     Args:
         checkpoint_file: of a run, or an exported file.
@@ -55,15 +55,16 @@ def export(
         license: for the card; empty is not stated.
 
     Raises:
-        UserError: not an image classifier, not supported by the format, predictions differ, or the file cannot be written.
+        UserError: not a network of images, not supported by the format, predictions differ, or the file cannot be written.
     """
     require_packages(format)
     checkpoint = read_trained(checkpoint_file)
     task, run = load_task(registry, checkpoint, checkpoint_file)
-    require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
-    data = own_test_data(registry, run, task.spec)
+    require_image_model(task, f"{run.model['name']} of {run.data['name']}", "zoo export")
+    data, outputs = own_test_data(registry, run, task.spec), task.describe_outputs()
     about = {
-        CLASSES: json.dumps(task.spec.classes),
+        CLASSES: json.dumps(outputs.names),
+        **outputs.metadata,
         "value_range": json.dumps(task.spec.value_range),
         "model": run.model["name"],
         "license": license or NOT_STATED,
@@ -86,11 +87,11 @@ def export(
         raise UserError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
     without = data if isinstance(data, str) else ""
     file = path if format.suffix else path / HUB_WEIGHTS
-    loading = library.loading(len(task.spec.classes), str(file)) if library else ""
+    loading = library.loading(task.spec.outputs, str(file)) if library else ""
     return Exported(format, path, card_file(path, format), size, agreement, without, loading)
 
 
-def _checked(task: Classifier, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:
+def _checked(task: ImageModel, format: Format, file: Path, registry: Registry, data: OwnData | str) -> Agreement:
     try:
         return check_agreement(task, open_file(format, file, registry), data)
     except UserError:

@@ -1,6 +1,6 @@
 """Writers for each export format, and readers that open a file as its users will.
 
-The graph contains the complete path from uint8 pixels to probabilities.
+The graph contains the complete path from uint8 pixels to what the network predicts.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from zoo.core.errors import UserError, one_line
 from zoo.export.formats import FORMATS, Format
 from zoo.export.hub import write_config
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import MODULE, library_model, library_prefix
 from zoo.training.building import load_task
 from zoo.training.exported import read_exported, write_exported
 from zoo.training.sources import HUB_WEIGHTS
 
-INPUT, OUTPUT = "images", "probabilities"
-CLASSES = "classes"  # metadata key of the class names, as JSON
+INPUT = "images"
+CLASSES = "classes"  # metadata key of the names of the outputs, as JSON
 INSTALL = "pip install 'bestiary[export]'"
 
-Opened = Callable[[Tensor], Tensor]  # uint8 images [N, C, H, W] to probabilities [N, classes]
+Opened = Callable[[Tensor], Tensor]  # uint8 images [N, C, H, W] to predictions [N, outputs]
 
 
 class Deployed(nn.Module):
-    """A classifier from uint8 images, [N, C, H, W], to probabilities, [N, classes]."""
+    """A network from uint8 images, [N, C, H, W], to predictions, [N, outputs]."""
 
-    def __init__(self, task: Classifier) -> None:
+    def __init__(self, task: ImageModel) -> None:
         super().__init__()
         self.task = task.eval()
 
@@ -58,7 +58,7 @@ def require_packages(format: Format) -> None:
             raise UserError(f"--to {format.name} needs {package}, which is not installed: {INSTALL}") from None
 
 
-def write_file(format: Format, task: Classifier, checkpoint: dict[str, Any], about: dict[str, str], path: Path) -> None:
+def write_file(format: Format, task: ImageModel, checkpoint: dict[str, Any], about: dict[str, str], path: Path) -> None:
     """Write a network in a format.
 
     Args:
@@ -89,7 +89,7 @@ def open_file(format: Format, path: Path, registry: Registry) -> Opened:
     if format.name == "safetensors":
         task, _ = load_task(registry, read_exported(path), path)
         if library := library_model(task):
-            setattr(task, MODULE, library.load(len(task.spec.classes), path))
+            setattr(task, MODULE, library.load(task.spec.outputs, path))
         return torch.inference_mode()(Deployed(task))
     return {"onnx": _open_onnx, "torch-export": _open_torch_export}[format.name](path)
 
@@ -132,7 +132,8 @@ def _write_onnx(network: Deployed, images: Tensor, about: dict[str, str], path: 
     graph = _graph(network, images, "onnx")
     with _quiet():
         try:
-            program = torch.onnx.export(graph, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+            names = {"input_names": [INPUT], "output_names": [network.task.describe_outputs().name]}
+            program = torch.onnx.export(graph, dynamo=True, verbose=False, **names)
         except Exception as error:
             reason = one_line(error.__cause__ or error, 200)
             raise UserError(f"{type(network.task).__name__} cannot be exported to onnx: {reason}") from error
@@ -144,7 +145,7 @@ def _open_onnx(path: Path) -> Opened:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from zoo.core import __version__
 from zoo.registry.entry import REQUIRED
 from zoo.registry.registry import Registry
 from zoo.spec import Crop, ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 from zoo.training.checkpoints import KEY
 from zoo.training.exported import portable
 
-PIPELINE = "image-classification"
 # of https://huggingface.co/docs/hub/repositories-licenses: the hub takes others as a name of their own
 LICENSES = {
     "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0",
@@ -43,22 +42,22 @@ def preprocessing(spec: ImageSpec) -> dict[str, Any]:
     }
 
 
-def write_config(task: Classifier, checkpoint: dict[str, Any], path: Path) -> None:
+def write_config(task: ImageModel, checkpoint: dict[str, Any], path: Path) -> None:
     """Write ``config.json`` in timm's layout, so that timm loads its own networks, with the zoo's description next to it.
 
     Raises:
         OSError: the file cannot be written.
     """
     run, spec, library = portable(checkpoint[KEY]["run"]), task.spec, task.library_model
-    prepared = {**preprocessing(spec), "num_classes": len(spec.classes)}
+    prepared = {**preprocessing(spec), "num_classes": spec.outputs}
     if library and library.library == "timm":
         prepared |= {key: task.network.pretrained_cfg.get(key) for key in STRUCTURE}
         if spec.channels == 1:  # which the zoo repeats over the colors
             prepared |= {"input_size": [3, spec.height, spec.width], "mean": [*spec.mean] * 3, "std": [*spec.std] * 3}
     config = {
         "architecture": library.name if library else run["model"]["name"],
-        "num_classes": len(spec.classes),
-        "label_names": list(spec.classes),
+        "num_classes": spec.outputs,
+        "label_names": list(task.describe_outputs().names),
         "model_args": library.arguments if library else {},
         "pretrained_cfg": prepared,
         KEY: {"version": __version__, "model": run["model"], "data": run["data"], "spec": checkpoint[KEY]["spec"]},
@@ -66,7 +65,7 @@ def write_config(task: Classifier, checkpoint: dict[str, Any], path: Path) -> No
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def front_matter(task: Classifier, run: Run, registry: Registry, name: str, metrics: dict[str, float], license: str) -> str:
+def front_matter(task: ImageModel, run: Run, registry: Registry, name: str, metrics: dict[str, float], license: str) -> str:
     """The YAML block at the top of a card on a model hub.
 
     Args:
@@ -80,8 +79,9 @@ def front_matter(task: Classifier, run: Run, registry: Registry, name: str, metr
     known = {"license": stated} if stated in LICENSES else {"license": "other", "license_name": stated} if stated else {}
     data = registry.data_set(run.data["name"])
     is_own = any(option.default == REQUIRED for option in data.options)
+    pipeline = task.describe_outputs().pipeline
     results = [
-        EvalResult(PIPELINE, data.name, data.name, metric.removeprefix("test/"), value, dataset_split="test")
+        EvalResult(pipeline, data.name, data.name, metric.removeprefix("test/"), value, dataset_split="test")
         for metric, value in metrics.items()
     ]
     library = task.library_model.library if task.library_model else ""
@@ -89,8 +89,8 @@ def front_matter(task: Classifier, run: Run, registry: Registry, name: str, metr
     card = ModelCardData(
         **known,
         library_name="timm" if library == "timm" else "bestiary",
-        pipeline_tag=PIPELINE,
-        tags=[PIPELINE, "pytorch", "bestiary", *registry.model(run.model["name"]).tags],
+        pipeline_tag=pipeline or None,
+        tags=[*([pipeline] if pipeline else []), "pytorch", "bestiary", *registry.model(run.model["name"]).tags],
         datasets=None if is_own else [data.name],
         base_model=(source if "/" in source else f"timm/{source}") if run.recipe.weights.startswith("timm:") else None,
         metrics=[result.metric_type for result in results] or None,

@@ -1,4 +1,4 @@
-"""Losses for classification."""
+"""Losses for classes and for several labels an image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +31,64 @@ def hinge(logits: Tensor, targets: Tensor, reduction: str, margin: float = 1.0) 
     """
     losses = F.multi_margin_loss(logits, targets.clamp(min=0), margin=margin, reduction="none") * logits.shape[1]
     return losses.mean() if reduction == "mean" else losses
+
+
+@register_loss("bce", task="multilabel", tags=["soft-targets"])
+def binary_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    reduction: str,
+    label_smoothing: float = 0.0,
+    pos_weight: list[float] = [],  # noqa: B006
+) -> Tensor:
+    """Binary cross-entropy of each class, averaged over the classes whose label is known, with ``recipe.label_smoothing``.
+
+    Args:
+        pos_weight: weight of the positives of each class, or one for all; above 1 raises recall.
+    """
+    known = targets >= 0
+    smooth = targets.where(known, 0).to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    weights = _weights(pos_weight, logits)
+    losses = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=weights)
+    return _mean_over(known, losses, reduction)
+
+
+@register_loss("focal", task="multilabel", tags=["soft-targets"])
+def focal(logits: Tensor, targets: Tensor, reduction: str, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al. 2017, equation 5), averaged over the classes whose label is known.
+
+    Args:
+        alpha: weight of positives, and 1 - alpha that of negatives; negative for no weights.
+        gamma: exponent that lowers the loss of easy labels.
+    """
+    known = targets >= 0
+    positive = targets.where(known, 0).to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
+    probability = logits.sigmoid()
+    of_label = probability * positive + (1 - probability) * (1 - positive)
+    losses = losses * (1 - of_label) ** gamma
+    if alpha >= 0:
+        losses = losses * (alpha * positive + (1 - alpha) * (1 - positive))
+    return _mean_over(known, losses, reduction)
+
+
+def _weights(given: list[float], logits: Tensor) -> Tensor | None:
+    if not given:
+        return None
+    classes = logits.shape[1]
+    if len(given) not in (1, classes):
+        advice = f"give one for all, or for each of {classes} classes"
+        raise UserError(f"recipe.loss_args.pos_weight has {len(given)} values: {advice}")
+    return torch.tensor(given, dtype=logits.dtype, device=logits.device)
+
+
+def _mean_over(known: Tensor, losses: Tensor, reduction: str) -> Tensor:
+    """The mean over the known labels of each sample, [N], or with the reduction ``mean`` over the samples, too.
+
+    Labels are known that are at least 0, which neither ``IGNORE`` nor nan is.
+    """
+    means = losses.where(known, 0).sum(1) / known.sum(1).clamp(min=1)
+    return means.mean() if reduction == "mean" else means
 
 
 def build_loss(recipe: Recipe, default: str) -> Callable[..., Tensor]:

@@ -24,6 +24,7 @@ from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
 from zoo.spec import ImageSpec
 from zoo.tasks.captioning import Captioner
+from zoo.tasks.prediction import Prediction
 from zoo.tasks.task import Task
 from zoo.training.run_folder import RunFolder
 
@@ -53,12 +54,12 @@ def attention(
         raise UserError(f"attention maps need images, and {folder.name} was trained on {run.data['name']}")
     number = _layer_number(layer, depth)
     shown = select_images(registry, run, task.spec, images, data, settings, TEST_IMAGES, MAX_FILES)
-    probabilities, weights = attention_weights(task, shown.images)
+    predictions, weights = attention_weights(task, shown.images)
     chosen = weights[number - 1][:, :MAX_HEADS]
     heads = [f"head {i}" for i in range(1, chosen.shape[1] + 1)]
     maps = torch.cat([patch_maps(chosen, task.spec), patch_maps(rollout(weights), task.spec)[:, None]], 1)
-    best = zip(shown.names, *(values.tolist() for values in probabilities.max(1)), strict=True)
-    titles = [f"{name}\npredicted {task.spec.classes[i]} ({p:.0%})" for name, p, i in best]
+    said = map(_said, task.to_predictions(predictions))
+    titles = [f"{name}\npredicted {each}" for name, each in zip(shown.names, said, strict=True)]
     heading = f"{folder.path.name}: attention maps of layer {number} of {depth}, and rollout through all layers"
     return Picture(
         draw_attention(to_rgb(shown.images), maps.numpy(), titles, [*heads, "rollout"], heading),
@@ -66,6 +67,10 @@ def attention(
         "1 everywhere, which attend uniformly",
         f"zoo picture attention {folder.name} --layer {number - 1 if number > 1 else depth}",
     )
+
+
+def _said(prediction: Prediction) -> str:
+    return prediction.name if prediction.probability is None else f"{prediction.name} ({prediction.probability:.0%})"
 
 
 def _layer_number(text: str, depth: int) -> int:
@@ -85,7 +90,7 @@ def attention_weights(task: Task, images: Tensor) -> tuple[Tensor, list[Tensor]]
     """Run a network and collect its attention weights.
 
     Returns:
-        Probabilities, [n, classes], and the weights of each layer in execution order, [n, heads, queries, keys].
+        Predictions, [n, outputs], and the weights of each layer in execution order, [n, heads, queries, keys].
     """
     weights: list[Tensor] = []
     layers = [module for module in task.modules() if isinstance(module, ATTENTION)]

@@ -28,6 +28,7 @@ FLAGS = {
 DATA = ("data", "settings")
 CHECKPOINT = ("checkpoint",)
 MANY = 1000  # runs
+OF_IMAGES = ("classification", "multilabel", "regression")  # tasks of the same networks
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("templates", "weights of a linear classifier, one image per class", "RUN", "zoo.pictures.weights",
-             flags=CHECKPOINT),
+             flags=CHECKPOINT, tasks=OF_IMAGES),
         Kind("filters", "filters of the first convolution, trained or at initialization", "RUN|MODEL", "zoo.pictures.weights",
-             flags=CHECKPOINT + DATA, takes_models=True),
+             flags=CHECKPOINT + DATA, takes_models=True, tasks=OF_IMAGES),
         Kind("confusion", "confusion matrix of a classifier", "RUN", "zoo.pictures.predictions",
              flags=CHECKPOINT + DATA),
         Kind("mistakes", "misclassified test images, most confident first", "RUN", "zoo.pictures.predictions",
@@ -82,10 +83,11 @@ KINDS = {
         Kind("calibration", "reliability diagram of a classifier", "RUN", "zoo.pictures.calibration",
              flags=CHECKPOINT + DATA),
         Kind("saliency", "saliency maps: gradient and SmoothGrad", "RUN [IMAGE...]", "zoo.pictures.saliency",
-             flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True),
+             flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True,
+             tasks=("classification", "multilabel")),
         Kind("attention", "attention maps of a transformer, or of a captioner for each word", "RUN [IMAGE...]",
              "zoo.pictures.attention", flags=(*CHECKPOINT, *DATA, "layer"), takes_images=True,
-             tasks=("classification", "captioning")),
+             tasks=(*OF_IMAGES, "captioning")),
         Kind("captions", "test images with the best and the worst captions", "RUN", "zoo.pictures.caption_attention",
              flags=CHECKPOINT + DATA, tasks=("captioning",)),
         Kind("curves", "learning curves of one or several runs", "RUN...", "zoo.pictures.curves",
@@ -140,11 +142,11 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
             raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is {folder.kind}")
-        model = registry.model(folder.read_run().model["name"])
-        if kind.tasks and model.task not in kind.tasks:
-            raise UserError(
-                f"zoo picture {kind.name} is for {kind.tasks[0]}, and {folder.name} ({model.name}) is for {model.task}"
-            )
+        run = folder.read_run()
+        model = registry.model(run.model["name"])
+        task = registry.task_of(model.name, run.data["name"])
+        if kind.tasks and task not in kind.tasks:
+            raise UserError(f"zoo picture {kind.name} is for {kind.tasks[0]}, and {folder.name} ({model.name}) is for {task}")
     if "checkpoint" in given and not found:
         raise UserError("--checkpoint needs a run")
     for folder in found if "checkpoint" in kind.flags else ():

@@ -16,7 +16,7 @@ from zoo.pictures.maps import PERCENTILE, draw_maps, draw_scale
 from zoo.pictures.predictions import load_trained, to_rgb
 from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import Classifier, require_classifier
+from zoo.tasks.images import ImageModel, require_image_model
 from zoo.training.run_folder import RunFolder
 
 TEST_IMAGES = 6
@@ -37,7 +37,7 @@ def saliency(
     """Draw saliency maps for the predicted class, or for ``class_name``."""
     folder = runs[0]
     task, run = load_trained(registry, folder, checkpoint)
-    require_classifier(task, folder.name, "zoo picture saliency")
+    require_image_model(task, folder.name, "zoo picture saliency")
     if task.one_pass:
         raise UserError(f"{folder.name} has no gradients ({run.model['name']}): saliency maps need a network")
     classes = task.spec.classes
@@ -66,7 +66,7 @@ def saliency(
     )
 
 
-def score_gradients(task: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+def score_gradients(task: ImageModel, images: Tensor, classes: Tensor) -> Tensor:
     """Gradient of the class score, before softmax, with respect to the pixels, [n, C, H, W] (Simonyan et al. 2013, section 3).
 
     Args:
@@ -80,7 +80,7 @@ def score_gradients(task: Classifier, images: Tensor, classes: Tensor) -> Tensor
 
 
 def smooth_gradients(
-    task: Classifier, images: Tensor, classes: Tensor, samples: int = SAMPLES, noise: float = NOISE, seed: int = 0
+    task: ImageModel, images: Tensor, classes: Tensor, samples: int = SAMPLES, noise: float = NOISE, seed: int = 0
 ) -> Tensor:
     """SmoothGrad: mean of ``score_gradients`` over noisy copies, [n, C, H, W] (Smilkov et al. 2017, section 3).
 

@@ -46,9 +46,10 @@ def select_images(
     if files:
         images = torch.stack([read_named(Path(file), image_spec(spec)) for file in files])
         return SelectedImages(images, [Path(file).name for file in files])
-    split = open_test_data(registry, run, spec, data, settings).splits["test"]
+    opened = open_test_data(registry, run, spec, data, settings)
+    split = opened.splits["test"]
     chosen = torch.linspace(0, len(split) - 1, min(number, len(split))).round().long()
     images = next(split.images.batches(iter([chosen])))
     if isinstance(spec, ImageSpec):
-        return SelectedImages(images, [f"true {spec.classes[label]}" for label in split.labels[chosen].tolist()])
+        return SelectedImages(images, [f"true {opened.label_text(label)}" for label in split.labels[chosen]])
     return SelectedImages(images, [f"test image {index}" for index in chosen.tolist()])

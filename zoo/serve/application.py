@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
 import sys
 from collections.abc import AsyncIterator, Collection
@@ -24,8 +25,7 @@ from zoo.config.run import Run
 from zoo.core.errors import one_line
 from zoo.serve.batches import Batches
 from zoo.serve.uploads import Limits, Unreadable, read_upload, read_uploads
-from zoo.tasks.classification import Classifier
-from zoo.tasks.prediction import rank
+from zoo.tasks.images import ImageModel
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 ANY_ADDRESS = "*"
@@ -42,8 +42,8 @@ HEADERS = {
 }
 
 
-def predictor(task: Classifier) -> Any:
-    """A function from uint8 images, [n, C, H, W], to probabilities, [n, classes], both on the CPU."""
+def predictor(task: ImageModel) -> Any:
+    """A function from uint8 images, [n, C, H, W], to predictions, [n, outputs], both on the CPU."""
 
     def network(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -53,7 +53,7 @@ def predictor(task: Classifier) -> Any:
 
 
 class Application(Starlette):
-    """The application that serves a trained classifier.
+    """The application that serves a trained network of images.
 
     Args:
         name: shown to users.
@@ -64,7 +64,7 @@ class Application(Starlette):
 
     def __init__(
         self,
-        task: Classifier,
+        task: ImageModel,
         run: Run,
         name: str,
         metrics: dict[str, float],
@@ -83,13 +83,17 @@ class Application(Starlette):
             lifespan=self.run_queue,
         )
         self.spec, self.limits, self.batches = task.spec, limits, batches or Batches(predictor(task))
+        self.to_predictions, self.outputs = task.to_predictions, task.describe_outputs()
+        self.takes_top = "top" in inspect.signature(task.to_predictions).parameters
         channels, height, width = self.spec.shape
         self.about = {
             "name": name,
             "model": run.model["name"],
             "data": run.data["name"],
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
-            "classes": list(self.spec.classes),
+            "task": task.task,
+            "classes": list(self.outputs.names),
+            "meaning": self.outputs.meaning,
             "input": {"channels": channels, "height": height, "width": width},
             "metrics": metrics,
             "limits": {"bytes": limits.bytes, "images": limits.images, "pixels": limits.pixels},
@@ -130,8 +134,9 @@ class Application(Starlette):
         if not images:
             raise HTTPException(decoded[0].status, f"{names[0]}: {decoded[0].reason}")
         rows = await asyncio.gather(*map(self.batches.ask, images))
-        rankings = iter(rank(torch.stack(rows), self.spec.classes, "class", int(top[:9])))
-        answers = [{"error": each.reason} if isinstance(each, Unreadable) else next(rankings).to_dict() for each in decoded]
+        options = {"top": int(top[:9])} if self.takes_top else {}
+        predictions = iter(self.to_predictions(torch.stack(rows), **options))
+        answers = [{"error": each.reason} if isinstance(each, Unreadable) else next(predictions).to_dict() for each in decoded]
         return JSONResponse([{"file": name, **answer} for name, answer in zip(names, answers, strict=True)])
 
     async def _decoded(self, content: bytes) -> Tensor | Unreadable:

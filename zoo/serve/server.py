@@ -12,7 +12,7 @@ import torch
 
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.tasks.classification import require_classifier
+from zoo.tasks.images import require_image_model
 from zoo.training.building import load_task
 from zoo.training.exported import read_trained
 
@@ -56,7 +56,7 @@ def serve(
     """
     with closing(listen(host, port)) as listener:
         task, run = load_task(registry, read_trained(checkpoint_file), checkpoint_file)
-        require_classifier(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
+        require_image_model(task, f"{run.model['name']} of {run.data['name']}", "zoo serve")
         task.to("cuda" if torch.cuda.is_available() else "cpu")
         application = Application(task, run, name, metrics, limits, hosts=[*_hosts(listener, host), *allowed_hosts])
         config = uvicorn.Config(

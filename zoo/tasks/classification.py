@@ -18,9 +18,10 @@ from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.registry.entry import register_task
 from zoo.spec import IGNORE
 from zoo.tasks.images import ImageModel, rows_of
+from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, part_of, require_some
-from zoo.tasks.task import Task, compute_and_reset
+from zoo.tasks.task import compute_and_reset
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 # in a report: test or training images that are classified, and those of them that are shown
@@ -127,6 +128,23 @@ class Classifier(ImageModel):
     def review_command(self) -> str:
         return "report {run}" if self.recipe.epochs > 1 else "picture confusion {run}"
 
+    def describe_outputs(self) -> Outputs:
+        classes, temperature = self.spec.classes, self.spec.temperature
+        is_calibrated = temperature != 1
+        fitted = f"They are calibrated: logits are divided by {temperature:.6g}, which was fitted on the validation images."
+        return Outputs(
+            network=f"an image classifier with {len(classes)} classes",
+            name="probabilities",
+            title="Classes",
+            names=classes,
+            about=fitted if is_calibrated else "",
+            meaning="Every image is assigned one of these classes, even if it shows none of them.",
+            from_logits=f"{f'.div({temperature!r})' if is_calibrated else ''}.softmax(1)",
+        )
+
+    def decisions(self, predictions: Tensor) -> Tensor:
+        return predictions.argmax(1)
+
     def to_predictions(self, predictions: Tensor, top: int = 3) -> list[Prediction]:
         return rank(predictions, self.spec.classes, "class", top)
 
@@ -218,15 +236,3 @@ def _metrics(classes: int) -> nn.ModuleDict:
     if classes >= CLASSES_FOR_TOP5:
         metrics["accuracy_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", ignore_index=IGNORE, validate_args=False)
     return nn.ModuleDict(metrics)
-
-
-def require_classifier(task: Task, named: str, command: str) -> None:
-    """Refuse tasks other than image classification.
-
-    Raises:
-        UserError: it has another task.
-    """
-    if not isinstance(task, Classifier):
-        raise UserError(f"{named} is for {task.task}: {command} is for image classifiers")
-    if task.spec.are_points:
-        raise UserError(f"{named} classifies points in the plane: {command} is for image classifiers")

@@ -25,6 +25,7 @@ from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import ImageSpec
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import Samples, evenly_spread
 from zoo.tasks.task import Task, to_pixels
@@ -143,6 +144,14 @@ class ImageModel(Task):
     @abstractmethod
     def to_predictions(self, predictions: Tensor) -> list[Prediction]:
         """Rows of ``predict_step``, [N, outputs], as named values for each image, with the options of ``predict_images``."""
+
+    @abstractmethod
+    def describe_outputs(self) -> Outputs:
+        """What the outputs are, for exported files, model cards and servers."""
+
+    def decisions(self, predictions: Tensor) -> Tensor | None:
+        """What is decided for each image by rows of ``predict_step``, [N, ...]; None where they are the answer themselves."""
+        return None
 
     @abstractmethod
     def example_labels(self, n: int, generator: torch.Generator) -> Tensor:
@@ -403,6 +412,18 @@ def rows_of(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any
     """The images of a split at these indices, uint8 [C, H, W], each with its values in ``columns``."""
     images = next(split.images.batches(iter([indices]))).cpu()
     return zip(images, *(column.tolist() for column in columns), strict=True)
+
+
+def require_image_model(task: Task, named: str, command: str) -> None:
+    """Refuse tasks whose inputs are not single images.
+
+    Raises:
+        UserError: it has another task.
+    """
+    if not isinstance(task, ImageModel):
+        raise UserError(f"{named} is for {task.task}: {command} is for image classifiers")
+    if task.spec.are_points:
+        raise UserError(f"{named} classifies points in the plane: {command} is for image classifiers")
 
 
 def in_color(images: Tensor) -> Tensor:

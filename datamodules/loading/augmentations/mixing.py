@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from zoo.datamodules.loading.augmentations.erasing import inside_boxes
 from zoo.datamodules.loading.loader import Batch
 from zoo.registry.entry import register_augmentation
+from zoo.spec import IGNORE
 
 
 @register_augmentation("mixup")
@@ -48,7 +49,8 @@ def _beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
 
 def _mixed_targets(batch: Batch, partner: Tensor, own: Tensor, classes: int) -> Batch:
     """Soft targets [N, classes]; ``labels`` stay the unmixed ones, with which accuracy compares."""
-    soft = batch.get("targets")
+    soft, labels = batch.get("targets"), batch["labels"]
     if soft is None:
-        soft = F.one_hot(batch["labels"], classes).float()
+        several = labels.dim() > 1  # labels an image
+        soft = labels.float().masked_fill(labels == IGNORE, torch.nan) if several else F.one_hot(labels, classes).float()
     return {"targets": torch.lerp(soft.index_select(0, partner), soft, own[:, None])}

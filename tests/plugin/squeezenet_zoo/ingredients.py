@@ -39,9 +39,9 @@ class Slow(SGD):
     """Stochastic gradient descent with much momentum."""
 
 
-@register_loss("focal", task="classification")
+@register_loss("softmax-focal", task="classification")
 def focal(logits, targets, reduction, gamma: float = 2.0):
-    """Focal loss (Lin et al. 2017, equation 4)."""
+    """Focal loss (Lin et al. 2017, equation 4) of the softmax."""
     losses = F.cross_entropy(logits, targets, reduction="none")
     losses = (1 - torch.exp(-losses)) ** gamma * losses
     return losses.mean() if reduction == "mean" else losses

@@ -8,7 +8,7 @@ from torchvision.models.squeezenet import SqueezeNet as TorchvisionSqueezeNet
 from zoo import register_model
 from zoo.config.recipe import Recipe
 from zoo.spec import ImageSpec
-from zoo.tasks.classification import Classifier
+from zoo.tasks.images import ImageModel
 
 
 @register_model(
@@ -20,7 +20,7 @@ from zoo.tasks.classification import Classifier
     recipe={"epochs": 10, "optimizer": "adamw", "lr": 1e-3, "schedule": "one-cycle"},
     paper="1602.07360",
 )
-class SqueezeNet(Classifier):
+class SqueezeNet(ImageModel):
     """SqueezeNet: fire modules that squeeze the channels before they widen them.
 
     Args:
@@ -31,7 +31,7 @@ class SqueezeNet(Classifier):
 
     def __init__(self, spec: ImageSpec, recipe: Recipe, version: str = "1_0") -> None:
         super().__init__(spec, recipe)
-        self.network = TorchvisionSqueezeNet(version, num_classes=len(spec.classes), dropout=0.2)
+        self.network = TorchvisionSqueezeNet(version, num_classes=spec.outputs, dropout=0.2)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
