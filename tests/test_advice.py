@@ -89,6 +89,7 @@ ELSEWHERE = {  # in tests of
     "• runs are being trained; this is •": "api/test_runs.py::test_watch_without_a_name_takes_the_run_that_is_trained",
     "data.root=•: no • is below it: •": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
     "•: no • is • it: • has the graphs": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
+    "a task: zoo data list --task •": "tasks/test_multilabel.py::test_models_are_found_by_the_task_that_they_learn",
     "zoo train mlp": "api/test_runs.py::test_watch_without_a_name_takes_the_run_that_is_trained",
     "--set recipe.batch_size=•": "training/test_signals.py::test_a_run_goes_on_with_other_processes_of_the_same_global_batch",
 }

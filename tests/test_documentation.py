@@ -51,6 +51,7 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
     [
         ("python", 5),
         ("multilabel", 1),
+        ("regression", 1),
         ("data", 1),
         ("recurrence", 3),
         ("autopsy", 1),

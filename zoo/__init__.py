@@ -30,12 +30,13 @@ if TYPE_CHECKING:
         register_task,
     )
     from zoo.registry.registry import Registry, scan
-    from zoo.spec import ImageSpec, MultiLabelSpec, TextSpec
+    from zoo.spec import ImageSpec, MultiLabelSpec, RegressionSpec, TextSpec
 
 __all__ = [
     "Entry",
     "ImageSpec",
     "MultiLabelSpec",
+    "RegressionSpec",
     "Interrupted",
     "Recipe",
     "Registry",
@@ -71,6 +72,7 @@ _LAZY = {
     "Entry": "zoo.registry.entry",
     "ImageSpec": "zoo.spec",
     "MultiLabelSpec": "zoo.spec",
+    "RegressionSpec": "zoo.spec",
     "Interrupted": "zoo.core.errors",
     "Recipe": "zoo.config.recipe",
     "Registry": "zoo.registry.registry",

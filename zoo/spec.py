@@ -87,9 +87,14 @@ class ImageSpec:
         return self.channels, self.height, self.width
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What each output of a network for these images stands for."""
+        return self.classes
+
+    @property
     def outputs(self) -> int:
         """The number of outputs of a network for these images."""
-        return len(self.classes)
+        return len(self.output_names)
 
     @property
     def are_points(self) -> bool:
@@ -146,6 +151,36 @@ class MultiLabelSpec(ImageSpec):
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
         if len(self.thresholds) not in (0, len(self.classes)):
             raise ValueError(f"thresholds need {len(self.classes)} values, one per class")
+
+
+@dataclass(frozen=True)
+class RegressionSpec(ImageSpec):
+    """Images of one size, each with a number for every one of ``targets``.
+
+    Labels are float [N, targets], nan where they are unknown. ``target_mean`` and ``target_std`` are theirs over the training
+    images: a network gives numbers of zero mean and unit deviation, from which its predictions are computed.
+    """
+
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
+
+    task: ClassVar[str] = "regression"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "target_mean", tuple(self.target_mean) or (0.0,) * len(self.targets))
+        object.__setattr__(self, "target_std", tuple(self.target_std) or (1.0,) * len(self.targets))
+        if not len(self.target_mean) == len(self.target_std) == len(self.targets):
+            raise ValueError(f"target_mean and target_std need {len(self.targets)} values each, one per target")
+        if not all(0 < each < math.inf for each in self.target_std):
+            raise ValueError("target_std must be above zero")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.targets
 
 
 def is_range(values: Sequence[float]) -> bool:
@@ -321,8 +356,8 @@ class NavigationSpec(ImageTextSpec):
 
 Spec = ImageSpec | TextSpec | SequenceSpec | ImageTextSpec
 KINDS: dict[str, type[Spec]] = {
-    "image": ImageSpec, "multilabel": MultiLabelSpec, "text": TextSpec, "sequence": SequenceSpec, "caption": CaptionSpec,
-    "question": QuestionSpec, "dialogue": DialogueSpec, "navigation": NavigationSpec,
+    "image": ImageSpec, "multilabel": MultiLabelSpec, "regression": RegressionSpec, "text": TextSpec, "sequence": SequenceSpec,
+    "caption": CaptionSpec, "question": QuestionSpec, "dialogue": DialogueSpec, "navigation": NavigationSpec,
 }  # fmt: skip
 
 

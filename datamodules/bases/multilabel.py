@@ -12,7 +12,6 @@ from zoo.core.violation import require
 from zoo.datamodules.bases.images import ImageData
 from zoo.datamodules.loading.class_names import match_classes
 from zoo.datamodules.loading.loader import Batch
-from zoo.datamodules.loading.splits import Split
 from zoo.spec import IGNORE, MultiLabelSpec
 
 
@@ -52,9 +51,8 @@ class MultiLabelData(ImageData):
         counts = (self.splits["train"].labels == 1).sum(0).tolist()
         return {"classes": dict(zip(self.spec.classes, counts, strict=True)), **super().summarize()}
 
-    def _previewed(self, split: Split) -> tuple[Tensor, list[str]]:
-        chosen, _ = super()._previewed(split)
-        return chosen, list(map(self.label_text, split.labels[chosen]))
+    def preview_texts(self, chosen: Tensor) -> list[list[str]]:
+        return [[self.label_text(row)] for row in self.splits["train"].labels[chosen]]
 
     def check_batch(self, batch: Batch) -> None:
         super().check_batch(batch)

@@ -73,7 +73,9 @@ class ImagesInMemory:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their targets: ``labels``, int64 [N] of classes, or [N, ...] of words or several answers.
+    """Images and their targets: ``labels``, int64 [N] of classes, or [N, ...] of words, several answers or numbers.
+
+    In evaluation, labels of samples that do not count are ``IGNORE``, or nan among floating-point numbers.
 
     ``columns`` are further tensors, [N, ...], by their names in a batch, such as questions. Of images in files, ``files`` are the
     paths and ``digests``, uint8 [N, 16], are of their bytes, some of which may be known later. Files with ``excluded`` digests do
@@ -182,5 +184,6 @@ class ImageLoader(BatchLoader):
         for turn, indices, images in zip(turns, orders, self.split.images.batches(iter(orders)), strict=True):
             batch = self.split.batch(images, indices)
             is_read = self.split.images.used(indices) == indices
-            batch["labels"][~is_read | self.split.is_excluded(indices) | (turn >= total)] = IGNORE
+            nothing = torch.nan if batch["labels"].is_floating_point() else IGNORE
+            batch["labels"][~is_read | self.split.is_excluded(indices) | (turn >= total)] = nothing
             yield batch

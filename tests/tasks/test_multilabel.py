@@ -62,16 +62,29 @@ def test_the_spec_chooses_the_loop() -> None:
 def test_a_network_with_a_loop_of_its_own_is_refused(zoo) -> None:
     with pytest.raises(UserError, match="KNearestNeighbors is for classification alone, and this data for multilabel"):
         face.create_model("knn", SPEC)
-    assert zoo("train", "svm", "--data", "shapes-labels").is_one_line_error("recipe.loss=hinge", "multilabel", "bce, focal")
+    refused = zoo("train", "svm", "--data", "shapes-labels", "--set", "recipe.loss=hinge")
+    assert refused.is_one_line_error("recipe.loss=hinge: is for classification", "multilabel", "bce, focal")
     assert zoo("train", "captioner", "--data", "shapes-labels").is_one_line_error("captioning", "shapes-captions")
+
+
+def test_models_are_found_by_the_task_that_they_learn(zoo) -> None:
+    found = [
+        {entry["name"] for entry in json.loads(zoo("list", "--task", task, "--json").out)}
+        for task in ("classification", "multilabel")
+    ]
+    assert found[0] == found[1] == set(face.list_models(task="multilabel"))
+    assert {entry["name"] for entry in json.loads(zoo("data", "list", "--task", "multilabel", "--json").out)} == {
+        "shapes-labels",
+        "multilabel-table",
+    }
+    assert zoo("list", "multilabel").is_one_line_error("is a task: zoo data list --task multilabel")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for class_name, name in NETWORKS.items() if class_name != "KNearestNeighbors"))
 def test_every_image_network_keeps_the_contract_with_several_labels(name: str) -> None:
     registry = scan()
-    data = {**SMALL["data"], "size": 32}
-    settings = [{"data": data, "recipe": {"loss": None, "loss_args": {}}}] if name == "svm" else [{"data": data}]
+    settings = [{"data": {**SMALL["data"], "size": 32}}]
     assert not [result for result in check_entry(registry, registry.model(name), settings) if not result.passed]
 
 
@@ -129,6 +142,11 @@ def test_mixed_images_have_mixed_labels() -> None:
     assert not known.all() and known.sum() >= 22
     torch.testing.assert_close(mixed["targets"][known], brightness[known], atol=1e-4, rtol=0)
     assert softmax().loss(torch.zeros(8, 3), mixed["targets"]).isfinite()
+
+
+def test_views_have_the_mean_of_their_probabilities() -> None:
+    model, logits = softmax(), 3 * torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.predictions(model.merge_views(logits)), logits.sigmoid().mean(0))
 
 
 def test_thresholds_are_plain_data_of_the_spec() -> None:

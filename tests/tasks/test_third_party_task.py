@@ -36,17 +36,17 @@ def trained(zoo, plugin: Path) -> str:
 
 def test_no_file_of_ours_knows_the_task() -> None:
     found = subprocess.run(
-        ["grep", "-rlE", "Regressor|bright-shares|task=.regression|\"regression\"", "zoo", "datamodules", "callbacks", "cli.py"],
+        ["grep", "-rlE", "CoverageRegressor|bright-shares|task=.coverage", "zoo", "datamodules", "callbacks", "cli.py"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 1 and not found.stdout
 
 
 def test_it_is_listed_and_keeps_the_contract(zoo, plugin: Path) -> None:
-    (model,) = json.loads(zoo("list", "--task", "regression", "--json").out)
-    (data,) = json.loads(zoo("data", "list", "--task", "regression", "--json").out)
+    (model,) = json.loads(zoo("list", "--task", "coverage", "--json").out)
+    (data,) = json.loads(zoo("data", "list", "--task", "coverage", "--json").out)
     assert (model["name"], data["name"]) == ("conv-regressor", "bright-shares")
-    assert zoo("train", "conv-regressor", "--data", "digits").is_one_line_error("regression", "bright-shares")
+    assert zoo("train", "conv-regressor", "--data", "digits").is_one_line_error("coverage", "bright-shares")
     registry = scan()
     for entry in (registry.model("conv-regressor"), registry.data_set("bright-shares")):
         assert not [result for result in check_entry(registry, entry) if not result.passed]
@@ -70,8 +70,8 @@ def test_it_trains_tests_and_predicts(zoo, trained: str) -> None:
     (row, _) = csv.DictReader(io.StringIO(zoo("predict", "shares", *files, "--csv").out))
     assert float(row["value"]) == pytest.approx(expected[0], abs=1e-6)
     assert f"{expected[1]:.4f}" in zoo("predict", "shares", *files).out
-    assert zoo("predict", "shares", *files, "--top", 2).is_one_line_error("--top does not apply to regression", "it takes none")
-    assert zoo("sample", "shares").is_one_line_error("conv-regressor is for regression", "zoo predict RUN IMAGE...")
+    assert zoo("predict", "shares", *files, "--top", 2).is_one_line_error("--top does not apply to coverage", "it takes none")
+    assert zoo("sample", "shares").is_one_line_error("conv-regressor is for coverage", "zoo predict RUN IMAGE...")
 
 
 def test_its_report_shows_images_with_numbers(zoo, trained: str) -> None:

@@ -44,6 +44,7 @@ TRAINED = {  # on two processes
     "told": f"train captioner-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=77 --set model.hidden_size=16"
     " --set 'model.encoder_options={channels: [4, 8, 8]}' --set model.num_beams=2",
     "labels": f"train mlp --data shapes-labels {SMALL} --set data.num_images=200 --set recipe.batch_size=77",
+    "numbers": f"train mlp --data shapes-numbers {SMALL} --set data.num_images=200 --set recipe.batch_size=77",
     "agent": f"train navigator {SMALL} --set data.num_houses=2 --set data.num_starts=2 --set model.hidden_size=8"
     " --set 'model.channels=[4,4]'",
     "base": f"train resnet20 --epochs 1 --set model.width=4 {QUICK}",
@@ -205,6 +206,13 @@ def test_labels_have_the_same_figures_on_any_number_of_processes(figures: dict[s
         for name in ("test/mAP", "test/f1_micro", "test/f1_macro", "classes"):
             assert other[name] == alone[name], "they follow from all scores"
         assert other["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-6)
+
+
+def test_numbers_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
+    alone, *others = figures["numbers"]
+    for other in others:
+        for name in ("test/r2", "test/mae", "test/rmse", "test/loss"):
+            assert other[name] == pytest.approx(alone[name], rel=1e-6)
 
 
 def test_captions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:

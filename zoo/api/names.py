@@ -23,11 +23,13 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
         >>> zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
     """
     _require_task(task)
+    registry = current_registry()
+    task = registry.models_task(task)
     if not pretrained:
-        return [entry.name for entry in matching(current_registry().models.values(), pattern, task)]
+        return [entry.name for entry in matching(registry.models.values(), pattern, task)]
     from zoo.training.weights.backbones import find_backbones
 
-    return [backbone.name for backbone in find_backbones(current_registry(), pattern)] if task in ("", "classification") else []
+    return [backbone.name for backbone in find_backbones(registry, pattern)] if task in ("", "classification") else []
 
 
 def list_data(pattern: str = "", *, task: str = "") -> list[str]:
@@ -41,7 +43,8 @@ def list_data(pattern: str = "", *, task: str = "") -> list[str]:
 
 
 def _require_task(task: str) -> None:
-    known = {entry.task for entry in current_registry().models.values()}
+    registry = current_registry()
+    known = {*(entry.task for entry in registry.models.values()), *registry.entries("task")}
     if task and task not in known:
         raise unknown("task", task, known)
 

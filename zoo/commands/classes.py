@@ -1,4 +1,4 @@
-"""Per-class metrics and confusion of ``zoo test``: as tables, and as a CSV file."""
+"""Per-class metrics and confusion, or the errors of each number, of ``zoo test``: as tables, and as a CSV file."""
 
 from __future__ import annotations
 
@@ -69,6 +69,14 @@ def _print_pairs(names: list[str], confusion: list[list[int]], counted: str) -> 
         rows.append((names[true], names[predicted], f"{count:,}", percentage(count, sum(confusion[true]))))
     echo("", f"most often confused, {len(rows)} of {len(pairs):,} pairs")
     print_table(rows, ("true", "predicted", counted, "fraction"), numbers=(counted, "fraction"))
+
+
+def print_targets(targets: dict[str, dict[str, float]]) -> None:
+    """Print the errors of each number of a regression."""
+    errors = tuple(next(iter(targets.values())))
+    rows = [(name, *(f"{one[error]:.4g}" for error in errors)) for name, one in targets.items()]
+    echo("")
+    print_table(rows, ("number", *errors), numbers=errors)
 
 
 def confused_pairs(confusion: list[list[int]]) -> list[tuple[int, int, int]]:

@@ -37,7 +37,7 @@ def print_list(registry: Registry, kind: str, pattern: str, task: str, json: boo
         UserError: nothing matches.
     """
     entries = registry.models if kind == "model" else registry.data
-    found = matching(entries.values(), pattern, task)
+    found = matching(entries.values(), pattern, registry.models_task(task) if kind == "model" else task)
     if json:
         print_json([entry.to_dict() for entry in found])
     elif not found:
@@ -68,7 +68,7 @@ def _in_brief(entry: Entry, width: int) -> str:
 
 def _no_match(registry: Registry, entries: dict[str, Entry], pattern: str, task: str) -> UserError:
     """The error for a list that would be empty: where a setting of that name is, or the nearest name."""
-    tasks = {entry.task for entry in entries.values()}
+    tasks = {*(entry.task for entry in entries.values()), *registry.entries("task")}
     if task and task not in tasks:
         return UserError(f"nothing matches '--task {task}'{did_you_mean(task, tasks)}")
     if places := _settings_named(registry, pattern):
@@ -83,8 +83,12 @@ def _settings_named(registry: Registry, word: str) -> list[str]:
     from zoo.config.recipe import Recipe
 
     places, key = [], word.replace("-", "_")
+    if word in registry.entries("task"):
+        places.append(f"a task: zoo data list --task {word}")
     for kind, about in KINDS.items():
         entries = registry.entries(kind)
+        if kind == "task":  # which is chosen by data
+            continue
         section = kind if kind in ("model", "data") else f"recipe.{kind}_args"
         key_of = {"augmentation": "data.augment", "logger": "trainer.logger"}.get(kind, f"recipe.{kind}")
         choose = f"zoo train mlp --set {key_of}="

@@ -12,7 +12,7 @@ import typer
 
 from zoo.api import training as api
 from zoo.api.trained import TrainedRun, load
-from zoo.commands.classes import print_classes, write_classes
+from zoo.commands.classes import print_classes, print_targets, write_classes
 from zoo.commands.shell import (
     AverageViews,
     Checkpoint,
@@ -186,6 +186,8 @@ def test(
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
     how = f", mean of {tested.details['views']} views" if tta else ""
     echo(f"{trained.config.network} on {tested_on}{how}: {metrics_line(tested)}")
+    if "targets" in tested.details:
+        print_targets(tested.details["targets"])
     if "classes" in tested.details:
         again, name = zoo_command(context), shlex.quote(run)
         counted = "points" if "points" in registry.data_set(tested_on).tags else "images"

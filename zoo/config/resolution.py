@@ -13,6 +13,7 @@ from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
 
+OF_THE_LOSS = {"loss", "loss_args", "label_smoothing"}  # keys of a recipe
 TABLES = (".csv", ".tsv", ".parquet")  # endings of paths that are tables of images
 
 
@@ -72,6 +73,8 @@ def resolve(
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     own = entry.recipe if recipe is None else recipe
+    if recipe is None and data_entry.task != entry.task:  # what it says of the loss is for its own task
+        own = {key: value for key, value in own.items() if key.partition(".")[0] not in OF_THE_LOSS}
     if entry.augment and recipe is None and "augment" in data_entry.defaults:
         merged["data"]["augment"] = entry.augment
     merged["data"].update(entry.data_options if data_name == entry.data else {})

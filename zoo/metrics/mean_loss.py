@@ -28,7 +28,7 @@ class MeanLoss(Metric):
 
     def update(self, losses: Tensor, counted: Tensor) -> None:
         """Update with ``losses``, [N], where the mask ``counted``, bool [N], is true."""
-        self.total += (losses * counted).to(self.total).sum()
+        self.total += losses.where(counted, 0).to(self.total).sum()
         self.count += counted.sum()
 
     def compute(self) -> Tensor:

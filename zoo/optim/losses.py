@@ -1,4 +1,4 @@
-"""Losses for classes and for several labels an image."""
+"""Losses for classes, for several labels an image, and for numbers."""
 
 from __future__ import annotations
 
@@ -82,11 +82,31 @@ def _weights(given: list[float], logits: Tensor) -> Tensor | None:
     return torch.tensor(given, dtype=logits.dtype, device=logits.device)
 
 
-def _mean_over(known: Tensor, losses: Tensor, reduction: str) -> Tensor:
-    """The mean over the known labels of each sample, [N], or with the reduction ``mean`` over the samples, too.
+@register_loss("mse", task="regression")
+def mean_squared_error(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Squared error of standardized numbers, averaged over those that are known."""
+    return _of_numbers(F.mse_loss, logits, targets, reduction)
 
-    Labels are known that are at least 0, which neither ``IGNORE`` nor nan is.
-    """
+
+@register_loss("l1", task="regression")
+def mean_absolute_error(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Absolute error of standardized numbers, averaged over those that are known: less sensitive to outliers."""
+    return _of_numbers(F.l1_loss, logits, targets, reduction)
+
+
+@register_loss("huber", task="regression")
+def huber(logits: Tensor, targets: Tensor, reduction: str, delta: float = 1.0) -> Tensor:
+    """Huber loss (1964) of standardized numbers: squared up to ``delta``, and linear beyond."""
+    return _of_numbers(partial(F.huber_loss, delta=delta), logits, targets, reduction)
+
+
+def _of_numbers(loss: Callable[..., Tensor], logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    known = ~targets.isnan()
+    return _mean_over(known, loss(logits, targets.where(known, 0), reduction="none"), reduction)
+
+
+def _mean_over(known: Tensor, losses: Tensor, reduction: str) -> Tensor:
+    """The mean over the known labels of each sample, [N], or with the reduction ``mean`` over the samples, too."""
     means = losses.where(known, 0).sum(1) / known.sum(1).clamp(min=1)
     return means.mean() if reduction == "mean" else means
 

@@ -82,6 +82,8 @@ KINDS = {
              flags=CHECKPOINT + DATA),
         Kind("calibration", "reliability diagram of a classifier", "RUN", "zoo.pictures.calibration",
              flags=CHECKPOINT + DATA),
+        Kind("scatter", "predicted against true values of a regression", "RUN", "zoo.pictures.scatter",
+             flags=CHECKPOINT + DATA, tasks=("regression",)),
         Kind("saliency", "saliency maps: gradient and SmoothGrad", "RUN [IMAGE...]", "zoo.pictures.saliency",
              flags=(*CHECKPOINT, *DATA, "class_name"), takes_images=True,
              tasks=("classification", "multilabel")),

@@ -40,7 +40,7 @@ def templates(registry: Registry, runs: list[RunFolder], checkpoint: str = "best
             f"templates are weights of a single linear layer, not of {folder.name} ({run.model['name']}); linear models: {linear}"
         )
     return Picture(
-        _draw(weights, task.spec.classes, f"{folder.path.name}: templates of", "classes"),
+        _draw(weights, task.spec.output_names, f"{folder.path.name}: templates of", "classes"),
         "the score of a class is the dot product of its template and the image: look for blurred averages of the class, and for "
         "backgrounds that it relies on",
         f"zoo picture confusion {folder.name}",
@@ -52,7 +52,7 @@ def class_templates(task: Task) -> Tensor | None:
     layers = [module for module in task.modules() if next(module.parameters(recurse=False), None) is not None]
     if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
         return None
-    return layers[0].weight.detach().view(len(task.spec.classes), *task.spec.shape)
+    return layers[0].weight.detach().view(task.spec.outputs, *task.spec.shape)
 
 
 def filters(

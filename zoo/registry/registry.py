@@ -91,6 +91,11 @@ class Registry:
         """The tasks of the data that models of ``task`` take: their own first, and those that train the same networks."""
         return [task, *sorted(name for name, entry in self.entries("task").items() if entry.task == task != name)]
 
+    def models_task(self, task: str) -> str:
+        """The task under which the models that learn data for ``task`` are registered."""
+        known = self.entries("task")
+        return known[task].task if task in known else task
+
     def task_of(self, model: str, data: str) -> str:
         """The task of a model on a data set: that of the data, if both are known and fit; empty for an unknown model."""
         if model not in self.models:

@@ -18,7 +18,7 @@ from zoo.core.files import write_output
 from zoo.pictures.curves import run_labels
 from zoo.registry.registry import Registry
 from zoo.report.history import MOST_POINTS
-from zoo.report.plots import INK, confusion_plot
+from zoo.report.plots import INK, confusion_plot, scatter_plot
 from zoo.report.samples import scene, take_samples, thumbnail
 from zoo.report.subject import (
     TIME,
@@ -35,6 +35,7 @@ from zoo.report.views import activations, curve_plots, gradients, throughput
 from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 
+MOST_SCATTERS = 8  # numbers of a regression that are plotted
 LARGEST = 5_000_000  # bytes of a page; histories are downsampled until it fits
 
 
@@ -113,6 +114,9 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
     if samples.confusion is not None:
         caption = "Rows are true classes, columns predictions; colors are fractions of each row on a square-root scale."
         confusion = confusion_plot("Confusion matrix", caption, samples.confusion.numpy(), samples.classes)
+    caption = "Each point is an image; on the dashed diagonal the prediction is right."
+    pairs = list(samples.scatter.items())[:MOST_SCATTERS]
+    scatter = [scatter_plot(name, caption, true.numpy(), predicted.numpy()) for name, (true, predicted) in pairs]
     no_findings = "No problems were detected." if history.has_monitors else "This run was not monitored, or records were lost."
     network, data = network_and_data(subject)
     return {
@@ -128,6 +132,7 @@ def _described(subject: Subject, most: int, with_curves: bool) -> dict[str, Any]
         "curves": curve_plots([subject], most) if with_curves else None,
         "samples": samples,
         "confusion": confusion,
+        "scatter": scatter,
         "inside": [part for part in (activations(history, most), gradients(history, most), throughput(subject, most)) if part],
         "reproduce": reproduce_command(subject),
         "settings_text": yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True) if subject.settings else "unknown",

@@ -1,4 +1,4 @@
-"""Interactive plots of a report: lines, heat maps and confusion matrices, each with a table of the same numbers.
+"""Interactive plots of a report: lines, heat maps, confusion matrices and scatter plots, each with a table of the same numbers.
 
 Bokeh draws them, since its Python package contains its JavaScript, which is inlined. The page replaces the color ``INK`` of text
 and axes by that of its light or dark theme; colors of data have medium lightness.
@@ -212,6 +212,22 @@ def confusion_plot(title: str, caption: str, counts: np.ndarray, classes: Sequen
     worst = sorted(wrong, reverse=True)[:PAIRS]
     rows = [(classes[i], classes[j], f"{count:,}", percentage(count, int(counts[i].sum()))) for count, i, j in worst]
     return _plot(title, caption, plot, ("true", "predicted", "images", "of the class"), rows or [("no mistakes", "", "", "")])
+
+
+def scatter_plot(title: str, caption: str, true: np.ndarray, predicted: np.ndarray) -> Plot:
+    """Plot predicted against true values, [n] each, with the diagonal; the table has the largest errors."""
+    known = np.isfinite(true)
+    true, predicted = true[known].astype(np.float64), predicted[known].astype(np.float64)
+    plot = _figure(title, "true", "predicted", 320)
+    plot.xaxis.formatter, plot.xaxis.ticker.min_interval = BasicTickFormatter(power_limit_low=-6), 0
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    plot.line(ends, ends, line_color=INK, line_dash="dashed")
+    source = ColumnDataSource({"x": true.astype(np.float32), "y": predicted.astype(np.float32)})
+    glyph = plot.scatter("x", "y", source=source, size=4, fill_alpha=0.5, line_color=None)
+    plot.add_tools(HoverTool(renderers=[glyph], tooltips=[("true", "@x"), ("predicted", "@y")]))
+    worst = np.argsort(-np.abs(true - predicted), kind="stable")[:20]
+    rows = [(f"{true[i]:.4g}", f"{predicted[i]:.4g}", f"{predicted[i] - true[i]:.2g}") for i in worst]
+    return _plot(title, caption, plot, ("true", "predicted", "error"), rows)
 
 
 # ------------------------------------------------------------------ parts

@@ -91,6 +91,10 @@ class MultiLabelClassifier(ImageModel):
         """The probability of each class, [N, classes]; they do not add up to 1."""
         return logits.sigmoid()
 
+    def merge_views(self, logits: Tensor) -> Tensor:
+        """Logits, [N, classes], whose probabilities are the mean of those of several views, [views, N, classes]."""
+        return logits.sigmoid().mean(0).logit(eps=torch.finfo(logits.dtype).eps)
+
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self.logits(batch).float(), batch["labels"]
         self.metrics[stage]["loss"].update(self.test_losses(logits, labels), (labels != IGNORE).any(1))

@@ -63,6 +63,7 @@ class Samples:
         about: what was predicted, in a sentence.
         missing: why there is nothing, or not all, in a sentence.
         confusion: counts, int64 [true, predicted].
+        scatter: of each number its true and its predicted values, [n] each.
         about_labels: how many training labels look wrong, in a sentence; empty where that was not examined.
         suspects: the training images with these labels, the most suspicious first.
     """
@@ -74,6 +75,7 @@ class Samples:
     texts: list[Text] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     confusion: Tensor | None = None
+    scatter: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     about_labels: str = ""
     suspects: list[SampleImage] = field(default_factory=list)
 

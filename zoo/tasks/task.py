@@ -23,6 +23,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
 from zoo.metrics.mean_loss import MeanLoss
+from zoo.metrics.value_errors import ValueErrors
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
@@ -469,7 +470,7 @@ class Task(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.device.type != "mps":  # which has no float64
             for module in self.modules():
-                if isinstance(module, MeanLoss):
+                if isinstance(module, (MeanLoss, ValueErrors)):
                     module.set_dtype(torch.float64)
         if stage == "fit":
             self.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients

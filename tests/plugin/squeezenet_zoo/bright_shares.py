@@ -11,7 +11,7 @@ from zoo.datamodules.loading.splits import ImagesInMemory, Split
 SIDE = 16
 
 
-@register_data("bright-shares", task="regression", tags=["offline"])
+@register_data("bright-shares", task="coverage", tags=["offline"])
 class BrightShares(ImageData):
     """Bright rectangles on dark ground: the share of the image that they cover.
 

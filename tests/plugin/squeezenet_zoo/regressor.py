@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from squeezenet_zoo.regression import Regressor
+from squeezenet_zoo.coverage import CoverageRegressor
 from zoo import ImageSpec, Recipe, register_model
 
 
 @register_model(
     "conv-regressor",
-    task="regression",
+    task="coverage",
     tags=["cnn", "small"],
     tiny={"channels": 4},
     data="bright-shares",
     recipe={"epochs": 10, "lr": 0.01, "schedule": "one-cycle"},
 )
-class ConvRegressor(Regressor):
+class ConvRegressor(CoverageRegressor):
     """Two convolutions, averaged over all places.
 
     Args:

@@ -156,8 +156,8 @@ def _require_head(match: Match, task: ImageModel, weights: Weights, advice: str)
         theirs, ours = len(match.values[name]), len(own[name])
         if theirs != ours:
             raise UserError(f"{weights.origin} has a head for {theirs:,} classes, and the data has {ours:,}: {advice}")
-    if weights.spec and weights.spec.classes != task.spec.classes:
-        theirs, ours = some(weights.spec.classes), some(task.spec.classes)
+    if weights.spec and weights.spec.output_names != task.spec.output_names:
+        theirs, ours = some(weights.spec.output_names), some(task.spec.output_names)
         raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {advice}")
 
 

@@ -131,4 +131,4 @@ def _classes_in(task: ImageModel, weights: Weights) -> int:
     from zoo.training.weights.matching import match_weights
 
     match = match_weights(task, weights)
-    return next((len(match.values[name]) for name in task.head_names() if name in match.values), len(task.spec.classes))
+    return next((len(match.values[name]) for name in task.head_names() if name in match.values), task.spec.outputs)

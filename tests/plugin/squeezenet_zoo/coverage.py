@@ -1,4 +1,4 @@
-"""The regression task: images in, one number out."""
+"""The coverage task: images in, the share of them that is bright out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from zoo import ImageSpec, Recipe
 from zoo.metrics.mean_loss import MeanLoss
-from zoo.spec import IGNORE
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import SampleImage, Samples, evenly_spread
 from zoo.tasks.task import Task, compute_and_reset
@@ -17,13 +16,13 @@ from zoo.tasks.task import Task, compute_and_reset
 SHOWN = 8  # images in a report
 
 
-class Regressor(Task):
+class CoverageRegressor(Task):
     """Images in, one number each out, learned by its squared error. A model writes ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255, and ``labels``, float [N].
     """
 
-    task = "regression"
+    task = "coverage"
     monitor = "mae"
     directions = {"mae": "min", "loss": "min"}
 
@@ -40,7 +39,7 @@ class Regressor(Task):
         return self.objective(errors.square().mean(), len(errors), mae=errors.detach().abs().sum())
 
     def evaluation_step(self, stage: str, batch: dict[str, Tensor]) -> None:
-        errors, counted = self.predict_step(batch) - batch["labels"], batch["labels"] != IGNORE
+        errors, counted = self.predict_step(batch) - batch["labels"], ~batch["labels"].isnan()
         self.metrics[stage]["mae"].update(errors.abs(), counted)
         self.metrics[stage]["loss"].update(errors.square(), counted)
 
