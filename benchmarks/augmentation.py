@@ -18,7 +18,7 @@ import torch
 import typer
 
 import zoo
-from zoo.config.recipe import resolve
+from zoo.config.resolution import resolve
 from zoo.core.randomness import derive_seed
 from zoo.datamodules.loading.augmentations.augmentation import Augmentation
 from zoo.training import building

@@ -33,7 +33,7 @@ SETTINGS = [
     f"recipe.epochs={EPOCHS}", "recipe.batch_size=64", f"trainer.limit_train_batches={STEPS_AN_EPOCH}",
     "trainer.accelerator=cpu", "trainer.log_every_n_steps=4", "trainer.monitor_every_n_steps=6",
 ]  # fmt: skip
-AUGMENTED = ["data.augment=crop:1,cutout:2,mixup"]
+AUGMENTED = ["data.augment=crop:1,trivial,rand:2,9,erasing,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
 TEXT = ["model.num_layers=2", "model.dropout=0.2", "data.seq_len=16", "recipe.checkpoint_minutes=1e-9"]
 CAPTIONS = ["data.num_images=640", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]

@@ -35,7 +35,7 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     column, row = column.add_((width - 1) / 2).round_(), row.add_((height - 1) / 2).round_()
     nearest_column, nearest_row = column.clamp(0, width - 1), row.clamp(0, height - 1)
     inside = (nearest_column == column) & (nearest_row == row)
-    index = nearest_row.mul_(width).add_(nearest_column).long().flatten(1)[:, None]
+    index = nearest_row.long().mul_(width).add_(nearest_column.long()).flatten(1)[:, None]
     moved = images.flatten(2).gather(2, index.expand(-1, images.shape[1], -1)).view(images.shape)
     return moved.mul_(inside[:, None])
 

@@ -100,7 +100,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = torch.where(value == green, (blue - red) / span + 2, (red - green) / span + 4)
     hue = torch.where(value == red, (green - blue) / span, hue) + 6 * turns
     # how far each channel is below the value: a trapezoid over the circle
-    place = (hue + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)) % 6
+    place = (hue + torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)) % 6
     return value - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
 
 
