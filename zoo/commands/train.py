@@ -158,7 +158,7 @@ def test(
     [bold]zoo test resnet20-digits[/bold]\n
     [bold]zoo test resnet20-digits --json[/bold]   metrics, classes and confusion matrix as one object\n
     [bold]zoo test resnet20-digits --csv classes.csv[/bold]   per-class metrics as a file\n
-    [bold]zoo test resnet20-cifar10 --tta[/bold]   test-time augmentation\n
+    [bold]zoo test resnet20-digits --tta[/bold]   test-time augmentation\n
     [bold]zoo test flowers.safetensors --data more/[/bold]   an exported file, on other images\n
     [bold]zoo test torchvision:resnet50 --data photos/[/bold]   published weights, on folders named after ImageNet's classes
     """
