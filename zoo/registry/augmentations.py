@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from itertools import takewhile
 
 from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry, Option
@@ -36,7 +37,9 @@ def parse_augmentation(registry: Registry, description: str) -> list[tuple[Entry
         return []
     items: list[str] = []
     for item in map(str.strip, description.split(",")):
-        if items and ":" in items[-1] and _is_number(item):
+        if _is_number(item):
+            if not items or ":" not in items[-1]:
+                raise UserError(f"data.augment={description}: {item} has no name: arguments follow a colon, as in crop:4")
             items[-1] += f",{item}"
         elif item not in ("", "none"):
             items.append(item)
@@ -82,6 +85,6 @@ def _number(option: Option, text: str) -> float | None:
 
 
 def _example(entry: Entry) -> str:
-    """The item with arguments: their defaults, or 1."""
-    numbers = (option.default if isinstance(option.default, (int, float)) else 1 for option in entry.options)
-    return ":".join(filter(None, (entry.name, ",".join(map(str, numbers)))))
+    """The item with arguments: their defaults, up to the first that means none, or 1."""
+    defaults = (option.default if isinstance(option.default, (int, float)) else 1 for option in entry.options)
+    return ":".join(filter(None, (entry.name, ",".join(map(str, takewhile(lambda default: default > 0, defaults))))))

@@ -18,6 +18,8 @@ from zoo.datamodules.loading.augmentations.cropping import flip_left_right
 from zoo.datamodules.loading.augmentations.erasing import cutout
 from zoo.datamodules.loading.augmentations.mixing import _beta
 from zoo.datamodules.loading.augmentations.policies import rand_augment
+from zoo.registry.augmentations import parse_augmentation
+from zoo.registry.registry import current_registry
 
 GEOMETRY = ["crop:2", "hflip", "vflip", "resized-crop:0.3", "jitter:0.4", "cutout:3"]
 OPERATIONS = [
@@ -369,6 +371,22 @@ def test_a_wrong_strength_is_one_line_that_names_the_transform(item):
 def test_a_strength_where_none_is_taken_is_one_line(item):
     with pytest.raises(UserError, match=f"{item[:5]}.*takes no argument"):
         Augmentation(item, 10)
+
+
+@pytest.mark.parametrize("description", ["4", "crop,4", "hflip,crop,4,cutout:2"])
+def test_a_number_without_a_name_is_one_line(description):
+    with pytest.raises(UserError, match=f"data.augment={description}: 4 has no name.* as in crop:4"):
+        Augmentation(description, 10)
+
+
+def test_the_example_in_a_message_can_be_followed():
+    registry = current_registry()
+    for name, entry in registry.entries("augmentation").items():
+        with pytest.raises(UserError, match=f"{name} takes .*, as in") as error:
+            parse_augmentation(registry, f"{name}:1{',1' * len(entry.options)}")
+        example = str(error.value).rpartition("as in ")[2]
+        ((found, arguments),) = parse_augmentation(registry, example)
+        assert found.name == name and list(arguments) == [option.name for option in entry.options]
 
 
 def test_a_number_after_a_comma_is_a_further_argument():
