@@ -82,7 +82,7 @@ def front_matter(task: ImageModel, run: Run, registry: Registry, name: str, metr
     pipeline = task.describe_outputs().pipeline
     results = [
         EvalResult(pipeline, data.name, data.name, metric.removeprefix("test/"), value, dataset_split="test")
-        for metric, value in metrics.items()
+        for metric, value in (metrics.items() if pipeline else ())  # which the hub asks for
     ]
     library = task.library_model.library if task.library_model else ""
     source = run.recipe.weights.removeprefix("timm:").removeprefix("hf-hub:") if library == "timm" else ""
