@@ -593,7 +593,10 @@ def test_a_study_of_something_else_is_not_gone_on_with(zoo) -> None:
 
 def test_a_study_of_which_nothing_has_come_is_started_anew(zoo) -> None:
     wrong = zoo("search", "softmax", *QUICK, *OVER, "--metric", "accuracy_top5", "--trials", "1")
-    assert wrong.is_one_line_error("val/accuracy_top5 is not measured", "accuracy, loss") and "--resume" not in wrong.err
+    assert (
+        wrong.is_one_line_error("val/accuracy_top5 is not measured", "accuracy, balanced_accuracy, f1_macro, loss")
+        and "--resume" not in wrong.err
+    )
     assert zoo("search", "softmax", *QUICK, *OVER, "--trials", "1").code == 0
 
 

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -262,6 +262,7 @@ def with_rows_to_ignore(batches: list[dict[str, torch.Tensor]]) -> list[dict[str
 
 @pytest.mark.parametrize(("classes", "best_of_five"), [(4, False), (19, False), (20, True), (30, True)])
 @pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
 def test_test_figures_equal_scikit_learns(classes, best_of_five, ignoring):
     task = make_task(classes, label_smoothing=0.3)  # which is of training alone
     batches = [make_batch(n, classes, seed=n) for n in (64, 64, 7)]
@@ -274,6 +275,8 @@ def test_test_figures_equal_scikit_learns(classes, best_of_five, ignoring):
         probabilities, labels = torch.softmax(logits, 1).numpy(), labels[counted].numpy()
         expected = {
             "test/accuracy": accuracy_score(labels, probabilities.argmax(1)),
+            "test/balanced_accuracy": balanced_accuracy_score(labels, probabilities.argmax(1)),
+            "test/f1_macro": f1_score(labels, probabilities.argmax(1), average="macro"),
             "test/loss": log_loss(labels, probabilities, labels=range(classes)),
         }
         if best_of_five:

@@ -54,7 +54,7 @@ def kept(direction: str, epochs: list[tuple[float, float]], error: float = 0.0, 
         if resumed:
             former, selection = selection, Selection("val/x", direction)
             selection.load_state_dict(former.state_dict())
-        if selection.is_best({"val/x": value, "val/loss": loss}, lambda extreme: error):
+        if selection.is_best({"val/x": value, "val/loss": loss}, lambda value: error):
             found.append(epoch)
     return found
 

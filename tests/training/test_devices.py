@@ -110,7 +110,8 @@ def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes:
     figures = [
         json.loads(zoo("test", "pair", "--devices", str(devices), "--accelerator", "cpu", "--json")) for devices in (1, 2, 3)
     ]
-    assert figures[0]["test/accuracy"] == figures[1]["test/accuracy"] == figures[2]["test/accuracy"]
+    for metric in ("test/accuracy", "test/balanced_accuracy", "test/f1_macro"):
+        assert figures[0][metric] == figures[1][metric] == figures[2][metric]
     assert figures[1]["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
     assert figures[2]["test/loss"] == pytest.approx(figures[0]["test/loss"], rel=1e-6)
     for other in figures[1:]:

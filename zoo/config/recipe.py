@@ -48,6 +48,9 @@ class Recipe(Section):
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
     )
+    monitor: str = Field(
+        "", description="validation metric that selects the best checkpoint; empty is the default of the task, such as accuracy"
+    )
     early_stopping_patience: int | None = Field(None, ge=1, description="epochs without improvement after which training stops")
     precision: Literal["32", "bf16", "16", "64"] = Field("32", description="32, 64, or mixed precision with bf16 or 16")
     compile: bool = Field(False, description="compile the model with torch.compile")
@@ -78,6 +81,11 @@ class Recipe(Section):
     @classmethod
     def _is_a_plan(cls, freeze: str) -> str:
         return Freezing.parse(freeze).text
+
+    @field_validator("monitor")
+    @classmethod
+    def _without_its_split(cls, monitor: str) -> str:
+        return monitor.removeprefix("val/")
 
     @property
     def decays_past_zero(self) -> bool:

@@ -23,6 +23,8 @@ UPDATE = 1e-3  # recommended ratio of updates to weights
 CURVES = {
     "loss": ("Loss", "Both high: underfitting. A widening gap: overfitting. Jumps: learning rate too high."),
     "accuracy": ("Accuracy", ""),
+    "balanced_accuracy": ("Balanced accuracy", "Mean recall of the classes."),
+    "f1_macro": ("Macro F1", "Mean F1 of the classes."),
     "lr": ("Learning rate", ""),
 }
 NOT_CURVES = ("samples_per_second",)

@@ -141,7 +141,7 @@ def plan_search(
     if base.trainer.devices != 1 or base.trainer.num_nodes != 1:
         raise UserError("each trial runs on one device: omit trainer.devices and trainer.num_nodes; --workers uses several")
     task = registry.model(name).load().with_loop(registry.task_of(name, base.data["name"]))  # imports torch, hence last
-    metric = metric.removeprefix("val/") or task.monitor
+    metric = metric.removeprefix("val/") or base.recipe.monitor or task.monitor
     if metric not in task.directions:
         raise unknown("metric", metric, task.directions)
     return Search(base.model_dump(mode="json"), space, metric, task.directions[metric], folds, sampler, seed)

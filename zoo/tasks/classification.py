@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.core.errors import UserError
+from zoo.metrics.class_means import BalancedAccuracy, MacroF1
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.label_noise import label_suspects
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
@@ -41,11 +42,12 @@ class Classifier(ImageModel):
 
     task = "classification"
     monitor = "accuracy"
-    directions = {"accuracy": "max", "accuracy_top5": "max", "loss": "min"}
+    directions = {"accuracy": "max", "accuracy_top5": "max", "balanced_accuracy": "max", "f1_macro": "max", "loss": "min"}
     default_loss = "cross-entropy"
 
     def build_metrics(self) -> None:
         self.metrics = nn.ModuleDict({stage: _metrics(len(self.spec.classes)) for stage in ("val", "test")})
+        self.directions = {name: way for name, way in self.directions.items() if name in self.metrics["val"]}
         self.class_metrics: ClassMetrics | None = None
         self.adds_metrics = False
 
@@ -112,7 +114,10 @@ class Classifier(ImageModel):
         return values
 
     def standard_error(self, value: float) -> float:
-        return proportion_error(value, self.metrics["val"]["loss"].samples)
+        metrics = self.metrics["val"]
+        if self.monitor == "balanced_accuracy":
+            return metrics["balanced_accuracy"].standard_error
+        return proportion_error(value, metrics["loss"].samples) if self.monitor in ("accuracy", "accuracy_top5") else 0.0
 
     def collect_details(self, metrics: bool = True) -> None:
         self.adds_metrics = metrics
@@ -231,6 +236,8 @@ def _name(data: Any, index: int) -> str:
 def _metrics(classes: int) -> nn.ModuleDict:
     metrics: dict[str, Metric] = {
         "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE, validate_args=False),
+        "balanced_accuracy": BalancedAccuracy(classes, IGNORE),
+        "f1_macro": MacroF1(classes, IGNORE),
         "loss": MeanLoss(),
     }
     if classes >= CLASSES_FOR_TOP5:

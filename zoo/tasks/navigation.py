@@ -218,7 +218,7 @@ class NavigationAgent(Task):
         return {name: value for name, value in values.items() if name == "loss" or not math.isnan(value)}
 
     def standard_error(self, value: float) -> float:
-        return proportion_error(value, self.means["val"]["success"].samples)
+        return proportion_error(value, self.means["val"]["success"].samples) if self.monitor == "success" else 0.0
 
     # ------------------------------------------------------------------ episodes to show
 

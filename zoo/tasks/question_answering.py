@@ -102,7 +102,7 @@ class QuestionAnswerer(Task):
         return {name: value for name, value in values.items() if name in ("accuracy", "loss") or not math.isnan(value)}
 
     def standard_error(self, value: float) -> float:
-        return proportion_error(value, self.metrics["val"][0].samples)
+        return proportion_error(value, self.metrics["val"][0].samples) if self.monitor == "accuracy" else 0.0
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Tensor:
         """Probabilities of the answers to each question, [N, Q, answers]."""

@@ -89,7 +89,7 @@ def compute_and_reset(metrics: Mapping[str, Metric]) -> dict[str, float]:
     return values
 
 
-USED_IN_ONE_PASS = {"batch_size", "precision", "seed", "optimizer_args"}  # the last are those of the default optimizer
+USED_IN_ONE_PASS = {"batch_size", "precision", "seed", "monitor", "optimizer_args"}  # the last are of the default optimizer
 
 
 def _refuse_what_one_pass_does_not_use(recipe: Recipe) -> None:
@@ -116,7 +116,7 @@ class Task(L.LightningModule):
 
     Attributes:
         task: its name, as in ``register_model(..., task="classification")``.
-        monitor: the validation metric that selects the best checkpoint, as in "accuracy".
+        monitor: the validation metric that selects the best checkpoint, as in "accuracy", where the recipe names no other.
         directions: metric -> "max" or "min".
         channels_last: whether images are stored so, which convolutions are faster with.
         one_pass: whether it reads each training sample once, unchanged, and has no gradients.
@@ -126,8 +126,8 @@ class Task(L.LightningModule):
     """
 
     task: ClassVar[str]
-    monitor: ClassVar[str]
-    directions: ClassVar[dict[str, str]]
+    monitor: str
+    directions: dict[str, str]
     channels_last: ClassVar[bool] = False
     one_pass: ClassVar[bool] = False
     use_command: str = "predict {run} IMAGE..."
@@ -159,6 +159,7 @@ class Task(L.LightningModule):
             self.automatic_optimization = False  # there is nothing to optimize
         self.spec = spec
         self.recipe = recipe
+        self.monitor = recipe.monitor or self.monitor
         self.running = RunningMeans()
         self._sums_of_epoch: Counter[str] = Counter()
         self._samples_of_step = 0
@@ -457,7 +458,7 @@ class Task(L.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} does not evaluate")
 
     def standard_error(self, value: float) -> float:
-        """Standard error of a value of the monitored metric, for the samples of the last validation; 0 where it is unknown."""
+        """Standard error of the monitored metric, whose value in the last validation this is; 0 where it is unknown."""
         return 0.0
 
     def collect_details(self, metrics: bool = True) -> None:

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from zoo.config.options import check_options
 from zoo.config.run import Run
 from zoo.core.allocator import keep_freed_memory
-from zoo.core.errors import UserError, one_line
+from zoo.core.errors import UserError, one_line, unknown
 from zoo.core.files import expanded
 from zoo.core.memory import available_memory, require_memory
 from zoo.core.randomness import derive_seed
@@ -101,7 +101,8 @@ def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
     """The model of a Run for data of that spec, with initial weights that follow from the seed alone.
 
     Raises:
-        UserError: an option has a value that the network cannot take, or the data does not fit.
+        UserError: an option has a value that the network cannot take, the data does not fit, or the metric that is to select
+            the best checkpoint is not measured.
     """
     keep_freed_memory()
     model = registry.model(run.model["name"])
@@ -116,6 +117,8 @@ def build_task(registry: Registry, run: Run, spec: Spec) -> Task:
         if not asked:
             raise
         raise UserError(f"{asked}: {model.name} cannot be built: {one_line(error, 200)}") from error
+    if task.monitor not in task.directions:
+        raise unknown("validation metric", task.monitor, task.directions)
     if task.channels_last:
         task.to(memory_format=torch.channels_last)
     return task

@@ -25,24 +25,25 @@ class Selection:
         self.monitor, self.sign = monitor, 1 if direction == "max" else -1
         self.best: float | None = None
         self.loss = self.extreme = math.nan  # validation loss of the best checkpoint; best value of any epoch
+        self.error = 0.0  # standard error of that value
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "loss": self.loss, "extreme": self.extreme}
+        return {"best": self.best, "loss": self.loss, "extreme": self.extreme, "error": self.error}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.loss, self.extreme = (state_dict[name] for name in ("best", "loss", "extreme"))
+        self.best, self.loss, self.extreme, self.error = (state_dict[name] for name in ("best", "loss", "extreme", "error"))
 
     def is_best(self, metrics: Mapping[str, Any], standard_error: Callable[[float], float]) -> bool:
         """Whether the epoch with these metrics is the best so far; nan is worse than any number.
 
         Args:
-            standard_error: of a value of the metric.
+            standard_error: of the metric, given its value in this epoch.
         """
         value, loss = float(metrics.get(self.monitor, math.nan)), float(metrics.get("val/loss", math.nan))
         former = math.nan if self.best is None else self.best
         if not math.isnan(value) and (math.isnan(self.extreme) or self.sign * (value - self.extreme) > 0):
-            self.extreme = value
-        least = self.sign * self.extreme - standard_error(self.extreme)
+            self.extreme, self.error = value, standard_error(value)
+        least = self.sign * self.extreme - self.error
         if math.isnan(value) and not math.isnan(former):
             return False
         if self.sign * value >= least and self.sign * former >= least:  # a near-tie
