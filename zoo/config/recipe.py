@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.config.freezing import Freezing
+
+CLASS_WEIGHTS = {"balanced": 1.0, "inverse-sqrt": 0.5}  # name -> power of a class's size that its weight is divided by
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,6 +48,9 @@ class Recipe(Section):
     loss: str | None = Field(None, description="training loss; None is the default of the task; zoo list --losses shows all")
     loss_args: dict[str, Any] = Field({}, description="its arguments, as in loss_args.margin=0.5")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread evenly over all classes")
+    class_weights: Literal["balanced", "inverse-sqrt"] | tuple[float, ...] | None = Field(
+        None, description="class weights in the training loss: balanced, inverse-sqrt, or a list; None for equal ones"
+    )
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
     )
@@ -82,6 +88,14 @@ class Recipe(Section):
     def _is_a_plan(cls, freeze: str) -> str:
         return Freezing.parse(freeze).text
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _are_class_weights(cls, value: Any) -> Any:
+        is_list = isinstance(value, (list, tuple)) and value and all(map(_is_positive, value))
+        if not (value is None or is_list or (isinstance(value, str) and value in CLASS_WEIGHTS)):
+            raise ValueError(f"must be {', '.join(CLASS_WEIGHTS)}, or a list with a positive number for each class")
+        return value
+
     @field_validator("monitor")
     @classmethod
     def _without_its_split(cls, monitor: str) -> str:
@@ -96,3 +110,7 @@ class Recipe(Section):
     def freezing(self) -> Freezing:
         """The parsed freezing plan."""
         return Freezing.parse(self.freeze)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

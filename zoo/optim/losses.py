@@ -13,14 +13,17 @@ from torch.nn import functional as F
 from zoo.config.options import check_options
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
+from zoo.optim.class_weights import weighted
 from zoo.registry.entry import register_loss
 from zoo.registry.registry import current_registry
 
 
 @register_loss("cross-entropy", task="classification", tags=["soft-targets"])
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: str, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of the softmax, with ``recipe.label_smoothing``."""
-    return F.cross_entropy(logits, targets, reduction=reduction, label_smoothing=label_smoothing)
+def cross_entropy(
+    logits: Tensor, targets: Tensor, reduction: str, label_smoothing: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the softmax, with ``recipe.label_smoothing`` and ``recipe.class_weights``."""
+    return F.cross_entropy(logits, targets, weight, reduction=reduction, label_smoothing=label_smoothing)
 
 
 @register_loss("hinge", task="classification")
@@ -114,11 +117,16 @@ def _mean_over(known: Tensor, losses: Tensor, reduction: str) -> Tensor:
 def build_loss(recipe: Recipe, default: str) -> Callable[..., Tensor]:
     """Build the loss that a recipe names, or the task's default, as a function ``(logits, targets, reduction)``.
 
+    With class weights in the recipe it also takes ``weight``, [classes].
+
     Raises:
         UserError: the recipe has label smoothing, and the loss takes none.
     """
     entry = current_registry().find("loss", recipe.loss or default)
     function = entry.load()
-    if recipe.label_smoothing and "label_smoothing" not in inspect.signature(function).parameters:
+    parameters = inspect.signature(function).parameters
+    if recipe.label_smoothing and "label_smoothing" not in parameters:
         raise UserError(f"recipe.label_smoothing={recipe.label_smoothing}: recipe.loss={entry.name} takes none")
+    if recipe.class_weights and "weight" not in parameters:
+        function = weighted(function)
     return partial(function, **check_options(entry, recipe.loss_args))

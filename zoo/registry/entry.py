@@ -38,7 +38,7 @@ KINDS = {
     "model": Kind("model", "models", "zoo list", ("self", "spec", "recipe")),
     "data": Kind("data set", "datamodules", "zoo data list", ("self", "batch_size", "seed")),
     "optimizer": Kind("optimizer", "optim/optimizers", "zoo list --optimizers", ("self", "params", "lr", "weight_decay")),
-    "loss": Kind("loss", "optim/losses", "zoo list --losses", ("logits", "targets", "reduction", "label_smoothing")),
+    "loss": Kind("loss", "optim/losses", "zoo list --losses", ("logits", "targets", "reduction", "label_smoothing", "weight")),
     "augmentation": Kind(
         "augmentation", "datamodules/loading/augmentations", "zoo list --augmentations", ("batch", "generator", "classes")
     ),
@@ -217,8 +217,9 @@ def register_optimizer(name: str, **keywords: Any) -> Decorator:
 def register_loss(name: str, *, task: str, **keywords: Any) -> Decorator:
     """Register a function ``(logits, targets, reduction, ...)`` as a training loss for ``recipe.loss``.
 
-    ``reduction`` is ``mean`` or ``none``, as in ``torch.nn.functional``; other parameters are ``recipe.loss_args``. For
-    classification ``targets`` are labels, [N]; ``tags=["soft-targets"]`` means that probabilities, [N, classes], are accepted.
+    ``reduction`` is ``mean`` or ``none``, as in ``torch.nn.functional``; ``label_smoothing`` and ``weight``, [classes], are those
+    of the recipe, where it has such parameters; others are ``recipe.loss_args``. For classification ``targets`` are labels, [N];
+    ``tags=["soft-targets"]`` means that probabilities, [N, classes], are accepted.
     """
     return _register("loss", name, {"task": task, **keywords})
 

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.metrics.class_means import BalancedAccuracy, MacroF1
 from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.label_noise import label_suspects
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
+from zoo.optim.class_weights import class_weights, fixed_class_weights
 from zoo.registry.entry import register_task
-from zoo.spec import IGNORE
+from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.images import ImageModel, rows_of
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction, rank
@@ -44,6 +46,45 @@ class Classifier(ImageModel):
     monitor = "accuracy"
     directions = {"accuracy": "max", "accuracy_top5": "max", "balanced_accuracy": "max", "f1_macro": "max", "loss": "min"}
     default_loss = "cross-entropy"
+    weighs_classes = True
+
+    def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
+        super().__init__(spec, recipe)
+        given = self.recipe.class_weights
+        self.register_buffer("class_weights", torch.ones(len(spec.classes)) if given else None, persistent=False)
+        if given and not isinstance(given, str):
+            self.class_weights.copy_(fixed_class_weights(given, spec.classes))
+
+    def check_data_options(self, data: Any) -> None:
+        if getattr(data, "sampling", "natural") == "natural":
+            return
+        if self.one_pass:
+            raise UserError("data.sampling=balanced: this model reads each training image once: omit it")
+        if isinstance(self.recipe.class_weights, str):
+            raise UserError(
+                f"data.sampling=balanced and recipe.class_weights={self.recipe.class_weights} make up for the same imbalance: "
+                "omit one"
+            )
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and isinstance(self.recipe.class_weights, str):
+            self._weigh_classes(self.recipe.class_weights)
+
+    def _weigh_classes(self, kind: str) -> None:
+        """Weigh classes by their number of training images.
+
+        Raises:
+            UserError: it is unknown.
+        """
+        splits = getattr(self.trainer.datamodule, "splits", None)
+        if splits is None:
+            raise UserError(
+                f"recipe.class_weights={kind} needs a data set of the zoo, which tells the number of images in each class: "
+                "give a list of weights"
+            )
+        counts = torch.bincount(splits["train"].labels.cpu(), minlength=len(self.spec.classes))
+        self.class_weights.copy_(class_weights(counts, kind))
 
     def build_metrics(self) -> None:
         self.metrics = nn.ModuleDict({stage: _metrics(len(self.spec.classes)) for stage in ("val", "test")})
@@ -74,6 +115,10 @@ class Classifier(ImageModel):
 
     def training_sums(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (logits.argmax(1) == labels).sum()}
+
+    def loss_options(self) -> dict[str, Any]:
+        options = super().loss_options()
+        return options if self.class_weights is None else {**options, "weight": self.class_weights}
 
     @property
     def chance_classes(self) -> int | None:

@@ -352,8 +352,11 @@ class ImageModel(Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean training loss; ``targets`` are labels, or of mixed images [N, outputs]."""
-        smoothing = {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
-        return self.criterion(logits, targets, reduction="mean", **smoothing)
+        return self.criterion(logits, targets, reduction="mean", **self.loss_options())
+
+    def loss_options(self) -> dict[str, Any]:
+        """What the loss takes in training alone."""
+        return {"label_smoothing": self.recipe.label_smoothing} if self.recipe.label_smoothing else {}
 
     def test_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample in evaluation, [N]; what it is where the label is ``IGNORE`` does not matter."""

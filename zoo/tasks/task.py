@@ -120,6 +120,7 @@ class Task(L.LightningModule):
         directions: metric -> "max" or "min".
         channels_last: whether images are stored so, which convolutions are faster with.
         one_pass: whether it reads each training sample once, unchanged, and has no gradients.
+        weighs_classes: whether its loss takes ``recipe.class_weights``.
         use_command: the command that a trained model is used with, after ``zoo``; ``{run}`` is its run.
         review_command: the command that shows how well it works.
         explain_command: the command that explains a prediction for an image; empty for none.
@@ -130,6 +131,7 @@ class Task(L.LightningModule):
     directions: dict[str, str]
     channels_last: ClassVar[bool] = False
     one_pass: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
     use_command: str = "predict {run} IMAGE..."
     review_command: str = "report {run}"
     explain_command: ClassVar[str] = ""
@@ -157,6 +159,8 @@ class Task(L.LightningModule):
         if self.one_pass:
             _refuse_what_one_pass_does_not_use(recipe)
             self.automatic_optimization = False  # there is nothing to optimize
+        if recipe.class_weights and not self.weighs_classes:
+            raise UserError(f"recipe.class_weights is for classification, and this is {self.task}: omit it")
         self.spec = spec
         self.recipe = recipe
         self.monitor = recipe.monitor or self.monitor
