@@ -8,6 +8,7 @@ Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0) as scikit-learn
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Digits(ClassificationData):
         size: height and width in pixels to which images are resized; 0 keeps 8x8.
         augment: none, light, standard, strong, or a list of transforms, as in crop:1,cutout:2.
         validation: fraction of the training images held out for validation, or one of k folds, as in 2/5.
+        sampling: natural, each training image once an epoch, or balanced, each class equally often in as many steps.
     """
 
     light = "none"
@@ -37,9 +39,15 @@ class Digits(ClassificationData):
     strong = "crop:1,cutout:2"
 
     def __init__(
-        self, batch_size: int, seed: int, size: int = 0, augment: str = "standard", validation: float | str = 0.1
+        self,
+        batch_size: int,
+        seed: int,
+        size: int = 0,
+        augment: str = "standard",
+        validation: float | str = 0.1,
+        sampling: Literal["natural", "balanced"] = "natural",
     ) -> None:
-        super().__init__(batch_size, seed, size=size, augment=augment, validation=validation)
+        super().__init__(batch_size, seed, sampling, size=size, augment=augment, validation=validation)
 
     def build_spec(self) -> ImageSpec:
         return ImageSpec(1, 8, 8, classes=tuple("0123456789"))

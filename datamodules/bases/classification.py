@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,12 +24,16 @@ class ClassificationData(ImageData):
 
     A batch has ``images``, uint8 [N, C, H, W], and ``labels``, int64 [N]; mixup and cutmix add ``targets``, float [N, classes].
     The validation images are stratified by class, where they are no files.
+
+    Args:
+        sampling: natural, each training image once an epoch, or balanced, each class equally often in as many steps.
     """
 
     task = "classification"
 
-    def __init__(self, batch_size: int, seed: int, **options: Any) -> None:
+    def __init__(self, batch_size: int, seed: int, sampling: Literal["natural", "balanced"] = "natural", **options: Any) -> None:
         super().__init__(batch_size, seed, **options)
+        self.sampling = sampling
         self.fold = parse_fold(self.validation)
         if self.fold is None and not 0 <= float(self.validation) < 1:
             raise UserError(f"data.validation={self.validation}: must be at least 0 and less than 1")

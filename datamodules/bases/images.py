@@ -63,6 +63,7 @@ class ImageData(DataModule):
     standard = "crop:4,hflip"
     strong = "crop:4,hflip,trivial,cutout:8"
     class_count: int = 1  # for augmentations that mix classes
+    sampling: str = "natural"  # data with classes may draw them equally often
 
     def __init__(
         self,
@@ -243,7 +244,8 @@ class ImageData(DataModule):
         chosen = self.splits[split]
         if self.trainer is not None and isinstance(chosen.images, ImagesInMemory):
             chosen = replace(chosen, images=chosen.images.on_device(self.trainer.strategy.root_device))
-        return ImageLoader(chosen, self.batch_size, seed, **placement(self.trainer, seed is not None))
+        place = placement(self.trainer, seed is not None)
+        return ImageLoader(chosen, self.batch_size, seed, balanced=self.sampling == "balanced", **place)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         seed = batch.pop("seed", None)  # only training batches carry one

@@ -18,6 +18,7 @@ from zoo.core.randomness import derive_seed
 from zoo.datamodules.files.digests import NotedDigests
 from zoo.datamodules.files.paths import select
 from zoo.datamodules.loading.loader import Batch, BatchLoader
+from zoo.datamodules.loading.sampling import balanced_indices
 from zoo.spec import IGNORE
 
 
@@ -144,15 +145,16 @@ class ImageLoader(BatchLoader):
         split: what to draw from.
         batch_size: images a batch in each process.
         seed: of the order; None keeps the order of the split, for evaluation.
+        balanced: draw each class equally often in training, instead of each image once.
         rank, world, position: see ``BatchLoader``.
 
     In training every process draws its own part of one permutation; what does not fill a global batch is left out, and is another
     part in each epoch. In evaluation batch b goes to process b modulo world.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int | None = None, **place: Any) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int | None = None, *, balanced: bool = False, **place: Any) -> None:
         super().__init__(**place)
-        self.split, self.seed = split, seed
+        self.split, self.seed, self.balanced = split, seed, balanced
         self.batch_size = batch_size if seed is None else max(1, min(batch_size, len(split) // self.world))
 
     def __len__(self) -> int:
@@ -166,6 +168,8 @@ class ImageLoader(BatchLoader):
     def _training(self, epoch: int, first: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         order = torch.randperm(len(self.split), generator=generator)
+        if self.balanced:
+            order = balanced_indices(self.split.labels, self.seed, epoch)[order]
         steps = range(first, len(self))
         orders = [
             order[(step * self.world + self.rank) * self.batch_size :][: self.batch_size]

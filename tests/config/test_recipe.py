@@ -127,7 +127,8 @@ def test_off_is_a_mode_although_yaml_reads_it_as_false() -> None:
 
 
 def test_the_default_data_comes_with_its_options_and_other_data_without() -> None:
-    assert resolve(REGISTRY, "vgg11", {}, []).data == {"name": "digits", "size": 32, "augment": "standard", "validation": 0.1}
+    expected = {"name": "digits", "size": 32, "augment": "standard", "validation": 0.1, "sampling": "natural"}
+    assert resolve(REGISTRY, "vgg11", {}, []).data == expected
     assert resolve(REGISTRY, "vgg11", {}, [{"data": {"name": "cifar10"}}]).data["size"] == 0
 
 

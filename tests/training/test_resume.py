@@ -251,6 +251,8 @@ def test_a_run_that_patience_has_ended_is_finished() -> None:
             "recipe.schedule=multistep",
             "recipe.warmup_epochs=1",
         ],
+        pytest.param(["data.sampling=balanced", "recipe.monitor=balanced_accuracy"], marks=pytest.mark.slow),
+        pytest.param(["recipe.class_weights=inverse-sqrt", "recipe.monitor=f1_macro"], marks=pytest.mark.slow),
         pytest.param(["recipe.optimizer=rmsprop"], marks=pytest.mark.slow),
         pytest.param(["recipe.optimizer=adam", "recipe.schedule=constant"], marks=pytest.mark.slow),
     ],
