@@ -38,11 +38,11 @@ def copy(source: str, target: str) -> None:
     shutil.copy(ROOT / source, ROOT / target)
 
 
-def advice(**options: object) -> Advice:
+def advice(weighs_classes: bool = False, **options: object) -> Advice:
     data = Folder(8, 0, str(ROOT), **options)
     data.prepare_data()
     data.setup()
-    return advise(data, "folder", ["data.root=photos"])
+    return advise(data, "folder", ["data.root=photos"], weighs_classes=weighs_classes)
 
 
 def split_photographs() -> None:
@@ -169,6 +169,10 @@ def test_faults_are_told() -> None:
     assert "owl: not in the test metrics" in told
     large, small = found.images["train"]["cat"], max(1, min(found.images["train"].values()))
     assert f"cat has {large / small:.1f} times the training images of" in told
+    train = [count for count in found.images["train"].values() if count]
+    low, high = (sum(train) / len(train) / count for count in (max(train), min(train)))
+    assert f"weighs images of the largest class {low:.2g} and of the smallest {high:.2g} in the loss" in told
+    assert f"data.sampling=balanced draws {sum(train) / len(train):.0f} of each class an epoch" in told
     assert all(line.startswith("warning: ") for line in found.brief()[:-1]) and len(found.brief()) == 2, (
         "what is unreadable or lacking was told before"
     )
@@ -193,6 +197,23 @@ def test_the_regime_follows_from_the_images_of_the_usual_class(counts: list[int]
     assert command[6:9] == [freeze, "--set", "data.root=my photos"]
     assert ("recipe.layer_decay=0.75" in command) == (freeze != "backbone")
     assert "data.size" not in found.command
+
+
+def test_unbalanced_classes_get_weights_unless_the_training_makes_up_for_them() -> None:
+    asked = ["recipe.class_weights=balanced", "recipe.monitor=balanced_accuracy"]
+    found = suggest({"a": 90, "b": 30}, "digits", [])
+    assert all(setting in found.command for setting in asked) and "a has 3.0 times as many as b" in found.reason
+    for other in (suggest({"a": 90, "b": 31}, "digits", []), suggest({"a": 90, "b": 30}, "digits", [], is_balanced=True)):
+        assert not any(setting in other.command for setting in asked)
+
+
+def test_a_training_that_balances_is_not_told_how_to() -> None:
+    photographs(cat=40, dog=6)
+    remedies = ("class_weights", "sampling")
+    assert all(remedy in advice(validation=0.3, test=0.2).brief()[0] for remedy in remedies)
+    for found in (advice(validation=0.3, test=0.2, sampling="balanced"), advice(validation=0.3, test=0.2, weighs_classes=True)):
+        assert "times the training images of dog" in found.brief()[0]
+        assert not any(remedy in found.brief()[0] + found.suggestion.command for remedy in remedies)
 
 
 def test_the_settings_of_the_command_are_those_of_the_model() -> None:

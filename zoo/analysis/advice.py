@@ -23,6 +23,7 @@ EXAMPLES = 3  # listed in messages
 SAMPLED = 2000  # files of a large set that is not to be read, whose sizes are looked at
 FEW, MANY = 50, 200  # training images per class
 IMBALANCED = 3  # from this ratio of the largest to the smallest class on, accuracy says little about the smallest
+BALANCING = {"class_weights": "balanced", "monitor": "balanced_accuracy"}  # recipe for such classes
 BACKBONE = "efficientnet-lite0"  # its pretrained weights come as a Python package, without a download
 
 
@@ -79,6 +80,7 @@ class Advice:
         notes: folders that are not used and classes that a split lacks, one line each.
         duplicates: one entry per kind that occurs.
         is_decoded: whether all images were decoded, as those in memory are.
+        is_balanced: whether training makes up for class imbalance.
     """
 
     data: str
@@ -91,6 +93,7 @@ class Advice:
     duplicates: list[Duplicates]
     suggestion: Suggestion
     is_decoded: bool = True
+    is_balanced: bool = False
 
     def warnings(self) -> list[str]:
         """Problems to fix before training, one line each."""
@@ -100,12 +103,23 @@ class Advice:
             lines.append(f"{what}: {some(self.unreadable, EXAMPLES)}")
         lines += self.notes
         if self.imbalance >= IMBALANCED:
-            small, large = _smallest_and_largest(self.images["train"])
-            lines.append(
-                f"{large[0]} has {self.imbalance:.1f} times the training images of {small[0]}: check the metrics of each class "
-                "(zoo test RUN), since accuracy hides the small ones"
-            )
+            lines.append(self._describe_imbalance())
         return lines
+
+    def _describe_imbalance(self) -> str:
+        small, large = _smallest_and_largest(self.images["train"])
+        found = (
+            f"{large[0]} has {self.imbalance:.1f} times the training images of {small[0]}: check balanced accuracy and the "
+            "metrics of each class (zoo test RUN), since accuracy hides the small ones"
+        )
+        if self.is_balanced:
+            return found
+        counts = [count for count in self.images["train"].values() if count]
+        each = sum(counts) / len(counts)
+        return (
+            f"{found}; recipe.class_weights=balanced weighs images of the largest class {each / max(counts):.2g} and of the "
+            f"smallest {each / min(counts):.2g} in the loss, or data.sampling=balanced draws {each:.0f} of each class an epoch"
+        )
 
     def brief(self) -> list[str]:
         """The warnings and the majority-class baseline, as ``zoo finetune`` prints them."""
@@ -116,7 +130,7 @@ class Advice:
         return sum(self.images.get(split, {}).values())
 
 
-def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True) -> Advice:
+def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True, weighs_classes: bool = False) -> Advice:
     """Check a data set.
 
     Args:
@@ -124,6 +138,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True
         name: its name.
         settings: its options, as in ``data.root=photos``, for the suggested command.
         read: read all files of data beyond memory; otherwise it is judged by what was read and by the sizes of some files.
+        weighs_classes: whether the training to come has class weights.
 
     Raises:
         UserError: it is not for image classification.
@@ -153,6 +168,7 @@ def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True
     else:
         duplicates = find_duplicates(_equal_pixels(listed), labels, lambda split, i: f"{split} {i}")
     small, large = _smallest_and_largest(images["train"])
+    is_balanced = weighs_classes or getattr(data, "sampling", "natural") == "balanced"
     return Advice(
         name,
         images,
@@ -162,8 +178,9 @@ def advise(data: Any, name: str, settings: Sequence[str] = (), read: bool = True
         unreadable,
         list(getattr(data, "notes", ())),
         duplicates,
-        suggest(images["train"], name, settings),
+        suggest(images["train"], name, settings, is_balanced),
         not any(isinstance(listed[split].images, ImageFiles) for split in labels),
+        is_balanced,
     )
 
 
@@ -265,8 +282,13 @@ def _sizes(found: list[tuple[int, int]], scaled_to: tuple[int, int]) -> Sizes:
 # ---------------------------------------------------------------------------------------------- the suggestion
 
 
-def suggest(train: dict[str, int], name: str, settings: Sequence[str]) -> Suggestion:
-    """Choose a fine-tuning regime by the median number of training images per class."""
+def suggest(train: dict[str, int], name: str, settings: Sequence[str], is_balanced: bool = False) -> Suggestion:
+    """Choose a fine-tuning regime by the median number of training images per class, and class weights by their ratio.
+
+    Args:
+        is_balanced: whether the settings make up for class imbalance.
+    """
+    chosen: dict[str, Any]
     usual = int(median(train.values()))
     counts = f"{_many(len(train), 'class', 'classes')} with {_spread(train.values())} training images each"
     if usual < FEW:
@@ -278,7 +300,11 @@ def suggest(train: dict[str, int], name: str, settings: Sequence[str]) -> Sugges
     else:
         freeze, chosen = "none", {"lr": 1e-3, "layer_decay": 0.75}
         reason = f"{counts}: enough to fine-tune all layers from the start, early layers with lower learning rates"
-    settings = [*settings, *(f"recipe.{key}={value:g}" for key, value in chosen.items())]
+    small, large = _smallest_and_largest(train)
+    if large[1] >= IMBALANCED * max(1, small[1]) and not is_balanced:
+        chosen |= BALANCING
+        reason += f"; the loss weighs classes, since {large[0]} has {large[1] / max(1, small[1]):.1f} times as many as {small[0]}"
+    settings = [*settings, *(f"recipe.{key}={value}" for key, value in chosen.items())]
     words = [BACKBONE, "--data", name, "--freeze", freeze, *(word for text in settings for word in ("--set", text))]
     return Suggestion(freeze, chosen, reason, f"zoo finetune {shlex.join(words)}")
 

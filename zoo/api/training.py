@@ -164,7 +164,8 @@ def advise_on(run: Run) -> Callable[[Any], None]:
         from zoo.core.ranks import rank_zero_print
 
         if data.task == "classification" and not data.spec.are_points:
-            for line in advise(data, run.data["name"], read=False).brief():
+            weighs_classes = run.recipe.class_weights is not None
+            for line in advise(data, run.data["name"], read=False, weighs_classes=weighs_classes).brief():
                 rank_zero_print(line)
 
     return warn
