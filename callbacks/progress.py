@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
+from shutil import get_terminal_size
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -48,10 +50,7 @@ class Line:
             yield Text(self.finding.one_line, COLORS.get(self.finding.severity, ""), no_wrap=True, overflow="ellipsis")
 
     def fitted(self, width: int) -> Text:
-        kept = sorted(self.parts, key=lambda part: part.rank)
-        while len(kept) > 1 and len(GAP.join(part.text for part in kept)) > width:
-            kept.pop()
-        pieces = [Text(part.text, part.style) for part in self.parts if part in kept]
+        pieces = [Text(part.text, part.style) for part in _fitting(self.parts, width)]
         room = min(MOST_BAR, width - sum(len(piece) + len(GAP) for piece in pieces))
         if room >= LEAST_BAR:
             full = round(self.done * room)
@@ -59,6 +58,14 @@ class Line:
         line = Text(GAP, no_wrap=True, overflow="crop").join(pieces)
         line.no_wrap, line.overflow = True, "crop"
         return line
+
+
+def _fitting(parts: list[Part], width: float) -> list[Part]:
+    """The parts that a line has room for, one at least."""
+    kept = sorted(parts, key=lambda part: part.rank)
+    while len(kept) > 1 and len(GAP.join(part.text for part in kept)) > width:
+        kept.pop()
+    return [part for part in parts if part in kept]
 
 
 class TrainingProgress(L.Callback):
@@ -122,7 +129,9 @@ class TrainingProgress(L.Callback):
         elif trainer.is_global_zero and self._line_is_due(trainer):
             times = f"{_clock(time.monotonic() - self.started_at)} elapsed, {_clock(self._seconds_left(trainer))} left"
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            print(f"{epoch}  {self._metrics()}  {times}", file=sys.stderr, flush=True)
+            width = get_terminal_size().columns if sys.stderr.isatty() else math.inf  # a terminal that cannot draw
+            parts = _fitting([Part(epoch, 3), *self._metrics(), Part(times, 2)], width)
+            print(GAP.join(part.text for part in parts), file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_findings(trainer)
@@ -157,8 +166,12 @@ class TrainingProgress(L.Callback):
         elapsed = time.monotonic() - self.started_at
         return elapsed / max(1, done - self.first_step) * max(0, self._total(trainer) - done)
 
-    def _metrics(self) -> str:
-        return "  ".join(self._metric(name) for name in self.show if name in self.metrics)
+    def _metrics(self) -> list[Part]:
+        """The metrics in order; the watched one is the last to be left out, the first of the others the one before it."""
+        first = next((name for name in self.show if name in self.metrics and name != self.trend), "")
+        ranks = {self.trend: 0, first: 1}
+        names = [name for name in dict.fromkeys((*self.show, self.trend)) if name in self.metrics]
+        return [Part(self._metric(name), ranks.get(name, 7)) for name in names]
 
     def _metric(self, name: str) -> str:
         return printable(f"{name} {self.metrics[name]:.4g}")
@@ -172,23 +185,21 @@ class TrainingProgress(L.Callback):
         live.refresh()
 
     def _compose(self, trainer: L.Trainer) -> None:
-        """Fill the line; the watched metric, the first of the others, time left and step are the last to be left out."""
+        """Fill the line; the metrics that matter most, time left and step are the last to be left out."""
         done, total = trainer.fit_loop.total_batch_idx + 1, self._total(trainer)
         taken = done - self.first_step
         rate = taken / max(1e-9, time.monotonic() - self.started_at)
-        shown = [name for name in self.show if name in self.metrics and name != self.trend]
-        metrics = [Part(self._metric(name), 1 if name == shown[0] else 7) for name in shown]
-        if self.trend in self.metrics:
-            metrics.append(Part(self._metric(self.trend), 0))
+        trend = []
         if len(self.history) > 1:
-            metrics.append(Part(f"{printable(self.trend)} {sparkline(self.history, TREND_WIDTH)}", 5))
+            trend.append(Part(f"{printable(self.trend)} {sparkline(self.history, TREND_WIDTH)}", 5))
         self.line.done = done / total if total else 0.0
         self.line.parts = [
             Part(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", 4),
             Part(f"{done}/{total}", 3),
             Part(f"{rate:.1f} steps/s", 6),
             Part(f"{_clock(self._seconds_left(trainer)) if taken else '?'} left", 2),
-            *metrics,
+            *self._metrics(),
+            *trend,
         ]
 
     def _close(self) -> None:

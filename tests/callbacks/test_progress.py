@@ -99,6 +99,16 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not TrainingProgress({}, ()).terminal
 
 
+@pytest.mark.parametrize(("width", "count"), [(None, 5), (80, 4), (30, 1)])
+def test_a_line_of_a_log_is_whole_in_a_pipe_and_fits_a_dumb_terminal(capfd, monkeypatch, width: int | None, count: int) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: width is not None, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    metrics = {"train/loss": 0.1234, "val/loss": 0.4321, "val/accuracy": 0.9021}
+    fit(TrainingProgress(metrics, tuple(metrics), terminal=False, trend="val/accuracy"), max_epochs=1)
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "val/accuracy" in line)
+    assert len(line.split("  ")) == count and len(line) <= (width or 200) and "val/accuracy 0.9021" in line
+
+
 def test_the_bar_is_closed_when_a_training_fails() -> None:
     class Failing(Anybodys):
         def training_step(self, batch, batch_idx):

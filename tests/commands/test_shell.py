@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from rich.cells import cell_len
 
 from zoo.commands import shell
@@ -36,3 +37,21 @@ def test_a_preview_of_long_sequences_fits_a_terminal_and_is_whole_in_a_pipe(zoo,
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     wrapped = zoo("data", "preview", "adding-problem").out
     assert wrapped.split() == whole.split() and max(map(len, wrapped.splitlines())) <= 80 < max(map(len, whole.splitlines()))
+
+
+PARTS = ["test/accuracy 0.9021", "test/loss 0.4321", "test/calibration_error 0.0123"]
+
+
+@pytest.mark.parametrize(("width", "rows"), [(None, [3]), (80, [2, 1]), (120, [3]), (40, [1, 1, 1])])
+def test_parts_of_a_line_stay_whole(capsys, monkeypatch: pytest.MonkeyPatch, width: int | None, rows: list[int]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: width is not None)
+    monkeypatch.setenv("COLUMNS", str(width))
+    shell.echo_parts("mlp on digits:", PARTS)
+    lines = capsys.readouterr().out.splitlines()
+    assert [sum(part in line for part in PARTS) for line in lines] == rows
+    assert all(len(line) <= (width or 999) for line in lines) and lines[0].startswith("mlp on digits: test/accuracy 0.9021")
+
+
+def test_a_line_without_parts_is_its_start(capsys) -> None:
+    shell.echo_parts("mlp on digits:", [])
+    assert capsys.readouterr().out == "mlp on digits:\n"

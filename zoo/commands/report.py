@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands.shell import echo, open_registry, zoo_command
+from zoo.commands.shell import echo, echo_parts, open_registry, zoo_command
 from zoo.core.errors import UserError
 from zoo.core.files import require_writable
 
@@ -60,4 +60,4 @@ def report(
     understood = [shlex.quote(str(subject.folder.run_file)) for subject in subjects if subject.run]
     commands = [f"{again} picture curves {' '.join(with_curves)}"] if with_curves else []
     commands += [f"{again} train --config {understood[0]} --name NEW"] if understood else []
-    echo("next: " + "    ".join(commands or [f"{again} list"]))
+    echo_parts("next:", commands or [f"{again} list"], gap="    ")

@@ -236,6 +236,20 @@ def echo(*lines: object, flush: bool = False) -> None:
         print(printable(line), flush=flush)
 
 
+def echo_parts(start: str, parts: Iterable[str], gap: str = "  ") -> None:
+    """Print parts in one line, or in several where a terminal is too narrow, which would break them anywhere."""
+    width = terminal_width() if sys.stdout.isatty() else sys.maxsize
+    written = list(map(printable, parts))
+    line = " ".join([printable(start), *written[:1]])
+    for part in written[1:]:
+        if len(line + gap + part) > width:
+            print(line)
+            line = f"  {part}"
+        else:
+            line += gap + part
+    print(line)
+
+
 def print_json(value: Any) -> None:
     """Print plain data, in which dataclasses may stand."""
     print(json_text(value, indent=2, default=asdict))
@@ -293,8 +307,5 @@ def print_table(rows: list[tuple[str, ...]], header: tuple[str, ...], numbers: t
             print(f"{set_cell_size(line, width - 1)}…")
 
 
-def metrics_line(metrics: dict[str, float]) -> str:
-    def text(name: str, value: float) -> str:
-        return f"{value:,.0f}" if name.endswith("/characters") else f"{value:.4f}"
-
-    return "  ".join(f"{name} {text(name, value)}" for name, value in metrics.items())
+def metric_texts(metrics: dict[str, float]) -> list[str]:
+    return [f"{name} {value:,.0f}" if name.endswith("/characters") else f"{name} {value:.4f}" for name, value in metrics.items()]

@@ -22,7 +22,8 @@ from zoo.commands.shell import (
     Set,
     SetData,
     echo,
-    metrics_line,
+    echo_parts,
+    metric_texts,
     open_registry,
     print_json,
     zoo_command,
@@ -132,12 +133,12 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
     name = outcome.folder.name
     if outcome.was_finished:
         echo(f"{name} was already finished: nothing left to train")
-    echo(f"{run.config.network} on {run.config.data['name']}: {metrics_line(outcome.metrics)}")
-    echo(f"{run.path}/   run.yaml  metrics.jsonl  checkpoints/best.ckpt  checkpoints/last.ckpt")
+    echo_parts(f"{run.config.network} on {run.config.data['name']}:", metric_texts(outcome.metrics))
+    echo_parts(f"{run.path}/  ", ("run.yaml", "metrics.jsonl", "checkpoints/best.ckpt", "checkpoints/last.ckpt"))
     for finding in outcome.findings:
         echo(finding)
     commands = dict.fromkeys((outcome.task.use_command, "test {run}", outcome.task.review_command))
-    echo("next: " + "    ".join(f"{again} {command.format(run=name)}" for command in commands))
+    echo_parts("next:", (f"{again} {command.format(run=name)}" for command in commands), gap="    ")
 
 
 def test(
@@ -185,7 +186,7 @@ def test(
 
     tested_on = data_section(registry, data or trained.config.data["name"])["name"]
     how = f", mean of {tested.details['views']} views" if tta else ""
-    echo(f"{trained.config.network} on {tested_on}{how}: {metrics_line(tested)}")
+    echo_parts(f"{trained.config.network} on {tested_on}{how}:", metric_texts(tested))
     if "targets" in tested.details:
         print_targets(tested.details["targets"])
     if "classes" in tested.details:
@@ -195,7 +196,9 @@ def test(
         look = "regions" if counted == "points" else "mistakes"
         if trained.is_published or "confusion" not in tested.details:
             return
-        echo("", f"next: {again} picture confusion {name}    {again} picture calibration {name}    {again} picture {look} {name}")
+        pictures = (f"{again} picture confusion {name}", f"{again} picture calibration {name}", f"{again} picture {look} {name}")
+        echo("")
+        echo_parts("next:", pictures, gap="    ")
 
 
 def _no_classes(csv: str, trained: TrainedRun) -> str:
