@@ -7,6 +7,7 @@ import html
 import json
 import logging
 import math
+import re
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from zoo.core.json_lines import read_json_lines
 from zoo.training.tracking import guest as guest_module
 from zoo.training.tracking import tracker as tracker_module
 from zoo.training.tracking.guest import Guest
-from zoo.training.tracking.loggers import code, markdown, mlflow_name
+from zoo.training.tracking.loggers import mlflow_name
+from zoo.training.tracking.rendering import code, markdown, markdown_table
+from zoo.training.tracking.tables import Table
 from zoo.training.tracking.tracker import Tracker
 
 TRAIN = ("train", "mlp", "--set", "trainer.accelerator=cpu", "--set", "trainer.log_every_n_steps=5")
@@ -58,6 +62,8 @@ def test_three_loggers_hold_the_metrics_of_the_run(zoo, monkeypatch) -> None:
     tags = events.Tags()
     equal({tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}, own)
     assert sum(tag.startswith("val/samples/") for tag in tags["images"]) == 16
+    assert {"depth/spread", "depth/updates"} <= set(tags["images"])
+    assert {f"{key}/text_summary" for key in ("layers", "parameters", "test/confusion")} <= set(tags["tensors"])
     histogram = next(tag for tag in tags["histograms"] if tag.startswith("activations/"))
     assert sum(events.Histograms(histogram)[-1].histogram_value.bucket) > 0
 
@@ -69,6 +75,16 @@ def test_three_loggers_hold_the_metrics_of_the_run(zoo, monkeypatch) -> None:
     equal({name: mlflow_points(client, run.info.run_id, name) for name in own}, own)
     samples = [each.path for each in client.list_artifacts(run.info.run_id, "val/samples")]
     assert "val/samples/00.png" in samples and "val/samples/00.txt" in samples
+    kept = Path(client.download_artifacts(run.info.run_id, "."))
+    assert {path.name for path in (kept / "depth").iterdir()} == {"spread.png", "updates.png"}
+    last = [record for record in read_json_lines(folder / "monitors.jsonl") if record["kind"] == "activations"][-1]["layers"]
+    with (kept / "layers.csv").open() as file:
+        layers = list(csv.DictReader(file))
+    assert [(row["layer"], row["type"]) for row in layers] == [(name, row["type"]) for name, row in last.items()]
+    assert [float(row["std"]) for row in layers] == [row["std"] for row in last.values()]
+    with (kept / "test/confusion.csv").open() as file:
+        tested = sum(int(row["nPredictions"]) for row in csv.DictReader(file))
+    assert tested == 359, "all test images"
 
 
 def csv_points(path: Path) -> Points:
@@ -202,6 +218,8 @@ def test_tensorboard_shows_texts_as_they_are() -> None:
     text = "1. *a* _b_ # <b>c</b> [d](e) `f` \\n & {g} ![h](i)\n# head | x |\n- y"
     shown = html.unescape(markdown_to_safe_html(markdown(text)))
     assert shown.removeprefix("<p>").removesuffix("</p>") == text.replace("\n", "<br>\n")
+    shown = html.unescape(markdown_to_safe_html(markdown_table(Table(("a_b", "c"), [["x | *y*", 0.123456], [None, "<b>"]]))))
+    assert re.findall("<t[hd]>(.*?)</t[hd]>", shown) == ["a_b", "c", "x | *y*", "0.1235", "", "<b>"]
     aligned = "input   3  <s>*7*\npredict 13 _"
     shown = html.unescape(markdown_to_safe_html(code(aligned)))
     assert shown == f"<pre><code>{aligned}\n</code></pre>"

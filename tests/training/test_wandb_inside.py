@@ -189,7 +189,7 @@ def test_strange_records_are_left_out_and_tables_that_fail_are_one_warning(tmp_p
     def fail(monitors):
         raise KeyError("layers")
 
-    monkeypatch.setattr("zoo.training.tracking.wandb_tables.monitor_tables", fail)
+    monkeypatch.setattr("zoo.training.tracking.wandb_tracker.monitor_tables", fail)
     log.log_monitors(tmp_path / "monitors.jsonl")
     log.close()
     (warning,) = warnings_of(caplog)

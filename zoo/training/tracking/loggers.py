@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from zoo.registry.entry import register_logger
 from zoo.registry.registry import Registry
 from zoo.tasks.samples import Samples
 from zoo.training.tracking.media import captioned
+from zoo.training.tracking.rendering import code, csv_table, depth_figure, markdown, markdown_table
+from zoo.training.tracking.tables import DepthChart, Table, confusion_table, monitor_tables
 from zoo.training.tracking.tracker import Tracker
 
 
@@ -86,7 +88,9 @@ class LightningTracker(Tracker):
 
 
 class TensorBoardTracker(LightningTracker):
-    """Adds histograms, findings as texts, and samples as images and texts."""
+    """Adds histograms, findings and tables as texts, statistics over depth as pictures, and samples as images and texts."""
+
+    most_classes = 20  # a confusion matrix is a table of text
 
     def log_record(self, record: dict[str, Any]) -> None:
         super().log_record(record)
@@ -105,6 +109,13 @@ class TensorBoardTracker(LightningTracker):
             edges[1:], counts, step,
         )  # fmt: skip
 
+    def log_monitors(self, monitors: Path, classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> None:
+        for key, table in tables_of(monitors, classes, confusion, self.most_classes):
+            if isinstance(table, DepthChart):
+                self.logger.experiment.add_figure(key, depth_figure(table), self._step)
+            else:
+                self.logger.experiment.add_text(key, markdown_table(table), self._step)
+
     def log_samples(self, key: str, samples: Samples) -> None:
         for number, (image, text) in enumerate(captioned(samples)):
             if image:
@@ -114,7 +125,7 @@ class TensorBoardTracker(LightningTracker):
 
 
 class MLflowTracker(LightningTracker):
-    """Adds findings as tags, and samples as artifacts: PNG files and texts."""
+    """Adds findings as tags, and as artifacts tables, statistics over depth and samples: CSV, PNG and text files."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None) -> None:
         super().log_metrics({mlflow_name(name): value for name, value in metrics.items()}, step)
@@ -131,15 +142,22 @@ class MLflowTracker(LightningTracker):
                 self.logger.experiment.log_image(self.logger.run_id, image, f"{key}/{number:02}.png")
             self.logger.experiment.log_text(self.logger.run_id, text, f"{key}/{number:02}.txt")
 
+    def log_monitors(self, monitors: Path, classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> None:
+        client, run_id = self.logger.experiment, self.logger.run_id
+        for key, table in tables_of(monitors, classes, confusion, self.most_classes):
+            if isinstance(table, DepthChart):
+                client.log_figure(run_id, depth_figure(table), f"{key}.png")
+            else:
+                client.log_text(run_id, csv_table(table), f"{key}.csv")
 
-def markdown(text: str) -> str:
-    """Text as it stands, line by line, in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(text, quote=False)).replace("\n", "  \n")
 
-
-def code(text: str) -> str:
-    """Text as it stands, spaces included, in Markdown."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+def tables_of(
+    monitors: Path, classes: Sequence[str], confusion: Sequence[Sequence[int]], most_classes: int
+) -> Iterator[tuple[str, Table | DepthChart]]:
+    """The tables of a finished run by the keys that W&B has them under, too."""
+    yield from monitor_tables(monitors).items()
+    if confusion and len(classes) <= most_classes:
+        yield "test/confusion", confusion_table(classes, confusion)
 
 
 def mlflow_name(metric: str) -> str:

@@ -20,6 +20,7 @@ from zoo.core.errors import first_line
 from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.lineage import Origin, artifact_name
+from zoo.training.tracking.tables import confusion_table, monitor_tables
 from zoo.training.tracking.tracker import Tracker
 from zoo.training.tracking.wandb_artifacts import origin_artifact, trained_files, use
 from zoo.training.tracking.wandb_server import PROJECT, why_not_online, why_unreachable, within
@@ -219,13 +220,13 @@ class WandbTracker(Tracker):
         """Log tables, charts and, as an artifact, all records."""
         if not self._run:
             return
-        from zoo.training.tracking.wandb_tables import confusion_chart, monitor_tables
+        from zoo.training.tracking.wandb_tables import as_wandb, confusion_chart
 
         tables = {}
         if self.settings.inside != "off":
-            tables.update(monitor_tables(monitors))
+            tables.update({key: as_wandb(table) for key, table in monitor_tables(monitors).items()})
         if confusion and len(classes) <= self.most_classes:
-            tables["test/confusion"] = confusion_chart(classes, confusion)
+            tables["test/confusion"] = confusion_chart(confusion_table(classes, confusion))
         for key, table in tables.items():
             self._log_table(key, table)
         if self.settings.inside != "off" and monitors.exists() and monitors.stat().st_size:
