@@ -22,7 +22,6 @@ from zoo.training.tracking.wandb_server import PROJECT
 
 METHODS = {"random": "random", "grid": "grid", "tpe": "bayes"}
 QUARTER = 4  # the factor of successive halving, as Optuna's default
-OF_SWEEP = ("wandb.project", "wandb.entity")  # keys of a sweep, which its runs cannot choose
 DISTRIBUTIONS = {  # of W&B -> kind of range
     "uniform": "uniform",
     "int_uniform": "uniform",
@@ -92,7 +91,7 @@ def _command(registry: Registry, search: Search, budget: Budget) -> list[str]:
     """The ``zoo train`` command with all settings of the search that are not defaults."""
     model, data = search.base["model"]["name"], search.base["data"]["name"]
     default = resolve(registry, model, {}, [{"data": {"name": data}}]).model_dump(mode="json")
-    elsewhere = {*(dimension.key for dimension in search.space), "wandb.mode", *OF_SWEEP}
+    elsewhere = {*(dimension.key for dimension in search.space), "wandb.mode"}
     settings = [
         f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
         for section in SECTIONS
