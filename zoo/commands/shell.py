@@ -242,7 +242,7 @@ def echo_parts(start: str, parts: Iterable[str], gap: str = "  ") -> None:
     written = list(map(printable, parts))
     line = " ".join([printable(start), *written[:1]])
     for part in written[1:]:
-        if len(line + gap + part) > width:
+        if columns_of(line + gap + part) > width:
             print(line)
             line = f"  {part}"
         else:
