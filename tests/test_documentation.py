@@ -42,6 +42,8 @@ def test_every_command_of_a_page_works(zoo, page: Path) -> None:
             if command[:1] == ["zoo"]:
                 answer = zoo(*command[1:])
                 assert (answer.code != 0) == ("fails" in note), (line, answer.err)
+                if line.endswith("zoo train resnet20"):  # "to 98 or 99% test accuracy"
+                    assert float(re.search(r"test/accuracy ([\d.]+)", answer.out)[1]) >= 0.975
                 ran += 1
     assert ran
 
