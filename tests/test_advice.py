@@ -224,7 +224,7 @@ BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 CASES = [
     # ---- after work that was done
     Case("train --resume run", "predict test picture", ("zoo test •", "zoo picture confusion •")),
-    Case("test run", "picture picture picture", ("zoo picture calibration •", "zoo picture • •")),
+    Case("test run", "picture picture picture", ("zoo picture calibration •", "zoo picture mistakes •", "zoo picture • •")),
     Case("test points", "picture picture picture"),
     Case("predict run a.png", "picture", ("zoo picture saliency",)),
     Case("report run", "picture train", ("zoo picture curves •", "zoo train --config • --name NEW")),
