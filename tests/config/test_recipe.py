@@ -305,3 +305,10 @@ def test_annotations_are_read_without_evaluating_them(text: str, type_: type) ->
 def test_an_annotation_that_is_code_is_not_run() -> None:
     parse_annotation("__import__('os').mkdir('made')")
     assert not Path("made").exists()
+
+
+def test_data_of_your_own_are_named_with_their_path() -> None:
+    titles = [resolve(REGISTRY, "softmax", {}, [{"data": data}]).data_title for data in (
+        {"name": "digits"}, {"name": "folder", "root": "photos"}, {"name": "hf", "path": "zoo/cats", "root": "elsewhere"},
+    )]  # fmt: skip
+    assert titles == ["digits", "folder (photos)", "hf (zoo/cats)"]

@@ -486,7 +486,7 @@ class TrainedRun:
         metrics = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
         if self.is_published:
             return f"<published network {self.path}>"
-        return f"<run {self.name}: {self.config.network} on {self.config.data['name']}{metrics}>"
+        return f"<run {self.name}: {self.config.network} on {self.config.data_title}{metrics}>"
 
     def _repr_html_(self) -> str:
         from zoo.report.notebook import render

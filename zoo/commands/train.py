@@ -133,7 +133,7 @@ def print_trained(context: typer.Context, json: bool, training: Callable[[], Tra
     name = outcome.folder.name
     if outcome.was_finished:
         echo(f"{name} was already finished: nothing left to train")
-    echo_parts(f"{run.config.network} on {run.config.data['name']}:", metric_texts(outcome.metrics))
+    echo_parts(f"{run.config.network} on {run.config.data_title}:", metric_texts(outcome.metrics))
     echo_parts(f"{run.path}/  ", ("run.yaml", "metrics.jsonl", "checkpoints/best.ckpt", "checkpoints/last.ckpt"))
     for finding in outcome.findings:
         echo(finding)

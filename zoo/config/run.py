@@ -17,6 +17,12 @@ SECTIONS = ("model", "data", "recipe", "trainer", "wandb")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
+def data_title(section: dict[str, Any]) -> str:
+    """The name of the data of a section ``data``, with the path of your own: of a folder, a file or a data set of a hub."""
+    path = section.get("path") or section.get("root")
+    return f"{section.get('name', '')}{f' ({path})' if path else ''}"
+
+
 class TrainerSettings(Section):
     """Settings of Lightning's Trainer."""
 
@@ -124,6 +130,11 @@ class Run(Section):
     def network(self) -> str:
         """The name of the network: the model's, or that of a library's network, as in torchvision's resnet50."""
         return str(self.model["network" if self.model["name"] in LIBRARIES else "name"])
+
+    @property
+    def data_title(self) -> str:
+        """The name of the data, with the path of your own, as in ``folder (photos)``."""
+        return data_title(self.data)
 
     def to_yaml(self) -> str:
         """Dump to YAML, as ``run.yaml`` holds it and ``--config`` reads it."""

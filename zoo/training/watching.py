@@ -151,7 +151,7 @@ class RunWatcher:
         return RunStatus(
             name=self.folder.name,
             network=self.run.network if self.run else "unknown",
-            data=self.run.data["name"] if self.run else "unknown data, as run.yaml cannot be read",
+            data=self.run.data_title if self.run else "unknown data, as run.yaml cannot be read",
             # the test at the end counts as an epoch of its own
             epoch=int(max((metrics.last(name)[1] for name in trained), default=-1)) + 1,
             epochs=epochs,
