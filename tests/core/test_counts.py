@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.core.counts import out_of, percentage
+from zoo.core.counts import how_many_trained, out_of, percentage
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_few_are_counted_and_many_also_measured(count: int, total: int, text: st
 def test_one_more_changes_the_percentage(total: int) -> None:
     texts = [percentage(count, total) for count in range(total + 1)]
     assert len(set(texts)) == len(texts) and texts[-1].rstrip("0%") in ("1", "100.")
+
+
+def test_parameters_are_counted_with_how_many_are_trained() -> None:
+    assert how_many_trained(167178, 167178) == "167,178 (all trained)"
+    assert how_many_trained(3374851, 3843) == "3,374,851 (3,843 trained)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from zoo.pictures.figure import CJK_FONTS, style, write_png
+from zoo.pictures.figure import CJK_FONTS, style, svg_text, write_png
 
 
 def test_signs_that_no_font_has_are_told_in_one_line(tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +44,11 @@ def test_a_name_that_is_no_text_is_drawn_with_its_bytes(tmp_path: Path) -> None:
             figure.subplots().set_title(name)
             write_png(figure, tmp_path / f"{number}.png")
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+
+
+def test_an_element_of_a_page_shows_names_as_they_are() -> None:
+    with style():
+        figure = Figure()
+        figure.subplots().set_title(r"$\frac{$")  # is no mathematics
+        svg = svg_text(figure)
+    assert svg.strip().startswith("<svg ") and svg.strip().endswith("</svg>") and r"<!-- $\frac{$ -->" in svg

@@ -13,3 +13,8 @@ def out_of(count: int, total: int, what: str) -> str:
     """``11 of 12 images``; from a hundred on also as a percentage, as in ``324 of 359 images (90.3%)``."""
     text = f"{count:,} of {total:,} {what}"
     return f"{text} ({percentage(count, total)})" if total >= 100 else text
+
+
+def how_many_trained(parameters: int, trained: int) -> str:
+    """``167,178 (all trained)``, or ``3,374,851 (3,843 trained)``."""
+    return f"{parameters:,} ({'all' if trained == parameters else f'{trained:,}'} trained)"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -113,13 +114,22 @@ def _show_names(figure: Figure) -> None:
             text.set_text(printable(text.get_text(), LAYOUT))
 
 
+def svg_text(figure: Figure) -> str:
+    """Render a figure as an SVG element."""
+    return _render(figure, format="svg").decode().partition("<!DOCTYPE")[2].partition(">")[2]
+
+
 def png_bytes(figure: Figure) -> bytes:
     """Render a figure as PNG; equal figures give equal bytes."""
+    return _render(figure, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _render(figure: Figure, **options: Any) -> bytes:
     _show_names(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(buffer, **options)
     missing_glyphs = [each for each in caught if str(each.message).startswith("Glyph")]  # one per character
     for each in caught:
         if each not in missing_glyphs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from html import escape
 
 from zoo.config.run import Run
@@ -20,7 +19,7 @@ def render(source: RunFolder | ExportedFile | PublishedNetwork, run: Run, metric
     """HTML of a run, an exported file or a published network; ``metrics`` are those of the test."""
     if isinstance(source, PublishedNetwork):
         return f"<div><h4>{escape(source.name)}: {source.kind}</h4></div>"
-    heading = f"{source.path.name}: {run.network} on {run.data['name']}"
+    heading = f"{source.path.name}: {run.network} on {run.data_title}"
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in metrics.items())
     parts = [f"<h4>{escape(heading)}</h4>", f"<table>{rows}</table>" if rows else ""]
     if isinstance(source, RunFolder):
@@ -30,15 +29,14 @@ def render(source: RunFolder | ExportedFile | PublishedNetwork, run: Run, metric
 
 def _curves(folder: RunFolder) -> str:
     from zoo.pictures.curves import curves
-    from zoo.pictures.figure import style
+    from zoo.pictures.figure import style, svg_text
 
-    image = io.StringIO()
     try:
         with style():
-            curves(current_registry(), [folder]).figure.savefig(image, format="svg")
+            image = svg_text(curves(current_registry(), [folder]).figure)
     except UserError:  # nothing was recorded yet
         return ""
-    return image.getvalue().partition("?>")[2] or image.getvalue()
+    return image.replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)  # as wide as the cell at most
 
 
 def _findings(folder: RunFolder) -> str:

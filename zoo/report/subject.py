@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zoo.config.run import Run
+from zoo.config.run import Run, data_title
 from zoo.config.settings import read_config
 from zoo.core.clock import format_duration
+from zoo.core.counts import how_many_trained
 from zoo.core.errors import UserError, one_line, some
 from zoo.registry.registry import Registry
 from zoo.report.history import Finding, History, read_history
@@ -130,10 +131,8 @@ def _lack(file: Path) -> str:
 def network_and_data(subject: Subject) -> tuple[str, str]:
     """Names of the network and the data, as far as they are known; of your own images also their path."""
     settings = subject.settings
-    data = settings.get("data", {})
     network = subject.run.network if subject.run else settings.get("model", {}).get("name", "")
-    path = data.get("path") or data.get("root")
-    return str(network), f"{data.get('name', '')}{f' ({path})' if path else ''}"
+    return str(network), data_title(settings.get("data", {}))
 
 
 def count_findings(findings: Sequence[Finding]) -> str:
@@ -162,8 +161,8 @@ def facts(subject: Subject) -> list[tuple[str, str]]:
             rows.append((TIME, format_duration(max(times) - start)))
     parameters, trained = environment.get("parameters"), environment.get("trained_parameters")
     if isinstance(parameters, int):
-        of_which = f" ({'all' if trained == parameters else f'{trained:,}'} trained)" if isinstance(trained, int) else ""
-        rows.append(("Parameters", f"{parameters:,}{of_which if parameters else ''}"))
+        is_known = parameters and isinstance(trained, int)
+        rows.append(("Parameters", how_many_trained(parameters, trained) if is_known else f"{parameters:,}"))
     if environment.get("device"):
         rows.append(("Device", str(environment["device"])))
     return rows
