@@ -14,6 +14,7 @@ import yaml
 
 from zoo.config.run import Run
 from zoo.core import __version__
+from zoo.core.counts import how_many_trained
 from zoo.core.printing import printable
 from zoo.datamodules.files.formats import REMEDIES
 from zoo.export.agreement import Agreement, OwnData
@@ -23,6 +24,7 @@ from zoo.tasks.images import ImageModel
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.outputs import Outputs
 from zoo.training.exported import portable
+from zoo.training.stage_plan import count_trained
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Card:
         return "\n".join(part + "\n" for part in parts)
 
     def _what(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.task.parameters())
+        parameters = how_many_trained(sum(parameter.numel() for parameter in self.task.parameters()), count_trained(self.task))
         file = printable(self.file).replace("`", "'")
         libraries = f" With {self.library.library} alone: `{self._loading()}`." if self.library else ""
         return (
             f"# {plain(self.name)}\n\n"
             f"`{file}`: {self.outputs.network}. Architecture: "
-            f"`{self.run.network}`, {parameters:,} parameters. Trained and exported with bestiary "
+            f"`{self.run.network}`, parameters: {parameters}. Trained and exported with bestiary "
             f"{__version__}; the file is loaded by {self.format.loads}.{libraries}\n\n"
             f"License: {plain(self.license) or NOT_STATED}"
         )
