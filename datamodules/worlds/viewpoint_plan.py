@@ -11,7 +11,7 @@ from zoo.datamodules.files.connectivity import Scan
 from zoo.datamodules.worlds.rooms import AGENT, EXPERT
 
 SIDE, MARGIN = 512, 24  # pixels
-PAPER, EDGE, VIEWPOINT = "#ffffff", "#dcdcdc", "#b4b4b4"
+PAPER, EDGE, VIEWPOINT = "#ffffff", "#c8c8c8", "#8c8c8c"
 DASH, GAP = 8, 5  # pixels
 BESIDE, RING = 3, 10  # pixels: between two paths, and the radius around a goal
 

@@ -153,6 +153,7 @@ def draw_curves(lines: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]], label
                     draw_line(axes, epochs, values, metric, run_style(number))
         axes.set(xlabel="epochs", ylabel=quantity.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-6, 6))  # 0.0001, not 1e-4
         axes.grid(alpha=0.25)
     stages = dict.fromkeys(metric.partition("/")[0] for metrics in lines for metric in metrics)
     handles = [Line2D([], [], **run_style(number), label=name) for number, name in enumerate(labels)]

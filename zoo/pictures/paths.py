@@ -63,6 +63,7 @@ def draw_walks(data: Any, columns: Sequence[Sequence[Episode]], heading: str) ->
             _draw_walk(data, panels[row, column], episode)
     lines = [
         Line2D([], [], color=EXPERT, linestyle="--", label="shortest path"),
+        Line2D([], [], color=EXPERT, linestyle="", marker="o", markersize=9, markerfacecolor="none", label="goal"),
         Line2D([], [], color=AGENT, label="agent"),
         Line2D([], [], color=AGENT, marker="o", linestyle="", label="start"),
         Line2D([], [], color=AGENT, marker="X", linestyle="", label="end"),
