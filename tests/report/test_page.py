@@ -210,12 +210,17 @@ def test_a_comparison_says_in_its_cells_what_is_unknown_without_a_plugin(report,
     table = {row[0]: row[1:5] for row in page.rows[:3]}
     assert table["run"] == ["best val/loss", "test/loss", "best val/accuracy", "test/accuracy"]
     assert table["known"] == ["0.5", "0.6", "0.75", "0.7"] and table["foreign"] == ["0.5", "0.6", "unknown", "0.7"]
-    assert "Best values are unknown for foreign: the model is not available here" in page.text
+    assert "foreign: The model 'squeezenet' is not registered, perhaps because a plugin is missing." in page.text
 
     file = foreign.path / "environment.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "monitor": "val/accuracy", "goal": "max"}))  # as a training does
+    settings = foreign.run_file.read_text().replace("plugins: []", "plugins: [gone/network.py]")
+    foreign.run_file.write_text(settings)
     page = report("known", "foreign", "--no-samples")
     assert page.rows[2][:5] == ["foreign", "0.5", "0.6", "0.75", "0.7"] and "Best values" not in page.text
+    remedy = "pass it from its new place with zoo --plugin NEW/network.py"
+    assert f"run foreign needs the plugin gone/network.py, which is missing: {remedy}" in page.text
+    assert "gone/network.py" in settings and foreign.run_file.read_text() == settings
 
 
 def test_a_curve_with_a_peak_is_logarithmic(report, write_run, metrics) -> None:

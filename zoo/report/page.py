@@ -22,7 +22,6 @@ from zoo.report.plots import INK, confusion_plot, scatter_plot
 from zoo.report.samples import scene, take_samples, thumbnail
 from zoo.report.subject import (
     TIME,
-    UNKNOWN,
     Subject,
     count_findings,
     facts,
@@ -171,8 +170,7 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     data = dict.fromkeys(name for subject in subjects if (name := network_and_data(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
     notes = [f"These runs have different {unlike}: their metrics are not comparable."] if unlike else []
-    if lacking := [subject.label for subject, table in zip(subjects, tables, strict=True) if _has_unknown(table)]:
-        notes.append(f"Best values are unknown for {some(lacking)}: the model is not available here.")
+    notes += [f"{subject.label}: {subject.lacks_model}" for subject in subjects if subject.lacks_model]
     return {
         "notes": notes,
         "metrics_header": header,
@@ -181,10 +179,6 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
         "settings": differing_settings([subject.settings for subject in subjects]),
         "curves": curve_plots(subjects, most),
     }
-
-
-def _has_unknown(table: dict[str, tuple[str, ...]]) -> bool:
-    return any(UNKNOWN in row for row in table.values())
 
 
 def differing_settings(settings: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -36,6 +36,7 @@ class Subject:
         run: None if ``run.yaml`` was written by another version.
         settings: section -> key -> value, as in ``run.yaml``.
         directions: metric -> "max" or "min", of the model's task; if the model is unknown, only of what the run has recorded.
+        lacks_model: why the model is not available, as a sentence; empty if it is.
         notes: sentences about missing parts.
         command: beginning of the suggested commands.
     """
@@ -49,6 +50,7 @@ class Subject:
     directions: dict[str, str] = field(default_factory=dict)
     summary: str = ""
     task: str = ""
+    lacks_model: str = ""
     samples: Samples = field(default_factory=Samples)
     notes: list[str] = field(default_factory=list)
     command: str = "zoo"
@@ -69,9 +71,10 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
         try:
             subject.directions = dict(entry.load().with_loop(subject.task).directions)
         except Exception as error:  # a plugin's own fault
-            notes.append(f"{name} cannot be imported ({one_line(error, 150)}).")
+            subject.lacks_model = f"{name} cannot be imported ({one_line(error, 150)})."
     elif name:
-        notes.append(f"The model {name!r} is not registered, perhaps because a plugin is missing.")
+        subject.lacks_model = _why_unregistered(registry, subject, name)
+    notes += filter(None, [subject.lacks_model])
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -79,6 +82,14 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     subject.directions = subject.directions or _recorded_directions(subject.environment)
     _note_what_is_missing(subject)
     return subject
+
+
+def _why_unregistered(registry: Registry, subject: Subject, name: str) -> str:
+    try:
+        registry.add_plugins_of(f"run {subject.folder.name}", subject.run.plugins if subject.run else ())
+    except UserError as error:
+        return f"The model {name!r} is not available: {error}."
+    return f"The model {name!r} is not registered, perhaps because a plugin is missing."
 
 
 def _recorded_directions(environment: dict[str, Any]) -> dict[str, str]:

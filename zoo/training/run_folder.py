@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Event
@@ -137,7 +137,7 @@ class RunFolder:
         """The run of that name or path, whose plugin files are read.
 
         Args:
-            proofs: files, any of which makes a folder a run; ``RUN_FILES`` to include damaged runs.
+            proofs: files, any of which makes a folder a run; ``RUN_FILES`` to include damaged ones, and those that lack a plugin.
 
         Raises:
             UserError: there is none, or a plugin file is missing.
@@ -150,7 +150,8 @@ class RunFolder:
                 with suppress(UserError):  # a damaged run.yaml is reported by those who need it
                     plugins = read_config(found.run_file).get("plugins") or ()
                 if isinstance(plugins, (list, tuple)) and all(isinstance(plugin, str) for plugin in plugins):
-                    current_registry().add_plugins_of(f"run {found.name}", plugins)
+                    with suppress(UserError) if proofs == RUN_FILES else nullcontext():
+                        current_registry().add_plugins_of(f"run {found.name}", plugins)
                 return found
         for path in places:
             if path.exists():
