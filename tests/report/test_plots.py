@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from zoo.report.history import columns
-from zoo.report.plots import HEIGHT, INK, Line, Plot, confusion_plot, heat_map, layer_lines, line_plot, number
+from zoo.report.plots import HEIGHT, INK, LETTER, Line, Plot, confusion_plot, heat_map, layer_lines, line_plot, number
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -173,3 +173,17 @@ def test_text_has_the_color_that_the_page_replaces() -> None:
 )
 def test_numbers_have_four_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(("high", "formats"), [(0.003, ["0.[00]a"]), (20_000.0, ["0.[00]a", "0,0.[00]"])])
+def test_values_are_written_as_people_do(high: float, formats: list[str]) -> None:
+    line = Line(np.arange(3.0), np.array([0.0, math.nan, high]), "rate")
+    plot = line_plot("Rate", "", [line], "step", most=300)
+    assert sorted(each["format"] for each in models(plot, "NumeralTickFormatter")) == sorted(formats)
+    assert [each["power_limit_low"] for each in models(plot, "BasicTickFormatter")] == ([-6] if high < 1 else [])
+
+
+def test_a_confusion_matrix_is_never_narrower_than_its_counts() -> None:
+    few, many = (confusion_plot("Confusion", "", np.full((10, 10), n), list("0123456789")) for n in (9, 12_345))
+    widths = [models(plot, "Figure")[0]["min_width"] for plot in (few, many)]
+    assert widths[1] - widths[0] == 10 * 5 * LETTER  # "12,345" has five more characters than "9"
