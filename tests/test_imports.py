@@ -58,7 +58,7 @@ FLOORS = {
     "zoo/analysis": TRAINING | {"zoo.datamodules.files"},
     "zoo/checks": TRAINING,
     "zoo/pictures": TRAINING | {"zoo.analysis"},
-    "zoo/export": TRAINING,
+    "zoo/export": TRAINING | {"zoo.datamodules.files"},
     "zoo/serve": TRAINING | {"zoo.datamodules.files"},
     "zoo/studies": TRAINING | {"zoo.pictures.figure"},
     "zoo/report": TRAINING | {"zoo.callbacks", "zoo.pictures"},

@@ -170,7 +170,7 @@ def _compared(subjects: Sequence[Subject], most: int) -> dict[str, Any]:
     data = dict.fromkeys(name for subject in subjects if (name := network_and_data(subject)[1]))
     unlike = f"tasks ({some(tasks)})" if len(tasks) > 1 else f"data ({some(data)})" if len(data) > 1 else ""
     notes = [f"These runs have different {unlike}: their metrics are not comparable."] if unlike else []
-    notes += [f"{subject.label}: {subject.lacks_model}" for subject in subjects if subject.lacks_model]
+    notes += [f"{subject.label}: {subject.lacking}" for subject in subjects if subject.lacking]
     return {
         "notes": notes,
         "metrics_header": header,

@@ -36,7 +36,7 @@ class Subject:
         run: None if ``run.yaml`` was written by another version.
         settings: section -> key -> value, as in ``run.yaml``.
         directions: metric -> "max" or "min", of the model's task; if the model is unknown, only of what the run has recorded.
-        lacks_model: why the model is not available, as a sentence; empty if it is.
+        lacking: which plugin or model is not available, as a sentence; empty if all are.
         notes: sentences about missing parts.
         command: beginning of the suggested commands.
     """
@@ -50,7 +50,7 @@ class Subject:
     directions: dict[str, str] = field(default_factory=dict)
     summary: str = ""
     task: str = ""
-    lacks_model: str = ""
+    lacking: str = ""
     samples: Samples = field(default_factory=Samples)
     notes: list[str] = field(default_factory=list)
     command: str = "zoo"
@@ -65,16 +65,20 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     else:
         notes.append("run.yaml is missing: the model, the data and the settings are unknown.")
     name = str(subject.settings.get("model", {}).get("name", ""))
+    try:
+        registry.add_plugins_of(f"run {folder.name}", subject.run.plugins if subject.run else ())
+    except UserError as error:
+        subject.lacking = f"Not all can be shown: {error}."
     if name in registry.models:
         entry = registry.model(name)
         subject.summary, subject.task = entry.summary, registry.task_of(name, str(subject.settings.get("data", {}).get("name")))
         try:
             subject.directions = dict(entry.load().with_loop(subject.task).directions)
         except Exception as error:  # a plugin's own fault
-            subject.lacks_model = f"{name} cannot be imported ({one_line(error, 150)})."
-    elif name:
-        subject.lacks_model = _why_unregistered(registry, subject, name)
-    notes += filter(None, [subject.lacks_model])
+            subject.lacking = f"{name} cannot be imported ({one_line(error, 150)})."
+    elif name and not subject.lacking:
+        subject.lacking = f"The model {name!r} is not registered, perhaps because a plugin is missing."
+    notes += filter(None, [subject.lacking])
     try:
         subject.environment = dict(json.loads((folder.path / "environment.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -82,14 +86,6 @@ def read_subject(registry: Registry, folder: RunFolder, label: str) -> Subject:
     subject.directions = subject.directions or _recorded_directions(subject.environment)
     _note_what_is_missing(subject)
     return subject
-
-
-def _why_unregistered(registry: Registry, subject: Subject, name: str) -> str:
-    try:
-        registry.add_plugins_of(f"run {subject.folder.name}", subject.run.plugins if subject.run else ())
-    except UserError as error:
-        return f"The model {name!r} is not available: {error}."
-    return f"The model {name!r} is not registered, perhaps because a plugin is missing."
 
 
 def _recorded_directions(environment: dict[str, Any]) -> dict[str, str]:

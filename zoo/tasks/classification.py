@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo.config.recipe import Recipe
+from zoo.core.counts import out_of
 from zoo.core.errors import UserError
 from zoo.metrics.class_means import BalancedAccuracy, MacroF1
 from zoo.metrics.class_metrics import ClassMetrics
@@ -210,8 +211,8 @@ class Classifier(ImageModel):
         chosen, labels, probabilities = self.predict_split(data, split, MOST_TESTED)
         confidence, predicted = probabilities.max(1)
         wrong = predicted != labels
-        accuracy = float((~wrong).double().mean())
-        about = f"The best checkpoint is correct on {accuracy:.2%} of {part_of(len(chosen), len(samples), kind)}."
+        about = f"The best checkpoint is correct on {out_of(int((~wrong).sum()), len(chosen), kind)}"
+        about += "." if len(chosen) == len(samples) else f", evenly spaced among all {len(samples):,}."
         pairs = labels * len(classes) + predicted
         confusion = torch.bincount(pairs, minlength=len(classes) ** 2).view(len(classes), -1)
         report = Samples(about, classes=classes, confusion=confusion)
