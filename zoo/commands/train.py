@@ -167,8 +167,9 @@ def test(
     of_network = [text for text in settings if text.startswith(("model.", "recipe."))]
     trained = load(run, checkpoint=checkpoint, weights=weights, settings=of_network, tta=tta)
     if csv:
-        if trained.entry.task != "classification":
-            raise UserError(_no_classes(csv, trained))
+        if not trained.entry.load().with_loop(trained.task).has_class_metrics:
+            what = f"{trained.entry.name} is for {trained.task}"
+            raise UserError(f"--csv {csv}: per-class metrics are for classifiers, and {what}")
         require_writable("--csv", Path(csv))
     flags = {"devices": devices, "accelerator": accelerator}
     given = [f"trainer.{key}={value}" for key, value in flags.items() if value is not None]
@@ -176,8 +177,6 @@ def test(
     if not tested.is_rank_zero:
         return
     if csv:
-        if "classes" not in tested.details:
-            raise UserError(_no_classes(csv, trained))
         write_classes(tested.details, Path(csv))
     if json:
         print_json({**tested, **tested.details})
@@ -199,7 +198,3 @@ def test(
         pictures = (f"{again} picture confusion {name}", f"{again} picture calibration {name}", f"{again} picture {look} {name}")
         echo("")
         echo_parts("next:", pictures, gap="    ")
-
-
-def _no_classes(csv: str, trained: TrainedRun) -> str:
-    return f"--csv {csv}: per-class metrics are for classifiers, and {trained.entry.name} is for {trained.task}"

@@ -47,6 +47,7 @@ class Classifier(ImageModel):
     monitor = "accuracy"
     directions = {"accuracy": "max", "accuracy_top5": "max", "balanced_accuracy": "max", "f1_macro": "max", "loss": "min"}
     default_loss = "cross-entropy"
+    has_class_metrics = True
     weighs_classes = True
 
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:

@@ -6,7 +6,6 @@ chosen by the task of the spec when the network is built, so that one network le
 
 from __future__ import annotations
 
-import functools
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import ImageSpec
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.loops import joined, reduced
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import Samples, evenly_spread
@@ -93,13 +93,11 @@ class ImageModel(Task):
         return super().__new__(chosen, *args, **options)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _, (cls, *_), *state = super().__reduce_ex__(protocol)
-        network = cls if vars(cls).get("network_class") is None else cls.network_class  # pickle finds a class by its name
-        return _unpickled, (network, self.spec.task), *state
+        return reduced(self, protocol)
 
     @classmethod
     def with_loop(cls, task: str) -> type[Self]:
-        return _combined(cls, current_registry().find("task", task).load())
+        return joined(cls, current_registry().find("task", task).load())
 
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
@@ -384,31 +382,6 @@ class ImageModel(Task):
         batches = samples.images.batches(iter(chosen.split(data.batch_size)))
         predictions = [self.predict_step({"images": images.to(self.device)}).cpu() for images in batches]
         return chosen, samples.labels[chosen].cpu(), torch.cat(predictions)
-
-
-def _combined(network: type[ImageModel], loop: type[ImageModel]) -> type[ImageModel]:
-    """The class of a network with a loop, under the name of the network.
-
-    Raises:
-        UserError: the network has another loop of its own.
-    """
-    if issubclass(network, loop):
-        return network
-    if hasattr(network, "task"):
-        raise UserError(f"{network.__name__} is for {network.task} alone, and this data for {loop.task}: choose another model")
-    return _class_of_both(network, loop)
-
-
-@functools.cache
-def _class_of_both(network: type[ImageModel], loop: type[ImageModel]) -> type[ImageModel]:
-    names = {name: getattr(network, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(network.__name__, (network, loop), {**names, "network_class": network})
-
-
-def _unpickled(network: type[ImageModel], task: str) -> ImageModel:
-    """An object of the class of a network with a loop, whose state follows."""
-    cls = network.with_loop(task)
-    return cls.__new__(cls)
 
 
 def rows_of(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any, ...]]:

@@ -40,6 +40,7 @@ class MultiLabelClassifier(ImageModel):
     monitor = "mAP"
     directions = {"mAP": "max", "f1_micro": "max", "f1_macro": "max", "loss": "min"}
     default_loss = "bce"
+    has_class_metrics = True
     spec: MultiLabelSpec
 
     def build_metrics(self) -> None:

@@ -119,6 +119,7 @@ class Task(L.LightningModule):
         monitor: the validation metric that selects the best checkpoint, as in "accuracy", where the recipe names no other.
         directions: metric -> "max" or "min".
         channels_last: whether images are stored so, which convolutions are faster with.
+        has_class_metrics: whether ``details`` of a test have metrics of each class, under ``classes``.
         one_pass: whether it reads each training sample once, unchanged, and has no gradients.
         weighs_classes: whether its loss takes ``recipe.class_weights``.
         use_command: the command that a trained model is used with, after ``zoo``; ``{run}`` is its run.
@@ -130,6 +131,7 @@ class Task(L.LightningModule):
     monitor: str
     directions: dict[str, str]
     channels_last: ClassVar[bool] = False
+    has_class_metrics: ClassVar[bool] = False
     one_pass: ClassVar[bool] = False
     weighs_classes: ClassVar[bool] = False
     use_command: str = "predict {run} IMAGE..."
