@@ -109,6 +109,17 @@ def test_tuples_of_any_loader_train_and_predictions_are_in_units(tmp_path: Path)
     assert first.to_dict() == {"values": dict(zip(("age", "height"), predicted[0].tolist(), strict=True))}
 
 
+def test_a_single_number_may_be_a_vector() -> None:
+    images, labels = samples()
+    model = linear(RegressionSpec(3, 8, 8, targets=("age",), target_mean=(40.0,), target_std=(20.0,)), epochs=1)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (found,) = trainer.test(model, DataLoader(TensorDataset(images, labels[:, 0]), 16), verbose=False)
+    with torch.inference_mode():
+        predicted = model.predict_step({"images": images})
+    assert found["test/mae"] == pytest.approx(mean_absolute_error(labels[:, :1], predicted), rel=1e-4)
+    assert model.details["targets"]["age"]["mae"] == pytest.approx(found["test/mae"])
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [

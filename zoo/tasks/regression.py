@@ -97,9 +97,10 @@ class ImageRegressor(ImageModel):
         return {**{name: float(each.nanmean()) for name, each in found.items()}, "loss": values}
 
     def _in_units(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Errors of standardized values as errors of the numbers; R2 is the same for both."""
+        """Errors of standardized values, [targets], as errors of the numbers; R2 is the same for both."""
         std = self.target_std.cpu()
-        return {name: values if name == "r2" else values * std for name, values in found.items()}
+        each = {name: values.reshape(-1) for name, values in found.items()}  # torchmetrics takes the only one out of a tensor
+        return {name: values if name == "r2" else values * std for name, values in each.items()}
 
     # ------------------------------------------------------------------ predictions
 
