@@ -120,7 +120,8 @@ def require_classes(labels: Iterable[str], column: str, source: str) -> None:
 
 
 def _not_classes(source: str, column: str, value: float) -> str:
-    return f"{source}: column {column!r} holds numbers like {value:g}, not classes"
+    needed = "classes are needed, and regression-table reads numbers"
+    return f"{source}: column {column!r} holds numbers like {value:g}: {needed}"
 
 
 def tree_of_rows(rows: Iterable[Row], source: Source, fewest_classes: int = 2, whole: bool = False) -> Tree:

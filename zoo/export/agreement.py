@@ -86,8 +86,9 @@ def check_agreement(task: ImageModel, opened: Opened, data: OwnData | str) -> Ag
         if (decided := task.decisions(ours)) is not None:
             others += int((task.decisions(theirs) != decided).sum())
     if others or largest > TOLERANCE:
+        classes = "" if decided is None else f", {others} predicted classes"
         raise UserError(
             f"the exported network differs from the original on {named}: {outputs.name} by up to {largest:.2g} "
-            f"(tolerance {TOLERANCE:g}), {others} decisions; nothing was written"
+            f"(tolerance {TOLERANCE:g}){classes}; nothing was written"
         )
     return Agreement(named, largest, decided is not None, outputs.name)

@@ -177,7 +177,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(zoo, root, tmp_path, workpla
     for path, words in (
         ("script", ["data.path=script", "script"]),
         ("empty", ["data.path=empty"]),
-        ("floats", ["column 'label' holds numbers like 0.5", "not classes"]),
+        ("floats", ["column 'label' holds numbers like 0.5", "classes are needed"]),
         ("other", ["no column is named as an image is: it has text, label"]),
         ("pet", ["data.path=pet: is no file or folder here, and the hub does not give it: ", "; did you mean 'pets'?"]),
         ("./pet", ["data.path=./pet: there is no such file or folder; did you mean 'pets'?"]),
