@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from tests.wandb_records import records
 from zoo.core.errors import UserError
 from zoo.training.exported import write_exported
 from zoo.training.run_folder import RunFolder
+from zoo.training.tracking import wandb_tracker
+from zoo.training.tracking.lineage import Origin
 from zoo.training.weights import wandb_models
 
 pytestmark = pytest.mark.usefixtures("own_wandb")
@@ -107,6 +111,31 @@ def test_best_and_last_are_versions_of_one_artifact_as_asked_for(tmp_path, train
     suffix = {"off": "", "weights": ".safetensors", "checkpoint": ".ckpt"}[content]
     each, both = [(["last", "latest"], [f"model{suffix}"]), (["best", "latest"], [f"model{suffix}"])], ["best", "last", "latest"]
     assert models(tmp_path) == (each + [(both, [f"model{suffix}"])] if suffix else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["query ArtifactType", "/file/", "LinkArtifact", "UseArtifact"])
+def test_artifacts_are_left_to_a_sync_whichever_call_the_server_does_not_answer(
+    tmp_path, wandb_server, trained, monkeypatch, caplog, call
+):
+    for limit in ("FINISH_SECONDS", "UPLOAD_SECONDS"):
+        monkeypatch.setattr(wandb_tracker, limit, 2.0)
+    folder = RunFolder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    log = tracker(folder.path, mode="online", artifacts="weights", link="wandb-registry-model/digits")
+    log.open()
+    wandb_server.hangs = (call,)
+    log.log_origins(lambda: [Origin("digits", "dataset", {"fingerprint": "a"})])
+    log.upload(folder)
+    log.close()
+    (warning,) = warnings_of(caplog)
+    command, _, link = warning.partition("wandb sync ")[2].partition(" && ")
+    assert ("wandb-registry-model/digits" in link) == (call != "UseArtifact"), "after which it was linked"
+    wandb_server.hangs = ()
+    done = wandb_sync(*shlex.split(command))
+    assert done.returncode == 0, done.stderr
+    store = wandb_server.artifacts
+    assert {(each.type, each.state) for each in store.versions.values()} == {("dataset", "COMMITTED"), ("model", "COMMITTED")}
+    assert {each.name for each in store.used[log.run_id]} == {"digits"}
 
 
 @pytest.mark.slow

@@ -46,8 +46,9 @@ def load(
     """Load a trained model.
 
     Args:
-        name: of a run, its path, what ``export`` wrote as ``safetensors`` or ``hub``, or a network with published weights and
-            classes, as in ``efficientnet-lite0``, ``torchvision:resnet50``, ``timm:resnet18.a1_in1k`` or ``hf-hub:OWNER/NAME``.
+        name: of a run, its path, what ``export`` wrote as ``safetensors`` or ``hub``, ``wandb:ENTITY/PROJECT/NAME:ALIAS`` for a
+            model at W&B, or a network with published weights and classes, as in ``efficientnet-lite0``,
+            ``torchvision:resnet50``, ``timm:resnet18.a1_in1k`` or ``hf-hub:OWNER/NAME``.
         checkpoint: ``best`` or ``last``.
         weights: of a published network, a file in place of its own.
         settings: of a published network, as in ``{"recipe.weights_key": "model_ema"}``.

@@ -126,8 +126,9 @@ def finetune(
     """Fine-tune a pretrained network: keep its weights and replace its head. Other arguments are those of ``train``.
 
     Args:
-        backbone: ``torchvision:NAME``, ``timm:NAME``, a model with pretrained weights, a run, or an exported file.
-        weights: load these weights, a safetensors or .pth file, instead of the backbone's own.
+        backbone: ``torchvision:NAME``, ``timm:NAME``, a model with pretrained weights, a run, an exported file, or
+            ``wandb:ENTITY/PROJECT/NAME:ALIAS`` for a model at W&B.
+        weights: load these weights, a safetensors or .pth file or a model at W&B, instead of the backbone's own.
         keep_head: keep the head of the weights; the data must have as many classes.
         freeze: layers to freeze: ``none``, ``backbone``, ``until:STAGE``, ``epochs:N`` or ``epochs:N+M``.
 

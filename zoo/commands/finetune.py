@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zoo.config.run import Run
 
 
-Weights = Annotated[str, typer.Option(metavar="FILE", help="Load weights from a safetensors or .pth file.")]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Load weights from a safetensors or .pth file, or wandb:NAME:ALIAS.")]
 Freeze = Annotated[
     str | None,
     typer.Option(metavar="PLAN", help="Layers to freeze: none (default), backbone, until:STAGE, epochs:N or epochs:N+M."),
@@ -44,7 +44,8 @@ def finetune(
     backbone: Annotated[
         str,
         typer.Argument(
-            metavar="BACKBONE", help="torchvision:NAME, timm:NAME, a model with published weights, a run, or an exported file."
+            metavar="BACKBONE",
+            help="torchvision:NAME, timm:NAME, a model with published weights, a run, an exported file, or wandb:NAME:ALIAS.",
         ),
     ],
     data: DataName = "",

@@ -173,13 +173,17 @@ SetModelAndData = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")]
 RunOrFile = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run, by name or path, or an exported .safetensors file or hub folder.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run, by name or path, an exported .safetensors file or hub folder, or wandb:NAME:ALIAS."
+    ),
 ]
 RunOrNetwork = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run, by name or path, an exported file, or a network with published weights, as in torchvision:resnet50.",
+        help="A run, by name or path, an exported file, wandb:NAME:ALIAS, or a network with published weights, as in "
+        "torchvision:resnet50.",
     ),
 ]
 PublishedWeights = Annotated[

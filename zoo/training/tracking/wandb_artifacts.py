@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,13 @@ def origin_artifact(origin: Origin) -> Any:
     return artifact
 
 
-def use(run: Any, artifact: Any, known_as: str) -> None:
-    """Declare an input of a W&B run.
+def record(run: Any, artifact: Any, aliases: Sequence[str] = (), is_input: bool = False) -> None:
+    """Write an artifact into the record of a W&B run, from which it is uploaded, now or by ``wandb sync``, without waiting.
 
-    Args:
-        artifact: a new one, which is uploaded unless W&B has it.
-        known_as: the name of one that takes its place if it is there.
+    W&B's own calls write none online; the one that declares an input also waits for the upload, and refuses to offline.
     """
-    if known_as and not run.offline:
-        try:
-            run.use_artifact(known_as, type=artifact.type)
-            return
-        except Exception:  # not uploaded yet, or deleted
-            pass
-    # as use_artifact does, which would wait for the upload, and refuses offline, where the record can be written and synced
-    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    artifact.finalize()
+    run._interface.publish_artifact(run, artifact, [*aliases, "latest"], is_user_created=is_input, use_after_commit=is_input)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.lineage import Origin, artifact_name
 from zoo.training.tracking.tables import confusion_table, monitor_tables
 from zoo.training.tracking.tracker import Tracker
-from zoo.training.tracking.wandb_artifacts import origin_artifact, trained_files, use
-from zoo.training.tracking.wandb_server import PROJECT, why_not_online, why_unreachable, within
+from zoo.training.tracking.wandb_artifacts import origin_artifact, record, trained_files
+from zoo.training.tracking.wandb_server import PROJECT, why_not_online, within
 from zoo.training.tracking.worst import selected, totals, worst
 
 STEP = "trainer/step"  # not W&B's own step, under which it drops what a resumed run logs again
@@ -36,13 +36,15 @@ LOST_SECONDS = 2.0  # to finish a run whose server did not respond before
 UPLOAD_SECONDS = 5.0
 UPLOAD_BYTES_A_SECOND = 1_000_000  # the slowest connection on which to wait for the upload of trained weights
 
+Artifacts = Sequence[tuple[Any, tuple[str, ...]]]  # each with its aliases
+
 
 def _leave_to_agent() -> None:
     """Do nothing when the server stops a trial of a sweep: the agent sends a signal, and a second one would end it unsaved."""
 
 
 class WandbTracker(Tracker):
-    """Logs metrics, records of the monitors, samples and, if enabled, the checkpoints of a run.
+    """Logs metrics, records of the monitors, samples, what a run was made from and, if enabled, its trained weights.
 
     Args:
         settings: defaults come from the environment (WANDB_PROJECT, ...) or wandb's own settings file.
@@ -77,7 +79,6 @@ class WandbTracker(Tracker):
         self._run: Any = None
         self._records: Path | None = None
         self._server = ""
-        self._takes_files = True
         self._owns_service = False
         self._step = 0
         self._first: int | None = None
@@ -255,13 +256,13 @@ class WandbTracker(Tracker):
 
         After the first that took longer, no others are logged.
         """
-        if not self._takes_files:
+        if self.is_lost:
             return
         try:
             within(TABLE_SECONDS, log)
         except TimeoutError as error:
-            self._takes_files, self.is_lost = False, True
-            self.warn(f"no longer receives images, tables and artifacts: {error}")
+            self.is_lost = True
+            self.warn(f"no longer receives images and tables: {error}")
 
     def log_origins(self, find: Callable[[], Sequence[Origin]]) -> None:
         """Declare what the run was made from as its inputs; one that cannot be found leaves the rest of the run as it is."""
@@ -269,54 +270,73 @@ class WandbTracker(Tracker):
             return
         try:
             for origin in find():
-                artifact = origin_artifact(origin)
-                self._within_limit(partial(use, self._run, artifact, origin.artifact))
+                self._use(origin)
         except Exception as error:
             self.warn(f"has no lineage: {first_line(error)}")
+
+    def _use(self, origin: Origin) -> None:
+        if origin.artifact and not self._run.offline:
+            with suppress(Exception):  # it is not uploaded yet, was deleted, or the server does not answer
+                within(TABLE_SECONDS, lambda: self._run.use_artifact(origin.artifact, type=origin.type))
+                return
+        record(self._run, origin_artifact(origin), is_input=True)
 
     def upload_seconds(self, folder: RunFolder) -> float:
         """As long as a slow connection needs."""
         if self.settings.artifacts == "off":
             return 0.0
-        return (
-            UPLOAD_SECONDS
-            + sum(path.stat().st_size for path in (folder.best, folder.last) if path.exists()) / UPLOAD_BYTES_A_SECOND
-        )
+        size = sum(path.stat().st_size for path in (folder.best, folder.last) if path.exists())
+        return UPLOAD_SECONDS + size / UPLOAD_BYTES_A_SECOND
 
     def log_trained(self, folder: RunFolder) -> None:
         """If enabled, upload the trained weights as versions "best" and "last" of one artifact, and link the best.
 
         Once at the end, so that storage does not fill up, and unless the server does not answer.
         """
-        if not (self._run and self._takes_files) or self.settings.artifacts == "off":
+        if not self._run or self.settings.artifacts == "off":
             return
-        end, logged = time.monotonic() + self.upload_seconds(folder), None
-        if not self._run.offline and (reason := why_unreachable(self._server)):
-            self.is_lost = True
-            raise ConnectionError(reason)
         monitor, is_whole = self.config.get("environment", {}).get("monitor", ""), self.settings.artifacts == "checkpoint"
-        for trained in trained_files(folder, monitor, self.prefix, is_whole, Path(self._run.dir)):
-            log = partial(self._run.log_artifact, trained.artifact(self._artifact_name()), aliases=list(trained.aliases))
-            logged = self._bounded(TABLE_SECONDS, log)
-            if not self._run.offline:
-                self._bounded(max(0.0, end - time.monotonic()), logged.wait)
-        if self.settings.link and logged and not self._run.offline:
-            self._link(logged)
-
-    def _link(self, best: Any) -> None:
+        files = trained_files(folder, monitor, self.prefix, is_whole, Path(self._run.dir))
+        artifacts = [(each.artifact(self._artifact_name()), each.aliases) for each in files]
+        if self._run.offline or self.is_lost:
+            self._record(artifacts)
+            return
         try:
-            self._bounded(TABLE_SECONDS, lambda: self._run.link_artifact(best, self.settings.link))
-            self._is_linked = True
-        except Exception as error:
-            self.warn(f"has not linked the model: {first_line(error)}")
-
-    def _bounded(self, seconds: float, work: Callable[[], Any]) -> Any:
-        """Run ``work`` within a time limit, and as long as the server is there."""
-        try:
-            return within(seconds, work, "" if self._run.offline else self._server)
+            # a moment before the guest gives up without knowing why
+            self._upload(artifacts, time.monotonic() + self.upload_seconds(folder) - 0.5)
         except (TimeoutError, ConnectionError):
             self.is_lost = True
+            self._record(artifacts)
             raise
+
+    def _record(self, artifacts: Artifacts) -> None:
+        """Leave the upload to ``wandb sync``."""
+        for artifact, aliases in artifacts:
+            record(self._run, artifact, aliases)
+
+    def _upload(self, artifacts: Artifacts, end: float) -> None:
+        """Upload artifacts and link the last.
+
+        Raises:
+            TimeoutError: it is not done at ``end``, by the monotonic clock.
+            ConnectionError: the server is unreachable.
+        """
+        for artifact, aliases in artifacts:
+            self._until(end, partial(self._run.log_artifact, artifact, aliases=list(aliases)))
+            self._until(end, artifact.wait)
+        if self.settings.link and artifacts:
+            self._link(artifacts[-1][0], end)
+
+    def _until(self, end: float, work: Callable[[], Any]) -> None:
+        within(max(0.0, end - time.monotonic()), work, self._server)
+
+    def _link(self, best: Any, end: float) -> None:
+        try:
+            self._until(end, lambda: self._run.link_artifact(best, self.settings.link))
+            self._is_linked = True
+        except Exception as error:
+            self.is_lost |= isinstance(error, (TimeoutError, ConnectionError))
+            self.warn(f"has not linked the model: {first_line(error)}")
 
     def close(self, exit_code: int = 0) -> None:
         """Finish the run within a time limit; what was not sent stays on disk."""
