@@ -148,12 +148,13 @@ def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -
     rows = [
         (
             entry.name,
+            *([entry.task] if entry.task else []),
             " ".join(f"{option.name}={option.default}" for option in entry.options),
             entry.summary.partition(" (")[0].partition(":")[0].replace("``", "").rstrip("."),
         )
         for entry in found
     ]
-    print_table(rows, (kind, "arguments", "description"))
+    print_table(rows, (kind, *(["task"] if found[0].task else []), "arguments", "description"))
     echo("", f"next: zoo train NAME {EXAMPLES[kind]}")
 
 
