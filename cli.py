@@ -22,6 +22,8 @@ PANELS = {
     "Use": {
         "test": "train.test",
         "predict": "predict.predict",
+        "embed": "embed.embed",
+        "probe": "embed.probe",
         "sample": "predict.sample",
         "chat": "predict.chat",
         "export": "export.export",

@@ -313,6 +313,8 @@ CASES = [
     Case("picture calibration run", "picture", ("zoo picture • •",)),
     Case("picture regions points", "picture"),
     Case("tune run --calibrate", "picture", ("zoo picture calibration •",)),
+    Case("embed run photos", "probe", ("next: zoo probe • --data FOLDER",)),
+    Case("probe run --data photos", "finetune", ("next: zoo finetune • --data •",), slow=True),
     Case("picture filters torchvision:resnet18", "finetune", ("• is a published network, not a run",)),
     # ---- files of weights
     Case("predict w.pth a.png", "instead", (), weights(dict), {"resnet50": "resnet18"}),

@@ -67,7 +67,7 @@ MODEL_COMMANDS = (
 RUN_COMMANDS = (
     ("test", "{}"), ("predict", "{}", "image.png"), ("sample", "{}"), ("chat", "{}", "image.png"), ("serve", "{}"),
     ("export", "{}", "--to", "hub"), ("picture", "curves", "{}"), ("report", "{}"), ("autopsy", "{}"), ("watch", "{}"),
-    ("train", "--resume", "{}"),
+    ("train", "--resume", "{}"), ("embed", "{}", "image.png"), ("embed", "first", "{}"), ("probe", "{}"),
     ("test", "first", "--checkpoint", "{}"), ("predict", "first", "{}"), ("search", "mlp", "--show", "--name", "{}"),
     ("list", "{}"), ("data", "list", "{}"), ("list", "--task", "{}"), ("picture", "saliency", "first", "{}"),
 )  # fmt: skip
@@ -98,7 +98,7 @@ def is_fine(command: tuple[str, ...], name: str) -> bool:
         return name in ("/", ".", "..", "runs")  # folders, of which nothing is read
     if "--data" in command:
         return name == "/" or (name == "" and command[0] in ("picture", "train"))
-    return name in ("/", ".", "..") and (command[:2] in (("predict", "first"), ("picture", "saliency")))
+    return name in ("/", ".", "..") and (command[:2] in (("predict", "first"), ("embed", "first"), ("picture", "saliency")))
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -242,7 +242,8 @@ def flags() -> Iterator[Case]:
         (("train", "mlp"), "--config", ("nope", "", ".", LONG, "image.png", "runs")),
         (("train", "mlp", *QUICK), "--name", ("", ".", "..", "a/b", ".x", LONG, "/tmp", "x\0y"[:1] + "/", "first")),
         (("train", "mlp", *QUICK), "--runs-dir", ("image.png", "image.png/x", LONG, "a/" + LONG, "/proc/nope/x")),
-        (("tune", "mlp"), "--only", ("nope", "")),
+        (("tune", "mlp"), "--only", ("nope", "")), (("probe", "first"), "--neighbors", (*numbers, "0")),
+        (("probe", "first"), "--data", ("nope", "image.png", "pydoc", "spirals")),
     ):  # fmt: skip
         for value in wrong:
             if (command[0], flag, value) not in HARMLESS:
@@ -276,6 +277,7 @@ OUTPUTS = (
     ("picture", "confusion", "first", "-o", "{}.png"), ("picture", "gradient-flow", "-o", "{}.png"),
     ("report", "first", "-o", "{}.html"),
     ("test", "first", "--csv", "{}.csv"), ("predict", "first", "image.png", "-o", "{}.csv"),
+    ("embed", "first", "image.png", "-o", "{}.npz"),
     ("export", "first", "--to", "safetensors", "-o", "{}.safetensors"), ("export", "first", "--to", "hub", "-o", "{}"),
     ("search", "mlp", "--over", "recipe.lr=log:1e-4..1e-1", "--wandb-sweep", "{}.yaml"),
 )  # fmt: skip

@@ -12,9 +12,11 @@ from zoo.registry.registry import current_registry
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import Tensor
 
+    from zoo.analysis.probes import Probes
     from zoo.callbacks.findings import Finding
-    from zoo.config.run import Run
+    from zoo.config.run import Run, TrainerSettings
     from zoo.export.export import Exported
     from zoo.tasks.language_modeling import LanguageModel
     from zoo.tasks.navigation import Episode
@@ -184,13 +186,9 @@ class TrainedRun:
         Raises:
             UserError: the data has other classes, or cannot be read.
         """
-        from zoo.config.resolution import resolve_test
         from zoo.config.settings import parse_settings
 
-        layers = parse_settings(settings, ("data", "trainer"))
-        if self.is_published and not data:
-            raise UserError(f"{self.source.path} was not trained here: name data with its classes, as in --data photos/")
-        section, trainer = resolve_test(self.registry, self.config, data, layers)
+        section, trainer = self._test_section(data, parse_settings(settings, ("data", "trainer")))
         task = self._open()  # a network of its own: testing changes its metrics and its device
         if self.is_published:
             section = self.source.data_options(task.spec, section)
@@ -201,6 +199,16 @@ class TrainedRun:
         if self.tta:
             tested.details["views"] = len(task.views)
         return tested
+
+    def _test_section(
+        self, data: str | Path | None, settings: list[dict[str, dict[str, Any]]]
+    ) -> tuple[dict[str, Any], TrainerSettings]:
+        """The data section of a Run for a test on its own data or other, and the trainer settings."""
+        from zoo.config.resolution import resolve_test
+
+        if self.is_published and not data:
+            raise UserError(f"{self.source.path} was not trained here: name data with its classes, as in --data photos/")
+        return resolve_test(self.registry, self.config, data, settings)
 
     def predict(
         self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64, progress: bool = False, **options: object
@@ -222,10 +230,7 @@ class TrainedRun:
             >>> for prediction in run.predict(["a.jpg", "b.jpg"], top=5):
             ...     print(prediction.name, prediction.probability)
         """
-        # arrays, tensors and Pillow images are iterable, too
-        is_one = isinstance(inputs, (str, Path)) or hasattr(inputs, "shape") or hasattr(inputs, "convert")
-        several = [inputs] if is_one or not isinstance(inputs, Iterable) else list(inputs)
-        found = self.stream(several, batch_size=batch_size, progress=progress, **options)
+        found = self.stream(_several(inputs), batch_size=batch_size, progress=progress, **options)
         return [prediction for _, prediction in found]
 
     def stream(
@@ -342,6 +347,61 @@ class TrainedRun:
         if split not in data.splits:
             raise unknown("split", split, data.splits)
         return agent.walk_split(data, split)
+
+    def embed(
+        self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64, progress: bool = False
+    ) -> tuple[list[str], Tensor]:
+        """Compute features of images: what the last layer of a classifier is given.
+
+        Args:
+            inputs, batch_size, progress: as in ``predict``.
+
+        Returns:
+            The file of each image, and its features, float32 [n, features].
+
+        Raises:
+            UserError: as ``predict``, or the model has no features.
+
+        Examples:
+            >>> files, features = zoo.load("efficientnet-lite0").embed("photos/")
+        """
+        import torch
+
+        found = list(self.stream_features(_several(inputs), batch_size=batch_size, progress=progress))
+        return [file for files, _ in found for file in files], torch.cat([features for _, features in found])
+
+    def stream_features(
+        self, inputs: Sequence[ImageInput], *, batch_size: int = 64, progress: bool = False
+    ) -> Iterator[tuple[list[str], Tensor]]:
+        """Compute features as ``embed`` does: files and features of a batch, while the next images are read."""
+        model = self.model
+        from zoo.training.prediction import embed
+
+        return embed(model, self.entry.name, inputs, batch_size=batch_size, progress=progress)
+
+    def probe(self, data: str | Path | None = None, *, settings: Settings = (), neighbors: int = 20) -> Probes:
+        """Measure what the features are worth for a data set: test accuracy of k nearest neighbors and of a linear classifier.
+
+        Args:
+            data: of any classes, or a folder or table of images; by default that of the training.
+            settings: of the data, as in ``{"data.size": 160}``.
+            neighbors: k, whose votes are weighted by similarity.
+
+        Raises:
+            UserError: the data cannot be read, or the model has no features.
+        """
+        from zoo.config.settings import parse_settings
+
+        self.require_classifier("probe")
+        section, _ = self._test_section(data, parse_settings(settings, ("data",)))
+        section = {**section, "augment": "none"}
+        task = self.model
+        if self.is_published:
+            section = self.source.data_options(task.spec, section)
+        from zoo.analysis.probes import probe
+        from zoo.training.data_record import DataRecord
+
+        return probe(self.registry, task, self.config, section, DataRecord.read(self.path), neighbors)
 
     def calibrate(self, *, undo: bool = False) -> list[Calibration]:
         """Fit a temperature on the validation images, by which probabilities are calibrated from then on (Guo et al. 2017).
@@ -493,3 +553,10 @@ class TrainedRun:
         from zoo.report.notebook import render
 
         return render(self.source, self.config, self.metrics)
+
+
+def _several(inputs: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+    """One or several images as a list."""
+    # arrays, tensors and Pillow images are iterable, too
+    is_one = isinstance(inputs, (str, Path)) or hasattr(inputs, "shape") or hasattr(inputs, "convert")
+    return [inputs] if is_one or not isinstance(inputs, Iterable) else list(inputs)

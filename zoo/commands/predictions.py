@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from zoo.commands.shell import print_table
 from zoo.core.errors import UserError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Predictions = Iterable[tuple[str, Prediction]]  # with their files
 
+T = TypeVar("T")
 FORMATS = ("csv", "json")  # of files, by their ending
 
 
@@ -66,25 +67,37 @@ def write_answers(predictions: Predictions, written_as: str, path: Path) -> int:
         UserError: some images cannot be read; predictions for the others are in the file, if there are any.
         OSError: nothing was changed.
     """
-    faults: list[UserError] = []
-    count = 0
-
-    def readable() -> Iterator[tuple[str, Prediction]]:
-        nonlocal count
-        try:
-            for count, prediction in enumerate(predictions, 1):  # noqa: B007
-                yield prediction
-        except UserError as error:
-            if not count:
-                raise
-            faults.append(error)
-
+    readable = UntilFault(predictions)
     with replacing(path) as file:
-        for text in _pieces(readable(), written_as):
+        for text in _pieces(readable, written_as):
             file.write(text.encode())
-    if faults:
-        raise faults[0]
-    return count
+    readable.raise_fault()
+    return readable.count
+
+
+class UntilFault(Generic[T]):
+    """Passes on results up to a UserError, which waits until ``raise_fault`` if there are results before it.
+
+    Attributes:
+        count: results so far.
+    """
+
+    def __init__(self, results: Iterable[T]) -> None:
+        self.results, self.count = results, 0
+        self._fault: UserError | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            for self.count, result in enumerate(self.results, 1):  # noqa: B020
+                yield result
+        except UserError as error:
+            if not self.count:
+                raise
+            self._fault = error
+
+    def raise_fault(self) -> None:
+        if self._fault:
+            raise self._fault
 
 
 def _pieces(predictions: Predictions, written_as: str) -> Iterator[str]:

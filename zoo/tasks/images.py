@@ -199,6 +199,21 @@ class ImageModel(Task):
 
     # ------------------------------------------------------------------ features of a frozen backbone
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Features in front of the head, float32 [N, features], of pixels from 0 to 255, [N, C, H, W].
+
+        Those of a head that takes a feature map or tokens are averaged over their positions.
+
+        Raises:
+            UserError: the network has none.
+        """
+        if self.one_pass:
+            raise UserError(f"{type(self).__name__} has no features: it compares pixels")
+        features = self._features(images).float()
+        if features.ndim == 3:  # tokens [N, T, features]
+            return features.mean(1)
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
+
     def prepare(self, data: Any) -> None:
         """Replace images by features if the backbone is frozen and they are the same in every epoch.
 

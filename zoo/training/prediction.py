@@ -1,4 +1,4 @@
-"""Predictions of a trained model for images: files, folders, Pillow images, arrays and tensors."""
+"""Predictions and features of a trained model for images: files, folders, Pillow images, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from zoo.datamodules.files.formats import why_no_image
 from zoo.datamodules.files.images import UnreadableImage, array_to_image, read_image
 from zoo.datamodules.files.progress import shown
 from zoo.spec import ImageSpec, image_spec
+from zoo.tasks.images import ImageModel
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.task import Task
 
 BATCH = 64
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
+Batches = Iterator[tuple[list[str], torch.Tensor]]  # files, and their images or features
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,33 @@ def predict(
         UserError: a named file is missing or not an image, a folder holds none that can be read, an option is of another task, or
             the model takes no images.
     """
+    sources = _require_sources(task, name, inputs)
+    given = {option: value for option, value in options.items() if value is not None}
+    known = list(inspect.signature(task.predict_images).parameters)[1:]
+    if strange := [option for option in given if option not in known]:
+        takes = ", ".join(f"--{option}" for option in known) or "none"
+        raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
+    return _predictions(task, _read(sources, image_spec(task.spec), inputs, batch_size, progress, "predicting"), given)
+
+
+def embed(
+    task: Task, name: str, inputs: Sequence[ImageInput], *, batch_size: int = BATCH, progress: bool = True
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Features in front of the head: (files, features) pairs, float32 [n, features] on the CPU, a batch at a time.
+
+    Images are read, and unreadable ones treated, as in ``predict``, with the same arguments.
+
+    Raises:
+        UserError: as ``predict``, or the model has no features.
+    """
+    sources = _require_sources(task, name, inputs)
+    if not isinstance(task, ImageModel):
+        raise UserError(task.cannot(name, "has no features of single images"))
+    return _features(task, _read(sources, task.spec, inputs, batch_size, progress, "computing features of"))
+
+
+def _require_sources(task: Task, name: str, inputs: Sequence[ImageInput]) -> list[Source]:
+    """What is to be read for a model that takes images."""
     if not inputs:
         raise UserError("there is nothing to predict for: give images")
     takes_images = hasattr(task, "predict_images")
@@ -67,35 +96,45 @@ def predict(
         raise UserError(task.cannot(name, "takes no image files"))
     if image_spec(task.spec).are_points:
         raise UserError(f"this {name} was trained on points in the plane, not on images")
-    given = {option: value for option, value in options.items() if value is not None}
-    known = list(inspect.signature(task.predict_images).parameters)[1:]
-    if strange := [option for option in given if option not in known]:
-        takes = ", ".join(f"--{option}" for option in known) or "none"
-        raise UserError(f"--{strange[0]} does not apply to {task.task}, the task of {name}: it takes {takes}")
-    images = _read_all(sources, image_spec(task.spec), batch_size, progress)
-    if is_deep:
-        images = _name_constant(images, image_spec(task.spec).value_range)
-    return _predictions(task, images, given, [str(each) if isinstance(each, (str, Path)) else "image" for each in inputs])
+    return sources
 
 
-def _predictions(
-    task: Task, images: Iterable[tuple[list[str], torch.Tensor]], options: dict[str, Any], names: list[str]
-) -> Iterator[tuple[str, Prediction]]:
-    is_empty = True
+def _predictions(task: Task, images: Batches, options: dict[str, Any]) -> Iterator[tuple[str, Prediction]]:
     for files, pixels in images:
         with torch.inference_mode():
             predictions = task.predict_images(pixels.to(task.device), **options)
         of_each = len(predictions) // len(files)
         for place, prediction in enumerate(predictions):
-            is_empty = False
             yield files[place // of_each], prediction
+
+
+def _features(task: ImageModel, images: Batches) -> Batches:
+    for files, pixels in images:
+        with torch.inference_mode():
+            features = task.embed(pixels.to(task.device))
+        yield files, features.cpu()
+
+
+def _read(
+    sources: list[Source], spec: ImageSpec, inputs: Sequence[ImageInput], batch_size: int, progress: bool, verb: str
+) -> Batches:
+    """Yield files and their images, uint8 [n, C, H, W].
+
+    Args:
+        inputs: as they were given, for the message that none can be read.
+        verb: of the progress bar.
+    """
+    images = _read_all(sources, spec, batch_size, verb if progress else "")
+    is_empty = True
+    for batch in _name_constant(images, spec.value_range) if spec.value_range else images:
+        is_empty = False
+        yield batch
     if is_empty:
+        names = [str(each) if isinstance(each, (str, Path)) else "image" for each in inputs]
         raise UserError(f"{some(names)}: no image can be read")
 
 
-def _read_all(
-    sources: list[Source], spec: ImageSpec, batch_size: int, progress: bool
-) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _read_all(sources: list[Source], spec: ImageSpec, batch_size: int, verb: str) -> Batches:
     if len(sources) == 1 and sources[0].is_named:
         only = sources[0].content
         yield [sources[0].name], (read_named(only, spec) if isinstance(only, Path) else sources[0].read(spec))[None]
@@ -115,7 +154,7 @@ def _read_all(
     parts: Iterable[list[tuple[str, torch.Tensor]]] = (
         read(sources[i : i + batch_size]) for i in range(0, len(sources), batch_size)
     )
-    for found in shown(parts, len(sources), batch_size, "predicting") if progress else parts:
+    for found in shown(parts, len(sources), batch_size, verb) if verb else parts:
         if found:
             names, images = zip(*found, strict=True)
             yield list(names), torch.stack(images)
@@ -123,9 +162,7 @@ def _read_all(
         raise UserError(f"{len(refused):,} of the files that were named cannot be read: {some(refused)}")
 
 
-def _name_constant(
-    images: Iterable[tuple[list[str], torch.Tensor]], value_range: tuple[float, ...]
-) -> Iterator[tuple[list[str], torch.Tensor]]:
+def _name_constant(images: Batches, value_range: tuple[float, ...]) -> Batches:
     """Pass images on, and say which show nothing, as those of other values than the network was trained on do."""
     found: list[str] = []
     for names, pixels in images:
