@@ -14,7 +14,7 @@ def picture(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="Kind of picture; omit it to list the kinds.")] = "",
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs by name or path; for attention and saliency, followed by image files."),
+        typer.Argument(metavar="RUN...", help="Runs by name or path; for attention, saliency and gradcam, then image files."),
     ] = [],  # noqa: B006
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; default RUN-KIND.png.")] = "",
     metric: Annotated[str, typer.Option(metavar="NAMES", help="curves: metrics to plot, as in train/loss,val/loss.")] = "",
@@ -28,7 +28,9 @@ def picture(
     units: Annotated[
         str, typer.Option(metavar="N,N", help="cells: units to draw; default those that correlate best with the text.")
     ] = "",
-    class_name: Annotated[str, typer.Option("--class", metavar="NAME", help="saliency: class; default the predicted one.")] = "",
+    class_name: Annotated[
+        str, typer.Option("--class", metavar="NAME", help="saliency, gradcam: class; default: predicted.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Draw weights, predictions, attention maps, learning curves and more, as PNG files.
@@ -37,6 +39,7 @@ def picture(
     [bold]zoo picture templates softmax-digits[/bold]   weights of a linear classifier\n
     [bold]zoo picture curves first second --metric train/error,val/error[/bold]   learning curves of two runs\n
     [bold]zoo picture saliency resnet20-folder photo.jpg --class cat[/bold]   saliency maps\n
+    [bold]zoo picture gradcam resnet20-folder photo.jpg[/bold]   the regions that raise the score of the predicted class\n
     [bold]zoo picture calibration resnet20-digits[/bold]   reliability diagram\n
     [bold]zoo picture attention vit-folder photo.jpg[/bold]   attention maps\n
     [bold]zoo picture captions captioner-shapes-captions[/bold]   best and worst captions\n

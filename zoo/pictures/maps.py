@@ -23,7 +23,7 @@ def draw_maps(
 
     Args:
         images: RGB in [0, 1], [n, H, W, 3].
-        maps: at least 0, [n, maps, rows, columns].
+        maps: at least 0, [n, maps, rows, columns], or RGB as the images.
         limits: ends of the color scales, [n, maps].
         row_titles: to the left of each image; map_titles: above the first row.
         tile: inches per side.

@@ -9,18 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.core.errors import UserError, unknown
-from zoo.core.printing import shell_word
+from zoo.pictures.explained import explain
 from zoo.pictures.figure import Picture
 from zoo.pictures.maps import PERCENTILE, draw_maps, draw_scale
-from zoo.pictures.predictions import load_trained, to_rgb
-from zoo.pictures.shown import select_images
 from zoo.registry.registry import Registry
-from zoo.tasks.images import ImageModel, require_image_model
+from zoo.tasks.images import ImageModel
 from zoo.training.run_folder import RunFolder
 
-TEST_IMAGES = 6
-MAX_FILES = 16
 TILE = 1.6  # inches per side
 SAMPLES, NOISE = 50, 0.15  # of SmoothGrad, as its authors recommend
 
@@ -35,34 +30,14 @@ def saliency(
     class_name: str = "",
 ) -> Picture:
     """Draw saliency maps for the predicted class, or for ``class_name``."""
-    folder = runs[0]
-    task, run = load_trained(registry, folder, checkpoint)
-    require_image_model(task, folder.name, "zoo picture saliency")
-    if task.one_pass:
-        raise UserError(f"{folder.name} has no gradients ({run.model['name']}): saliency maps need a network")
-    classes = task.spec.classes
-    if class_name and class_name not in classes:
-        raise unknown("class", class_name, classes)
-    shown = select_images(registry, run, task.spec, images, data, settings, TEST_IMAGES, MAX_FILES)
-    task.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
-    pixels = shown.images.to(task.device).float()
-    with torch.no_grad():
-        likely = task.predict_step({"images": pixels}).sort(1, descending=True)
-    chosen = torch.full_like(likely.indices[:, 0], classes.index(class_name)) if class_name else likely.indices[:, 0]
-    probabilities = likely.values[likely.indices == chosen[:, None]].tolist()
-    gradients = score_gradients(task, pixels, chosen), smooth_gradients(task, pixels, chosen)
-    maps = torch.stack([saliency_map(each) for each in gradients], 1).cpu().numpy()
-    word = "class" if class_name else "predicted"
-    titles = [
-        f"{name}\n{word} {classes[i]} ({p:.0%})" for name, p, i in zip(shown.names, probabilities, chosen.tolist(), strict=True)
-    ]
-    heading = f"{folder.path.name}: saliency maps for {f'class {class_name}' if class_name else 'the predicted class'}"
-    again = " ".join(["zoo picture saliency", folder.name, *map(shell_word, images)])
+    found = explain(registry, runs[0], "saliency", images, checkpoint, data, settings, class_name)
+    inputs = found.task, found.pixels, found.classes
+    maps = torch.stack([saliency_map(gradients) for gradients in (score_gradients(*inputs), smooth_gradients(*inputs))], 1)
     return Picture(
-        draw_saliency(to_rgb(shown.images), maps, titles, heading),
+        draw_saliency(found.rgb, maps.cpu().numpy(), found.titles, f"{runs[0].path.name}: saliency maps for {found.whose}"),
         "bright pixels influence the class score most: check whether they belong to the object, or to the background, borders "
         "and watermarks",
-        again if class_name else f"{again} --class {shell_word(classes[likely.indices[0, 1]])}",
+        found.again,
     )
 
 

@@ -19,10 +19,15 @@ from zoo.training.prediction import read_named
 
 @dataclass(frozen=True)
 class SelectedImages:
-    """Images, uint8 [n, C, H, W], and their captions: a file name or the true class."""
+    """Images, uint8 [n, C, H, W], and their captions: a file name or the true class.
+
+    Attributes:
+        labels: of test images, [n, ...]; None of files.
+    """
 
     images: Tensor
     names: list[str]
+    labels: Tensor | None = None
 
 
 def select_images(
@@ -51,5 +56,6 @@ def select_images(
     chosen = torch.linspace(0, len(split) - 1, min(number, len(split))).round().long()
     images = next(split.images.batches(iter([chosen])))
     if isinstance(spec, ImageSpec):
-        return SelectedImages(images, [f"true {opened.label_text(label)}" for label in split.labels[chosen]])
+        labels = split.labels[chosen]
+        return SelectedImages(images, [f"true {opened.label_text(label)}" for label in labels], labels)
     return SelectedImages(images, [f"test image {index}" for index in chosen.tolist()])
