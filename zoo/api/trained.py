@@ -219,7 +219,8 @@ class TrainedRun(Inference):
 
         self.require_classifier("probe")
         section, _ = self._test_section(data, parse_settings(settings, ("data",)))
-        section = {**section, "augment": "none"}
+        if "augment" in section:
+            section = {**section, "augment": "none"}
         task = self.model
         if self.is_published:
             section = self.source.data_options(task.spec, section)
