@@ -217,7 +217,7 @@ class TrainedRun(Inference):
         """
         from zoo.config.settings import parse_settings
 
-        self.require_classifier("probe")
+        self.require_classifier("probe", "classification")
         section, _ = self._test_section(data, parse_settings(settings, ("data",)))
         if "augment" in section:
             section = {**section, "augment": "none"}

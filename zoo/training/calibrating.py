@@ -64,8 +64,6 @@ def calibrate(registry: Registry, folder: RunFolder, is_undone: bool = False) ->
         contents = {which: read_checkpoint(folder.checkpoint(which)) for which in names}
         tasks = {which: load_task(registry, contents[which], folder.checkpoint(which)) for which in names}
         task, run = tasks["best"]
-        if not isinstance(task, Classifier):
-            raise UserError(task.cannot(folder.name, "has no probabilities of classes that a temperature calibrates"))
         record = DataRecord.read(folder.path)
         data = build_data(registry, run, record, task.spec)
         if not len(data.splits["val"]):
