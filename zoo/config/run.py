@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -69,11 +70,7 @@ class WandbSettings(Section):
     artifacts: Literal["off", "weights", "checkpoint"] = Field(
         "off", description="of the best and the last checkpoint upload the weights, as zoo.load reads them, or all of it; or off"
     )
-    link: str | None = Field(
-        None,
-        pattern=r"^[^/:]+/([^/:]+/)?[^/:]+$",
-        description="link the best uploaded model to a collection, as in wandb-registry-model/flowers",
-    )
+    link: str | None = Field(None, description="link the best uploaded model to a collection, as in wandb-registry-model/flowers")
     log_data: bool = Field(False, description="upload the files of the data, too, not just what identifies them")
     inside: Literal["summary", "full", "off"] = Field(
         "summary", description="activations and gradients: totals and the worst layers, full (also wandb.layers), or off"
@@ -90,6 +87,8 @@ class WandbSettings(Section):
     @field_validator("link")
     @classmethod
     def _need_artifacts(cls, link: str | None, info: ValidationInfo) -> str | None:
+        if link and not re.fullmatch(r"([^/:]+/){1,2}[^/:]+", link):
+            raise ValueError("must name a registry and a collection, as in wandb-registry-model/flowers")
         if link and info.data.get("artifacts", "off") == "off":
             raise ValueError("needs wandb.artifacts=weights")
         return link

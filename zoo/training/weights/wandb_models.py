@@ -73,7 +73,8 @@ def fetch_model(name: str) -> Path:
         if alias in versions:  # a version never changes
             return versions[alias]
         hint = f"; in the cache: {some([f'{PREFIX}{path}:{each}' for each in versions], NAMED)}" if versions else ""
-        if reason := why_not_online(settings.base_url):
+        is_off = settings.mode in ("offline", "dryrun", "disabled")
+        if reason := f"W&B is {settings.mode}, as WANDB_MODE says" if is_off else why_not_online(settings.base_url):
             raise UserError(f"{name}: {reason}{hint}")
         try:
             artifact, entry = within(LOOKUP_SECONDS, lambda: _look_up(path, alias, name))
