@@ -103,7 +103,7 @@ class MultiLabelClassifier(ImageModel):
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         loss, collected = self.metrics[stage]["loss"], self.metrics[stage]["scores"]
-        values, (scores, labels) = float(loss.compute()), collected.compute()
+        mean_loss, (scores, labels) = float(loss.compute()), collected.compute()
         loss.reset()
         collected.reset()
         if stage == "val" and not self.trainer.sanity_checking:
@@ -112,7 +112,7 @@ class MultiLabelClassifier(ImageModel):
         if stage == "test":
             self.details = {"classes": report.by_class(self.spec.classes)}
         counts = report.counts
-        return {"mAP": report.mean_precision, "f1_micro": counts.f1_micro, "f1_macro": counts.f1_macro, "loss": values}
+        return {"mAP": report.mean_precision, "f1_micro": counts.f1_micro, "f1_macro": counts.f1_macro, "loss": mean_loss}
 
     # ------------------------------------------------------------------ predictions
 

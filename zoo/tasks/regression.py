@@ -89,12 +89,12 @@ class ImageRegressor(ImageModel):
 
     def compute_metrics(self, stage: str) -> dict[str, float]:
         loss, errors = self.metrics[stage]["loss"], self.metrics[stage]["errors"]
-        values, found = float(loss.compute()), self._in_units(errors.compute())
+        mean_loss, found = float(loss.compute()), self._in_units(errors.compute())
         loss.reset()
         errors.reset()
         if stage == "test":
             self.details = {"targets": _by_target(self.spec.targets, found)}
-        return {**{name: float(each.nanmean()) for name, each in found.items()}, "loss": values}
+        return {**{name: float(each.nanmean()) for name, each in found.items()}, "loss": mean_loss}
 
     def _in_units(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Errors of standardized values, [targets], as errors of the numbers; R2 is the same for both."""
