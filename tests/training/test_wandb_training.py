@@ -23,11 +23,10 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     assert config["environment"]["parameters"] == 64 * 10 + 10 and "torch" in config["environment"]["versions"]
     assert list(run_record(folder).tags) == ["a", "b"]
     own = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    names = ("train/", "val/accuracy", "val/loss")
-    theirs = [{key: value for key, value in row.items() if key.startswith(names)} for row in history(folder)]
+    theirs = history(folder)
     for record in own:
         expected = {key: value for key, value in record.items() if key.startswith(("train/", "val/"))}
-        assert not expected or expected in theirs
+        assert any(expected.items() <= row.items() for row in theirs)
     found, charts = tables(folder), panels(folder)
     assert len(found["val/samples"]) == 16
     assert [row["layer"] for row in found["layers"]] == ["linear"] and found["layers"][0]["type"] == "Linear"
@@ -37,7 +36,7 @@ def test_a_whole_training_leaves_config_history_summary_and_table_offline(zoo):
     right = sum(pairs[name, name] for name in map(str, range(10)))
     assert len(metric_names(folder)) < 60
     assert len(pairs) == 100 and right / sum(pairs.values()) == pytest.approx(own[-1]["test/accuracy"])
-    assert set(own[-1]) == {"step", "epoch", "time", "test/accuracy", "test/loss"}, "a guest changes no record"
+    assert {key for key in own[-1] if not key.startswith("test/")} == {"step", "epoch", "time"}, "a guest changes no record"
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["bestiary"]["trackers"] == {"wandb": run_record(folder).run_id}
 
