@@ -90,7 +90,7 @@ def test_every_image_network_keeps_the_contract_with_several_labels(name: str) -
 
 def test_gradients_agree_with_differences() -> None:
     registry = scan()
-    results = list(check_gradients(registry, registry.model("mlp"), [{"data": {**SMALL["data"], "size": 32}}]))
+    results = list(check_gradients(registry, registry.model("mlp"), settings=[{"data": {**SMALL["data"], "size": 32}}]))
     assert results and all(result.passed for result in results)
 
 

@@ -156,7 +156,9 @@ def test_every_image_network_keeps_the_contract_with_numbers(name: str) -> None:
 
 def test_gradients_agree_with_differences() -> None:
     registry = scan()
-    results = list(check_gradients(registry, registry.model("mlp"), [{"data": {"name": "shapes-numbers", "num_images": 64}}]))
+    results = list(
+        check_gradients(registry, registry.model("mlp"), settings=[{"data": {"name": "shapes-numbers", "num_images": 64}}])
+    )
     assert results and all(result.passed for result in results)
 
 

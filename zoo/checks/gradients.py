@@ -66,14 +66,14 @@ class ParameterCheck:
 
 
 def check_gradients(
-    registry: Registry, entry: Entry, settings: Sequence[dict[str, dict[str, Any]]] = (), samples: int = 4, points: int = 2
+    registry: Registry, entry: Entry, samples: int = 4, points: int = 2, settings: Sequence[dict[str, dict[str, Any]]] = ()
 ) -> Iterator[ParameterCheck]:
     """Check every parameter of a model's ``tiny`` variant, in training mode, on random batches; of none, if there is none.
 
     Args:
-        settings: trees of section -> key -> value that go over the tiny variant, as in its data.
         samples: in a batch; its statistics are part of the loss when there is batch norm.
         points: see ``compare_gradients``.
+        settings: trees of section -> key -> value that go over the tiny variant, as in its data.
 
     Raises:
         UserError: the model cannot be built, or leaves float64.

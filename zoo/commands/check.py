@@ -56,7 +56,7 @@ def _check_gradients(registry: Registry, entry: Entry, settings: list[dict[str, 
     from zoo.checks.gradients import check_gradients
 
     results = []
-    for result in check_gradients(registry, entry, settings):  # slow for a large network: print results as they come
+    for result in check_gradients(registry, entry, settings=settings):  # slow for a large network: print results as they come
         results.append(result)
         if not json:
             shape, verdict = "x".join(map(str, result.shape)), "ok  " if result.passed else "FAIL"
