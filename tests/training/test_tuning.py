@@ -136,7 +136,8 @@ def test_smoothing_keeps_what_is_straight_and_shifts_nothing() -> None:
 
 def limited(monkeypatch: pytest.MonkeyPatch, train: int, val: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
     """Simulate a device on which larger batches than these do not fit."""
-    train_step, evaluate = Linear.training_step, Linear.evaluation_step
+    classifier = Linear.with_loop("classification")
+    train_step, evaluate = classifier.training_step, classifier.evaluation_step
 
     def training_step(task, batch, index):
         if len(batch["labels"]) > train:
@@ -148,8 +149,8 @@ def limited(monkeypatch: pytest.MonkeyPatch, train: int, val: int, error: type[E
             raise error("CUDA out of memory")
         evaluate(task, stage, batch)
 
-    monkeypatch.setattr(Linear, "training_step", training_step)
-    monkeypatch.setattr(Linear, "evaluation_step", evaluation)
+    monkeypatch.setattr(classifier, "training_step", training_step)
+    monkeypatch.setattr(classifier, "evaluation_step", evaluation)
 
 
 def test_all_training_images_are_the_most() -> None:
