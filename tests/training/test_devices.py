@@ -209,6 +209,7 @@ def test_labels_have_the_same_figures_on_any_number_of_processes(figures: dict[s
         assert other["test/loss"] == pytest.approx(alone["test/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_numbers_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     alone, *others = figures["numbers"]
     for other in others:
@@ -216,6 +217,7 @@ def test_numbers_have_the_same_figures_on_any_number_of_processes(figures: dict[
             assert other[name] == pytest.approx(alone[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_captions_have_the_same_figures_on_any_number_of_processes(figures: dict[str, list[dict]]) -> None:
     one, *others = figures["told"]
     for other in others:
