@@ -84,7 +84,7 @@ class RunFolder:
         Raises:
             UserError: the name is taken or invalid, or the folder cannot be created.
         """
-        name = name or trial_name(run)
+        name = trial_name(run) if name is None else name
         if is_follower():
             if name is None and FOLDER_VARIABLE not in os.environ:
                 raise UserError("several launched processes must agree on one folder: give the run a name with --name")
