@@ -100,7 +100,7 @@ def search(
     workers: int = 1,
     seed: int = 0,
     settings: Settings = (),
-    name: str = "",
+    name: str | None = None,
     storage: str = "",
 ) -> SearchResult:
     """Search hyperparameters by a validation metric. The same call again continues the study.
@@ -136,7 +136,7 @@ def search(
         model, over, data, epochs=epochs, settings=settings, sampler=sampler, pruner=pruner, metric=metric, folds=folds,
         seed=seed, workers=workers, trials=trials,
     )  # fmt: skip
-    return run_plan(plan, budget, require_name(name) if name else f"{model}-{plan.base['data']['name']}", storage)
+    return run_plan(plan, budget, f"{model}-{plan.base['data']['name']}" if name is None else require_name(name), storage)
 
 
 def plan_search(

@@ -45,7 +45,7 @@ def search(
     workers: Annotated[
         str, typer.Option(metavar="N", help="Parallel processes, each with a GPU of its own if there are several.")
     ] = "1",
-    study: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the study; default MODEL-DATA.")] = "",
+    study: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the study; default MODEL-DATA.")] = None,
     storage: Annotated[
         str, typer.Option(metavar="URL", help="Database to share the study between machines, such as postgresql://...")
     ] = "",
@@ -65,7 +65,7 @@ def search(
     from zoo.config.resolution import data_section
 
     data_name = data_section(registry, data)["name"] if data else registry.model(name).data
-    where = (study or f"{name}-{data_name}", storage)
+    where = (f"{name}-{data_name}" if study is None else study, storage)
     if show:
         if over or settings or trials or wandb_sweep:
             raise UserError("--show only prints the results: omit the options that define a search")

@@ -42,7 +42,7 @@ class StudyLocation:
     storage: str = ""
 
     def __post_init__(self) -> None:
-        if self.name and not is_plain_name(self.name):
+        if not is_plain_name(self.name):
             raise UserError(f"--name {self.name!r}: {PLAIN_NAME}")
 
     @property
