@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from zoo.core.errors import UserError
-from zoo.optim.losses import binary_cross_entropy, focal
+from zoo.optim.losses import binary_cross_entropy, focal, huber
 from zoo.spec import IGNORE
 
 
@@ -53,3 +53,17 @@ def test_weights_are_one_for_all_or_one_for_each_class() -> None:
     assert one == each
     with pytest.raises(UserError, match=r"pos_weight has 3 values: give one for all, or for each of 4 classes"):
         binary_cross_entropy(logits, labels, "mean", 0.0, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments", "words"),
+    [
+        (binary_cross_entropy, {"pos_weight": [-1.0]}, r"pos_weight=\[-1.0\]: must be at least 0"),
+        (focal, {"alpha": 1.5}, "alpha=1.5: must be at most 1"),
+        (focal, {"gamma": -1.0}, "gamma=-1.0: must be at least 0"),
+        (huber, {"delta": 0.0}, "delta=0.0: must be more than 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused(loss, arguments: dict, words: str) -> None:
+    with pytest.raises(UserError, match=f"recipe.loss_args.{words}"):
+        loss(*drawn(), "mean", **arguments)

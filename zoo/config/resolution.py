@@ -189,13 +189,13 @@ def _with_arguments(registry: Registry, data: Entry, recipe: Recipe) -> Recipe:
     """
     optimizer = registry.find("optimizer", recipe.optimizer)
     arguments = {"optimizer_args": check_options(optimizer, recipe.optimizer_args, as_json=True)}
+    fitting = sorted(name for name, each in registry.entries("loss").items() if each.task == data.task)
+    choice = f": choose from {', '.join(fitting)}" if fitting else ""
     if recipe.loss_args and not recipe.loss:
-        raise UserError("recipe.loss_args: name the loss, too: recipe.loss=...")
+        raise UserError(f"recipe.loss_args: name the loss, too, by recipe.loss{choice}")
     if recipe.loss:
         loss = registry.find("loss", recipe.loss)
         if loss.task != data.task:
-            fitting = sorted(name for name, each in registry.entries("loss").items() if each.task == data.task)
-            choice = f": choose from {', '.join(fitting)}" if fitting else ""
             raise UserError(f"recipe.loss={recipe.loss}: is for {loss.task}, and {data.name} for {data.task}{choice}")
         arguments["loss_args"] = check_options(loss, recipe.loss_args, as_json=True)
     return recipe.model_copy(update=arguments)

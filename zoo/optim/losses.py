@@ -32,6 +32,7 @@ def hinge(logits: Tensor, targets: Tensor, reduction: str, margin: float = 1.0) 
 
     torch's own loss divides by the number of classes.
     """
+    _require(margin >= 0, f"margin={margin}: must be at least 0")
     losses = F.multi_margin_loss(logits, targets.clamp(min=0), margin=margin, reduction="none") * logits.shape[1]
     return losses.mean() if reduction == "mean" else losses
 
@@ -64,6 +65,8 @@ def focal(logits: Tensor, targets: Tensor, reduction: str, alpha: float = 0.25, 
         alpha: weight of positives, and 1 - alpha that of negatives; negative for no weights.
         gamma: exponent that lowers the loss of easy labels.
     """
+    _require(alpha <= 1, f"alpha={alpha}: must be at most 1")
+    _require(gamma >= 0, f"gamma={gamma}: must be at least 0")
     known = targets >= 0
     positive = targets.where(known, 0).to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
@@ -79,9 +82,9 @@ def _weights(given: list[float], logits: Tensor) -> Tensor | None:
     if not given:
         return None
     classes = logits.shape[1]
-    if len(given) not in (1, classes):
-        advice = f"give one for all, or for each of {classes} classes"
-        raise UserError(f"recipe.loss_args.pos_weight has {len(given)} values: {advice}")
+    advice = f"give one for all, or for each of {classes} classes"
+    _require(len(given) in (1, classes), f"pos_weight has {len(given)} values: {advice}")
+    _require(min(given) >= 0, f"pos_weight={given}: must be at least 0")
     return torch.tensor(given, dtype=logits.dtype, device=logits.device)
 
 
@@ -100,6 +103,7 @@ def mean_absolute_error(logits: Tensor, targets: Tensor, reduction: str) -> Tens
 @register_loss("huber", task="regression")
 def huber(logits: Tensor, targets: Tensor, reduction: str, delta: float = 1.0) -> Tensor:
     """Huber loss (1964) of standardized numbers: squared up to ``delta``, and linear beyond."""
+    _require(delta > 0, f"delta={delta}: must be more than 0")
     return _of_numbers(partial(F.huber_loss, delta=delta), logits, targets, reduction)
 
 
@@ -112,6 +116,11 @@ def _mean_over(known: Tensor, losses: Tensor, reduction: str) -> Tensor:
     """The mean over the known labels of each sample, [N], or with the reduction ``mean`` over the samples, too."""
     means = losses.where(known, 0).sum(1) / known.sum(1).clamp(min=1)
     return means.mean() if reduction == "mean" else means
+
+
+def _require(is_fine: bool, fault: str) -> None:
+    if not is_fine:
+        raise UserError(f"recipe.loss_args.{fault}")
 
 
 def build_loss(recipe: Recipe, default: str) -> Callable[..., Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
-from zoo.core.errors import UserError
+from zoo.core.errors import UserError, one_line
 from zoo.core.fingerprint import fingerprint
 from zoo.core.ranks import rank_zero_print
 from zoo.optim.losses import build_loss
@@ -105,9 +105,22 @@ class ImageModel(Task):
         for name, value in _normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
         self.criterion = build_loss(self.recipe, self.default_loss)
+        self._require_loss()
         self.build_metrics()
         self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
         self.views: Sequence[Callable[[Tensor], Tensor]] = ()
+
+    def _require_loss(self) -> None:
+        """Compute the loss of one sample: only then does a loss refuse an argument that is out of range.
+
+        Raises:
+            UserError: it does.
+        """
+        labels = self.example_labels(1, torch.Generator())
+        try:
+            self.criterion(torch.zeros(1, self.spec.outputs, device=labels.device), labels, reduction="none")
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"recipe.loss={self.recipe.loss or self.default_loss}: {one_line(error)}") from error
 
     # ------------------------------------------------------------------ for loops to implement
 
