@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.core.errors import UserError, did_you_mean, some
+from zoo.core.errors import UserError, did_you_mean, one_line, some
 from zoo.core.files import expanded
 from zoo.datamodules.bases.multilabel import MultiLabelData
 from zoo.datamodules.bases.target_files import TargetFiles
@@ -64,6 +65,8 @@ class MultiLabelTable(TargetFiles, MultiLabelData):
         if label_column and label_columns:
             raise UserError("data.label_column and data.label_columns are mutually exclusive")
         self.columns = ColumnOptions(image_column, label_column, split_column)
+        if twice := [name for name in label_columns if label_columns.count(name) > 1]:
+            raise UserError(f"data.label_columns: names {twice[0]!r} twice")
         self.label_columns, self.separator = tuple(label_columns), separator
         self._flags: tuple[str, ...] = ()  # columns of 0 and 1
 
@@ -98,13 +101,23 @@ class MultiLabelTable(TargetFiles, MultiLabelData):
                 raise UserError(f"data.label_columns: {self.path} has no column {name!r}{hint}")
         if self.label_columns:
             return self.label_columns
-        are_flags = [True] * len(columns)
-        for _, cells in open_table(self.path)[2](columns):
-            are_flags = [before and is_flag(cell) for before, cell in zip(are_flags, cells, strict=True)]
-        if not any(are_flags):
+        others: dict[str, tuple[int, Any]] = {}  # columns with other cells, and the first of those
+        flags, rows = Counter[str](), 0
+        for number, cells in open_table(self.path)[2](columns):
+            rows += 1
+            for name, cell in zip(columns, cells, strict=True):
+                if is_flag(cell):
+                    flags[name] += 1
+                else:
+                    others.setdefault(name, (number, cell))
+        for name, (number, cell) in others.items():
+            if flags[name] > rows / 2:
+                fault = f"row {number} has {one_line(repr(cell), 60)}, neither 1 nor 0"
+                self._note(f"column {name!r} is not used: {fault}; data.label_columns names the columns to use")
+        if len(others) == len(columns):
             lacking = f"no column is named as labels are, or holds 0 and 1: it has {some(columns, 20)}"
             raise UserError(f"{self.path}: {lacking}: choose by data.label_column=NAME, or data.label_columns=[A,B] of 0 and 1")
-        return tuple(name for name, each in zip(columns, are_flags, strict=True) if each)
+        return tuple(name for name in columns if name not in others)
 
     def encode(self) -> Tensor:
         return self._encoded[1]

@@ -86,6 +86,8 @@ class RegressionTable(TargetFiles, RegressionData):
             value = math.inf
         if math.isinf(value):
             raise UserError(f"{place}: {one_line(repr(cell), 60)} is no finite number")
+        if abs(value) > torch.finfo(torch.float32).max:
+            raise UserError(f"{place}: {one_line(repr(cell), 60)} is too large: numbers are float32")
         return value
 
     def encode(self) -> Tensor:

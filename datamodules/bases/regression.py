@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +42,9 @@ class RegressionData(ImageData):
         mean = labels.nanmean(0)
         std = (labels - mean).square().nanmean(0).sqrt()
         for name, deviation in zip(self.spec.targets, std.tolist(), strict=True):
-            if not deviation > 0:
-                what = "has no value in the" if deviation != deviation else "is the same for all"
+            if not 0 < deviation < math.inf:
+                known = "is the same for all" if deviation == 0 else "has infinite values in the"
+                what = "has no value in the" if math.isnan(deviation) else known
                 source = self.source or type(self).__name__
                 raise UserError(f"{source}: {name!r} {what} training images: there is nothing to learn")
         self._spec = replace(self.spec, target_mean=tuple(mean.tolist()), target_std=tuple(std.tolist()))

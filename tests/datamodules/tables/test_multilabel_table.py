@@ -78,6 +78,15 @@ def test_a_column_for_each_class_and_unknown_labels(images: Path) -> None:
     assert named.spec.classes == ("x", "cat")
 
 
+def test_a_column_that_is_nearly_one_of_0_and_1_is_named(images: Path, capfd: pytest.CaptureFixture) -> None:
+    rows = [{"path": name, "cat": 1, "dog": 0, "owl": "x" if name == "03.png" else 1, "width": 8} for name in LABELS]
+    path = write_csv(images / "list.csv", rows)
+    assert MultiLabelTable(4, 0, str(path)).spec.classes == ("cat", "dog")
+    number = 2 + list(LABELS).index("03.png")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"column 'owl' is not used: row {number} has 'x', neither 1 nor 0" in line, "and not that of the width"
+
+
 def test_other_data_is_matched_by_the_names_of_its_classes(images: Path) -> None:
     data = ready(write_csv(images / "list.csv", [{"file": name, "labels": "|".join(own)} for name, own in LABELS.items()]))
     data.require_compatible(replace(data.spec, classes=("bee", "owl", "dog", "cat")), "mine")
@@ -106,6 +115,7 @@ def test_what_a_split_lacks_is_noted(images: Path, capfd: pytest.CaptureFixture)
             "only the class 'cat': at least two are needed; data.separator=CHARACTER",
         ),
         ([{"file": "00.png", "label": "cat"}], {"label_columns": ["a"], "label_column": "b"}, "mutually exclusive"),
+        ([{"file": "00.png", "cat": 1}], {"label_columns": ["cat", "cat"]}, "names 'cat' twice"),
     ],
 )
 def test_what_is_refused(images: Path, rows: list[dict], options: dict, words: str) -> None:

@@ -72,6 +72,7 @@ def test_other_data_is_matched_by_the_names_of_its_numbers(images: Path) -> None
     ("change", "target", "words"),
     [
         ({"x": "tall"}, ["x"], "row 2, column 'x': 'tall' is no finite number"),
+        ({"x": "1e200"}, ["x"], "row 2, column 'x': '1e200' is too large: numbers are float32"),
         ({}, ["z"], "data.target: .* has no column 'z': it has x, y"),
         ({}, [], r"data.target=\[\]: name the columns of numbers"),
         ({}, ["x", "x"], "names 'x' twice"),
