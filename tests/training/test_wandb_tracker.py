@@ -192,3 +192,14 @@ def test_other_ranks_do_nothing(tmp_path, monkeypatch):
         trackers.log_samples("val/samples", classified(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
         trackers.log_monitors(monitored(tmp_path / "monitors.jsonl"), ["cat"], [[1]])
     assert not trackers.run_ids and not (tmp_path / "wandb").exists()
+
+
+def test_records_are_with_the_run_where_wandb_dir_cannot_be_written(tmp_path, caplog, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "inside"))
+    log = tracker(tmp_path)
+    log.open()
+    log.close()
+    assert run_record(tmp_path).run_id == log.run_id
+    (line,) = warnings_of(caplog)
+    assert line.startswith(f"WANDB_DIR={tmp_path}/file/inside cannot be written") and line.endswith(f"{tmp_path}/wandb")

@@ -72,6 +72,8 @@ def one_line(error: object, longest: int | None = None) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's error; after it libraries give advice on settings that do not apply here."""
+    if callable(faults := getattr(error, "errors", None)) and (listed := faults()):  # of pydantic: the first line counts them
+        return one_line(f"{'.'.join(map(str, listed[0]['loc']))}: {listed[0]['msg']}", 200)
     return one_line(next(iter(str(error).strip().splitlines()), ""), 200) or type(error).__name__
 
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from zoo.tasks.samples import Samples
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.lineage import Origin, artifact_name
 from zoo.training.tracking.tables import confusion_table, monitor_tables
-from zoo.training.tracking.tracker import Tracker
+from zoo.training.tracking.tracker import Tracker, notices
 from zoo.training.tracking.wandb_artifacts import origin_artifact, record, trained_files
 from zoo.training.tracking.wandb_server import PROJECT, why_not_online, within
 from zoo.training.tracking.worst import selected, totals, worst
@@ -138,7 +138,7 @@ class WandbTracker(Tracker):
             name=known.run_name or self._name,
             id=self._run_id,
             resume="allow" if self._run_id else None,
-            dir=None if os.environ.get("WANDB_DIR") else self.folder,
+            dir=self._place,
             config=self.config,
             settings=wandb.Settings(
                 init_timeout=INIT_SECONDS,
@@ -363,7 +363,19 @@ class WandbTracker(Tracker):
 
     def _parent(self) -> Path:
         """Where W&B puts the folders of runs."""
-        return self._records.parent if self._records else Path(os.environ.get("WANDB_DIR") or self.folder) / "wandb"
+        return self._records.parent if self._records else self._place / "wandb"
+
+    @cached_property
+    def _place(self) -> Path:
+        """``WANDB_DIR`` or the folder of the run. Where the former cannot be written, wandb would take a temporary folder."""
+        if not (chosen := os.environ.get("WANDB_DIR")):
+            return self.folder
+        with suppress(OSError):
+            Path(chosen).mkdir(parents=True, exist_ok=True)
+        if os.access(chosen, os.W_OK | os.X_OK):
+            return Path(chosen)
+        notices.warning("WANDB_DIR=%s cannot be written: W&B's records are in %s", chosen, self.folder / "wandb")
+        return self.folder
 
     def remains(self) -> str:
         if not self._records:
