@@ -361,7 +361,12 @@ def test_names_of_images_that_are_not_utf8_are_refused_when_the_folder_is_read(z
         (["train", "mlp", "--name", "a/b"], ["plain name"]),
         (["train", "mlp", "--name", "a\x1b\nb"], ["plain name", r"a\x1b\nb"]),
         (["search", "mlp", "--over", "recipe.lr=log:1e-3..1", "--name", "a\x1bb"], ["plain name", r"a\x1bb"]),
+        (["search", "mlp", "--over", "recipe.lr=log:1e-3..1", "--name", ""], ["--name ''", "plain name"]),
         (["train", "mlp", "--name", "a" * 300], ["too long"]),
+        (
+            ["train", "softmax", "--set", "recipe.loss=hinge", "--set", "recipe.loss_args.margin=-1"],
+            ["margin=-1.0", "at least 0"],
+        ),
         (["train", "softmax", "--set", "model.width=3"], ["no option of softmax 'width'", "there is none"]),
         (["train", "mlp", "--config", "absent.yaml"], ["absent.yaml", "no such file"]),
         (["train", "mlp", "--set", "data.augment=flip"], ["no augmentation 'flip'", "'hflip'"]),

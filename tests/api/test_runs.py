@@ -114,6 +114,7 @@ def test_the_command_prints_a_table_names_and_json(zoo) -> None:
     assert [run["state"] for run in json.loads(zoo("runs", "--json", "--sort", "name").out)] == ["finished", "resumable"]
     assert zoo("runs", "third").is_one_line_error("third", "zoo runs")
     assert zoo("runs", "--where", "recipe.lr=0.01", "--names").out.split() == ["second"]
+    assert zoo("runs", "--where", "recipe.lr").is_one_line_error("--where recipe.lr: write it as section.key=value")
 
 
 def test_watch_without_a_name_takes_the_run_that_is_trained(zoo) -> None:

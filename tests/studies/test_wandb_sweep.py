@@ -105,6 +105,7 @@ def test_the_ranges_of_a_sweep_that_others_wrote_are_read() -> None:
         ("parameters: {recipe.lr: {min: 0.1}}", ["recipe.lr", "min and max"]),
         ("parameters: {recipe.lr: 0.1}", ["recipe.lr", "values"]),
         ("parameters: {recipe: {parameters: {rl: {values: [1, 2]}}}}", ["no recipe key 'rl'", "'lr'"]),
+        ("parameters: {recipe.lr: {values: [1, 2], probabilities: [0.9, 0.1]}}", ["recipe.lr", "omit probabilities"]),
         ("method: random", ["f.yaml", "no parameters"]),
         ("[1", ["f.yaml", "not YAML"]),
     ],

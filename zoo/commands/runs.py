@@ -49,12 +49,11 @@ def runs(
     from zoo.config.settings import parse_settings
     from zoo.training.run_folder import runs_folder, runs_in
 
-    wanted = {
-        f"{section}.{key}": value
-        for layer in parse_settings(where)
-        for section, values in layer.items()
-        for key, value in values.items()
-    }
+    try:
+        layers = parse_settings(where)
+    except UserError as error:
+        raise UserError(str(error).replace("--set", "--where", 1)) from None
+    wanted = {f"{section}.{key}": value for layer in layers for section, values in layer.items() for key, value in values.items()}
     with runs_in(runs_dir):
         found = list_runs(pattern, state=state, where=wanted, sort=sort)
         folder = runs_folder()

@@ -89,6 +89,8 @@ def validate(schema: type[Schema], given: dict[str, Any], section: str, what: st
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "literal_error":
             reason += did_you_mean(str(given.get(name)), re.findall("'([^']*)'", first["ctx"]["expected"]))
+        if first["type"] in ("list_type", "tuple_type") and not isinstance(given.get(name), dict):
+            reason += f", as in {section}.{name}=[{_shown(given.get(name))}]"
         raise UserError(f"{section}.{name}={_shown(given.get(name))}: {reason[0].lower()}{reason[1:]}") from None
 
 

@@ -135,6 +135,8 @@ def _flat(path: str, parameters: dict[str, Any], prefix: str = "") -> Iterator[t
 
 
 def _range(path: str, key: str, parameter: dict[str, Any]) -> str:
+    if "probabilities" in parameter:
+        raise UserError(f"--over {path}: {key}: a search draws all values alike: omit probabilities")
     if isinstance(values := parameter.get("values"), list) and values:
         return "choice:" + ",".join(map(json.dumps, values))
     kind = parameter.get("distribution", "uniform")
