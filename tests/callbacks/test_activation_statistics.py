@@ -223,6 +223,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return recorded_by("alone", tmp_path_factory.mktemp("alone"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "sharded"])
 def test_two_processes_record_what_one_does_on_the_whole_batch(alone: list[dict[str, Any]], how: str, tmp_path: Path) -> None:
     one, two = alone, recorded_by(how, tmp_path)

@@ -85,6 +85,7 @@ def test_a_network_can_be_tested_on_longer_sequences_but_not_on_another_task(zoo
     assert zoo("predict", "adder", "x.png").is_one_line_error("takes no image files", "zoo test")
 
 
+@pytest.mark.slow
 def test_an_lstm_learns_short_sequences_where_a_vanilla_network_has_not(zoo) -> None:
     settings = ("--set", "data.length=16", "--set", "model.hidden_size=32", "--set", "recipe.batch_size=32", "--epochs", "2")
     errors = [json.loads(zoo("train", name, *settings, "--json").out)["test/loss"] for name in ("lstm", "rnn")]

@@ -206,6 +206,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(zoo, workplace):
     assert not [path for path in workplace.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_it_learns_digits(zoo):
     small = ["--set", "model.embed_dim=48", "--set", "model.depth=2", "--set", "data.augment=none", "--epochs", "8"]
     patch = ["--set", "data.size=0", "--set", "model.patch_size=2", "--set", "recipe.lr=4e-3", "--set", "recipe.batch_size=32"]

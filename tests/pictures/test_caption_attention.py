@@ -38,6 +38,7 @@ def run(zoo) -> RunFolder:
     return RunFolder.find("looker")
 
 
+@pytest.mark.slow
 def test_pictures_and_captions_of_a_run(zoo, run: RunFolder) -> None:
     for number in range(2):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)

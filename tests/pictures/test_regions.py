@@ -118,6 +118,7 @@ def test_runs_are_drawn_beside_each_other(zoo):
     assert zoo("picture", "regions", "mlp", "--checkpoint", "last").code == 0
 
 
+@pytest.mark.slow
 def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
     answer = zoo("picture", "regions", "--data", "blobs", "--set", "data.num_samples=60", "--json")
     assert answer.code == 0, answer.err
@@ -126,6 +127,7 @@ def test_the_standard_comparison_leaves_no_runs_behind(zoo, workplace):
     assert named[0] == "1-NN, L1 (1 of 8)" and named[-1] == "mlp (8 of 8)"
 
 
+@pytest.mark.slow
 def test_nearest_neighbors_give_each_point_the_class_of_the_nearest(monkeypatch):
     panels: list[Panel] = []
     monkeypatch.setattr("zoo.pictures.regions.draw_regions", lambda drawn, columns: panels.extend(drawn))

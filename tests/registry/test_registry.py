@@ -236,6 +236,7 @@ def test_a_name_claimed_twice_is_an_error_that_names_both_owners(tmp_path: Path,
     assert len(registry.warnings) == 1
 
 
+@pytest.mark.slow
 def test_a_project_may_have_folders_of_the_same_names(tmp_path: Path) -> None:
     for name in ("callbacks", "datamodules"):
         (tmp_path / name).mkdir()

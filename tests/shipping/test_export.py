@@ -54,7 +54,9 @@ def run_snippet(card: Path, alone: bool) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(": ") for line in printed.splitlines())}
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=pytest.mark.slow) if name == "torch-export" else name for name in FORMAT_NAMES]
+)
 def test_the_program_on_the_card_says_what_predict_says(zoo, trained, format: str) -> None:
     file = Path(f"colorist{FORMATS[format].suffix}")
     answer = zoo("export", trained.folder.path, "--to", format, "--license", "CC BY 4.0")

@@ -292,7 +292,7 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
     assert zoo("serve", run, "--allow-host", "http://x").is_one_line_error("--allow-host http://x", "a name alone")
     assert zoo("serve", "nowhere").is_one_line_error("no run 'nowhere'")
     monkeypatch.delitem(sys.modules, "zoo.serve.server", raising=False)
-    monkeypatch.delattr("zoo.serve.server", raising=False)
+    monkeypatch.delattr(sys.modules["zoo.serve"], "server", raising=False)  # the package, whatever was imported again before
     monkeypatch.setitem(sys.modules, "uvicorn", None)  # as if it were not installed
     assert zoo("serve", run).is_one_line_error("uvicorn", "bestiary[serve]")
 

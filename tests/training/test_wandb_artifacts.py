@@ -158,6 +158,7 @@ def test_an_offline_run_brings_its_lineage_and_its_model_when_it_is_synced(zoo, 
     assert np.array_equal(probabilities(loaded), probabilities(package.load("first")))
 
 
+@pytest.mark.slow
 def test_the_files_of_the_data_are_logged_when_asked_for_and_equal_ones_are_one_version(tmp_path, wandb_server):
     for kind, shade in (("dark", 20), ("light", 180)):
         (Path("elsewhere") / kind).mkdir(parents=True)

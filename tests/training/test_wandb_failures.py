@@ -134,6 +134,7 @@ def test_a_server_that_fails_midway_leaves_a_whole_record_that_can_be_synced(tmp
         assert [row["train/loss"] for row in wandb_server.history if "train/loss" in row] == [3.0, 2.0, 1.0]
 
 
+@pytest.mark.slow
 def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_path, wandb_server):
     wandb_server.hangs = ("file_stream", "createRunFiles")
     program = f"""

@@ -188,6 +188,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(zoo, root, tmp_path, workpla
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.slow
 def test_without_the_library_the_command_to_install_it_is_given(root):
     make(root, 2)
     code = (
