@@ -192,6 +192,7 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["data.augmnt=x"], ["no option of digits 'augmnt'", "'augment'"]),
         (["trainer.device=2"], ["no trainer key 'device'", "'devices'"]),
         (["wandb.mode=onlin"], ["wandb.mode=onlin"]),
+        (["wandb.project=team/flowers"], ["wandb.project=team/flowers", "no '/' is allowed"]),
         (["wandb.layers=[conv*]"], ["wandb.layers", "need wandb.inside=full"]),
         (["recipes.lr=1"], ["no section 'recipes'", "'recipe'"]),
         (["lr=1"], ["section.key=value"]),

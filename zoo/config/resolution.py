@@ -73,7 +73,7 @@ def resolve(
         config = {**config, "data": {}}  # its options belong to another data set
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     own = entry.recipe if recipe is None else recipe
-    if recipe is None and data_entry.task != entry.task:  # what it says of the loss is for its own task
+    if data_entry.task != entry.task:  # what it says of the loss is for classes
         own = {key: value for key, value in own.items() if key.partition(".")[0] not in OF_THE_LOSS}
     if entry.augment and recipe is None and "augment" in data_entry.defaults:
         merged["data"]["augment"] = entry.augment
