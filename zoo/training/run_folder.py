@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from zoo.config.run import Run
 from zoo.config.settings import read_config
-from zoo.core.errors import UserError, one_line, unknown
+from zoo.core.errors import UserError, one_line, some, unknown
 from zoo.core.files import PLAIN_NAME, expanded, is_plain_name, making_folder, replace_file
 from zoo.core.json_lines import read_json_lines
 from zoo.core.printing import is_utf8
@@ -159,9 +159,7 @@ class RunFolder:
                 left = free if path.parent == runs_folder() and cls(path).is_left_over() else ""
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}{left}")
         known = known_runs()
-        raise unknown(
-            "run", text, known, "choose from " + ", ".join(known) if known else f"there is none in {runs_folder()}/ yet"
-        )
+        raise unknown("run", text, known, f"choose from {some(known, 20)}" if known else f"there is none in {runs_folder()}/ yet")
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.
