@@ -122,6 +122,13 @@ def test_a_loss_is_for_a_task() -> None:
         resolve(REGISTRY, "lstm", {}, [parse_setting("recipe.loss=hinge")])
 
 
+def test_a_recipe_of_fine_tuning_says_nothing_of_the_loss_of_another_task() -> None:
+    smoothed = {"label_smoothing": 0.1, "epochs": 3}
+    on = {data: resolve(scan(), "mlp", {}, [{"data": {"name": data}}], smoothed).recipe for data in ("digits", "shapes-numbers")}
+    assert (on["digits"].label_smoothing, on["shapes-numbers"].label_smoothing) == (0.1, 0.0)
+    assert on["shapes-numbers"].epochs == 3
+
+
 def test_off_is_a_mode_although_yaml_reads_it_as_false() -> None:
     assert resolve(REGISTRY, "mlp", {}, [parse_setting("wandb.mode=off")]).wandb.mode == "off"
 

@@ -70,6 +70,16 @@ def test_chosen_layers_are_sent_in_full_when_asked_for(tmp_path):
     assert sent["worst/gradient_norm_max"] == 3.0, "the worst of all, chosen or not"
 
 
+def test_a_glob_that_matches_nothing_is_named(tmp_path, caplog):
+    log = tracker(tmp_path, inside="full", layers=("head.*", "haed*"))
+    log.open()
+    log.log_record({"kind": "gradients", "step": 4, "epoch": 0, "seconds": 0.1, "norm": 3.5, "parameters": PARAMETERS})
+    log.log_monitors(tmp_path / "monitors.jsonl")
+    log.close()
+    (warning,) = warnings_of(caplog)
+    assert warning == "wandb.layers: no layer or parameter that was recorded matches haed*"
+
+
 def test_nothing_from_inside_is_sent_when_it_is_off(tmp_path):
     assert log_inside(tmp_path, inside="off") == {}
     assert not [key for key in summary(tmp_path) if not key.startswith("_")]

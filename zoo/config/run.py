@@ -84,6 +84,13 @@ class WandbSettings(Section):
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
 
+    @field_validator("project")
+    @classmethod
+    def _as_wandb_allows(cls, project: str | None) -> str | None:
+        if project and (wrong := re.search(r"[/\\#?%:]", project)):
+            raise ValueError(f"no {wrong[0]!r} is allowed in the name of a project")
+        return project
+
     @field_validator("link")
     @classmethod
     def _need_artifacts(cls, link: str | None, info: ValidationInfo) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import gzip
 import os
 import shlex
@@ -83,6 +84,7 @@ class WandbTracker(Tracker):
         self._step = 0
         self._first: int | None = None
         self._is_linked = False
+        self._recorded: set[str] = set()  # names of layers and parameters
 
     @property
     def closing_seconds(self) -> float:
@@ -204,6 +206,7 @@ class WandbTracker(Tracker):
             return scalars(totals(record))
         import wandb
 
+        self._recorded |= {name for key in ("layers", "parameters") for name in record.get(key, ())}
         record = selected(record, self.settings.layers or ("*",))
         counted = {name: counts for name, counts in histograms(record).items() if any(counts)}
         drawn = {name: wandb.Histogram(np_histogram=(counts, EDGES)) for name, counts in counted.items()}
@@ -223,6 +226,9 @@ class WandbTracker(Tracker):
             return
         from zoo.training.tracking.wandb_tables import as_wandb, confusion_chart
 
+        unmatched = [glob for glob in self.settings.layers if not fnmatch.filter(self._recorded, glob)]
+        if unmatched and self._recorded:
+            notices.warning("wandb.layers: no layer or parameter that was recorded matches %s", ", ".join(unmatched))
         tables = {}
         if self.settings.inside != "off":
             tables.update({key: as_wandb(table) for key, table in monitor_tables(monitors).items()})
