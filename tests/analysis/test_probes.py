@@ -81,6 +81,7 @@ def test_a_run_is_probed_on_its_own_data(zoo, monkeypatch: pytest.MonkeyPatch) -
     assert found["linear"] == pytest.approx(accuracy, abs=0.003) and found["linear"] > 0.8
     assert found["knn"] == pytest.approx(neighbors.score(features["test"], labels["test"]), abs=0.003)
 
+    assert json.loads(zoo("probe", "first", "-k", "9999", "--json").out)["neighbors"] == len(known)
     assert zoo("probe", "first", "-k", "0").is_one_line_error("--neighbors 0")
     assert zoo("probe", "first", "--set", "data.validation=0").is_one_line_error(
         "digits has no val images", "data.validation=0.1"

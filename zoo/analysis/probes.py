@@ -32,7 +32,7 @@ class Probes:
         data: name of the data set.
         features: their number.
         images: of each split.
-        neighbors: k of the nearest neighbors.
+        neighbors: k of the nearest neighbors, at most all images known.
         knn: accuracy of the nearest neighbors among training and validation images.
         linear: accuracy of the linear classifier.
         penalty: its L2 penalty, which the validation images chose; fitted again, it learns from them, too.
@@ -74,7 +74,8 @@ def probe(registry: Registry, task: ImageModel, run: Run, section: dict[str, Any
     classes = len(data.spec.classes)
     known, labels = (torch.cat(parts) for parts in zip(found["train"], found["val"], strict=True))
     queries, true = found["test"]
-    votes = knn_votes(known, labels, queries, min(neighbors, len(known)), classes)
+    neighbors = min(neighbors, len(known))
+    votes = knn_votes(known, labels, queries, neighbors, classes)
     scaled = _scaling(known)
     (train, train_labels), (held_out, held_out_labels) = found["train"], found["val"]
     penalty = choose_penalty(scaled(train), train_labels, scaled(held_out), held_out_labels, classes)
