@@ -295,7 +295,7 @@ CASES = [
     Case("predict runs/run/checkpoints/last.ckpt a.png", "instead"),
     Case("test runs/run/checkpoints/best.ckpt", "instead"),
     Case("finetune runs/run/checkpoints/last.ckpt --data digits", "instead"),
-    Case("runs", "train", ("there is no run in •/ yet: `zoo train mlp`",), no_runs),
+    Case("runs", "train", ("there is no run in •/ yet: `zoo train mlp•`",), no_runs),
     Case("runs qqqq", "runs", ("no run in •/ matches •: `zoo runs`",)),
     # ---- pictures
     Case("picture", "picture picture", ("next: zoo picture regions --data spirals",), slow=True),

@@ -113,6 +113,7 @@ def test_the_command_prints_a_table_names_and_json(zoo) -> None:
     assert zoo("runs", "--names", "--sort", "name").out.split() == ["first", "second"]
     assert [run["state"] for run in json.loads(zoo("runs", "--json", "--sort", "name").out)] == ["finished", "resumable"]
     assert zoo("runs", "third").is_one_line_error("third", "zoo runs")
+    assert zoo("runs", "--runs-dir", "none here").is_one_line_error("`zoo train mlp --runs-dir 'none here'` makes one")
     assert zoo("runs", "--where", "recipe.lr=0.01", "--names").out.split() == ["second"]
     assert zoo("runs", "--where", "recipe.lr").is_one_line_error("--where recipe.lr: write it as section.key=value")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,18 +63,18 @@ def runs(
     elif names:
         echo(*(run.name for run in found))
     elif not found:
-        raise UserError(_nothing(context, folder, pattern, state, where))
+        raise UserError(_nothing(context, folder, runs_dir, pattern, state, where))
     else:
         _print(found)
         echo("", f"next: {_next(context, found)}")
 
 
-def _nothing(context: typer.Context, folder: Any, pattern: str, state: str, where: list[str]) -> str:
-    again = zoo_command(context)
+def _nothing(context: typer.Context, folder: Any, runs_dir: str, pattern: str, state: str, where: list[str]) -> str:
+    again, there = zoo_command(context), f" --runs-dir {shlex.quote(runs_dir)}" if runs_dir else ""
     asked = [*([pattern] if pattern else []), *([f"--state {state}"] if state else []), *(f"--where {each}" for each in where)]
     if asked:
         return f"no run in {folder}/ matches {' '.join(asked)}: `{again} runs` lists all"
-    return f"there is no run in {folder}/ yet: `{again} train mlp` makes one in a minute"
+    return f"there is no run in {folder}/ yet: `{again} train mlp{there}` makes one in a minute"
 
 
 def _print(found: list[RunSummary]) -> None:
