@@ -13,10 +13,13 @@ from torch.nn import functional as F
 
 import zoo as zoo_package
 from zoo.config.recipe import Recipe
+from zoo.pictures.explained import CHARACTERS, explain
 from zoo.pictures.figure import style
 from zoo.pictures.gradcam import NoFeatureMap, draw_grad_cam, grad_cam, last_feature_map
+from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
 from zoo.tasks.classification import Classifier
+from zoo.training.run_folder import RunFolder
 
 SPEC = ImageSpec(3, 32, 32, classes=("cat", "dog", "eel"), mean=(0.5,) * 3, std=(0.25,) * 3)
 QUICK = ["--epochs", "1", "--set", "trainer.limit_train_batches=4", "--set", "trainer.accelerator=cpu"]
@@ -113,6 +116,9 @@ def test_files_and_test_images_are_drawn_and_linear_networks_refused(zoo, workpl
     assert answer.code == 0 and answer.out.startswith("first-gradcam.png: bright regions raise the class score")
     assert "next: zoo picture gradcam first 'gray one.png' --class " in answer.out
     assert zoo("picture", "gradcam", "first", "-o", "test.png").code == 0
+    Path("gray one.png").rename(long := f"{'gray ' * 20}.png")
+    (title,) = explain(scan(), RunFolder.find("first"), "gradcam", [long], "best", "", [], "").titles
+    assert title.count("gray") == 20 and max(map(len, title.splitlines())) <= CHARACTERS, "nothing is cut off beside an image"
     assert zoo("picture", "gradcam", "first", "--class", "sven").is_one_line_error("no class 'sven'")
     assert zoo("train", "softmax", *QUICK, "--name", "linear").code == 0
     assert zoo("picture", "gradcam", "linear").is_one_line_error("linear has no convolution", "zoo picture saliency linear")

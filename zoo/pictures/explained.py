@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from zoo.training.run_folder import RunFolder
 
 TEST_IMAGES = 6
 MAX_FILES = 16
+CHARACTERS = 40  # of a line beside an image, where a name may be that of many labels
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def explain(
     probabilities = likely.values[likely.indices == chosen[:, None]].tolist()
     word = "class" if class_name else "predicted"
     titles = [
-        f"{name}\n{word} {classes[i]} ({p:.0%})" for name, p, i in zip(shown.names, probabilities, chosen.tolist(), strict=True)
+        f"{fill(name, CHARACTERS)}\n{word} {classes[i]} ({p:.0%})"
+        for name, p, i in zip(shown.names, probabilities, chosen.tolist(), strict=True)
     ]
     again = " ".join([f"zoo picture {kind}", folder.name, *map(shell_word, images)])
     another = again if class_name else f"{again} --class {shell_word(classes[likely.indices[0, 1]])}"
