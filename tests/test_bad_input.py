@@ -257,7 +257,7 @@ def flags() -> Iterator[Case]:
         ("sample", "text", "--greedy", "--samples", "3"), ("sample", "text", "--greedy", "--top-k", "3"),
         ("picture", "templates", "text"), ("picture", "cells", "first"), ("picture", "path", "first"),
         ("picture", "attention", "first"), ("picture", "captions", "first"), ("picture", "confusion", "first", "text"),
-        ("check", "mlp", "--gradients", "--set", "model.dropout=0"), ("check", "digits", "--gradients"),
+        ("check", "mlp", "--gradients", "--set", "model.dropuot=0"), ("check", "digits", "--gradients"),
         ("test", "first", "--data", "spirals"), ("test", "first", "--set", "recipe.lr=1"), ("data", "advise", "spirals"),
         ("train", "--resume", "first", "--set", "recipe.lr=0.4"), ("train", "mlp", "--data", "spirals", "--set", "data.size=5"),
         ("predict", "first", "image.png", "--weights", "x"), ("search", "mlp", "--show", "--over", "recipe.lr=log:1..2"),
