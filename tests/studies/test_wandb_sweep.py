@@ -155,7 +155,7 @@ def wandb_command(*words: str) -> subprocess.CompletedProcess[str]:
 def service(own_wandb: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSweepService]:
     """A service whose sweep has four trials, of which the last is stopped after two epochs."""
     lrs = (0.1, 0.03, 0.01, 0.003)
-    trials = [{"recipe": {"lr": lr, "epochs": 1000 if lr == lrs[-1] else 1}} for lr in lrs]
+    trials = [{"recipe": {"lr": lr, "epochs": 100_000 if lr == lrs[-1] else 1}} for lr in lrs]
     service = WandbSweepService(trials, stop_after={3: 2})
     monkeypatch.setenv("WANDB_BASE_URL", service.url)
     yield service
@@ -164,7 +164,7 @@ def service(own_wandb: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbS
 
 @pytest.mark.slow
 def test_an_agent_of_wandb_runs_a_sweep(zoo, service: WandbSweepService) -> None:
-    answer = zoo("search", "softmax", "--over", LR, "--over", "recipe.epochs=choice:1,1000", "--pruner", "asha", *QUICK,
+    answer = zoo("search", "softmax", "--over", LR, "--over", "recipe.epochs=choice:1,100000", "--pruner", "asha", *QUICK,
                  "--wandb-sweep", "sweep.yaml")  # fmt: skip
     assert answer.code == 0
     made = wandb_command("sweep", "sweep.yaml")
