@@ -198,7 +198,7 @@ def open_mapped(
     except OSError:
         return None
     if is_new:
-        rank_zero_print(f"images are decoded once, into {path.parent} (about {_size(usual_bytes * mapped.missing(rows))})")
+        rank_zero_print(f"images are decoded once, into {path.parent} (about {_size(usual_bytes * mapped.missing())})")
     return mapped
 
 

@@ -143,6 +143,12 @@ def test_room_is_made_of_what_was_not_used_for_long(tmp_path, monkeypatch):
     assert open_mapped("d", paths, 10, 10 * sizes.total) is None
 
 
+def test_the_size_that_is_announced_is_that_of_all_files(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    open_mapped("a", Paths(files), 2_000_000, 1_000_000, np.arange(3))  # the first that are asked for, as statistics do
+    assert "(about 12 MB)" in capsys.readouterr().err
+
+
 def test_files_that_come_and_go_leave_what_is_kept(files, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     first = open_mapped("a", Paths(files[2:8]), 18, 18)
