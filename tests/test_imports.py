@@ -16,10 +16,9 @@ LIGHT = [
     "zoo/cli.py",
     "zoo/__init__.py",
     "zoo/__main__.py",
-    "zoo/spec.py",
     *(
         str(path.relative_to(ROOT))
-        for folder in ("core", "config", "registry", "text", "commands", "api")
+        for folder in ("core", "config", "registry", "spec", "text", "commands", "api")
         for path in sorted((ROOT / "zoo" / folder).glob("*.py"))
     ),
     "zoo/callbacks/sparkline.py",
@@ -45,7 +44,7 @@ FLOORS = {
     "zoo/callbacks": set(),
     "zoo/core": set(),
     "zoo/registry": {"zoo.core"},
-    "zoo/spec.py": {"zoo.core"},
+    "zoo/spec": {"zoo.core"},
     "zoo/text": {"zoo.core", "zoo.spec"},
     "zoo/config": {"zoo.core", "zoo.registry"},
     "zoo/datamodules": BASE,
