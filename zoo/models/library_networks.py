@@ -15,8 +15,9 @@ from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.layers.inits import reset_head
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.images import ImageModel, in_color
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.pixels import in_color
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights (torchvision.transforms._presets)
 # of the functions that build networks: what follows from the data, and what loads weights

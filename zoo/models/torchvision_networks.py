@@ -25,8 +25,9 @@ from zoo.layers.norms import norm_2d
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
-from zoo.tasks.images import ImageModel, in_color
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import LibraryModel
+from zoo.tasks.pixels import in_color
 
 # depth -> block and blocks a stage (He et al. 2015, table 1); 10 and 14 are the smallest of each kind
 RESNETS = {

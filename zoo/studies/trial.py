@@ -19,7 +19,7 @@ from zoo.registry.registry import Registry
 from zoo.studies.plan import Search
 from zoo.studies.points import TrialFailed
 from zoo.studies.study import StudyLocation, best_trial
-from zoo.tasks.task import Diverged
+from zoo.tasks.records import Diverged
 from zoo.training import engine
 from zoo.training.memory import is_out_of_memory
 from zoo.training.run_folder import RunFolder

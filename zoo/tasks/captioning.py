@@ -17,9 +17,10 @@ from zoo.metrics.mean_loss import MeanLoss
 from zoo.spec import END, IGNORE, PAD, START, UNKNOWN, CaptionSpec
 from zoo.tasks.decoding import Decode, Sampling, beam_search, greedy, sample, until
 from zoo.tasks.language_modeling import map_state
+from zoo.tasks.pixels import to_pixels
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import Samples, Scene, Turn, evenly_spread
-from zoo.tasks.task import Task, to_pixels
+from zoo.tasks.task import Task
 
 State: TypeAlias = Any  # tensors with a row for each sentence, or tuples of such
 NEVER_WRITTEN = [PAD, START, UNKNOWN]

@@ -21,10 +21,10 @@ from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.optim.class_weights import class_weights, fixed_class_weights
 from zoo.registry.entry import register_task
 from zoo.spec import IGNORE, ImageSpec
-from zoo.tasks.images import ImageModel, rows_of
+from zoo.tasks.images import ImageModel
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction, rank
-from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, part_of, require_some
+from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, part_of, require_some, rows_of
 from zoo.tasks.task import compute_and_reset
 
 CLASSES_FOR_TOP5 = 20  # below, the right class among five says little

@@ -1,4 +1,4 @@
-"""What every network of images shares, whatever it learns: normalization, pretrained weights, cached features, its loop by name.
+"""What every network of images shares, whatever it learns: normalization, pretrained weights, its loop by name.
 
 A network derives from ``ImageModel`` and says nothing about targets. The loop for them (a class that ``register_task`` names) is
 chosen by the task of the spec when the network is built, so that one network learns classes, several labels or numbers.
@@ -8,49 +8,30 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, one_line
-from zoo.core.fingerprint import fingerprint
-from zoo.core.ranks import rank_zero_print
 from zoo.optim.losses import build_loss
 from zoo.registry.registry import current_registry
 from zoo.spec import ImageSpec
+from zoo.tasks.features import FeatureModel
 from zoo.tasks.library import LibraryModel
 from zoo.tasks.loops import joined, reduced
 from zoo.tasks.outputs import Outputs
+from zoo.tasks.pixels import normalization, to_pixels
 from zoo.tasks.prediction import Prediction
 from zoo.tasks.samples import Samples, evenly_spread
-from zoo.tasks.task import Task, to_pixels
+from zoo.tasks.task import Task
+from zoo.tasks.weights import Weights
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A pretrained state dict.
-
-    Attributes:
-        origin: where it comes from, for messages.
-        state: weights by name.
-        spec: of the images it was trained on, with their classes; None is unknown.
-        objects: names under which the file holds something other than a tensor, with the type of that.
-        note: which of several state dicts in a file this is, for the report.
-    """
-
-    origin: str
-    state: dict[str, Tensor]
-    spec: ImageSpec | None = None
-    objects: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-
-class ImageModel(Task):
+class ImageModel(FeatureModel):
     """Images in, a vector of outputs for each. A network implements ``__init__``, ``forward`` and ``stages``.
 
     A batch is a dict: ``images``, [N, C, H, W] with values from 0 to 255; ``labels``, [N, ...]; and, when images were mixed,
@@ -102,12 +83,11 @@ class ImageModel(Task):
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
         # not in the state dict: they are part of the spec, and a published state dict fits with strict=True
-        for name, value in _normalization(spec).items():
+        for name, value in normalization(spec).items():
             self.register_buffer(name, value, persistent=False)
         self.criterion = build_loss(self.recipe, self.default_loss)
         self._require_loss()
         self.build_metrics()
-        self._after_features: tuple[nn.Module, ...] = ()  # a tuple, since its modules have their place already
         self.views: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def _require_loss(self) -> None:
@@ -175,14 +155,8 @@ class ImageModel(Task):
         if len(mean) != self.spec.channels:
             mean, std = ((sum(values) / len(values),) * self.spec.channels for values in (mean, std))
         self.spec = replace(self.spec, mean=mean, std=std)
-        for name, value in _normalization(self.spec).items():
+        for name, value in normalization(self.spec).items():
             getattr(self, name).copy_(value)
-
-    def head_names(self) -> set[str]:
-        """The names of the head's weights in the state dict."""
-        *_, head = self.stages().values()
-        own = {id(parameter) for parameter in head.parameters()}
-        return {name for name, parameter in self.named_parameters(remove_duplicate=False) if id(parameter) in own}
 
     def pretrained_weights(self) -> Weights:
         """The pretrained weights that come with this network, under its own names.
@@ -210,88 +184,6 @@ class ImageModel(Task):
         self.load_state_dict({**body, **{name: value for name, value in self.state_dict().items() if name in head}})
         self.set_normalization(published.spec.mean, published.spec.std)
 
-    # ------------------------------------------------------------------ features of a frozen backbone
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Features in front of the head, float32 [N, features], of pixels from 0 to 255, [N, C, H, W].
-
-        Those of a head that takes a feature map or tokens are averaged over their positions.
-
-        Raises:
-            UserError: the network has none.
-        """
-        if self.one_pass:
-            raise UserError(f"{type(self).__name__} has no features: it compares pixels")
-        features = self._features(images).float()
-        if features.ndim == 3:  # tokens [N, T, features]
-            return features.mean(1)
-        return features.flatten(2).mean(2) if features.ndim > 2 else features
-
-    def prepare(self, data: Any) -> None:
-        """Replace images by features if the backbone is frozen and they are the same in every epoch.
-
-        Raises:
-            UserError: the data mixes labels, and the loss takes one label per image.
-        """
-        recipe = self.recipe
-        mixing = getattr(getattr(data, "augmentation", None), "mixing", ())
-        if mixing and recipe.loss and "soft-targets" not in current_registry().find("loss", recipe.loss).tags:
-            raise UserError(f"data.augment={data.augment}: recipe.loss={recipe.loss} takes one label per image: omit {mixing[0]}")
-        if recipe.freeze != "backbone" or recipe.frozen_norms != "keep" or getattr(data, "augment", "") != "none":
-            return
-        was_training = self.training
-        self.eval()
-        after = self._what_follows_the_features()
-        if after:
-            body = {name: value for name, value in self.state_dict().items() if name not in self.head_names()}
-            body |= {"input_scale": self.input_scale, "input_shift": self.input_shift}
-            data.cache_features(self._features, fingerprint(self, body))
-        else:
-            rank_zero_print(
-                "features of the frozen backbone are not cached, and each epoch computes them again: this network does more with "
-                "them than its last layers"
-            )
-        self._after_features = after
-        self.train(was_training)
-
-    def _features(self, images: Tensor) -> Tensor:
-        """Input of the head for images [N, C, H, W], in evaluation."""
-        *_, head = self.stages().values()
-        given: list[Tensor] = []
-        with head.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0])):
-            self(self.normalize(images.to(self.device)))
-        return given[0]
-
-    @torch.no_grad()
-    def _what_follows_the_features(self) -> tuple[nn.Module, ...]:
-        """The dropout in front of the head, the head, and the layers behind it, such as the pool of a convolutional head.
-
-        Nothing if they do not give the same as the network, which then does more than that with the features.
-        """
-        *_, head = self.stages().values()
-        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-        def note(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            if module is head or head in seen or isinstance(module, nn.Dropout):
-                seen[module] = inputs[0], out
-
-        with ExitStack() as hooks:
-            for module in self.modules():
-                if module is head or next(module.children(), None) is None:
-                    hooks.enter_context(module.register_forward_hook(note))
-            logits = self(self.normalize(self.example_batch(2)["images"].to(self.device)))
-        if head not in seen:
-            return ()
-        features, order = seen[head][0], [*seen]
-        place = order.index(head)
-        # in evaluation dropout hands on what it is given
-        silencing = [module for module in order[:place] if seen[module][1].data_ptr() == features.data_ptr()]
-        flatten = [nn.Flatten()] if seen[order[-1]][1].ndim > 2 else []
-        values, after = features, (*silencing, *order[place:], *flatten)
-        for module in after:
-            values = module(values)
-        return after if torch.equal(values, logits) else ()
-
     # ------------------------------------------------------------------ the network
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -316,22 +208,6 @@ class ImageModel(Task):
             normalized = (images * self.input_scale + self.input_shift).to(self.input_scale.dtype)
             return normalized.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         return images.to(self.input_scale.dtype).mul_(self.input_scale).add_(self.input_shift).to(memory_format=layout)
-
-    def feature_extractor(self) -> nn.Module:
-        """The layers of ``forward_features`` as one module, which shares its parameters with this one.
-
-        Raises:
-            UserError: the network has no feature map.
-        """
-        raise UserError(f"{type(self).__name__} has no feature map: use a convolutional network or a transformer")
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Feature map [N, features, rows, columns] of normalized images [N, C, H, W], without the head; as in timm.
-
-        Raises:
-            UserError: the network has no feature map.
-        """
-        return self.feature_extractor()(images)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """The outputs, [N, outputs], for the images of a batch or the features in their place, over all ``views``."""
@@ -412,12 +288,6 @@ class ImageModel(Task):
         return chosen, samples.labels[chosen].cpu(), torch.cat(predictions)
 
 
-def rows_of(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any, ...]]:
-    """The images of a split at these indices, uint8 [C, H, W], each with its values in ``columns``."""
-    images = next(split.images.batches(iter([indices]))).cpu()
-    return zip(images, *(column.tolist() for column in columns), strict=True)
-
-
 def require_image_model(task: Task, named: str, command: str) -> None:
     """Refuse tasks whose inputs are not single images.
 
@@ -428,14 +298,3 @@ def require_image_model(task: Task, named: str, command: str) -> None:
         raise UserError(f"{named} is for {task.task}: {command} is for image classifiers")
     if task.spec.are_points:
         raise UserError(f"{named} classifies points in the plane: {command} is for image classifiers")
-
-
-def in_color(images: Tensor) -> Tensor:
-    """Gray images, [N, 1, H, W], as three equal channels, for networks with RGB inputs; other images unchanged."""
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
-def _normalization(spec: ImageSpec) -> dict[str, Tensor]:
-    """Scale and offset, [1, C, 1, 1] each, that normalize pixels from 0 to 255."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    return {"input_scale": 1 / (255 * std), "input_shift": -mean / std}

@@ -15,10 +15,10 @@ from zoo.metrics.label_scores import THRESHOLD, LabelCounts, LabelScores, averag
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.registry.entry import register_task
 from zoo.spec import IGNORE, MultiLabelSpec, spec_from_primitives
-from zoo.tasks.images import ImageModel, rows_of
+from zoo.tasks.images import ImageModel
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.prediction import Prediction
-from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, Text, evenly_spread, part_of, require_some
+from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, Text, evenly_spread, part_of, require_some, rows_of
 
 MOST_TESTED = 2000  # images that are predicted for a report
 SHOWN, SHOWN_MISTAKES = 12, 6

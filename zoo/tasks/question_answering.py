@@ -15,9 +15,10 @@ from zoo.core.counts import percentage
 from zoo.core.errors import UserError, did_you_mean, some
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.spec import IGNORE, PAD, SPECIAL_WORDS, UNKNOWN_ANSWER, ImageTextSpec, QuestionSpec
+from zoo.tasks.pixels import to_pixels
 from zoo.tasks.prediction import Prediction, rank
 from zoo.tasks.samples import SPLIT_NAMES, Samples, Scene, Turn, evenly_spread, part_of, require_some
-from zoo.tasks.task import Task, compute_and_reset, to_pixels
+from zoo.tasks.task import Task, compute_and_reset
 from zoo.text.tokenization import tokenize
 
 AGREEING = 3  # people whose answer makes it entirely right

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +98,12 @@ def require_some(split: object, what: str) -> None:
 def evenly_spread(total: int, most: int) -> Tensor:
     """Indices spread evenly over ``total`` samples, int64, ascending: all of them, or ``most``."""
     return torch.linspace(0, total - 1, min(most, total), dtype=torch.float64).round().long()
+
+
+def rows_of(split: Any, indices: Tensor, *columns: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The images of a split at these indices, uint8 [C, H, W], each with its values in ``columns``."""
+    images = next(split.images.batches(iter([indices]))).cpu()
+    return zip(images, *(column.tolist() for column in columns), strict=True)
 
 
 def part_of(count: int, total: int, what: str) -> str:

@@ -13,7 +13,8 @@ import torch
 from zoo.callbacks.autopsy import FILE, NonFiniteAutopsy, replay_file
 from zoo.callbacks.replay import Anomaly
 from zoo.core.errors import UserError, one_line
-from zoo.tasks.task import Diverged, Task
+from zoo.tasks.records import Diverged
+from zoo.tasks.task import Task
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint
 from zoo.training.run_folder import RunFolder
 

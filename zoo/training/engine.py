@@ -25,8 +25,8 @@ from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print, require_valid_launch
 from zoo.registry.registry import Registry
 from zoo.spec import spec_to_primitives
-from zoo.tasks.images import Weights
 from zoo.tasks.task import Task
+from zoo.tasks.weights import Weights
 from zoo.training.autopsy import build_autopsy
 from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
 from zoo.training.checkpoints import KEY, Damaged, copy_checkpoint, read_checkpoint, require_finite, way_out

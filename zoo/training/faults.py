@@ -19,7 +19,7 @@ from zoo.core.errors import Failure, Interrupted, UserError, one_line
 from zoo.core.ranks import is_follower
 from zoo.core.signals import stop
 from zoo.registry.registry import Registry
-from zoo.tasks.task import Diverged
+from zoo.tasks.records import Diverged
 from zoo.training.checkpoints import Damaged, way_out
 from zoo.training.memory import is_out_of_memory
 from zoo.training.run_folder import RunFolder

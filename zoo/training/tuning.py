@@ -20,7 +20,8 @@ import torch
 from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.registry.registry import Registry
-from zoo.tasks.task import Diverged, Task
+from zoo.tasks.records import Diverged
+from zoo.tasks.task import Task
 from zoo.training.building import build_data, build_task
 from zoo.training.engine import load_initial_weights
 from zoo.training.memory import PeakMemory, available_memory, frozen_garbage, is_out_of_memory

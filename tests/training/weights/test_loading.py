@@ -21,7 +21,7 @@ from zoo.core.errors import UserError
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec
 from zoo.tasks.classification import Classifier
-from zoo.tasks.images import Weights
+from zoo.tasks.weights import Weights
 from zoo.training import engine
 from zoo.training.exported import write_exported
 from zoo.training.run_folder import RunFolder

@@ -24,8 +24,8 @@ from zoo.datamodules.files.images import read_image
 from zoo.datamodules.loading.class_names import match_classes
 from zoo.registry.registry import scan
 from zoo.spec import Crop, ImageSpec
-from zoo.tasks.images import Weights
 from zoo.tasks.task import Task
+from zoo.tasks.weights import Weights
 from zoo.training.prediction import predict
 from zoo.training.weights.files import read_weights
 from zoo.training.weights.loading import load_backbone

@@ -15,8 +15,8 @@ import torch
 
 from zoo.config.run import LIBRARIES, Run
 from zoo.core.files import expanded
-from zoo.tasks.images import Weights
 from zoo.tasks.task import Task
+from zoo.tasks.weights import Weights
 from zoo.training.data_record import SPLITS, DataRecord
 from zoo.training.run_folder import RunFolder
 from zoo.training.weights.backbones import HUB, find_backbone

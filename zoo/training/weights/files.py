@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.core.errors import UserError, one_line, some, unknown
 from zoo.core.files import require_regular
 from zoo.spec import ImageSpec, spec_from_primitives
-from zoo.tasks.images import Weights
+from zoo.tasks.weights import Weights
 from zoo.training.checkpoints import KEY, read_checkpoint, refused_global, unusable
 from zoo.training.exported import SUFFIX, read_exported, was_exported
 

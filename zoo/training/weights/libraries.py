@@ -15,8 +15,8 @@ import torch
 from zoo.core.download import fetch
 from zoo.core.errors import UserError, one_line
 from zoo.spec import ImageSpec
-from zoo.tasks.images import Weights
 from zoo.tasks.library_images import timm_spec, torchvision_spec
+from zoo.tasks.weights import Weights
 from zoo.training.weights.backbones import HUB, find_backbone
 from zoo.training.weights.files import read_weights
 

@@ -11,8 +11,9 @@ from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError, some
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry
-from zoo.tasks.images import ImageModel, Weights
+from zoo.tasks.images import ImageModel
 from zoo.tasks.task import Task
+from zoo.tasks.weights import Weights
 from zoo.training.checkpoints import read_checkpoint
 from zoo.training.run_folder import RunFolder
 from zoo.training.weights.backbones import HUB

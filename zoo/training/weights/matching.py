@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zoo.core.errors import UserError, some
-from zoo.tasks.images import ImageModel, Weights
+from zoo.tasks.images import ImageModel
 from zoo.tasks.library import MODULE
+from zoo.tasks.weights import Weights
 
 LIBRARY_PREFIX = f"{MODULE}."  # of the names of a library's network inside a model of the zoo
 HEADS = re.compile(r"(\w*head|fc|classifier)s?\.")  # modules besides a backbone

@@ -16,7 +16,8 @@ from zoo.registry.registry import Registry, current_registry
 from zoo.spec import ImageSpec
 
 if TYPE_CHECKING:
-    from zoo.tasks.images import ImageModel, Weights
+    from zoo.tasks.images import ImageModel
+    from zoo.tasks.weights import Weights
 
 Settings = list[dict[str, dict[str, Any]]]
 
