@@ -15,6 +15,8 @@ FORMER_NAMES = {
     "bptt": "seq_len",
     "chunk": "seq_len",
     "clip": "gradient_clip_val",
+    "drop_path": "drop_path_rate",
+    "drop_path_rate": "stochastic_depth_prob",
     "frozen": "freeze_encoder",
     "glances": "num_queries",
     "horizon": "chrono_t_max",
@@ -33,6 +35,8 @@ FORMER_NAMES = {
     "pictures": "num_images",
     "positions": "pos_embed",
     "scale_lr_to": "lr_base_batch_size",
+    "stochastic_depth": "drop_path_rate",
+    "stochastic_depth_prob": "drop_path_rate",
     "together": "questions_per_sample",
     "width": "embed_dim",
 }  # earlier names and those of other libraries -> ours, for hints where the spelling is not near

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.stochastic_depth import drop_path
 
 NORM_EPSILON = 1e-6  # as in the code of the vision transformer's authors, and in torchvision
 
@@ -133,6 +134,7 @@ class TransformerBlock(nn.Module):
         causal: mask later tokens.
         dropout: dropout probability behind the attention and the MLP's layers.
         attention_dropout: dropout probability of the attention weights.
+        drop_path_rate: drop probability of each of the two residual branches.
 
     Raises:
         UserError: num_heads does not divide embed_dim.
@@ -146,8 +148,10 @@ class TransformerBlock(nn.Module):
         causal: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.drop_path_rate = drop_path_rate
         self.norm1 = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.attention = SelfAttention(embed_dim, num_heads, causal, attention_dropout)
         self.dropout = make_dropout(dropout)
@@ -164,8 +168,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, T, embed_dim] to [N, T, embed_dim]."""
-        features = inputs + self.dropout(self.attention(self.norm1(inputs)))
-        return features + self.mlp(self.norm2(features))
+        features = inputs + self._dropped(self.dropout(self.attention(self.norm1(inputs))))
+        return features + self._dropped(self.mlp(self.norm2(features)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, self.drop_path_rate, self.training)
 
     def step(self, inputs: Tensor, past: KeyValueCache | None = None) -> tuple[Tensor, KeyValueCache]:
         """Decode tokens after those of ``past``, as ``SelfAttention.step`` does."""

@@ -13,6 +13,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import reset_head
+from zoo.layers.stochastic_depth import checked_rate
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.images import ImageModel
@@ -47,6 +48,7 @@ class EfficientNetLite0(ImageModel):
     Args:
         network: name in timm; test_efficientnet is a tiny network of the same kind.
         dropout: dropout probability before the head.
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     channels_last = True
@@ -60,6 +62,7 @@ class EfficientNetLite0(ImageModel):
         recipe: Recipe | None = None,
         network: Literal["tf_efficientnet_lite0", "test_efficientnet"] = "tf_efficientnet_lite0",
         dropout: float = 0.2,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         try:
@@ -68,7 +71,7 @@ class EfficientNetLite0(ImageModel):
             raise UserError(f"efficientnet-lite0 needs timm, which is not installed: {INSTALL}") from None
         spec.require_size("efficientnet-lite0", 32)
         self.name = network
-        self.network = create_model(network, pretrained=False, num_classes=spec.outputs)
+        self.network = create_model(network, num_classes=spec.outputs, drop_path_rate=checked_rate(drop_path_rate))
         self.library_model = LibraryModel("timm", network)
         reset_head(self.network.classifier)
         self.dropout = make_dropout(dropout)

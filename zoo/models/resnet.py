@@ -12,6 +12,7 @@ from zoo.layers.activations import activation as make_activation
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import initialize
 from zoo.layers.norms import norm_2d
+from zoo.layers.stochastic_depth import drop_path, drop_path_rates
 from zoo.registry.annotations import Activation, Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
@@ -30,14 +31,23 @@ class BasicBlock(nn.Module):
     Where the shape changes, the shortcut subsamples by 2 and zero-pads the channels (option A of the paper).
     """
 
-    def __init__(self, before: int, after: int, stride: int, shortcut: bool, activation: Activation, norm: Norm) -> None:
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        stride: int,
+        shortcut: bool,
+        activation: Activation,
+        norm: Norm,
+        drop_path_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
         self.norm1 = norm_2d(norm, after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.norm2 = norm_2d(norm, after)
         self.activation = make_activation(activation)
-        self.stride, self.shortcut = stride, shortcut
+        self.stride, self.shortcut, self.drop_path_rate = stride, shortcut, drop_path_rate
         added = after - before  # channels, half of them on each side
         self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
 
@@ -47,7 +57,7 @@ class BasicBlock(nn.Module):
         if self.shortcut:
             if self.stride > 1 or any(self.padding):
                 features = F.pad(features[:, :, :: self.stride, :: self.stride], self.padding)
-            branch = branch + features
+            branch = drop_path(branch, self.drop_path_rate, self.training) + features
         return self.activation(branch)
 
 
@@ -70,6 +80,7 @@ class ResNet(ImageModel):
         init: initialization: torch, small-normal:STD, large-normal:STD, xavier, kaiming:in or kaiming:out.
         zero_init_residual: zero-initialize the last norm of each block, so that it starts as an identity (Goyal et al. 2017).
         dropout: dropout probability before the head.
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     channels_last = True
@@ -86,6 +97,7 @@ class ResNet(ImageModel):
         init: str = "kaiming:out",
         zero_init_residual: bool = False,
         dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         if depth < 8 or (depth - 2) % 6:
@@ -93,15 +105,20 @@ class ResNet(ImageModel):
         require_positive(width=width)
         if zero_init_residual and (norm == "none" or not shortcuts):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero and a shortcut around it")
+        if drop_path_rate and not shortcuts:
+            raise UserError(f"model.drop_path_rate={drop_path_rate}: without shortcuts nothing goes around a dropped block")
         smallest = 8 if norm == "instance" else 2  # instance norm needs more than one pixel in the last stage
         spec.require_size(f"{'resnet' if shortcuts else 'plain'}{depth}", smallest)
         self.stem = nn.Sequential(
             nn.Conv2d(spec.channels, width, 3, padding=1, bias=False), norm_2d(norm, width), make_activation(activation)
         )
 
+        blocks = (depth - 2) // 6
+        rates = iter(drop_path_rates(drop_path_rate, 3 * blocks))
+
         def stage(before: int, after: int, stride: int) -> nn.Sequential:
-            shapes = [(before, after, stride)] + [(after, after, 1)] * ((depth - 2) // 6 - 1)
-            return nn.Sequential(*(BasicBlock(*shape, shortcuts, activation, norm) for shape in shapes))
+            shapes = [(before, after, stride)] + [(after, after, 1)] * (blocks - 1)
+            return nn.Sequential(*(BasicBlock(*shape, shortcuts, activation, norm, next(rates)) for shape in shapes))
 
         self.stage1 = stage(width, width, 1)
         self.stage2 = stage(width, 2 * width, 2)

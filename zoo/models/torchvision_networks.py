@@ -22,6 +22,7 @@ from zoo.layers.attention import require_heads
 from zoo.layers.dropout import dropout as make_dropout
 from zoo.layers.inits import reset_head
 from zoo.layers.norms import norm_2d
+from zoo.layers.stochastic_depth import drop_path_after, drop_path_rates
 from zoo.registry.annotations import Norm
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
@@ -111,6 +112,7 @@ class ImageNetResNet(ImageNetClassifier):
         depth: 18, 34, 50, 101 or 152; 10 and 14 are small ones with one block a stage.
         norm: normalization after each convolution; pretrained weights have batch.
         zero_init_residual: zero-initialize the last norm of each block, so that it starts as an identity (Goyal et al. 2017).
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class ImageNetResNet(ImageNetClassifier):
         depth: int = 18,
         norm: Norm = "batch",
         zero_init_residual: bool = False,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         if depth not in RESNETS:
@@ -129,6 +132,9 @@ class ImageNetResNet(ImageNetClassifier):
             raise UserError("model.zero_init_residual=true: needs a norm to set to zero")
         options = {"norm_layer": partial(norm_2d, norm), "zero_init_residual": zero_init_residual}
         self.network = TorchvisionResNet(*RESNETS[depth], num_classes=spec.outputs, **options)
+        blocks = [block for layer in list(self.stages().values())[1:-1] for block in layer]
+        for block, rate in zip(blocks, drop_path_rates(drop_path_rate, len(blocks)), strict=True):
+            drop_path_after(block.bn3 if isinstance(block, Bottleneck) else block.bn2, rate)
         if norm == "batch" and depth >= 18:
             self.library_model = LibraryModel("torchvision", f"resnet{depth}")
 
@@ -210,6 +216,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         depth: number of transformer blocks.
         num_heads: attention heads of each block; must divide embed_dim.
         dropout: dropout probability.
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     channels_last = False
@@ -223,6 +230,7 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         depth: int = 12,
         num_heads: int = 12,
         dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         spec.require_patches("vit", patch_size)
@@ -232,6 +240,9 @@ class ImageNetVisionTransformer(ImageNetClassifier):
         require_positive(depth=depth)
         sizes = spec.height, patch_size, depth, num_heads, embed_dim, 4 * embed_dim
         self.network = TorchvisionVisionTransformer(*sizes, make_dropout(dropout).p, num_classes=spec.outputs)
+        for block, rate in zip(self.network.encoder.layers, drop_path_rates(drop_path_rate, depth), strict=True):
+            drop_path_after(block.dropout, rate)
+            drop_path_after(block.mlp, rate)
         if name := VITS.get((patch_size, embed_dim, depth, num_heads)):
             self.library_model = LibraryModel("torchvision", name, {"image_size": spec.height})
         reset_head(self.network.heads.head)

@@ -12,6 +12,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import KeyValueCache, TransformerBlock
 from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.stochastic_depth import drop_path_rates
 from zoo.registry.entry import register_model
 from zoo.spec import TextSpec
 from zoo.tasks.language_modeling import LanguageModel, State
@@ -43,6 +44,7 @@ class CharTransformer(LanguageModel):
         embed_dim: dimensions of a character embedding.
         context_length: maximum number of characters attended to.
         dropout: dropout probability.
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class CharTransformer(LanguageModel):
         embed_dim: int = 128,
         context_length: int = 128,
         dropout: float = 0.1,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         require_positive(num_layers=num_layers, context_length=context_length)
@@ -62,8 +65,8 @@ class CharTransformer(LanguageModel):
         self.positions = nn.Embedding(context_length, embed_dim)
         self.dropout = make_dropout(dropout)
         self.blocks = nn.ModuleList(
-            TransformerBlock(embed_dim, num_heads, 4 * embed_dim, causal=True, dropout=dropout, attention_dropout=dropout)
-            for _ in range(num_layers)
+            TransformerBlock(embed_dim, num_heads, 4 * embed_dim, True, dropout, attention_dropout=dropout, drop_path_rate=rate)
+            for rate in drop_path_rates(drop_path_rate, num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, len(spec.vocabulary), bias=False)

@@ -13,6 +13,7 @@ from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.layers.attention import NORM_EPSILON, TransformerBlock, require_heads, sinusoidal_positions
 from zoo.layers.dropout import dropout as make_dropout
+from zoo.layers.stochastic_depth import drop_path_rates
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.images import ImageModel
@@ -43,6 +44,7 @@ class VisionTransformer(ImageModel):
         global_pool: input of the head: avg, the mean over patches; or token, the class token.
         pos_embed: position embedding: learned; or sinusoidal, over rows and columns.
         dropout: dropout probability, except for queries, keys and values.
+        drop_path_rate: stochastic depth: drop probability of the last residual branch, to which it rises from the first.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class VisionTransformer(ImageModel):
         global_pool: Literal["avg", "token"] = "avg",
         pos_embed: Literal["learned", "sinusoidal"] = "sinusoidal",
         dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(spec, recipe)
         spec.require_patches("vit", patch_size)
@@ -66,7 +69,10 @@ class VisionTransformer(ImageModel):
             raise UserError(f"model.mlp_ratio={mlp_ratio}: the MLP needs a hidden unit; 4 is usual")
         self.embedding = PatchEmbedding(spec, patch_size, embed_dim, global_pool == "token", pos_embed, dropout)
         self.blocks = nn.Sequential(
-            *(TransformerBlock(embed_dim, num_heads, int(mlp_ratio * embed_dim), dropout=dropout) for _ in range(depth))
+            *(
+                TransformerBlock(embed_dim, num_heads, int(mlp_ratio * embed_dim), dropout=dropout, drop_path_rate=rate)
+                for rate in drop_path_rates(drop_path_rate, depth)
+            )
         )
         self.norm = nn.LayerNorm(embed_dim, NORM_EPSILON)
         self.global_pool = global_pool
