@@ -167,6 +167,7 @@ def assert_same_end(reference: str, resumed: str) -> None:
                 ("convnet", ["data.name=shapes-labels", "data.num_images=200", "model.channels=[4,8]", "recipe.batch_size=16"]),
                 ("mlp", ["data.name=shapes-numbers", "data.num_images=700", "model.hidden_sizes=[16]", "data.augment=trivial"]),
                 ("vgg11", ["model.width=4"]),
+                ("resnet20", ["model.width=4", "model.drop_path_rate=0.4", "recipe.gradient_checkpointing=true"]),
                 ("char-transformer", [*TEXT, "model.embed_dim=16"]),
                 ("captioner-attention", [*CAPTIONS, "model.dropout=0.2", "model.coverage_weight=1"]),
                 ("dialogue-discriminative", DIALOGUE),

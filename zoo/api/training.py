@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # where a run computes and where it is tracked, not what it computes
 CHANGEABLE_ON_RESUME = (
-    "trainer.accelerator=", "trainer.logger=", "trainer.strategy=", "trainer.test=", "trainer.timeout_minutes=", "wandb.",
+    "recipe.gradient_checkpointing=", "trainer.accelerator=", "trainer.logger=", "trainer.strategy=", "trainer.test=",
+    "trainer.timeout_minutes=", "wandb.",
 )  # fmt: skip
 
 # processes may change if they read as much at once: then the steps stay where they were, though not to the bit

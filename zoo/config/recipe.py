@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from zoo.config.freezing import Freezing
 
@@ -60,6 +60,9 @@ class Recipe(Section):
     early_stopping_patience: int | None = Field(None, ge=1, description="epochs without improvement after which training stops")
     precision: Literal["32", "bf16", "16", "64"] = Field("32", description="32, 64, or mixed precision with bf16 or 16")
     compile: bool = Field(False, description="compile the model with torch.compile")
+    gradient_checkpointing: bool = Field(
+        False, description="keep only the inputs of blocks for the backward pass, which runs them again: less memory, more time"
+    )
     seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
     weights: str = Field("", description="initial weights: pretrained, a run, or a file; empty is random initialization")
@@ -94,6 +97,13 @@ class Recipe(Section):
         is_list = isinstance(value, (list, tuple)) and value and all(map(_is_positive, value))
         if not (value is None or is_list or (isinstance(value, str) and value in CLASS_WEIGHTS)):
             raise ValueError(f"must be {', '.join(CLASS_WEIGHTS)}, or a list with a positive number for each class")
+        return value
+
+    @field_validator("gradient_checkpointing")
+    @classmethod
+    def _is_not_compiled(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("compile"):
+            raise ValueError("torch.compile chooses itself what to compute again: omit recipe.compile")
         return value
 
     @field_validator("monitor")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FORMER_NAMES = {
+    "activation_checkpointing": "gradient_checkpointing",
     "average": "ema_decay",
     "average_decay": "ema_decay",
     "beta1": "optimizer_args.betas",

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
 from zoo.core.randomness import derive_seed
+from zoo.layers.checkpointing import checkpoint_blocks
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.value_errors import ValueErrors
 from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
@@ -406,6 +407,9 @@ class Task(RecordingModule):
                 if isinstance(module, (MeanLoss, ValueErrors)):
                     module.set_dtype(torch.float64)
         if stage == "fit":
+            if self.recipe.gradient_checkpointing and not checkpoint_blocks(self):
+                name = type(self).__name__
+                raise UserError(f"recipe.gradient_checkpointing=true: {name} has no sequence of blocks to run again: omit it")
             self.freeze(epoch=0)  # before the network is wrapped for several devices, which registers what requires gradients
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
