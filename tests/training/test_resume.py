@@ -201,6 +201,17 @@ def test_a_fine_tuning_killed_after_unfreezing_goes_on_unfrozen_with_the_same_bi
     assert torch.equal(last("killed")["state_dict"][body], begun[body]) == (plan == "backbone")
 
 
+@pytest.mark.slow
+def test_a_student_that_was_killed_learns_from_its_teacher_to_the_same_bits() -> None:
+    train("softmax", "teacher", [])
+    extra = ["model.dropout=0.3", "recipe.teacher=teacher"]
+    train("mlp", "whole", extra)
+    step = random.randrange(EPOCHS * STEPS_AN_EPOCH)
+    assert train("mlp", "killed", extra, stop_at=step, how="kill") == -signal.SIGKILL
+    assert train("mlp", "killed", extra, resume=True) == 0
+    assert_same_end("whole", "killed")
+
+
 @pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault before a step"])
 @pytest.mark.parametrize("step", [13, pytest.param(19, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:

@@ -51,6 +51,13 @@ class Recipe(Section):
     class_weights: Literal["balanced", "inverse-sqrt"] | tuple[float, ...] | None = Field(
         None, description="class weights in the training loss: balanced, inverse-sqrt, or a list; None for equal ones"
     )
+    teacher: str = Field(
+        "", description="teacher for knowledge distillation: a run, an exported file or a published network; empty is none"
+    )
+    teacher_temperature: float = Field(4.0, gt=0, description="temperature of both networks in the distillation loss")
+    teacher_share: float = Field(
+        0.9, gt=0, le=1, description="share of the distillation loss; the rest is that of the loss on the labels"
+    )
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
     )
@@ -97,6 +104,13 @@ class Recipe(Section):
         is_list = isinstance(value, (list, tuple)) and value and all(map(_is_positive, value))
         if not (value is None or is_list or (isinstance(value, str) and value in CLASS_WEIGHTS)):
             raise ValueError(f"must be {', '.join(CLASS_WEIGHTS)}, or a list with a positive number for each class")
+        return value
+
+    @field_validator("teacher_temperature", "teacher_share")
+    @classmethod
+    def _need_a_teacher(cls, value: float, info: ValidationInfo) -> float:
+        if value != cls.model_fields[str(info.field_name)].default and not info.data.get("teacher"):
+            raise ValueError("needs recipe.teacher")
         return value
 
     @field_validator("gradient_checkpointing")

@@ -1,8 +1,9 @@
-"""Fingerprints of networks with their weights."""
+"""Fingerprints of networks and of weights."""
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from collections.abc import Mapping
+from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,3 +17,19 @@ def fingerprint(network: nn.Module, state: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(value.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def sha256_of_state(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the names, types, shapes and values of tensors."""
+    digest = sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(bytes_of(value))
+    return digest.hexdigest()
+
+
+def bytes_of(value: Tensor) -> bytes:
+    """The memory of a tensor, also of types that NumPy does not know."""
+    import torch
+
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

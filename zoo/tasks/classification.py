@@ -19,6 +19,7 @@ from zoo.metrics.class_metrics import ClassMetrics
 from zoo.metrics.label_noise import label_suspects
 from zoo.metrics.mean_loss import MeanLoss, proportion_error
 from zoo.optim.class_weights import class_weights, fixed_class_weights
+from zoo.optim.distillation import distillation_loss
 from zoo.registry.entry import register_task
 from zoo.spec import IGNORE, ImageSpec
 from zoo.tasks.images import ImageModel
@@ -32,6 +33,7 @@ CLASSES_FOR_TOP5 = 20  # below, the right class among five says little
 MOST_TESTED = 2000
 SHOWN, SHOWN_MISTAKES, SHOWN_SUSPECTS = 12, 6, 12
 SHOWN_IN_TRACKERS = 16
+TEACHER = "teacher_logits"  # column of a batch with those of ``recipe.teacher``, [N, classes]
 MOST_SUSPECTS = 0.3  # of the images: where more look mislabeled, it is the network that is wrong
 
 
@@ -49,6 +51,7 @@ class Classifier(ImageModel):
     default_loss = "cross-entropy"
     has_class_metrics = True
     weighs_classes = True
+    has_teachers = True
 
     def __init__(self, spec: ImageSpec, recipe: Recipe | None = None) -> None:
         super().__init__(spec, recipe)
@@ -122,10 +125,20 @@ class Classifier(ImageModel):
         options = super().loss_options()
         return options if self.class_weights is None else {**options, "weight": self.class_weights}
 
+    def batch_loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The mean training loss of a batch; with a teacher, the rest beside the share of the distillation loss."""
+        loss = super().batch_loss(logits, batch)
+        if TEACHER not in batch:
+            return loss
+        share, counted = self.recipe.teacher_share, batch["labels"] != IGNORE
+        distance = distillation_loss(logits, batch[TEACHER], self.recipe.teacher_temperature, counted)
+        self.running.add(0, distillation=distance.detach() * len(counted))
+        return share * distance + (1 - share) * loss
+
     @property
     def chance_classes(self) -> int | None:
         is_cross_entropy = self.recipe.loss in (None, "cross-entropy") and type(self).loss is ImageModel.loss
-        return len(self.spec.classes) if is_cross_entropy else None
+        return len(self.spec.classes) if is_cross_entropy and not self.recipe.teacher else None
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """The logits, float32 [N, classes], divided by the temperature of the spec; their softmax is the probability."""

@@ -73,6 +73,8 @@ class FeatureModel(Task):
             raise UserError(f"data.augment={data.augment}: recipe.loss={recipe.loss} takes one label per image: omit {mixing[0]}")
         if recipe.freeze != "backbone" or recipe.frozen_norms != "keep" or getattr(data, "augment", "") != "none":
             return
+        if recipe.teacher:  # which needs the images
+            return
         was_training = self.training
         self.eval()
         after = self._what_follows_the_features()

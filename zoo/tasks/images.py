@@ -248,9 +248,12 @@ class ImageModel(FeatureModel):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, labels = self.logits(batch), batch["labels"]
-        # for mixed images the loss takes the soft targets, and metrics the unmixed label
-        loss = self.loss(logits, batch.get("targets", labels))
+        loss = self.batch_loss(logits, batch)
         return self.objective(loss, len(labels), **self.training_sums(logits.detach(), labels))
+
+    def batch_loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The mean training loss of a batch: for mixed images of the soft targets, where metrics take the unmixed label."""
+        return self.loss(logits, batch.get("targets", batch["labels"]))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean training loss; ``targets`` are labels, or of mixed images [N, outputs]."""

@@ -74,7 +74,7 @@ class Task(RecordingModule):
         channels_last: whether images are stored so, which convolutions are faster with.
         has_class_metrics: whether ``details`` of a test have metrics of each class, under ``classes``.
         one_pass: whether it reads each training sample once, unchanged, and has no gradients.
-        weighs_classes: whether its loss takes ``recipe.class_weights``.
+        weighs_classes: whether its loss takes ``recipe.class_weights``, and ``has_teachers``, ``recipe.teacher``.
         use_command: the command that a trained model is used with, after ``zoo``; ``{run}`` is its run.
         review_command: the command that shows how well it works.
         explain_command: the command that explains a prediction for an image; empty for none.
@@ -87,6 +87,7 @@ class Task(RecordingModule):
     has_class_metrics: ClassVar[bool] = False
     one_pass: ClassVar[bool] = False
     weighs_classes: ClassVar[bool] = False
+    has_teachers: ClassVar[bool] = False
     use_command: str = "predict {run} IMAGE..."
     review_command: str = "report {run}"
     explain_command: ClassVar[str] = ""
@@ -114,8 +115,9 @@ class Task(RecordingModule):
         if self.one_pass:
             _refuse_what_one_pass_does_not_use(recipe)
             self.automatic_optimization = False  # there is nothing to optimize
-        if recipe.class_weights and not self.weighs_classes:
-            raise UserError(f"recipe.class_weights is for classification, and this is {self.task}: omit it")
+        for key, is_taken in (("class_weights", self.weighs_classes), ("teacher", self.has_teachers)):
+            if getattr(recipe, key) and not is_taken:
+                raise UserError(f"recipe.{key} is for classification, and this is {self.task}: omit it")
         self.spec = spec
         self.recipe = recipe
         self.monitor = recipe.monitor or self.monitor

@@ -26,8 +26,8 @@ from zoo.tasks.task import Task
 from zoo.training.checkpoints import KEY, Damaged, require_finite, way_out
 from zoo.training.data_record import SPLITS, DataRecord, exclude_trained
 from zoo.training.exported import read_trained
-from zoo.training.run_folder import RunFolder
-from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
+from zoo.training.sources import find_trained
+from zoo.training.weights.published import PublishedNetwork
 
 MOST_TENSORS = 20_000  # of weights; a deeper network is surely a mistake
 
@@ -227,7 +227,14 @@ def load_weights(task: Task, state_dict: dict[str, Any], path: Path, network: st
         raise Damaged(f"{path} does not fit {network}: {reason}{way_out(path)}") from None
 
 
-def open_run(registry: Registry, name: str) -> Task:
-    """The trained model of a run, by name or path, or of W&B."""
-    best = fetch_model(name) if is_wandb_model(name) else RunFolder.find(name).checkpoint("best")
+def open_trained(registry: Registry, name: str) -> Task:
+    """The trained model of that name, ready to evaluate: of a run, an exported file, W&B, or a published network.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    source = find_trained(name)
+    if isinstance(source, PublishedNetwork):
+        return source.open()
+    best = source.checkpoint("best")
     return load_task(registry, read_trained(best), best)[0]

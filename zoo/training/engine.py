@@ -28,9 +28,10 @@ from zoo.spec import spec_to_primitives
 from zoo.tasks.task import Task
 from zoo.tasks.weights import Weights
 from zoo.training.autopsy import build_autopsy
-from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_run
+from zoo.training.building import build_data, build_task, build_test_data, described, load_weights, open_trained
 from zoo.training.checkpoints import KEY, Damaged, copy_checkpoint, read_checkpoint, require_finite, way_out
 from zoo.training.data_record import ContentRecorder, DataRecord, exclude_trained, require_unchanged, warn_of_excluded
+from zoo.training.distillation import teaching
 from zoo.training.environment import describe_environment
 from zoo.training.faults import explained, hinting_at_resume, restoring, stopped_by_signals, way_out_of_changes
 from zoo.training.metrics_logger import MetricsLogger
@@ -95,7 +96,7 @@ def load_initial_weights(registry: Registry, task: Task, run: Run) -> Weights | 
     Raises:
         UserError: they cannot be read, or do not fit.
     """
-    task.load_pretrained(partial(open_run, registry))
+    task.load_pretrained(partial(open_trained, registry))
     if run.recipe.weights:
         weights = open_weights(registry, run)
         rank_zero_print(str(load_backbone(task, weights)))
@@ -179,7 +180,8 @@ def train(
         recording = [] if files.is_complete else [recorder]
         others = [*recipe_callbacks(run, metric, direction), *monitors, *callbacks, *shown, *post_mortem, *recording]
         others.sort(key=lambda each: isinstance(each, Throughput))  # which must be last of those that take time
-        all_callbacks = [Rescue(saving, f"resuming {folder.name} at {former}" if resume else ""), *others, saving]
+        rescue = Rescue(saving, f"resuming {folder.name} at {former}" if resume else "")
+        all_callbacks = [rescue, *others, *teaching(registry, run, task), saving]
         trainer = build_trainer(run.trainer, run, logger=[log, trackers], callbacks=all_callbacks)
         for split in ("train", "val", "test") if run.trainer.test else ("train", "val"):
             require_batches(trainer, data, split)

@@ -74,7 +74,7 @@ def _first_steps(setup: Setup) -> list[Check]:
         setup.data,
         _copy(setup),
         limits,
-        [*monitors, diagnosis, losses],
+        [*monitors, diagnosis, losses, *setup.callbacks],
     )
     guess = f", chance level ln({classes}) = {math.log(classes):.3g}" if classes else ""
     of_loss = [finding for finding in diagnosis.findings if finding.name == "initial-loss"]
@@ -112,7 +112,8 @@ def _overfit_batch(setup: Setup) -> Check:
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
     recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1})
     losses = _Losses(fraction=LEARNED / 4)
-    fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, [losses])
+    callbacks = [losses, *setup.callbacks]
+    fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, callbacks)
     values = losses.values
     if not values:
         values = [math.nan]

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning as L
@@ -23,6 +23,7 @@ from zoo.registry.registry import Registry
 from zoo.tasks.records import Diverged
 from zoo.tasks.task import Task
 from zoo.training.building import build_data, build_task
+from zoo.training.distillation import teaching
 from zoo.training.engine import load_initial_weights
 from zoo.training.memory import PeakMemory, available_memory, frozen_garbage, is_out_of_memory
 from zoo.training.processes import supervised
@@ -39,11 +40,12 @@ SLOW = 10.0  # seconds of a training step: larger batches are not tried
 
 @dataclass(frozen=True)
 class Setup:
-    """A task with its initial weights, and data that is set up."""
+    """A task with its initial weights, data that is set up, and the callbacks that are part of a step."""
 
     run: Run
     data: Any
     task: Task
+    callbacks: list[L.Callback] = field(default_factory=list)
 
 
 def build_setup(registry: Registry, run: Run) -> Setup:
@@ -70,7 +72,7 @@ def build_setup(registry: Registry, run: Run) -> Setup:
         task.recipe = run.recipe
     task.freeze(epoch=0)
     task.prepare(data)
-    return Setup(run, data, task)
+    return Setup(run, data, task, teaching(registry, run, task))
 
 
 def with_batch_size(setup: Setup, batch_size: int) -> Setup:
@@ -110,7 +112,8 @@ def range_test(setup: Setup, lowest: float = LOWEST, highest: float = HIGHEST, s
     constant = {"schedule": "constant", "warmup_epochs": 0.0, "epochs": steps * run.recipe.accumulate_grad_batches + 1}
     task.recipe = run.recipe.model_copy(update=constant)
     rising = _RangeTest(run.recipe.lr, lowest, highest, steps)
-    fit(run.model_copy(update={"recipe": task.recipe}), setup.data, task, {"limit_val_batches": 0}, [rising])
+    callbacks = [*setup.callbacks, rising]
+    fit(run.model_copy(update={"recipe": task.recipe}), setup.data, task, {"limit_val_batches": 0}, callbacks)
     if not rising.losses:
         raise Diverged(f"the loss of {run.model['name']} is not finite at the first step, before the learning rate matters")
     return read_range_test(rising.rates[: len(rising.losses)], rising.losses, rising.diverged)
@@ -278,7 +281,7 @@ class _Search:
         task = deepcopy(self.setup.task)
         try:
             limits = {"limit_train_batches": 2, "limit_val_batches": 1}
-            fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [timer])
+            fit(run.model_copy(update={"recipe": recipe}), data, task, limits, [timer, *self.setup.callbacks])
         finally:
             data.batch_size = former
         return timer.seconds

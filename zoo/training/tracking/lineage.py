@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from zoo.config.run import LIBRARIES, Run
+from zoo.config.run import Run
 from zoo.core.files import expanded
+from zoo.core.fingerprint import bytes_of, sha256_of_state
+from zoo.registry.registry import current_registry
 from zoo.tasks.task import Task
 from zoo.tasks.weights import Weights
 from zoo.training.data_record import SPLITS, DataRecord
 from zoo.training.run_folder import RunFolder
-from zoo.training.weights.backbones import HUB, find_backbone
+from zoo.training.sources import exported_file
+from zoo.training.weights.backbones import find_backbone, is_published
 from zoo.training.weights.wandb_models import MODEL, PREFIX, is_wandb_model, wandb_path
 
 DATASET = "dataset"  # a type of artifacts, as W&B names them, beside MODEL
@@ -74,7 +77,7 @@ def _fingerprint(run: Run, data: Any, record: DataRecord) -> str:
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for split in SPLITS:
         if isinstance(data.splits.get(split), torch.Tensor):  # text
-            digest.update(_bytes(data.splits[split]))
+            digest.update(bytes_of(data.splits[split]))
     return digest.hexdigest()
 
 
@@ -85,15 +88,14 @@ def _files(data: Any) -> dict[str, str]:
 
 
 def weight_origins(run: Run, task: Task, weights: Weights | None) -> list[Origin]:
-    """The weights that a new run started with: pretrained ones, those of a run, or of a file.
+    """The weights that a new run started with, or learns from: pretrained ones, those of a run, or of a file.
 
     Args:
         weights: as they were read for ``recipe.weights``; None without.
     """
     origins = [_origin_of(run, run.recipe.weights, _state(task, weights))] if weights else []
-    if encoder := run.model.get("encoder_weights"):
-        origins.append(_origin_of(run, encoder, {}))
-    return origins
+    others = run.model.get("encoder_weights"), run.recipe.teacher
+    return origins + [_origin_of(run, source, {}) for source in others if source]
 
 
 def _state(task: Any, weights: Weights) -> dict[str, Any]:
@@ -104,12 +106,12 @@ def _origin_of(run: Run, source: str, state: Mapping[str, Any]) -> Origin:
     if is_wandb_model(source):
         artifact = ":".join(wandb_path(source))
         return Origin(artifact, MODEL, {"weights": f"{PREFIX}{artifact}"}, artifact=artifact)
-    path = expanded(source)
+    path = exported_file(expanded(source)) or expanded(source)
     if path.is_file():
         return Origin(path.name, MODEL, {"weights": path.name, "sha256": sha256_of_file(path)})
-    hashed = {"sha256": _sha256_of_state(state)} if state else {}
-    if source.partition(":")[0] in (*LIBRARIES, HUB):
-        address = find_backbone(source).source
+    hashed = {"sha256": sha256_of_state(state)} if state else {}
+    if is_published(current_registry(), source):
+        address = find_backbone(source).source if ":" in source else ""
         return Origin(source, MODEL, {"weights": source, **({"source": address} if address else {}), **hashed})
     if source == "pretrained":
         network = run.model.get("encoder") or run.model.get("network") or run.model["name"]
@@ -139,17 +141,3 @@ def artifact_name(*parts: str) -> str:
 def sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of_state(state: Mapping[str, Any]) -> str:
-    """Of the names, types, shapes and values of tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _bytes(value: torch.Tensor) -> bytes:
-    """The memory of a tensor, also of types that NumPy does not know."""
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
