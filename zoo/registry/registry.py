@@ -6,9 +6,10 @@ the same decorators with ``ast`` instead: nothing is imported and no plugin runs
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Registry:
             home = PACKAGE / KINDS[kind].home
             for path in sorted(home.glob("*.py")) if home.is_dir() else [home.with_suffix(".py")]:
                 module = ".".join(("zoo", *path.relative_to(PACKAGE).with_suffix("").parts))
-                for entry in self._read(path, module, f"bestiary {__version__}"):
+                for entry in self._read(path, module, f"bestiary {__version__}", _read_own_file):
                     self._add(entry)
             for entry in self._of_plugins:
                 if entry.kind == kind:
@@ -180,9 +181,11 @@ class Registry:
                     )
                 self.add_plugin(plugin)
 
-    def _read(self, path: Path, module: str, origin: str) -> list[Entry]:
+    def _read(
+        self, path: Path, module: str, origin: str, read: Callable[[Path, str], Iterable[Entry]] = read_file
+    ) -> list[Entry]:
         try:
-            return [replace(entry, origin=origin) for entry in read_file(path, module)]
+            return [replace(entry, origin=origin) for entry in read(path, module)]
         except UNREADABLE as error:
             reason = one_line(error, 300) or "nested too deeply"  # memory of the parser, whose error says nothing
             self.warnings.append(f"{origin} is skipped: {path.name}: {reason}")
@@ -196,6 +199,12 @@ class Registry:
             self.clashes[entry.kind, entry.name] = clash
             if clash not in self.warnings:
                 self.warnings.append(clash)
+
+
+@functools.cache
+def _read_own_file(path: Path, module: str) -> tuple[Entry, ...]:
+    """The entries of a file of the zoo, which does not change while a program runs."""
+    return tuple(read_file(path, module))
 
 
 def _trusted() -> list[str]:
@@ -274,6 +283,16 @@ def _plugin_entry_points(warnings: list[str]) -> Iterator[Any]:
 
 
 def _may_hold_plugins(folder: str) -> bool:
+    """Whether a folder of ``sys.path`` has entry points for the zoo, looked at once until packages come or go."""
+    try:
+        found = os.stat(folder or ".")
+    except OSError:
+        return False
+    return _names_entry_points(folder, (found.st_dev, found.st_ino, found.st_mtime_ns))
+
+
+@functools.cache
+def _names_entry_points(folder: str, version: tuple[int, ...]) -> bool:
     if Path(folder).is_file():
         return True  # an archive, into which importlib.metadata looks
     files = Path(folder).glob("*-[Ii][Nn][Ff][Oo]/entry_points.txt")
