@@ -15,7 +15,7 @@ from zoo.registry.entry import register_data
 from zoo.spec import RegressionSpec
 
 SMALLEST_SIZE = 16  # pixels, below which no direction can be seen
-HELD_OUT = 1000  # images for validation, and as many for testing
+MOST_HELD_OUT = 1000  # images for validation, and as many for testing
 TARGETS = ("x", "y", "size", "sine", "cosine")
 
 
@@ -27,7 +27,7 @@ class ShapesNumbers(RegressionData):
     angle from the x axis towards the y axis, given by two numbers, since an angle itself jumps from 360 degrees to 0.
 
     Args:
-        num_images: number of training images; validation and testing have 1,000 each.
+        num_images: number of training images; validation and testing have as many, up to 1,000 each.
         size: height and width in pixels.
         augment: none, light, standard, strong, or a list of transforms that keep the numbers as they are, as in jitter.
     """
@@ -36,15 +36,17 @@ class ShapesNumbers(RegressionData):
         super().__init__(batch_size, seed, size=size, **options)
         require_at_least(1, num_images=num_images)
         require_at_least(SMALLEST_SIZE, size=size)
-        self.num_images = num_images
-        images = num_images + 2 * HELD_OUT
+        self.num_images, self.held_out = num_images, min(MOST_HELD_OUT, num_images)
+        images = num_images + 2 * self.held_out
         require_memory(f"data.num_images={num_images}, data.size={size}", images * 3 * size**2, f"{images:,} images")
 
     def build_spec(self) -> RegressionSpec:
         return RegressionSpec(3, self.size, self.size, targets=TARGETS)
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._draw(name, self.num_images if name == "train" else HELD_OUT) for name in ("train", "val", "test")}
+        return {
+            name: self._draw(name, self.num_images if name == "train" else self.held_out) for name in ("train", "val", "test")
+        }
 
     def _draw(self, name: str, count: int) -> Split:
         drawn = arrows.draw_arrows(name, count)

@@ -39,14 +39,14 @@ class ShapesData(ImageData):
         augment: none, light, standard, strong, or a list as in crop:4,jitter.
     """
 
-    held_out = 1000  # images for validation, and as many for testing
+    held_out = 1000  # images for validation at most, and as many for testing
 
     def __init__(self, batch_size: int, seed: int, num_images: int = 10_000, size: int = 64, augment: str = "none") -> None:
         super().__init__(batch_size, seed, size=size, augment=augment)
         require_at_least(1, num_images=num_images)
         if size < shapes.SIDE // 2:
             raise UserError(f"data.size={size}: must be at least {shapes.SIDE // 2}, or shapes cannot be distinguished")
-        self.num_images = num_images
+        self.num_images, self.held_out = num_images, min(self.held_out, num_images)
         images = num_images + 2 * self.held_out
         require_memory(f"data.num_images={num_images}, data.size={size}", images * 3 * size**2, f"{images:,} images")
 
@@ -69,7 +69,7 @@ class ShapesLabels(ShapesData, MultiLabelData):
     Scenes have one to five objects, each of one of four shapes and seven colors.
 
     Args:
-        num_images: number of training images; validation and testing have 1,000 each.
+        num_images: number of training images; validation and testing have as many, up to 1,000 each.
         augment: none, light, standard, strong, or a list as in hflip,crop:2.
     """
 
@@ -105,7 +105,7 @@ class ShapesCaptions(ShapesData, CaptionData):
     of its image can be computed (``true_captions``).
 
     Args:
-        num_images: number of training images; validation and testing have 1,000 each.
+        num_images: number of training images; validation and testing have as many, up to 1,000 each.
         captions_per_image: captions of each training image; validation and test images have five references.
         max_objects: maximum number of objects in an image, from 1 to 5.
     """
@@ -154,7 +154,7 @@ class ShapesQuestions(ShapesData, QuestionData):
     Scenes have one to five shapes, and an answer is hard to guess without the image.
 
     Args:
-        num_images: number of training images; validation and testing have 1,000 each.
+        num_images: number of training images; validation and testing have as many, up to 1,000 each.
         questions_per_image: number of questions about each image, from 1 to 24.
     """
 
@@ -201,7 +201,7 @@ class ShapesDialogues(ShapesData, DialogueData):
         super().__init__(batch_size, seed, **options)
         if not 1 <= num_rounds <= MOST_ROUNDS:
             raise UserError(f"data.num_rounds={num_rounds}: must be from 1 to {MOST_ROUNDS}")
-        self.num_rounds, self.held_out = num_rounds, min(self.held_out, self.num_images)
+        self.num_rounds = num_rounds
 
     def build_spec(self) -> DialogueSpec:
         answers = dialogues.ANSWERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.datamodules.bases.options import require_at_least
 from zoo.datamodules.bases.question_answering import Question, QuestionData
 from zoo.datamodules.loading.splits import ImagesInMemory, Split
 from zoo.datamodules.worlds import sort_of_clevr
@@ -9,21 +10,32 @@ from zoo.registry.entry import register_data
 from zoo.spec import SPECIAL_WORDS, ImageSpec, QuestionSpec
 
 
-@register_data("sort-of-clevr", task="question-answering", tags=["offline", "color"])
+@register_data("sort-of-clevr", task="question-answering", tags=["offline", "color"], tiny={"num_images": 200})
 class SortOfCLEVR(QuestionData):
     """Six shapes with relational and other questions: 10,000 images, ten questions of both kinds on each.
 
-    Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, 9,800 images and 200 for testing, the same for every seed.
+    Drawn as Santoro et al. 2017 (arXiv:1706.01427) describe it, with 200 images for testing, the same for every seed.
     Questions are in words.
 
     Args:
+        num_images: number of training images, those for validation included.
         size: height and width in pixels to which images are resized; 0 keeps 75.
         augment: none, light, standard, strong, or a list as in crop:2.
         validation: fraction of the training images held out for validation.
     """
 
-    def __init__(self, batch_size: int, seed: int, size: int = 0, augment: str = "none", validation: float = 0.02) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        num_images: int = 9800,
+        size: int = 0,
+        augment: str = "none",
+        validation: float = 0.02,
+    ) -> None:
         super().__init__(batch_size, seed, size=size, augment=augment, validation=validation)
+        require_at_least(2, num_images=num_images)  # one of them for validation
+        self.num_images = num_images
 
     def build_spec(self) -> QuestionSpec:
         return QuestionSpec(
@@ -35,10 +47,10 @@ class SortOfCLEVR(QuestionData):
         )
 
     def load_splits(self) -> dict[str, Split]:
-        return {name: self._draw(name) for name in sort_of_clevr.NUM_IMAGES}
+        return {"train": self._draw("train", self.num_images), "test": self._draw("test", sort_of_clevr.TEST_IMAGES)}
 
-    def _draw(self, name: str) -> Split:
-        scenes = sort_of_clevr.draw_scenes(0, name)  # seed 0: the same data for all runs
+    def _draw(self, name: str, number: int) -> Split:
+        scenes = sort_of_clevr.draw_scenes(0, name, number)  # seed 0: the same data for all runs
         drawn = sort_of_clevr.ask_questions(scenes, 0, name)
         rows = zip(drawn.words(), drawn.answer.tolist(), drawn.kind.tolist(), strict=True)
         questions = [

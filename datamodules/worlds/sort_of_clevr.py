@@ -24,7 +24,7 @@ COLORS = {
     "yellow": (255, 255, 0),
 }
 SQUARE, CIRCLE = range(2)
-NUM_IMAGES = {"train": 9800, "test": 200}
+TEST_IMAGES = 200
 ANSWERS = ("yes", "no", "rectangle", "circle", *"123456")
 KINDS = ("non-relational", "relational")
 QUESTIONS_OF_A_KIND = 10
@@ -80,10 +80,9 @@ class Questions:
         return [[phrases[kind][subtype][color] for kind, subtype, color in image] for image in places]
 
 
-def draw_scenes(seed: int, split: str) -> Scenes:
-    """The images of a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
+def draw_scenes(seed: int, split: str, number: int) -> Scenes:
+    """A number of images for a split: objects do not touch, and each has one that is the closest and one that is the furthest."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sort-of-clevr", split))
-    number = NUM_IMAGES[split]
     centers = torch.empty(0, len(COLORS), 2, dtype=torch.int64)
     while len(centers) < number:
         drawn = torch.randint(RADIUS, SIDE - RADIUS, (DRAWN_AT_ONCE, len(COLORS), 2), generator=generator)

@@ -63,9 +63,8 @@ def open_run(folder: RunFolder) -> tuple[Any, Any]:
 # ------------------------------------------------------------------ each kind of work
 
 
-def test_questions_are_answered_as_by_zoo_predict(train, monkeypatch) -> None:
-    monkeypatch.setattr("zoo.datamodules.shapes.ShapesData.held_out", 120)  # pictures, in place of 1,000
-    folder = train("vqa-lstm", *SCENES, *LIMITS, "model.hidden_size=8", "trainer.limit_test_batches=1")
+def test_questions_are_answered_as_by_zoo_predict(train) -> None:
+    folder = train("vqa-lstm", *SCENES, *LIMITS, "data.num_images=120", "model.hidden_size=8", "trainer.limit_test_batches=1")
     samples = take_samples(scan(), folder)
     assert samples.missing == "" and len(samples.scenes) == 8
     scenes = shapes.draw_scenes(0, "test", range(120))
@@ -130,6 +129,7 @@ def test_a_dialogue_goes_on_from_the_right_answers(train) -> None:
             talk.rounds[place] = (asked, [*talk.spec.encode(right.split()), END])
 
 
+@pytest.mark.slow
 def test_an_agent_is_seen_from_above(train, zoo, monkeypatch) -> None:
     monkeypatch.setattr("zoo.tasks.navigation.MOST_WALKED", 72)  # episodes, in place of 256
     tiny = ("data.num_houses=2", "data.num_starts=2", "model.hidden_size=8", "model.channels=[4, 4]", "recipe.batch_size=72")

@@ -168,7 +168,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ZOO_HOME", str(folder / "cache"))
         settings = {"data.num_images": 400, "model.hidden_sizes": [32], "trainer.accelerator": "cpu"}
         run = face.train("mlp", data="shapes-labels", epochs=2, name="run", settings=settings)
-        data = face.create_data("shapes-labels", num_images=1)
+        data = face.create_data("shapes-labels", num_images=400)
         data.prepare_data()
         data.setup()
         Image.fromarray(data.splits["test"].images.pixels[0].permute(1, 2, 0).numpy()).save("a.png")
@@ -186,7 +186,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_it_is_tested_at_the_thresholds_of_its_checkpoint(zoo, run: str) -> None:
     found = json.loads(zoo("test", run, "--json").out)
     model = face.load(run).model.cpu()
-    data = face.create_data("shapes-labels", num_images=1)
+    data = face.create_data("shapes-labels", num_images=400)
     data.prepare_data()
     data.setup()
     split = data.splits["test"]

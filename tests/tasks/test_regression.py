@@ -174,7 +174,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ZOO_HOME", str(folder / "cache"))
         settings = {"data.num_images": 400, "model.hidden_sizes": [32], "trainer.accelerator": "cpu"}
         face.train("mlp", data="shapes-numbers", epochs=2, name="run", settings=settings)
-        data = face.create_data("shapes-numbers", num_images=1)
+        data = face.create_data("shapes-numbers", num_images=400)
         Image.fromarray(data.load_splits()["test"].images.pixels[0].permute(1, 2, 0).numpy()).save("a.png")
         yield folder
 
@@ -188,7 +188,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_it_is_tested_in_the_units_of_its_data(zoo, run: str) -> None:
     found = json.loads(zoo("test", run, "--json").out)
-    split = face.create_data("shapes-numbers", num_images=1).load_splits()["test"]
+    split = face.create_data("shapes-numbers", num_images=400).load_splits()["test"]
     with torch.inference_mode():
         predicted = face.load(run).model.cpu().predict_step({"images": split.images.pixels})
     assert found["test/r2"] == pytest.approx(r2_score(split.labels, predicted), abs=1e-4)

@@ -16,7 +16,7 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "orange
 
 @pytest.fixture(scope="module")
 def tested():
-    scenes = draw_scenes(0, "test")
+    scenes = draw_scenes(0, "test", 200)
     return scenes, ask_questions(scenes, 0, "test")
 
 
@@ -88,19 +88,19 @@ def test_pictures_are_as_drawn_pixel_by_pixel(tested):
 
 def test_the_splits_are_those_of_the_paper_share_no_picture_and_follow_from_the_seed(tested):
     scenes, questions = tested
-    again = draw_scenes(0, "test")
+    again = draw_scenes(0, "test", 200)
     assert torch.equal(again.centers, scenes.centers) and torch.equal(again.shapes, scenes.shapes)
     assert torch.equal(coded(ask_questions(again, 0, "test")), coded(questions))
-    assert not torch.equal(draw_scenes(1, "test").centers, scenes.centers)
+    assert not torch.equal(draw_scenes(1, "test", 200).centers, scenes.centers)
     assert not torch.equal(coded(ask_questions(again, 1, "test")), coded(questions))
-    train = draw_scenes(0, "train")
+    train = draw_scenes(0, "train", 9800)
     assert (len(train), len(scenes)) == (9800, 200)
     contents = [set(map(tuple, part.centers.flatten(1).tolist())) for part in (train, scenes)]
     assert len(contents[0] | contents[1]) == 10_000
 
 
 def test_answers_are_as_frequent_as_chance_has_them():
-    questions = ask_questions(scenes := draw_scenes(0, "train"), 0, "train")
+    questions = ask_questions(scenes := draw_scenes(0, "train", 9800), 0, "train")
     counts = defaultdict(Counter)
     for kind, subtype, given in torch.stack([questions.kind, questions.subtype, questions.answer], -1).flatten(0, 1).tolist():
         counts[kind, subtype][ANSWERS[given]] += 1
