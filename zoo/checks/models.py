@@ -60,9 +60,9 @@ def _tiny_run(registry: Registry, entry: Entry, settings: Sequence[dict[str, dic
     tiny = {
         "model": entry.tiny,
         "data": {"name": data, **registry.data_set(data).tiny} if data else {},
-        "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 16, "compile": False},
+        "recipe": {"epochs": min(2, entry.recipe.get("epochs", 2)), "batch_size": 8, "compile": False},
     }
-    limits = {"limit_train_batches": 3, "limit_val_batches": 2, "limit_test_batches": 2}
+    limits = {"limit_train_batches": 2, "limit_val_batches": 2, "limit_test_batches": 2}
     tiny["trainer"] = {"accelerator": "cpu", "monitor_every_n_steps": 1, **limits}
     run = resolve(registry, entry.name, {}, [tiny, *settings])
     subject = TinyRun(run, building.build_data(registry, run))
