@@ -569,6 +569,7 @@ def test_a_variable_of_a_launcher_that_is_no_number_is_one_line(zoo, monkeypatch
     assert not list(Path().iterdir()) and zoo("list", "mlp").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root can write anywhere, and setpriv is missing")
 def test_a_folder_that_cannot_be_written_is_one_line(workplace: Path) -> None:
     workplace.chmod(0o555)

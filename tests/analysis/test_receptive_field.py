@@ -19,6 +19,7 @@ from zoo.training.building import build_task
 REGISTRY = scan()
 IMAGE_MODELS = {name: entry for name, entry in REGISTRY.models.items() if entry.task == "classification"}
 DISTINCT = {repr((e.class_name, {**e.defaults, **e.tiny})): name for name, e in IMAGE_MODELS.items()}
+DEEPEST = {"vgg19-imagenet", "vgg19-bn-imagenet"}
 HEIGHT, WIDTH = 32, 39
 
 
@@ -70,7 +71,9 @@ def watch(network: nn.Module, images: Tensor) -> int:
         return sum(assert_sees_what_it_says(fields, output) for output in outputs)
 
 
-@pytest.mark.parametrize("name", sorted(DISTINCT.values()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in sorted(DISTINCT.values())]
+)
 def test_every_layer_of_every_model_sees_what_it_says(name: str) -> None:
     if "transformer" in REGISTRY.model(name).tags:
         pytest.skip("fused attention cannot be followed; the table, on the meta device, follows the products it consists of")

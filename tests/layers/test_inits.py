@@ -69,10 +69,10 @@ def test_torchs_gains_are_taken_where_it_has_one() -> None:
 
 
 def spread(init: str, name: str) -> list[torch.Tensor]:
-    """What comes out of each of ten hidden layers, each 4,000 wide, for normal inputs."""
-    spec = zoo.ImageSpec(1, 40, 100, classes=("a", "b"))
+    """What comes out of each of ten hidden layers, each 1,000 wide, for normal inputs."""
+    spec = zoo.ImageSpec(1, 25, 40, classes=("a", "b"))
     torch.manual_seed(0)
-    task = zoo.create_model("mlp", spec, hidden_sizes=[4000] * 10, activation=name, init=init)
+    task = zoo.create_model("mlp", spec, hidden_sizes=[1000] * 10, activation=name, init=init)
     outputs: list[torch.Tensor] = []
     for layer in task.hidden:
         layer.register_forward_hook(lambda module, given, output: outputs.append(output.detach()))
@@ -95,7 +95,7 @@ def test_small_weights_make_activations_vanish(name: str) -> None:
 def test_large_weights_saturate_tanh_and_blow_up_relu() -> None:
     assert all(float((output.abs() > 0.99).float().mean()) > 0.9 for output in spread("large-normal", "tanh"))
     values = deviations("large-normal", "relu")
-    assert values[-1] > 1e12 * values[0]
+    assert values[-1] > 1e11 * values[0]
 
 
 @pytest.mark.parametrize(("init", "name"), [("xavier", "tanh"), ("kaiming", "relu"), ("kaiming", "tanh")])

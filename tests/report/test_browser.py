@@ -91,8 +91,15 @@ return groups.filter(group => right(group) != right(group.lastElementChild)).map
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(DESKTOP, "light", id="desktop-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(DESKTOP, "dark", id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 def test_a_report_opens_everywhere(browser, page: Path, size: tuple[int, int], scheme: str) -> None:
     look(browser, page, size, scheme)
     assert browser.title == "Report: first, second"

@@ -34,7 +34,7 @@ def picture(kind: str, is_bright: bool, seed: int, size: tuple[int, int] = (16, 
     return Image.fromarray((low + level * (high - low)).astype(dtype))
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=() if kind == "I;16" else pytest.mark.slow) for kind in KINDS])
 def run(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolder]:
     """A run of images of one kind."""
     kind, place = request.param, tmp_path_factory.mktemp("deep")

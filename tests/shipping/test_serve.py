@@ -297,6 +297,7 @@ def test_a_place_that_cannot_be_had_is_told_in_one_line(zoo, trained, monkeypatc
     assert zoo("serve", run).is_one_line_error("uvicorn", "bestiary[serve]")
 
 
+@pytest.mark.slow
 def test_it_says_where_it_is_and_ends_with_an_interrupt(zoo, trained) -> None:
     """The command itself, on an exported file, in a process of its own."""
     assert zoo("export", trained.folder.path, "--to", "safetensors", "-o", "colorist.safetensors").code == 0

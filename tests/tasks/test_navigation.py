@@ -197,6 +197,7 @@ def test_attention_is_the_mean_of_what_was_read_weighted_by_how_well_it_answers(
         torch.testing.assert_close(attended[row], (weights / weights.sum()) @ keys)
 
 
+@pytest.mark.slow
 def test_a_run_from_training_to_its_picture(zoo) -> None:
     answer = zoo("train", "navigator", "--name", "agent", "--epochs", "1", "--set", "model.forcing=student", *TINY)
     assert answer.code == 0, answer.err

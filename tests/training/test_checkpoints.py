@@ -80,6 +80,7 @@ def test_a_score_that_is_no_number_is_worse_than_any(values: list[float], expect
     assert kept("max", [(value, 1.0) for value in values]) == expected
 
 
+@pytest.mark.slow
 def test_an_all_but_untrained_network_does_not_win_by_luck() -> None:
     run = resolve(scan(), "softmax", {}, [parse_setting(text) for text in ("data.name=spirals", "trainer.accelerator=cpu")])
     outcome = engine.train(scan(), run, "run")

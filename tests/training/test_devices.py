@@ -7,7 +7,9 @@ starts them together, which then run many commands one after the other, since mo
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ import torch
 from zoo.core.json_lines import read_json_lines
 from zoo.training.run_folder import RunFolder
 
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["zoo.training.engine", "zoo.models.resnet", "zoo.datamodules.digits"])
 PROGRAM = "import sys; from zoo.cli import app; app()"
 COMMANDS = """
 import json, shlex, sys
@@ -39,12 +43,12 @@ TRAINED = {  # on two processes
     "memory": f"train gru {SMALL} --set model.hidden_size=8 --set data.length=6 --set data.num_sequences=640",
     "talks": f"train dialogue-discriminative {SMALL} --set model.hidden_size=8 --set 'model.encoder_options={{channels: [4, 8]}}'"
     " --set data.num_images=44 --set data.num_rounds=3 --set recipe.batch_size=4",
-    "asked": f"train vqa-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=84 --set model.hidden_size=16",
-    # 1,000 test pictures make 13 batches, which neither 2 nor 3 divides
-    "told": f"train captioner-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=77 --set model.hidden_size=16"
+    "asked": f"train vqa-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=5 --set model.hidden_size=16",
+    # 64 test images make 13 batches, which neither 2 nor 3 divides
+    "told": f"train captioner-attention {SMALL} --set data.num_images=64 --set recipe.batch_size=5 --set model.hidden_size=16"
     " --set 'model.encoder_options={channels: [4, 8, 8]}' --set model.num_beams=2",
-    "labels": f"train mlp --data shapes-labels {SMALL} --set data.num_images=200 --set recipe.batch_size=77",
-    "numbers": f"train mlp --data shapes-numbers {SMALL} --set data.num_images=200 --set recipe.batch_size=77",
+    "labels": f"train mlp --data shapes-labels {SMALL} --set data.num_images=200 --set recipe.batch_size=17",
+    "numbers": f"train mlp --data shapes-numbers {SMALL} --set data.num_images=200 --set recipe.batch_size=17",
     "agent": f"train navigator {SMALL} --set data.num_houses=2 --set data.num_starts=2 --set model.hidden_size=8"
     " --set 'model.channels=[4,4]'",
     "base": f"train resnet20 --epochs 1 --set model.width=4 {QUICK}",
@@ -83,7 +87,7 @@ class OddOne(Classifier):
 '''
 
 
-def zoo(*arguments: str) -> str:
+def launched(*arguments: str) -> str:
     """The command in a process of its own; its standard output."""
     program = Path("zoo_command.py")
     program.write_text(PROGRAM)  # the launcher needs a file that it can start again
@@ -98,17 +102,18 @@ def zoo(*arguments: str) -> str:
 def two_processes() -> RunFolder:
     """resnet20 with batch norm, trained on two processes; 359 test images make 7 batches, which neither 2 nor 3 divides."""
     arguments = ["--devices", "2", "--accelerator", "cpu", "--name", "pair", "--epochs", "2"]
-    out = zoo("train", "resnet20", *arguments, "--set", "model.width=4", "--set", "recipe.batch_size=52", "--json")
+    out = launched("train", "resnet20", *arguments, "--set", "model.width=4", "--set", "recipe.batch_size=52", "--json")
     assert json.loads(out)["run"] == "runs/pair", "only rank zero speaks"
     return RunFolder(Path("runs/pair"))
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes: RunFolder) -> None:
     assert [path.name for path in Path("runs").iterdir()] == ["pair"]
     records = list(read_json_lines(two_processes.metrics_file))
     assert [record["epoch"] for record in records if "val/accuracy" in record] == [0, 1], "each record is written once"
     figures = [
-        json.loads(zoo("test", "pair", "--devices", str(devices), "--accelerator", "cpu", "--json")) for devices in (1, 2, 3)
+        json.loads(launched("test", "pair", "--devices", str(devices), "--accelerator", "cpu", "--json")) for devices in (1, 2, 3)
     ]
     for metric in ("test/accuracy", "test/balanced_accuracy", "test/f1_macro"):
         assert figures[0][metric] == figures[1][metric] == figures[2][metric]
@@ -120,6 +125,35 @@ def test_two_processes_make_one_run_and_any_number_tests_it_alike(two_processes:
     assert sum(map(sum, figures[0]["confusion"])) == 359
     told = next(record for record in records if "test/accuracy" in record)
     assert told["test/accuracy"] == figures[0]["test/accuracy"]
+
+
+def run_rank(rank: int, port: int, arguments: list[str]) -> None:
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    sys.argv = ["zoo", *arguments]
+    from zoo.cli import app
+
+    app()
+
+
+def test_one_process_measures_what_two_did(zoo) -> None:
+    """Without a launcher: the processes are forked from a server that has already imported everything."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    train = ["train", "resnet20", "--devices", "2", "--accelerator", "cpu", "--name", "pair", "--epochs", "1"]
+    train += ["--set", "model.depth=8", "--set", "model.width=4", "--set", "recipe.batch_size=52"]
+    ranks = [SERVER.Process(target=run_rank, args=(rank, port, train)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0] and [path.name for path in Path("runs").iterdir()] == ["pair"]
+    (of_two,) = (record for record in read_json_lines(Path("runs/pair/metrics.jsonl")) if "test/accuracy" in record)
+    of_one = json.loads(zoo("test", "pair", "--devices", "1", "--accelerator", "cpu", "--json").out)
+    assert sum(map(sum, of_one["confusion"])) == 359, "7 batches, which 2 does not divide"
+    assert of_one["test/accuracy"] == of_two["test/accuracy"]
+    assert of_one["test/loss"] == pytest.approx(of_two["test/loss"], rel=1e-6)
 
 
 def together(processes: int, commands: list[str]) -> list[dict]:

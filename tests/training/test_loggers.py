@@ -46,6 +46,7 @@ def equal(theirs: Points, own: Points) -> None:
             assert math.isclose(first, second, rel_tol=1e-6), name  # TensorBoard has single precision
 
 
+@pytest.mark.slow
 def test_three_loggers_hold_the_metrics_of_the_run(zoo, monkeypatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     answer = zoo(*TRAIN, "--epochs", "2", "--name", "seen", *("--logger", "csv", "--logger", "tensorboard", "--logger", "mlflow"))

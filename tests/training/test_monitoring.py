@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from zoo.callbacks.gradient_monitor import GradientMonitor
@@ -21,6 +22,7 @@ def test_a_run_keeps_records_of_every_kind_and_tells_what_was_found(zoo) -> None
     assert {record["step"] for record in records if record["kind"] == "gradients"} <= {0, 1, 2, 4, 8, 16, 29}
 
 
+@pytest.mark.slow
 def test_another_optimizer_does_not_inherit_the_weight_decay(zoo) -> None:
     settings = ["--set", "recipe.optimizer=sgd", "--set", "recipe.lr=0.1", "--set", "trainer.accelerator=cpu"]
     answer = zoo("train", "mlp", "--name", "sgd", "--epochs", "20", *settings)

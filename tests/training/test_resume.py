@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -154,16 +155,31 @@ def assert_same_end(reference: str, resumed: str) -> None:
         assert records(reference, file) == records(resumed, file)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs with ``whole``, a training of mlp."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train("mlp", "whole", [])
+    return folder / "runs"
+
+
+@pytest.fixture
+def whole(uninterrupted: Path) -> None:
+    shutil.copytree(uninterrupted, "runs")
+
+
 @pytest.mark.parametrize(
     ("model", "extra"),
     [
-        ("softmax", []),
         ("mlp", ["model.dropout=0.3", "model.hidden_sizes=[32,16]"]),
-        ("resnet20", ["model.width=4"]),
+        ("resnet20", ["model.depth=8", "model.width=4"]),
         ("char-lstm", [*TEXT, "model.hidden_size=16"]),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("softmax", []),
                 ("convnet", ["data.name=shapes-labels", "data.num_images=200", "model.channels=[4,8]", "recipe.batch_size=16"]),
                 ("mlp", ["data.name=shapes-numbers", "data.num_images=700", "model.hidden_sizes=[16]", "data.augment=trivial"]),
                 ("vgg11", ["model.width=4"]),
@@ -214,8 +230,8 @@ def test_a_student_that_was_killed_learns_from_its_teacher_to_the_same_bits() ->
 
 @pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault before a step"])
 @pytest.mark.parametrize("step", [13, pytest.param(19, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("whole")
 def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -> None:
-    train("mlp", "whole", [])
     train("mlp", "stopped", [], stop_at=step, how=how)
     done = last("stopped")["global_step"]
     assert done >= step - (step % STEPS_AN_EPOCH == 0), "steps were lost"
@@ -225,7 +241,7 @@ def test_a_run_stopped_softly_goes_on_from_that_very_step(how: str, step: int) -
 
 def test_a_fault_within_a_step_leaves_what_was_saved_before() -> None:
     """Batch norms have taken in the batch by then: half of a step must not be kept."""
-    extra = ["model.width=4"]
+    extra = ["model.depth=8", "model.width=4"]
     train("resnet20", "whole", extra)
     train("resnet20", "stopped", extra, stop_at=14, how="fault within a step")
     assert last("stopped")["global_step"] == STEPS_AN_EPOCH
@@ -254,8 +270,8 @@ def test_a_run_that_patience_has_ended_is_finished() -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        ["recipe.ema_decay=0.9"],
-        ["recipe.accumulate_grad_batches=3"],
+        pytest.param(["recipe.ema_decay=0.9"], marks=pytest.mark.slow),
+        pytest.param(["recipe.accumulate_grad_batches=3"], marks=pytest.mark.slow),
         pytest.param(["recipe.precision=bf16"], marks=pytest.mark.slow),
         [
             "recipe.early_stopping_patience=5",
@@ -278,8 +294,8 @@ def test_every_feature_of_a_recipe_survives_an_interrupt(extra: list[str]) -> No
     assert_same_end("whole", "stopped")
 
 
+@pytest.mark.usefixtures("whole")
 def test_three_stops_leave_no_trace_in_weights_and_records() -> None:
-    train("mlp", "whole", [])
     stops = [random.randrange(first, first + 8) for first in (0, 9, 18)]  # any steps must do
     for number, step in enumerate(stops):
         assert train("mlp", "stopped", [], resume=number > 0, stop_at=step, how="interrupt") == 0
@@ -299,6 +315,7 @@ def test_three_stops_of_two_processes_leave_no_trace_in_weights_and_records() ->
     assert_same_end("whole", "stopped")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_does_not_grow_with_the_epochs() -> None:
     sizes = []
     for epochs in (8, 32):  # more than a rule of the diagnosis looks back
@@ -315,11 +332,11 @@ def test_a_finished_run_resumed_is_as_it_was() -> None:
     assert len(list(read_json_lines(RunFolder.find("whole").metrics_file))) == lines
 
 
+@pytest.mark.usefixtures("whole")
 def test_another_seed_gives_other_weights() -> None:
-    train("mlp", "one", [])
-    train("mlp", "two", ["recipe.seed=1"])
+    train("mlp", "other", ["recipe.seed=1"])
     with pytest.raises(AssertionError):
-        assert_same_end("one", "two")
+        assert_same_end("whole", "other")
 
 
 @pytest.mark.parametrize(

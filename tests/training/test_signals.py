@@ -208,6 +208,7 @@ def test_three_processes_whose_sums_depend_on_their_order_go_on_exactly() -> Non
     assert_stops_and_goes_on("validation", signal.SIGINT, 3, 2, *longer)
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_starts_again_goes_on_exactly_and_touches_nothing_outside_its_run() -> None:
     slurm = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711"}
     slurm |= {"SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}

@@ -160,7 +160,7 @@ def test_all_training_images_are_the_most() -> None:
     assert found.available > 0 and all(trial.seconds > 0 for trial in found.trials)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, pytest.param(RuntimeError, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("train", "val", "most"), [(300, 999, 300), (999, 100, 100)])
 def test_the_largest_that_fits_in_training_and_validation(monkeypatch, train: int, val: int, most: int, error) -> None:
     tried = make_setup()

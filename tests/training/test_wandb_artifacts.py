@@ -44,6 +44,7 @@ def probabilities(run: package.TrainedRun) -> np.ndarray:
     return np.array([prediction.probability for prediction in run.predict(IMAGES)])
 
 
+@pytest.mark.slow
 def test_a_trained_model_comes_back_by_name_with_equal_predictions_and_its_lineage(zoo, wandb_server, caplog):
     store = wandb_server.artifacts
     online = ["--wandb", "online", "--set", "trainer.accelerator=cpu", "--epochs", "2"]

@@ -71,6 +71,7 @@ def test_init_that_hangs_after_the_probe_is_given_up(tmp_path, wandb_server, mon
     assert log.run_id and any(tmp_path.glob(f"wandb/offline-run-*-{log.run_id}"))
 
 
+@pytest.mark.slow
 def test_server_that_dies_during_the_run_holds_up_neither_tables_nor_the_end(tmp_path, wandb_server, monkeypatch, caplog):
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 2.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 1.0)
@@ -95,7 +96,7 @@ def losses(folder: Path) -> list[float]:
     return [row["train/loss"] for row in history(folder) if "train/loss" in row]
 
 
-@pytest.mark.parametrize("fault", ["hangs", "answers 500", "dies"])
+@pytest.mark.parametrize("fault", ["answers 500", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("hangs", "dies"))])
 def test_a_server_that_fails_midway_leaves_a_whole_record_that_can_be_synced(tmp_path, wandb_server, monkeypatch, caplog, fault):
     monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", 2.0)
     monkeypatch.setattr(wandb_tracker, "TABLE_SECONDS", 1.0)

@@ -35,7 +35,7 @@ def assert_all_equal(found: dict[str, tuple[list[list[str]], dict[str, float]]])
         assert figures == metrics, name
 
 
-@pytest.mark.parametrize("split_folders", [False, True])
+@pytest.mark.parametrize("split_folders", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_all_forms_of_one_set_have_the_same_splits_and_the_same_accuracy(zoo, root, tmp_path, split_folders):
     if split_folders:
         make(root / "train", 20)

@@ -35,6 +35,7 @@ NETWORKS = [
     "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
     "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t",
 ]  # fmt: skip
+LARGE = {"alexnet", "convnext_tiny", "efficientnet_v2_s", "inception_v3", "resnext50_32x4d", "swin_v2_t"}
 SPEC = ImageSpec(3, 96, 96, ("cat", "dog", "owl"))
 
 
@@ -51,7 +52,7 @@ def in_front_of(layer: nn.Module, network: nn.Module, images: torch.Tensor) -> t
     return given[0]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NETWORKS])
 def test_torchvisions_state_dicts_fit_and_give_the_same_in_front_of_the_head(name: str) -> None:
     sideways = (
         {"aux_logits": True, "transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -73,10 +74,10 @@ def test_torchvisions_state_dicts_fit_and_give_the_same_in_front_of_the_head(nam
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.", "_orig_mod."])
 def test_files_of_training_scripts_fit(wrapper: str | None, prefix: str, workplace: Path) -> None:
-    theirs = models.resnet18(num_classes=7)
+    theirs = models.shufflenet_v2_x0_5(num_classes=7)
     state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
     torch.save(state if wrapper is None else {"epoch": 3, wrapper: state, "optimizer": {"lr": 0.1}}, "weights.pth")
-    task = new(network="resnet18")
+    task = new(network="shufflenet_v2_x0_5")
     load_backbone(task, read_weights(Path("weights.pth")))
     body = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
     assert all(torch.equal(task.state_dict()[f"network.{name}"], value) for name, value in body.items())
