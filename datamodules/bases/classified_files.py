@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -16,16 +16,9 @@ from zoo.spec import ImageSpec
 
 
 class ClassifiedFiles(ImageFileData, ClassificationData):
-    """Image files with one class each. A subclass implements ``list_files``.
-
-    Args:
-        sampling: natural, each training image once an epoch, or balanced, each class equally often in as many steps.
-    """
+    """Image files with one class each. A subclass implements ``list_files``."""
 
     labels_in_paths: ClassVar[bool] = False  # then a file with another label has another name
-
-    def __init__(self, batch_size: int, seed: int, sampling: Literal["natural", "balanced"] = "natural", **options: Any) -> None:
-        super().__init__(batch_size, seed, sampling=sampling, **options)
 
     def build_spec(self) -> ImageSpec:
         height, width = self._shape

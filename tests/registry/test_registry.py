@@ -207,6 +207,37 @@ def test_a_class_named_after_its_imported_base_inherits_from_that(tmp_path: Path
     assert scan([str(path)]).models["mine"].defaults == {"depth": 3}
 
 
+def test_several_bases_are_read_in_the_order_of_python(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text('''
+class Root:
+    """Root.
+
+    Args:
+        size: of the root.
+    """
+    def __init__(self, spec, recipe, size: int = 1, depth: int = 1): ...
+class Left(Root):
+    def __init__(self, spec, recipe, left: int = 2, **options): ...
+class Right(Root):
+    """Right.
+
+    Args:
+        size: of the right.
+    """
+    def __init__(self, spec, recipe, size: int = 3, **options): ...
+''')
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from zoo import register_model\nfrom base import Left, Right\n"
+        "class Both(Left, Right): ...\n@register_model('mine', task='t')\nclass Mine(Both, Right): ...\n"
+    )
+    entry = scan([str(path)]).models["mine"]
+    assert entry.defaults == {"left": 2, "size": 3, "depth": 1}
+    assert [option.help for option in entry.options] == ["", "of the right.", ""]
+    entry.load()
+    assert replace(entry, origin="", path="") == runtime_entry(entry)
+
+
 def test_entry_points_that_cannot_be_read_are_a_warning(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_distribution(tmp_path, "brokenzoo", "broken", None)
     (tmp_path / "brokenzoo-3.dist-info" / "entry_points.txt").write_text("[zoo.plugins]\nno value here\n")

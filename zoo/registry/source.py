@@ -170,6 +170,8 @@ def _signature(
     docs: list[str | None] = []
     sought = {"__init__"}  # empty when no more parameters come from bases
     for owner, file in _lineage(node, source, source, sought):
+        if not sought and file is not source:
+            continue
         docs.append(ast.get_docstring(owner))
         methods = [each for each in owner.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
         function = owner if isinstance(owner, ast.FunctionDef) else next(iter(methods), None)
@@ -190,14 +192,29 @@ def _signature(
 
 
 def _lineage(node: Definition, file: Source, own: Source, sought: set[str]) -> Iterator[tuple[Definition, Source]]:
-    """A function, or a class and its bases, depth first: those in its own file, and while something is ``sought`` all others."""
+    """A function, or a class and its bases in Python's order: those in its own file, and all while something is ``sought``."""
     yield node, file
+    bases: list[tuple[Definition, Source]] = []
     for base in getattr(node, "bases", ()):
         is_name = isinstance(base, ast.Name)
         if is_name and (sought or (file is own and isinstance(file.binding(base.id, base.lineno), ast.ClassDef))):
             found = file.find(base.id, base.lineno)
             if found and isinstance(found[1], ast.ClassDef):
-                yield from _lineage(found[1], found[0], own, sought)
+                bases.append((found[1], found[0]))
+    if len(bases) == 1:  # as most; read no further than the search goes
+        yield from _lineage(*bases[0], own, sought)
+    else:
+        yield from _merged([*([*_lineage(*base, own, sought)] for base in bases), bases])
+
+
+def _merged(lineages: list[list[tuple[Definition, Source]]]) -> Iterator[tuple[Definition, Source]]:
+    """Merge the lineages of bases, and the bases themselves, into one: C3 linearization (Barrett et al. 1996)."""
+    while lineages := [each for each in lineages if each]:
+        heads = [head for head, *_ in lineages]
+        # without a head that no other lineage has further down, Python refuses the class
+        first = next((head for head in heads if not any(head in rest for _, *rest in lineages)), heads[0])
+        yield first
+        lineages = [[each for each in lineage if each != first] for lineage in lineages]
 
 
 def module_file(module: str, beside: Path | None = None) -> Path | None:
