@@ -100,7 +100,8 @@ def label_text(value: object, column: str, source: str) -> str:
     if isinstance(value, float):
         raise UserError(_not_classes(source, column, value))
     if not isinstance(value, str | int):
-        raise UserError(f"{source}: column {column!r} holds {type(value).__name__} values: one label for each image is needed")
+        needed = "one label for each image is needed, and multilabel-table reads several"
+        raise UserError(f"{source}: column {column!r} holds {type(value).__name__} values: {needed}")
     return str(value).strip()
 
 

@@ -45,7 +45,7 @@ def encode_sets(texts: Sequence[str], separator: str) -> tuple[tuple[str, ...], 
     Raises:
         UserError: fewer than two classes.
     """
-    sets = [_names(text, separator) for text in texts]
+    sets = [names_in(text, separator) for text in texts]
     classes = tuple(sorted(set().union(*sets)))
     places = {name: place for place, name in enumerate(classes)}
     labels = torch.zeros(len(texts), len(classes), dtype=torch.int8)
@@ -54,7 +54,8 @@ def encode_sets(texts: Sequence[str], separator: str) -> tuple[tuple[str, ...], 
     return classes, labels
 
 
-def _names(text: str, separator: str) -> set[str]:
+def names_in(text: str, separator: str) -> set[str]:
+    """The classes that a text names."""
     if text == NOTHING:
         return set()
     parts = text.split(separator) if separator else [text]

@@ -38,8 +38,16 @@ class ColumnOptions(NamedTuple):
     split: str = ""
 
 
-def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]]:
-    """The rows of a CSV file, with any of the usual delimiters, or of a parquet file, and notes about columns.
+class ClassTable(NamedTuple):
+    """The rows of a table of classes, the column of their labels, and notes about other columns."""
+
+    rows: list[Row]
+    label_column: str
+    notes: list[str]
+
+
+def read_table(path: Path, options: ColumnOptions) -> ClassTable:
+    """Read a table of classes.
 
     Raises:
         UserError: it is missing or damaged, or lacks a column.
@@ -50,19 +58,19 @@ def read_table(path: Path, options: ColumnOptions) -> tuple[list[Row], list[str]
     label = require_column(options.label, "label_column", columns, LABEL_COLUMNS, source)
     split = find_column(options.split, "split_column", columns, SPLIT_COLUMNS, source)
     others = [] if split else [name for name in texts if name not in (image, label)]
-    rows, with_others = [], set()
-    for number, (path_cell, label_cell, *cells) in read([image, label, *([split] if split else others)]):
-        named = split_text(cells[0]) if split else None
-        rows.append(Row(path_text(path_cell, image, source), label_text(label_cell, label, source), named, number))
+    with_others: set[str] = set()
+
+    def text_of(cells: Sequence[Any], place: str) -> str:
         if len(with_others) < len(others):
-            with_others |= {name for name, cell in zip(others, cells, strict=True) if split_called((cell or "").strip()) is None}
-    if not rows:
-        raise UserError(f"{source}: has no rows")
+            named = zip(others, cells[1:], strict=True)
+            with_others.update(name for name, cell in named if split_called((cell or "").strip()) is None)
+        return label_text(cells[0], label, source)
+
+    rows = _read_rows(source, read, (image, [label, *others], split), text_of)
     require_classes({row.label for row in rows if row.label}, label, source)
     unused = [name for name in others if name not in with_others]
-    return rows, [
-        f"column {name!r} names splits and is not used: data.split_column={shell_word(name)} uses it" for name in unused
-    ]
+    notes = [f"column {name!r} names splits and is not used: data.split_column={shell_word(name)} uses it" for name in unused]
+    return ClassTable(rows, label, notes)
 
 
 def read_targets(
@@ -86,6 +94,14 @@ def read_targets(
     image = require_column(options.image, "image_column", columns, IMAGE_COLUMNS, source)
     split = find_column(options.split, "split_column", columns, SPLIT_COLUMNS, source)
     wanted = choose([name for name in columns if name not in (image, split)])
+    return _read_rows(source, read, (image, wanted, split), text_of)
+
+
+def _read_rows(
+    source: str, read: Read, columns: tuple[str, Sequence[str], str], text_of: Callable[[Sequence[Any], str], str]
+) -> list[Row]:
+    """The rows, by the columns of paths, of what makes the label, and of splits, which may be empty."""
+    image, wanted, split = columns
     rows = []
     for number, (path_cell, *cells) in read([image, *wanted, *([split] if split else [])]):
         named = split_text(cells.pop()) if split else None

@@ -221,6 +221,37 @@ def test_a_path_to_a_table_stands_for_it(workplace):
     assert data_section(registry, "odd.csv") == {"name": "folder", "root": "odd.csv"}
 
 
+@pytest.mark.parametrize(
+    ("texts", "data", "words"),
+    [
+        (("cat", "dog", "cat|dog"), "multilabel-table", "labels like 'cat|dog' are read as one class each"),
+        (("cat, dog", "dog, owl"), "multilabel-table", "labels like 'cat, dog' are read as one class each"),
+        (
+            tuple(map(str, range(20, 70, 2))),
+            "regression-table",
+            "column 'my label' has 25 different numbers, each read as",
+        ),
+        (("tench, Tinca tinca", "goldfish, Carassius auratus"), "", ""),
+        (tuple(map(str, range(25))), "", ""),
+        (tuple(map(str, range(1, 26))), "", ""),
+    ],
+)
+def test_labels_that_are_no_classes_are_hinted_at_once_with_the_command_that_reads_them(zoo, root, capfd, texts, data, words):
+    make(root, 25)
+    rows = [{"kind": row["file_name"], "my label": text} for row, text in zip(rows_of_folder(root), texts * 25, strict=False)]
+    path = write_csv(root.parent / "my list.csv", rows)
+    read = ready(path, image_column="kind", label_column="my label", root=str(root), validation=0.2, test=0.2)
+    hints = [note for note in read.notes if "zoo train" in note]
+    assert capfd.readouterr().err.count("zoo train") == len(hints) == bool(data)
+    if data:
+        assert hints[0].startswith(words)
+        _, *words = shlex.split(hints[0].partition(": ")[2].replace("MODEL", "softmax"))
+        command = words[: words.index("reads" if data == "multilabel-table" else "learns")]
+        assert command[:4] == ["train", "softmax", "--data", data]
+        measured = zoo("data", "show", data, *command[4:], "--measure")
+        assert measured.code == 0 and "train_images" in measured.out, measured.err
+
+
 def test_commands_on_a_table(zoo, root):
     make(root, 20)
     path = write_csv(root / "list.csv", rows_of_folder(root))
