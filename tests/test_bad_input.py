@@ -97,7 +97,7 @@ def is_fine(command: tuple[str, ...], name: str) -> bool:
     if command[:2] == ("data", "show"):
         return name in ("/", ".", "..", "runs")  # folders, of which nothing is read
     if "--data" in command:
-        return name == "/" or (name == "" and command[0] in ("picture", "train"))
+        return name == "/"
     return name in ("/", ".", "..") and (command[:2] in (("predict", "first"), ("embed", "first"), ("picture", "saliency")))
 
 
@@ -246,8 +246,7 @@ def flags() -> Iterator[Case]:
         (("probe", "first"), "--data", ("nope", "image.png", "pydoc", "spirals")),
     ):  # fmt: skip
         for value in wrong:
-            if (command[0], flag, value) not in HARMLESS:
-                yield case(*command, f"{flag}={value}")
+            yield case(*command, f"{flag}={value}")
     for arguments in (
         ("nope",), ("train", "mlp", "softmax"), ("train", "mlp", "--nope"), ("test",), ("predict", "first"), ("export", "first"),
         ("data", "nope"), ("data", "show"), ("picture", "confusion"), ("picture", "curves"), ("report",), ("list", "a", "b"),
@@ -268,10 +267,6 @@ def flags() -> Iterator[Case]:
         yield Case(arguments)
 
 
-HARMLESS = {  # (command, flag, value) that are good, or that mean the default
-    ("picture", "--class", ""), ("picture", "--units", ""), ("picture", "--text", ""), ("picture", "--metric", ""),
-    ("finetune", "--weights", ""), ("train", "--config", ""), ("tune", "--only", ""), ("search", "--metric", ""),
-}  # fmt: skip
 OUTPUTS = (
     ("data", "preview", "digits", "-o", "{}.png"), ("tune", "mlp", "--only", "lr", "-o", "{}.png"),
     ("picture", "confusion", "first", "-o", "{}.png"), ("picture", "gradient-flow", "-o", "{}.png"),

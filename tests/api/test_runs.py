@@ -114,6 +114,9 @@ def test_the_command_prints_a_table_names_and_json(zoo) -> None:
     assert [run["state"] for run in json.loads(zoo("runs", "--json", "--sort", "name").out)] == ["finished", "resumable"]
     assert zoo("runs", "third").is_one_line_error("third", "zoo runs")
     assert zoo("runs", "--runs-dir", "none here").is_one_line_error("`zoo train mlp --runs-dir 'none here'` makes one")
+    elsewhere = zoo("runs", "third", "--runs-dir", "runs")
+    assert elsewhere.is_one_line_error("matches third: `zoo runs --runs-dir runs` lists all")
+    assert "zoo train --resume runs/second" in zoo("runs", "--runs-dir", "runs").out.splitlines()[-1]
     assert zoo("runs", "--where", "recipe.lr=0.01", "--names").out.split() == ["second"]
     assert zoo("runs", "--where", "recipe.lr").is_one_line_error("--where recipe.lr: write it as section.key=value")
 

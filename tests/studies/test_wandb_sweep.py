@@ -107,6 +107,7 @@ def test_the_ranges_of_a_sweep_that_others_wrote_are_read() -> None:
         ("parameters: {recipe: {parameters: {rl: {values: [1, 2]}}}}", ["no recipe key 'rl'", "'lr'"]),
         ("parameters: {recipe.lr: {values: [1, 2], probabilities: [0.9, 0.1]}}", ["recipe.lr", "omit probabilities"]),
         ("method: random", ["f.yaml", "no parameters"]),
+        ("- recipe.lr", ["--over f.yaml: is no sweep configuration of W&B: it has no parameters"]),
         ("[1", ["f.yaml", "not YAML"]),
     ],
 )
@@ -120,8 +121,12 @@ def test_the_sweep_of_the_page_on_search_is_what_its_command_writes(zoo) -> None
     page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
     command = next(line for line in page.splitlines() if "--wandb-sweep sweep.yaml" in line)
     assert zoo(*shlex.split(command)[1:]).code == 0
+    assert zoo(*shlex.split(command)[1:]).code == 0, "the same again"
     shown = page.partition("```yaml file=sweep.yaml\n")[2].partition("```")[0]
     assert yaml.safe_load(shown) == yaml.safe_load(Path("sweep.yaml").read_text())
+    Path("sweep.yaml").write_text(edited := "# by hand\n" + shown)
+    assert zoo(*shlex.split(command)[1:]).is_one_line_error("--wandb-sweep sweep.yaml: exists and holds something else")
+    assert Path("sweep.yaml").read_text() == edited
 
 
 def test_what_an_agent_runs_is_zoo_train_with_what_was_sampled(zoo) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from zoo.core.counts import out_of
 from zoo.core.errors import UserError, some
 
 EXAMPLES = 3  # listed in messages
@@ -332,7 +333,7 @@ def _describe_duplicates(duplicates: Duplicates, in_split: int) -> str:
             split = {"test": "test", "val": "validation"}[duplicates.kind]
             text = (
                 f"{found} {occur} in the {split} split and in another: {split} accuracy may be too high by up to "
-                f"{duplicates.images / max(1, in_split):.1%}; remove one copy"
+                f"{out_of(duplicates.images, in_split, 'images')}; remove one copy"
             )
         case _:
             text = f"{found} {occur} more than once in the same class and split"
@@ -341,7 +342,8 @@ def _describe_duplicates(duplicates: Duplicates, in_split: int) -> str:
 
 def _describe_baseline(advice: Advice) -> str:
     _, (largest, _) = _smallest_and_largest(advice.images["train"])
-    return f"always predicting {largest!r} has a test accuracy of {advice.majority_baseline:.1%}"
+    tested = advice.images["test"]
+    return f"always predicting {largest!r} is right for {out_of(tested[largest], sum(tested.values()), 'test images')}"
 
 
 def report(advice: Advice) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -66,14 +67,14 @@ def runs(
         raise UserError(_nothing(context, folder, runs_dir, pattern, state, where))
     else:
         _print(found)
-        echo("", f"next: {_next(context, found)}")
+        echo("", f"next: {_next(context, found, runs_dir)}")
 
 
 def _nothing(context: typer.Context, folder: Any, runs_dir: str, pattern: str, state: str, where: list[str]) -> str:
     again, there = zoo_command(context), f" --runs-dir {shlex.quote(runs_dir)}" if runs_dir else ""
     asked = [*([pattern] if pattern else []), *([f"--state {state}"] if state else []), *(f"--where {each}" for each in where)]
     if asked:
-        return f"no run in {folder}/ matches {' '.join(asked)}: `{again} runs` lists all"
+        return f"no run in {folder}/ matches {' '.join(asked)}: `{again} runs{there}` lists all"
     return f"there is no run in {folder}/ yet: `{again} train mlp{there}` makes one in a minute"
 
 
@@ -125,9 +126,10 @@ def _ago(seconds: float) -> str:
     return "now" if seconds < 10 else f"{seconds:.0f} s ago"
 
 
-def _next(context: typer.Context, found: list[RunSummary]) -> str:
+def _next(context: typer.Context, found: list[RunSummary], runs_dir: str) -> str:
     """A command for the first run of each state in which there is something to do."""
-    again, names = zoo_command(context), {run.state: run.name for run in reversed(found)}
+    again = zoo_command(context)
+    names = {run.state: shlex.quote(os.path.join(runs_dir, run.name)) for run in reversed(found)}
     commands = {"running": "watch", "resumable": "train --resume", "non-finite": "autopsy", "finished": "report"}
     return "    ".join(f"{again} {command} {names[state]}" for state, command in commands.items() if state in names) or (
         f"{again} train mlp"

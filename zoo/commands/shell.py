@@ -61,6 +61,10 @@ def _process_text(parameter: Any, context: Any, value: Any) -> Any:
     several = parameter.multiple or parameter.nargs == -1
     if parameter.required and not (value or value == ""):
         return type(parameter).process_value(parameter, context, value)  # raises MissingParameter
+    is_written = context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    # free text may be empty; elsewhere an empty variable of a script would mean the default
+    if value == "" and is_written and parameter.param_type_name == "option" and parameter.metavar != "TEXT":
+        raise UserError(f"{parameter.opts[0]} is empty: give it a value{'' if parameter.required else ' or omit it'}")
     value = () if value is None and several else value
     return parameter.callback(context, parameter, value) if parameter.callback else value
 

@@ -20,17 +20,26 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or is not such a file.
     """
-    try:
-        tree = load_yaml(read_regular(expanded(path)).decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"--config {path}: not a text file") from None
-    except UserError as error:
-        raise UserError(f"--config {error}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path}: {error}") from None
+    tree = read_yaml(path, "--config")
     if not isinstance({} if tree is None else tree, dict):
         raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
     return tree or {}
+
+
+def read_yaml(path: str | Path, option: str) -> Any:
+    """Read a YAML file that an option names.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    try:
+        return load_yaml(read_regular(expanded(path)).decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{option} {path}: not a text file") from None
+    except UserError as error:
+        raise UserError(f"{option} {error}") from None
+    except ValueError as error:
+        raise UserError(f"{option} {path}: {error}") from None
 
 
 def parse_setting(text: str, sections: tuple[str, ...] = SECTIONS) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import yaml
 
 from zoo.config.resolution import resolve
 from zoo.config.run import SECTIONS
-from zoo.config.settings import read_config
+from zoo.config.settings import read_yaml
 from zoo.core.errors import UserError, unknown
 from zoo.core.files import write_output
 from zoo.registry.registry import Registry
@@ -39,9 +39,12 @@ def write_sweep(path: Path, registry: Registry, search: Search, budget: Budget, 
         name: of the sweep.
 
     Raises:
-        UserError: a sweep cannot express the search, or the file cannot be written.
+        UserError: a sweep cannot express the search, or the file cannot be written or is there with another content.
     """
-    write_output(path, yaml.safe_dump({"name": name, **sweep(registry, search, budget)}, sort_keys=False).encode())
+    content = yaml.safe_dump({"name": name, **sweep(registry, search, budget)}, sort_keys=False).encode()
+    if path.is_file() and path.read_bytes() != content:
+        raise UserError(f"--wandb-sweep {path}: exists and holds something else: name a new file, or remove it")
+    write_output(path, content)
 
 
 def sweep(registry: Registry, search: Search, budget: Budget) -> dict[str, Any]:
@@ -109,10 +112,8 @@ def read_sweep(path: str) -> tuple[list[str], dict[str, Any]]:
     Raises:
         UserError: it cannot be read, or has a distribution that a search lacks.
     """
-    try:
-        parameters = read_config(path).get("parameters")
-    except UserError as error:
-        raise UserError(f"--over {str(error).removeprefix('--config ')}") from None
+    content = read_yaml(path, "--over")
+    parameters = content.get("parameters") if isinstance(content, dict) else None
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"--over {path}: is no sweep configuration of W&B: it has no parameters")
     ranges, constants = [], {}
