@@ -246,6 +246,8 @@ CASES = [
     Case("list --loggers qqqq", "list", ("zoo list --loggers",)),
     Case("list --pretrained mobilenet", "finetune", ("next: zoo finetune BACKBONE --data FOLDER/",)),
     Case("list --pretrained qqqqq", "list", ("no weights match •: `zoo list --pretrained`",)),
+    Case("list --trained", "show test predict", ("next: zoo show NAME    zoo test NAME",), names={"NAME": "mlp.digits"}),
+    Case("list --trained qqqqq", "list", (": `zoo list --trained` lists all",)),
     Case("list weight-decay", "train", ("zoo train mlp --set •=", "a recipe key: zoo train mlp --set •")),
     Case("list augment", "data", ("zoo data preview •",)),
     Case("list dropout", "train", ("zoo train •", "an option of •: • --set •"), slow=True),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
 from zoo.spec import KINDS, ImageSpec, Spec
+from zoo.training.trained_models import trained_models
 
 if TYPE_CHECKING:
     from zoo.config.recipe import Recipe
@@ -29,15 +30,17 @@ def create_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     in_channels: int = 3,
+    pretrained: bool = False,
     **options: object,
 ) -> Task:
-    """Build a model with freshly initialized weights: a LightningModule for any Trainer.
+    """Build a model with freshly initialized or trained weights: a LightningModule for any Trainer.
 
     Args:
-        name: as ``list_models`` shows it.
+        name: as ``list_models`` shows it; with ``pretrained``, as ``load`` takes it.
         spec: of the data, as in ``create_data("digits").spec``, or the data itself; by default that of the model's default data.
         num_classes: of image classification, in place of a spec, with ``image_size``, in pixels (a number, or height and width),
             and ``in_channels``.
+        pretrained: load the trained weights of ``name``; for a given spec, an image classifier gets a new head.
         recipe: optimizer, learning rate and so on; a dict changes the model's own, which is the default.
         options: of the model, as in ``depth=32``.
 
@@ -46,23 +49,21 @@ def create_model(
 
     Examples:
         >>> model = zoo.create_model("resnet20", num_classes=10, image_size=32)
+        >>> model = zoo.create_model("resnet20.digits", pretrained=True)
     """
     from zoo.config.options import check_options
     from zoo.config.recipe import Recipe
     from zoo.config.resolution import recipe_with
 
-    entry = current_registry().model(name)
     if spec is not None and not (num_classes is None and image_size is None):
         raise UserError("num_classes and image_size take the place of a spec: omit one or the other")
     if num_classes is not None or image_size is not None:
-        if num_classes is None or image_size is None:
-            raise UserError(f"{name}: give num_classes and image_size, or a spec")
-        sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-        if len(sides) != 2:
-            raise UserError(f"image_size={image_size}: must be a number of pixels, or height and width")
-        height, width = (_positive("image_size", side) for side in sides)
-        classes = tuple(map(str, range(_positive("num_classes", num_classes))))
-        spec = ImageSpec(_positive("in_channels", in_channels), height, width, classes)
+        spec = _image_spec(name, num_classes, image_size, in_channels)
+    if pretrained:
+        return _create_pretrained(name, spec, recipe, options)
+    if (included := trained_models().get(name)) and name not in current_registry().models:
+        raise UserError(f"{name} is a trained model: add pretrained=True, or name {included.model} for initial weights")
+    entry = current_registry().model(name)
     if spec is None:
         if not entry.data:
             raise UserError(f"{name} has no default data: give a spec, as in zoo.create_data(...).spec")
@@ -75,6 +76,41 @@ def create_model(
     model_class = entry.load()
     model: Task = model_class(_fitting_spec(entry, model_class, spec), recipe, **chosen)
     return model
+
+
+def _create_pretrained(
+    name: str, spec: Spec | DataModule | None, recipe: Recipe | Mapping[str, Any] | None, options: Mapping[str, object]
+) -> Task:
+    """The network of that name with its trained weights, in training mode; raises as ``create_model`` and ``load`` do."""
+    if options:
+        raise UserError(f"{name}: a trained model has the options of its weights: omit {', '.join(options)}")
+    from zoo.api.trained import load
+    from zoo.tasks.weights import Weights
+
+    source = load(name)
+    trained, run = source.model.cpu(), source.config
+    if spec is None and recipe is None:
+        return trained.train()
+    model = create_model(run.model["name"], spec or trained.spec, recipe, **run.options("model"))
+    if spec is None:
+        model.load_state_dict(trained.state_dict())
+        return model
+    from zoo.training.weights.loading import load_backbone
+
+    load_backbone(model, Weights(name, trained.state_dict(), trained.spec if isinstance(trained.spec, ImageSpec) else None))
+    return model
+
+
+def _image_spec(name: str, num_classes: int | None, image_size: int | tuple[int, int] | None, in_channels: int) -> ImageSpec:
+    """The spec of images with numbered classes."""
+    if num_classes is None or image_size is None:
+        raise UserError(f"{name}: give num_classes and image_size, or a spec")
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(sides) != 2:
+        raise UserError(f"image_size={image_size}: must be a number of pixels, or height and width")
+    height, width = (_positive("image_size", side) for side in sides)
+    classes = tuple(map(str, range(_positive("num_classes", num_classes))))
+    return ImageSpec(_positive("in_channels", in_channels), height, width, classes)
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+
 from zoo.core.errors import unknown
 from zoo.registry.entry import Entry
 from zoo.registry.listing import matching
 from zoo.registry.registry import current_registry
+from zoo.training.trained_models import TrainedModel, trained_models
 
 
-def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) -> list[str]:
+def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False, trained: bool = False) -> list[str]:
     """List the names of models.
 
     Args:
         pattern: part of a name or tag, or a glob such as ``resnet*``; empty for all.
         task: such as ``classification``; empty for all.
-        pretrained: list weights that come with the zoo, torchvision and timm, for ``finetune`` and ``load``.
+        pretrained: list weights of ImageNet from the zoo, torchvision and timm, for ``finetune`` and ``load``.
+        trained: list trained models that come along, for ``load``, ``finetune`` and ``create_model``.
 
     Raises:
         UserError: there is no such task.
@@ -22,6 +26,8 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
     Examples:
         >>> zoo.list_models("resnet*")  # ["resnet18", "resnet20", ...]
     """
+    if trained:
+        return [model.name for model in find_trained_models(pattern, task)]
     _require_task(task)
     registry = current_registry()
     task = registry.models_task(task)
@@ -30,6 +36,14 @@ def list_models(pattern: str = "", *, task: str = "", pretrained: bool = False) 
     from zoo.training.weights.backbones import find_backbones
 
     return [backbone.name for backbone in find_backbones(registry, pattern)] if task in ("", "classification") else []
+
+
+def find_trained_models(pattern: str = "", task: str = "") -> list[TrainedModel]:
+    """The trained models that come along and match; the arguments are those of ``list_models``."""
+    _require_task(task)
+    registry = current_registry()
+    found = (model for name, model in trained_models().items() if not pattern or pattern in name or fnmatch(name, pattern))
+    return [model for model in found if task in ("", registry.task_of(model.model, model.data_set))]
 
 
 def list_data(pattern: str = "", *, task: str = "") -> list[str]:

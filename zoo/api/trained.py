@@ -42,9 +42,10 @@ def load(
     """Load a trained model.
 
     Args:
-        name: of a run, its path, what ``export`` wrote as ``safetensors`` or ``hub``, ``wandb:ENTITY/PROJECT/NAME:ALIAS`` for a
-            model at W&B, or a network with published weights and classes, as in ``efficientnet-lite0``,
-            ``torchvision:resnet50``, ``timm:resnet18.a1_in1k`` or ``hf-hub:OWNER/NAME``.
+        name: of a run, its path, a trained model of the zoo, as in ``resnet20.digits``, what ``export`` wrote as
+            ``safetensors`` or ``hub``, ``wandb:ENTITY/PROJECT/NAME:ALIAS`` for a model at W&B, or a network with published
+            weights and classes, as in ``efficientnet-lite0``, ``torchvision:resnet50``, ``timm:resnet18.a1_in1k`` or
+            ``hf-hub:OWNER/NAME``.
         checkpoint: ``best`` or ``last``.
         weights: of a published network, a file in place of its own.
         settings: of a published network, as in ``{"recipe.weights_key": "model_ema"}``.
@@ -72,7 +73,7 @@ class TrainedRun(Inference):
 
     Attributes:
         name: of the run, or the file.
-        path: of the run's folder, or of the file.
+        path: of the run's folder, or of the file; for a trained model of the zoo its name.
         config: its settings, resolved.
         entry: its model in the registry.
         outcome: of training in this process.
@@ -123,7 +124,7 @@ class TrainedRun(Inference):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Test metrics that were recorded at the end of training, as in ``test/accuracy``; none for an exported file."""
+        """Test metrics as in ``test/accuracy``: of the end of the training, or of a trained model; none for an exported file."""
         # only the best checkpoint was tested
         return self.source.test_metrics() if self.checkpoint == "best" else {}
 
@@ -364,7 +365,8 @@ class TrainedRun(Inference):
         from zoo.training.run_folder import RunFolder
 
         if not isinstance(self.source, RunFolder):
-            raise UserError(f"{self.path} is {self.source.kind}: {method} needs the records of a run")
+            needs = f"{method} needs the records of a run"
+            raise UserError(f"{self.path} is {self.source.kind}: {needs}{self.source.remedy}")
         return self.source
 
     # ------------------------------------------------------------------ display

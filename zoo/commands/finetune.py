@@ -45,7 +45,8 @@ def finetune(
         str,
         typer.Argument(
             metavar="BACKBONE",
-            help="torchvision:NAME, timm:NAME, a model with published weights, a run, an exported file, or wandb:NAME:ALIAS.",
+            help="torchvision:NAME, timm:NAME, a model with published weights, a trained model (zoo list --trained), a run, an "
+            "exported file, or wandb:NAME:ALIAS.",
         ),
     ],
     data: DataName = "",

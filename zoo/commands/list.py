@@ -24,6 +24,7 @@ from zoo.core.errors import UserError, did_you_mean, some
 from zoo.registry.entry import KINDS, REQUIRED, Entry
 from zoo.registry.listing import by_task, matching
 from zoo.registry.registry import Registry
+from zoo.training.trained_models import TrainedModel, trained_models
 
 
 def print_list(registry: Registry, kind: str, pattern: str, task: str, json: bool, next_steps: str) -> None:
@@ -115,6 +116,7 @@ def list_models(
     ] = "",
     task: Annotated[str, typer.Option(metavar="TASK", help="Only models for this task, such as classification.")] = "",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="List pretrained networks, for zoo finetune.")] = False,
+    trained: Annotated[bool, typer.Option("--trained", help="List the trained models that come along.")] = False,
     optimizers: Annotated[bool, typer.Option("--optimizers", help="List optimizers for recipe.optimizer.")] = False,
     losses: Annotated[bool, typer.Option("--losses", help="List losses for recipe.loss.")] = False,
     augmentations: Annotated[bool, typer.Option("--augmentations", help="List augmentations for data.augment.")] = False,
@@ -123,6 +125,7 @@ def list_models(
 ) -> None:
     """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
 
+    [bold]zoo list --trained[/bold] lists trained models that come along, to predict with, look into and fine-tune.\n
     [bold]zoo list --pretrained convnext[/bold] lists ImageNet weights from the zoo, torchvision and timm.
     """
     ingredients = {"optimizer": optimizers, "loss": losses, "augmentation": augmentations, "logger": loggers}
@@ -132,6 +135,9 @@ def list_models(
             return
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
+        return
+    if trained:
+        _list_trained(open_registry(context), pattern, task, json)
         return
     first = "" if pattern or task else "first steps: zoo train mlp, then zoo report mlp-digits (a minute, no download)\n"
     print_list(open_registry(context), "model", pattern, task, json, f"{first}next: zoo show NAME    zoo train NAME")
@@ -182,9 +188,33 @@ def _list_pretrained(registry: Registry, pattern: str, task: str, json: bool) ->
         echo("", "next: zoo finetune BACKBONE --data FOLDER/ --freeze backbone")
 
 
+def _list_trained(registry: Registry, pattern: str, task: str, json: bool) -> None:
+    from zoo.api.names import find_trained_models
+
+    found = find_trained_models(pattern, task)
+    if json:
+        print_json([model.to_dict() for model in found])
+    elif not found:
+        wanted = " ".join(filter(None, (pattern, task and f"--task {task}")))
+        near = did_you_mean(pattern, trained_models())
+        raise UserError(f"no trained model matches {wanted!r}{near or ': `zoo list --trained` lists all'}")
+    else:
+        rows = [
+            (
+                model.name,
+                registry.task_of(model.model, model.data_set),
+                f"{model.metric.removeprefix('test/')} {model.metrics[model.metric]:.4f}",
+                f"{model.bytes / 1e6:.2f}",
+            )
+            for model in found
+        ]
+        print_table(rows, ("trained model", "task", "on its test split", "MB"), ("MB",))
+        echo("", "next: zoo show NAME    zoo test NAME    zoo predict NAME IMAGE")
+
+
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="Model, such as resnet20.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="Model, such as resnet20, or a trained one that comes along.")],
     layers: Annotated[bool, typer.Option("--layers", help="Show a table of the layers.")] = False,
     data: Annotated[str, typer.Option(metavar="DATA", help="With --layers: data set that gives the input shape.")] = "",
     image: Annotated[str, typer.Option("--input", metavar="CxHxW", help="With --layers: input shape.")] = "",
@@ -194,10 +224,14 @@ def show(
     """Describe a model: options, training recipe, compatible data sets, layers.
 
     [bold]zoo show resnet20[/bold]\n
+    [bold]zoo show resnet20.digits[/bold]   the card of a trained model\n
     [bold]zoo show vgg16-imagenet --layers --input 3x224x224[/bold]   shapes, parameters, multiply-adds, receptive fields\n
     [bold]zoo show resnet20 --layers --data cifar10 --set model.width=32[/bold]
     """
     registry = open_registry(context)
+    if name in trained_models() and name not in registry.models:
+        _show_card(trained_models()[name], bool(layers or data or image or settings), json)
+        return
     entry = registry.model(name)
     if data:
         registry.data_set(data)
@@ -217,6 +251,15 @@ def show(
     echo("")
     print_wrapped(f"data    {', '.join(registry.data_for(entry.task, entry.tags))} (default: {default})", indent=8)
     echo(f"next    zoo train {entry.name}    zoo show {entry.name} --layers")
+
+
+def _show_card(model: TrainedModel, has_options: bool, json: bool) -> None:
+    if has_options:
+        raise UserError(f"{model.name} is trained, and --layers, --data, --input and --set are for models: name {model.model}")
+    if json:
+        print_json(model.to_dict())
+    else:
+        print(model.card.read_text(encoding="utf-8"), end="")
 
 
 def _show_layers(registry: Registry, name: str, data: str, image: str, settings: list[str], json: bool) -> None:

@@ -18,7 +18,7 @@ from zoo.commands.shell import (
     Checkpoint,
     Json,
     PublishedWeights,
-    RunName,
+    RunOrFile,
     RunOrNetwork,
     SetPublished,
     decimal_number,
@@ -85,7 +85,7 @@ def predict(
 
 def sample(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; the default is a line break.")] = "",
     length: Annotated[str, typer.Option(metavar="N", help="Number of characters to generate.")] = "500",
     temperature: Annotated[str, typer.Option(metavar="T", help="Sampling temperature; below 1 favors likely characters.")] = "1",
@@ -148,7 +148,7 @@ def _stream(prompt: str, stream: Iterator[list[str]]) -> None:
 
 def chat(
     context: typer.Context,
-    run: RunName,
+    run: RunOrFile,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file.")],
     caption: Annotated[str, typer.Option(metavar="TEXT", help="Caption of the image, as context.")] = "",
     checkpoint: Checkpoint = "best",

@@ -175,19 +175,20 @@ SetModelAndData = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override a model or data setting, as in model.depth=32, data.size=64."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")]
 RunOrFile = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run, by name or path, an exported .safetensors file or hub folder, or wandb:NAME:ALIAS."
+        metavar="RUN",
+        help="A run, by name or path, a trained model (zoo list --trained), an exported .safetensors file or hub folder, or "
+        "wandb:NAME:ALIAS.",
     ),
 ]
 RunOrNetwork = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run, by name or path, an exported file, wandb:NAME:ALIAS, or a network with published weights, as in "
-        "torchvision:resnet50.",
+        help="A run, by name or path, a trained model (zoo list --trained), an exported file, wandb:NAME:ALIAS, or a network "
+        "with published weights, as in torchvision:resnet50.",
     ),
 ]
 PublishedWeights = Annotated[

@@ -114,7 +114,7 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
 
     Args:
         kind_name: key of ``KINDS``.
-        names: runs by name or path, exported files if weights suffice, or models; then image files.
+        names: runs by name or path, exported files and trained models if weights suffice, or models; then image files.
         output: default RUN-KIND.png in the current folder.
         flags: options of the command; empty values count as not given.
 
@@ -146,7 +146,8 @@ def write_picture(registry: Registry, kind_name: str, names: list[str], output: 
     found = [source for source in sources if not isinstance(source, Entry)]
     for folder in found:
         if "checkpoint" not in kind.flags and not isinstance(folder, RunFolder):
-            raise UserError(f"zoo picture {kind.name} needs the records of a run, and {folder.name} is {folder.kind}")
+            needs = f"zoo picture {kind.name} needs the records of a run, and {folder.name} is {folder.kind}"
+            raise UserError(f"{needs}{folder.remedy}")
         run = folder.read_run()
         model = registry.model(run.model["name"])
         task = registry.task_of(model.name, run.data["name"])
@@ -171,6 +172,7 @@ def _find(registry: Registry, kind: Kind, name: str) -> Source:
     """The run of that name or path, the exported file, or else the model."""
     from zoo.training.run_folder import known_runs
     from zoo.training.sources import find_trained
+    from zoo.training.trained_models import trained_models
 
     try:
         return find_trained(name)
@@ -179,7 +181,8 @@ def _find(registry: Registry, kind: Kind, name: str) -> Source:
             raise
         if name in registry.models:
             return registry.model(name)
-        raise unknown("run or model", name, [*known_runs(), *registry.models], "`zoo list` shows the models") from None
+        known = [*known_runs(), *trained_models(), *registry.models]
+        raise unknown("run or model", name, known, "`zoo list` shows the models") from None
 
 
 def _default_file(kind: Kind, sources: list[Source], given: dict[str, Any]) -> str:

@@ -228,7 +228,7 @@ def load_weights(task: Task, state_dict: dict[str, Any], path: Path, network: st
 
 
 def open_trained(registry: Registry, name: str) -> Task:
-    """The trained model of that name, ready to evaluate: of a run, an exported file, W&B, or a published network.
+    """The trained model of that name, ready to evaluate: of a run, an exported file, the zoo or W&B, or a published network.
 
     Raises:
         UserError: there is none, or it cannot be read.

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from zoo.config.run import Run
 from zoo.core.errors import UserError, one_line
 from zoo.registry.registry import current_registry
 from zoo.training.checkpoints import KEY, read_checkpoint, require_checkpoint
 from zoo.training.sources import exported_file
+from zoo.training.trained_models import KIND, TrainedModel
 
 SUFFIX = ".safetensors"
 PREFIX = "prefix"  # metadata key of what the names of weights begin with in the zoo, and not in the file
@@ -30,6 +33,7 @@ class ExportedFile:
     """Stands in for a run where only its weights are needed, not the records of its training; a file, or a hub folder."""
 
     kind = "an exported file"
+    remedy = ""  # what to do where the records of a run are needed
 
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, exported_file(path) or path
@@ -64,6 +68,20 @@ class ExportedFile:
         return self.file
 
 
+class IncludedFile(ExportedFile):
+    """A trained model that comes along, under its name in place of a path."""
+
+    kind = KIND
+
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__(model.file)
+        self.path, self.name, self.remedy, self.metrics = Path(model.name), model.name, model.remedy, model.metrics
+
+    def test_metrics(self) -> dict[str, float]:
+        """Those of the weights in the file."""
+        return self.metrics
+
+
 def was_exported(path: Path) -> bool:
     """Whether the zoo wrote a safetensors file, by its metadata.
 
@@ -85,6 +103,8 @@ def read_trained(path: Path) -> dict[str, Any]:
 def read_exported(path: Path, weights: bool = True) -> dict[str, Any]:
     """The ``state_dict`` of an exported network and, under ``KEY``, its format, run and spec, as ``read_checkpoint`` gives them.
 
+    Weights that are stored in half precision are given in single precision, in which a network computes.
+
     Raises:
         UserError: the file is missing, damaged, or was not exported by the zoo.
     """
@@ -92,9 +112,14 @@ def read_exported(path: Path, weights: bool = True) -> dict[str, Any]:
     def content(file: Any) -> dict[str, Any]:
         metadata = file.metadata() or {}
         about, prefix = json.loads(metadata.get(KEY, "null")), metadata.get(PREFIX, "")
-        return {KEY: about, "state_dict": {prefix + name: file.get_tensor(name) for name in (file.keys() if weights else ())}}
+        names = file.keys() if weights else ()
+        return {KEY: about, "state_dict": {prefix + name: _single(file.get_tensor(name)) for name in names}}
 
     return require_checkpoint(_open(path, content), path)
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.float16 else value
 
 
 def run_of_exported(path: Path) -> Run:
@@ -120,11 +145,12 @@ def _open(path: Path, read: Callable[[Any], T]) -> T:
         raise UserError(f"{path} is damaged or no {SUFFIX} file: {one_line(error, 150)}") from None
 
 
-def write_exported(checkpoint: dict[str, Any], path: Path, prefix: str = "", **metadata: str) -> None:
+def write_exported(checkpoint: dict[str, Any], path: Path, prefix: str = "", half: bool = False, **metadata: str) -> None:
     """Write the weights and metadata of a checkpoint, without the state of the training and without what belongs to this machine.
 
     Args:
         prefix: that all names of weights begin with, and that they lose in the file.
+        half: store the weights in half precision.
         metadata: added to the file's own.
 
     Raises:
@@ -132,6 +158,8 @@ def write_exported(checkpoint: dict[str, Any], path: Path, prefix: str = "", **m
     """
     # the format takes neither strides nor two names for one memory; networks may have both
     weights = {name.removeprefix(prefix): value.contiguous().clone() for name, value in checkpoint["state_dict"].items()}
+    if half:
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     about = {"format": checkpoint[KEY]["format"], "run": portable(checkpoint[KEY]["run"]), "spec": checkpoint[KEY]["spec"]}
     own = {"format": "pt", PREFIX: prefix, KEY: json.dumps(about, ensure_ascii=False)}  # other libraries ask for the first
     path.write_bytes(_in_fixed_order(save(weights, metadata={**metadata, **own})))

@@ -12,7 +12,8 @@ from zoo.config.run import LIBRARIES, Run
 from zoo.core.errors import UserError
 from zoo.core.files import expanded
 from zoo.registry.registry import Registry
-from zoo.training.sources import WEIGHT_FILES, exported_file, refusal
+from zoo.training.sources import WEIGHT_FILES, exported_file, included_model, refusal
+from zoo.training.trained_models import trained_models
 from zoo.training.weights.backbones import HUB, PRETRAINED_TAG, find_backbone
 from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
@@ -32,9 +33,9 @@ def resolve_finetuning(
     ``data.size`` or ``data.channels`` is set.
 
     Args:
-        backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, a run, a model at W&B, or a file that ``zoo export``
-            wrote.
-        weights: a file or a model at W&B; empty takes the backbone's own.
+        backbone: ``torchvision:NAME``, ``timm:NAME``, a model of the zoo, one that comes trained, a run, a model at W&B, or a
+            file that ``zoo export`` wrote.
+        weights: a file, a trained model of the zoo or one at W&B; empty takes the backbone's own.
         config, settings: as ``resolve`` takes them.
 
     Raises:
@@ -61,7 +62,7 @@ def resolve_finetuning(
 
 def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
     """The model section of a Run, and its initial weights."""
-    if weights and not expanded(weights).is_file() and not is_wandb_model(weights):
+    if weights and not (expanded(weights).is_file() or is_wandb_model(weights) or included_model(weights)):
         raise UserError(f"--weights {weights}: {'is not a file' if Path(weights).exists() else 'no such file'}")
     library, _, network = backbone.partition(":")
     if HUB in (library, network.partition(":")[0]):
@@ -87,7 +88,7 @@ def starting_point(registry: Registry, backbone: str, weights: str) -> tuple[dic
 
 
 def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, Any], str]:
-    """The same, of a run, a model at W&B or an exported file."""
+    """The same, of a run, a model at W&B, an exported file or a trained model of the zoo."""
     from zoo.training.run_folder import RunFolder, known_runs, runs_folder
 
     path = expanded(backbone)
@@ -96,12 +97,14 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
         return _of_file(path).model, weights or str(path)
     if is_wandb_model(backbone):
         return _of_file(fetch_model(backbone)).model, weights or backbone
+    if model := included_model(backbone):
+        return model.run["model"], weights or backbone
     try:
         folder = RunFolder.find(backbone)
     except UserError as error:
         if path.suffix in WEIGHT_FILES or path.exists() or (runs_folder() / backbone).exists():
             raise
-        names = [*registry.models, *known_runs(), *(f"{library}:" for library in LIBRARIES)]
+        names = [*registry.models, *known_runs(), *trained_models(), *(f"{library}:" for library in LIBRARIES)]
         near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "`zoo list` and `zoo list --pretrained` show them"
         raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error

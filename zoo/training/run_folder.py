@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +28,7 @@ from zoo.core.printing import is_utf8
 from zoo.core.ranks import is_follower
 from zoo.registry.registry import current_registry
 from zoo.training.records import Metrics
+from zoo.training.trained_models import KIND, trained_models
 
 RUNS = Path("runs")  # where new runs go by default
 RUNS_VARIABLE = "ZOO_RUNS"
@@ -133,11 +134,12 @@ class RunFolder:
                 folder.rmdir()
 
     @classmethod
-    def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",)) -> RunFolder:
+    def find(cls, text: str, proofs: Sequence[str] = ("run.yaml",), others: Iterable[str] = ()) -> RunFolder:
         """The run of that name or path, whose plugin files are read.
 
         Args:
             proofs: files, any of which makes a folder a run; ``RUN_FILES`` to include damaged ones, and those that lack a plugin.
+            others: names that could be given in its place, for the hint at the nearest.
 
         Raises:
             UserError: there is none, or a plugin file is missing.
@@ -158,8 +160,11 @@ class RunFolder:
                 free = f"; a training that was killed before its first step left it: start again with --name {cls(path).name}"
                 left = free if path.parent == runs_folder() and cls(path).is_left_over() else ""
                 raise UserError(f"{path} is not a run: it holds no {' and no '.join(proofs)}{left}")
+        if model := trained_models().get(text):
+            raise UserError(f"{text} is {KIND}, without the records of a run{model.remedy}")
         known = known_runs()
-        raise unknown("run", text, known, f"choose from {some(known, 20)}" if known else f"there is none in {runs_folder()}/ yet")
+        choice = f"choose from {some(known, 20)}" if known else f"there is none in {runs_folder()}/ yet"
+        raise unknown("run", text, [*known, *others], choice)
 
     def describe(self, run: Run, environment: dict[str, Any]) -> None:
         """Write ``run.yaml`` and ``environment.json``, after which the run can be resumed.

@@ -1,4 +1,4 @@
-"""Where a trained model is: a run, an exported file, or a published network; found by name without torch."""
+"""Where a trained model is: a run, an exported file, one that comes along, a published network; found by name without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from zoo.core.errors import UserError
 from zoo.core.files import expanded
 from zoo.registry.registry import current_registry
 from zoo.training.run_folder import RunFolder, runs_folder
+from zoo.training.trained_models import TrainedModel, trained_models
 from zoo.training.weights.backbones import is_published
 from zoo.training.weights.wandb_models import fetch_model, is_wandb_model
 
@@ -29,10 +30,16 @@ def exported_file(path: Path) -> Path | None:
     return file if file.suffix == ".safetensors" and file.is_file() else None
 
 
+def included_model(name: str | Path) -> TrainedModel | None:
+    """The trained model of the zoo that a name stands for; None for any other, and where a run or a path has that name."""
+    model = trained_models().get(str(name))
+    return None if model is None or expanded(name).exists() or (runs_folder() / name).exists() else model
+
+
 def find_trained(
     name: str | Path, weights: str | Path = "", settings: list[dict[str, dict[str, Any]]] | None = None
 ) -> RunFolder | ExportedFile | PublishedNetwork:
-    """Find a run by name or path, an exported file or hub folder, a model at W&B, or a network with published weights.
+    """Find a run by name or path, an exported file or hub folder, a trained model of the zoo or at W&B, or a published network.
 
     Args:
         weights: of a published network, a file in place of its own.
@@ -53,6 +60,10 @@ def find_trained(
         from zoo.training.exported import ExportedFile
 
         return ExportedFile(fetch_model(str(name)))
+    if model := included_model(name):
+        from zoo.training.exported import IncludedFile
+
+        return IncludedFile(model)
     is_run = (runs_folder() / name / "run.yaml").is_file()
     if exported_file(path) and not is_run:
         from zoo.training.exported import ExportedFile
@@ -60,7 +71,7 @@ def find_trained(
         return ExportedFile(path)
     if path.is_file() and not is_run and (error := refusal(path)):
         raise error
-    return RunFolder.find(str(name))
+    return RunFolder.find(str(name), others=trained_models())
 
 
 def refusal(path: Path, last: str = "--checkpoint last") -> UserError | None:

@@ -21,7 +21,7 @@ from zoo.tasks.task import Task
 from zoo.tasks.weights import Weights
 from zoo.training.data_record import SPLITS, DataRecord
 from zoo.training.run_folder import RunFolder
-from zoo.training.sources import exported_file
+from zoo.training.sources import exported_file, find_trained
 from zoo.training.weights.backbones import find_backbone, is_published
 from zoo.training.weights.wandb_models import MODEL, PREFIX, is_wandb_model, wandb_path
 
@@ -116,7 +116,10 @@ def _origin_of(run: Run, source: str, state: Mapping[str, Any]) -> Origin:
     if source == "pretrained":
         network = run.model.get("encoder") or run.model.get("network") or run.model["name"]
         return Origin(f"{network}-pretrained", MODEL, {"weights": f"{network} as pretrained", **hashed})
-    return _of_run(RunFolder.find(source))
+    found = find_trained(source)
+    if isinstance(found, RunFolder):
+        return _of_run(found)
+    return Origin(source, MODEL, {"weights": source, "sha256": sha256_of_file(found.checkpoint("best"))})
 
 
 def _of_run(folder: RunFolder) -> Origin:

@@ -14,8 +14,9 @@ from zoo.registry.registry import Registry
 from zoo.tasks.images import ImageModel
 from zoo.tasks.task import Task
 from zoo.tasks.weights import Weights
-from zoo.training.checkpoints import read_checkpoint
+from zoo.training.exported import read_trained
 from zoo.training.run_folder import RunFolder
+from zoo.training.sources import find_trained
 from zoo.training.weights.backbones import HUB
 from zoo.training.weights.files import read_weights, weights_of_zoo
 from zoo.training.weights.libraries import library_spec, read_library_weights
@@ -65,7 +66,9 @@ def open_weights(registry: Registry, run: Run) -> Weights:
         return read_weights(path, run.recipe.weights_key)
     if is_wandb_model(source):
         return replace(read_weights(fetch_model(source), run.recipe.weights_key), origin=source)
-    return weights_of_zoo(read_checkpoint(RunFolder.find(source).checkpoint("best")), f"the run {source}")
+    found = find_trained(source)
+    origin = f"the run {source}" if isinstance(found, RunFolder) else source
+    return weights_of_zoo(read_trained(found.checkpoint("best")), origin)
 
 
 def match_images(registry: Registry, run: Run, given: Collection[str]) -> Run:

@@ -33,6 +33,7 @@ class PublishedNetwork:
     """
 
     kind: ClassVar[str] = "a published network"
+    remedy: ClassVar[str] = ""  # as of an exported file
     name: str
     weights: str = ""
     settings: Settings = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""Trained models that come along, each a file of weights with its model card; ``make`` is what trains them."""
