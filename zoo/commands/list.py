@@ -203,7 +203,7 @@ def _list_trained(registry: Registry, pattern: str, task: str, json: bool) -> No
             (
                 model.name,
                 registry.task_of(model.model, model.data_set),
-                f"{model.metric.removeprefix('test/')} {model.metrics[model.metric]:.4f}",
+                f"{model.metric.removeprefix('test/')} {model.metrics[model.metric]:.4g}",
                 f"{model.bytes / 1e6:.2f}",
             )
             for model in found

@@ -72,7 +72,7 @@ class Recipe(Section):
     )
     seed: int = Field(0, ge=0, description="random seed of initialization, splits, shuffling and augmentation")
     checkpoint_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
-    weights: str = Field("", description="initial weights: pretrained, a run, a trained model, or a file; empty is random initialization")
+    weights: str = Field("", description="initial weights: pretrained, a run, a trained model or a file; empty for random ones")
     weights_key: str = Field(
         "", description="key of the weights in a file that holds several, as in model_ema; empty prefers averages"
     )

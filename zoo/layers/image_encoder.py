@@ -125,7 +125,7 @@ class EncodesImages:
     Args:
         encoder: image network of the zoo, used without its head.
         encoder_options: options of the encoder, as in {"width": 32}; {} for its defaults.
-        encoder_weights: initial weights: pretrained, a run, a trained model, a file or wandb:NAME:ALIAS; empty is random initialization.
+        encoder_weights: initial weights: pretrained, a run, a trained model, a file or wandb:NAME:ALIAS; empty for random ones.
         freeze_encoder: keep the encoder fixed and compute the features of each image only once.
     """
 

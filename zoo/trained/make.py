@@ -140,7 +140,7 @@ def card(model: TrainedModel) -> str:
     """The model card, as Markdown."""
     entry, network = current_registry().model(model.model), load(model.file).model
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    metrics = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in model.metrics.items())
+    metrics = "\n".join(f"| {name.removeprefix('test/')} | {value:.4g} |" for name, value in model.metrics.items())
     kept = {key: model.run[key] for key in ("model", "data", "recipe")}
     versions = ", ".join(f"{package} {version}" for package, version in model.versions.items())
     return f"""\
@@ -196,7 +196,7 @@ def main() -> None:
             model = describe(name) if given.describe else make(name, given.settings)
         except UserError as error:
             parser.error(str(error))
-        print(f"{name}: {model.metric} {model.metrics[model.metric]:.4f}, {model.bytes / 1e6:.2f} MB, {model.seconds} s")
+        print(f"{name}: {model.metric} {model.metrics[model.metric]:.4g}, {model.bytes / 1e6:.2f} MB, {model.seconds} s")
 
 
 if __name__ == "__main__":
