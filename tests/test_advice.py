@@ -91,6 +91,8 @@ ELSEWHERE = {  # in tests of
     "•: no • is • it: • has the graphs": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
     "a task: zoo data list --task •": "tasks/test_multilabel.py::test_models_are_found_by_the_task_that_they_learn",
     "zoo train mlp": "api/test_runs.py::test_watch_without_a_name_takes_the_run_that_is_trained",
+    "zoo test • •": "trained/test_trained_models.py::test_the_stated_metrics_are_those_of_a_test",
+    "# •\n\n•. Task: •. Parameters": "trained/test_trained_models.py::test_a_card_says_what_the_file_and_the_table_say",
     "--set recipe.batch_size=•": "training/test_signals.py::test_a_run_goes_on_with_other_processes_of_the_same_global_batch",
 }
 HERE = {  # in the tests below that need more than a command

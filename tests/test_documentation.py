@@ -63,6 +63,7 @@ def run_page(zoo, page: Path, *of_trainings: str) -> None:
         ("regression", 1),
         ("data", 1),
         ("recurrence", 3),
+        ("trained", 1),
         ("autopsy", 1),
         ("inside", 1),
         ("lightning", 3),

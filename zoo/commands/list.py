@@ -196,8 +196,8 @@ def _list_trained(registry: Registry, pattern: str, task: str, json: bool) -> No
         print_json([model.to_dict() for model in found])
     elif not found:
         wanted = " ".join(filter(None, (pattern, task and f"--task {task}")))
-        near = did_you_mean(pattern, trained_models())
-        raise UserError(f"no trained model matches {wanted!r}{near or ': `zoo list --trained` lists all'}")
+        advice = did_you_mean(pattern, trained_models()) or ": `zoo list --trained` lists all"
+        raise UserError(f"no trained model matches {wanted!r}{advice}")
     else:
         rows = [
             (

@@ -79,7 +79,6 @@ TABLE = {
         "Follows the phrasings of its synthetic houses; other English and other views were not trained.",
     ),
     "resnet20.digits": Plan("resnet20 --data digits", UCI, DIGITS_ONLY),
-    "resnet20.mnist": Plan("resnet20 --data mnist --epochs 6", MNIST, DIGITS_ONLY),
 }
 
 
