@@ -17,7 +17,7 @@ import zoo as face
 from zoo.registry.registry import scan
 from zoo.tasks.task import Task
 from zoo.trained.make import LICENSE, TABLE, card
-from zoo.training.building import open_run
+from zoo.training.building import open_trained
 from zoo.training.exported import read_exported, write_exported
 from zoo.training.run_folder import RunFolder
 from zoo.training.sources import find_trained
@@ -111,7 +111,7 @@ def test_it_is_fine_tuned_and_its_weights_are_taken(zoo) -> None:
 
 
 def test_the_encoder_of_another_network_takes_them() -> None:
-    assert isinstance(open_run(scan(), DIGITS), Task)
+    assert isinstance(open_trained(scan(), DIGITS), Task)
 
 
 def test_what_needs_records_names_the_command_that_makes_them(zoo) -> None:
