@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
 from zoo.config.resolution import resolve
@@ -133,9 +133,14 @@ def _every_parameter_learns(registry: Registry, subject: TinyRun) -> None:
     for seed in range(3):  # a unit may be silent for one batch
         batch = task.example_batch(16, seed)
         _loss(task, batch).backward()
-    for name, parameter in task.named_parameters():
-        if parameter.requires_grad:
-            require(parameter.grad is not None and parameter.grad.abs().max() > 0, f"{name} gets no gradient")
+        silent = [name for name, parameter in task.named_parameters() if parameter.requires_grad and not _learns(parameter)]
+        if not silent:
+            return
+    raise Violation(f"{silent[0]} gets no gradient")
+
+
+def _learns(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
 
 
 def _saves_and_loads(registry: Registry, subject: TinyRun) -> None:
