@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.api.training import train
 from zoo.config.resolution import resolve
 from zoo.core.errors import UserError
 from zoo.core.files import making_folder
@@ -43,11 +44,20 @@ def class_folders(root: Path, classes: dict[str, int], size: int = 10) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs with a finished one named ``first``."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ZOO_HOME", str(folder / "cache"))
+        train("softmax", name="first", epochs=2, settings=QUICK[3::2], progress=False)
+    return folder / "runs"
+
+
 @pytest.fixture
-def trained(zoo) -> RunFolder:
-    """A finished run named ``first``."""
-    answer = zoo("train", "softmax", *QUICK, "--name", "first")
-    assert answer.code == 0, answer.err
+def trained(finished: Path) -> RunFolder:
+    shutil.copytree(finished, "runs")
     return RunFolder(Path("runs/first"))
 
 

@@ -176,6 +176,7 @@ def test_used_again_they_start_afresh(again) -> None:
     assert results[0] == results[1] and results[0][0] and results[0][1]
 
 
+@pytest.mark.slow
 def test_a_long_training_does_not_thin_the_records_of_a_short_one_after_it() -> None:
     monitor, listens = Throughput(every=1), Listens()
     trainer(monitor, listens, max_epochs=600, limit_train_batches=1).fit(Learner(), unscaled())

@@ -17,6 +17,7 @@ from tests.training.wandb_tracking import DIRECTIONS, classified, monitored, tra
 from tests.wandb_records import history
 from zoo.config.run import WandbSettings
 from zoo.training.run_folder import RunFolder
+from zoo.training.tracking import wandb_server as server_module
 from zoo.training.tracking import wandb_tracker
 from zoo.training.tracking.guest import OPENING_SECONDS, Guest
 from zoo.training.tracking.trackers import Trackers
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("own_wandb")
 
 
 def test_silent_server_costs_seconds_and_one_warning(tmp_path, wandb_server, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "PROBE_SECONDS", 0.5)
     wandb_server.hangs = ("/",)
     log = tracker(tmp_path, mode="online")
     start = time.monotonic()
@@ -142,6 +144,7 @@ def test_interpreter_starts_without_wandb_and_ends_though_the_server_hangs(tmp_p
 import sys
 from pathlib import Path
 from zoo.config.run import WandbSettings
+from zoo.training.tracking import wandb_server as server_module
 from zoo.training.tracking import wandb_tracker
 wandb_tracker.FINISH_SECONDS = 2.0
 log = wandb_tracker.WandbTracker(WandbSettings(mode="online"), Path({str(tmp_path)!r}), "n", {{}}, None, {{}})
