@@ -240,7 +240,7 @@ CASES = [
     Case("data advise folder --set data.root=uneven", "test finetune", ("• has • times the training images",), folders),
     Case("train softmax --data unsorted", "predict", ("• has no class folders, so it is for prediction",), folders),
     # ---- lists
-    Case("list", "train report show train", ("first steps: zoo train mlp", "•next: zoo show NAME", "zoo report •")),
+    Case("list", "train report show train list", ("first steps: zoo train mlp", "•next: zoo show NAME", "zoo report •")),
     Case("list --losses", "train", ("--set recipe.loss=hinge --set", "next: zoo train NAME •")),
     Case("list --optimizers", "train", ("--set recipe.optimizer=sgd",)),
     Case("list --augmentations", "train", ("--set data.augment=crop:4,hflip",)),

@@ -310,7 +310,7 @@ class TrainedRun(Inference):
         Args:
             to: ``safetensors``, ``hub``, ``onnx`` or ``torch-export``.
             file: or folder, for ``hub``; by default the name of the run with the suffix of the format, in the current folder.
-            license: for the model card.
+            license: for the model card; by default that of a trained model of the zoo.
 
         Returns:
             The ``file``, its ``card``, and how far its predictions agree with the original.
@@ -324,7 +324,9 @@ class TrainedRun(Inference):
         self.require_classifier("export")
         path = output_file(format, str(file), self.name)
         from zoo.export.export import export
+        from zoo.training.exported import IncludedFile
 
+        license = license or (self.source.license if isinstance(self.source, IncludedFile) else "")
         return export(self.registry, self.file, format, path, self.name, self.metrics, license)
 
     @property

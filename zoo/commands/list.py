@@ -140,7 +140,8 @@ def list_models(
         _list_trained(open_registry(context), pattern, task, json)
         return
     first = "" if pattern or task else "first steps: zoo train mlp, then zoo report mlp-digits (a minute, no download)\n"
-    print_list(open_registry(context), "model", pattern, task, json, f"{first}next: zoo show NAME    zoo train NAME")
+    next_steps = f"{first}next: zoo show NAME    zoo train NAME    zoo list --trained"
+    print_list(open_registry(context), "model", pattern, task, json, next_steps)
 
 
 def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -> None:

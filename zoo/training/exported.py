@@ -75,7 +75,8 @@ class IncludedFile(ExportedFile):
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__(model.file)
-        self.path, self.name, self.remedy, self.metrics = Path(model.name), model.name, model.remedy, model.metrics
+        self.path, self.name, self.remedy = Path(model.name), model.name, model.remedy
+        self.metrics, self.license = model.metrics, model.license
 
     def test_metrics(self) -> dict[str, float]:
         """Those of the weights in the file."""
