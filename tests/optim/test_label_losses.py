@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.optim.losses import binary_cross_entropy, focal, huber
+from zoo.optim.losses import binary_cross_entropy, build_loss, focal, huber
 from zoo.spec import IGNORE
 
 
@@ -49,8 +50,10 @@ def test_unknown_labels_are_not_learned(loss, unknown: float) -> None:
 
 def test_weights_are_one_for_all_or_one_for_each_class() -> None:
     logits, labels = drawn()
-    one, each = (binary_cross_entropy(logits, labels, "mean", 0.0, weights) for weights in ([2.0], [2.0] * 4))
-    assert one == each
+    one, first, each = (binary_cross_entropy(logits, labels, "mean", 0.0, weights) for weights in (2.0, [2.0], [2.0] * 4))
+    assert one == first == each != binary_cross_entropy(logits, labels, "mean")
+    recipe = Recipe(loss="bce", loss_args={"pos_weight": 2})
+    assert build_loss(recipe, "bce")(logits, labels, reduction="mean") == one
     with pytest.raises(UserError, match=r"pos_weight has 3 values: give one for all, or for each of 4 classes"):
         binary_cross_entropy(logits, labels, "mean", 0.0, [1.0, 2.0, 3.0])
 

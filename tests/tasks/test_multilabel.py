@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo as face
+from zoo.analysis import probes
 from zoo.checks.contract import check_entry
 from zoo.checks.gradients import check_gradients
 from zoo.core.errors import UserError
@@ -233,6 +234,21 @@ def test_its_report_shows_classes_and_mistakes(zoo, run: str) -> None:
     assert zoo("tune", run, "--calibrate").is_one_line_error("is for classification", "multilabel")
 
 
+def test_its_features_are_probed_on_images_with_classes(zoo, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "PENALTIES", (1e-2,))
+    assert zoo("probe", run).is_one_line_error("run was trained for multilabel", "--data photos/")
+    assert zoo("probe", run, "--data", "shapes-labels").is_one_line_error("shapes-labels is for multilabel, a probe for class")
+    for index in range(40):
+        color = (250, 5 * index, 0) if index % 2 else (0, 5 * index, 250)
+        Path(f"probed/{index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), color).save(f"probed/{index % 2}/{index}.png")
+    settings = ("--set", "data.validation=0.2", "--set", "data.test=0.3")
+    answer = zoo("probe", run, "--data", "probed/", *settings, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["features"] == 32 and found["linear"] == 1 and found["knn"] > 0.9
+
+
 def test_it_is_served(run: str) -> None:
     from starlette.testclient import TestClient
 
@@ -250,7 +266,12 @@ def test_it_is_served(run: str) -> None:
 
 
 def test_the_recipes_of_losses_are_checked(zoo, run: str) -> None:
-    loss = ("--set", "recipe.loss=bce", "--set", "recipe.loss_args.pos_weight=[1,2]")
-    answer = zoo("train", "mlp", "--data", "shapes-labels", "--name", "refused", *loss)
-    assert answer.is_one_line_error("recipe.loss_args.pos_weight has 2 values", "11 classes")
+    for value, words in (
+        ("[1,2]", ("recipe.loss_args.pos_weight has 2 values", "11 classes")),
+        ("-2", ("recipe.loss_args.pos_weight=-2.0: must be at least 0",)),
+        ("[]", ("recipe.loss_args.pos_weight has 0 values", "11 classes")),
+    ):
+        loss = ("--set", "recipe.loss=bce", "--set", f"recipe.loss_args.pos_weight={value}")
+        small = ("--set", "data.num_images=10")
+        assert zoo("train", "mlp", "--data", "shapes-labels", "--name", "refused", *small, *loss).is_one_line_error(*words)
     assert not Path("runs/refused").exists()

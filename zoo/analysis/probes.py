@@ -14,6 +14,7 @@ from zoo.config.run import Run
 from zoo.core.errors import UserError
 from zoo.core.fingerprint import fingerprint
 from zoo.registry.registry import Registry
+from zoo.spec import ImageSpec
 from zoo.tasks.images import ImageModel
 from zoo.training.building import open_data
 from zoo.training.data_record import DataRecord, exclude_trained
@@ -51,7 +52,7 @@ def probe(registry: Registry, task: ImageModel, run: Run, section: dict[str, Any
     """Compute the features of all images of a data set, or find them in the cache, and fit both classifiers.
 
     Args:
-        task: whose features and preprocessing are used; its classes do not matter.
+        task: whose features and preprocessing are used; what it predicts does not matter.
         run: of its training.
         section: name and options of the data.
         record: of what the network was trained on, which is left out of the test images.
@@ -63,7 +64,7 @@ def probe(registry: Registry, task: ImageModel, run: Run, section: dict[str, Any
     data.use_preprocessing(task.spec)
     data.prepare_data()
     data.setup()
-    data.require_compatible(replace(task.spec, classes=data.spec.classes), section["name"])
+    data.require_compatible(_images_of(task.spec, data.spec), section["name"])
     exclude_trained(data, record.trained_on)
     for split, hint in (("val", ": set data.validation=0.1"), ("test", "")):
         if not len(data.splits[split]):
@@ -84,6 +85,12 @@ def probe(registry: Registry, task: ImageModel, run: Run, section: dict[str, Any
     knn, linear = (float((each.argmax(1) == true).double().mean()) for each in (votes, scores))
     counts = {split: len(labels) for split, (_, labels) in found.items()}
     return Probes(section["name"], queries.shape[1], counts, neighbors, knn, linear, penalty)
+
+
+def _images_of(network: ImageSpec, data: ImageSpec) -> ImageSpec:
+    """Images as a network takes them, with the classes of the data."""
+    geometry = {name: getattr(network, name) for name in ("channels", "height", "width", "mean", "std")}
+    return replace(data, **geometry)
 
 
 def _features(split: Any) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.training.weights.published import PublishedNetwork
 
 CHECKPOINTS = ("best", "last")
+PROBED = "classification"  # task of the data for a probe
 RECORDS = ("activations", "finding", "gradients", "throughput", "withdrawal")
 Settings = Mapping[str, object] | Sequence[str]
 
@@ -196,20 +197,20 @@ class TrainedRun(Inference):
         return tested
 
     def _test_section(
-        self, data: str | Path | None, settings: list[dict[str, dict[str, Any]]]
+        self, data: str | Path | None, settings: list[dict[str, dict[str, Any]]], probed: str = ""
     ) -> tuple[dict[str, Any], TrainerSettings]:
-        """The data section of a Run for a test on its own data or other, and the trainer settings."""
+        """The data section of a Run for a test on its own data or other, and the trainer settings, as ``resolve_test`` does."""
         from zoo.config.resolution import resolve_test
 
         if self.is_published and not data:
             raise UserError(f"{self.source.path} was not trained here: name data with its classes, as in --data photos/")
-        return resolve_test(self.registry, self.config, data, settings)
+        return resolve_test(self.registry, self.config, data, settings, probed)
 
     def probe(self, data: str | Path | None = None, *, settings: Settings = (), neighbors: int = 20) -> Probes:
         """Measure what the features are worth for a data set: test accuracy of k nearest neighbors and of a linear classifier.
 
         Args:
-            data: of any classes, or a folder or table of images; by default that of the training.
+            data: of any classes, or a folder or table of images; by default that of the training, if it has classes.
             settings: of the data, as in ``{"data.size": 160}``.
             neighbors: k, whose votes are weighted by similarity.
 
@@ -218,8 +219,10 @@ class TrainedRun(Inference):
         """
         from zoo.config.settings import parse_settings
 
-        self.require_classifier("probe", "classification")
-        section, _ = self._test_section(data, parse_settings(settings, ("data",)))
+        self.require_classifier("probe")
+        if not data and self.task != PROBED:
+            raise UserError(f"{self.name} was trained for {self.task}: probe it on images with classes, as in --data photos/")
+        section, _ = self._test_section(data, parse_settings(settings, ("data",)), PROBED)
         if "augment" in section:
             section = {**section, "augment": "none"}
         task = self.model

@@ -202,9 +202,12 @@ def _with_arguments(registry: Registry, data: Entry, recipe: Recipe) -> Recipe:
 
 
 def resolve_test(
-    registry: Registry, run: Run, data: str | Path | None, settings: list[dict[str, dict[str, Any]]]
+    registry: Registry, run: Run, data: str | Path | None, settings: list[dict[str, dict[str, Any]]], probed: str = ""
 ) -> tuple[dict[str, Any], TrainerSettings]:
     """Merge and validate the data section and the trainer settings for testing a finished run, on its own data or other.
+
+    Args:
+        probed: the task of the data if it is to probe features of the run, which may be for another.
 
     Raises:
         UserError: as ``resolve`` does.
@@ -217,9 +220,10 @@ def resolve_test(
         options = {**options, **(layer.get("data") or {})}
         trainer.update(layer.get("trainer") or {})
     entry = registry.data_set(named["name"])
-    task = registry.task_of(run.model["name"], run.data["name"])
+    task = probed or registry.task_of(run.model["name"], run.data["name"])
     if entry.task != task:
         fitting = sorted(name for name, each in registry.data.items() if each.task == task)
-        raise UserError(f"{entry.name} is for {entry.task}, the model for {task}: {', '.join(fitting)} fit")
+        taker = "a probe" if probed else "the model"
+        raise UserError(f"{entry.name} is for {entry.task}, {taker} for {task}: {', '.join(fitting)} fit")
     section = {"name": entry.name, **check_options(entry, options)}
     return section, validate(TrainerSettings, trainer, "trainer", "trainer key")

@@ -43,12 +43,12 @@ def binary_cross_entropy(
     targets: Tensor,
     reduction: str,
     label_smoothing: float = 0.0,
-    pos_weight: list[float] = [],  # noqa: B006
+    pos_weight: float | list[float] = 1.0,
 ) -> Tensor:
     """Binary cross-entropy of each class, averaged over the classes whose label is known, with ``recipe.label_smoothing``.
 
     Args:
-        pos_weight: weight of the positives of each class, or one for all; above 1 raises recall.
+        pos_weight: weight of the positives, or a list of those of each class; above 1 raises recall.
     """
     known = targets >= 0
     smooth = targets.where(known, 0).to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
@@ -78,14 +78,14 @@ def focal(logits: Tensor, targets: Tensor, reduction: str, alpha: float = 0.25, 
     return _mean_over(known, losses, reduction)
 
 
-def _weights(given: list[float], logits: Tensor) -> Tensor | None:
-    if not given:
+def _weights(given: float | list[float], logits: Tensor) -> Tensor | None:
+    if given == 1:
         return None
-    classes = logits.shape[1]
+    weights, classes = given if isinstance(given, list) else [given], logits.shape[1]
     advice = f"give one for all, or for each of {classes} classes"
-    _require(len(given) in (1, classes), f"pos_weight has {len(given)} values: {advice}")
-    _require(min(given) >= 0, f"pos_weight={given}: must be at least 0")
-    return torch.tensor(given, dtype=logits.dtype, device=logits.device)
+    _require(len(weights) in (1, classes), f"pos_weight has {len(weights)} values: {advice}")
+    _require(min(weights) >= 0, f"pos_weight={given}: must be at least 0")
+    return torch.tensor(weights, dtype=logits.dtype, device=logits.device)
 
 
 @register_loss("mse", task="regression")
