@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,21 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zoo.config.resolution import resolve
 from zoo.export import agreement, export
+from zoo.export.files import open_file
 from zoo.export.formats import FORMATS
 from zoo.registry.registry import scan
 from zoo.spec import spec_to_primitives
-from zoo.training import building
+from zoo.training import building, calibrating
 from zoo.training.checkpoints import FORMAT, KEY, read_checkpoint
 from zoo.training.exported import read_exported
+from zoo.training.run_folder import RunFolder
 
 REGISTRY = scan()
 CLASSIFIERS = {  # the first of each class: the others are deeper
     entry.class_name: name for name, entry in reversed(REGISTRY.models.items()) if entry.task == "classification"
 }
 REMEMBERING = "KNearestNeighbors"
+GRAPHS = ("onnx", "torch-export")
 FORMAT_NAMES = tuple(name for name in FORMATS if name != "hub")
 
 
@@ -52,6 +57,21 @@ def run_snippet(card: Path, alone: bool) -> dict[str, float]:
         [sys.executable, "-X", "utf8", "snippet.py"], check=True, capture_output=True, text=True, encoding="utf-8"
     ).stdout
     return {name: float(value) for name, _, value in (line.rpartition(": ") for line in printed.splitlines())}
+
+
+@pytest.mark.parametrize("format", [pytest.param(name, marks=pytest.mark.slow) if name in GRAPHS else name for name in FORMATS])
+def test_probabilities_of_a_calibrated_run_are_exported_as_predict_gives_them(zoo, trained, format: str) -> None:
+    folder = RunFolder(Path(shutil.copytree(trained.folder.path, "calibrated")))
+    trained.picture("yellow", 7).save("photo.png")
+    confident = json.loads(zoo("predict", folder.path, "photo.png", "--json").out)[0]["top"]
+    calibrating._write(folder, read_checkpoint(folder.best), calibrating.Calibration("best", 50.0, 12, {}, {}))
+    said = json.loads(zoo("predict", folder.path, "photo.png", "--json").out)[0]["top"]
+    assert confident[0]["probability"] > said[0]["probability"] + 0.05
+    assert zoo("export", folder.path, "--to", format, "-o", (file := f"file{FORMATS[format].suffix}")).code == 0
+    pixels = torch.from_numpy(np.array(Image.open("photo.png"))).permute(2, 0, 1)[None]
+    (row,) = open_file(FORMATS[format], Path(file), REGISTRY)(pixels)
+    exported = dict(zip(trained.classifier().spec.classes, row.tolist(), strict=True))
+    assert exported == pytest.approx({entry["class"]: entry["probability"] for entry in said}, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import zoo as zoo_package
 from zoo.metrics.calibration import fit_temperature
+from zoo.training import calibrating
 from zoo.training.checkpoints import read_checkpoint
 
 OVERCONFIDENT = ["--epochs", "3", "--set", "recipe.lr=0.02", "--set", "recipe.schedule=constant", "--set", "data.augment=none"]
@@ -47,7 +48,9 @@ def test_there_is_none_without_mistakes_or_by_chance() -> None:
         fit_temperature(logits, torch.tensor([1, 2, 0]))
 
 
-def test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperature(zoo, workplace: Path) -> None:
+def test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperature(
+    zoo, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert zoo("train", "mlp", *OVERCONFIDENT, "--name", "sure").code == 0
     before = zoo_package.load("sure")
     tested, digits = before.test(), before.model.example_batch(8)["images"]
@@ -59,6 +62,8 @@ def test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperatur
     found = json.loads(answer.out)
     best, last = found["checkpoints"]
     assert (best["checkpoint"], last["checkpoint"]) == ("best", "last") and set(last["after"]) == {"val"}
+    errors = [f"{best[when]['test']['calibration_error']:.4f}" for when in ("before", "after")]
+    assert ("warning: the calibration error" in answer.err) == (errors[1] > errors[0])
     temperature = best["temperature"]
     assert temperature > 1 and best["after"]["val"]["loss"] < best["before"]["val"]["loss"]
     assert best["after"]["test"]["accuracy"] == best["before"]["test"]["accuracy"] == pytest.approx(tested["test/accuracy"])
@@ -89,6 +94,12 @@ def test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperatur
     assert undone.code == 0 and undone.out.endswith("next: zoo picture calibration sure\n")
     assert torch.equal(zoo_package.load("sure").model.predict_step({"images": digits}), former)
     assert zoo_package.load("sure").metrics["test/loss"] == pytest.approx(tested["test/loss"], abs=1e-6)
+
+    monkeypatch.setattr(calibrating, "fit_temperature", lambda logits, labels: 50.0)
+    worse = zoo("tune", "sure", "--calibrate")
+    assert worse.code == 0 and "warning: the calibration error on the test images grew from 0.0" in worse.err
+    assert "zoo tune sure --no-calibrate goes back" in worse.err
+    assert "calibration error" not in zoo("tune", "sure", "--no-calibrate").err
 
 
 def test_what_is_no_run_is_not_calibrated(zoo) -> None:

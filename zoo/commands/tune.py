@@ -17,10 +17,12 @@ from zoo.core.ranks import rank_zero_print
 
 if TYPE_CHECKING:
     from zoo.config.run import Run
+    from zoo.training.calibrating import Calibration
     from zoo.training.tuning import BatchSearch
 
 PARTS = ("lr", "batch")
 FOUND = ("recipe.lr", "recipe.batch_size")
+SPLIT_NAMES = {"val": "validation", "test": "test"}
 LIMITS = {
     "data": "the whole training set",
     "memory": "a larger one runs out of memory",
@@ -160,10 +162,20 @@ def _print_batches(run: Run, search: BatchSearch, batch_size: int) -> None:
         echo(f"               keep the recipe's {batch_size}; to tune the learning rate for another: --set {FOUND[1]}=N")
 
 
+def _growth_of_error(found: Calibration) -> str:
+    """How the calibration error grew on the test images, or else on those that the temperature was fitted on; empty if not."""
+    split = "test" if "test" in found.after else "val"
+    former, new = (f"{each[split].calibration_error:.4f}" for each in (found.before, found.after))
+    return f"the calibration error on the {SPLIT_NAMES[split]} images grew from {former} to {new}" if new > former else ""
+
+
 def _calibrate(context: typer.Context, name: str, is_on: bool, json: bool) -> None:
     trained = load(name)
     found = trained.calibrate(undo=not is_on)
     again = f"{zoo_command(context)} picture calibration {shlex.quote(name)}"
+    if is_on and (grown := _growth_of_error(found[0])):
+        undo = f"{zoo_command(context)} tune {shlex.quote(name)} --no-calibrate"
+        rank_zero_print(f"warning: {grown}: {undo} goes back to the probabilities of the training")
     if json:
         print_json({"run": name, "checkpoints": found, "next": again})
         return
