@@ -49,36 +49,44 @@ class Plan:
     """What a trained model is made by.
 
     Attributes:
-        train: arguments of ``zoo train``.
+        model, data_set, epochs, settings: what ``zoo train`` is given; without epochs, those of the recipe.
         data: what it is trained on, with source and license.
         limits: what it is not for.
         test: arguments of ``zoo test`` after the name, for data that neither comes along nor is downloaded.
     """
 
-    train: str
+    model: str
+    data_set: str
     data: str
     limits: str
+    epochs: int | None = None
+    settings: tuple[str, ...] = ()
     test: str = ""
 
     @property
     def command(self) -> str:
-        return f"zoo train {self.train}"
+        epochs = ["--epochs", str(self.epochs)] if self.epochs else []
+        given = [word for setting in self.settings for word in ("--set", setting)]
+        return shlex.join(["zoo", "train", self.model, "--data", self.data_set, *epochs, *given])
 
 
 TABLE = {
     "lstm.adding-problem": Plan(
-        "lstm --data adding-problem --epochs 10",
+        "lstm",
+        "adding-problem",
         f"The adding problem (Hochreiter and Schmidhuber 1997), new sequences in each epoch. {WORLDS}",
         "Adds the two marked numbers of a sequence of 150 steps; other lengths and ranges were not trained.",
+        epochs=10,
     ),
-    "mlp.digits": Plan("mlp --data digits", UCI, DIGITS_ONLY),
-    "mlp.mnist": Plan("mlp --data mnist", MNIST, DIGITS_ONLY),
+    "mlp.digits": Plan("mlp", "digits", UCI, DIGITS_ONLY),
+    "mlp.mnist": Plan("mlp", "mnist", MNIST, DIGITS_ONLY),
     "navigator.rooms": Plan(
-        "navigator --data rooms",
+        "navigator",
+        "rooms",
         f"Instructions through small houses. {WORLDS}",
         "Follows the phrasings of its synthetic houses; other English and other views were not trained.",
     ),
-    "resnet20.digits": Plan("resnet20 --data digits", UCI, DIGITS_ONLY),
+    "resnet20.digits": Plan("resnet20", "digits", UCI, DIGITS_ONLY),
 }
 
 
@@ -91,11 +99,11 @@ def make(name: str, settings: list[str]) -> TrainedModel:
     Raises:
         UserError: what training raises.
     """
-    words = shlex.split(TABLE[name].train)
-    flags = dict(zip(words[1::2], words[2::2], strict=True))
+    plan = TABLE[name]
     with temporary_runs(), tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        run = train(words[0], flags["--data"], epochs=flags.get("--epochs"), settings=settings, name=name)
+        chosen = [*plan.settings, *settings]
+        run = train(plan.model, plan.data_set, epochs=plan.epochs, settings=chosen, name=name)
         seconds = round(time.monotonic() - began)
         checkpoint, metric = read_checkpoint(run.file), f"test/{run.model.monitor}"
         for precision in ("half", "single"):
