@@ -65,7 +65,8 @@ def test_every_command_in_a_string_of_the_sources_exists_with_its_options() -> N
                 name = tuple(word.removesuffix(VALUE) for word in words[:2])  # options that are filled in may follow at once
                 command = known.get(name) or known.get(name[:1])
                 options = [word.partition("=")[0].rstrip(".,:'\"") for word in words if word.startswith("--")]
-                taken = {option for parameter in getattr(command, "params", ()) for option in parameter.opts} | {"--help"}
+                parameters = getattr(command, "params", ())
+                taken = {option for each in parameters for option in (*each.opts, *each.secondary_opts)} | {"--help"}
                 checked += 1
                 if command is None or not set(options) <= taken:
                     wrong.append(f"{path.relative_to(ROOT)}: zoo {' '.join(words)}")
@@ -92,6 +93,9 @@ ELSEWHERE = {  # in tests of
     "•: no • is • it: • has the graphs": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
     "a task: zoo data list --task •": "tasks/test_multilabel.py::test_models_are_found_by_the_task_that_they_learn",
     "zoo train mlp": "api/test_runs.py::test_watch_without_a_name_takes_the_run_that_is_trained",
+    "zoo tune • --no-calibrate": (
+        "training/test_calibrating.py::test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperature"
+    ),
     "zoo train MODEL --data": (
         "datamodules/tables/test_table.py::test_labels_that_are_no_classes_are_hinted_at_once_with_the_command_that_reads_them"
     ),
