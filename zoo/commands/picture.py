@@ -46,7 +46,8 @@ def picture(
     [bold]zoo picture regions --data spirals[/bold]   decision regions of standard classifiers\n
     [bold]zoo picture cells char-lstm-pydoc --text notes.txt[/bold]   text colored by single units\n
     [bold]zoo picture path navigator-rooms[/bold]   trajectories from above\n
-    [bold]zoo picture gradient-flow[/bold]   vanilla RNN and LSTM
+    [bold]zoo picture gradient-flow[/bold]   vanilla RNN and LSTM\n
+    [bold]zoo picture optimizer-paths[/bold]   SGD, RMSprop, Adam on two surfaces
     """
     from zoo.pictures.kinds import KINDS, write_picture
 

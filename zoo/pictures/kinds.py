@@ -105,6 +105,15 @@ KINDS = {
              flags=CHECKPOINT + DATA, tasks=("navigation",)),
         Kind("gradient-flow", "gradient norms through time of a vanilla RNN and an LSTM", "",
              "zoo.pictures.gradient_flow", fewest=0, most=0),
+        Kind("computation-graph", "values and gradients of a small expression: backpropagation", "",
+             "zoo.pictures.computation_graph", fewest=0, most=0),
+        Kind("convolution", "how a convolution slides over an image: stride, padding, pooling", "",
+             "zoo.pictures.convolution", fewest=0, most=0),
+        Kind("losses", "losses and their derivatives as functions of one score", "", "zoo.pictures.losses", fewest=0, most=0),
+        Kind("norm-axes", "which values of a feature map each norm averages over", "", "zoo.pictures.norm_axes",
+             fewest=0, most=0),
+        Kind("optimizer-paths", "paths of the optimizers in a narrow valley and past a saddle point", "",
+             "zoo.pictures.optimizer_paths", fewest=0, most=0),
     )
 }  # fmt: skip
 
