@@ -13,6 +13,7 @@ from torch import nn
 import zoo as bestiary
 from zoo.config.resolution import resolve
 from zoo.config.settings import parse_setting
+from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.layers.checkpointing import checkpoint_blocks, find_blocks
 from zoo.registry.registry import scan
@@ -95,6 +96,18 @@ def test_a_training_has_the_same_weights_and_the_monitors_count_each_activation_
         for outcome in (plain, lean)
     ]
     assert len(records[0]) == 8 and records[0] == records[1]
+    resumed = bestiary.load("plain").resume(settings={"recipe.gradient_checkpointing": True}, progress=False)
+    assert resumed.outcome.was_finished, "as no bit depends on it, it may change"
+
+
+@pytest.mark.slow
+def test_an_autopsy_finds_the_same_operation() -> None:
+    found = []
+    for name, settings in (("plain", []), ("lean", ["recipe.gradient_checkpointing=true"])):
+        with pytest.raises(UserError) as error:
+            train(name, "recipe.lr=1e20", "trainer.limit_train_batches=10", *settings)
+        found.append(str(error.value).replace(name, "run"))
+    assert "in stage" in found[0] and found[0] == found[1]
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,16 @@ def test_a_student_that_was_killed_learns_from_its_teacher_to_the_same_bits() ->
     assert_same_end("whole", "killed")
 
 
+@pytest.mark.slow
+def test_students_in_two_processes_that_run_blocks_again_go_on_with_the_same_bits() -> None:
+    train("softmax", "teacher", [])
+    extra = ["model.hidden_sizes=[32,16]", "model.dropout=0.3", "recipe.teacher=teacher", "recipe.gradient_checkpointing=true"]
+    train_together("mlp", "whole", extra)
+    train_together("mlp", "stopped", extra, stop_at=14)
+    train_together("mlp", "stopped", extra, resume=True)
+    assert_same_end("whole", "stopped")
+
+
 @pytest.mark.parametrize("how", ["interrupt", "fault after a step", "fault before a step"])
 @pytest.mark.parametrize("step", [13, pytest.param(19, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("whole")
