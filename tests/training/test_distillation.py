@@ -23,7 +23,7 @@ from zoo.core.errors import UserError
 from zoo.core.json_lines import read_json_lines
 from zoo.registry.registry import scan
 from zoo.spec import ImageSpec
-from zoo.training import engine
+from zoo.training import distillation, engine
 from zoo.training.distillation import Distillation
 from zoo.training.run_folder import RunFolder
 from zoo.training.tracking.lineage import sha256_of_file, weight_origins
@@ -182,6 +182,17 @@ def test_a_class_that_the_teacher_lacks_is_named() -> None:
     spec = replace(teacher().spec, classes=("0", "1", "seven"))
     with pytest.raises(UserError, match="lacks 1 of 3 classes of the data: seven; it has 0, 1, 2, 3, 4 and 5 more"):
         Distillation(scan(), "teacher", spec)
+
+
+def test_a_teacher_of_deep_images_names_the_range_of_values_that_it_takes(monkeypatch) -> None:
+    spec = teacher().spec
+    assert Distillation(scan(), "teacher", replace(spec, value_range=(0, 4095))), "deep images become 8 bits deep"
+    deep = teacher()
+    deep.spec = replace(spec, value_range=(0, 4095))
+    monkeypatch.setattr(distillation, "open_trained", lambda registry, name: deep)
+    with pytest.raises(UserError, match=r"from 0 to 4095: set data.value_range=\[0,4095\]"):
+        Distillation(scan(), "teacher", spec)
+    assert Distillation(scan(), "teacher", deep.spec)
 
 
 @pytest.mark.slow

@@ -62,9 +62,9 @@ class Distillation(L.Callback):
         if own.are_points != spec.are_points or own.channels < spec.channels:
             takes, these = ("points" if each.are_points else f"{each.channels}-channel images" for each in (own, spec))
             raise UserError(f"{self.name}: takes {takes}, and the data is {these}: name another teacher")
-        if own.value_range != spec.value_range:
-            takes, these = (list(each.value_range) or "8 bits" for each in (own, spec))
-            raise UserError(f"{self.name}: takes gray values of {takes}, and the data has {these}: set data.value_range alike")
+        if own.value_range and own.value_range != spec.value_range:
+            low, high = own.value_range
+            raise UserError(f"{self.name}: takes gray values from {low:g} to {high:g}: set data.value_range=[{low:g},{high:g}]")
 
     def _columns(self, classes: tuple[str, ...]) -> Tensor:
         """Where the teacher has each class, by its name."""
