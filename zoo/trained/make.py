@@ -87,6 +87,7 @@ TABLE = {
         "Follows the phrasings of its synthetic houses; other English and other views were not trained.",
     ),
     "resnet20.digits": Plan("resnet20", "digits", UCI, DIGITS_ONLY),
+    "resnet20.mnist": Plan("resnet20", "mnist", MNIST, DIGITS_ONLY, epochs=3, settings=("model.width=8",)),
 }
 
 
