@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.core.errors import UserError
-from zoo.optim.optimizers import build_optimizer, decay_groups
+from zoo.optim.optimizers import build_optimizer
+from zoo.optim.parameter_groups import decay_groups
 from zoo.spec import ImageSpec
 
 SMALL = ImageSpec(3, 32, 32, classes=tuple("0123456789"))

@@ -1,6 +1,10 @@
-"""Optimizers held against the textbook's update rules in numpy, double precision."""
+"""Optimizers held against the textbook's update rules in numpy, double precision, and against torch's own classes."""
 
 from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,8 +13,10 @@ from torch import nn
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr
+from zoo.optim.optimizers import build_optimizer, require_fitting
+from zoo.optim.parameter_groups import decay_groups, scaled_lr
 from zoo.registry.registry import scan
+from zoo.training.saving import require_fitting_state
 
 LR, DECAY, STEPS = 0.05, 0.1, 7
 CURVATURE = np.array([[0.5, 2.0, 1.0], [3.0, 0.1, 0.7]])
@@ -127,3 +133,153 @@ def test_an_argument_out_of_range_is_one_line():
     recipe = Recipe(optimizer="adamw", optimizer_args={"betas": [1.5, 0.9]})
     with pytest.raises(UserError, match="recipe.optimizer=adamw: Invalid beta parameter at index 0: 1.5"):
         build_optimizer([{"params": [nn.Parameter(torch.ones(2))]}], recipe, LR)
+
+
+# ------------------------------------------------------------------ torch's own
+
+OF_TORCH = {
+    name: each
+    for name, each in vars(torch.optim).items()
+    if isinstance(each, type) and issubclass(each, torch.optim.Optimizer) and each is not torch.optim.Optimizer
+}
+NAMES = {name: {"SparseAdam": "sparse_adam"}.get(name, name.lower()) for name in OF_TORCH}
+# which choose an implementation, or follow from the recipe
+NO_OPTIONS = {"self", "params", "lr", "weight_decay", "foreach", "fused", "capturable", "differentiable", "maximize"}
+OTHER_DEFAULTS = {"SGD": {"momentum", "nesterov"}, "RMSprop": {"momentum"}, "Muon": {"adjust_lr_fn"}}
+LEFT_OUT = {"Adam": {"decoupled_weight_decay"}}  # which is adamw
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_every_optimizer_of_torch_is_there_with_its_arguments(name: str) -> None:
+    parameters = inspect.signature(OF_TORCH[name]).parameters.values()
+    arguments = {each.name: each.default for each in parameters if each.name not in NO_OPTIONS | LEFT_OUT.get(name, set())}
+    own = dict(scan().find("optimizer", NAMES[name]).defaults)
+    assert own.keys() == arguments.keys()
+    assert {key for key, value in arguments.items() if own[key] != value} == OTHER_DEFAULTS.get(name, set())
+
+
+def parameters(sparse: bool = False) -> list[nn.Parameter]:
+    """A matrix, a vector and a kernel, of which the first alone if gradients are ``sparse``."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 4)] if sparse else [(6, 4), (6,), (2, 3, 3, 3)]
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def objective(weights: list[nn.Parameter], step: int, sparse: bool) -> torch.Tensor:
+    """A loss that is no parabola, with a minimum that moves with the step."""
+    if sparse:
+        chosen = torch.tensor([step % 6, (step + 2) % 6])
+        return nn.functional.embedding(chosen, weights[0], sparse=True).sub(0.1 * step).cosh().sum()
+    return sum(weight.sub(0.1 * step).cosh().log().sum() for weight in weights)
+
+
+def take_steps(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], steps: Iterator[int]) -> None:
+    sparse = len(weights) == 1
+    for step in steps:
+
+        def closure(step: int = step) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = objective(weights, step, sparse)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+def of_torch(name: str, weights: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """The optimizer as torch's documentation would build it, with weight decay for all but vectors if it has any."""
+    entry = scan().find("optimizer", NAMES[name])
+    if name in ("LBFGS", "SparseAdam"):
+        return [OF_TORCH[name](weights, LR)]
+    decay = {"weight_decay": DECAY} if "weight_decay" in inspect.signature(OF_TORCH[name]).parameters else {}
+    if name == "Muon":
+        others = [{"params": weights[2:], **decay}, {"params": weights[1:2], "weight_decay": 0.0}]
+        muon = torch.optim.Muon(weights[:1], LR, **decay, adjust_lr_fn="match_rms_adamw")
+        return [muon, torch.optim.AdamW(others, LR)]
+    without = {**decay, "weight_decay": 0.0} if decay else {}
+    groups = [{"params": weights[::2], **decay}, {"params": weights[1:2], **without}]
+    options = {key: value for key, value in entry.defaults.items() if key in OTHER_DEFAULTS.get(name, set())}
+    return [OF_TORCH[name](groups, LR, **options)]
+
+
+def built(name: str, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    has_decay = "weight_decay" in inspect.signature(OF_TORCH[name]).parameters
+    recipe = Recipe(optimizer=NAMES[name], weight_decay=DECAY if has_decay else 0.0)
+    return build_optimizer(decay_groups(weights, recipe), recipe, LR)
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_steps_equal_those_of_torch(name: str) -> None:
+    ours, theirs = parameters(name == "SparseAdam"), parameters(name == "SparseAdam")
+    start = [weight.detach().clone() for weight in ours]
+    take_steps(built(name, ours), ours, range(1, STEPS))
+    optimizers = of_torch(name, theirs)
+    if len(optimizers) == 1:
+        take_steps(optimizers[0], theirs, range(1, STEPS))
+    else:
+        for step in range(1, STEPS):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            objective(theirs, step, False).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for weight, expected, before in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("name", [*NAMES.values(), "lamb"])
+def test_a_restored_state_goes_on_with_the_same_bits(name: str) -> None:
+    recipe = Recipe(optimizer=name)
+    weights = parameters(name == "sparse_adam")
+    optimizer = build_optimizer(decay_groups(weights, recipe), recipe, LR)
+    take_steps(optimizer, weights, range(1, 4))
+    state = optimizer.state_dict()
+    torch.save(state, "state.pt")
+    copies = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    restored = build_optimizer(decay_groups(copies, recipe), recipe, LR)
+    restored.load_state_dict(torch.load("state.pt", weights_only=True))
+    require_fitting_state(restored)
+    for each, its in ((optimizer, weights), (restored, copies)):
+        for group in each.param_groups:
+            group["lr"] = 0.5 * LR  # as a schedule does
+        take_steps(each, its, range(4, 7))
+    assert all(map(torch.equal, weights, copies))
+    assert str(optimizer.state_dict()) == str(restored.state_dict())
+
+
+def test_the_rate_of_each_part_of_muon_follows_the_schedule() -> None:
+    weights = parameters()
+    optimizer = build_optimizer(decay_groups(weights, recipe := Recipe(optimizer="muon")), recipe, LR)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    before = [weight.detach().clone() for weight in weights]
+    schedule.step()
+    take_steps(optimizer, weights, range(1, 3))
+    assert all(map(torch.equal, weights, before)), "the rate is 0"
+
+
+def test_what_an_optimizer_cannot_do_is_refused_in_one_line() -> None:
+    def refusal(network: nn.Module, processes: int = 1, **settings: object) -> str:
+        recipe = Recipe(**settings)
+        optimizer = build_optimizer(decay_groups(network.parameters(), recipe), recipe, LR)
+        with pytest.raises(UserError) as raised:
+            require_fitting(optimizer, network, recipe, processes)
+        return str(raised.value)
+
+    layer = nn.Linear(3, 2)
+    assert refusal(layer, optimizer="sparse_adam").endswith("and that of weight is dense: choose adam")
+    assert "use one device" in refusal(layer, 2, optimizer="lbfgs")
+    assert refusal(layer, optimizer="lbfgs", accumulate_grad_batches=4).startswith("recipe.accumulate_grad_batches=4: lbfgs")
+    assert refusal(layer, optimizer="lbfgs", layer_decay=0.5).startswith("recipe.layer_decay=0.5: lbfgs takes 1.0")
+    assert "choose bf16 or 32" in refusal(layer, optimizer="lbfgs", precision="16")
+    sparse, recipe = nn.Embedding(4, 2, sparse=True), Recipe(optimizer="sparse_adam")
+    require_fitting(build_optimizer(decay_groups(sparse.parameters(), recipe), recipe, LR), sparse, recipe, 2)
+    for name in ("lbfgs", "rprop", "sparse_adam"):
+        with pytest.raises(UserError, match=f"recipe.weight_decay=0.1: {name} has no weight decay"):
+            build_optimizer(decay_groups(parameters(), decays := Recipe(optimizer=name, weight_decay=0.1)), decays, LR)
+
+
+def test_lamb_without_timm_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    with pytest.raises(UserError, match=r"recipe.optimizer=lamb is timm's, .*pip install 'bestiary\[timm\]', or choose adamw"):
+        build_optimizer(decay_groups(parameters(), recipe := Recipe(optimizer="lamb")), recipe, LR)

@@ -12,7 +12,8 @@ from torch import nn
 
 import zoo
 from zoo.config.recipe import Recipe
-from zoo.optim.optimizers import build_optimizer, decay_groups
+from zoo.optim.optimizers import build_optimizer
+from zoo.optim.parameter_groups import decay_groups
 from zoo.optim.penalties import penalty
 
 SPEC = zoo.ImageSpec(1, 3, 3, classes=("a", "b"))

@@ -46,7 +46,7 @@ def test_what_a_plugin_brings_is_listed_without_being_run(zoo, ingredients: Path
         (entry,) = json.loads(zoo("--plugin", ingredients, "list", option, name, "--json").out)
         assert {each["name"]: each["default"] for each in entry["options"]} == arguments
         assert name in zoo("--plugin", ingredients, "list", option).out
-    assert zoo("list", "--optimizers", "lyon").is_one_line_error("no optimizer 'lyon'", "zoo list --optimizers")
+    assert zoo("list", "--optimizers", "best").is_one_line_error("no optimizer 'best'", "zoo list --optimizers")
     error = zoo("--plugin", ingredients, "train", "mlp", "--set", "recipe.optimizer=lionn")
     assert error.is_one_line_error("no optimizer 'lionn': did you mean 'lion'?")
 

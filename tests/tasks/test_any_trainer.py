@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
+from zoo.core.randomness import derive_seed
 from zoo.models.mlp import MLP
 from zoo.models.recurrent_language_models import CharGRU
 from zoo.models.resnet import ResNet
@@ -398,3 +399,28 @@ def test_data_of_the_zoo_trains_somebody_elses_module() -> None:
     assert module.rows["val"] == 3 * len(data.splits["val"])
     assert module.rows["train"] == 3 * (len(data.splits["train"]) // 128) * 128
     assert fit.callback_metrics["val/loss"] < 2
+
+
+def test_an_optimizer_that_evaluates_a_batch_several_times_draws_the_same_and_records_the_first() -> None:
+    images, labels = samples()
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=1, optimizer="lbfgs", lr=0.5, schedule="constant")
+    model = MLP(SPEC, recipe, hidden_sizes=[8], dropout=0.5)
+    by_hand = MLP(SPEC, recipe, hidden_sizes=[8], dropout=0.5)
+    by_hand.load_state_dict(model.state_dict())
+    optimizer, losses = torch.optim.LBFGS(by_hand.parameters(), 0.5), []
+
+    def closure() -> Tensor:
+        torch.manual_seed(derive_seed(0, "step", 0, 0, 0))
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(by_hand(by_hand.normalize(images)), labels))
+        losses[-1].backward()
+        return losses[-1]
+
+    optimizer.step(closure)
+    fit = trainer()
+    fit.fit(model, loader(images, labels, batch_size=48))
+    assert len(losses) > 5
+    for name, weight in by_hand.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+    assert float(fit.callback_metrics["train/loss"]) == pytest.approx(losses[0].item(), rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.config.recipe import Recipe
-from zoo.optim.optimizers import is_regularized
+from zoo.optim.parameter_groups import is_regularized
 
 
 def penalty(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Tensor | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,13 +23,14 @@ from zoo.core.randomness import derive_seed
 from zoo.layers.checkpointing import checkpoint_blocks
 from zoo.metrics.mean_loss import MeanLoss
 from zoo.metrics.value_errors import ValueErrors
-from zoo.optim.optimizers import build_optimizer, decay_groups, scaled_lr, stage_groups
+from zoo.optim.optimizers import build_optimizer, require_fitting
+from zoo.optim.parameter_groups import decay_groups, scaled_lr, stage_groups
 from zoo.optim.penalties import penalty
 from zoo.optim.schedules import lr_factor
 from zoo.registry.entry import registered_recipe
 from zoo.spec import Spec, spec_from_primitives, spec_to_primitives
 from zoo.tasks.prediction import Prediction
-from zoo.tasks.records import RecordingModule
+from zoo.tasks.records import RecordingModule, RunningMeans
 from zoo.tasks.samples import SPLIT_NAMES, SampleImage, Samples, evenly_spread, require_some
 
 SAMPLES = 8  # test images in a report
@@ -122,6 +124,7 @@ class Task(RecordingModule):
         self.recipe = recipe
         self.monitor = recipe.monitor or self.monitor
         self._samples_of_step = 0
+        self._evaluations = 0  # of the batch, in the optimizer's step
         self.details: dict[str, Any] = {}  # of the last test, after ``collect_details``
         self._frozen: dict[str, nn.Module] = {}
         self._checked_stages: set[bool] = set()  # whether it was training, where a batch has been checked
@@ -324,6 +327,7 @@ class Task(RecordingModule):
         by_stage = self.recipe.layer_decay < 1 or self.recipe.freezing.changes
         groups = stage_groups(self.stages(), self.recipe, lr) if by_stage else decay_groups(self.parameters(), self.recipe)
         optimizer = build_optimizer(groups, self.recipe, lr)
+        require_fitting(optimizer, self, self.recipe, trainer.world_size)
         total = trainer.estimated_stepping_batches
         # a training without an end has no schedule
         factor = lr_factor(self.recipe, int(total)) if math.isfinite(total) else lambda step: 1.0
@@ -340,9 +344,20 @@ class Task(RecordingModule):
         added = penalty(self.parameters(), self.recipe)
         if added is not None:
             sums["penalty"] = added.detach() * n
-        self.running.add(n, loss=loss.detach() * n, **sums)
-        self._samples_of_step += n
+        if self._evaluations <= 1:  # as with other optimizers, before the step
+            self.running.add(n, loss=loss.detach() * n, **sums)
+            self._samples_of_step += n
         return loss if added is None else loss + added
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Keep what is trained on in between out of the records."""
+        running, samples = self.running, self._samples_of_step
+        self.running = RunningMeans()
+        try:
+            yield
+        finally:
+            self.running, self._samples_of_step = running, samples
 
     def configure_gradient_clipping(
         self,
@@ -375,7 +390,27 @@ class Task(RecordingModule):
             self.freeze(self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # dropout and its like draw from the global generator: give it this position's seed, so that history does not matter
+        self._evaluations = 0
+        self.seed_step(batch_idx)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Let an optimizer that evaluates a batch several times, as L-BFGS does, draw the same random numbers each time."""
+
+        def evaluate() -> Any:
+            if self._evaluations:
+                self.seed_step(batch_idx)
+            self._evaluations += 1
+            return optimizer_closure()
+
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure and evaluate)
+
+    def seed_step(self, batch_idx: int) -> None:
+        """Give the global generators, from which dropout and its like draw, the seed of this batch of the epoch.
+
+        So history does not matter.
+        """
         trainer = self.trainer
         seed = derive_seed(self.recipe.seed, "step", trainer.current_epoch, batch_idx, trainer.global_rank)
         torch.default_generator.manual_seed(seed)

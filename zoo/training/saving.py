@@ -11,20 +11,24 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adafactor, Optimizer
 
 from zoo.callbacks.throughput import Throughput
 from zoo.core.errors import UserError, some
 from zoo.core.json_lines import JsonLinesWriter
 from zoo.core.ranks import rank_zero_print
 from zoo.core.signals import Stopped, stop
+from zoo.optim.muon import MuonWithAdamW
 from zoo.training.checkpoints import FORMAT, KEY, copy_checkpoint, read_checkpoint
 from zoo.training.run_folder import RunFolder
 from zoo.training.selection import Selection
 from zoo.training.stopping import Stopping
 
 # what torch's optimizers keep for each weight
-STATE_OF_WEIGHTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "grad_avg", "momentum_buffer", "square_avg"}
+STATE_OF_WEIGHTS = {
+    "acc_delta", "ax", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "prev", "square_avg",
+    "step_size", "sum",
+}  # fmt: skip
 
 
 class Checkpoints(Stopping):
@@ -147,9 +151,26 @@ def require_fitting_state(optimizer: Optimizer) -> None:
     """Check the state of an optimizer, which torch restores unseen and which would fail in the first step.
 
     Raises:
-        ValueError: that of a parameter lacks what another's has, or what torch keeps for each weight is of another shape.
+        ValueError: that of a parameter lacks what another's of its kind has, or what torch keeps for each weight is of another
+            shape.
     """
-    states = [(parameter, state) for parameter, state in optimizer.state.items() if isinstance(parameter, Tensor) and state]
+    alike: dict[bool, list[tuple[Tensor, dict[str, Any]]]] = {True: [], False: []}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if state := optimizer.state.get(parameter):
+                alike[_is_matrix(parameter, optimizer)].append((parameter, state))
+    for states in alike.values():
+        _require_alike(states)
+
+
+def _is_matrix(parameter: Tensor, optimizer: Optimizer) -> bool:
+    """Whether the optimizer keeps for it what it keeps for matrices, if that is other than for the rest."""
+    return (isinstance(optimizer, Adafactor) and parameter.ndim > 1) or (
+        isinstance(optimizer, MuonWithAdamW) and parameter.ndim == 2
+    )
+
+
+def _require_alike(states: list[tuple[Tensor, dict[str, Any]]]) -> None:
     names = {name for _, state in states for name in state}
     for parameter, state in states:
         if missing := sorted(map(str, names - state.keys())):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.optim.optimizers import stage_groups
+from zoo.optim.parameter_groups import stage_groups
 from zoo.tasks.task import Task
 
 
