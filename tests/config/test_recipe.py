@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from zoo.config.recipe import Recipe
 from zoo.config.resolution import recipe_with, resolve, resolve_test
 from zoo.config.run import Run, differences
 from zoo.config.settings import parse_setting, parse_settings, read_config
@@ -115,6 +116,18 @@ def test_former_names_of_options_are_known() -> None:
             resolve(REGISTRY, name, {}, [parse_setting(f"{former}=8")])
 
 
+def test_a_decay_asks_for_its_average() -> None:
+    def averages(*texts: str) -> tuple[str | None, float]:
+        recipe = resolve(REGISTRY, "mlp", {}, [parse_setting(f"recipe.{text}") for text in texts]).recipe
+        return recipe.average, recipe.decay_of_average
+
+    assert averages() == averages("average=none") == averages("average=null") == (None, 0.999)
+    assert averages("ema_decay=0.9") == averages("average=ema", "ema_decay=0.9") == ("ema", 0.9)
+    assert averages("average=ema") == ("ema", 0.999) and averages("average=swa")[0] == "swa"
+    lengths = ({"epochs": 1}, {"epochs": 20}, {"epochs": 100, "swa_start": 0.29}, {"epochs": 3, "swa_start": 0})
+    assert [Recipe(average="swa", **length).first_averaged_epoch for length in lengths] == [0, 15, 29, 0]
+
+
 def test_a_loss_is_for_a_task() -> None:
     recipe = resolve(REGISTRY, "svm", {}, [parse_setting("recipe.loss_args.margin=2")]).recipe
     assert (recipe.loss, recipe.loss_args) == ("hinge", {"margin": 2.0})
@@ -188,6 +201,12 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipe.optimizer_args.momentum=much"], ["recipe.optimizer_args.momentum=much", "number"]),
         (["recipe.optimizer_args=3"], ["recipe.optimizer_args=3", "dictionary"]),
         (["recipe.lr.peak=1"], ["recipe.lr={'peak': 1}", "number"]),
+        (["recipe.optimizer=adamWR"], ["no optimizer 'adamWR': did you mean"]),
+        (["recipe.optimizer=lbfgs", "recipe.optimizer_args.line_search_fn=wolfe"], ["line_search_fn=wolfe", "'strong_wolfe'"]),
+        (["recipe.average=sma"], ["recipe.average=sma", "did you mean 'swa'?"]),
+        (["recipe.average=swa", "recipe.ema_decay=0.9"], ["recipe.ema_decay=0.9 is for average=ema"]),
+        (["recipe.swa_start=1"], ["recipe.swa_start=1", "less than 1"]),
+        (["recipe.loss=bce"], ["recipe.loss=bce: is for multilabel", "bce-one-vs-all"]),
         (["recipe.loss=hing"], ["no loss 'hing': did you mean 'hinge'?"]),
         (["recipe.loss_args.margin=2"], ["recipe.loss_args: name the loss, too", "hinge"]),
         (["wandb.tags=first"], ["wandb.tags=first", "as in wandb.tags=[first]"]),
@@ -202,7 +221,8 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["wandb.project=team/flowers"], ["wandb.project=team/flowers", "no '/' is allowed"]),
         (["wandb.layers=[conv*]"], ["wandb.layers", "need wandb.inside=full"]),
         (["recipes.lr=1"], ["no section 'recipes'", "'recipe'"]),
-        (["lr=1"], ["section.key=value"]),
+        (["lr=1"], ["name its section, too: --set recipe.lr=1"]),
+        (["size=1"], ["section.key=value"]),
         (["recipe.lr"], ["section.key=value"]),
         (["data.name=nothing"], ["no data set 'nothing'"]),
         (["data.name=3"], ["no data set '3'"]),

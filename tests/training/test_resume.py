@@ -34,6 +34,7 @@ SETTINGS = [
     f"recipe.epochs={EPOCHS}", "recipe.batch_size=64", f"trainer.limit_train_batches={STEPS_AN_EPOCH}",
     "trainer.accelerator=cpu", "trainer.log_every_n_steps=4", "trainer.monitor_every_n_steps=6",
 ]  # fmt: skip
+CLIPPED = ["recipe.gradient_clip_val=0.5", "recipe.accumulate_grad_batches=2"]
 AUGMENTED = ["data.augment=crop:1,trivial,rand:2,9,erasing,mixup"]
 # saved at every step, so that a run is killed within a row and goes on with the state that is carried
 TEXT = ["model.num_layers=2", "model.dropout=0.2", "data.seq_len=16", "recipe.checkpoint_minutes=1e-9"]
@@ -291,8 +292,12 @@ def test_a_run_that_patience_has_ended_is_finished() -> None:
         ],
         pytest.param(["data.sampling=balanced", "recipe.monitor=balanced_accuracy"], marks=pytest.mark.slow),
         pytest.param(["recipe.class_weights=inverse-sqrt", "recipe.monitor=f1_macro"], marks=pytest.mark.slow),
-        pytest.param(["recipe.optimizer=rmsprop"], marks=pytest.mark.slow),
         pytest.param(["recipe.optimizer=adam", "recipe.schedule=constant"], marks=pytest.mark.slow),
+        pytest.param(["recipe.optimizer=lbfgs", "model.dropout=0.2", "recipe.gradient_clip_val=0.5"], marks=pytest.mark.slow),
+        *(
+            pytest.param([f"recipe.optimizer={name}", *CLIPPED], marks=pytest.mark.slow)
+            for name in ("rmsprop", "asgd", "adafactor", "muon", "lamb")
+        ),
     ],
     ids=str,
 )
@@ -301,6 +306,28 @@ def test_every_feature_of_a_recipe_survives_an_interrupt(extra: list[str]) -> No
     train("mlp", "stopped", extra, stop_at=14, how="interrupt")
     assert last("stopped")["global_step"] < last("whole")["global_step"]
     assert train("mlp", "stopped", extra, resume=True) == 0
+    assert_same_end("whole", "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 17, 19, 24], ids=["before its epoch", "just before its start", "at its start", "after"])
+def test_an_average_of_epochs_survives_an_interrupt(step: int) -> None:
+    extra = ["model.width=4", "recipe.average=swa", "recipe.swa_start=0.4", "recipe.swa_lr=0.01"]
+    train("resnet20", "whole", extra)
+    train("resnet20", "stopped", extra, stop_at=step, how="interrupt")
+    assert ("averaging_state" in last("stopped")) == (step >= 18), "a signal is seen at the end of the next batch"
+    assert train("resnet20", "stopped", extra, resume=True) == 0
+    assert_same_end("whole", "stopped")
+    for key in ("current_model_state", "averaging_state"):
+        assert_same(last("whole")[key], last("stopped")[key], key)
+
+
+@pytest.mark.slow
+def test_an_average_of_epochs_in_two_processes_survives_an_interrupt() -> None:
+    extra = ["model.width=4", "recipe.average=swa", "recipe.swa_start=0.4"]
+    train_together("resnet20", "whole", extra)
+    train_together("resnet20", "stopped", extra, stop_at=23)
+    train_together("resnet20", "stopped", extra, resume=True)
     assert_same_end("whole", "stopped")
 
 

@@ -11,6 +11,8 @@ from zoo.config.freezing import Freezing
 
 CLASS_WEIGHTS = {"balanced": 1.0, "inverse-sqrt": 0.5}  # name -> power of a class's size that its weight is divided by
 
+EMA_DECAY = 0.999  # of an average that is asked for without its decay
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -59,8 +61,13 @@ class Recipe(Section):
         0.9, gt=0, le=1, description="share of the distillation loss; the rest is that of the loss on the labels"
     )
     ema_decay: float | None = Field(
-        None, ge=0, lt=1, description="keep and evaluate an exponential moving average of the weights"
+        None, ge=0, lt=1, description="decay of the exponential moving average of the weights, which it turns on; None is 0.999"
     )
+    average: Literal["ema", "swa"] | None = Field(
+        None, validate_default=True, description="average of the weights to keep and evaluate: ema, swa, or None"
+    )
+    swa_start: float = Field(0.75, ge=0, lt=1, description="swa: start of the average over epochs, as a fraction of training")
+    swa_lr: float | None = Field(None, gt=0, description="swa: constant learning rate from then on; None follows the schedule")
     monitor: str = Field(
         "", description="validation metric that selects the best checkpoint; empty is the default of the task, such as accuracy"
     )
@@ -120,10 +127,35 @@ class Recipe(Section):
             raise ValueError("torch.compile chooses itself what to compute again: omit recipe.compile")
         return value
 
+    @field_validator("average", mode="before")
+    @classmethod
+    def _fits_its_decay(cls, average: Any, info: ValidationInfo) -> Any:
+        decay = info.data.get("ema_decay")
+        if average == "swa" and decay is not None:
+            raise ValueError(f"recipe.ema_decay={decay} is for average=ema: omit one of the two")
+        return "ema" if average in (None, "none") and decay is not None else None if average == "none" else average
+
+    @field_validator("swa_start", "swa_lr")
+    @classmethod
+    def _need_an_average_of_epochs(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value != cls.model_fields[str(info.field_name)].default and info.data.get("average") != "swa":
+            raise ValueError("needs recipe.average=swa")
+        return value
+
     @field_validator("monitor")
     @classmethod
     def _without_its_split(cls, monitor: str) -> str:
         return monitor.removeprefix("val/")
+
+    @property
+    def decay_of_average(self) -> float:
+        """The decay of the exponential moving average, given or not."""
+        return EMA_DECAY if self.ema_decay is None else self.ema_decay
+
+    @property
+    def first_averaged_epoch(self) -> int:
+        """The first epoch, from 0, whose weights SWA averages."""
+        return math.floor(round(self.swa_start * self.epochs, 6))  # 0.29 * 100 is a little less than 29
 
     @property
     def decays_past_zero(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 FORMER_NAMES = {
     "activation_checkpointing": "gradient_checkpointing",
-    "average": "ema_decay",
     "average_decay": "ema_decay",
     "beta1": "optimizer_args.betas",
     "beta2": "optimizer_args.betas",
@@ -38,6 +37,7 @@ FORMER_NAMES = {
     "scale_lr_to": "lr_base_batch_size",
     "stochastic_depth": "drop_path_rate",
     "stochastic_depth_prob": "drop_path_rate",
+    "swa": "average",
     "together": "questions_per_sample",
     "width": "embed_dim",
 }  # earlier names and those of other libraries -> ours, for hints where the spelling is not near

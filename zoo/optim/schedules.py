@@ -17,10 +17,15 @@ def lr_factor(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
 
     ``constant``; ``multistep``, which drops by ``gamma`` at each milestone; ``cosine``, to zero (Loshchilov and Hutter 2016);
     ``one-cycle``, up and down by cosines. All but the last have a linear warmup of ``warmup_epochs``.
+    With SWA, ``swa_lr`` takes the place of any of them when the average starts.
     """
     warmup_steps = round(recipe.warmup_epochs * total_steps / recipe.epochs)
+    averages_at_own_rate = recipe.average == "swa" and recipe.swa_lr is not None
+    first_averaged_step = recipe.first_averaged_epoch * total_steps // recipe.epochs
 
     def factor(step: int) -> float:
+        if averages_at_own_rate and step >= first_averaged_step:
+            return recipe.swa_lr / recipe.lr
         if recipe.schedule == "one-cycle":
             return _one_cycle(step, total_steps)
         if step < warmup_steps:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping
 
 from zoo.config.run import Run
+from zoo.training.averaging import averaging
 
 
 class Patience(EarlyStopping):
@@ -21,10 +22,5 @@ class Patience(EarlyStopping):
 
 
 def recipe_callbacks(run: Run, monitor: str, direction: str) -> list[L.Callback]:
-    callbacks: list[L.Callback] = []
-    if run.recipe.early_stopping_patience:
-        callbacks.append(Patience(monitor, direction, run.recipe.early_stopping_patience))
-    if run.recipe.ema_decay is not None:
-        # batch norm statistics are averages already: averaged again they would lag far behind
-        callbacks.append(EMAWeightAveraging(decay=run.recipe.ema_decay, use_buffers=False))
-    return callbacks
+    patience = run.recipe.early_stopping_patience
+    return [*([Patience(monitor, direction, patience)] if patience else []), *averaging(run.recipe)]
