@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError
-from zoo.optim.losses import binary_cross_entropy, build_loss, focal, huber
+from zoo.optim.losses import binary_cross_entropy, build_loss, focal, huber, one_vs_all
 from zoo.spec import IGNORE
 
 
@@ -34,6 +35,17 @@ def test_they_are_those_of_the_libraries(reduction: str) -> None:
     ]
     for own, other in pairs:
         torch.testing.assert_close(own, other.mean() if reduction == "mean" else other.mean(1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_one_vs_all_is_that_of_timm_for_classes_and_for_mixed_images(smoothing: float) -> None:
+    logits, _ = drawn()
+    classes, mixed = torch.arange(6) % 4, torch.rand(6, 4).softmax(1)
+    theirs = BinaryCrossEntropy(smoothing)
+    for targets in (classes, mixed):
+        torch.testing.assert_close(one_vs_all(logits, targets, "mean", smoothing), theirs(logits, targets))
+    assert one_vs_all(logits, classes, "none").shape == (6,)
+    torch.testing.assert_close(one_vs_all(logits, classes, "none").mean(), one_vs_all(logits, classes, "mean"))
 
 
 @pytest.mark.parametrize("loss", [binary_cross_entropy, focal])

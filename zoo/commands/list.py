@@ -121,6 +121,7 @@ def list_models(
     losses: Annotated[bool, typer.Option("--losses", help="List losses for recipe.loss.")] = False,
     augmentations: Annotated[bool, typer.Option("--augmentations", help="List augmentations for data.augment.")] = False,
     loggers: Annotated[bool, typer.Option("--loggers", help="List experiment trackers for --logger.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List recipes of papers for --config.")] = False,
     json: Json = False,
 ) -> None:
     """List the models: [bold]zoo list[/bold], [bold]zoo list residual[/bold], [bold]zoo list 'vgg*'[/bold].
@@ -133,6 +134,9 @@ def list_models(
         if wanted:
             _list_ingredients(open_registry(context), kind, pattern, json)
             return
+    if recipes:
+        _list_recipes(pattern, json)
+        return
     if pretrained:
         _list_pretrained(open_registry(context), pattern, task, json)
         return
@@ -163,6 +167,21 @@ def _list_ingredients(registry: Registry, kind: str, pattern: str, json: bool) -
     ]
     print_table(rows, (kind, *(["task"] if found[0].task else []), "arguments", "description"))
     echo("", f"next: zoo train NAME {EXAMPLES[kind]}")
+
+
+def _list_recipes(pattern: str, json: bool) -> None:
+    from zoo.config.settings import published_recipes, read_config
+
+    found = {name: path for name, path in published_recipes().items() if pattern in name}
+    if not found:
+        raise UserError(f"no recipe {pattern!r}{did_you_mean(pattern, published_recipes())}: `zoo list --recipes` shows them all")
+    summaries = {name: path.read_text().partition("\n")[0].removeprefix("# ") for name, path in found.items()}
+    if json:
+        print_json([{"name": name, "summary": summaries[name], "path": str(found[name]), **read_config(name)} for name in found])
+        return
+    print_items(summaries.items(), name_width(summaries))
+    echo("", *(f"{name}: {path}" for name, path in found.items()))
+    echo("", f"next: zoo train resnet50 --data FOLDER/ --config {next(iter(found))}")
 
 
 EXAMPLES = {

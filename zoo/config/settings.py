@@ -8,18 +8,32 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from zoo.config.run import SECTIONS
+from zoo.config.recipe import Recipe
+from zoo.config.run import SECTIONS, TrainerSettings, WandbSettings
 from zoo.config.values import Written, load_mapping, load_yaml
-from zoo.core.errors import UserError, unknown
+from zoo.core.errors import FORMER_NAMES, UserError, did_you_mean, unknown
 from zoo.core.files import expanded, read_regular
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def published_recipes() -> dict[str, Path]:
+    """The recipes of papers that come along, by the name that ``--config`` takes: files whose first line is a summary."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file with the sections of a Run.
+    """Read a YAML file with the sections of a Run, or a published recipe by its name where there is no such file.
 
     Raises:
         UserError: the file is missing or is not such a file.
     """
+    file, published = expanded(path), published_recipes()
+    if file.parent == Path() and not file.suffix and not file.exists():
+        if str(path) not in published:
+            hint = did_you_mean(str(path), published) or f"; published recipes: {', '.join(published)}"
+            raise UserError(f"--config {path}: no such file{hint}")
+        path = published[str(path)]
     tree = read_yaml(path, "--config")
     if not isinstance({} if tree is None else tree, dict):
         raise UserError(f"--config {path}: holds no sections ({', '.join(SECTIONS)})")
@@ -93,8 +107,23 @@ def parse_settings(
     return parsed
 
 
+def full_key(name: str) -> str:
+    """The key of a setting with its section, as in ``recipe.lr`` for ``lr`` or ``learning-rate``; empty if there is none."""
+    name = name.replace("-", "_")
+    section, dot, key = name.partition(".")
+    if dot:
+        return name if section in SECTIONS and key else ""
+    for known in (name, FORMER_NAMES.get(name, name)):
+        for section, schema in (("recipe", Recipe), ("trainer", TrainerSettings), ("wandb", WandbSettings)):
+            if known.partition(".")[0] in schema.model_fields:
+                return f"{section}.{known}"
+    return ""
+
+
 def _section_and_name(key: str, text: str, sections: tuple[str, ...]) -> tuple[str, str]:
     section, dot, name = key.partition(".")
+    if not dot and (full := full_key(key)):
+        raise UserError(f"--set {text}: name its section, too: --set {text.replace(key, full, 1)}")
     if not (dot and name):
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
     if section in SECTIONS and section not in sections:

@@ -37,6 +37,20 @@ def hinge(logits: Tensor, targets: Tensor, reduction: str, margin: float = 1.0) 
     return losses.mean() if reduction == "mean" else losses
 
 
+@register_loss("bce-one-vs-all", task="classification", tags=["soft-targets"])
+def one_vs_all(logits: Tensor, targets: Tensor, reduction: str, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy of each class against all others, averaged over the classes (Wightman et al. 2021, section 2.2).
+
+    ``recipe.label_smoothing`` is spread over all classes, as with ``cross-entropy``; targets of mixed images are not smoothed.
+    """
+    classes = logits.shape[1]
+    if not targets.is_floating_point():
+        hard = F.one_hot(targets.clamp(min=0), classes).to(logits.dtype)
+        targets = hard * (1 - label_smoothing) + label_smoothing / classes
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(1)
+    return losses.mean() if reduction == "mean" else losses
+
+
 @register_loss("bce", task="multilabel", tags=["soft-targets"])
 def binary_cross_entropy(
     logits: Tensor,

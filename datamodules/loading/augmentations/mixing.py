@@ -41,6 +41,15 @@ def cutmix(batch: Batch, generator: torch.Generator, classes: int, alpha: float 
     return {**batch, "images": mixed, **_mixed_targets(batch, partner, own, classes)}
 
 
+@register_augmentation("mixup-or-cutmix")
+def mixup_or_cutmix(
+    batch: Batch, generator: torch.Generator, classes: int, mixup_alpha: float = 0.2, cutmix_alpha: float = 1.0
+) -> Batch:
+    """Mix each batch by mixup or by cutmix, each with probability 0.5 (Wightman et al. 2021, table 2)."""
+    is_mixup = bool(torch.rand((), generator=generator) < 0.5)
+    return mixup(batch, generator, classes, mixup_alpha) if is_mixup else cutmix(batch, generator, classes, cutmix_alpha)
+
+
 def _beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
     """n draws of Beta(alpha, alpha), as the fraction of one of two Gamma draws; torch.distributions takes no generator."""
     first, second = torch._standard_gamma(torch.full((2, n), alpha, dtype=torch.float64), generator=generator)

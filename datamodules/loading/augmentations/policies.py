@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.datamodules.loading.augmentations import affine, color
 from zoo.datamodules.loading.augmentations.pixels import change_bytes
 from zoo.datamodules.loading.loader import Batch
-from zoo.registry.augmentations import Few, Magnitude
+from zoo.registry.augmentations import Few, Fraction, Magnitude
 from zoo.registry.entry import register_augmentation
 
 BINS = 31  # magnitudes of an operation, from the weakest to the strongest
@@ -46,6 +46,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda images, magnitudes: color.autocontrast(images),
     "equalize": lambda images, magnitudes: color.equalize(images),
 }
+IDENTITY = 0  # its number
 SIGNED = 10  # operations from the first that take a magnitude of either sign
 
 
@@ -85,15 +86,30 @@ def trivial_augment(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 @register_augmentation("rand")
-def rand_augment(batch: Batch, generator: torch.Generator, operations: Few = 2, magnitude: Magnitude = 9) -> Batch:
-    """Apply random operations in turn to each image, all of one magnitude from 1 to 30 (RandAugment, Cubuk et al. 2020)."""
+def rand_augment(
+    batch: Batch,
+    generator: torch.Generator,
+    operations: Few = 2,
+    magnitude: Magnitude = 9,
+    deviation: float = 0.0,
+    probability: Fraction = 1.0,
+) -> Batch:
+    """Apply random operations in turn to each image, all of one magnitude from 1 to 30 (RandAugment, Cubuk et al. 2020).
+
+    As in timm, magnitudes may be drawn from a normal distribution with this standard ``deviation``, and each operation applied
+    with a ``probability``.
+    """
     n, _, height, width = batch["images"].shape
     table = magnitude_table(0.3, right=150 / 331 * width, down=150 / 331 * height, degrees=30, enhancement=0.9, dropped_bits=4)
     bins = torch.full((n,), magnitude)
 
     def change(images: Tensor) -> Tensor:
         for _ in range(operations):
-            images = apply_operations(images, *_draw(table, bins, generator))
+            drawn = torch.normal(bins.double(), deviation, generator=generator).round().long() if deviation else bins
+            numbers, magnitudes = _draw(table, drawn.clamp(0, BINS - 1), generator)
+            if probability < 1:
+                numbers[torch.rand(n, generator=generator) >= probability] = IDENTITY
+            images = apply_operations(images, numbers, magnitudes)
         return images
 
     return change_bytes(batch, change)

@@ -312,6 +312,15 @@ def test_cutmix_pastes_a_box_and_weighs_the_labels_by_its_area(shape):
     assert len(areas) > 8 and mixed["images"].dtype == torch.uint8
 
 
+def test_each_batch_is_mixed_by_mixup_or_by_cutmix():
+    batch, pixels = make_batch(16, (3, 8, 8)), []
+    for seed in range(200):
+        mixed = Augmentation("mixup-or-cutmix:1,1", 16)(batch, seed)
+        torch.testing.assert_close(mixed["targets"].sum(1), torch.ones(16))
+        pixels.append(mixed["images"].dtype)
+    assert set(pixels) == {torch.float32, torch.uint8} and 70 < pixels.count(torch.uint8) < 130
+
+
 @pytest.mark.parametrize("description", [*MIXING, "mixup,cutmix"])
 def test_mixing_leaves_the_labels_and_keeps_all_probability(description):
     batch = make_batch(32, (3, 8, 8))
@@ -359,7 +368,7 @@ def test_an_unknown_transform_is_one_line_with_the_nearest_name(description, nea
     "item",
     ["crop:x", "crop:", "crop:0", "crop:-1", "crop:2.5", "cutout:0", "jitter:-0.1", "mixup:nan", "mixup:inf", "cutmix:0",
      "resized-crop:1.5", "resized-crop:0", "hue:0.6", "rotate:181", "posterize:9", "posterize:2.5", "solarize:256", "rand:2,31",
-     "rand:11,9", "rand:0,9", "rand:2,9,1", "erasing:2", "crop:4,4", "affine:10,2"],
+     "rand:11,9", "rand:0,9", "rand:2,9,1,2", "erasing:2", "crop:4,4", "affine:10,2"],
 )  # fmt: skip
 def test_a_wrong_strength_is_one_line_that_names_the_transform(item):
     with pytest.raises(UserError, match=item.partition(":")[0]) as error:

@@ -86,6 +86,20 @@ def test_rand_draws_operations_of_one_magnitude_as_torchvision_does(drawn, opera
         assert stats.chisquare(together.bincount(minlength=196).numpy()).pvalue > 1e-3  # independent
 
 
+def test_rand_may_vary_its_magnitude_and_apply_fewer_operations_as_timm_does(drawn):
+    n = 20_000
+    draw(policies.rand_augment, n, operations=2, magnitude=21, deviation=1.5, probability=0.5)
+    table = magnitude_table(0.3, right=150 / 331 * WIDTH, down=150 / 331 * HEIGHT, degrees=30, enhancement=0.9, dropped_bits=4)
+    for numbers, magnitudes in zip(drawn.numbers, drawn.magnitudes, strict=True):
+        share = (numbers == 0).double().mean()
+        assert share == pytest.approx(0.5 + 0.5 / 14, abs=0.02), "left out, or the identity"
+        for number in range(1, SIGNED):
+            bins = torch.searchsorted(table[number], magnitudes[numbers == number].abs() - 1e-9).double()
+            assert (bins.mean(), bins.std()) == (pytest.approx(21, abs=0.3), pytest.approx(1.5, abs=0.2)), number
+    draw(policies.rand_augment, 500, operations=1, magnitude=30, deviation=9.0)
+    assert drawn.magnitudes[-1].abs()[drawn.numbers[-1] == 5].max() == 30, "never stronger than the strongest"
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("number", range(14))
 def test_each_operation_at_each_magnitude_is_torchvisions(number, channels):
