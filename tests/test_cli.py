@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from zoo.api.training import train
@@ -149,7 +150,39 @@ def test_train_leaves_a_run_that_tests_and_predicts_alone(zoo, trained: RunFolde
     assert "white.png" in zoo("predict", elsewhere, "white.png").out
 
 
-@pytest.mark.parametrize("setting", ["recipe.ema_decay=null", "recipe.ema_decay=0.998"])
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["--learning-rate", "0.1"], "no option --learning-rate: write --lr VALUE"),
+        (["--batch_size=32"], "no option --batch_size: write --batch-size VALUE"),
+        (["--weight-decay", "0.1"], "no option --weight-decay: write --set recipe.weight_decay=VALUE"),
+        (["--momentum", "0.9"], "write --set recipe.optimizer_args.momentum=VALUE"),
+        (["epochs=3"], "no argument epochs=3: write --epochs 3"),
+        (["recipe.seed=3"], "no argument recipe.seed=3: write --set recipe.seed=3"),
+        (["--set", "epochs=3"], "name its section, too: --set recipe.epochs=3"),
+        (["--set", "learning_rate=0.1"], "name its section, too: --set recipe.lr=0.1"),
+        (["--set", "num_nodes=2"], "--set trainer.num_nodes=2"),
+        (["--epoch", "3"], "--epochs"),
+        (["--lr", "fast"], "recipe.lr=fast"),
+        (["--optimizer", "adm"], "no optimizer 'adm': did you mean 'adam'"),
+    ],
+)
+def test_a_setting_that_is_written_otherwise_is_named_as_it_must_be(zoo, words: list[str], right: str) -> None:
+    assert zoo("train", "mlp", *words).is_one_line_error(right)
+
+
+def test_common_keys_of_a_recipe_are_flags(zoo, trained: RunFolder) -> None:
+    flags = ("--lr", "0.01", "--batch-size", "32", "--optimizer", "adagrad", "--weights", trained.path)
+    answer = zoo("train", "softmax", *QUICK, *flags, "--set", "recipe.lr=9", "--name", "flags", "--no-test")
+    assert answer.code == 0, answer.err
+    recipe = yaml.safe_load(Path("runs/flags/run.yaml").read_text())["recipe"]
+    assert [recipe[key] for key in ("lr", "batch_size", "optimizer", "weights")] == [0.01, 32, "adagrad", str(trained.path)]
+    assert recipe["weight_decay"] == 0, "which is that of another optimizer"
+
+
+@pytest.mark.parametrize(
+    "setting", ["recipe.average=null", "recipe.ema_decay=0.998", pytest.param("recipe.average=swa", marks=pytest.mark.slow)]
+)
 def test_the_figures_after_training_are_those_of_zoo_test(zoo, setting: str) -> None:
     told = json.loads(zoo("train", "convnet", *QUICK, "--set", setting, "--name", "figures", "--json").out)
     again = json.loads(zoo("test", "figures", "--json").out)

@@ -12,19 +12,23 @@ from zoo.api import training as api
 from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table
 from zoo.commands.train import (
     Accelerator,
+    BatchSize,
     Config,
     DataName,
     Devices,
     Epochs,
+    LearningRate,
     LoggerNames,
     NewName,
     Nodes,
     NoTest,
+    Optimizer,
     Precision,
     RunsDir,
     Strategy,
     Wandb,
     print_trained,
+    recipe_settings,
 )
 from zoo.registry.registry import Registry
 
@@ -56,6 +60,9 @@ def finetune(
     ] = False,
     freeze: Freeze = None,
     epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    lr: LearningRate = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show the epoch in which each stage is unfrozen, and its learning rate.")
     ] = False,
@@ -84,7 +91,8 @@ def finetune(
     Pretrained networks: [bold]zoo list --pretrained[/bold]. After an interruption: [bold]zoo train --resume RUN[/bold].
     """
     registry = open_registry(context)
-    settings = [*settings, *(["recipe.keep_head=true"] if keep_head else [])]
+    given = recipe_settings(batch_size=batch_size, optimizer=optimizer, lr=lr, keep_head="true" if keep_head else None)
+    settings = [*settings, *given]
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
     flags |= {"logger": list(logger) or None, "test": False if no_test else None}
     chosen = {"epochs": epochs, "precision": precision, "freeze": freeze, **flags}

@@ -75,7 +75,29 @@ class TextCommand(TextParameters, TyperCommand):
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         if any("--set" in parameter.opts for parameter in self.params):
             arguments = _options_as_settings(arguments)
-        return super().parse_args(context, arguments)
+        try:
+            return super().parse_args(context, arguments)
+        except typer.TyperException as error:
+            self._hint_at_setting(error)
+            raise
+
+    def _hint_at_setting(self, error: typer.TyperException) -> None:
+        """Name the flag or the setting that an unknown option, or a word such as ``epochs=3``, stands for.
+
+        Raises:
+            UserError: there is one.
+        """
+        flags = {flag for parameter in self.params for flag in parameter.opts}
+        extra = re.search(r"extra argument.*\(([\w.-]+)(=[^\s)]*)", error.format_message())
+        name, value = (extra[1], extra[2]) if extra else (getattr(error, "option_name", ""), "=VALUE")
+        if not {"--set", "--config"} <= flags or not name:  # elsewhere settings of a recipe do not apply
+            return
+        from zoo.config.settings import full_key
+
+        if key := full_key(name.lstrip("-")):
+            flag = f"--{key.partition('.')[2].replace('_', '-')}"
+            right = f"{flag} {value[1:]}" if flag in flags else f"--set {key}{value}"
+            raise UserError(f"no {'argument' if extra else 'option'} {name}{value if extra else ''}: write {right}")
 
 
 def _options_as_settings(arguments: list[str]) -> list[str]:

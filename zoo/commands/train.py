@@ -39,6 +39,9 @@ DataName = Annotated[
     ),
 ]
 Epochs = Annotated[str | None, typer.Option(metavar="N", help="Number of training epochs.")]
+BatchSize = Annotated[str | None, typer.Option(metavar="N", help="Samples per batch and device.")]
+Optimizer = Annotated[str | None, typer.Option(metavar="NAME", help="Optimizer: zoo list --optimizers shows all.")]
+LearningRate = Annotated[str | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")]
 Devices = Annotated[str | None, typer.Option(metavar="N", help="Number of devices, or auto.")]
 Nodes = Annotated[str | None, typer.Option(metavar="N", help="Number of machines.")]
 Strategy = Annotated[str | None, typer.Option(metavar="NAME", help="Lightning strategy: auto or ddp.")]
@@ -64,6 +67,12 @@ def train(
     ] = "",
     data: DataName = "",
     epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    lr: LearningRate = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Initial weights: pretrained, a run, or a .safetensors or .pth file.")
+    ] = None,
     devices: Devices = None,
     nodes: Nodes = None,
     strategy: Strategy = None,
@@ -93,6 +102,7 @@ def train(
     [bold]zoo train --resume resnet20-digits[/bold]   after an interruption
     """
     open_registry(context)
+    settings = [*settings, *recipe_settings(batch_size=batch_size, optimizer=optimizer, lr=lr, weights=weights)]
     flags = {"devices": devices, "nodes": nodes, "strategy": strategy, "accelerator": accelerator, "wandb": wandb}
     flags |= {"logger": list(logger) or None, "test": False if no_test else None}
     if resume is None:
@@ -111,6 +121,11 @@ def train(
     with runs_in(runs_dir):
         folder = RunFolder.find(resume)
     print_trained(context, json, lambda: api.resume(folder, layers, name, checkpoint))
+
+
+def recipe_settings(**flags: str | None) -> list[str]:
+    """Flags named after keys of the recipe, as settings."""
+    return [f"recipe.{key}={value}" for key, value in flags.items() if value is not None]
 
 
 def print_trained(context: typer.Context, json: bool, training: Callable[[], TrainedRun]) -> None:

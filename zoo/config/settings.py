@@ -122,7 +122,8 @@ def full_key(name: str) -> str:
 
 def _section_and_name(key: str, text: str, sections: tuple[str, ...]) -> tuple[str, str]:
     section, dot, name = key.partition(".")
-    if not dot and (full := full_key(key)):
+    full = "" if dot else full_key(key)
+    if full.partition(".")[0] in sections:
         raise UserError(f"--set {text}: name its section, too: --set {text.replace(key, full, 1)}")
     if not (dot and name):
         raise UserError(f"--set {text}: write it as section.key=value, for example recipe.lr=0.1")
