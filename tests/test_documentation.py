@@ -14,7 +14,9 @@ from zoo import __version__
 from zoo.config.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COURSE = ROOT / "docs" / "course"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(COURSE.glob("*.md"))]
+SHOWN = re.compile(r"!\[[^]]+\]\(pictures/([^)]+)\)")
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -25,7 +27,7 @@ def test_the_readme_works_with_short_trainings(zoo) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "```bash" in page.read_text()], ids=lambda page: page.name)
 def test_every_command_of_a_page_works(zoo, page: Path) -> None:
-    run_page(zoo, page)
+    run_page(zoo, page, *(("--epochs", "1") if page.parent == COURSE else ()))  # docs/pictures.py runs the course as it stands
 
 
 def run_page(zoo, page: Path, *of_trainings: str) -> None:
@@ -53,6 +55,8 @@ def run_page(zoo, page: Path, *of_trainings: str) -> None:
                     assert float(re.search(r"test/accuracy ([\d.]+)", answer.out)[1]) >= 0.975
                 ran += 1
     assert ran
+    for picture in SHOWN.findall(page.read_text()):
+        assert Path(picture).is_file(), picture
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,15 @@ def test_skipped_commands_exist(zoo) -> None:
         assert name.startswith("-") or zoo(name, "--help").code == 0, name
 
 
+def test_pictures_of_the_course_are_small_and_shown() -> None:
+    """The slow test above finds that the commands of each page write them."""
+    shown = [picture for page in COURSE.glob("*.md") for picture in SHOWN.findall(page.read_text())]
+    kept = {path.relative_to(COURSE / "pictures").as_posix(): path for path in (COURSE / "pictures").rglob("*.png")}
+    assert sorted(shown) == sorted(kept)
+    sizes = [path.stat().st_size for path in kept.values()]
+    assert max(sizes) <= 60_000 and sum(sizes) < 1.5 * 1024**2
+
+
 def test_the_page_on_training_tells_every_key_of_a_recipe() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE))
     for name, field in Recipe.model_fields.items():
@@ -96,7 +109,7 @@ def test_the_page_on_training_tells_every_key_of_a_recipe() -> None:
 def test_every_page_is_linked_and_has_its_place_in_the_navigation() -> None:
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     linked = re.findall(r"\]\(docs/([\w/]+\.md)\)", (ROOT / "README.md").read_text())
-    assert set(linked) == {page for page in pages if not page.startswith("api/")} - {"index.md"}
+    assert set(linked) == {page for page in pages if "/" not in page} - {"index.md"}
     placed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(placed) == sorted(pages)
 
