@@ -46,14 +46,14 @@ SURFACES: dict[str, tuple[Surface, tuple[float, float], tuple[float, float], tup
 
 def optimizer_paths(registry: Registry, runs: list[RunFolder]) -> Picture:
     """Draw the path of each optimizer above, and the loss along it below."""
-    figure = Figure((10.4, 7.2), layout="constrained")
+    figure = Figure((8.8, 6.4), layout="constrained")
     grid = figure.subplots(2, len(SURFACES), height_ratios=(3, 2), squeeze=False)
     for (above, below), (title, (surface, start, x_limits, y_limits)) in zip(grid.T, SURFACES.items(), strict=True):
         _draw_surface(above, surface, x_limits, y_limits)
         for color, (name, recipe) in zip(COLORS, RECIPES.items(), strict=False):
             path, losses = descend(surface, start, recipe)
             label = f"{name}, lr {recipe.lr:g}"
-            above.plot(*path.T.numpy(), color=color, marker=".", markersize=4, linewidth=1.2)
+            above.plot(*path.T.numpy(), color=color, marker=".", markersize=3, linewidth=1)
             below.plot(losses.numpy(), color=color, label=label)
         above.plot(*start, "o", color="black", markersize=6)
         above.set(title=title, xlim=x_limits, ylim=y_limits, xlabel="x", ylabel="y")
@@ -88,4 +88,4 @@ def descend(surface: Surface, start: tuple[float, float], recipe: Recipe) -> tup
 def _draw_surface(axes: Axes, surface: Surface, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> None:
     y, x = torch.meshgrid(torch.linspace(*y_limits, 200), torch.linspace(*x_limits, 200), indexing="ij")
     heights = surface(x, y).sqrt()  # contours of the root lie evenly
-    axes.contour(x, y, heights, levels=14, colors="gray", linewidths=0.6, alpha=0.6)
+    axes.contour(x, y, heights, levels=8, colors="0.75", linewidths=0.6)
