@@ -92,6 +92,7 @@ ELSEWHERE = {  # in tests of
     "data.root=•: no • is below it: •": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
     "•: no • is • it: • has the graphs": "datamodules/test_r2r.py::test_what_is_missing_or_damaged_is_one_line",
     "a task: zoo data list --task •": "tasks/test_multilabel.py::test_models_are_found_by_the_task_that_they_learn",
+    "--set •: name its section, too": "test_cli.py::test_a_setting_that_is_written_otherwise_is_named_as_it_must_be",
     "zoo train mlp": "api/test_runs.py::test_watch_without_a_name_takes_the_run_that_is_trained",
     "zoo tune • --no-calibrate": (
         "training/test_calibrating.py::test_a_calibrated_run_predicts_tests_exports_and_resumes_with_its_temperature"
@@ -101,6 +102,7 @@ ELSEWHERE = {  # in tests of
     ),
     "zoo test • •": "trained/test_trained_models.py::test_the_stated_metrics_are_those_of_a_test",
     "# •\n\n•. Task: •. Parameters": "trained/test_trained_models.py::test_a_card_says_what_the_file_and_the_table_say",
+    "next: zoo train resnet50 --data FOLDER/ --config •": ("config/test_published_recipes.py::test_it_trains"),
     "--set recipe.batch_size=•": "training/test_signals.py::test_a_run_goes_on_with_other_processes_of_the_same_global_batch",
 }
 HERE = {  # in the tests below that need more than a command
@@ -254,6 +256,7 @@ CASES = [
     Case("list --augmentations", "train", ("--set data.augment=crop:4,hflip",)),
     Case("list --loggers", "train"),
     Case("list --loggers qqqq", "list", ("zoo list --loggers",)),
+    Case("list --recipes qqqq", "list", ("no recipe ••: `zoo list --recipes`",)),
     Case("list --pretrained mobilenet", "finetune", ("next: zoo finetune BACKBONE --data FOLDER/",)),
     Case("list --pretrained qqqqq", "list", ("no weights match •: `zoo list --pretrained`",)),
     Case("list --trained", "show test predict", ("next: zoo show NAME    zoo test NAME",), names={"NAME": "mlp.digits"}),
@@ -324,6 +327,11 @@ CASES = [
     Case("picture filters resnet20", "train"),
     Case("picture calibration run", "picture", ("zoo picture • •",)),
     Case("picture regions points", "picture"),
+    Case("picture optimizer-paths", "train", ("zoo train mlp --set recipe.optimizer=sgd",), slow=True),
+    Case("picture losses", "train", ("zoo train svm",), slow=True),
+    Case("picture computation-graph", "check", ("zoo check mlp --gradients",), slow=True),
+    Case("picture convolution", "show", ("zoo show convnet --layers",), slow=True),
+    Case("picture norm-axes", "train", ("zoo train convnet --set model.norm=group",), slow=True),
     Case("picture gradcam run", "picture", ("• •: zoo picture saliency •",)),
     Case("tune run --calibrate", "picture", ("zoo picture calibration •",)),
     Case("embed run photos", "probe", ("next: zoo probe • --data FOLDER",)),
