@@ -94,8 +94,15 @@ def test_networks_of_the_libraries_take_their_own_option() -> None:
         ("plain20", ["model.drop_path_rate=0.1"], "without shortcuts nothing goes around a dropped block"),
         ("resnet20", ["model.stochastic_depth_prob=0.1"], "did you mean 'drop_path_rate'?"),
         ("torchvision", ["model.network=swin_t", "model.drop_path_rate=0.1"], "did you mean 'stochastic_depth_prob'?"),
+        ("torchvision", ["model.network=convnext_tiny", "model.drop_path_rate=0.1"], "did you mean 'stochastic_depth_prob'?"),
+        (
+            "torchvision",
+            ["model.stochastic_depth_prob=1.5"],
+            "model.stochastic_depth_prob=1.5: must be at least 0 and less than 1",
+        ),
+        ("timm", ["model.network=test_resnet", "model.drop_path_rate=1.5"], "model.drop_path_rate=1.5: must be at least 0"),
     ],
 )
 def test_what_cannot_be_dropped_is_refused_in_one_line(zoo, model: str, settings: list[str], words: str) -> None:
     arguments = [word for setting in settings for word in ("--set", setting)]
-    assert zoo("train", model, *arguments).is_one_line_error("drop", words)
+    assert zoo("train", model, *arguments).is_one_line_error(words)

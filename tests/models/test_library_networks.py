@@ -25,6 +25,13 @@ def test_arguments_reach_the_library() -> None:
     assert [module.p for module in task.network.modules() if isinstance(module, nn.Dropout)] == [0.75]
 
 
+def test_arguments_of_the_function_reach_it_too() -> None:
+    def width(*settings: str) -> int:
+        return build("torchvision", "model.network=mobilenet_v3_small", *settings).network.features[-1].out_channels
+
+    assert width("model.width_mult=0.5") == width() / 2 == 288
+
+
 def test_they_are_kept_with_the_model() -> None:
     given = {"network": "test_vit", "drop_path_rate": 0.1, "network_args": {"qkv_bias": False}}
     options = check_options(scan().model("timm"), given)

@@ -135,6 +135,42 @@ def test_an_argument_out_of_range_is_one_line():
         build_optimizer([{"params": [nn.Parameter(torch.ones(2))]}], recipe, LR)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("lamb", {"betas": [0.9, 1]}, "betas: 1.0 must be at least 0 and less than 1"),
+        ("muon", {"ns_steps": 0}, "ns_steps: 0 must be at least 1 and less than 100"),
+        ("lbfgs", {"history_size": 0}, "history_size: 0 must be at least 1"),
+        ("lbfgs", {"max_eval": 0}, "max_eval: 0 must be at least 1"),
+    ],
+)
+def test_an_argument_that_would_fail_in_a_step_or_do_nothing_is_refused(name: str, arguments: dict, words: str) -> None:
+    with pytest.raises(UserError, match=f"recipe.optimizer={name}: optimizer_args.{words}$"):
+        build_optimizer([{"params": [nn.Parameter(torch.ones(2, 2))]}], Recipe(optimizer=name, optimizer_args=arguments), LR)
+
+
+@pytest.mark.parametrize("line_search_fn", [None, "strong_wolfe"])
+def test_lbfgs_steps_are_the_same_in_any_memory_format(line_search_fn: str | None) -> None:
+    def weights(memory_format: torch.memory_format) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 4, 3, dtype=torch.float64).to(memory_format=memory_format)
+        images = torch.randn(2, 3, 5, 5, dtype=torch.float64).to(memory_format=memory_format)
+        recipe = Recipe(optimizer="lbfgs", optimizer_args={"line_search_fn": line_search_fn, "max_iter": 4})
+        optimizer = build_optimizer(decay_groups(layer.parameters(), recipe), recipe, LR)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (layer(images) - 1).pow(2).mean()
+            loss.backward()
+            return loss
+
+        for _ in range(2):
+            optimizer.step(closure)
+        return layer.weight.detach()
+
+    assert torch.allclose(weights(torch.channels_last), weights(torch.contiguous_format), rtol=1e-9)
+
+
 # ------------------------------------------------------------------ torch's own
 
 OF_TORCH = {

@@ -22,15 +22,15 @@ def drop_path_rates(drop_path_rate: float, blocks: int) -> list[float]:
     return [rate * place / blocks for place in range(1, blocks + 1)]
 
 
-def checked_rate(drop_path_rate: float) -> float:
-    """The rate, for networks of a library that spread it over their blocks themselves.
+def checked_rate(rate: float, option: str = "drop_path_rate") -> float:
+    """The drop probability of an option, for networks of a library that spread it over their blocks themselves.
 
     Raises:
         UserError: it is not in [0, 1).
     """
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f"model.drop_path_rate={drop_path_rate}: must be at least 0 and less than 1")
-    return drop_path_rate
+    if not 0 <= rate < 1:
+        raise UserError(f"model.{option}={rate}: must be at least 0 and less than 1")
+    return rate
 
 
 def drop_path(branch: Tensor, probability: float, training: bool) -> Tensor:

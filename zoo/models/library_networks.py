@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.layers.inits import reset_head
+from zoo.layers.stochastic_depth import checked_rate
 from zoo.registry.entry import register_model
 from zoo.spec import ImageSpec
 from zoo.tasks.images import ImageModel
@@ -24,6 +25,7 @@ IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvi
 NOT_ARGUMENTS = {
     "num_classes", "in_chans", "img_size", "image_size", "input_size", "weights", "progress", "features_only", "aux_logits",
 }  # fmt: skip
+OTHER_ARGUMENTS = {"MobileNetV3": {"width_mult", "reduced_tail", "dilated"}}  # of the functions, beside those of the class
 # names of sequential containers in torchvision and timm
 CONTAINERS = {"features", "layers", "blocks", "stages", "encoder", "trunk_output", "levels"}
 RECIPE = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.05, "schedule": "one-cycle", "gradient_clip_val": 1.0}
@@ -60,14 +62,13 @@ class LibraryNetwork(ImageModel):
         factory = NOT_ARGUMENTS | set(inspect.signature(create).parameters)
         if refused := [name for name in arguments if name in factory and name != "kwargs"]:
             raise UserError(f"model.{refused[0]}: is not an argument that {title} takes from its user: omit it")
+        for name, value in arguments.items():  # whose range the libraries check in the first step
+            if ("drop" in name or name == "stochastic_depth_prob") and isinstance(value, (int, float)):
+                checked_rate(value, name)
         try:
             return create(**arguments, **derived)
         except TypeError as error:
-            known = inspect.signature(type(create(**derived)).__init__).parameters
-            taken = [name for name, each in known.items() if name not in factory | {"self"} and each.kind is not each.VAR_KEYWORD]
-            for name in arguments:
-                if name not in taken:
-                    raise unknown(f"argument of {title}", name, [*taken, "network"]) from None
+            _require_taken(title, create(**derived), arguments)
             raise UserError(f"{title} with {arguments}: {one_line(error, 200)}") from None
         except (AssertionError, ValueError, RuntimeError) as error:
             size = f"{self.spec.height}x{self.spec.width}"
@@ -111,6 +112,7 @@ class TorchvisionNetwork(LibraryNetwork):
         options = {name: value for name, value in options.items() if name not in network_args}
         self.network = self._build(f"torchvision's {network}", create, network_args, num_classes=spec.outputs, **options)
         constructed = options | dict.fromkeys({"init_weights"} & set(options), False)
+        _require_taken(f"torchvision's {network}", self.network, network_args)  # some, as ConvNeXt, take any in silence
         self.library_model = LibraryModel("torchvision", network, {**constructed, **network_args})
         self.head = _last_layer(self.network, spec.outputs)
         reset_head(self.network.get_submodule(self.head))
@@ -179,6 +181,20 @@ class TimmNetwork(LibraryNetwork):
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=published, **options).state_dict()
         except Exception:  # weights of another network raise almost any, and are refused by name
             return None
+
+
+def _require_taken(title: str, network: nn.Module, arguments: Iterable[str]) -> None:
+    """Refuse arguments that the class of a network does not name.
+
+    Raises:
+        UserError: with the nearest ones that it does.
+    """
+    parameters = inspect.signature(type(network).__init__).parameters
+    named = {name for name, each in parameters.items() if each.kind is not each.VAR_KEYWORD}
+    taken = sorted((named | OTHER_ARGUMENTS.get(type(network).__name__, set())) - NOT_ARGUMENTS - {"self"})
+    for name in arguments:
+        if name not in taken:
+            raise unknown(f"argument of {title}", name, [*taken, "network"])
 
 
 def stages_of(network: nn.Module, head: str) -> dict[str, nn.Module]:

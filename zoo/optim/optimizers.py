@@ -5,6 +5,7 @@ Arguments that choose an implementation, such as ``foreach``, are left out. ``sg
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from zoo.config.options import check_options
 from zoo.config.recipe import Recipe
 from zoo.core.errors import UserError, one_line
+from zoo.optim.lbfgs import LBFGS
 from zoo.optim.muon import MuonWithAdamW
 from zoo.registry.entry import register_optimizer
 from zoo.registry.registry import current_registry
@@ -140,6 +142,7 @@ def muon(
     Args:
         adjust_lr_fn: match_rms_adamw suits learning rates and decays of AdamW, which both parts share (Liu et al. 2025).
     """
+    _require_range("ns_steps", ns_steps, 1, 100)
     options = {"ns_coefficients": ns_coefficients, "eps": eps, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
     return MuonWithAdamW(params, lr, momentum=momentum, nesterov=nesterov, **options)
 
@@ -156,9 +159,11 @@ def lbfgs(
     line_search_fn: Literal["strong_wolfe"] | None = None,
 ) -> Optimizer:
     """L-BFGS, for large batches and a learning rate of 1, on one device (Liu and Nocedal 1989); no weight decay."""
+    for name, value in (("max_iter", max_iter), ("max_eval", max_eval), ("history_size", history_size)):
+        _require_range(name, value, 1)
     parameters = [parameter for group in params for parameter in group["params"]]
     options = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change, "line_search_fn": line_search_fn}
-    return torch.optim.LBFGS(parameters, lr, max_iter, max_eval, history_size=history_size, **options)
+    return LBFGS(parameters, lr, max_iter, max_eval, history_size=history_size, **options)
 
 
 @register_optimizer("sparse_adam")
@@ -185,8 +190,17 @@ def lamb(
     except ImportError:
         advice = "pip install 'bestiary[timm]', or choose adamw"
         raise UserError(f"recipe.optimizer=lamb is timm's, which is not installed: {advice}") from None
+    for beta in betas:
+        _require_range("betas", beta, 0, 1)
     options = {"bias_correction": bias_correction, "grad_averaging": grad_averaging, "max_grad_norm": max_grad_norm}
     return Lamb(params, lr, betas=betas, eps=eps, trust_clip=trust_clip, always_adapt=always_adapt, **options)
+
+
+def _require_range(name: str, value: float | None, least: int, below: float = math.inf) -> None:
+    """Refuse an argument that a library takes, to fail in a step or to do nothing."""
+    if value is not None and not least <= value < below:
+        end = "" if below == math.inf else f" and less than {below}"
+        raise ValueError(f"optimizer_args.{name}: {value} must be at least {least}{end}")
 
 
 def build_optimizer(groups: list[dict], recipe: Recipe, lr: float) -> Optimizer:
