@@ -153,6 +153,23 @@ def test_a_run_and_a_file_of_the_name_come_first(zoo, workplace: Path) -> None:
         find_trained(DIGITS)
 
 
+def test_a_new_run_cannot_be_named_after_what_it_begins_with(zoo, workplace: Path) -> None:
+    answer = zoo("finetune", DIGITS, "--name", DIGITS)
+    assert answer.is_one_line_error(f"--name {DIGITS}: recipe.weights={DIGITS} would mean the new run itself")
+    assert zoo("train", "mlp", "--set", "recipe.teacher=new", "--name", "new").is_one_line_error("recipe.teacher=new would")
+    assert not [*workplace.iterdir()]
+    (workplace / "runs" / DIGITS).mkdir(parents=True)  # as a training leaves that was killed before its first step
+    assert not isinstance(find_trained(DIGITS), RunFolder)
+
+
+def test_a_trained_model_in_the_place_of_its_network_is_told_apart(zoo) -> None:
+    further = f"{DIGITS} is trained: to train it further, zoo finetune {DIGITS}; to train another, zoo train resnet20"
+    assert zoo("train", DIGITS).is_one_line_error(further)
+    assert zoo("search", DIGITS, "--over", "recipe.lr=log:1e-3..1e-1").is_one_line_error(further)
+    for command in (("show", "resnet20.digts"), ("finetune", "resnet20.digts")):
+        assert zoo(*command).is_one_line_error(f"did you mean '{DIGITS}'")
+
+
 def test_a_network_is_created_with_its_weights_or_with_a_new_head() -> None:
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     model, trained = face.create_model(DIGITS, pretrained=True), face.load(DIGITS).model

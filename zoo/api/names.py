@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 
-from zoo.core.errors import unknown
+from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
 from zoo.registry.listing import matching
 from zoo.registry.registry import current_registry
@@ -61,6 +61,19 @@ def _require_task(task: str) -> None:
     known = {*(entry.task for entry in registry.models.values()), *registry.entries("task")}
     if task and task not in known:
         raise unknown("task", task, known)
+
+
+def find_model(name: str) -> Entry:
+    """The model of that name, to train.
+
+    Raises:
+        UserError: there is none; with what trains a trained model further, if it is one.
+    """
+    registry = current_registry()
+    if name in trained_models() and name not in registry.models:
+        model = trained_models()[name].model
+        raise UserError(f"{name} is trained: to train it further, zoo finetune {name}; to train another, zoo train {model}")
+    return registry.model(name)
 
 
 def describe(name: str) -> Entry:

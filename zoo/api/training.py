@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from zoo.api.names import find_model
 from zoo.api.trained import Settings, TrainedRun
 from zoo.core.errors import UserError
 from zoo.registry.registry import current_registry
@@ -82,7 +83,7 @@ def train(
     registry = current_registry()
     # names first: they are answered before anything heavier is imported
     if model:
-        registry.model(model)
+        find_model(model)
     from zoo.config.resolution import resolve
     from zoo.config.settings import parse_settings, read_config
 

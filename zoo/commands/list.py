@@ -20,7 +20,7 @@ from zoo.commands.shell import (
     setting,
     terminal_width,
 )
-from zoo.core.errors import UserError, did_you_mean, some
+from zoo.core.errors import UserError, did_you_mean, some, unknown
 from zoo.registry.entry import KINDS, REQUIRED, Entry
 from zoo.registry.listing import by_task, matching
 from zoo.registry.registry import Registry
@@ -252,6 +252,8 @@ def show(
     if name in trained_models() and name not in registry.models:
         _show_card(trained_models()[name], bool(layers or data or image or settings), json)
         return
+    if "." in name and name not in registry.models:
+        raise unknown("model", name, [*registry.models, *trained_models()], "`zoo list` and `zoo list --trained` show them all")
     entry = registry.model(name)
     if data:
         registry.data_set(data)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from zoo.api.names import find_model
 from zoo.api.search import SearchResult, plan_search, run_plan
 from zoo.commands.shell import Json, Set, echo, open_registry, print_json, print_table, whole_number, zoo_command
 from zoo.core.errors import Interrupted, UserError
@@ -64,7 +65,7 @@ def search(
     registry = open_registry(context)
     from zoo.config.resolution import data_section
 
-    data_name = data_section(registry, data)["name"] if data else registry.model(name).data
+    data_name = data_section(registry, data)["name"] if data else find_model(name).data
     where = (f"{name}-{data_name}" if study is None else study, storage)
     if show:
         if over or settings or trials or wandb_sweep:

@@ -105,7 +105,10 @@ def _of_run(registry: Registry, backbone: str, weights: str) -> tuple[dict[str, 
         if path.suffix in WEIGHT_FILES or path.exists() or (runs_folder() / backbone).exists():
             raise
         names = [*registry.models, *known_runs(), *trained_models(), *(f"{library}:" for library in LIBRARIES)]
-        near = difflib.get_close_matches(backbone, names, n=1, cutoff=0.5)
+        of_its_kind = trained_models() if "." in backbone else ()
+        near = difflib.get_close_matches(backbone, of_its_kind, n=1) or difflib.get_close_matches(
+            backbone, names, n=1, cutoff=0.5
+        )
         hint = f"did you mean {near[0]!r}?" if near else "`zoo list` and `zoo list --pretrained` show them"
         raise UserError(f"no model, backbone or run {backbone!r}: {hint}") from error
     return folder.read_run().model, weights or backbone

@@ -92,6 +92,9 @@ class RunFolder:
             return cls(Path(os.environ.get(FOLDER_VARIABLE) or runs_folder() / name))
         if name is not None and not is_plain_name(name):
             raise UserError(f"--name {name!r}: {PLAIN_NAME}")
+        for key in ("weights", "teacher"):
+            if name and name == getattr(run.recipe, key):
+                raise UserError(f"--name {name}: recipe.{key}={name} would mean the new run itself: choose another --name")
         if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
         if not is_utf8(str(runs_folder())):

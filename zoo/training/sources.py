@@ -32,8 +32,8 @@ def exported_file(path: Path) -> Path | None:
 
 def included_model(name: str | Path) -> TrainedModel | None:
     """The trained model of the zoo that a name stands for; None for any other, and where a run or a path has that name."""
-    model = trained_models().get(str(name))
-    return None if model is None or expanded(name).exists() or (runs_folder() / name).exists() else model
+    model, run = trained_models().get(str(name)), RunFolder(runs_folder() / name)
+    return None if model is None or expanded(name).exists() or (run.path.exists() and not run.is_left_over()) else model
 
 
 def find_trained(
