@@ -171,6 +171,11 @@ def test_a_setting_that_is_written_otherwise_is_named_as_it_must_be(zoo, words: 
     assert zoo("train", "mlp", *words).is_one_line_error(right)
 
 
+@pytest.mark.parametrize("command", ["tune", "search", "diagnose", "finetune"])
+def test_every_command_that_takes_settings_of_a_recipe_names_them(zoo, command: str) -> None:
+    assert zoo(command, "mlp", "--l2", "3").is_one_line_error("no option --l2: write --set recipe.l2=VALUE")
+
+
 def test_common_keys_of_a_recipe_are_flags(zoo, trained: RunFolder) -> None:
     flags = ("--lr", "0.01", "--batch-size", "32", "--optimizer", "adagrad", "--weights", trained.path)
     answer = zoo("train", "softmax", *QUICK, *flags, "--set", "recipe.lr=9", "--name", "flags", "--no-test")

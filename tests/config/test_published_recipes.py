@@ -80,6 +80,9 @@ def test_a_recipe_is_listed_and_named_and_a_file_of_its_name_is_the_users(zoo, w
     train = ("train", "resnet50", "--config")
     assert zoo(*train, "rsb-a3").is_one_line_error("--config rsb-a3: no such file; did you mean 'rsb-a2'?")
     assert zoo(*train, "mine").is_one_line_error("--config mine: no such file; published recipes: rsb-a2")
+    assert zoo(*train, "rsb-a2").is_one_line_error(
+        "the configuration sets data.crop, which digits does not have", "--data", "folder"
+    )
     (workplace / "rsb-a2").write_text("recipe: {epochs: 7}")
     assert read_config("rsb-a2") == {"recipe": {"epochs": 7}}
 

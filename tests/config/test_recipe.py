@@ -123,6 +123,7 @@ def test_a_decay_asks_for_its_average() -> None:
 
     assert averages() == averages("average=none") == averages("average=null") == (None, 0.999)
     assert averages("ema_decay=0.9") == averages("average=ema", "ema_decay=0.9") == ("ema", 0.9)
+    assert averages("average=none", "ema_decay=0.9", "ema_decay=null") == (None, 0.999)
     assert averages("average=ema") == ("ema", 0.999) and averages("average=swa")[0] == "swa"
     lengths = ({"epochs": 1}, {"epochs": 20}, {"epochs": 100, "swa_start": 0.29}, {"epochs": 3, "swa_start": 0})
     assert [Recipe(average="swa", **length).first_averaged_epoch for length in lengths] == [0, 15, 29, 0]
@@ -204,7 +205,14 @@ def test_testing_keeps_the_options_of_the_runs_own_data_and_no_others() -> None:
         (["recipe.optimizer=adamWR"], ["no optimizer 'adamWR': did you mean"]),
         (["recipe.optimizer=lbfgs", "recipe.optimizer_args.line_search_fn=wolfe"], ["line_search_fn=wolfe", "'strong_wolfe'"]),
         (["recipe.average=sma"], ["recipe.average=sma", "did you mean 'swa'?"]),
-        (["recipe.average=swa", "recipe.ema_decay=0.9"], ["recipe.ema_decay=0.9 is for average=ema"]),
+        (["recipe.average=swa", "recipe.ema_decay=0.9"], ["recipe.ema_decay=0.9 is for average=ema", "ema_decay=null"]),
+        (["recipe.ema_decay=0.9", "recipe.average=none"], ["recipe.ema_decay=0.9 is for average=ema", "ema_decay=null"]),
+        (["recipe.optimizer=adam", "recipe.optimizer_args.betas=[0.9]"], ["betas=[0.9]: too few values", "[0.9, 0.999]"]),
+        (["recipe.optimizer=adam", "recipe.optimizer_args.betas=0.9"], ["betas=0.9", "as in", "=[0.9, 0.999]"]),
+        (["model.lr=0.1"], ["no option of resnet20 'lr': write recipe.lr"]),
+        (["recipe.width=8"], ["no recipe key 'width': write model.width"]),
+        (["data.batch_size=8"], ["no option of digits 'batch_size': write recipe.batch_size"]),
+        (["trainer.optimizer_args.momentum=0.5"], ["no trainer key 'optimizer_args': write recipe.optimizer_args"]),
         (["recipe.swa_start=1"], ["recipe.swa_start=1", "less than 1"]),
         (["recipe.loss=bce"], ["recipe.loss=bce: is for multilabel", "bce-one-vs-all"]),
         (["recipe.loss=hing"], ["no loss 'hing': did you mean 'hinge'?"]),

@@ -306,7 +306,9 @@ def test_what_an_optimizer_cannot_do_is_refused_in_one_line() -> None:
     assert refusal(layer, optimizer="sparse_adam").endswith("and that of weight is dense: choose adam")
     assert "use one device" in refusal(layer, 2, optimizer="lbfgs")
     assert refusal(layer, optimizer="lbfgs", accumulate_grad_batches=4).startswith("recipe.accumulate_grad_batches=4: lbfgs")
-    assert refusal(layer, optimizer="lbfgs", layer_decay=0.5).startswith("recipe.layer_decay=0.5: lbfgs takes 1.0")
+    assert refusal(layer, optimizer="lbfgs", layer_decay=0.5).startswith(
+        "recipe.layer_decay=0.5: lbfgs cannot: set recipe.layer_decay=1.0"
+    )
     assert "choose bf16 or 32" in refusal(layer, optimizer="lbfgs", precision="16")
     sparse, recipe = nn.Embedding(4, 2, sparse=True), Recipe(optimizer="sparse_adam")
     require_fitting(build_optimizer(decay_groups(sparse.parameters(), recipe), recipe, LR), sparse, recipe, 2)

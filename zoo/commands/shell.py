@@ -87,10 +87,10 @@ class TextCommand(TextParameters, TyperCommand):
         Raises:
             UserError: there is one.
         """
-        flags = {flag for parameter in self.params for flag in parameter.opts}
+        flags = {flag: parameter for parameter in self.params for flag in parameter.opts}
         extra = re.search(r"extra argument.*\(([\w.-]+)(=[^\s)]*)", error.format_message())
         name, value = (extra[1], extra[2]) if extra else (getattr(error, "option_name", ""), "=VALUE")
-        if not {"--set", "--config"} <= flags or not name:  # elsewhere settings of a recipe do not apply
+        if not name or "--set" not in flags or flags["--set"].help != SETTINGS:  # settings of a recipe do not apply
             return
         from zoo.config.settings import full_key
 
@@ -186,12 +186,8 @@ def _fail(text: str, code: int = 2) -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Set = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."
-    ),
-]
+SETTINGS = "Override a setting, as in recipe.lr=0.1, model.depth=32, data.augment=none."
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help=SETTINGS)]
 SetData = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a data setting, as in data.size=32.")]
 SetModelAndData = Annotated[
     list[str],

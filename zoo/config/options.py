@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
-from zoo.config.values import Written, fault_of, interpret
+from zoo.config.values import Written, alternatives, fault_of, interpret
 from zoo.core.errors import UserError, did_you_mean, one_line, unknown
 from zoo.core.printing import is_utf8
 from zoo.registry.annotations import parse_annotation
@@ -84,14 +85,20 @@ def validate(schema: type[Schema], given: dict[str, Any], section: str, what: st
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise unknown(what, name, schema.model_fields) from None
-        if first["type"] == "missing":
+        if first["type"] == "missing" and len(first["loc"]) == 1:
             raise UserError(f"{section}.{name} must be given: --set {section}.{name}=...") from None
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ") if first["type"] != "missing" else "too few values"
         if first["type"] == "literal_error":
             reason += did_you_mean(str(given.get(name)), re.findall("'([^']*)'", first["ctx"]["expected"]))
-        if first["type"] in ("list_type", "tuple_type") and not isinstance(given.get(name), dict):
-            reason += f", as in {section}.{name}=[{_shown(given.get(name))}]"
+        if first["type"] in ("list_type", "tuple_type", "missing") and not isinstance(given.get(name), dict):
+            reason += f", as in {section}.{name}={_example(schema.model_fields[name], given.get(name))}"
         raise UserError(f"{section}.{name}={_shown(given.get(name))}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _example(field: FieldInfo, value: Any) -> str:
+    """What a key of several values takes: its default, if their number is fixed, and else a list of the one that was given."""
+    fixed = any(get_origin(kind) is tuple and ... not in get_args(kind) for kind in alternatives(field.annotation))
+    return str(list(field.default)) if fixed and isinstance(field.default, tuple) else f"[{_shown(value)}]"
 
 
 def _interpreted(schema: type[BaseModel], name: str, value: Any, section: str) -> Any:

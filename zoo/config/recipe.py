@@ -131,9 +131,9 @@ class Recipe(Section):
     @classmethod
     def _fits_its_decay(cls, average: Any, info: ValidationInfo) -> Any:
         decay = info.data.get("ema_decay")
-        if average == "swa" and decay is not None:
-            raise ValueError(f"recipe.ema_decay={decay} is for average=ema: omit one of the two")
-        return "ema" if average in (None, "none") and decay is not None else None if average == "none" else average
+        if average in ("swa", "none") and decay is not None:
+            raise ValueError(f"recipe.ema_decay={decay} is for average=ema: set recipe.ema_decay=null, too")
+        return "ema" if average is None and decay is not None else None if average == "none" else average
 
     @field_validator("swa_start", "swa_lr")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 from zoo.config.options import check_options, validate
 from zoo.config.recipe import Recipe
 from zoo.config.run import SECTIONS, Run, TrainerSettings, WandbSettings
-from zoo.core.errors import UserError, did_you_mean, unknown
+from zoo.core.errors import UserError, did_you_mean, some, unknown
 from zoo.registry.augmentations import parse_augmentation
 from zoo.registry.entry import Entry
 from zoo.registry.registry import Registry
@@ -85,6 +85,8 @@ def resolve(
             _merge(merged[section], values or {})
     merged["model"].pop("name", None)
     merged["data"].pop("name", None)
+    _require_data_of_config(registry, config.get("data") or {}, data_entry, fitting)
+    _require_sections(merged, entry, data_entry)
     data_options = check_options(data_entry, merged["data"])
     if "augment" in data_options:
         parse_augmentation(registry, data_options["augment"])
@@ -99,6 +101,39 @@ def resolve(
         wandb=validate(WandbSettings, merged["wandb"], "wandb", "wandb key"),
         plugins=(*registry.plugin_files, *(file for file in registry.live_files() if file not in registry.plugin_files)),
     )
+
+
+def _require_data_of_config(registry: Registry, options: dict[str, Any], data: Entry, fitting: list[str]) -> None:
+    """Refuse data without the options of a configuration that names none, where other data has them all."""
+    if options.get("name"):
+        return
+    keys = {key.partition(".")[0] for key in options}
+    takers = [name for name in fitting if keys <= _keys_of(registry.data_set(name))]
+    if takers and (lacking := sorted(keys - _keys_of(data))):
+        raise UserError(
+            f"the configuration sets data.{lacking[0]}, which {data.name} does not have: choose --data {some(takers)}"
+        )
+
+
+def _require_sections(merged: dict[str, dict[str, Any]], model: Entry, data: Entry) -> None:
+    """Refuse keys in another section than their own."""
+    schemas = (("recipe", Recipe), ("trainer", TrainerSettings), ("wandb", WandbSettings))
+    known = {"model": _keys_of(model), "data": _keys_of(data), **{name: set(schema.model_fields) for name, schema in schemas}}
+    for section, values in merged.items():
+        for key in values:
+            name = key.partition(".")[0]
+            own = next((other for other in known if name in known[other]), "")
+            if own and name not in known[section] and "network_args" not in known[section]:
+                what = (
+                    f"option of {(model if section == 'model' else data).name}"
+                    if section in ("model", "data")
+                    else f"{section} key"
+                )
+                raise UserError(f"no {what} {name!r}: write {own}.{key}")
+
+
+def _keys_of(entry: Entry) -> set[str]:
+    return {option.name for option in entry.options}
 
 
 def _only_model(name: str | None, config: dict[str, Any], settings: list[dict[str, dict[str, Any]]]) -> str | None:

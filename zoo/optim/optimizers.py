@@ -238,6 +238,6 @@ def require_fitting(optimizer: Optimizer, network: nn.Module, recipe: Recipe, pr
             raise UserError(f"{named}: each process would end its step at another loss: use one device, or adamw")
         for key, takes in (("accumulate_grad_batches", 1), ("layer_decay", 1.0)):
             if (value := getattr(recipe, key)) != takes:
-                raise UserError(f"recipe.{key}={value}: {recipe.optimizer} takes {takes}: omit it, or choose adamw")
+                raise UserError(f"recipe.{key}={value}: {recipe.optimizer} cannot: set recipe.{key}={takes}, or choose adamw")
         if recipe.precision == "16":
             raise UserError(f"recipe.precision=16: {recipe.optimizer} has no loss scaling: choose bf16 or 32")
