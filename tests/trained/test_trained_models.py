@@ -177,7 +177,7 @@ def test_a_network_is_created_with_its_weights_or_with_a_new_head() -> None:
     assert torch.equal(model.eval().predict_step({"images": images}), trained.predict_step({"images": images}))
     slow = face.create_model(DIGITS, pretrained=True, recipe={"lr": 1e-4})
     assert slow.recipe.lr == 1e-4 and torch.equal(slow.head.weight, model.head.weight)
-    other = face.create_model(DIGITS, pretrained=True, num_classes=5, image_size=8, in_channels=1).eval()
+    other = face.create_model(DIGITS, pretrained=True, num_classes=5).eval()
     assert other.predict_step({"images": images}).shape == (3, 5)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items() if "head" not in name)
     with pytest.raises(face.UserError, match="omit depth"):

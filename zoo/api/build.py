@@ -29,7 +29,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     pretrained: bool = False,
     **options: object,
 ) -> Task:
@@ -39,7 +39,7 @@ def create_model(
         name: as ``list_models`` shows it; with ``pretrained``, as ``load`` takes it.
         spec: of the data, as in ``create_data("digits").spec``, or the data itself; by default that of the model's default data.
         num_classes: of image classification, in place of a spec, with ``image_size``, in pixels (a number, or height and width),
-            and ``in_channels``.
+            and ``in_channels``, 3 by default; of trained weights, size and channels are by default those of their training.
         pretrained: load the trained weights of ``name``; for a given spec, an image classifier gets a new head.
         recipe: optimizer, learning rate and so on; a dict changes the model's own, which is the default.
         options: of the model, as in ``depth=32``.
@@ -55,12 +55,14 @@ def create_model(
     from zoo.config.recipe import Recipe
     from zoo.config.resolution import recipe_with
 
-    if spec is not None and not (num_classes is None and image_size is None):
+    images = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    images = {key: value for key, value in images.items() if value is not None}
+    if spec is not None and images:
         raise UserError("num_classes and image_size take the place of a spec: omit one or the other")
-    if num_classes is not None or image_size is not None:
-        spec = _image_spec(name, num_classes, image_size, in_channels)
     if pretrained:
-        return _create_pretrained(name, spec, recipe, options)
+        return _create_pretrained(name, spec, images, recipe, options)
+    if images:
+        spec = _image_spec(name, **images)
     if (included := trained_models().get(name)) and name not in current_registry().models:
         raise UserError(f"{name} is a trained model: add pretrained=True, or name {included.model} for initial weights")
     entry = current_registry().model(name)
@@ -79,7 +81,11 @@ def create_model(
 
 
 def _create_pretrained(
-    name: str, spec: Spec | DataModule | None, recipe: Recipe | Mapping[str, Any] | None, options: Mapping[str, object]
+    name: str,
+    spec: Spec | DataModule | None,
+    images: dict[str, Any],
+    recipe: Recipe | Mapping[str, Any] | None,
+    options: Mapping[str, object],
 ) -> Task:
     """The network of that name with its trained weights, in training mode; raises as ``create_model`` and ``load`` do."""
     if options:
@@ -89,6 +95,10 @@ def _create_pretrained(
 
     source = load(name)
     trained, run = source.model.cpu(), source.config
+    if images:
+        own = trained.spec
+        shape = {"image_size": (own.height, own.width), "in_channels": own.channels} if isinstance(own, ImageSpec) else {}
+        spec = _image_spec(name, **{**shape, **images})
     if spec is None and recipe is None:
         return trained.train()
     model = create_model(run.model["name"], spec or trained.spec, recipe, **run.options("model"))
@@ -101,7 +111,9 @@ def _create_pretrained(
     return model
 
 
-def _image_spec(name: str, num_classes: int | None, image_size: int | tuple[int, int] | None, in_channels: int) -> ImageSpec:
+def _image_spec(
+    name: str, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, in_channels: int = 3
+) -> ImageSpec:
     """The spec of images with numbered classes."""
     if num_classes is None or image_size is None:
         raise UserError(f"{name}: give num_classes and image_size, or a spec")
