@@ -110,9 +110,8 @@ def _require_data_of_config(registry: Registry, options: dict[str, Any], data: E
     keys = {key.partition(".")[0] for key in options}
     takers = [name for name in fitting if keys <= _keys_of(registry.data_set(name))]
     if takers and (lacking := sorted(keys - _keys_of(data))):
-        raise UserError(
-            f"the configuration sets data.{lacking[0]}, which {data.name} does not have: choose --data {some(takers)}"
-        )
+        others = f"--data takes {some(takers)}, or the path of a folder of images"
+        raise UserError(f"the configuration sets data.{lacking[0]}, which {data.name} does not have: {others}")
 
 
 def _require_sections(merged: dict[str, dict[str, Any]], model: Entry, data: Entry) -> None:
