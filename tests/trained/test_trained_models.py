@@ -170,6 +170,15 @@ def test_a_trained_model_in_the_place_of_its_network_is_told_apart(zoo) -> None:
         assert zoo(*command).is_one_line_error(f"did you mean '{DIGITS}'")
 
 
+def test_weights_that_do_not_fit_name_the_options_of_their_network(zoo) -> None:
+    options = ("--weights", DIGITS, "--set", "model.width=8", "--set", "model.norm=batch")
+    answer = zoo("train", "resnet20", *options)
+    assert answer.is_one_line_error("does not fit this network") and answer.err.endswith(
+        "; they were trained with model.width=16\n"
+    )
+    assert "trained with model.depth=20\n" in zoo("train", "resnet56", "--weights", DIGITS).err
+
+
 def test_a_network_is_created_with_its_weights_or_with_a_new_head() -> None:
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     model, trained = face.create_model(DIGITS, pretrained=True), face.load(DIGITS).model

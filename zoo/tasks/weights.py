@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ class Weights:
         spec: of the images it was trained on, with their classes; None is unknown.
         objects: names under which the file holds something other than a tensor, with the type of that.
         note: which of several state dicts in a file this is, for the report.
+        model: name and options of the network that they were trained in, as in a Run; empty is unknown.
     """
 
     origin: str
@@ -26,3 +28,4 @@ class Weights:
     spec: ImageSpec | None = None
     objects: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    model: dict[str, Any] = field(default_factory=dict)

@@ -108,7 +108,8 @@ def weights_of_zoo(checkpoint: dict[str, Any], origin: str) -> Weights:
         spec = spec_from_primitives(checkpoint[KEY]["spec"])
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{origin} is damaged: {one_line(error, 150)}") from None
-    return Weights(origin, checkpoint["state_dict"], spec if isinstance(spec, ImageSpec) else None)
+    run = checkpoint[KEY].get("run") or {}
+    return Weights(origin, checkpoint["state_dict"], spec if isinstance(spec, ImageSpec) else None, model=run.get("model") or {})
 
 
 # ---------------------------------------------------------------------------------------------- objects beside the weights

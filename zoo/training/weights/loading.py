@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -165,6 +166,14 @@ def _require_head(match: Match, task: ImageModel, weights: Weights, advice: str)
         raise UserError(f"{weights.origin} has a head for the classes {theirs}, and the data has {ours}: {advice}")
 
 
+def _other_options(task: ImageModel, weights: Weights) -> list[str]:
+    """Options of the network in which the weights were trained, if they are known, that are others in this one."""
+    ours = {name: json.dumps(value, default=str) for name, value in task.hparams.items()}  # a tuple is a list in a checkpoint
+    theirs = {name: json.dumps(value) for name, value in weights.model.items()}
+    options = [f"model.{name}={value}" for name, value in theirs.items() if ours.get(name, value) != value]
+    return [f"they were trained with {', '.join(options)}"] if options else []
+
+
 def _require_fit(match: Match, needed: set[str], task: ImageModel, weights: Weights) -> None:
     """Refuse weights of another network, and those that are not finite.
 
@@ -177,6 +186,7 @@ def _require_fit(match: Match, needed: set[str], task: ImageModel, weights: Weig
                 f"{weights.origin} has other names than this network, but its {len(weights.state)} tensors match in order and "
                 "shape: load them so with --set recipe.weights_by_order=true"
             )
+        found += _other_options(task, weights)
         raise UserError(f"{weights.origin} does not fit this network, nothing was loaded: {'; '.join(found)}")
     kept = {name: value for name, value in match.values.items() if name in needed}
     if broken := [match.names[n] for n, value in kept.items() if value.is_floating_point() and not value.isfinite().all()]:
