@@ -94,7 +94,11 @@ def test_a_rate_of_its_own_holds_from_the_start_of_the_average() -> None:
     assert rates[-5:] == pytest.approx([0.03] * 5) and 0.03 not in rates[:5], "records hold the rate of the next step"
 
 
-def test_a_training_that_ends_before_the_start_keeps_its_weights() -> None:
+def test_a_training_that_ends_before_the_start_keeps_its_weights(capsys: pytest.CaptureFixture) -> None:
     settings = ("recipe.swa_start=0.9", "recipe.epochs=10", "recipe.early_stopping_patience=1", "recipe.lr=1e-9")
     outcome, checkpoint = train("short", "recipe.average=swa", *settings)
     assert checkpoint["epoch"] < 8 and "averaging_state" not in checkpoint and outcome.test
+    told = (
+        f"warning: training ended after {checkpoint['epoch'] + 1} epochs, and recipe.swa_start is after 9: nothing was averaged"
+    )
+    assert told in "".join(capsys.readouterr())

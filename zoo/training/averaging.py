@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.config.recipe import Recipe
+from zoo.core.ranks import rank_zero_print
 from zoo.core.signals import stop
 
 
@@ -56,6 +57,9 @@ class StochasticWeightAveraging(WeightAveraging):
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.has_begun:
             super().on_train_end(trainer, pl_module)
+        elif not stop.requested:
+            early = f"training ended after {trainer.current_epoch} epochs, and recipe.swa_start is after {self.start}"
+            rank_zero_print(f"warning: {early}: nothing was averaged")
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self.has_begun:
