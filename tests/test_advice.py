@@ -278,6 +278,8 @@ CASES = [
     # ---- what is missing or does not fit
     Case("train", "list", ("zoo list", "no model was given: `zoo list` shows all")),
     Case("train qqqqqqqq", "list"),
+    Case("train mlp.digits", "finetune train", ("• is trained: to train it further, zoo finetune •",)),
+    Case("show qqqqqqqq.q", "list list", ("`zoo list` and `zoo list --trained` show them all",)),
     Case("sample run", "predict", ("• is for • and •: use it with",)),
     Case("train mlp --data qqqq", "data", ("zoo data list",)),
     Case("train mlp --set recipe.optimizer=qqqq", "list", ("zoo list --optimizers",)),
