@@ -158,6 +158,8 @@ def test_a_new_run_cannot_be_named_after_what_it_begins_with(zoo, workplace: Pat
     assert answer.is_one_line_error(f"--name {DIGITS}: recipe.weights={DIGITS} would mean the new run itself")
     assert zoo("train", "mlp", "--set", "recipe.teacher=new", "--name", "new").is_one_line_error("recipe.teacher=new would")
     assert not [*workplace.iterdir()]
+    answer = zoo("train", "mlp", "--weights", "pretrained", "--name", "pretrained")
+    assert answer.is_one_line_error("MLP has no pretrained weights"), "which are no run"
     (workplace / "runs" / DIGITS).mkdir(parents=True)  # as a training leaves that was killed before its first step
     assert not isinstance(find_trained(DIGITS), RunFolder)
 

@@ -71,7 +71,8 @@ def train(
     optimizer: Optimizer = None,
     lr: LearningRate = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Initial weights: pretrained, a run, or a .safetensors or .pth file.")
+        str | None,
+        typer.Option(metavar="FILE", help="Initial weights: pretrained, a run, a trained model, or a .safetensors or .pth file."),
     ] = None,
     devices: Devices = None,
     nodes: Nodes = None,

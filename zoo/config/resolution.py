@@ -123,11 +123,8 @@ def _require_sections(merged: dict[str, dict[str, Any]], model: Entry, data: Ent
             name = key.partition(".")[0]
             own = next((other for other in known if name in known[other]), "")
             if own and name not in known[section] and "network_args" not in known[section]:
-                what = (
-                    f"option of {(model if section == 'model' else data).name}"
-                    if section in ("model", "data")
-                    else f"{section} key"
-                )
+                entry = {"model": model, "data": data}.get(section)
+                what = f"option of {entry.name}" if entry else f"{section} key"
                 raise UserError(f"no {what} {name!r}: write {own}.{key}")
 
 

@@ -93,7 +93,8 @@ class RunFolder:
         if name is not None and not is_plain_name(name):
             raise UserError(f"--name {name!r}: {PLAIN_NAME}")
         for key in ("weights", "teacher"):
-            if name and name == getattr(run.recipe, key):
+            is_other = key == "weights" and (name == "pretrained" or (name and expanded(name).is_file()))
+            if name and name == getattr(run.recipe, key) and not is_other:
                 raise UserError(f"--name {name}: recipe.{key}={name} would mean the new run itself: choose another --name")
         if name is None and run.trainer.num_nodes > 1:
             raise UserError("processes on several machines must agree on one folder: give the run a name with --name")
