@@ -32,7 +32,7 @@ def test_whole_samples_are_dropped_as_in_torchvision(shape: tuple[int, ...], dty
 
 def test_the_rate_rises_linearly_over_the_blocks() -> None:
     survival = [1 - place / 5 * (1 - 0.5) for place in range(1, 6)]  # equation 4, with p_L = 0.5
-    assert own.drop_path_rates(0.5, 5) == pytest.approx([1 - each for each in survival])
+    assert list(own.drop_path_rates(0.5, 5)) == pytest.approx([1 - each for each in survival])
     for rate in (-0.1, 1.0):
         with pytest.raises(UserError, match=f"model.drop_path_rate={rate}: must be at least 0 and less than 1"):
             own.drop_path_rates(rate, 5)

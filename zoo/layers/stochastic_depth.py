@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from zoo.core.errors import UserError
 
 
-def drop_path_rates(drop_path_rate: float, blocks: int) -> list[float]:
+def drop_path_rates(drop_path_rate: float, blocks: int) -> Iterator[float]:
     """Drop probability of each residual block, from input to output: of block l of L, l / L times that of the last.
 
     Huang et al. 2016, arXiv:1603.09382, equation 4: early layers, whose features all later ones use, are kept more often.
@@ -19,7 +20,7 @@ def drop_path_rates(drop_path_rate: float, blocks: int) -> list[float]:
         UserError: the rate is not in [0, 1).
     """
     rate = checked_rate(drop_path_rate)
-    return [rate * place / blocks for place in range(1, blocks + 1)]
+    return (rate * place / blocks for place in range(1, blocks + 1))
 
 
 def checked_rate(rate: float, option: str = "drop_path_rate") -> float:

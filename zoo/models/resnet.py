@@ -114,7 +114,7 @@ class ResNet(ImageModel):
         )
 
         blocks = (depth - 2) // 6
-        rates = iter(drop_path_rates(drop_path_rate, 3 * blocks))
+        rates = drop_path_rates(drop_path_rate, 3 * blocks)
 
         def stage(before: int, after: int, stride: int) -> nn.Sequential:
             shapes = [(before, after, stride)] + [(after, after, 1)] * (blocks - 1)
