@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
-
 from zoo.core.errors import UserError, unknown
 from zoo.registry.entry import Entry
-from zoo.registry.listing import matching
+from zoo.registry.listing import matches, matching
 from zoo.registry.registry import current_registry
 from zoo.training.trained_models import TrainedModel, trained_models
 
@@ -42,7 +40,7 @@ def find_trained_models(pattern: str = "", task: str = "") -> list[TrainedModel]
     """The trained models that come along and match; the arguments are those of ``list_models``."""
     _require_task(task)
     registry = current_registry()
-    found = (model for name, model in trained_models().items() if not pattern or pattern in name or fnmatch(name, pattern))
+    found = (model for name, model in trained_models().items() if matches(pattern, name))
     return [model for model in found if task in ("", registry.task_of(model.model, model.data_set))]
 
 

@@ -7,11 +7,11 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from zoo.core.errors import UserError, did_you_mean, unknown
+from zoo.registry.listing import matches
 from zoo.training.run_folder import RUN_FILES, RunFolder, runs_folder
 from zoo.training.run_summary import STATES, RunSummary, summarize
 
@@ -46,7 +46,11 @@ def list_runs(
     if sort not in SORTS:
         raise unknown("order", sort, SORTS)
     folders = [RunFolder(path) for path in _run_paths(Path(runs) if runs else runs_folder())]
-    found = [run for run in map(summarize, folders) if state in ("", run.state) and _matches(run, pattern)]
+    found = [
+        run
+        for run in map(summarize, folders)
+        if state in ("", run.state) and matches(pattern, run.path.name, run.model, run.data)
+    ]
     found = _with_settings(found, where or {})
     varied = _varied(found)
     return sorted((replace(run, varied=varied[run.path]) for run in found), key=_order(sort))
@@ -55,10 +59,6 @@ def list_runs(
 def _run_paths(folder: Path) -> list[Path]:
     proofs = {path.parent for proof in RUN_FILES for path in folder.glob(f"*/{proof}")}
     return sorted(proofs)
-
-
-def _matches(run: RunSummary, pattern: str) -> bool:
-    return not pattern or any(fnmatch(name, pattern) or pattern in name for name in (run.path.name, run.model, run.data))
 
 
 def _with_settings(runs: list[RunSummary], where: dict[str, Any]) -> list[RunSummary]:

@@ -17,13 +17,12 @@ def matching(entries: Iterable[Entry], pattern: str = "", task: str = "") -> lis
         pattern: empty for all.
         task: as in ``classification``; empty for all.
     """
+    return by_task(entry for entry in entries if task in ("", entry.task) and matches(pattern, entry.name, *entry.tags))
 
-    def matches(entry: Entry) -> bool:
-        names = (entry.name, *entry.tags)
-        wanted = any(fnmatch(name, pattern) or pattern in name for name in names) if pattern else True
-        return wanted and task in ("", entry.task)
 
-    return by_task(filter(matches, entries))
+def matches(pattern: str, *names: str) -> bool:
+    """Whether one of the names contains ``pattern`` or matches it as a glob; an empty one matches all."""
+    return not pattern or any(fnmatch(name, pattern) or pattern in name for name in names)
 
 
 def by_task(entries: Iterable[Entry]) -> list[Entry]:
